@@ -1,0 +1,150 @@
+"""Adapters: what was read, lazily, and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from loramerge import dtypes
+from loramerge.backend import Array
+from loramerge.errors import SourceError, printable
+from loramerge.lowrank import LowRank
+from loramerge.target import Target
+
+
+class Tensor(Protocol):
+    """A tensor known by its header; the numbers come when asked."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def read(self) -> Array: ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Held:
+    """A tensor already in memory."""
+
+    array: Array
+
+    @property
+    def dtype(self) -> str:
+        return dtypes.name_of(self.array.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    def read(self) -> Array:
+        return self.array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Slot:
+    """One update before its numbers are read: shapes, scale and where the factors lie.
+
+    Args:
+        up: (out, rank) tensor.   down: (rank, in) tensor.
+        scale: factor of ``up @ down``, in float64.
+    """
+
+    up: Tensor
+    down: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the update."""
+        return self.up.shape[0], self.down.shape[1]
+
+    def read(self) -> LowRank:
+        return LowRank(self.up.read(), self.down.read(), self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The model an adapter was trained on, as far as its files say."""
+
+    name: str | None = None
+    revision: str | None = None
+
+    def differs(self, other: BaseModel) -> bool:
+        """True when both are named and the names differ (a missing name decides nothing)."""
+        return None not in (self.name, other.name) and self.name != other.name
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where an adapter came from: a name, never an absolute path, and the files behind it."""
+
+    name: str
+    revision: str | None = None
+    files: tuple[Path, ...] = ()
+
+    def sha256(self) -> dict[str, str]:
+        """File name -> SHA-256 of each file, read now."""
+        return {path.name: _sha256(path) for path in self.files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter(Mapping[Target, LowRank]):
+    """A lazy mapping from target to update: ``adapter[target]`` reads the factors now.
+
+    Args:
+        name: how messages and reports call it.
+        slots: header facts of every update.
+        base: the model it was trained on.
+        extras: tensors that are no low-rank pair (heads, biases), kept under their own keys.
+        config: the config it came with, verbatim; writers carry what they do not set.
+        dialect: the file format it came in.
+        bare: it came as one file without a config of its own.
+        oddities: sentences about what looked wrong but could be read.
+    """
+
+    name: str
+    slots: Mapping[Target, Slot]
+    base: BaseModel = BaseModel()
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = Provenance("")
+    dialect: str = "peft"
+    bare: bool = False
+    oddities: tuple[str, ...] = ()
+
+    def __getitem__(self, target: Target) -> LowRank:
+        return self.slots[target].read()
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self.slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __repr__(self) -> str:
+        return f"<Adapter {printable(self.name)}: {len(self)} modules, rank {self.rank}>"
+
+    @property
+    def rank(self) -> int:
+        """The largest rank over its modules; 0 if it has none."""
+        return max((slot.rank for slot in self.slots.values()), default=0)
+
+    @property
+    def dtype(self) -> str:
+        """The type that holds all its factors (safetensors name)."""
+        names = {t.dtype for slot in self.slots.values() for t in (slot.up, slot.down)}
+        if not names:
+            raise SourceError(f"{printable(self.name)} holds no low-rank pair.")
+        return dtypes.widest(names)

@@ -1,0 +1,41 @@
+"""The weighted mean of the updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.algorithms.method import Traits
+from loramerge.algorithms.sized import Sized, truncate
+from loramerge.backend import Array
+from loramerge.errors import UsageError
+from loramerge.gram import Grams
+from loramerge.results import Remix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average(Sized):
+    """The mean: exact without a rank, its best approximation with one.
+
+        ΔW = Σ_t w_t ΔW_t / Σ_t w_t
+
+    It is the mean of ΔW. Averaging A and B apart would add cross terms and is no mean.
+    Source: model soups, Wortsman et al. 2022, arXiv:2203.05482, applied to updates.
+
+    Limits: unrelated adapters are each weakened to their share; a source that lacks a module counts
+    as zero there. Weights that sum to zero have no mean and are refused.
+    """
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("linear", weights="consensus", exact=True)
+
+    def weights(self, weights: Array) -> Array:
+        total = float(np.sum(weights))
+        if abs(total) < 1e-12 * float(np.abs(weights).sum()) or total == 0.0:
+            raise UsageError("The weights sum to zero, so they have no mean: use --method linear.")
+        return weights / total
+
+    def remix(self, grams: Grams) -> Remix:
+        return truncate(grams, self.rank)

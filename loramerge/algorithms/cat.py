@@ -1,0 +1,33 @@
+"""Concatenation: the weighted sum, exactly, with every unit kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loramerge.algorithms.method import Method, Traits
+from loramerge.algorithms.sized import keep
+from loramerge.gram import Grams
+from loramerge.results import Remix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cat(Method):
+    """All units of all adapters side by side.
+
+        ΔW = Σ_t w_t ΔW_t        up' = [w_1 s_1 up_1 | … | w_T s_T up_T],  down' = [down_1; …; down_T]
+
+    The rank of the merge is the sum of the ranks. Negative weights are allowed.
+    Source: the `cat` combination of PEFT; exact there too except for rsLoRA sources.
+
+    Limits: servers bound the rank (vLLM's default is 16); `linear --rank` or `svd` fit below it.
+    """
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("linear", weights="additive", exact=True)
+
+    def size(self, signature: tuple[int, ...]) -> int:
+        return sum(signature)
+
+    def remix(self, grams: Grams) -> Remix:
+        return keep(grams)

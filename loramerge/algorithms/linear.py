@@ -1,0 +1,30 @@
+"""Task arithmetic: the weighted sum of the updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loramerge.algorithms.method import Traits
+from loramerge.algorithms.sized import Sized, truncate
+from loramerge.gram import Grams
+from loramerge.results import Remix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Sized):
+    """The weighted sum: exact without a rank, its best approximation with one.
+
+        ΔW = Σ_t w_t ΔW_t        with a rank k: the k leading singular units of that sum
+
+    Weights may be negative (subtract a skill). Sums are of ΔW, never of A and B apart, so there are
+    no cross terms. Source: task arithmetic, Ilharco et al. 2023, arXiv:2212.04089.
+
+    Limits: the exact sum has the sum of the ranks; with a rank, what is cut off is reported as lost.
+    """
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("linear", weights="additive", exact=True)
+
+    def remix(self, grams: Grams) -> Remix:
+        return truncate(grams, self.rank)

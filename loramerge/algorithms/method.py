@@ -1,0 +1,141 @@
+"""What a merge method is: a frozen dataclass whose fields are its options, and a pure function on Grams."""
+
+from __future__ import annotations
+
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+
+from loramerge.backend import Array
+from loramerge.errors import UsageError
+from loramerge.gram import Grams, weigh
+from loramerge.results import Result
+
+Default = TypeVar("Default")
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What holds for a method; the laws in the tests and the driver read it.
+
+    Args:
+        family: where the `methods` listing puts it.
+        weights: ``additive``: N copies at w/N equal one at w. ``consensus``: N copies at w equal one
+            at w. ``none``: neither.
+        gauge: ``invariant``: only ΔW matters. ``raw``: bound to the factors as stored.
+        identity: one adapter at weight 1 comes back as itself.
+        homogeneous: all sources times c > 0 give the merge times c.
+        exact: without a rank the result is the weighted sum itself.
+    """
+
+    family: str
+    weights: Literal["additive", "consensus", "none"]
+    gauge: Literal["invariant", "raw"] = "invariant"
+    identity: bool = True
+    homogeneous: bool = True
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The values an option may take; the text is what help and errors show."""
+
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low is None or (value > self.low if self.low_open else value >= self.low)
+        return above and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        left = "" if self.low is None else f"{self.low:g}{'<' if self.low_open else '<='}"
+        return f"{left}x{'' if self.high is None else f'<={self.high:g}'}"
+
+
+def option(default: Default, help: str, interval: Interval | None = None) -> Default:
+    """A field of a method: the CLI option, the validation message and the listing come from it."""
+    return field(default=default, metadata={"help": help, "interval": interval})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A merge method. Fields are its options; `observe`, `decide` and `remix` are pure.
+
+    A method may need a fact of the whole adapter before it can treat one module (a common rank, later
+    a threshold). It then returns it per batch from `observe`, and `decide` gives back a method with
+    nothing left open.
+    """
+
+    @property
+    @abstractmethod
+    def traits(self) -> Traits:
+        """What holds for this method with these options."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in fields(self):
+            _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
+
+    def weights(self, weights: Array) -> Array:
+        """The weights as the method uses them; the report compares the merge with their sum."""
+        return weights
+
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        """The units as the method sees them."""
+        return weigh(grams, weights)
+
+    @property
+    def observes(self) -> bool:
+        """Whether a pass over all modules is needed before the first can be merged."""
+        return False
+
+    def observe(self, grams: Grams) -> Array:
+        """Facts (M, …) of one batch, weights already folded in. Only called if `observes`."""
+        return np.empty(0)
+
+    def decide(self, observed: Sequence[Array], largest: int) -> Self:
+        """The method with every open option settled; `largest` is the largest rank of a source."""
+        return self
+
+    @abstractmethod
+    def size(self, signature: tuple[int, ...]) -> int:
+        """The most units a merged module has, from the ranks of its sources."""
+
+    @abstractmethod
+    def remix(self, grams: Grams) -> Result:
+        """The merged units of one batch, weights already folded in."""
+
+    def options(self) -> dict[str, Any]:
+        """Field values, for provenance."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def _check(name: str, value: Any, hint: Any, interval: Interval | None) -> None:
+    allowed = typing.get_args(hint) if _is_union(hint) else (hint,)
+    if value is None and type(None) in allowed:
+        return
+    literals = [v for a in allowed if typing.get_origin(a) is Literal for v in typing.get_args(a)]
+    if literals:
+        if value not in literals:
+            raise UsageError(f"{name}={value!r} is not one of {', '.join(map(repr, literals))}.")
+    elif not _fits(value, allowed):
+        words = " or ".join(a.__name__ for a in allowed if a is not type(None))
+        raise UsageError(f"{name}={value!r} must be {words}.")
+    elif interval is not None and value not in interval:
+        raise UsageError(f"{name}={value!r} is not in the range {interval}.")
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _fits(value: Any, allowed: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in allowed
+    return isinstance(value, allowed) or (float in allowed and isinstance(value, int))

@@ -1,0 +1,31 @@
+"""Truncated SVD of the weighted sum, without ever forming it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loramerge.algorithms.method import Traits
+from loramerge.algorithms.sized import Sized, truncate
+from loramerge.gram import Grams
+from loramerge.results import Remix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Svd(Sized):
+    """The best merge of a given rank, in the Frobenius norm.
+
+        ΔW = U_k Σ_k V_kᵀ        of Σ_t w_t ΔW_t = U Σ Vᵀ (Eckart-Young)
+
+    Without a rank it takes the largest rank of the sources. The same numbers as a dense SVD, from the
+    Grams of the factors. Source: the `svd` combination of PEFT, there by dense SVD.
+
+    Limits: what helps one task little in the norm may be what is cut off; the report shows the cosine
+    of the merge with every source.
+    """
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("linear", weights="additive")
+
+    def remix(self, grams: Grams) -> Remix:
+        return truncate(grams, self.rank)

@@ -1,0 +1,59 @@
+"""The command line: parse, call one library function, print. Commands are imported when they are called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from loramerge import __version__
+from loramerge.cli.failures import exit_code
+
+COMMANDS = {  # name -> one line for --help; the module and the function have the same name
+    "combine": "Merge adapters into one adapter.",
+    "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
+    "methods": "List the merge methods, or explain one.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it runs, so that --help needs no NumPy."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"loramerge.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 known error, 2 usage, 3 incompatible adapters, 4 verification failed, "
+    "70 bug in loramerge, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="loramerge")
+@click.pass_context
+def loramerge(ctx: click.Context) -> None:
+    """Merge LoRA adapters into one adapter: exact, without the base model, proved by reading back."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(args: list[str] | None = None) -> None:
+    """The `loramerge` script: run, turn every failure into a sentence, exit."""
+    try:
+        code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:
+        code = exit_code(error)
+    sys.exit(code if isinstance(code, int) else 0)

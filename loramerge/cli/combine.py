@@ -1,0 +1,125 @@
+"""`loramerge combine`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loramerge import dtypes
+from loramerge.algorithms import METHODS, name_of
+from loramerge.cli import show, values
+from loramerge.cli.options import DEFAULT, MethodCommand
+from loramerge.driver import Merge, run
+from loramerge.errors import printable
+from loramerge.formats import output
+from loramerge.formats.atomic import check_output
+from loramerge.planning import Plan, plan
+
+
+@click.command(cls=MethodCommand)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Where to write: NAME.safetensors for one "
+    "file, another name for a PEFT folder.  [default: merged.safetensors if all sources are bare files, "
+    "else merged]")  # fmt: skip
+@click.option("--method", default=DEFAULT, show_default=True, metavar="NAME",
+    help=f"{', '.join(METHODS)}; see `loramerge methods`.")  # fmt: skip
+@click.option("-w", "--weight", "each", type=float, multiple=True, help="Weight of a source, in order; "
+    "once for each.  [default: 1 each]")  # fmt: skip
+@click.option("--weights", "together", metavar="W,W,...", help="The weights at once: 0.7,-0.3.")
+@click.option("--alpha", "alpha", multiple=True, metavar="[SOURCE=]A", help="Training alpha of bare files "
+    "that do not say it: a number, or `rank` for scale 1.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
+    help="Type of the output.  [default: the widest of the sources]")  # fmt: skip
+@click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
+@click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
+@click.option("--max-error", type=click.FloatRange(min=0), help="Fail (exit 4) if rounding costs a module "
+    "more than this share of its norm.")  # fmt: skip
+@click.option(
+    "--allow-base-mismatch", is_flag=True, help="Merge although the sources name other base models."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Show what would be merged and written; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
+def combine(
+    sources: tuple[str, ...],
+    out: Path | None,
+    method: str,
+    each: tuple[float, ...],
+    together: str | None,
+    alpha: tuple[str, ...],
+    max_error: float | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Merge adapters into one adapter.
+
+    A SOURCE is a PEFT folder or a bare .safetensors file. The options of the method come last in this
+    list: `loramerge combine --method lego --help` shows those of lego.
+
+    \b
+    Example:
+      loramerge combine a.safetensors b.safetensors --method lego --rank 16 -o merged
+    """
+    if quiet and as_json:
+        raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
+    weights = values.weights(each, together)
+    todo = plan(sources, method, weights=weights, alpha=values.alphas(alpha), **settings)
+    out = out or Path("merged.safetensors" if todo.bare else "merged")
+    if dry_run:
+        check_output(out, overwrite, folder=not output.is_bare(out))
+        return _show_plan(todo, out, as_json, quiet)
+    merge = run(todo, out, overwrite=overwrite, max_error=max_error, progress=show.progress)
+    _show_merge(merge, todo, out, as_json, quiet)
+    return None
+
+
+def _show_plan(todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+    facts = {
+        "out": str(out),
+        "method": {"name": name_of(todo.method), "options": todo.method.options()},
+        "sources": [a.name for a in todo.adapters],
+        "weights": todo.weights.tolist(),
+        "modules": len(todo.signatures),
+        "rank": todo.outline.rank,
+        "dtype": dtypes.word(todo.outline.dtype),
+        "bytes": todo.outline.nbytes,
+        "notes": list(todo.notes),
+    }
+    if as_json:
+        return show.data(facts)
+    if quiet:
+        return click.echo(str(out))
+    for note in todo.notes:
+        show.note(f"note: {note}")
+    for name, weight in zip(facts["sources"], facts["weights"], strict=True):
+        click.echo(f"{weight:g} × {printable(name)}")
+    click.echo(f"would write {_what(todo, out)}")
+    return None
+
+
+def _show_merge(merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        name, options = name_of(merge.method), merge.method.options()
+        made = {"out": str(out), "method": {"name": name, "options": options}}
+        return show.data({**made, **merge.report.to_dict()})
+    if quiet:
+        return click.echo(str(out))
+    for note in merge.report.notes:
+        show.note(f"note: {note}")
+    click.echo(str(merge.report))
+    show.note(f"wrote {_what(todo, out)}")
+    return None
+
+
+def _what(todo: Plan, out: Path) -> str:
+    outline = todo.outline
+    return (
+        f"{printable(out)}: {name_of(todo.method)}, {len(todo.signatures)} modules, rank {outline.rank}, "
+        f"{dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
+    )

@@ -1,0 +1,53 @@
+"""`loramerge inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from loramerge.cli import show, values
+from loramerge.errors import LoramergeError
+from loramerge.formats import Alpha
+from loramerge.inspection import inspect as look
+from loramerge.selection import Alphas
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--alpha", multiple=True, metavar="[SOURCE=]A", help="Training alpha of bare files that do not "
+    "say it: a number, or `rank` for scale 1.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
+@click.pass_context
+def inspect(ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...], as_json: bool) -> None:
+    """Tell what adapters are: modules, ranks, scales, spectra, base model, oddities.
+
+    One row per kind of module. `energy` is the share of ‖ΔW‖² in the strongest units. A source that
+    cannot be read is told on stderr, and the others are still shown.
+
+    \b
+    Example:
+      loramerge inspect a.safetensors adapters/*/
+    """
+    given = values.alphas(alpha)
+    failures: list[LoramergeError] = []
+    shown: list[dict[str, Any]] = []
+    for source in sources:
+        try:
+            facts = look(source, _meant_for(source, given))
+        except LoramergeError as error:
+            failures.append(error)
+            show.note(f"Error: {error}")
+            continue
+        shown.append(facts.to_dict())
+        if not as_json:
+            click.echo(f"{facts}\n" if len(sources) > 1 else str(facts))
+    if as_json:
+        show.data(shown)
+    if failures:
+        ctx.exit(failures[0].exit_code)
+
+
+def _meant_for(source: str, given: Alphas) -> Alpha | None:
+    return given.get(source) if isinstance(given, Mapping) else given

@@ -1,0 +1,77 @@
+"""Command-line options made from the fields of a method."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any, Literal
+
+import click
+
+from loramerge.algorithms import METHODS, Method, find, not_an_option
+from loramerge.algorithms.method import Interval
+from loramerge.errors import UsageError
+
+DEFAULT = "linear"
+
+
+def from_fields(method: type[Method]) -> list[click.Option]:
+    """One option per field: type, interval, choices and help come from its declaration."""
+    hints = typing.get_type_hints(method)
+    return [_option(field, hints[field.name]) for field in dataclasses.fields(method)]
+
+
+def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
+    return click.Option(
+        [f"--{field.name.replace('_', '-')}", field.name],
+        type=_type(hint, field.metadata.get("interval")),
+        default=field.default,
+        show_default=field.default is not None,
+        help=field.metadata["help"],
+    )
+
+
+def _type(hint: Any, interval: Interval | None) -> click.ParamType[Any]:
+    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
+    choices = [v for k in (hint, *kinds) if typing.get_origin(k) is Literal for v in typing.get_args(k)]
+    if choices:
+        return click.Choice(choices)
+    bounds = interval or Interval()
+    if float in kinds:
+        return click.FloatRange(bounds.low, bounds.high, min_open=bounds.low_open)
+    low, high = (None if b is None else int(b) for b in (bounds.low, bounds.high))
+    return click.IntRange(low, high)
+
+
+class MethodCommand(click.Command):
+    """A command whose options include those of the method named by --method."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["method"] = _named(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            field = error.option_name.lstrip("-").replace("-", "_")
+            if any(field in cls.__dataclass_fields__ for cls in METHODS.values()):
+                sentence = not_an_option(field, ctx.meta["method"])
+                raise click.UsageError(f"--{sentence}", ctx) from None
+            raise
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        try:
+            own = from_fields(find(ctx.meta.get("method", DEFAULT)))
+        except UsageError as error:
+            raise click.UsageError(str(error), ctx) from None
+        *params, help = super().get_params(ctx)
+        return [*params, *own, help]
+
+
+def _named(args: list[str]) -> str:
+    """The value of the last --method, before anything is parsed."""
+    found = DEFAULT
+    for word, following in zip(args, [*args[1:], DEFAULT], strict=True):
+        if word == "--method":
+            found = following
+        elif word.startswith("--method="):
+            found = word.partition("=")[2]
+    return found

@@ -1,0 +1,44 @@
+"""What commands print: data to stdout, words and progress to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import click
+
+from loramerge.units import Units
+
+
+def data(value: Any) -> None:
+    """A value as JSON."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def note(sentence: str) -> None:
+    """A sentence the user should read."""
+    click.echo(sentence, err=True)
+
+
+def progress(batches: Iterable[Units], total: int) -> Iterator[Units]:
+    """Pass batches on with a bar over modules: on a terminal only, and only after a second."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="module", delay=1.0, disable=None, leave=False) as bar:
+        for units in batches:
+            yield units
+            bar.update(len(units.targets))
+
+
+def size(count: float) -> str:
+    """Bytes for people.
+
+    >>> size(3253104)
+    '3.3 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,52 @@
+"""Values as users type them: alphas, weights."""
+
+from __future__ import annotations
+
+import click
+
+from loramerge.formats import Alpha
+from loramerge.selection import Alphas
+
+
+def alphas(texts: tuple[str, ...]) -> Alphas:
+    """`16`, `rank` or `SOURCE=16`, repeatable.
+
+    >>> alphas(("a.safetensors=16", "b.safetensors=rank"))
+    {'a.safetensors': 16.0, 'b.safetensors': 'rank'}
+    """
+    named: dict[str, Alpha] = {}
+    common: list[Alpha] = []
+    for text in texts:
+        source, equals, value = text.rpartition("=")
+        if equals:
+            named[source] = _alpha(value, text)
+        else:
+            common.append(_alpha(value, text))
+    if len(common) > 1 or (common and named):
+        raise click.UsageError("Give one --alpha for all sources, or --alpha SOURCE=A for each.")
+    return common[0] if common else named or None
+
+
+def _alpha(value: str, text: str) -> Alpha:
+    if value == "rank":
+        return "rank"
+    try:
+        return float(value)
+    except ValueError:
+        raise click.UsageError(f"--alpha {text}: {value!r} is neither a number nor 'rank'.") from None
+
+
+def weights(each: tuple[float, ...], together: str | None) -> list[float] | None:
+    """`-w 0.7 -w -0.3` or `--weights 0.7,-0.3`.
+
+    >>> weights((), "0.7,-0.3")
+    [0.7, -0.3]
+    """
+    if each and together is not None:
+        raise click.UsageError("Give the weights by -w or by --weights, not by both.")
+    if together is None:
+        return list(each) or None
+    try:
+        return [float(part) for part in together.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--weights {together!r} is no list of numbers such as 0.7,-0.3.") from None

@@ -1,0 +1,53 @@
+"""What can go wrong, as a tree. Every message is a sentence that names what the user gave, and the next step.
+
+    LoramergeError                 exit 1   anything we can explain
+    ├── SourceError                exit 1   a source cannot be read: absent, cut short, malformed
+    ├── OutputError                exit 1   OUT cannot be written, or would destroy something
+    ├── UsageError                 exit 2   an argument is not one of those possible
+    ├── IncompatibleError          exit 3   readable, but these adapters cannot be merged as asked
+    └── VerificationError          exit 4   what was written is not what was decided
+
+An exception outside this tree is our bug (exit 70).
+"""
+
+
+class LoramergeError(Exception):
+    """Base of every error that loramerge explains to its user."""
+
+    exit_code = 1
+
+
+class SourceError(LoramergeError):
+    """A source cannot be read: absent, cut short, malformed."""
+
+
+class OutputError(LoramergeError):
+    """The output cannot be written, or writing it would destroy something."""
+
+
+class UsageError(LoramergeError):
+    """An argument is not one of those possible."""
+
+    exit_code = 2
+
+
+class IncompatibleError(LoramergeError):
+    """The adapters can be read, but not merged as asked."""
+
+    exit_code = 3
+
+
+class VerificationError(LoramergeError):
+    """The output was read back and is not what was decided."""
+
+    exit_code = 4
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """Text from a file, made safe for a terminal: control characters escaped, length bounded.
+
+    >>> printable("layer\\x1b[31m.q_proj")
+    'layer\\\\x1b[31m.q_proj'
+    """
+    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: limit + 1])
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"

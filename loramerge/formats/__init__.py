@@ -1,0 +1,74 @@
+"""File formats: the only place that knows them. `load` finds the dialect; `create` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loramerge import dtypes, rounding
+from loramerge.adapter import Adapter
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats import output, portable
+from loramerge.formats.alpha import Alpha
+from loramerge.formats.peft import load_file, load_folder
+
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+__all__ = ["Alpha", "load", "save"]
+
+
+def load(source: str | Path | Adapter, alpha: Alpha | None = None, *, optional: bool = False) -> Adapter:
+    """Read an adapter: a PEFT folder or a bare .safetensors. Only headers are read; tensors when asked.
+
+    Args:
+        source: a path; an `Adapter` comes back as it is.
+        alpha: for a bare file that does not say its own: a number, or ``"rank"`` for scale 1.
+        optional: leave `alpha` aside, instead of refusing it, where the source says its own.
+
+    Raises:
+        SourceError: absent, cut short or malformed.
+        IncompatibleError: no plain LoRA, or of unknown alpha.
+        UsageError: an alpha for a source that says its own.
+    """
+    if isinstance(source, Adapter):
+        return source
+    path, name = Path(source), str(source)
+    if path.is_dir():
+        return load_folder(path, name.rstrip("/") or name, alpha, optional)
+    if path.suffix in PICKLES:
+        raise IncompatibleError(
+            f"{printable(name)} is a pickle, which could run code when it is read. Load it with the library "
+            "that wrote it and save it as safetensors."
+        )
+    if not path.exists() and name.count("/") == 1:
+        raise SourceError(
+            f"{printable(name)} does not exist here. If you mean a repository of the Hub: download it first."
+        )
+    return load_file(path, name, alpha, optional)
+
+
+def save(adapter: Adapter, out: str | Path, *, dtype: str | None = None, overwrite: bool = False) -> None:
+    """Write an adapter in the portable profile: a PEFT folder, or one file if `out` ends in .safetensors.
+
+    Scales are folded into ``lora_B`` in float64 and rounded once.
+
+    Raises:
+        OutputError: `out` exists and `overwrite` is not set, or cannot be written.
+        IncompatibleError: a value does not fit the dtype, or the adapter holds other tensors too.
+    """
+    if adapter.extras:
+        raise IncompatibleError(
+            f"{printable(adapter.name)} holds tensors beside its pairs, which are not written."
+        )
+    kind = adapter.dtype if dtype is None else dtypes.parse(dtype)
+    shapes = {target: slot.shape for target, slot in adapter.slots.items()}
+    config = portable.config([adapter], shapes, adapter.rank)
+    outline = output.Outline(shapes, adapter.rank, kind, config)
+    path = Path(out)
+    with output.create(path, output.is_bare(path), outline, overwrite) as draft:
+        for target, update in adapter.items():
+            up = dtypes.wide(update.up) * update.scale
+            draft.put(
+                target,
+                *rounding.store(up, dtypes.wide(update.down), kind, adapter.rank, str(target)),
+            )
+        draft.close()

@@ -1,0 +1,152 @@
+"""How a bare file finds its alpha. Never a guess: an unknown alpha is an error with its remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
+from loramerge.formats.config import Scales, check_mergeable, scales
+from loramerge.formats.json import parse_object, read_object
+from loramerge.formats.pairs import Pairs
+from loramerge.formats.safetensors import File
+
+OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
+DIFFUSERS = "lora_adapter_metadata"
+SCHEMA = 1
+
+ScaleOf = Callable[[str], float]
+Alpha = float | Literal["rank"]
+
+
+def of_bare_file(
+    file: File, pairs: Pairs, alpha: Alpha | None, optional: bool
+) -> tuple[ScaleOf, dict[str, Any]]:
+    """(scale of a module path, config) of a file without a config of its own.
+
+    In this order: header metadata, `.alpha` tensors, a JSON file beside it, then `alpha` (a number, or
+    ``"rank"`` for scale 1). An `alpha` given for a file that says its own is an error unless `optional`.
+
+    Raises:
+        IncompatibleError: none of them says it; the message holds two options to paste.
+        SourceError: what is said cannot be true of this file.
+        UsageError: `alpha` is given, but the file says its own.
+    """
+    for find in (_ours, _metadata, _tensors, _sidecar):
+        if found := find(file, pairs):
+            if alpha is not None and not optional:
+                raise already_known(file.name)
+            return found
+    if alpha is None:
+        raise IncompatibleError(
+            f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
+            f"--alpha {printable(file.path.name)}=16 (with its training alpha), or --alpha rank if the "
+            "scale is already in the weights."
+        )
+    if alpha == "rank":
+        return (lambda path: 1.0), {}
+    return (lambda path: float(alpha) / pairs.factors[path][1].shape[0]), {}
+
+
+def already_known(name: str) -> UsageError:
+    """An alpha was given for a source that says its own; two answers cannot both be right."""
+    return UsageError(f"{printable(name)} says its own alpha: drop --alpha for it.")
+
+
+def _ours(file: File, _: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+    if OURS not in file.metadata:
+        return None
+    record = parse_object(file.metadata[OURS], f"the loramerge metadata of {file.name}")
+    if record.get("schema") != SCHEMA:
+        raise SourceError(
+            f"{printable(file.name)} was written by another version of loramerge (schema "
+            f"{printable(record.get('schema'))}, this one reads {SCHEMA}): update loramerge."
+        )
+    config = record.get("config")
+    return (lambda path: 1.0), config if isinstance(config, dict) else {}
+
+
+def _metadata(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+    if DIFFUSERS not in file.metadata:
+        return None
+    where = f"the {DIFFUSERS} of {file.name}"
+    config = parse_object(file.metadata[DIFFUSERS], where)
+    return _fitting(_without_prefix(config, where), pairs, where)
+
+
+def _without_prefix(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """diffusers writes `<component>.r`; a file of one component has one prefix, or none."""
+    if "r" in config:
+        return config
+    prefixes = {key.rpartition(".")[0] for key in config if key.rpartition(".")[2] == "r"}
+    if len(prefixes) != 1:
+        raise SourceError(f"{printable(where)} does not give one r, so the scale is unknown.")
+    prefix = f"{prefixes.pop()}."
+    return {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
+
+
+def _tensors(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+    if not pairs.alphas:
+        return None
+    if missing := sorted(pairs.factors.keys() - pairs.alphas.keys()):
+        raise SourceError(
+            f"{printable(file.name)} has alpha tensors, but none for {printable(missing[0])}: "
+            "it was badly saved."
+        )
+    found = {path: _scalar(path, pairs, file.name) for path in pairs.factors}
+    return (lambda path: found[path] / pairs.factors[path][1].shape[0]), {}
+
+
+def _scalar(path: str, pairs: Pairs, name: str) -> float:
+    tensor = pairs.alphas[path]
+    if math.prod(tensor.shape) != 1:
+        raise SourceError(f"The alpha of {printable(path)} in {printable(name)} is not one number.")
+    value = float(tensor.read().reshape(()))
+    if not math.isfinite(value):
+        raise SourceError(f"The alpha of {printable(path)} in {printable(name)} is {value}.")
+    return value
+
+
+def _sidecar(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+    named = file.path.with_suffix(".json")
+    if named.is_file():
+        config = read_object(named, named.name)
+        if "lora_alpha" in config:  # else it is some other JSON file of that name
+            return _fitting(config, pairs, named.name)
+    shared = file.path.parent / "adapter_config.json"
+    if not shared.is_file() or not _is_only_adapter(file.path):
+        return None
+    where = f"adapter_config.json beside {file.name}"
+    config = read_object(shared, where)
+    check_mergeable(config, where)
+    rule = scales(config, where)
+    fits = all(rule.rank(path) == down.shape[0] for path, (_, down) in pairs.factors.items())
+    return (rule.scale, config) if fits else None
+
+
+def _is_only_adapter(path: Path) -> bool:
+    kinds = {".safetensors", ".bin", ".pt"}
+    return [p.name for p in path.parent.iterdir() if p.suffix in kinds] == [path.name]
+
+
+def _fitting(config: Mapping[str, Any], pairs: Pairs, where: str) -> tuple[ScaleOf, dict[str, Any]]:
+    check_mergeable(config, where)
+    rule = scales(config, where)
+    check_ranks(rule, pairs, where)
+    return rule.scale, dict(config)
+
+
+def check_ranks(rule: Scales, pairs: Pairs, where: str) -> None:
+    """The config must give every module the rank that its tensors have.
+
+    Raises:
+        SourceError: it does not; a wrong rank would be a wrong scale.
+    """
+    for path, (_, down) in pairs.factors.items():
+        if rule.rank(path) != down.shape[0]:
+            raise SourceError(
+                f"{printable(where)} gives {printable(path)} rank {rule.rank(path)}, but its tensors have "
+                f"rank {down.shape[0]}: they do not belong together, and the scale would be wrong."
+            )

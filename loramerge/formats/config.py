@@ -1,0 +1,134 @@
+"""What a PEFT adapter_config.json says about scales, and which adapters it rules out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.patterns import Patterns
+
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # inits that alter the base weights on load
+REFUSED = {  # settings that make an update more than a low-rank pair, and what would help
+    "use_dora": "DoRA needs the base weights to become an update: merge it into its base model",
+    "use_qalora": "QALoRA pools its input, so it has no low-rank update",
+    "use_bdlora": "block-diagonal LoRA is not read",
+    "lora_bias": "biases of lora_B are not merged: train without lora_bias",
+    "alora_invocation_tokens": "an activated LoRA works on some tokens only and has no one update",
+    "arrow_config": "an Arrow router chooses among adapters at run time: name the adapters instead",
+    "kasa_config": "KaSA truncates the base weights: merge it into its base model",
+    "layer_replication": "it renumbers the layers of its base model",
+    "target_parameters": "LoRA on bare parameters (fused experts) is not read yet",
+    "enable_lora": "PEFT's oldest fused layout is not read yet: load and save it with PEFT 0.3 or later",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """The scale of every module: alpha / r, or alpha / √r for rsLoRA, with PEFT's patterns.
+
+    Args:
+        r, alpha: the global values.   rslora: divide by √r.
+        ranks, alphas: values for the modules that a pattern names; the first match wins.
+    """
+
+    r: int
+    alpha: float
+    rslora: bool
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    rank_patterns: Patterns
+    alpha_patterns: Patterns
+
+    def rank(self, path: str) -> int:
+        """The rank that the config gives a module."""
+        key = self.rank_patterns.first_match(path)
+        return self.r if key is None else self.ranks[key]
+
+    def scale(self, path: str) -> float:
+        """The factor of ``lora_B @ lora_A`` in a module, in float64.
+
+        A rank pattern without an alpha pattern changes the scale: alpha stays the global one.
+        """
+        key = self.alpha_patterns.first_match(path)
+        alpha = self.alpha if key is None else self.alphas[key]
+        rank = self.rank(path)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def scales(config: Mapping[str, Any], name: str) -> Scales:
+    """The scale rule of a config.
+
+    Raises:
+        SourceError: r, lora_alpha or a pattern is absent or not a number.
+        IncompatibleError: a pattern uses more of regular expressions than is read.
+    """
+    ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
+    alphas = {k: _number(v, f"alpha_pattern of {k}", name) for k, v in _table(config, "alpha_pattern", name)}
+    return Scales(
+        _rank(config.get("r"), "r", name),
+        _number(config.get("lora_alpha"), "lora_alpha", name),
+        config.get("use_rslora") is True,
+        ranks,
+        alphas,
+        Patterns("rank_pattern", ranks, source=name),
+        Patterns("alpha_pattern", alphas, source=name),
+    )
+
+
+def check_mergeable(config: Mapping[str, Any], name: str) -> None:
+    """Refuse, by name, what is not a plain LoRA.
+
+    Raises:
+        IncompatibleError: another PEFT type, or a setting under which up @ down is not the update.
+    """
+    kind = config.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise IncompatibleError(
+            f"{printable(name)} is a PEFT adapter of type {printable(kind)}, not LORA: it has no low-rank "
+            "pairs to merge. PEFT's save_as_lora converts some types to LoRA."
+        )
+    for setting, reason in REFUSED.items():
+        if config.get(setting):
+            raise IncompatibleError(f"{printable(name)} sets {setting}: {reason}.")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(CHANGES_BASE):
+        raise IncompatibleError(
+            f"{printable(name)} was initialised with {printable(init)}, which changes the base weights when "
+            "it is loaded, so its factors are no update of the original model. Save it again with "
+            "PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it."
+        )
+
+
+def _table(config: Mapping[str, Any], field: str, name: str) -> list[tuple[str, Any]]:
+    value = config.get(field) or {}
+    if not isinstance(value, dict):
+        raise SourceError(f"{field} of {printable(name)} must be a table of module names, not {value!r:.60}.")
+    return list(value.items())
+
+
+def _rank(value: Any, field: str, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SourceError(_expected(value, field, name, "a whole number from 1 on"))
+    return value
+
+
+def _number(value: Any, field: str, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
+        raise SourceError(_expected(value, field, name, "a finite number"))
+    return float(value)
+
+
+def _finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # a JSON integer of any length
+        return False
+
+
+def _expected(value: Any, field: str, name: str, what: str) -> str:
+    if value is None:
+        return f"The config of {printable(name)} does not give {printable(field)}, which must be {what}."
+    return f"{printable(field)} of {printable(name)} must be {what}, not {printable(repr(value), 60)}."

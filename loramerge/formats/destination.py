@@ -1,0 +1,87 @@
+"""Whether OUT may be written: asked before any work, so that the user hears a refusal at once."""
+
+import os
+from pathlib import Path
+
+from loramerge.errors import OutputError, printable
+
+ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors", "loramerge.json", "README.md"})
+
+
+def check_output(out: Path, overwrite: bool, folder: bool) -> None:
+    """Refuse an OUT that cannot be written, or that would be destroyed by writing it.
+
+    Even with `overwrite`, a folder that holds anything but an adapter's own files is left alone.
+    Nothing is created, not even missing parents.
+
+    Raises:
+        OutputError: what stands in the way, and what to do.
+    """
+    name, real = printable(out, limit=1000), real_path(out)
+    try:
+        _check_parent(name, real.parent)
+        if folder:
+            _check_folder(name, real, overwrite)
+        else:
+            _check_file(name, real, overwrite)
+    except OSError as error:
+        reason = f"{name} cannot be written: {error.strerror}."
+        raise OutputError(f"{reason} Choose another -o.") from error
+
+
+def real_path(out: Path) -> Path:
+    """OUT with its symlinks followed, so that a linked OUT is written through."""
+    return Path(os.path.realpath(out))
+
+
+def _check_parent(name: str, parent: Path) -> None:
+    nearest = parent
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise OutputError(f"{name} cannot be written: {_shown(nearest)} is not a folder. Choose another -o.")
+    if nearest != parent:
+        raise OutputError(
+            f"{name} cannot be written: the folder {_shown(parent)} does not exist."
+            " Create it first, or choose another -o."
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{name} cannot be written: you may not write in the folder {_shown(parent)}. Choose another -o."
+        )
+
+
+def _check_file(name: str, real: Path, overwrite: bool) -> None:
+    if real.is_dir():
+        raise OutputError(f"{name} is a folder, and a file is to be written. Choose another -o.")
+    if not os.path.lexists(real):
+        return
+    if not real.is_file():
+        raise OutputError(f"{name} is not a regular file. Choose another -o.")
+    if real.stat().st_size and not overwrite:
+        raise OutputError(f"{name} exists. Choose another -o, or replace it with --overwrite.")
+
+
+def _check_folder(name: str, real: Path, overwrite: bool) -> None:
+    if not os.path.lexists(real):
+        return
+    if not real.is_dir():
+        raise OutputError(f"{name} is a file, and a folder is to be written. Choose another -o.")
+    entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+    foreign = [e.name for e in entries if e.name not in ADAPTER_FILES or e.is_dir()]
+    if foreign:
+        raise OutputError(
+            f"Writing to {name} would delete {_some(foreign)}, which is not part of an adapter."
+            " Choose another -o, or move it away."
+        )
+    if entries and not overwrite:
+        raise OutputError(f"{name} is not empty. Choose another -o, or replace it with --overwrite.")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(printable(name) for name in names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def _shown(path: Path) -> str:
+    return printable(path, limit=1000)

@@ -1,0 +1,50 @@
+"""JSON from files that we do not trust: bounded, and any fault is a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from loramerge.errors import SourceError, printable
+
+LIMIT = 16 * 2**20
+
+
+def read_object(path: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of at most 16 MiB.
+
+    Raises:
+        SourceError: absent, unreadable, too large, no JSON, or no object; the message calls it `name`.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(LIMIT + 1)
+    except OSError as error:
+        raise SourceError(f"{printable(name)} cannot be read: {error.strerror}.") from error
+    return parse_object(text, name)
+
+
+def parse_object(text: bytes | str, name: str) -> dict[str, Any]:
+    """The object that a JSON text holds.
+
+    Raises:
+        SourceError: the text is too large, no JSON, or no object.
+
+    >>> parse_object('{"r": 8}', "adapter_config.json")
+    {'r': 8}
+    """
+    if len(text) > LIMIT:
+        raise SourceError(f"{printable(name)} has more than 16 MiB: it is no adapter config.")
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{printable(name)} is not valid JSON: {printable(error)}.") from error
+    if not isinstance(value, dict):
+        kind = "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+        raise SourceError(f"{printable(name)} holds {kind} where an object of settings was expected.")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")

@@ -1,0 +1,118 @@
+"""Writing an adapter: a PEFT folder or one self-describing .safetensors, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.backend import Array
+from loramerge.dtypes import FLOATS
+from loramerge.formats import portable
+from loramerge.formats.alpha import OURS, SCHEMA
+from loramerge.formats.atomic import new_file, new_folder, writing
+from loramerge.formats.pairs import PREFIX
+from loramerge.formats.peft import CONFIG, WEIGHTS, load_file, load_folder
+from loramerge.formats.safetensors import Writer
+from loramerge.target import Target
+
+RECORD = "loramerge.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What must be known of an adapter before its first tensor is written.
+
+    Args:
+        shapes: target -> (out, in).   rank: of every module.   dtype: safetensors name.
+        config: adapter_config.json.
+        recipe: what a bare file keeps of its making in its header.
+    """
+
+    shapes: Mapping[Target, tuple[int, int]]
+    rank: int
+    dtype: str
+    config: Mapping[str, Any]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Tensor name -> (dtype, shape)."""
+        entries: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for target, (outs, ins) in self.shapes.items():
+            entries[_key(target, "A")] = (self.dtype, (self.rank, ins))
+            entries[_key(target, "B")] = (self.dtype, (outs, self.rank))
+        return entries
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        width = FLOATS[self.dtype].itemsize
+        return width * self.rank * sum(outs + ins for outs, ins in self.shapes.values())
+
+    def header(self) -> dict[str, str]:
+        """The one metadata key of a bare file: scale folded, so nothing else decides its strength."""
+        record = {"schema": SCHEMA, "config": portable.summary(self.config), **self.recipe}
+        return {OURS: json.dumps(record, sort_keys=True, separators=(",", ":"))}
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """An output under way: put every tensor, close, read it back; it appears when the block ends."""
+
+    where: Path
+    writer: Writer
+    bare: bool
+
+    def put(self, target: Target, up: Array, down: Array) -> None:
+        """Write one module; threads may put different modules at once."""
+        self.writer.write(_key(target, "A"), down)
+        self.writer.write(_key(target, "B"), up)
+
+    def close(self) -> None:
+        """All modules are written: flush them to the disk."""
+        self.writer.close()
+
+    def reread(self) -> Adapter:
+        """What now lies on the disk, read as any user's adapter is."""
+        name = self.where.name
+        return load_file(self.where, name) if self.bare else load_folder(self.where, name)
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Keep the provenance beside the weights (a bare file has its recipe in the header)."""
+        if not self.bare:
+            _write_json(self.where / RECORD, record)
+
+
+@contextmanager
+def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> Iterator[Draft]:
+    """A draft that becomes `out` when the block ends, and leaves no trace if it raises.
+
+    Raises:
+        OutputError: `out` exists and `overwrite` is not set, or cannot be written.
+    """
+    begin = new_file if bare else new_folder
+    with begin(out, overwrite) as where:
+        if not bare:
+            _write_json(where / CONFIG, outline.config)
+        metadata = outline.header() if bare else {"format": "pt"}
+        weights = where if bare else where / WEIGHTS
+        with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
+            yield Draft(where, writer, bare)
+
+
+def is_bare(out: Path) -> bool:
+    """Whether this name asks for one file."""
+    return out.suffix == ".safetensors"
+
+
+def _key(target: Target, side: str) -> str:
+    return f"{PREFIX}{target.path}.lora_{side}.weight"
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with writing(path):
+        path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,134 @@
+"""PEFT adapters: a folder with adapter_config.json, or one bare .safetensors with PEFT's tensor names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapter import Adapter, BaseModel, Provenance, Slot
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.alpha import Alpha, ScaleOf, already_known, check_ranks, of_bare_file
+from loramerge.formats.config import check_mergeable, scales
+from loramerge.formats.json import read_object
+from loramerge.formats.pairs import Pairs, sort_tensors
+from loramerge.formats.safetensors import File, open_file
+from loramerge.target import Layout, Target
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
+    """An adapter as PEFT saves it. Only headers are read.
+
+    Raises:
+        SourceError: a file is missing or malformed.   IncompatibleError: it is no plain LoRA.
+        UsageError: an `alpha` is given for it although its config has one, and it is not `optional`.
+    """
+    if not (folder / CONFIG).is_file():
+        raise _no_config(folder, name)
+    config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
+    _refuse_mlx(config, name)
+    check_mergeable(config, name)
+    if alpha is not None and not optional:
+        raise already_known(name)
+    file = _weights(folder, name)
+    pairs = sort_tensors(file.tensors, name)
+    rule = scales(config, name)
+    check_ranks(rule, pairs, f"{CONFIG} of {name}")
+    return _adapter(file, pairs, rule.scale, config, name, config_path=folder / CONFIG)
+
+
+def load_file(path: Path, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
+    """A bare .safetensors with PEFT's tensor names. Only its header is read.
+
+    Raises:
+        SourceError, IncompatibleError, UsageError: as `of_bare_file` says.
+    """
+    file = open_file(path, name)
+    pairs = sort_tensors(file.tensors, name)
+    scale_of, config = of_bare_file(file, pairs, alpha, optional)
+    return _adapter(file, pairs, scale_of, config, name)
+
+
+def _adapter(
+    file: File,
+    pairs: Pairs,
+    scale_of: ScaleOf,
+    config: Mapping[str, Any],
+    name: str,
+    config_path: Path | None = None,
+) -> Adapter:
+    layout = Layout(fan_in_fan_out=config.get("fan_in_fan_out") is True)
+    slots = {
+        Target(path, layout=layout): Slot(up, down, scale_of(path))
+        for path, (up, down) in pairs.factors.items()
+    }
+    base = BaseModel(_text(config, "base_model_name_or_path"), _text(config, "revision"))
+    files = [file.path] if config_path is None else [file.path, config_path]
+    return Adapter(
+        name=name,
+        slots=slots,
+        base=base,
+        extras=pairs.extras,
+        config=config,
+        provenance=Provenance(Path(name).name or name, files=tuple(files)),
+        bare=config_path is None,
+        oddities=tuple(_oddities(config, pairs)),
+    )
+
+
+def _text(config: Mapping[str, Any], key: str) -> str | None:
+    value = config.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _oddities(config: Mapping[str, Any], pairs: Pairs) -> list[str]:
+    found = []
+    heads = config.get("modules_to_save") or []
+    if isinstance(heads, list) and heads and not pairs.extras:
+        found.append(
+            f"modules_to_save lists {printable(', '.join(map(str, heads)))}, but holds no such tensor"
+        )
+    if pairs.extras and not heads:
+        found.append(f"{len(pairs.extras)} tensors beside the pairs, although modules_to_save is empty")
+    if config.get("bias", "none") != "none" and not any(k.endswith(".bias") for k in pairs.extras):
+        found.append(f"bias is {printable(config['bias'])}, but there is no bias tensor")
+    return found
+
+
+def _weights(folder: Path, name: str) -> File:
+    if (folder / WEIGHTS).is_file():
+        return open_file(folder / WEIGHTS, f"{name}/{WEIGHTS}")
+    if (folder / "adapter_model.bin").is_file():
+        raise IncompatibleError(
+            f"{printable(name)} holds its weights as adapter_model.bin, a pickle that could run code "
+            "when read. Load it with PEFT and save it again: that writes safetensors."
+        )
+    raise SourceError(f"{printable(name)} has an {CONFIG} but no {WEIGHTS}: the download is incomplete.")
+
+
+def _refuse_mlx(config: Mapping[str, Any], name: str) -> None:
+    if "peft_type" not in config and ("lora_parameters" in config or "fine_tune_type" in config):
+        raise IncompatibleError(
+            f"{printable(name)} is an mlx-lm adapter, whose factors are transposed and scaled otherwise: "
+            "it is not read yet. Convert it to PEFT first."
+        )
+
+
+def _no_config(folder: Path, name: str) -> SourceError:
+    files = sorted(p.name for p in folder.iterdir() if p.is_file())
+    weights = [f for f in files if f.endswith(".safetensors")]
+    if weights:
+        return SourceError(
+            f"{printable(name)} has no {CONFIG}, so it is no PEFT folder. To read its file alone, name it: "
+            f"{printable(name)}/{printable(weights[0])}"
+        )
+    if nested := sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}")):
+        return SourceError(
+            f"{printable(name)} holds folders, not an adapter: name one, such as "
+            f"{printable(name)}/{printable(nested[0])}"
+        )
+    what = ", ".join(printable(f, 40) for f in files[:3]) or "nothing"
+    return SourceError(f"{printable(name)} has no {CONFIG} ({what}): it is no PEFT adapter.")

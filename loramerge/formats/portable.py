@@ -1,0 +1,76 @@
+"""The portable PEFT profile: what every consumer loads at the same strength.
+
+One rank for all modules by zero padding, lora_alpha == r so that the scale is 1, no patterns, no rsLoRA.
+SGLang, llama.cpp and others ignore patterns and rsLoRA without saying so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.target import Target
+
+COPIED = ("auto_mapping", "base_model_name_or_path", "peft_version", "revision", "task_type")
+
+
+def config(adapters: Sequence[Adapter], targets: Iterable[Target], rank: int) -> dict[str, Any]:
+    """adapter_config.json of the merge. What describes the base is copied where the sources agree."""
+    copied = {key: _agreed([a.config.get(key) for a in adapters]) for key in COPIED}
+    if copied["peft_version"] is None:
+        del copied["peft_version"]
+    return {
+        **copied,
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "lora_bias": False,
+        "lora_dropout": 0.0,
+        "fan_in_fan_out": any(target.layout.fan_in_fan_out for target in targets),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "modules_to_save": None,
+        "target_modules": target_modules(adapters, [target.path for target in targets]),
+    }
+
+
+def _agreed(values: list[Any]) -> Any:
+    """The value that all sources with an opinion share; None if they do not."""
+    said = [value for value in values if value is not None]
+    return said[0] if said and all(value == said[0] for value in said) else None
+
+
+def target_modules(adapters: Sequence[Adapter], paths: Iterable[str]) -> list[str]:
+    """A sorted list of names: the last part of the path where that meant exactly these modules in a
+    source too, full paths otherwise (a bare suffix could match more modules of the base)."""
+    by_suffix: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        by_suffix[path.rpartition(".")[2]].add(path)
+    named: set[str] = set()
+    for suffix, modules in by_suffix.items():
+        named |= {suffix} if any(_meant(suffix, modules, a) for a in adapters) else modules
+    return sorted(named)
+
+
+def _meant(suffix: str, modules: set[str], adapter: Adapter) -> bool:
+    listed, narrowing = (
+        adapter.config.get("target_modules"),
+        ("exclude_modules", "layers_to_transform"),
+    )
+    if not isinstance(listed, list) or suffix not in listed or any(map(adapter.config.get, narrowing)):
+        return False
+    return {t.path for t in adapter if t.path.rpartition(".")[2] == suffix} == modules
+
+
+def summary(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bare file keeps of the config, in its header: enough to load it in PEFT."""
+    return {k: v for k, v in values.items() if v not in (None, {}, False)}

@@ -1,0 +1,14 @@
+"""The safetensors container, read and written without mapping files into memory.
+
+    open_file(path) -> File      header only, everything in it checked
+    File, TensorRef              what a file holds; `TensorRef.read()` fetches one tensor
+    Writer(path, layout)         writes tensors in any order, to the same bytes
+
+Mapped pages count as memory, and a mapped file that shrinks kills the process; so files are read
+with `pread`, into arrays of our own.
+"""
+
+from loramerge.formats.safetensors.reading import File, Stored, TensorRef, open_file
+from loramerge.formats.safetensors.writing import Writer
+
+__all__ = ["File", "Stored", "TensorRef", "Writer", "open_file"]

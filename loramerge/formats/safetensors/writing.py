@@ -1,0 +1,125 @@
+"""Writing a safetensors file tensor by tensor, in any order, to the same bytes. POSIX only."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loramerge.formats.atomic import writing
+from loramerge.formats.safetensors.dtypes import BITS, numpy_dtype
+
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+
+_RANK = {name: rank for rank, name in enumerate(BITS)}
+
+
+class Writer:
+    """A new safetensors file, whose layout is known before its tensors are.
+
+    `layout` gives each tensor's dtype and shape. The widest dtypes lie first and keys are sorted
+    within a dtype, so that all data is aligned; the bytes are those of the `safetensors` library.
+    `metadata` has one key at most, because the library writes several in random order, and a
+    file read and written again should keep its bytes. `name` is what messages call the file.
+
+    The file must not exist; its mode follows the umask. As a context manager the Writer closes
+    at the end, and after an exception it only lets go of the file.
+
+    Raises:
+        OutputError: the disk refuses (full, read-only, file exists).
+        ValueError: the caller breaks the layout.
+    """
+
+    def __init__(
+        self, path: Path, layout: Layout, metadata: Mapping[str, str], *, name: str | None = None
+    ) -> None:
+        if len(metadata) > 1 or "__metadata__" in layout:
+            raise ValueError("at most one metadata key, and no tensor named __metadata__")
+        typed = {key: (_dtype(name), tuple(shape)) for key, (name, shape) in layout.items()}
+        order = sorted(layout, key=lambda key: (-_RANK[layout[key][0]], key))
+        self._layout = {key: typed[key] for key in order}
+        offsets = self._offsets()
+        header = _header(layout, metadata, offsets)
+        self._starts = {key: len(header) + start for key, (start, _) in offsets.items()}
+        self._written: set[str] = set()
+        self._name = str(path) if name is None else name
+        with writing(self._name):
+            self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        try:
+            self._put(memoryview(header), 0)
+        except BaseException:
+            self._release()
+            raise
+
+    def write(self, key: str, array: NDArray[Any]) -> None:
+        """Put one tensor in its place; several threads may write different tensors at once."""
+        wanted = self._layout.get(key)
+        if wanted != (array.dtype, array.shape) or key in self._written:
+            raise ValueError(f"{key}: {array.dtype}{array.shape} given, {wanted} wanted once")
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        self._put(data, self._starts[key])
+        self._written.add(key)
+
+    def close(self) -> None:
+        """Make the file last: check that every tensor was written, flush it to the disk. Once is enough."""
+        if self._fd < 0:
+            return
+        try:
+            missing = self._layout.keys() - self._written
+            if missing:
+                raise ValueError(f"{len(missing)} tensors not written, such as {min(missing)}")
+            with writing(self._name):
+                os.fsync(self._fd)
+        finally:
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._release()
+
+    def _offsets(self) -> dict[str, tuple[int, int]]:
+        offsets, end = {}, 0
+        for key, (dtype, shape) in self._layout.items():
+            start, end = end, end + math.prod(shape) * dtype.itemsize
+            offsets[key] = (start, end)
+        return offsets
+
+    def _put(self, data: memoryview, start: int) -> None:
+        done = 0
+        with writing(self._name):
+            while done < len(data):  # one call writes 2 GiB at most
+                done += os.pwrite(self._fd, data[done:], start + done)
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    dtype = numpy_dtype(name)
+    if dtype is None:
+        raise ValueError(f"{name} is not a dtype that loramerge writes")
+    return dtype
+
+
+def _header(layout: Layout, metadata: Mapping[str, str], offsets: Mapping[str, tuple[int, int]]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for key, span in offsets.items():
+        dtype, shape = layout[key]
+        entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": list(span)}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,101 @@
+"""State dicts of NumPy or torch tensors, in and out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from loramerge import dtypes
+from loramerge.adapter import Adapter, BaseModel, Held, Slot
+from loramerge.backend import Array
+from loramerge.errors import UsageError
+from loramerge.formats.alpha import Alpha, check_ranks
+from loramerge.formats.config import check_mergeable, scales
+from loramerge.formats.pairs import PREFIX, sort_tensors
+from loramerge.target import Layout, Target
+
+
+def from_state_dict(
+    tensors: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    *,
+    alpha: Alpha | None = None,
+    name: str = "state dict",
+) -> Adapter:
+    """An adapter from PEFT-named tensors in memory (NumPy arrays or torch tensors, bfloat16 too).
+
+    Args:
+        tensors: ``base_model.model.<module>.lora_A.weight`` (r, in) and ``….lora_B.weight`` (out, r).
+        config: a PEFT config (``peft_config.to_dict()``); or else `alpha`, a number or ``"rank"``.
+        name: how messages and reports call it.
+
+    Raises:
+        UsageError: neither or both of `config` and `alpha` are given.
+        SourceError, IncompatibleError: the tensors or the config are no plain LoRA.
+
+    >>> a = from_state_dict({"base_model.model.q.lora_A.weight": np.ones((1, 3)),
+    ...                      "base_model.model.q.lora_B.weight": np.ones((2, 1))}, alpha=4)
+    >>> a[Target("q")].dense()
+    array([[4., 4., 4.],
+           [4., 4., 4.]])
+    """
+    if (config is None) == (alpha is None):
+        raise UsageError(f"{name}: give config= or alpha=, so that the scale is known (one of them).")
+    pairs = sort_tensors({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
+    config = dict(config or {})
+    if alpha is None:
+        check_mergeable(config, name)
+        rule = scales(config, name)
+        check_ranks(rule, pairs, name)
+    layout = Layout(fan_in_fan_out=config.get("fan_in_fan_out") is True)
+    slots = {}
+    for path, (up, down) in pairs.factors.items():
+        rank = down.shape[0]
+        scale = rule.scale(path) if alpha is None else 1.0 if alpha == "rank" else float(alpha) / rank
+        slots[Target(path, layout=layout)] = Slot(up, down, scale)
+    base = config.get("base_model_name_or_path")
+    return Adapter(name, slots, BaseModel(base), pairs.extras, config)
+
+
+def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
+    """PEFT-named tensors in memory with the scale folded into ``lora_B``: load them with alpha = r.
+
+    Args:
+        framework: ``"numpy"`` or ``"torch"`` (needs the extra ``torch``).
+
+    Raises:
+        UsageError: another framework.
+    """
+    if framework not in ("numpy", "torch"):
+        raise UsageError(f"framework={framework!r} is not one of 'numpy', 'torch'.")
+    state: dict[str, Array] = {}
+    for target, update in adapter.items():
+        up = update.up
+        if update.scale != 1.0:
+            up = (dtypes.wide(up) * update.scale).astype(up.dtype)
+        state[f"{PREFIX}{target.path}.lora_A.weight"] = update.down
+        state[f"{PREFIX}{target.path}.lora_B.weight"] = up
+    return state if framework == "numpy" else {k: to_torch(v) for k, v in state.items()}
+
+
+def to_numpy(tensor: Any) -> Array:
+    """The values of a NumPy array or a torch tensor; bfloat16 stays bfloat16."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(tensor, torch.Tensor):
+        return np.asarray(tensor)
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own: hand over the bits
+        return np.asarray(tensor.view(torch.int16).numpy().view(dtypes.FLOATS["BF16"]))
+    return np.asarray(tensor.numpy())
+
+
+def to_torch(array: Array) -> Any:
+    """A torch tensor with a copy of the values."""
+    import torch
+
+    if array.dtype == dtypes.FLOATS["BF16"]:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))

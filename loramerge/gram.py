@@ -1,0 +1,139 @@
+"""Everything a merge needs to know about its units: two small Gram matrices per module.
+
+    G_up = upᵀ up (R, R)      G_down = down downᵀ (R, R)      ΔW = up @ C @ down
+
+With halves G = HᵀH the core ``H_up C H_downᵀ`` has the singular values of ΔW. All arrays carry a
+leading axis over modules, float64; nothing here depends on `in` or `out`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loramerge.backend import Array, namespace
+from loramerge.results import Remix
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Grams:
+    """The units of a batch of modules, seen through their inner products.
+
+    Args:
+        up: (M, R, R) inner products of the units' columns, scale folded in.
+        down: (M, R, R) inner products of the units' rows.
+        owner: (R,) which source each unit comes from.
+        live: (M, R) False for units that are zero (padding, an all-zero lora_B).
+        lift: how these units are made of the stored factors.
+        labels: (M,) names of the modules, the same on every machine.
+    """
+
+    up: Array
+    down: Array
+    owner: Array
+    live: Array
+    lift: Remix
+    labels: tuple[str, ...]
+
+    @property
+    def kernel(self) -> Array:
+        """⟨uᵢ, uⱼ⟩_F = (bᵢ·bⱼ)(aᵢ·aⱼ) of the rank-1 units u = b aᵀ (M, R, R)."""
+        return np.asarray(self.up * self.down)
+
+    def remix(self, P: Array, Q: Array) -> Remix:
+        """A remix of these units, as a remix of the stored factors."""
+        return Remix(P, Q).after(self.lift)
+
+    def of(self, source: int) -> Array:
+        """The positions (r,) of one source's units."""
+        return np.flatnonzero(self.owner == source)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Spectrum:
+    """Thin SVD of the sum of all units: U = up @ left, V = (right @ down)ᵀ.
+
+    Args:
+        sigma: (M, R) singular values, largest first; what is rounding noise is exactly 0.
+        left: (M, R, R) and right: (M, R, R): lifts of the singular vectors, zero where sigma is.
+    """
+
+    sigma: Array
+    left: Array
+    right: Array
+
+
+def halves(gram: Array) -> Array:
+    """H (…, R, R) with G = HᵀH, by the eigenvectors of G; negative rounding noise becomes 0."""
+    xp = namespace(gram)
+    values, vectors = xp.linalg.eigh(gram)
+    return np.asarray(xp.sqrt(xp.maximum(values, 0.0))[..., None] * vectors.swapaxes(-1, -2))
+
+
+def spectrum(up: Array, down: Array) -> Spectrum:
+    """Singular values and vectors of Σᵢ bᵢ aᵢᵀ from the two Grams (…, R, R).
+
+    With M = H_up H_downᵀ = X Σ Yᵀ the singular vectors are lifted without inverting a half:
+    U = up @ (H_downᵀ Y Σ⁻¹), because M y = σ x. Accurate to about 1e-16 of ‖up‖‖down‖ in ΔW and
+    1e-8 in a single σ, the price of squaring the factors.
+    """
+    xp = namespace(up)
+    half_up, half_down = halves(up), halves(down)
+    x, sigma, yt = xp.linalg.svd(half_up @ half_down.swapaxes(-1, -2))
+    sigma = xp.where(sigma > _noise(up, down)[..., None], sigma, 0.0)
+    inverse = xp.where(sigma > 0, 1.0 / xp.where(sigma > 0, sigma, 1.0), 0.0)
+    left = (half_down.swapaxes(-1, -2) @ yt.swapaxes(-1, -2)) * inverse[..., None, :]
+    right = inverse[..., :, None] * (x.swapaxes(-1, -2) @ half_up)
+    return Spectrum(sigma, left, right)
+
+
+def _noise(up: Array, down: Array) -> Array:
+    """Below this a singular value is rounding of the largest units (…)."""
+    xp = namespace(up)
+    trace = up.trace(axis1=-2, axis2=-1) * down.trace(axis1=-2, axis2=-1)
+    return np.asarray(up.shape[-1] * np.finfo(np.float64).eps * xp.sqrt(trace))
+
+
+def balanced(parts: Spectrum, rank: int) -> tuple[Array, Array]:
+    """(P, Q) of the leading `rank` singular units, √σ on either side: (…, R, k) and (…, k, R)."""
+    xp = namespace(parts.sigma)
+    root = xp.sqrt(parts.sigma[..., :rank])
+    return parts.left[..., :rank] * root[..., None, :], root[..., :, None] * parts.right[..., :rank, :]
+
+
+def weigh(grams: Grams, weights: Array, even: bool = False) -> Grams:
+    """The same units, each multiplied by its source's weight: on the up side, or `even`: √|w| on both
+    sides and the sign on up, which lengthens a unit without turning it."""
+    weight = np.asarray(weights, dtype=np.float64)[grams.owner]  # (R,)
+    right = np.sqrt(np.abs(weight)) if even else np.ones_like(weight)
+    left = np.sign(weight) * right if even else weight
+    lift = Remix(grams.lift.P * left, right[:, None] * grams.lift.Q)
+    up, down = left[:, None] * grams.up * left, right[:, None] * grams.down * right
+    return replace(grams, up=up, down=down, lift=lift, live=grams.live & (weight != 0))
+
+
+def canonical(grams: Grams) -> Grams:
+    """Every source rewritten as its own balanced singular units: the same ΔW in a gauge of its own.
+
+    Two factorisations of one ΔW become the same units (up to joint signs, and up to rotation where
+    singular values coincide).
+    """
+    modules, size = grams.live.shape
+    P, Q = np.zeros((modules, size, size)), np.zeros((modules, size, size))
+    noise = np.zeros(grams.live.shape)
+    for source in np.unique(grams.owner):
+        block = np.ix_(np.arange(modules), grams.of(source), grams.of(source))
+        parts = spectrum(grams.up[block], grams.down[block])
+        P[block], Q[block] = balanced(parts, len(grams.of(source)))
+        noise[:, grams.of(source)] = _noise(grams.up[block], grams.down[block])[:, None]
+    up = P.swapaxes(-1, -2) @ grams.up @ P
+    down = Q @ grams.down @ Q.swapaxes(-1, -2)
+    energy = (up * down).diagonal(axis1=-2, axis2=-1)  # of each unit, unlike sigma free of 1e-8 noise
+    lift = Remix(P, Q).after(grams.lift)
+    return replace(grams, up=up, down=down, live=energy > noise**2, lift=lift)
+
+
+def inner(grams: Grams, first: Array, second: Array) -> Array:
+    """⟨up C₁ down, up C₂ down⟩_F (M,) for cores (M, R, R), in the frame of `grams`."""
+    return np.asarray(((grams.up @ first @ grams.down) * second).sum(axis=(-2, -1)))

@@ -1,0 +1,184 @@
+"""What an adapter is, told from its files: modules, ranks, scales, spectra, and what looks odd."""
+
+from __future__ import annotations
+
+import html
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loramerge import dtypes
+from loramerge.adapter import Adapter
+from loramerge.backend import Array, workers
+from loramerge.errors import printable
+from loramerge.formats import Alpha, load
+from loramerge.gram import spectrum
+from loramerge.report import aligned
+from loramerge.units import align, batches
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ModuleFacts:
+    """One module: (out, in), stored rank, scale and the singular values of ΔW, largest first."""
+
+    name: str
+    shape: tuple[int, int]
+    rank: int
+    scale: float
+    dtype: str
+    sigma: Array  # (rank,)
+
+    @property
+    def norm(self) -> float:
+        """‖ΔW‖_F."""
+        return float(np.sqrt((self.sigma**2).sum()))
+
+    @property
+    def effective_rank(self) -> float:
+        """exp of the entropy of σ²/Σσ²: how many units share the energy; 0 for a zero update.
+
+        Source: Roy & Vetterli 2007, on energies.
+        """
+        energy = self.sigma**2
+        if not energy.any():
+            return 0.0
+        share = energy[energy > 0] / energy.sum()
+        return float(np.exp(-(share * np.log(share)).sum()))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "rank": self.rank,
+            "scale": self.scale,
+            "dtype": self.dtype,
+            "norm": self.norm,
+            "effective_rank": self.effective_rank,
+            "sigma": self.sigma.tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What `inspect` returns; printing it shows the modules grouped by their last name."""
+
+    adapter: Adapter
+    modules: tuple[ModuleFacts, ...]
+
+    @property
+    def norm(self) -> float:
+        """‖ΔW‖_F over all modules."""
+        return float(np.sqrt(sum(module.norm**2 for module in self.modules)))
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """Sentences about what a user of this adapter should know."""
+        zero = [m.name for m in self.modules if m.norm == 0.0]
+        found = list(self.adapter.oddities)
+        if zero:
+            found.append(f"{len(zero)} of {len(self.modules)} modules are zero, such as {printable(zero[0])}")
+        if self.adapter.extras:
+            some = ", ".join(printable(key, 60) for key in sorted(self.adapter.extras)[:3])
+            found.append(f"{len(self.adapter.extras)} tensors are no low-rank pair: {some}")
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.adapter.name,
+            "format": self.kind,
+            "base_model": self.adapter.base.name,
+            "dtype": dtypes.word(self.adapter.dtype),
+            "norm": self.norm,
+            "modules": [module.to_dict() for module in self.modules],
+            "extras": sorted(self.adapter.extras),
+            "oddities": list(self.oddities),
+        }
+
+    @property
+    def kind(self) -> str:
+        """The file format, in words."""
+        return "bare PEFT file" if self.adapter.bare else "PEFT folder"
+
+    def table(self) -> list[list[str]]:
+        """Rows by the last part of the module name, the header first."""
+        groups: dict[tuple[str, tuple[int, int]], list[ModuleFacts]] = defaultdict(list)
+        for module in self.modules:
+            groups[module.name.rpartition(".")[2], module.shape].append(module)
+        head = [
+            "module",
+            "count",
+            "out×in",
+            "rank",
+            "scale",
+            "norm",
+            "eff. rank",
+            "energy in 1, 2, 4, 8 units",
+        ]
+        return [head, *(_row(name, members) for (name, _), members in groups.items())]
+
+    def __str__(self) -> str:
+        head = (
+            f"{printable(self.adapter.name)}: {self.kind}, {len(self.modules)} modules, "
+            f"{dtypes.word(self.adapter.dtype)}, "
+            f"base model {printable(self.adapter.base.name or 'not named')}, ‖ΔW‖ {self.norm:.4g}"
+        )
+        return "\n".join([head, *aligned(self.table()), *(f"odd: {text}" for text in self.oddities)])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def inspect(source: str | Path | Adapter, alpha: Alpha | None = None) -> Inspection:
+    """Read an adapter and measure every module. Factors are read once, batch by batch.
+
+    Args:
+        source: as for `load`.   alpha: for a bare file that does not say its own.
+
+    Raises:
+        SourceError, IncompatibleError: as `load`; also for NaN in a factor.
+    """
+    adapter = load(source, alpha, optional=True)
+    found: dict[str, ModuleFacts] = {}
+    with workers(1) as run:
+        for units in batches([adapter], align([adapter])):
+            grams = units.grams(run)
+            sigma = spectrum(grams.up, grams.down).sigma
+            for target, values in zip(units.targets, sigma, strict=True):
+                slot = adapter.slots[target]
+                kind = dtypes.widest([slot.up.dtype, slot.down.dtype])
+                found[str(target)] = ModuleFacts(
+                    str(target), slot.shape, slot.rank, slot.scale, dtypes.word(kind), values
+                )
+    return Inspection(adapter, tuple(found[str(target)] for target in sorted(adapter)))
+
+
+def _row(name: str, members: list[ModuleFacts]) -> list[str]:
+    shape = members[0].shape
+    return [
+        printable(name, 40),
+        str(len(members)),
+        f"{shape[0]}×{shape[1]}",
+        _span([m.rank for m in members]),
+        _span([m.scale for m in members]),
+        _span([m.norm for m in members]),
+        _span([m.effective_rank for m in members]),
+        _energies(members),
+    ]
+
+
+def _span(values: list[Any]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g}…{high:.3g}"
+
+
+def _energies(members: list[ModuleFacts]) -> str:
+    """Share of the energy in the leading units, over all members."""
+    total = sum(m.norm**2 for m in members)
+    if total == 0:
+        return "–"
+    heads = [sum(float((m.sigma[:k] ** 2).sum()) for m in members) / total for k in (1, 2, 4, 8)]
+    return ", ".join(f"{100 * head:.0f}" for head in heads) + " %"

@@ -1,0 +1,112 @@
+"""Everything that is settled before the first module is merged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loramerge import dtypes
+from loramerge.adapter import Adapter
+from loramerge.algorithms import Method, make
+from loramerge.backend import Array, workers
+from loramerge.errors import UsageError
+from loramerge.formats import portable
+from loramerge.formats.output import Outline
+from loramerge.gram import Grams
+from loramerge.selection import Alphas, Source, check_together, check_weights, open_all, select
+from loramerge.target import Target
+from loramerge.units import Map, Signature, Units, align, batches
+
+SERVER_RANK = 16  # vLLM's default max_lora_rank
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that is settled before the first module is merged."""
+
+    adapters: tuple[Adapter, ...]
+    signatures: dict[Target, Signature]
+    weights: Array
+    method: Method
+    outline: Outline
+    notes: tuple[str, ...]
+    bare: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plan(
+    sources: Sequence[Source],
+    method: str | Method = "linear",
+    *,
+    weights: Sequence[float] | None = None,
+    alpha: Alphas = None,
+    dtype: str | None = None,
+    only: str | None = None,
+    exclude: str | None = None,
+    allow_base_mismatch: bool = False,
+    threads: int | None = None,
+    **options: Any,
+) -> Plan:
+    """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
+    only where the size depends on them (`energy`)."""
+    chosen = make(method, {name: value for name, value in options.items() if value is not None})
+    adapters = open_all(sources, alpha)
+    given = check_weights(weights, len(adapters))
+    notes = check_together(adapters, allow_base_mismatch)
+    adapters = select(adapters, only, exclude)
+    signatures = align(adapters)
+    effective = chosen.weights(given)
+    settled = _decide(chosen, adapters, signatures, effective, threads)
+    rank = max(1, *(settled.size(signature) for signature in signatures.values()))
+    kind = dtypes.widest(a.dtype for a in adapters if a) if dtype is None else dtypes.parse(dtype)
+    settings = {"only": only, "exclude": exclude}
+    outline = Outline(
+        {target: _shape(target, adapters) for target in signatures},
+        rank,
+        kind,
+        portable.config(adapters, signatures, rank),
+    )
+    notes += _size_notes(rank)
+    bare = all(a.bare for a in adapters)
+    return Plan(tuple(adapters), signatures, effective, settled, outline, tuple(notes), bare, settings)
+
+
+def _decide(
+    method: Method,
+    adapters: Sequence[Adapter],
+    signatures: dict[Target, Signature],
+    weights: Array,
+    threads: int | None,
+) -> Method:
+    """Observe all modules if the method must, then settle what it left open."""
+    observed = []
+    if method.observes:
+        with workers(thread_count(threads)) as run:
+            for units in batches(adapters, signatures):
+                observed.append(method.observe(see(method, units, weights, run)[1]))
+    return method.decide(observed, max(a.rank for a in adapters))
+
+
+def see(method: Method, units: Units, weights: Array, run: Map) -> tuple[Grams, Grams]:
+    """The Grams of a batch, plain and as the method sees them."""
+    grams = units.grams(run, balance=method.traits.gauge == "invariant")
+    return grams, method.weigh(grams, weights)
+
+
+def thread_count(threads: int | None) -> int:
+    """Workers to use: as asked, or one per core up to 8."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads={threads} must be at least 1.")
+    return threads or min(os.cpu_count() or 1, 8)
+
+
+def _shape(target: Target, adapters: Sequence[Adapter]) -> tuple[int, int]:
+    return next(a.slots[target].shape for a in adapters if target in a.slots)
+
+
+def _size_notes(rank: int) -> list[str]:
+    if rank <= SERVER_RANK:
+        return []
+    return [f"rank {rank} is above {SERVER_RANK}, vLLM's default --max-lora-rank: --rank {SERVER_RANK} fits"]

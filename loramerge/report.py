@@ -1,0 +1,229 @@
+"""What a merge kept and lost, per source and per module, measured from the Grams."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loramerge.backend import Array
+from loramerge.errors import printable
+from loramerge.gram import Grams, inner
+from loramerge.results import Remix
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Module:
+    """One merged module. Norms are Frobenius norms of ΔW; squares where it says so.
+
+    Args:
+        name: the module.   ranks: rank of each source there.
+        wanted: ‖Σ w_t ΔW_t‖².   merged: ‖merge‖² before rounding.   lost: ‖Σ w_t ΔW_t − merge‖².
+        rounding: ‖merge − what was written‖².
+        overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    wanted: float
+    merged: float
+    lost: float
+    rounding: float
+    overlaps: Array
+    inners: Array
+
+    @property
+    def energy_lost(self) -> float | None:
+        """Share of the weighted sum's ‖·‖² that the merge misses; None if the sum is zero."""
+        return _ratio(self.lost, self.wanted)
+
+    @property
+    def rounding_error(self) -> float | None:
+        """‖merge − written‖ / ‖merge‖; None if the merge is zero."""
+        return _root(_ratio(self.rounding, self.merged))
+
+
+def measure(
+    grams: Grams, remix: Remix, weights: Array, ranks: tuple[int, ...], rounding: Sequence[float]
+) -> list[Module]:
+    """The facts of one batch. `grams` are the unweighted units, `remix` acts on the stored factors."""
+    core = _in_frame(grams, remix)  # (M, R, R)
+    aim = np.broadcast_to(np.diag(weights[grams.owner]), core.shape)
+    only = (grams.owner == np.arange(len(ranks))[:, None]).astype(float)  # (T, R)
+    applied = (grams.up @ core @ grams.down).diagonal(axis1=1, axis2=2)  # (M, R)
+    inners = only @ grams.kernel @ only.T  # (M, T, T)
+    wanted, merged, lost = (np.maximum(inner(grams, each, each), 0.0) for each in (aim, core, aim - core))
+    return [
+        Module(label, ranks, float(wanted[m]), float(merged[m]), float(lost[m]), rounding[m], both, inners[m])
+        for m, (label, both) in enumerate(zip(grams.labels, applied @ only.T, strict=True))
+    ]
+
+
+def _in_frame(grams: Grams, remix: Remix) -> Array:
+    """The core of a remix of stored factors, for the units of `grams` (their lift is diagonal)."""
+    left = grams.lift.P.diagonal(axis1=1, axis2=2)  # (M, R)
+    right = grams.lift.Q.diagonal(axis1=1, axis2=2)
+    alive = (left != 0) & (right != 0)
+    left, right = (np.where(alive, side, np.inf) for side in (left, right))
+    return np.asarray((remix.P / left[:, :, None]) @ (remix.Q / right[:, None, :]))
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a whole merge kept and lost.
+
+    Args:
+        sources: names.   weights: as the method used them.   modules: one entry each.
+        notes: sentences the user should read.
+    """
+
+    sources: tuple[str, ...]
+    weights: tuple[float, ...]
+    modules: tuple[Module, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def energy_lost(self) -> float | None:
+        """Share of ‖Σ w_t ΔW_t‖² that the merge misses, over all modules."""
+        return _ratio(self._sum("lost"), self._sum("wanted"))
+
+    @property
+    def rounding_error(self) -> float | None:
+        """‖merge − written‖ / ‖merge‖ over all modules."""
+        return _root(_ratio(self._sum("rounding"), self._sum("merged")))
+
+    @property
+    def cosines(self) -> list[float | None]:
+        """(T,) cosine of the merge with each source; None where one of them is zero."""
+        norms, merged = np.diag(self._inners), self._sum("merged")
+        return [_cosine(o, merged, n) for o, n in zip(self._overlaps, norms, strict=True)]
+
+    @property
+    def norm_ratios(self) -> list[float | None]:
+        """(T,) ‖merge‖ / ‖ΔW_t‖."""
+        merged = self._sum("merged")
+        return [_root(_ratio(merged, float(norm))) for norm in np.diag(self._inners)]
+
+    @property
+    def pairwise(self) -> list[list[float | None]]:
+        """(T, T) cosines of the sources with each other."""
+        table, norms = self._inners, np.diag(self._inners)
+        size = range(len(self.sources))
+        return [[_cosine(table[t, u], norms[t], norms[u]) for u in size] for t in size]
+
+    def worst(self, count: int = 5) -> list[Module]:
+        """The modules that lost the largest share of their energy."""
+        return sorted(self.modules, key=lambda m: (-(m.energy_lost or 0.0), m.name))[:count]
+
+    def _sum(self, name: str) -> float:
+        return float(sum(getattr(module, name) for module in self.modules))
+
+    @property
+    def _overlaps(self) -> Array:
+        return np.sum([module.overlaps for module in self.modules], axis=0)
+
+    @property
+    def _inners(self) -> Array:
+        return np.asarray(np.sum([module.inners for module in self.modules], axis=0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "energy_lost": self.energy_lost,
+            "rounding_error": self.rounding_error,
+            "sources": [
+                {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio}
+                for name, weight, cosine, ratio in self._rows()
+            ],
+            "pairwise_cosines": self.pairwise,
+            "modules": [_module_dict(module) for module in self.modules],
+            "notes": list(self.notes),
+        }
+
+    def _rows(self) -> Iterable[tuple[str, float, float | None, float | None]]:
+        return zip(self.sources, self.weights, self.cosines, self.norm_ratios, strict=True)
+
+    def table(self) -> list[list[str]]:
+        """Rows of the short table, the header first."""
+        names = [printable(name, 40) for name in self.sources]
+        numbers = [f"cos({i})" for i in range(1, len(names) + 1)]
+        head = [
+            "source",
+            "weight",
+            "cos(merge)",
+            "‖merge‖/‖·‖",
+            *(numbers if len(names) <= 8 else []),
+        ]
+        rows = [
+            [f"{i} {name}", f"{weight:g}", _show(cosine), _show(ratio), *map(_show, pairs)]
+            for i, (name, (_, weight, cosine, ratio), pairs) in enumerate(
+                zip(names, self._rows(), self.pairwise, strict=True), 1
+            )
+        ]
+        rows = [row[: len(head)] for row in rows]
+        return [head, *rows]
+
+    def summary(self) -> list[str]:
+        """The lines below the table."""
+        lines = [f"energy lost {_percent(self.energy_lost)}, rounding error {_tiny(self.rounding_error)}"]
+        if (self.energy_lost or 0.0) > 1e-9:
+            worst = [f"{printable(m.name)} {_percent(m.energy_lost)}" for m in self.worst(3)]
+            lines.append(f"most lost in: {', '.join(worst)}")
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join([*aligned(self.table()), *self.summary()])
+
+    def _repr_html_(self) -> str:
+        head, *rows = ([html.escape(cell) for cell in row] for row in self.table())
+        body = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
+        lines = "<br>".join(html.escape(line) for line in [*self.summary(), *self.notes])
+        return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{body}</table><p>{lines}</p>"
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a table, first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        )
+        for r in rows
+    ]
+
+
+def _module_dict(module: Module) -> dict[str, Any]:
+    return {
+        "name": module.name,
+        "ranks": list(module.ranks),
+        "norm": module.merged**0.5,
+        "energy_lost": module.energy_lost,
+        "rounding_error": module.rounding_error,
+    }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def _root(value: float | None) -> float | None:
+    return None if value is None else value**0.5
+
+
+def _cosine(product: float, first: float, second: float) -> float | None:
+    return float(product / np.sqrt(first * second)) if first > 0 and second > 0 else None
+
+
+def _show(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.3g} %"
+
+
+def _tiny(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"

@@ -1,0 +1,140 @@
+"""Which sources, with which weights, over which modules: everything settled before numbers are read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from loramerge.adapter import Adapter
+from loramerge.backend import Array
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats import Alpha, load
+
+Source = str | Path | Adapter
+Alphas = Alpha | Mapping[str, Alpha] | None
+
+
+def open_all(sources: Sequence[Source], alpha: Alphas) -> list[Adapter]:
+    """Load every source, with the alpha meant for it, under names that tell them apart.
+
+    Raises:
+        UsageError: no source, or an alpha for something that is no source.
+    """
+    if isinstance(sources, str | Path) or not sources:
+        raise UsageError("Give a list of adapters to merge.")
+    named = dict(alpha) if isinstance(alpha, Mapping) else {}
+    common = None if isinstance(alpha, Mapping) else alpha
+    adapters = [_open(source, named, common) for source in sources]
+    if named:
+        raise UsageError(f"--alpha names {printable(next(iter(named)))}, which is none of the sources.")
+    return _told_apart(adapters, sources)
+
+
+def _open(source: Source, named: dict[str, Alpha], common: Alpha | None) -> Adapter:
+    if not isinstance(source, Adapter):
+        for key in (str(source), Path(source).name):
+            if key in named:
+                return load(source, named.pop(key))
+    return load(source, common, optional=True)
+
+
+def _told_apart(adapters: list[Adapter], sources: Sequence[Source]) -> list[Adapter]:
+    """Short names where they differ, else with the folder, else numbered."""
+    paths = [Path(a.name if isinstance(s, Adapter) else s) for a, s in zip(adapters, sources, strict=True)]
+    short = [path.name or "." for path in paths]
+    longer = [f"{path.parent.name}/{path.name}".lstrip("/") for path in paths]
+    names = short if len(set(short)) == len(short) else longer
+    if len(set(names)) < len(names):
+        names = [f"{name}#{i}" for i, name in enumerate(names, 1)]
+    return [
+        replace(a, name=name, provenance=replace(a.provenance, name=name))
+        for a, name in zip(adapters, names, strict=True)
+    ]
+
+
+def check_weights(weights: Sequence[float] | None, count: int) -> Array:
+    """The weights (T,), 1 each if none are given.
+
+    Raises:
+        UsageError: another count than sources, or not a finite number.
+    """
+    if weights is None:
+        return np.ones(count)
+    if len(weights) != count:
+        raise UsageError(f"{len(weights)} weights for {count} adapters: give one weight for each.")
+    for weight in weights:
+        if isinstance(weight, bool) or not math.isfinite(weight):
+            raise UsageError(f"The weight {weight} is not a finite number.")
+    return np.array([float(weight) for weight in weights])
+
+
+def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> list[Adapter]:
+    """The adapters without the modules that `only` does not find or `exclude` finds (re.search).
+
+    Raises:
+        UsageError: no regular expression, or no module is left.
+    """
+    wanted, unwanted = _pattern(only, "only"), _pattern(exclude, "exclude")
+
+    def kept(path: str) -> bool:
+        return (not wanted or bool(wanted.search(path))) and not (unwanted and unwanted.search(path))
+
+    chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(str(t))}) for a in adapters]
+    if not any(chosen):
+        some = printable(next((t for a in adapters for t in a), "none"))
+        raise UsageError(f"No module is left by --only and --exclude; a module here is called {some}.")
+    return chosen
+
+
+def _pattern(text: str | None, option: str) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--{option} {text!r} is no regular expression: {error}.") from error
+
+
+def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> list[str]:
+    """Refuse adapters that do not belong together; sentences about what is only odd.
+
+    Raises:
+        IncompatibleError: other tensors than low-rank pairs, or two base models.
+    """
+    for adapter in adapters:
+        _refuse_extras(adapter)
+    named = [a for a in adapters if a.base.name]
+    for other in named[1:]:
+        if named[0].base.differs(other.base) and not allow_base_mismatch:
+            raise IncompatibleError(
+                f"{printable(named[0].name)} was trained on {printable(named[0].base.name)} but "
+                f"{printable(other.name)} on {printable(other.base.name)}. If these are the same weights, "
+                "add --allow-base-mismatch."
+            )
+    return [*_missing_modules(adapters), *_oddities(adapters)]
+
+
+def _refuse_extras(adapter: Adapter) -> None:
+    if adapter.extras:
+        some = ", ".join(printable(key, 80) for key in sorted(adapter.extras)[:3])
+        more = f" and {len(adapter.extras) - 3} more" if len(adapter.extras) > 3 else ""
+        raise IncompatibleError(
+            f"{printable(adapter.name)} holds tensors beside its low-rank pairs ({some}{more}). They would "
+            "be lost in a merge: save the adapter without modules_to_save and biases, or merge them by hand."
+        )
+
+
+def _missing_modules(adapters: Sequence[Adapter]) -> list[str]:
+    union = len({target for adapter in adapters for target in adapter})
+    return [
+        f"{printable(a.name)} has {len(a)} of the {union} modules; it counts as zero in the others"
+        for a in adapters
+        if len(a) < union
+    ]
+
+
+def _oddities(adapters: Sequence[Adapter]) -> list[str]:
+    return [f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities]

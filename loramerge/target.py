@@ -1,0 +1,43 @@
+"""Which parameter of the base model an update belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["linear", "conv", "embedding", "expert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the base stores the parameter; it changes the reading of ΔW, never which parameter it is."""
+
+    fan_in_fan_out: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """The identity of a base parameter, the same in every file format.
+
+    Args:
+        path: dotted module path in the base model, without an adapter's prefixes.
+        parameter: name of the parameter in that module.
+        component: which part of a pipeline (``model``, ``unet``, ``text_encoder``).
+        kind: what the module does with it. Not part of the identity: adapters that disagree
+            about the kind of one parameter are refused, not merged side by side.
+        layout: how the base stores it. Not part of the identity: two trainers may spell it differently.
+
+    >>> Target("h.0.attn.c_attn") == Target("h.0.attn.c_attn", layout=Layout(fan_in_fan_out=True))
+    True
+    """
+
+    path: str
+    parameter: str = "weight"
+    component: str = "model"
+    kind: Kind = field(default="linear", compare=False)
+    layout: Layout = field(default=Layout(), compare=False)
+
+    def __str__(self) -> str:
+        prefix = "" if self.component == "model" else f"{self.component}."
+        suffix = "" if self.parameter == "weight" else f".{self.parameter}"
+        return f"{prefix}{self.path}{suffix}"
