@@ -15,7 +15,7 @@ from loramerge.errors import UsageError
 from loramerge.formats import portable
 from loramerge.formats.output import Outline
 from loramerge.gram import Grams
-from loramerge.selection import Alphas, Source, check_together, check_weights, open_all, select
+from loramerge.selection import Alphas, Source, check_together, check_weights, missing_modules, open_all, select
 from loramerge.target import Target
 from loramerge.units import Map, Signature, Units, align, batches
 
@@ -52,25 +52,25 @@ def plan(
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
     only where the size depends on them (`energy`)."""
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
-    adapters = open_all(sources, alpha)
-    given = check_weights(weights, len(adapters))
-    notes = check_together(adapters, allow_base_mismatch)
-    adapters = select(adapters, only, exclude)
+    whole = open_all(sources, alpha)
+    effective = chosen.weights(check_weights(weights, len(whole)))
+    oddities = check_together(whole, allow_base_mismatch)
+    adapters = select(whole, only, exclude)
     signatures = align(adapters)
-    effective = chosen.weights(given)
     settled = _decide(chosen, adapters, signatures, effective, threads)
     rank = max(1, *(settled.size(signature) for signature in signatures.values()))
     kind = dtypes.widest(a.dtype for a in adapters if a) if dtype is None else dtypes.parse(dtype)
-    settings = {"only": only, "exclude": exclude}
-    outline = Outline(
-        {target: _shape(target, adapters) for target in signatures},
-        rank,
-        kind,
-        portable.config(adapters, signatures, rank),
+    shapes = {target: _shape(target, adapters) for target in signatures}
+    return Plan(
+        tuple(adapters),
+        signatures,
+        effective,
+        settled,
+        Outline(shapes, rank, kind, portable.config(whole, signatures, rank)),
+        (*oddities, *missing_modules(adapters), *_size_notes(rank)),
+        all(adapter.bare for adapter in adapters),
+        {"only": only, "exclude": exclude},
     )
-    notes += _size_notes(rank)
-    bare = all(a.bare for a in adapters)
-    return Plan(tuple(adapters), signatures, effective, settled, outline, tuple(notes), bare, settings)
 
 
 def _decide(

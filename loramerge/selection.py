@@ -114,7 +114,7 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> li
                 f"{printable(other.name)} on {printable(other.base.name)}. If these are the same weights, "
                 "add --allow-base-mismatch."
             )
-    return [*_missing_modules(adapters), *_oddities(adapters)]
+    return [f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities]
 
 
 def _refuse_extras(adapter: Adapter) -> None:
@@ -127,14 +127,11 @@ def _refuse_extras(adapter: Adapter) -> None:
         )
 
 
-def _missing_modules(adapters: Sequence[Adapter]) -> list[str]:
+def missing_modules(adapters: Sequence[Adapter]) -> list[str]:
+    """Sentences about the modules that some source lacks."""
     union = len({target for adapter in adapters for target in adapter})
     return [
         f"{printable(a.name)} has {len(a)} of the {union} modules; it counts as zero in the others"
         for a in adapters
         if len(a) < union
     ]
-
-
-def _oddities(adapters: Sequence[Adapter]) -> list[str]:
-    return [f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities]

@@ -14,6 +14,7 @@ import numpy as np
 from loramerge.backend import Array
 
 DUPLICATE = 1e-12  # squared distances below this share of the largest unit are rounding
+TIE = 1 + 1e-9  # values within this factor are alike, and the first is taken: rounding must not choose
 
 
 def cluster(kernel: Array, live: Array, k: int, labels: tuple[str, ...], seed: int, restarts: int) -> Array:
@@ -30,7 +31,7 @@ def cluster(kernel: Array, live: Array, k: int, labels: tuple[str, ...], seed: i
     for attempt in range(restarts):
         shares = seeded(kernel, live, k, _uniforms(labels, k, f"{seed}/{attempt}"))
         found, inertia = lloyd(kernel, live, shares)
-        better = inertia < least
+        better = inertia * TIE < least
         best[better], least[better] = found[better], inertia[better]
     return best
 
@@ -83,7 +84,16 @@ def _draw(kernel: Array, gap: Array, uniforms: Array) -> Array:
     rows, norms = np.arange(len(gap))[:, None], kernel.diagonal(axis1=1, axis2=2)
     far = norms[:, None, :] + norms[rows, drawn][:, :, None] - 2 * kernel[rows, drawn]
     left = np.minimum(gap[:, None, :], far).sum(axis=2)  # (M, trials)
-    return np.asarray(drawn[rows[:, 0], left.argmin(axis=1)])
+    return np.asarray(drawn[rows[:, 0], _first_least(left)])
+
+
+def _first_least(values: Array) -> Array:
+    """The first position along the last axis whose value (none below 0 but by rounding) ties with the least.
+
+    Exact ties are common: the singular units of one adapter, compared by direction, are all equally far.
+    """
+    least = np.maximum(values.min(axis=-1, keepdims=True), 0.0)
+    return np.asarray((values <= least * TIE).argmax(axis=-1))
 
 
 def lloyd(kernel: Array, live: Array, shares: Array, rounds: int = 300) -> tuple[Array, Array]:
@@ -95,7 +105,7 @@ def lloyd(kernel: Array, live: Array, shares: Array, rounds: int = 300) -> tuple
     inertia = np.zeros(len(live))
     for _ in range(rounds):
         gap = _distances(kernel[moving], shares[moving], used[moving])
-        found = np.where(live[moving], gap.argmin(axis=2), -1)
+        found = np.where(live[moving], _first_least(gap), -1)
         nearest = np.where(live[moving], gap.min(axis=2), 0.0)
         inertia[moving] = np.maximum(nearest, 0.0).sum(axis=1)
         changed = np.asarray((found != labels[moving]).any(axis=1))

@@ -99,8 +99,8 @@ class Lego(Sized):
 
     def _member(self, units: Grams, kernel: Array) -> Array:
         """(M, R, k) 1 where a unit belongs to a cluster."""
-        energy = np.where(units.live, kernel.diagonal(axis1=1, axis2=2), -1.0)
-        order = np.argsort(-energy, axis=1, kind="stable")  # the same units in any order: the same draws
+        energy = np.where(units.live, units.kernel.diagonal(axis1=1, axis2=2), -1.0)  # ‖u‖², not of features:
+        order = np.argsort(-energy, axis=1, kind="stable")  # the same units in any order give the same draws
         rows = np.arange(len(order))[:, None]
         sorted_kernel = kernel[rows[:, :, None], order[:, :, None], order[:, None, :]]
         k = self.size(tuple(np.bincount(units.owner)))

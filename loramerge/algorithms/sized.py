@@ -19,7 +19,11 @@ from loramerge.results import Remix
 class Sized(Method):
     """A method with `rank` or `energy`; without either, a truncating method takes the largest source rank."""
 
-    rank: int | None = option(None, "Units in every merged module.", Interval(low=1))
+    rank: int | None = option(
+        None,
+        "Units in every merged module [default: exact in linear and average, else the largest source rank].",
+        Interval(low=1),
+    )
     energy: float | None = option(
         None,
         "Instead of a rank: the smallest one at which every module keeps this share of ‖ΔW‖².",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 
@@ -52,8 +53,17 @@ def loramerge(ctx: click.Context) -> None:
 def main(args: list[str] | None = None) -> None:
     """The `loramerge` script: run, turn every failure into a sentence, exit."""
     try:
+        _show_anything()
         code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BaseException as error:
         code = exit_code(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_anything() -> None:
+    """Let no character stop the output: a path's raw bytes come out as they are, else an escape is shown."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        is_utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import click
 from loramerge.errors import LoramergeError
 
 BUG, INTERRUPTED = 70, 130
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # by the system, not by a mistake of ours
 
 
 def exit_code(error: BaseException) -> int:
@@ -19,6 +21,8 @@ def exit_code(error: BaseException) -> int:
     match error:
         case click.exceptions.Exit():
             return error.exit_code
+        case SystemExit() if isinstance(error.__context__, BrokenPipeError):  # click has met it first
+            return exit_code(error.__context__)
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
         case click.Abort() | KeyboardInterrupt():
@@ -31,6 +35,8 @@ def exit_code(error: BaseException) -> int:
             return error.exit_code
         case LoramergeError():
             return _say(f"Error: {error}", error.exit_code)
+        case OSError() if error.errno in REFUSED:
+            return _say(f"Error: the system refuses to go on: {error.strerror}.", 1)
         case MemoryError():
             return _say("Error: there is not enough memory for this merge.", 1)
     return _say(_bug(error), BUG)
@@ -40,11 +46,15 @@ def _bug(error: BaseException) -> str:
     trace = "".join(traceback.format_exception(error))
     if os.environ.get("LORAMERGE_DEBUG"):
         print(trace, file=sys.stderr)
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="loramerge-", suffix=".log", delete=False, encoding="utf-8"
-    ) as log:
-        log.write(trace)
-    return f"Error: this is a bug in loramerge ({type(error).__name__}); please report it with {log.name}"
+    what = f"Error: this is a bug in loramerge ({type(error).__name__}); please report it"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="loramerge-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as log:
+            log.write(trace)
+    except OSError:
+        return f"{what} with what LORAMERGE_DEBUG=1 prints"
+    return f"{what} with {log.name}"
 
 
 def _say(sentence: str, code: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from typing import Any, Literal
 
@@ -10,7 +11,6 @@ import click
 
 from loramerge.algorithms import METHODS, Method, find, not_an_option
 from loramerge.algorithms.method import Interval
-from loramerge.errors import UsageError
 
 DEFAULT = "linear"
 
@@ -47,21 +47,20 @@ class MethodCommand(click.Command):
     """A command whose options include those of the method named by --method."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta["method"] = _named(args)
+        name = _named(args)
+        find(name)
+        ctx.meta["method"] = name
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             field = error.option_name.lstrip("-").replace("-", "_")
             if any(field in cls.__dataclass_fields__ for cls in METHODS.values()):
-                sentence = not_an_option(field, ctx.meta["method"])
+                sentence = not_an_option(field, name)
                 raise click.UsageError(f"--{sentence}", ctx) from None
             raise
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        try:
-            own = from_fields(find(ctx.meta.get("method", DEFAULT)))
-        except UsageError as error:
-            raise click.UsageError(str(error), ctx) from None
+        own = from_fields(find(ctx.meta.get("method", DEFAULT)))
         *params, help = super().get_params(ctx)
         return [*params, *own, help]
 
@@ -69,7 +68,7 @@ class MethodCommand(click.Command):
 def _named(args: list[str]) -> str:
     """The value of the last --method, before anything is parsed."""
     found = DEFAULT
-    for word, following in zip(args, [*args[1:], DEFAULT], strict=True):
+    for word, following in itertools.pairwise([*args, DEFAULT]):
         if word == "--method":
             found = following
         elif word.startswith("--method="):

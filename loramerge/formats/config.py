@@ -70,7 +70,7 @@ def scales(config: Mapping[str, Any], name: str) -> Scales:
     return Scales(
         _rank(config.get("r"), "r", name),
         _number(config.get("lora_alpha"), "lora_alpha", name),
-        config.get("use_rslora") is True,
+        _flag(config.get("use_rslora"), "use_rslora", name),
         ranks,
         alphas,
         Patterns("rank_pattern", ranks, source=name),
@@ -119,6 +119,12 @@ def _number(value: Any, field: str, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
         raise SourceError(_expected(value, field, name, "a finite number"))
     return float(value)
+
+
+def _flag(value: Any, field: str, name: str) -> bool:
+    if value not in (None, False, True):
+        raise SourceError(_expected(value, field, name, "true or false"))
+    return value is True
 
 
 def _finite(value: int | float) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from loramerge.adapter import Adapter
 from loramerge.backend import Array
 from loramerge.dtypes import FLOATS
+from loramerge.errors import VerificationError, printable
 from loramerge.formats import portable
 from loramerge.formats.alpha import OURS, SCHEMA
 from loramerge.formats.atomic import new_file, new_folder, writing
@@ -77,7 +78,12 @@ class Draft:
         self.writer.close()
 
     def reread(self) -> Adapter:
-        """What now lies on the disk, read as any user's adapter is."""
+        """What now lies on the disk, read as any user's adapter is.
+
+        Raises:
+            VerificationError: the reference library of the format does not accept it.
+        """
+        _check_container(self.where if self.bare else self.where / WEIGHTS)
         name = self.where.name
         return load_file(self.where, name) if self.bare else load_folder(self.where, name)
 
@@ -107,6 +113,16 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
 def is_bare(out: Path) -> bool:
     """Whether this name asks for one file."""
     return out.suffix == ".safetensors"
+
+
+def _check_container(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            file.keys()
+    except SafetensorError as error:
+        raise VerificationError(f"The output is no valid safetensors file: {printable(error)}.") from error
 
 
 def _key(target: Target, side: str) -> str:

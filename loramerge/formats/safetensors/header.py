@@ -95,6 +95,8 @@ def _constant(name: str) -> None:
 
 
 def _metadata(value: object) -> dict[str, str]:
+    if value is None:  # as mlx writes it, and as the library reads it
+        return {}
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
         raise Malformed("its __metadata__ does not map text to text")
     return value
