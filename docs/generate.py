@@ -7,7 +7,6 @@ python docs/generate.py --check    fail if they are stale (a test does the same)
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 import sys
 from pathlib import Path
@@ -59,7 +58,7 @@ def methods_table() -> str:
     """One row a method."""
     rows = ["| method | family | N copies | what it does |", "|---|---|---|---|"]
     for name, method in METHODS.items():
-        traits, summary = method().traits, (inspect.getdoc(method) or "").partition("\n")[0]
+        traits, summary = method().traits, method.description().partition("\n")[0]
         copies = {"additive": "add up", "consensus": "count once", "none": "neither"}[traits.weights]
         rows.append(f"| `{name}` | {traits.family} | {copies} | {summary} |")
     return "\n".join(rows)
@@ -82,7 +81,7 @@ def _section(name: str) -> str:
         f"one adapter at weight 1 {'is' if traits.identity else 'is not'} returned as it is; "
         f"{'exact without a rank' if traits.exact else 'truncating'}."
     )
-    parts = [f"## {name}\n", inspect.getdoc(method) or "", "", f"*{facts}*", ""]
+    parts = [f"## {name}\n", method.description(), "", f"*{facts}*", ""]
     return "\n".join([*parts, *(["Options:", "", *options, ""] if options else [])])
 
 

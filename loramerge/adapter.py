@@ -95,8 +95,11 @@ class Provenance:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with path.open("rb", buffering=0) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceError(f"{printable(path.name)} can no longer be read: {error.strerror}.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +126,18 @@ class Adapter(Mapping[Target, LowRank]):
     dialect: str = "peft"
     bare: bool = False
     oddities: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:
+        """An adapter from values in memory: module path -> update.
+
+        >>> import numpy as np
+        >>> a = Adapter.of({"h.0.q": LowRank(np.ones((3, 1)), np.ones((1, 2)), scale=0.5)})
+        >>> a, a[Target("h.0.q")].norm().__round__(6)
+        (<Adapter adapter: 1 modules, rank 1>, 1.224745)
+        """
+        slots = {Target(path): Slot(Held(u.up), Held(u.down), u.scale) for path, u in updates.items()}
+        return cls(name, slots)
 
     def __getitem__(self, target: Target) -> LowRank:
         return self.slots[target].read()

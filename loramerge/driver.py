@@ -177,7 +177,7 @@ def _to_disk(
     progress: Progress | None,
 ) -> Merge:
     bare = output.is_bare(out)
-    made = record(plan.adapters, plan.weights, plan.method, plan.settings)
+    made = record(plan.adapters, plan.given, plan.method, plan.settings)
     digests: dict[Target, str] = {}
     with output.create(out, bare, replace(plan.outline, recipe=made), overwrite) as draft:
 

@@ -55,7 +55,7 @@ class Spectrum:
     """Thin SVD of the sum of all units: U = up @ left, V = (right @ down)ᵀ.
 
     Args:
-        sigma: (M, R) singular values, largest first; what is rounding noise is exactly 0.
+        sigma: (M, R) singular values, largest first; 0 below the rounding of the products.
         left: (M, R, R) and right: (M, R, R): lifts of the singular vectors, zero where sigma is.
     """
 
@@ -106,7 +106,7 @@ def weigh(grams: Grams, weights: Array, even: bool = False) -> Grams:
     """The same units, each multiplied by its source's weight: on the up side, or `even`: √|w| on both
     sides and the sign on up, which lengthens a unit without turning it."""
     weight = np.asarray(weights, dtype=np.float64)[grams.owner]  # (R,)
-    right = np.sqrt(np.abs(weight)) if even else np.ones_like(weight)
+    right = np.sqrt(np.abs(weight)) if even else np.where(weight == 0, 0.0, 1.0)  # a weight of 0 removes both
     left = np.sign(weight) * right if even else weight
     lift = Remix(grams.lift.P * left, right[:, None] * grams.lift.Q)
     up, down = left[:, None] * grams.up * left, right[:, None] * grams.down * right
@@ -121,17 +121,23 @@ def canonical(grams: Grams) -> Grams:
     """
     modules, size = grams.live.shape
     P, Q = np.zeros((modules, size, size)), np.zeros((modules, size, size))
-    noise = np.zeros(grams.live.shape)
+    noise_up, noise_down = np.zeros(grams.live.shape), np.zeros(grams.live.shape)
     for source in np.unique(grams.owner):
-        block = np.ix_(np.arange(modules), grams.of(source), grams.of(source))
-        parts = spectrum(grams.up[block], grams.down[block])
-        P[block], Q[block] = balanced(parts, len(grams.of(source)))
-        noise[:, grams.of(source)] = _noise(grams.up[block], grams.down[block])[:, None]
+        mine = grams.of(source)
+        block = np.ix_(np.arange(modules), mine, mine)
+        own_up, own_down = grams.up[block], grams.down[block]
+        P[block], Q[block] = balanced(spectrum(own_up, own_down), len(mine))
+        noise_up[:, mine] = _rounding(own_up)[:, None] * (P[block] ** 2).sum(axis=-2)
+        noise_down[:, mine] = _rounding(own_down)[:, None] * (Q[block] ** 2).sum(axis=-1)
     up = P.swapaxes(-1, -2) @ grams.up @ P
     down = Q @ grams.down @ Q.swapaxes(-1, -2)
-    energy = (up * down).diagonal(axis1=-2, axis2=-1)  # of each unit, unlike sigma free of 1e-8 noise
-    lift = Remix(P, Q).after(grams.lift)
-    return replace(grams, up=up, down=down, live=energy > noise**2, lift=lift)
+    live = (up.diagonal(axis1=-2, axis2=-1) > noise_up) & (down.diagonal(axis1=-2, axis2=-1) > noise_down)
+    return replace(grams, up=up, down=down, live=live, lift=Remix(P, Q).after(grams.lift))
+
+
+def _rounding(gram: Array) -> Array:
+    """How far off an entry of a Gram may be (…)."""
+    return np.asarray(np.finfo(np.float64).eps / 2 * gram.trace(axis1=-2, axis2=-1))
 
 
 def inner(grams: Grams, first: Array, second: Array) -> Array:

@@ -15,7 +15,15 @@ from loramerge.errors import UsageError
 from loramerge.formats import portable
 from loramerge.formats.output import Outline
 from loramerge.gram import Grams
-from loramerge.selection import Alphas, Source, check_together, check_weights, missing_modules, open_all, select
+from loramerge.selection import (
+    Alphas,
+    Source,
+    check_together,
+    check_weights,
+    missing_modules,
+    open_all,
+    select,
+)
 from loramerge.target import Target
 from loramerge.units import Map, Signature, Units, align, batches
 
@@ -28,6 +36,7 @@ class Plan:
 
     adapters: tuple[Adapter, ...]
     signatures: dict[Target, Signature]
+    given: Array
     weights: Array
     method: Method
     outline: Outline
@@ -53,7 +62,8 @@ def plan(
     only where the size depends on them (`energy`)."""
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
     whole = open_all(sources, alpha)
-    effective = chosen.weights(check_weights(weights, len(whole)))
+    given = check_weights(weights, len(whole))
+    effective = chosen.weights(given)
     oddities = check_together(whole, allow_base_mismatch)
     adapters = select(whole, only, exclude)
     signatures = align(adapters)
@@ -64,6 +74,7 @@ def plan(
     return Plan(
         tuple(adapters),
         signatures,
+        given,
         effective,
         settled,
         Outline(shapes, rank, kind, portable.config(whole, signatures, rank)),
@@ -109,4 +120,7 @@ def _shape(target: Target, adapters: Sequence[Adapter]) -> tuple[int, int]:
 def _size_notes(rank: int) -> list[str]:
     if rank <= SERVER_RANK:
         return []
-    return [f"rank {rank} is above {SERVER_RANK}, vLLM's default --max-lora-rank: --rank {SERVER_RANK} fits"]
+    return [
+        f"rank {rank} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
+        f"linear, svd and lego with --rank {SERVER_RANK} stay within it"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +15,7 @@ from loramerge.algorithms import Method, name_of
 from loramerge.backend import Array
 
 SCHEMA = 1
+ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 
 
 def record(
@@ -22,14 +24,14 @@ def record(
     """The recipe of a merge. Reads the sources for their SHA-256; holds no path and no time.
 
     Args:
-        weights: (T,) as the method used them.   method: settled.   settings: what else shaped the merge.
+        weights: (T,) as they were given.   method: settled.   settings: what else shaped the merge.
     """
     sources = [
         {
             "name": adapter.provenance.name,
             "revision": adapter.provenance.revision,
             "sha256": adapter.provenance.sha256(),
-            "base_model": adapter.base.name,
+            "base_model": _without_folders(adapter.base.name),
             "weight": float(weight),
         }
         for adapter, weight in zip(adapters, weights, strict=True)
@@ -45,3 +47,8 @@ def record(
             "python": platform.python_version(),
         },
     }
+
+
+def _without_folders(name: str | None) -> str | None:
+    """A base model named by an absolute path keeps its last part: the folders are nobody's business."""
+    return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if name and ABSOLUTE.match(name) else name

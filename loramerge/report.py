@@ -222,7 +222,7 @@ def _show(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g} %"
+    return "–" if value is None else "< 1e-9 %" if 0 < value < 1e-11 else f"{100 * value:.3g} %"
 
 
 def _tiny(value: float | None) -> str:

@@ -66,7 +66,7 @@ def error(up: Array, down: Array, stored_up: Array, stored_down: Array) -> float
 def bound(stored_up: Array, stored_down: Array, dtype: str) -> float:
     """The largest error² that honest rounding can cause: more means that the writing went wrong.
 
-    Every entry is off by half a spacing, relative or, near zero, absolute.
+    Every entry is off by half a spacing at most. Values that vanish in float16 are beyond it, on purpose.
     """
     up, down = wide(stored_up), wide(stored_down)
     lengths = np.linalg.norm(up, axis=0), np.linalg.norm(down, axis=1)  # (k,)

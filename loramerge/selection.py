@@ -14,6 +14,7 @@ from loramerge.adapter import Adapter
 from loramerge.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import Alpha, load
+from loramerge.formats.alpha import check_alpha
 
 Source = str | Path | Adapter
 Alphas = Alpha | Mapping[str, Alpha] | None
@@ -27,30 +28,48 @@ def open_all(sources: Sequence[Source], alpha: Alphas) -> list[Adapter]:
     """
     if isinstance(sources, str | Path) or not sources:
         raise UsageError("Give a list of adapters to merge.")
-    named = dict(alpha) if isinstance(alpha, Mapping) else {}
-    common = None if isinstance(alpha, Mapping) else alpha
-    adapters = [_open(source, named, common) for source in sources]
-    if named:
-        raise UsageError(f"--alpha names {printable(next(iter(named)))}, which is none of the sources.")
-    return _told_apart(adapters, sources)
+    check_alphas(sources, alpha)
+    return _told_apart([open_one(source, alpha) for source in sources], sources)
 
 
-def _open(source: Source, named: dict[str, Alpha], common: Alpha | None) -> Adapter:
-    if not isinstance(source, Adapter):
-        for key in (str(source), Path(source).name):
-            if key in named:
-                return load(source, named.pop(key))
-    return load(source, common, optional=True)
+def open_one(source: Source, alpha: Alphas) -> Adapter:
+    """Load a source with the alpha meant for it; one meant for all may go unused.
+
+    Raises:
+        SourceError, IncompatibleError, UsageError: as `load`.
+    """
+    if not isinstance(alpha, Mapping):
+        return load(source, alpha, optional=True)
+    return load(source, next((alpha[name] for name in _names(source) if name in alpha), None))
+
+
+def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
+    """Every alpha must be possible, and one given by name must name a source: its path, or the last part.
+
+    Raises:
+        UsageError: one does not.
+    """
+    if not isinstance(alpha, Mapping):
+        return check_alpha(alpha)
+    known = {name for source in sources for name in _names(source)}
+    for name, value in alpha.items():
+        if name not in known:
+            raise UsageError(f"--alpha names {printable(name)}, which is none of the sources.")
+        check_alpha(value)
+    return None
+
+
+def _names(source: Source) -> tuple[str, ...]:
+    return () if isinstance(source, Adapter) else (str(source), Path(source).name)
 
 
 def _told_apart(adapters: list[Adapter], sources: Sequence[Source]) -> list[Adapter]:
-    """Short names where they differ, else with the folder, else numbered."""
+    """Each by its last part where no other has the same, else with the folder, else numbered."""
     paths = [Path(a.name if isinstance(s, Adapter) else s) for a, s in zip(adapters, sources, strict=True)]
     short = [path.name or "." for path in paths]
     longer = [f"{path.parent.name}/{path.name}".lstrip("/") for path in paths]
-    names = short if len(set(short)) == len(short) else longer
-    if len(set(names)) < len(names):
-        names = [f"{name}#{i}" for i, name in enumerate(names, 1)]
+    names = [s if short.count(s) == 1 else more for s, more in zip(short, longer, strict=True)]
+    names = [name if names.count(name) == 1 else f"{name}#{i}" for i, name in enumerate(names, 1)]
     return [
         replace(a, name=name, provenance=replace(a.provenance, name=name))
         for a, name in zip(adapters, names, strict=True)

@@ -71,12 +71,15 @@ class Units:
         up = left[:, :, None] * up * left[:, None, :]
         down = right[:, :, None] * down * right[:, None, :]
         live = (up * down).diagonal(axis1=-2, axis2=-1) > 0
+        if balance:  # the other half of a zero unit may be of any size: its rounding must not hide the rest
+            up, down = (np.where(live[:, :, None] & live[:, None, :], side, 0.0) for side in (up, down))
         lift = Remix(left[:, :, None] * eye, right[:, :, None] * eye)
         return Grams(up, down, self.owner, live, lift, tuple(map(str, self.targets)))
 
     def _gram(self, module: int) -> tuple[Array, Array]:
         up, down = self.factors(module)
-        grams = up.T @ up, down @ down.T
+        with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source below
+            grams = up.T @ up, down @ down.T
         if not all(np.isfinite(gram.trace()) for gram in grams):
             self._blame(module)
         return grams

@@ -25,6 +25,14 @@ class Average(Sized):
 
     Limits: unrelated adapters are each weakened to their share; a source that lacks a module counts
     as zero there. Weights that sum to zero have no mean and are refused.
+
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
+    >>> a, b = lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": 3.0 * unit + other})
+    >>> lm.combine([a, b], lm.Average()).adapter[lm.Target("q")].dense().round(6)
+    array([[2. , 0. ],
+           [0. , 0.5]])
     """
 
     @property

@@ -20,6 +20,15 @@ class Cat(Method):
     Source: the `cat` combination of PEFT; exact there too except for rsLoRA sources.
 
     Limits: servers bound the rank (vLLM's default is 16); `linear --rank` or `svd` fit below it.
+
+    >>> import numpy as np
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
+    >>> a, b = lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": 3.0 * unit + other})
+    >>> lm.combine([a, b], lm.Cat()).adapter[lm.Target("q")].dense().round(6)
+    array([[4., 0.],
+           [0., 1.]])
     """
 
     @property

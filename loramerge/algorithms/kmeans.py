@@ -61,7 +61,7 @@ def seeded(kernel: Array, live: Array, k: int, uniforms: Array) -> Array:
     Source: Arthur & Vassilvitskii 2007; as many trials per centre as scikit-learn takes.
     """
     modules, size = live.shape
-    rows, norms = np.arange(modules), kernel.diagonal(axis1=1, axis2=2)
+    rows, norms = np.arange(modules), np.where(live, kernel.diagonal(axis1=1, axis2=2), 0.0)
     shares = np.zeros((modules, size, k))
     gap = live.astype(float)  # (M, R) squared distance to the nearest centre; all alike before the first
     for c in range(k):

@@ -42,6 +42,14 @@ class Lego(Sized):
 
     Limits: `svd` is closer to the sum at the same rank by construction; LEGO keeps units of tasks
     apart instead. k-means is a local optimum: it depends on `seed`, and `restarts` improves it.
+
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
+    >>> a, b = lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": unit + 5.0 * other})
+    >>> lm.combine([a, b], lm.Lego(rank=2)).adapter[lm.Target("q")].dense().round(6)
+    array([[2., 0.],
+           [0., 5.]])
     """
 
     variant: Literal["intrinsic", "ctm", "nsc"] = option("intrinsic", "Which reading of LEGO.")
@@ -66,7 +74,20 @@ class Lego(Sized):
     def traits(self) -> Traits:
         if self.variant == "intrinsic":
             return Traits("clustering", weights="additive")
-        return Traits("clustering", weights="none", gauge="raw", homogeneous=False)
+        features, rescale, gain = self._reading()
+        return Traits(
+            "clustering",
+            weights="none" if gain == "sqrt-N/k" else "consensus",
+            gauge="raw",
+            homogeneous=features == "normalised" and rescale == "none",
+        )
+
+    def _reading(self) -> tuple[str, str, str]:
+        """features, rescale and gain: as given, else as the variant has them."""
+        features, rescale, gain = (
+            getattr(self, name) or default for name, default in PUBLISHED[self.variant].items()
+        )
+        return features, rescale, gain
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         if self.variant == "intrinsic":
@@ -81,9 +102,7 @@ class Lego(Sized):
         return units.remix(*_representatives(units, self._member(units, kernel)))
 
     def _published(self, units: Grams) -> Result:
-        features, rescale, gain = (
-            getattr(self, name) or default for name, default in PUBLISHED[self.variant].items()
-        )
+        features, rescale, gain = self._reading()
         halves = (units.up, units.down)
         kernel = sum(map(_cosines, halves)) if features == "normalised" else sum(halves)
         member = self._member(units, np.asarray(kernel))  # (M, R, k)
@@ -99,8 +118,8 @@ class Lego(Sized):
 
     def _member(self, units: Grams, kernel: Array) -> Array:
         """(M, R, k) 1 where a unit belongs to a cluster."""
-        energy = np.where(units.live, units.kernel.diagonal(axis1=1, axis2=2), -1.0)  # ‖u‖², not of features:
-        order = np.argsort(-energy, axis=1, kind="stable")  # the same units in any order give the same draws
+        energy = np.where(units.live, units.kernel.diagonal(axis1=1, axis2=2), -1.0)
+        order = np.argsort(-energy, axis=1, kind="stable")  # the same units in any order: the same draws
         rows = np.arange(len(order))[:, None]
         sorted_kernel = kernel[rows[:, :, None], order[:, :, None], order[:, None, :]]
         k = self.size(tuple(np.bincount(units.owner)))
@@ -112,7 +131,7 @@ class Lego(Sized):
 
 
 def _cosines(gram: Array) -> Array:
-    length = np.sqrt(gram.diagonal(axis1=1, axis2=2))  # (M, R)
+    length = np.sqrt(np.maximum(gram.diagonal(axis1=1, axis2=2), 0.0))  # (M, R)
     length = np.where(length > 0, length, 1.0)
     return np.asarray(gram / (length[:, :, None] * length[:, None, :]))
 

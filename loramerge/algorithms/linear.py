@@ -20,6 +20,15 @@ class Linear(Sized):
     no cross terms. Source: task arithmetic, Ilharco et al. 2023, arXiv:2212.04089.
 
     Limits: the exact sum has the sum of the ranks; with a rank, what is cut off is reported as lost.
+
+    >>> import numpy as np
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
+    >>> a, b = lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": 3.0 * unit + other})
+    >>> lm.combine([a, b], lm.Linear(), weights=[1, -1]).adapter[lm.Target("q")].dense().round(6)
+    array([[-2.,  0.],
+           [ 0., -1.]])
     """
 
     @property

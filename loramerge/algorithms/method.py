@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -110,6 +111,11 @@ class Method(ABC):
     @abstractmethod
     def remix(self, grams: Grams) -> Result:
         """The merged units of one batch, weights already folded in."""
+
+    @classmethod
+    def description(cls) -> str:
+        """The docstring without its example: what it is for, formula, source, limits."""
+        return (inspect.getdoc(cls) or "").partition(">>>")[0].rstrip()
 
     def options(self) -> dict[str, Any]:
         """Field values, for provenance."""

@@ -26,7 +26,7 @@ class Sized(Method):
     )
     energy: float | None = option(
         None,
-        "Instead of a rank: the smallest one at which every module keeps this share of ‖ΔW‖².",
+        "Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.",
         Interval(low=0, high=1, low_open=True),
     )
 

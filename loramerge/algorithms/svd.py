@@ -21,6 +21,15 @@ class Svd(Sized):
 
     Limits: what helps one task little in the norm may be what is cut off; the report shows the cosine
     of the merge with every source.
+
+    >>> import numpy as np
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
+    >>> a, b = lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": 3.0 * unit + other})
+    >>> lm.combine([a, b], lm.Svd(rank=1)).adapter[lm.Target("q")].dense().round(6)
+    array([[4., 0.],
+           [0., 0.]])
     """
 
     @property

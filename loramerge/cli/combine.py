@@ -34,8 +34,8 @@ from loramerge.planning import Plan, plan
     help="Type of the output.  [default: the widest of the sources]")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
 @click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
-@click.option("--max-error", type=click.FloatRange(min=0), help="Fail (exit 4) if rounding costs a module "
-    "more than this share of its norm.")  # fmt: skip
+@click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
+    help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(
     "--allow-base-mismatch", is_flag=True, help="Merge although the sources name other base models."
 )

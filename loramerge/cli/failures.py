@@ -21,8 +21,6 @@ def exit_code(error: BaseException) -> int:
     match error:
         case click.exceptions.Exit():
             return error.exit_code
-        case SystemExit() if isinstance(error.__context__, BrokenPipeError):  # click has met it first
-            return exit_code(error.__context__)
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
         case click.Abort() | KeyboardInterrupt():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from loramerge.cli import show, values
 from loramerge.errors import LoramergeError
-from loramerge.formats import Alpha
 from loramerge.inspection import inspect as look
-from loramerge.selection import Alphas
+from loramerge.selection import check_alphas, open_one
 
 
 @click.command()
@@ -31,11 +29,12 @@ def inspect(ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...]
       loramerge inspect a.safetensors adapters/*/
     """
     given = values.alphas(alpha)
+    check_alphas(sources, given)
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
     for source in sources:
         try:
-            facts = look(source, _meant_for(source, given))
+            facts = look(open_one(source, given))
         except LoramergeError as error:
             failures.append(error)
             show.note(f"Error: {error}")
@@ -47,7 +46,3 @@ def inspect(ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...]
         show.data(shown)
     if failures:
         ctx.exit(failures[0].exit_code)
-
-
-def _meant_for(source: str, given: Alphas) -> Alpha | None:
-    return given.get(source) if isinstance(given, Mapping) else given

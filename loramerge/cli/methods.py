@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import click
 
 from loramerge.algorithms import METHODS, find
@@ -22,7 +20,7 @@ def _table() -> list[str]:
     rows = [["method", "family", "weights", "what it does"]]
     for name, method in METHODS.items():
         traits = method().traits
-        summary = (inspect.getdoc(method) or "").partition("\n")[0]
+        summary = method.description().partition("\n")[0]
         rows.append([name, traits.family, traits.weights, summary])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -33,4 +31,4 @@ def _explained(ctx: click.Context, name: str) -> str:
     records = [option.get_help_record(ctx) for option in from_fields(method)]
     rows = [list(record) for record in records if record is not None]
     options = [f"  {flag.ljust(max(len(r[0]) for r in rows))}  {help}" for flag, help in rows]
-    return "\n".join([f"{name}: {inspect.getdoc(method)}", *(["", "Options:", *options] if rows else [])])
+    return "\n".join([f"{name}: {method.description()}", *(["", "Options:", *options] if rows else [])])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import click
 
 from loramerge.formats import Alpha
@@ -34,6 +37,13 @@ def _alpha(value: str, text: str) -> Alpha:
         return float(value)
     except ValueError:
         raise click.UsageError(f"--alpha {text}: {value!r} is neither a number nor 'rank'.") from None
+
+
+def number(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """A limit must be a number: every comparison with nan is false, so nothing would be checked."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number.")
+    return value
 
 
 def weights(each: tuple[float, ...], together: str | None) -> list[float] | None:

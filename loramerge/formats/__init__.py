@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from loramerge import dtypes, rounding
 from loramerge.adapter import Adapter
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats import output, portable
-from loramerge.formats.alpha import Alpha
+from loramerge.formats.alpha import Alpha, check_alpha
 from loramerge.formats.peft import load_file, load_folder
 
+HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.safetensors)")  # how the Hub names a repository
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 __all__ = ["Alpha", "load", "save"]
@@ -31,15 +34,16 @@ def load(source: str | Path | Adapter, alpha: Alpha | None = None, *, optional: 
     """
     if isinstance(source, Adapter):
         return source
-    path, name = Path(source), str(source)
-    if path.is_dir():
+    check_alpha(alpha)
+    path, name = Path(source), str(source) or "."
+    if os.path.isdir(path):
         return load_folder(path, name.rstrip("/") or name, alpha, optional)
     if path.suffix in PICKLES:
         raise IncompatibleError(
             f"{printable(name)} is a pickle, which could run code when it is read. Load it with the library "
             "that wrote it and save it as safetensors."
         )
-    if not path.exists() and name.count("/") == 1:
+    if HUB.fullmatch(name) and not os.path.exists(path):
         raise SourceError(
             f"{printable(name)} does not exist here. If you mean a repository of the Hub: download it first."
         )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
-from loramerge.formats.config import Scales, check_mergeable, scales
+from loramerge.formats.config import Scales, check_mergeable, plausible, scales
 from loramerge.formats.json import parse_object, read_object
-from loramerge.formats.pairs import Pairs
+from loramerge.formats.pairs import WEIGHTS, Pairs
 from loramerge.formats.safetensors import File
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
@@ -21,33 +23,63 @@ ScaleOf = Callable[[str], float]
 Alpha = float | Literal["rank"]
 
 
-def of_bare_file(
-    file: File, pairs: Pairs, alpha: Alpha | None, optional: bool
-) -> tuple[ScaleOf, dict[str, Any]]:
-    """(scale of a module path, config) of a file without a config of its own.
+def of_bare_file(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+    """(scale of a module path, config) of a file without a config of its own, or None: it does not say.
 
-    In this order: header metadata, `.alpha` tensors, a JSON file beside it, then `alpha` (a number, or
-    ``"rank"`` for scale 1). An `alpha` given for a file that says its own is an error unless `optional`.
+    In this order: header metadata, `.alpha` tensors, a JSON file beside it.
 
     Raises:
-        IncompatibleError: none of them says it; the message holds two options to paste.
         SourceError: what is said cannot be true of this file.
-        UsageError: `alpha` is given, but the file says its own.
     """
-    for find in (_ours, _metadata, _tensors, _sidecar):
-        if found := find(file, pairs):
-            if alpha is not None and not optional:
-                raise already_known(file.name)
-            return found
+    return next(filter(None, (find(file, pairs) for find in (_ours, _metadata, _tensors, _sidecar))), None)
+
+
+def given(file: File, pairs: Pairs, alpha: Alpha | None) -> tuple[ScaleOf, dict[str, Any]]:
+    """The same from the user: a number, or ``"rank"`` for scale 1.
+
+    Raises:
+        IncompatibleError: no `alpha` is given; the message holds two options to paste.
+    """
     if alpha is None:
         raise IncompatibleError(
             f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
-            f"--alpha {printable(file.path.name)}=16 (with its training alpha), or --alpha rank if the "
-            "scale is already in the weights."
+            f"--alpha {quote(printable(file.path.name))}=16 (with its training alpha), or --alpha rank if "
+            "the scale is already in the weights."
         )
     if alpha == "rank":
         return (lambda path: 1.0), {}
     return (lambda path: float(alpha) / pairs.factors[path][1].shape[0]), {}
+
+
+def check_alpha(alpha: Alpha | None) -> None:
+    """What a user may give as alpha.
+
+    Raises:
+        UsageError: it is neither a number above 0 nor ``"rank"``.
+    """
+    if alpha is None or alpha == "rank":
+        return
+    if isinstance(alpha, bool | str) or not (alpha > 0 and plausible(alpha)):
+        raise UsageError(f"alpha={alpha!r} is neither a number above 0 nor 'rank'.")
+
+
+def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
+    """Hold alpha tensors, if there are any, against what else says the scale.
+
+    Raises:
+        SourceError: one belongs to no pair, or says another scale.
+    """
+    for path in sorted(pairs.alphas):
+        if path not in pairs.factors:
+            raise SourceError(
+                f"{printable(name)} has an alpha for {printable(path)}, but no pair: it was badly saved."
+            )
+        scale = _scalar(path, pairs, name) / pairs.factors[path][1].shape[0]
+        if not math.isclose(scale, scale_of(path), rel_tol=1e-3):  # an alpha may be stored in bfloat16
+            raise SourceError(
+                f"{printable(name)} gives {printable(path)} the scale {scale_of(path):g} by its settings and "
+                f"{scale:g} by its alpha tensor: one of them is wrong."
+            )
 
 
 def already_known(name: str) -> UsageError:
@@ -104,19 +136,19 @@ def _scalar(path: str, pairs: Pairs, name: str) -> float:
     if math.prod(tensor.shape) != 1:
         raise SourceError(f"The alpha of {printable(path)} in {printable(name)} is not one number.")
     value = float(tensor.read().reshape(()))
-    if not math.isfinite(value):
+    if not plausible(value):
         raise SourceError(f"The alpha of {printable(path)} in {printable(name)} is {value}.")
     return value
 
 
 def _sidecar(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
     named = file.path.with_suffix(".json")
-    if named.is_file():
+    if os.path.isfile(named):
         config = read_object(named, named.name)
         if "lora_alpha" in config:  # else it is some other JSON file of that name
             return _fitting(config, pairs, named.name)
     shared = file.path.parent / "adapter_config.json"
-    if not shared.is_file() or not _is_only_adapter(file.path):
+    if not os.path.isfile(shared) or not _is_only_adapter(file.path):
         return None
     where = f"adapter_config.json beside {file.name}"
     config = read_object(shared, where)
@@ -127,8 +159,14 @@ def _sidecar(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
 
 
 def _is_only_adapter(path: Path) -> bool:
-    kinds = {".safetensors", ".bin", ".pt"}
-    return [p.name for p in path.parent.iterdir() if p.suffix in kinds] == [path.name]
+    """Whether a config beside it can mean no other file; a file named as PEFT names it is the one meant."""
+    if path.name == WEIGHTS:
+        return True
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return False
+    return [n for n in names if n.endswith((".safetensors", ".bin", ".pt"))] == [path.name]
 
 
 def _fitting(config: Mapping[str, Any], pairs: Pairs, where: str) -> tuple[ScaleOf, dict[str, Any]]:

@@ -11,6 +11,7 @@ from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.patterns import Patterns
 
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # inits that alter the base weights on load
+LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
 REFUSED = {  # settings that make an update more than a low-rank pair, and what would help
     "use_dora": "DoRA needs the base weights to become an update: merge it into its base model",
     "use_qalora": "QALoRA pools its input, so it has no low-rank update",
@@ -62,7 +63,7 @@ def scales(config: Mapping[str, Any], name: str) -> Scales:
     """The scale rule of a config.
 
     Raises:
-        SourceError: r, lora_alpha or a pattern is absent or not a number.
+        SourceError: r or lora_alpha is absent, or a setting is of another type than it must be.
         IncompatibleError: a pattern uses more of regular expressions than is read.
     """
     ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
@@ -116,22 +117,20 @@ def _rank(value: Any, field: str, name: str) -> int:
 
 
 def _number(value: Any, field: str, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
-        raise SourceError(_expected(value, field, name, "a finite number"))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not plausible(value):
+        raise SourceError(_expected(value, field, name, f"a number of at most {LARGEST:g}"))
     return float(value)
 
 
 def _flag(value: Any, field: str, name: str) -> bool:
-    if value not in (None, False, True):
+    if not isinstance(value, bool | None):  # 1 and "true" would be true to PEFT
         raise SourceError(_expected(value, field, name, "true or false"))
     return value is True
 
 
-def _finite(value: int | float) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:  # a JSON integer of any length
-        return False
+def plausible(alpha: int | float) -> bool:
+    """Whether an alpha can be meant: no NaN, and small enough to compute with."""
+    return -LARGEST <= alpha <= LARGEST
 
 
 def _expected(value: Any, field: str, name: str, what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,19 @@ def parse_object(text: bytes | str, name: str) -> dict[str, Any]:
     if len(text) > LIMIT:
         raise SourceError(f"{printable(name)} has more than 16 MiB: it is no adapter config.")
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{printable(name)} is not valid JSON: {printable(error)}.") from error
     if not isinstance(value, dict):
-        kind = "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+        kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a single value")
         raise SourceError(f"{printable(name)} holds {kind} where an object of settings was expected.")
+    return value
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):  # 1e999 is JSON, but what we write must be readable again
+        raise ValueError(f"{digits} is too large")
     return value
 
 

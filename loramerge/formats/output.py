@@ -12,12 +12,12 @@ from typing import Any
 from loramerge.adapter import Adapter
 from loramerge.backend import Array
 from loramerge.dtypes import FLOATS
-from loramerge.errors import VerificationError, printable
+from loramerge.errors import LoramergeError, VerificationError, printable
 from loramerge.formats import portable
 from loramerge.formats.alpha import OURS, SCHEMA
 from loramerge.formats.atomic import new_file, new_folder, writing
-from loramerge.formats.pairs import PREFIX
-from loramerge.formats.peft import CONFIG, WEIGHTS, load_file, load_folder
+from loramerge.formats.pairs import PREFIX, WEIGHTS
+from loramerge.formats.peft import CONFIG, load_file, load_folder
 from loramerge.formats.safetensors import Writer
 from loramerge.target import Target
 
@@ -64,6 +64,7 @@ class Outline:
 class Draft:
     """An output under way: put every tensor, close, read it back; it appears when the block ends."""
 
+    out: Path
     where: Path
     writer: Writer
     bare: bool
@@ -81,11 +82,14 @@ class Draft:
         """What now lies on the disk, read as any user's adapter is.
 
         Raises:
-            VerificationError: the reference library of the format does not accept it.
+            VerificationError: the reference library of the format does not accept it, or we do not.
         """
         _check_container(self.where if self.bare else self.where / WEIGHTS)
-        name = self.where.name
-        return load_file(self.where, name) if self.bare else load_folder(self.where, name)
+        read = load_file if self.bare else load_folder
+        try:
+            return read(self.where, str(self.out))
+        except LoramergeError as error:
+            raise VerificationError(f"The output was written, but not as it should be: {error}") from error
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Keep the provenance beside the weights (a bare file has its recipe in the header)."""
@@ -107,7 +111,7 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
         metadata = outline.header() if bare else {"format": "pt"}
         weights = where if bare else where / WEIGHTS
         with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
-            yield Draft(where, writer, bare)
+            yield Draft(out, where, writer, bare)
 
 
 def is_bare(out: Path) -> bool:

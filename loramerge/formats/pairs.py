@@ -11,6 +11,7 @@ from loramerge.dtypes import FLOATS
 from loramerge.errors import IncompatibleError, SourceError, printable
 
 PREFIX = "base_model.model."
+WEIGHTS = "adapter_model.safetensors"  # in a folder that PEFT saved
 FACTOR = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight", re.DOTALL)
 ALPHA = re.compile(r"base_model\.model\.(?P<path>.+)\.alpha", re.DOTALL)
 

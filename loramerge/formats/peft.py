@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from loramerge.adapter import Adapter, BaseModel, Provenance, Slot
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.alpha import Alpha, ScaleOf, already_known, check_ranks, of_bare_file
+from loramerge.formats.alpha import (
+    Alpha,
+    ScaleOf,
+    already_known,
+    check_ranks,
+    check_tensors,
+    given,
+    of_bare_file,
+)
 from loramerge.formats.config import check_mergeable, scales
 from loramerge.formats.json import read_object
-from loramerge.formats.pairs import Pairs, sort_tensors
+from loramerge.formats.pairs import WEIGHTS, Pairs, sort_tensors
 from loramerge.formats.safetensors import File, open_file
 from loramerge.target import Layout, Target
 
 CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
@@ -26,30 +35,43 @@ def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: b
         SourceError: a file is missing or malformed.   IncompatibleError: it is no plain LoRA.
         UsageError: an `alpha` is given for it although its config has one, and it is not `optional`.
     """
-    if not (folder / CONFIG).is_file():
+    if not os.path.isfile(folder / CONFIG):
         raise _no_config(folder, name)
     config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
     _refuse_mlx(config, name)
     check_mergeable(config, name)
-    if alpha is not None and not optional:
-        raise already_known(name)
+    unused = _unused(alpha, optional, name)
     file = _weights(folder, name)
     pairs = sort_tensors(file.tensors, name)
     rule = scales(config, name)
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
-    return _adapter(file, pairs, rule.scale, config, name, config_path=folder / CONFIG)
+    check_tensors(rule.scale, pairs, name)
+    return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
 
 
 def load_file(path: Path, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
     """A bare .safetensors with PEFT's tensor names. Only its header is read.
 
     Raises:
-        SourceError, IncompatibleError, UsageError: as `of_bare_file` says.
+        SourceError, IncompatibleError: as `of_bare_file` and `given` say.
+        UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
     file = open_file(path, name)
     pairs = sort_tensors(file.tensors, name)
-    scale_of, config = of_bare_file(file, pairs, alpha, optional)
-    return _adapter(file, pairs, scale_of, config, name)
+    said = of_bare_file(file, pairs)
+    unused = _unused(alpha, optional, name) if said else []
+    scale_of, config = said or given(file, pairs, alpha)
+    check_tensors(scale_of, pairs, name)
+    return _adapter(file, pairs, scale_of, config, name, unused)
+
+
+def _unused(alpha: Alpha | None, optional: bool, name: str) -> list[str]:
+    """What to say about an alpha for a source that says its own."""
+    if alpha is None:
+        return []
+    if not optional:
+        raise already_known(name)
+    return ["it says its own alpha, so --alpha is not used for it"]
 
 
 def _adapter(
@@ -58,6 +80,7 @@ def _adapter(
     scale_of: ScaleOf,
     config: Mapping[str, Any],
     name: str,
+    oddities: list[str],
     config_path: Path | None = None,
 ) -> Adapter:
     layout = Layout(fan_in_fan_out=config.get("fan_in_fan_out") is True)
@@ -75,7 +98,7 @@ def _adapter(
         config=config,
         provenance=Provenance(Path(name).name or name, files=tuple(files)),
         bare=config_path is None,
-        oddities=tuple(_oddities(config, pairs)),
+        oddities=(*oddities, *_oddities(config, pairs)),
     )
 
 
@@ -99,9 +122,9 @@ def _oddities(config: Mapping[str, Any], pairs: Pairs) -> list[str]:
 
 
 def _weights(folder: Path, name: str) -> File:
-    if (folder / WEIGHTS).is_file():
+    if os.path.isfile(folder / WEIGHTS):
         return open_file(folder / WEIGHTS, f"{name}/{WEIGHTS}")
-    if (folder / "adapter_model.bin").is_file():
+    if os.path.isfile(folder / "adapter_model.bin"):
         raise IncompatibleError(
             f"{printable(name)} holds its weights as adapter_model.bin, a pickle that could run code "
             "when read. Load it with PEFT and save it again: that writes safetensors."
@@ -118,17 +141,20 @@ def _refuse_mlx(config: Mapping[str, Any], name: str) -> None:
 
 
 def _no_config(folder: Path, name: str) -> SourceError:
-    files = sorted(p.name for p in folder.iterdir() if p.is_file())
+    try:
+        files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    except OSError as error:
+        return SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check its rights.")
     weights = [f for f in files if f.endswith(".safetensors")]
     if weights:
         return SourceError(
             f"{printable(name)} has no {CONFIG}, so it is no PEFT folder. To read its file alone, name it: "
-            f"{printable(name)}/{printable(weights[0])}"
+            f"{quote(printable(f'{name}/{weights[0]}', 1000))}"
         )
-    if nested := sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}")):
+    if nested := sorted(p.parent.name for end in (CONFIG, "*.safetensors") for p in folder.glob(f"*/{end}")):
         return SourceError(
             f"{printable(name)} holds folders, not an adapter: name one, such as "
-            f"{printable(name)}/{printable(nested[0])}"
+            f"{quote(printable(f'{name}/{nested[0]}', 1000))}"
         )
-    what = ", ".join(printable(f, 40) for f in files[:3]) or "nothing"
+    what = ", ".join(printable(f, 40) for f in files[:3]) or "it holds no files"
     return SourceError(f"{printable(name)} has no {CONFIG} ({what}): it is no PEFT adapter.")

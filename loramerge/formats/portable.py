@@ -57,7 +57,8 @@ def target_modules(adapters: Sequence[Adapter], paths: Iterable[str]) -> list[st
         by_suffix[path.rpartition(".")[2]].add(path)
     named: set[str] = set()
     for suffix, modules in by_suffix.items():
-        named |= {suffix} if any(_meant(suffix, modules, a) for a in adapters) else modules
+        more = any(_ending(suffix, a) - modules for a in adapters)
+        named |= {suffix} if not more and any(_meant(suffix, modules, a) for a in adapters) else modules
     return sorted(named)
 
 
@@ -68,7 +69,11 @@ def _meant(suffix: str, modules: set[str], adapter: Adapter) -> bool:
     )
     if not isinstance(listed, list) or suffix not in listed or any(map(adapter.config.get, narrowing)):
         return False
-    return {t.path for t in adapter if t.path.rpartition(".")[2] == suffix} == modules
+    return _ending(suffix, adapter) == modules
+
+
+def _ending(suffix: str, adapter: Adapter) -> set[str]:
+    return {target.path for target in adapter if target.path.rpartition(".")[2] == suffix}
 
 
 def summary(values: Mapping[str, Any]) -> dict[str, Any]:

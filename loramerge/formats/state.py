@@ -11,10 +11,11 @@ import numpy as np
 from loramerge import dtypes
 from loramerge.adapter import Adapter, BaseModel, Held, Slot
 from loramerge.backend import Array
-from loramerge.errors import UsageError
-from loramerge.formats.alpha import Alpha, check_ranks
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats.alpha import Alpha, check_alpha, check_ranks
 from loramerge.formats.config import check_mergeable, scales
 from loramerge.formats.pairs import PREFIX, sort_tensors
+from loramerge.lowrank import LowRank
 from loramerge.target import Layout, Target
 
 
@@ -44,6 +45,7 @@ def from_state_dict(
     """
     if (config is None) == (alpha is None):
         raise UsageError(f"{name}: give config= or alpha=, so that the scale is known (one of them).")
+    check_alpha(alpha)
     pairs = sort_tensors({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
     config = dict(config or {})
     if alpha is None:
@@ -68,17 +70,33 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
 
     Raises:
         UsageError: another framework.
+        IncompatibleError: a scaled value does not fit the dtype, or the adapter holds other tensors too.
     """
     if framework not in ("numpy", "torch"):
         raise UsageError(f"framework={framework!r} is not one of 'numpy', 'torch'.")
+    if adapter.extras:
+        raise IncompatibleError(
+            f"{printable(adapter.name)} holds tensors beside its pairs, which a merged state dict leaves out."
+        )
     state: dict[str, Array] = {}
     for target, update in adapter.items():
-        up = update.up
-        if update.scale != 1.0:
-            up = (dtypes.wide(up) * update.scale).astype(up.dtype)
         state[f"{PREFIX}{target.path}.lora_A.weight"] = update.down
-        state[f"{PREFIX}{target.path}.lora_B.weight"] = up
+        state[f"{PREFIX}{target.path}.lora_B.weight"] = _folded(update, target)
     return state if framework == "numpy" else {k: to_torch(v) for k, v in state.items()}
+
+
+def _folded(update: LowRank, target: Target) -> Array:
+    """The up factor with the scale in it, in its own type."""
+    if update.scale == 1.0:
+        return update.up
+    with np.errstate(over="ignore"):
+        up = (dtypes.wide(update.up) * update.scale).astype(update.up.dtype)
+    if not np.isfinite(dtypes.wide(up)).all():
+        raise IncompatibleError(
+            f"{printable(target)} times its scale {update.scale:g} does not fit {up.dtype}: convert the "
+            "tensors to float32 first."
+        )
+    return up
 
 
 def to_numpy(tensor: Any) -> Array:

@@ -11,36 +11,12 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-import safetensors.torch
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loramerge.errors import LoramergeError, OutputError, SourceError
 from loramerge.formats.safetensors import Writer, open_file
 
-TORCH = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "U8": torch.uint8,
-    "U16": torch.uint16,
-    "U32": torch.uint32,
-    "U64": torch.uint64,
-    "BOOL": torch.bool,
-}
-NUMPY = {
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-}
 UNREAD = {"F4": 4, "F6_E2M3": 6, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "C64": 64}
 
 # 'lora_A' is a 1 × 2 matrix in bfloat16: 1.0 is 3f80 and -2.0 is c000, low byte first. The header
@@ -124,7 +100,6 @@ ACCEPTED_BY_THE_LIBRARY = {
     "a tensor twice": packed(b'{"a":' + ENTRY + b',"a":' + ENTRY + b"}", b"1"),
     "a tensor twice, once escaped": packed(b'{"a":' + ENTRY + b',"\\u0061":' + ENTRY + b"}", b"1"),
     "a metadata key twice": packed(b'{"__metadata__":{"a":"1","a":"2"}}'),
-    "metadata that is null": packed({"__metadata__": None}),
     "an entry without field names": packed({"a": ["U8", [1], [0, 1]]}, b"1"),
     "an empty tensor that NumPy cannot hold": packed({"a": entry(shape=[0, 2**63], stop=0)}),
     "65 dimensions": packed({"a": entry(shape=[1] * 65)}, b"1"),
@@ -146,26 +121,6 @@ def written(path, tensors, metadata=None, order=sorted):
     return path
 
 
-def samples():
-    """Every dtype that is read, in several shapes, with bytes that are not all alike."""
-    rng = np.random.default_rng(0)
-    for name, dtype in TORCH.items():
-        kind = np.dtype(NUMPY.get(name) or str(dtype).removeprefix("torch."))
-        for shape in [(), (0,), (3, 0, 2), (5,), (2, 3)]:
-            raw = rng.integers(0, 2, (*shape, kind.itemsize), dtype=np.uint8)
-            yield f"{name}{list(shape)}", name, raw.view(kind).reshape(shape)
-
-
-def as_torch(name, array):
-    made = torch.empty(array.shape, dtype=TORCH[name])
-    made.flatten().view(torch.uint8).numpy()[:] = np.frombuffer(array.tobytes(), np.uint8)
-    return made
-
-
-def bits(array):
-    return array.dtype, array.shape, array.tobytes()
-
-
 @pytest.mark.parametrize("content", REFUSED_BY_THE_LIBRARY_TOO.values(), ids=REFUSED_BY_THE_LIBRARY_TOO)
 def test_what_the_library_refuses_is_refused_by_name(tmp_path, content):
     with pytest.raises(safetensors.SafetensorError):
@@ -181,31 +136,7 @@ def test_what_is_ambiguous_or_impossible_is_refused_though_the_library_accepts_i
         open_file(saved(tmp_path, content))
 
 
-def test_every_dtype_that_the_library_writes_is_read_with_the_same_bits(tmp_path):
-    content = {key: as_torch(name, array) for key, name, array in samples()}
-    path = tmp_path / "library.safetensors"
-    safetensors.torch.save_file(content, path, metadata={"format": "pt"})
-    file = open_file(path)
-    assert file.metadata == {"format": "pt"}
-    assert file.tensors.keys() == content.keys()
-    for key, name, array in samples():
-        ref = file.tensors[key]
-        assert (ref.dtype, ref.shape, ref.nbytes) == (name, array.shape, array.nbytes)
-        assert bits(ref.read()) == bits(array)
-
-
-def test_every_dtype_that_we_write_is_read_by_the_library_with_the_same_bits(tmp_path):
-    path = written(tmp_path / "ours", {key: (name, array) for key, name, array in samples()})
-    content = safetensors.torch.load_file(path)
-    for key, name, array in samples():
-        assert content[key].dtype == TORCH[name]
-        assert content[key].flatten().view(torch.uint8).numpy().tobytes() == array.tobytes()
-
-
 def test_we_write_the_very_bytes_that_the_library_writes(tmp_path):
-    path = written(tmp_path / "ours", {key: (n, a) for key, n, a in samples()}, {"format": "pt"})
-    content = {key: as_torch(name, array) for key, name, array in samples()}
-    assert path.read_bytes() == safetensors.torch.save(content, {"format": "pt"})
     only = {"é\n": np.arange(6, dtype="f4").reshape(2, 3), "a": np.ones(3, "f4")}
     path = written(tmp_path / "float", {k: ("F32", v) for k, v in only.items()}, {"é": '"'})
     assert path.read_bytes() == safetensors.numpy.save(only, {"é": '"'})
@@ -226,7 +157,10 @@ def test_wider_types_lie_first_so_that_all_data_is_aligned(tmp_path):
 
 
 def test_the_order_of_writing_leaves_no_trace(tmp_path):
-    tensors = {key: (name, array) for key, name, array in samples()}
+    kinds = {"F64": "f8", "F32": "f4", "F16": "f2", "I8": "i1"}
+    tensors = {
+        f"{name}{n}": (name, np.full((n, 2), n, kind)) for name, kind in kinds.items() for n in (0, 1, 3)
+    }
     paths = [
         written(tmp_path / "forth", tensors),
         written(tmp_path / "back", tensors, order=lambda keys: sorted(keys, reverse=True)),

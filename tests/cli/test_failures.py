@@ -1,0 +1,252 @@
+"""Every way to end: the exit code, one sentence, nothing half done; and what a start must not cost."""
+
+import os
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+import loramerge.cli
+from loramerge.cli.failures import exit_code
+from loramerge.errors import (
+    IncompatibleError,
+    LoramergeError,
+    OutputError,
+    SourceError,
+    UsageError,
+    VerificationError,
+)
+from loramerge.formats import output
+from tests.files import content, folder, tensors
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = [str(ROOT / "fixtures" / name) for name in ("a.safetensors", "b.safetensors")]
+
+
+PLAIN = "from loramerge.cli import main; main()"
+
+
+def process(*args, code=PLAIN, **options):
+    """`loramerge` in a process of its own; `code` may prepare it."""
+    environment = {**os.environ, **options.pop("env", {})}
+    options = {"capture_output": True, "text": True, **options}
+    return subprocess.run([sys.executable, "-c", code, *map(str, args)], env=environment, **options)
+
+
+EXITS = {
+    LoramergeError("x"): (1, "Error: x\n"),
+    SourceError("x"): (1, "Error: x\n"),
+    OutputError("x"): (1, "Error: x\n"),
+    UsageError("x"): (2, "Error: x\n"),
+    IncompatibleError("x"): (3, "Error: x\n"),
+    VerificationError("x"): (4, "Error: x\n"),
+    click.UsageError("x"): (2, "Error: x\n"),
+    click.exceptions.Exit(3): (3, ""),
+    SystemExit(3): (3, ""),
+    click.Abort(): (130, "Interrupted: the output is as it was before.\n"),
+    KeyboardInterrupt(): (130, "Interrupted: the output is as it was before.\n"),
+    MemoryError(): (1, "Error: there is not enough memory for this merge.\n"),
+    OSError(28, "No space left"): (1, "Error: the system refuses to go on: No space left.\n"),
+}
+
+
+@pytest.mark.parametrize(("error", "expected"), EXITS.items(), ids=map(repr, EXITS))
+def test_every_error_has_its_exit_code_and_sentence(capsys, error, expected):
+    assert (exit_code(error), capsys.readouterr().err) == expected
+
+
+def test_an_unexpected_exception_is_our_bug_with_the_trace_in_a_file(cli, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("of our own\nmaking")
+
+    folder(tmp_path / "a")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("loramerge.driver.measure", fail)
+    monkeypatch.delenv("LORAMERGE_DEBUG", raising=False)
+    cli("combine", "a").refused(70, "bug in loramerge (ZeroDivisionError)", str(tmp_path))
+    (log,) = tmp_path.glob("*.log")
+    assert cli.err.rstrip().endswith(log.name)
+    assert "Traceback" in log.read_text()
+    assert sorted(os.listdir(tmp_path)) == ["a", log.name]
+    monkeypatch.setenv("LORAMERGE_DEBUG", "1")
+    assert cli("combine", "a").code == 70
+    assert "Traceback" in cli.err
+    assert "of our own" in cli.err
+
+
+def test_a_bug_is_told_even_where_no_log_can_be_written(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert exit_code(ZeroDivisionError()) == 70
+    assert "LORAMERGE_DEBUG=1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["m", "m.safetensors"])
+@pytest.mark.parametrize("where", ["put", "close", "reread"])
+def test_an_interrupt_leaves_the_output_as_it_was(cli, tmp_path, monkeypatch, where, name):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    folder(tmp_path / "a", tensors(1))
+    folder(tmp_path / "b", tensors(2))
+    assert cli("combine", "a", "-o", name).code == 0
+    before = content(tmp_path)
+    monkeypatch.setattr(output.Draft, where, interrupted)
+    assert cli("combine", "a", "b", "-o", name, "--overwrite").code == 130
+    assert cli.err.strip() == "Interrupted: the output is as it was before."
+    assert content(tmp_path) == before
+    assert cli("combine", "a", "b", "-o", "other").code == 130
+    assert content(tmp_path) == before
+
+
+SLOW = """
+import sys, time
+from loramerge.formats.output import Draft
+real = Draft.put
+def put(*args):
+    print("writing", flush=True)
+    time.sleep(0.2)
+    real(*args)
+Draft.put = put
+from loramerge.cli import main
+main()
+"""
+
+
+def test_ctrl_c_in_the_middle_of_a_merge(tmp_path):
+    command = [sys.executable, "-c", SLOW, "combine", *FIXTURES, "-o", "m"]
+    child = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with child:
+        assert child.stdout.readline().startswith("writing")
+        assert os.listdir(tmp_path), "work in progress"
+        os.killpg(child.pid, signal.SIGINT)
+        _, words = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert words.strip() == "Interrupted: the output is as it was before."
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
+    for command in (["methods", "lego"], ["inspect", "--json", *FIXTURES], ["inspect", *FIXTURES * 20]):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        try:
+            done = process(*command, capture_output=False, stdout=write_end, stderr=subprocess.PIPE)
+        finally:
+            os.close(write_end)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_printed_does_not_undo_a_merge(tmp_path):
+    latin = {"PYTHONIOENCODING": "latin-1"}
+    done = process("combine", *FIXTURES, "-o", "m", cwd=tmp_path, env=latin, encoding="latin-1")
+    assert done.returncode == 0
+    assert "\\u2016merge\\u2016/\\u2016·\\u2016" in done.stdout
+    name, locale = b"raw\xff.safetensors", {"LC_ALL": "C.UTF-8"}
+    out = os.fsdecode(name)
+    done = process("combine", *FIXTURES, "-q", "-o", out, cwd=tmp_path, env=locale, text=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, name + b"\n", b"")
+
+
+def test_a_stdout_that_is_full_or_closed_is_no_bug():
+    with open("/dev/full", "w") as full:
+        done = process("methods", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "No space left" in done.stderr
+    closed = "import sys; sys.stdout = None\nfrom loramerge.cli import main; main()"  # as after >&-
+    assert process("methods", code=closed).returncode == 0
+
+
+def test_progress_is_for_terminals_and_for_long_work(tmp_path):
+    slow = SLOW.replace('print("writing", flush=True)', "").replace("0.2", "0.1")
+    slow = "from loramerge.units import batches\nbatches.__defaults__ = (1,)\n" + slow  # one module each
+    done = process("combine", *FIXTURES, "-o", "m", code=slow, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 3, "two notes and the last word: no bar where nobody looks"
+    shown = on_a_terminal(slow, tmp_path, "combine", *FIXTURES, "-o", "n")
+    assert "/18 [" in shown
+    assert shown.endswith("wrote n: linear, 18 modules, rank 12, float32, 119.8 kB\r\n")
+    assert "/18 [" not in on_a_terminal(PLAIN, tmp_path, "combine", *FIXTURES, "-o", "o")
+
+
+def on_a_terminal(code, where, *args):
+    """What a process writes on a terminal of its own, as stderr."""
+    parent, child = os.openpty()
+    termios.tcsetwinsize(child, (24, 80))
+    try:
+        options = {"capture_output": False, "stdout": subprocess.DEVNULL, "stderr": child}
+        done = process(*args, code=code, cwd=where, **options)
+        assert done.returncode == 0
+        os.set_blocking(parent, False)
+        return os.read(parent, 100_000).decode()
+    finally:
+        os.close(parent)
+        os.close(child)
+
+
+UNUSED = """
+import sys
+from loramerge.cli import main
+try:
+    main()
+finally:
+    heavy = {"torch", "sklearn", "peft", "transformers", "scipy", "matplotlib", "cupy", "huggingface_hub"}
+    heavy |= {"numpy", "tqdm"} if sys.argv[1].startswith("-") else set()
+    print("LOADED", sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["--version", "-h"],
+        ["inspect", FIXTURES[0]],
+        ["combine", *FIXTURES],
+        ["combine", *FIXTURES, "--method", "lego", "--rank", "8", "-o", "m"],
+    ],
+    ids=["help", "version", "inspect", "combine", "lego"],
+)
+def test_no_command_loads_what_it_does_not_need(tmp_path, command):
+    done = process(*command, code=UNUSED, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.endswith("LOADED []\n")
+
+
+def test_help_is_quick():
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        assert process("--help").returncode == 0
+        times.append(time.perf_counter() - begin)
+    assert min(times) < 0.5  # 0.06 s on the machine where this was written
+
+
+def test_without_a_command_the_help_is_shown(cli):
+    assert cli().code == 0
+    assert cli.out == cli("--help").out
+    for name, summary in loramerge.cli.COMMANDS.items():
+        assert name in cli.out
+        assert summary in cli.out
+    assert "70 bug in loramerge" in " ".join(cli.out.split())
+    assert cli("--version").out == f"loramerge, version {loramerge.__version__}\n"
+    assert cli("merge").code == 2
+    assert "No such command 'merge'" in cli.err
+
+
+def test_the_module_runs_as_the_script_does(tmp_path):
+    command = [sys.executable, "-m", "loramerge", "methods"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == process("methods").stdout

@@ -1,0 +1,173 @@
+"""What is not a plain LoRA on linear layers is refused by name, never read as one and never dropped."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.files import CONFIG, SHAPES, bare, folder, key, raw, tensors
+
+ONE = {"layers.0.q": (6, 5)}
+
+
+def like(*names, shape=(2, 3)):
+    return {name: np.ones(shape, np.float32) for name in names}
+
+
+SETTINGS = {
+    "IA3": ({"peft_type": "IA3"}, "IA3"),
+    "AdaLoRA": ({"peft_type": "ADALORA"}, "ADALORA"),
+    "LoHa": ({"peft_type": "LOHA"}, "LOHA"),
+    "prompt tuning": ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+    "a type that is no text": ({"peft_type": ["LORA"]}, "LORA"),
+    "DoRA": ({"use_dora": True}, "use_dora"),
+    "QALoRA": ({"use_qalora": True}, "use_qalora"),
+    "block-diagonal": ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
+    "biases of lora_B": ({"lora_bias": True}, "lora_bias"),
+    "aLoRA": ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+    "Arrow": ({"arrow_config": {"top_k": 3}}, "arrow_config"),
+    "KaSA": ({"kasa_config": {}}, None),
+    "replicated layers": ({"layer_replication": [[0, 4]]}, "layer_replication"),
+    "bare parameters": ({"target_parameters": ["experts.gate_up_proj"]}, "target_parameters"),
+    "PEFT's oldest fused layout": ({"enable_lora": [True, False, True]}, "enable_lora"),
+    **{
+        f"initialised by {init}": ({"init_lora_weights": init}, init)
+        for init in ("pissa", "pissa_niter_16", "PiSSA", "olora", "OLoRA", "corda", "loftq")
+    },
+}
+
+
+@pytest.mark.parametrize(("config", "word"), SETTINGS.values(), ids=SETTINGS)
+def test_settings_under_which_the_pair_is_not_the_update_are_refused_by_name(cli, tmp_path, config, word):
+    source = folder(tmp_path / "a", **config)
+    if word is None:  # empty, so not in use
+        assert cli("inspect", source).code == 0
+        return
+    cli("inspect", source).refused(3, "a ", word)
+    metadata = {"lora_adapter_metadata": json.dumps({**CONFIG, **config})}
+    cli("inspect", bare(tmp_path / "b.safetensors", metadata=metadata)).refused(3, word)
+
+
+HARMLESS = {
+    "initialised by EVA": {"init_lora_weights": "eva"},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "settings of no use": {"use_dora": False, "layer_replication": None, "target_parameters": None},
+    "settings of tomorrow": {"some_new_setting": {"a": 1}},
+    "a training-only setting": {"velora_config": {"rank": 2}},
+}
+
+
+@pytest.mark.parametrize("config", HARMLESS.values(), ids=HARMLESS)
+def test_settings_that_do_not_change_the_update_are_read(cli, tmp_path, config):
+    assert cli("inspect", folder(tmp_path / "a", **config)).code == 0
+
+
+FLAT = "lora_unet_down_blocks_0_attentions_0_proj_in"
+STYLES = {
+    "kohya": (like(f"{FLAT}.lora_down.weight", f"{FLAT}.lora_up.weight"), "kohya"),
+    "kohya, text encoder": (like("lora_te1_text_model_fc1.lora_down.weight"), "kohya"),
+    "LoHa": (like(f"{FLAT}.hada_w1_a"), "kohya"),
+    "LoKr": (like("lycoris_x.lokr_w1"), "LyCORIS"),
+    "diffusers": (like("unet.x.lora_A.weight", "unet.x.lora_B.weight"), "diffusers"),
+    "old diffusers": (like("x.processor.to_q_lora.down.weight"), "diffusers"),
+    "diffusers transformer": (like("transformer.x.lora_A.weight"), "diffusers"),
+    "cloneofsimo": (like("unet:0:down", "unet:0:up"), "cloneofsimo"),
+    "ComfyUI": (like("diffusion_model.x.lora_A.weight"), "ComfyUI"),
+    "mlx-lm": (like("model.layers.0.q_proj.lora_a", "model.layers.0.q_proj.lora_b"), "mlx-lm"),
+    "SAM": (like("w_a_000", "w_b_000"), "SAM"),
+    "no prefix": (like("model.q_proj.lora_A.weight"), "save_pretrained"),
+    "an adapter name kept": (like("base_model.model.q.lora_A.default.weight"), "adapter name"),
+    "an embedding": (like("base_model.model.e.lora_embedding_A"), "embedding"),
+    "a DoRA magnitude": (like("base_model.model.q.lora_magnitude_vector", shape=(6,)), "DoRA"),
+    "a bias of lora_B": (like("base_model.model.q.lora_B.bias", shape=(6,)), "bias of lora_B"),
+    "AdaLoRA": (like("base_model.model.q.lora_E"), "AdaLoRA"),
+    "fused experts": (like("base_model.model.mlp.experts.base_layer.lora_A.bias_"), "fused experts"),
+}
+
+
+@pytest.mark.parametrize("with_a_pair", [False, True], ids=["alone", "beside a pair"])
+@pytest.mark.parametrize(("values", "word"), STYLES.values(), ids=STYLES)
+def test_other_layouts_are_refused_by_name(cli, tmp_path, values, word, with_a_pair):
+    values = {**values, **(tensors(shapes=ONE) if with_a_pair else {})}
+    source = bare(tmp_path / "x.safetensors", values, {"lora_adapter_metadata": json.dumps(CONFIG)})
+    cli("inspect", source).refused(3, "x.safetensors", word)
+    cli("inspect", folder(tmp_path / "a", values)).refused(3, word)
+
+
+def pair(up, down):
+    return {key("q", "B"): up, key("q", "A"): down}
+
+
+PAIRS = {
+    "a convolution": (pair(np.ones((6, 2, 1, 1)), np.ones((2, 5, 3, 3))), 3, "convolutions"),
+    "a 1-d factor": (pair(np.ones(6), np.ones((2, 5))), 1, "do not share a rank"),
+    "two ranks": (pair(np.ones((6, 3)), np.ones((2, 5))), 1, "[6, 3]"),
+    "no up": ({key("q", "A"): np.ones((2, 5))}, 1, "lora_B of q"),
+    "no down": ({key("q", "B"): np.ones((6, 2))}, 1, "lora_A of q"),
+    "rank 0": (pair(np.ones((6, 0)), np.ones((0, 5))), 1, "empty"),
+    "no outputs": (pair(np.ones((0, 2)), np.ones((2, 5))), 1, "empty"),
+    "integers": (pair(np.ones((6, 2), np.int8), np.ones((2, 5), np.int8)), 3, "I8"),
+    "no pair": (like("base_model.model.classifier.weight"), 3, "no LoRA pair"),
+    "no tensors": ({}, 3, "no LoRA pair"),
+}
+
+
+@pytest.mark.parametrize(("values", "code", "word"), PAIRS.values(), ids=PAIRS)
+def test_what_is_no_pair_of_matrices_is_refused(cli, tmp_path, values, code, word):
+    cli("inspect", folder(tmp_path / "a", values)).refused(code, word)
+    cli("inspect", bare(tmp_path / "x.safetensors", values), "--alpha", 4).refused(code, word)
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "F8_E8M0"])
+def test_factors_in_8_bits_are_refused_by_name(cli, tmp_path, kind):
+    entries = {
+        key("q", side): {"dtype": kind, "shape": [2, 2], "data_offsets": [at, at + 4]}
+        for side, at in (("A", 0), ("B", 4))
+    }
+    source = raw(tmp_path / "x.safetensors", entries, bytes(8))
+    cli("inspect", source, "--alpha", 4).refused(3, kind, "save it as float32")
+
+
+@pytest.mark.parametrize("end", [".bin", ".pt", ".pth", ".ckpt", ".pkl"])
+def test_a_pickle_is_never_opened(cli, tmp_path, end):
+    trap = tmp_path / f"x{end}"
+    trap.write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    cli("inspect", trap).refused(3, "pickle", "safetensors")
+    where = folder(tmp_path / "a")
+    (where / "adapter_model.safetensors").rename(where / "adapter_model.bin")
+    cli("inspect", where).refused(3, "pickle")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_mlx_adapter_is_known_by_its_config_and_by_its_file(cli, tmp_path):
+    where = tmp_path / "m"
+    where.mkdir()
+    (where / "adapter_config.json").write_text('{"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}')
+    entry = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
+    raw(where / "adapters.safetensors", {"__metadata__": None, "model.q_proj.lora_a": entry}, b"1")
+    cli("inspect", where).refused(3, "mlx-lm")
+    cli("inspect", where / "adapters.safetensors").refused(3, "mlx-lm")
+
+
+HEADS = {
+    "a classifier": like("base_model.model.classifier.weight"),
+    "a bias": like("base_model.model.layers.0.q.base_layer.bias", shape=(6,)),
+    "an unknown tensor": like("something"),
+}
+
+
+@pytest.mark.parametrize("more", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("only", [[], ["--only", "layers.1"]], ids=["all", "some modules"])
+def test_other_tensors_are_shown_by_inspect_and_never_lost_by_combine(cli, tmp_path, more, only):
+    source = folder(tmp_path / "a", {**tensors(), **more}, modules_to_save=["classifier"])
+    assert cli("inspect", source).code == 0
+    assert f"1 tensors are no low-rank pair: {next(iter(more))}" in cli.out
+    cli("combine", source, folder(tmp_path / "b"), *only).refused(3, next(iter(more)), "would be lost")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_layout_of_conv1d_is_carried(tmp_path, cli):
+    for name in "ab":
+        folder(tmp_path / name, tensors(shapes=SHAPES), fan_in_fan_out=True)
+    assert cli("combine", "a", "b", "-o", "m").code == 0
+    assert json.loads((tmp_path / "m/adapter_config.json").read_text())["fan_in_fan_out"] is True

@@ -1,0 +1,220 @@
+"""Adapters that other people trained and other tools wrote: told truly, or refused in one sentence.
+
+They are not in the repository. LORAMERGE_REAL_ADAPTERS names the folder that holds them.
+"""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from tests.files import Cli, bare, dense, read, tensors
+
+PLACE = os.environ.get("LORAMERGE_REAL_ADAPTERS")
+if not PLACE:
+    pytest.skip("LORAMERGE_REAL_ADAPTERS is not set", allow_module_level=True)
+ROOT = Path(PLACE).resolve()
+
+STEP_460 = "examples_monteclora_finetuning_monteclora-roberta-mrpc_checkpoint-460"
+LORA = "reads"
+BIN = (3, "adapter_model.bin, a pickle")
+FOREIGN = (1, "is no PEFT folder. To read its file alone, name it")
+PICKLED = (1, "it is no PEFT adapter")
+FOLDERS = {
+    "A-gpt2/abrhaleyarefaine1997-4441abb6": LORA,
+    "A-gpt2/abrhaleyarefaine1997-d81069af": LORA,
+    "A-gpt2/deepbiolab-a617d7d8": LORA,
+    "B-bloom560m/wujindou-227b7ea2": (3, "enable_lora"),
+    "E-roberta-base/huggingface-0fb0767f": LORA,
+    f"E-roberta-base/huggingface-0fb0767f-{STEP_460}": LORA,
+    "F-opt/huggingface-28fe1f1e": BIN,
+    "F-opt/huggingface-28fe1f1e-tests_regression_lora_opt-350m_bnb_4bit_0.6.1": BIN,
+    "F-opt/huggingface-3db9c681": BIN,
+    "G-sd15-attn/catundchat-f8871a36": FOREIGN,
+    "G-sd15-attn/huggingface-086ac9d8": FOREIGN,
+    "H-sd15-cloneofsimo/cloneofsimo-70372bdb": FOREIGN,
+    "H-sd15-cloneofsimo/cloneofsimo-90f972e1": FOREIGN,
+    "H-sd15-cloneofsimo/cloneofsimo-c23803d3": FOREIGN,
+    "I-cloneofsimo-pt/cloneofsimo-9d6e0b4b": PICKLED,
+    "I-cloneofsimo-pt/cloneofsimo-be51b8f7": PICKLED,
+    "K-sam-vit-b/MathieuNlp-69127970": FOREIGN,
+    "K-sam-vit-b/MathieuNlp-75b957c1": FOREIGN,
+    "M-mlx-qwen2.5-0.5b/ml-explore-d8f27a27": (3, "mlx-lm"),
+    "M-mlx-qwen2.5-0.5b/wyek1n-8ad1c6c8": (3, "mlx-lm"),
+    "T-textual-inversion/huggingface-2913dedd": PICKLED,
+    "T-textual-inversion/huggingface-4f3f2196": PICKLED,
+    "T-textual-inversion/huggingface-5c3dec58": PICKLED,
+    "X-adalora/huggingface-28fe1f1e": (3, "type ADALORA"),
+    "X-ia3/huggingface-28fe1f1e": (3, "type IA3"),
+    "X-ia3/huggingface-28fe1f1e-tests_regression_ia3_mlp_0.6.1": (3, "type IA3"),
+    "X-ia3/huggingface-28fe1f1e-tests_regression_ia3_no_ff_mlp_0.6.1": (3, "type IA3"),
+    "X-other-peft/huggingface-3ccc225e": (3, "type UNILORA"),
+    "X-other-peft/huggingface-7738fecf": (3, "type FINEGATES"),
+    "X-other-peft/huggingface-7738fecf-outputs_peft_mrpc_40_rerun_checkpoint-2300": (3, "type FINEGATES"),
+    "X-peft-tiny-fixtures/huggingface-28fe1f1e": BIN,
+    "X-peft-tiny-fixtures/huggingface-28fe1f1e-tests_regression_lora_emb_conv1d_0.6.1": BIN,
+    "X-peft-tiny-fixtures/huggingface-28fe1f1e-tests_regression_lora_mlp_0.6.1": BIN,
+    "X-peft-tiny-fixtures/huggingface-28fe1f1e-tests_regression_lora_mlp_modules_to_save_0.6.1": BIN,
+}  # fmt: skip
+FILES = {  # by their set; every .safetensors in it
+    "A-gpt2": LORA,
+    "E-roberta-base": LORA,
+    "G-sd15-attn": (3, "diffusers"),
+    "H-sd15-cloneofsimo": (3, "cloneofsimo"),
+    "K-sam-vit-b": (3, "SAM"),
+    "M-mlx-qwen2.5-0.5b": (3, "mlx-lm"),
+    "X-other-peft": (3, "LoRA"),
+}
+
+
+def found(pattern, keep):
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if keep(path))
+
+
+@pytest.fixture
+def cli(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Cli(capsys)
+
+
+def test_the_table_names_every_folder():
+    assert found("[A-Z]-*/*", Path.is_dir) == sorted(FOLDERS)
+
+
+@pytest.mark.parametrize("name", found("[A-Z]-*/*", Path.is_dir))
+def test_a_folder_is_told_truly_or_refused(cli, name):
+    cli("inspect", ROOT / name, "--json")
+    hold(cli, ROOT / name / "adapter_model.safetensors", FOLDERS[name])
+
+
+@pytest.mark.parametrize("name", found("[A-Z]-*/**/*.safetensors", Path.is_file))
+def test_a_file_is_told_truly_or_refused(cli, name):
+    cli("inspect", ROOT / name, "--json")
+    hold(cli, ROOT / name, FILES[name.split("/")[0]])
+
+
+@pytest.mark.parametrize("name", found("[A-Z]-*", Path.is_dir))
+def test_a_folder_of_folders_is_refused_with_one_to_try(cli, name):
+    cli("inspect", ROOT / name).refused(1, "it is no PEFT adapter" if name[0] in "IT" else "such as ")
+
+
+@pytest.mark.parametrize("name", found("[A-Z]-*/**/*.*", lambda p: p.suffix in (".bin", ".pt")))
+def test_a_pickle_is_not_opened(cli, name):
+    cli("inspect", ROOT / name).refused(3, "pickle")
+
+
+def hold(cli, path, expected):
+    """What was printed must be this refusal, or agree with an independent reading of the file."""
+    if expected != LORA:
+        words = cli.err.splitlines()
+        assert (cli.code, len(words)) == (expected[0], 1)
+        assert words[0].startswith("Error: ")
+        assert expected[1] in words[0]
+        return
+    assert cli.code == 0
+    (told,) = cli.json()
+    config = json.loads((path.parent / "adapter_config.json").read_text())
+    assert not config["rank_pattern"]
+    assert not config["alpha_pattern"]
+    root = math.sqrt(config["r"]) if config["use_rslora"] else config["r"]
+    values = read(path)
+    pairs = {name: value for name, value in values.items() if ".lora_" in name}
+    updates = dense(pairs, config["lora_alpha"] / root)
+    assert [module["name"] for module in told["modules"]] == sorted(updates)
+    assert told["extras"] == sorted(values.keys() - pairs.keys())
+    assert told["base_model"] == config["base_model_name_or_path"]
+    for module in told["modules"]:
+        update = updates[module["name"]]
+        assert (module["rank"], module["scale"]) == (config["r"], config["lora_alpha"] / root)
+        assert module["shape"] == list(update.shape)
+        assert module["norm"] == pytest.approx(np.linalg.norm(update), rel=1e-6)
+
+
+CONFIGS = found("configs/*.json", lambda p: p.name != "index.json")
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) > 100
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_real_config_beside_small_tensors_is_handled_or_refused(cli, tmp_path, name):
+    config = json.loads((ROOT / name).read_text())
+    rank = config.get("r") if isinstance(config.get("r"), int) else 2
+    folder = tmp_path / "a"
+    folder.mkdir()
+    shutil.copy(ROOT / name, folder / "adapter_config.json")
+    bare(folder / "adapter_model.safetensors", tensors(rank=max(1, rank)))
+    plain = config.get("peft_type") == "LORA" and not any(map(config.get, ODD))
+    cli("inspect", folder, "--json")
+    if cli.code == 0:
+        assert plain
+        root = math.sqrt(rank) if config.get("use_rslora") else rank
+        assert {module["scale"] for module in cli.json()[0]["modules"]} == {config["lora_alpha"] / root}
+        assert cli("combine", folder, folder, "-o", "m").code == 0
+    else:
+        assert cli.code in (1, 3)
+        assert cli.err.startswith("Error: ")
+        assert not plain or isinstance(config.get("init_lora_weights"), str) or config.get("rank_pattern"), (
+            cli.err
+        )
+
+
+ODD = ("use_dora", "use_qalora", "enable_lora", "lora_bias", "layer_replication", "target_parameters",
+       "alora_invocation_tokens", "arrow_config", "use_bdlora", "kasa_config")  # fmt: skip
+
+
+GPT2 = [ROOT / "A-gpt2" / name for name in ("abrhaleyarefaine1997-d81069af", "abrhaleyarefaine1997-4441abb6")]
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    """The dense updates of both, by an independent reading."""
+    made = []
+    for source in GPT2:
+        config = json.loads((source / "adapter_config.json").read_text())
+        scale = config["lora_alpha"] / config["r"]
+        made.append(dense(read(source / "adapter_model.safetensors"), scale))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "rank"),
+    [
+        (["--method", "linear"], 16),
+        (["--method", "linear", "--weights", "0.7,-0.3"], 16),
+        (["--method", "svd"], 8),
+        (["--method", "svd", "--rank", "16"], 16),
+        (["--method", "lego", "--rank", "8"], 8),
+        (["--method", "lego", "--rank", "16"], 16),
+    ],
+    ids=str,
+)
+def test_the_gpt2_adapters_merge(cli, tmp_path, gpt2, options, rank):
+    assert cli("combine", *GPT2, *options, "-o", "m", "--json").code == 0
+    report = cli.json()
+    weights = [0.7, -0.3] if "--weights" in options else [1.0, 1.0]
+    total = {path: weights[0] * gpt2[0][path] + weights[1] * gpt2[1][path] for path in gpt2[0]}
+    made = json.loads((tmp_path / "m/adapter_config.json").read_text())
+    assert (made["r"], made["lora_alpha"], made["base_model_name_or_path"]) == (rank, rank, "gpt2")
+    with safe_open(tmp_path / "m/adapter_model.safetensors", framework="numpy") as file:
+        assert len(file.keys()) == 2 * len(total) == 72
+    merged = dense(read(tmp_path / "m/adapter_model.safetensors"))
+    apart = sum(np.linalg.norm(merged[path] - total[path]) ** 2 for path in total)
+    whole = sum(np.linalg.norm(total[path]) ** 2 for path in total)
+    if rank == 16:
+        assert math.sqrt(apart / whole) < 1e-6, "all units: the sum itself, as float32 holds it"
+    assert report["energy_lost"] == pytest.approx(apart / whole, rel=1e-4, abs=1e-12)
+    if options == ["--method", "svd"]:
+        best = sum((np.linalg.svd(update, compute_uv=False)[8:] ** 2).sum() for update in total.values())
+        assert apart == pytest.approx(best, rel=1e-5)
+
+
+def test_the_roberta_checkpoints_hold_heads_and_are_refused_by_combine(cli):
+    both = sorted((ROOT / "E-roberta-base").iterdir())
+    cli("combine", *both).refused(3, "classifier", "would be lost")
