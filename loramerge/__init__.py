@@ -23,13 +23,14 @@ _CONTENTS = {
     "formats.state": "from_state_dict to_state_dict",
     "inspection": "Inspection inspect",
     "lowrank": "LowRank",
-    "planning": "Plan plan",
+    "opened": "Opened open",
+    "planning": "Effort Plan plan",
     "plotting": "plot_spectra",
     "report": "Report",
     "target": "Target",
 }
 _HOME = {name: home for home, names in _CONTENTS.items() for name in names.split()}
-__all__ = sorted(_HOME)
+__all__ = sorted(_HOME.keys() - {"open"})  # a star import must not hide the built-in
 
 
 def __getattr__(name: str) -> Any:
@@ -41,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_HOME)

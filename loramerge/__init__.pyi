@@ -23,6 +23,9 @@ from loramerge.formats.state import to_state_dict as to_state_dict
 from loramerge.inspection import Inspection as Inspection
 from loramerge.inspection import inspect as inspect
 from loramerge.lowrank import LowRank as LowRank
+from loramerge.opened import Opened as Opened
+from loramerge.opened import open as open
+from loramerge.planning import Effort as Effort
 from loramerge.planning import Plan as Plan
 from loramerge.planning import plan as plan
 from loramerge.plotting import plot_spectra as plot_spectra

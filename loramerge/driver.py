@@ -7,22 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loramerge import dtypes, rounding
+from loramerge import rounding
 from loramerge.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
-from loramerge.errors import VerificationError, printable
 from loramerge.formats import load, output
-from loramerge.planning import Plan, plan, see, thread_count
-from loramerge.proof import check_rounding, check_written, digest
-from loramerge.recipe import record
+from loramerge.gram import Grams
+from loramerge.planning import EFFORT, Effort, Plan, plan
+from loramerge.proof import check_honest, check_rounding, check_written, fingerprint
+from loramerge.recipe import hashing, record, unhashed
 from loramerge.report import Module, Report, measure
+from loramerge.results import Remix
 from loramerge.selection import Alphas, Source
 from loramerge.target import Target
-from loramerge.units import Map, Units, batches
+from loramerge.units import MEMORY, Units
 
 Put = Callable[[Target, Array, Array], None]
-Progress = Callable[[Iterable[Units], int], Iterable[Units]]
+Progress = Callable[[Iterable[list[Module]], int], Iterable[list[Module]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,50 +33,75 @@ class Merge:
     Args:
         adapter: the merge; scale 1, one rank.
         report: what was kept and lost.
-        method: the method with every open option settled.
+        plan: sources, weights and the settled method.
         out: where it was written, if it was.
     """
 
     adapter: Adapter
     report: Report
-    method: Method
+    plan: Plan
     out: Path | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method with every open option settled."""
+        return self.plan.method
+
+    def save(self, out: str | Path, *, overwrite: bool = False, max_error: float | None = None) -> Merge:
+        """Write it with provenance and proof, as `combine(..., out=out)` does; reads the sources again.
+
+        Raises:
+            OutputError, VerificationError: as `combine`.
+        """
+        return run(self.plan, Path(out), overwrite=overwrite, max_error=max_error)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
 
 
-def execute(plan: Plan, put: Put, threads: int | None = None, progress: Progress | None = None) -> Report:
-    """Merge batch by batch, handing every stored module to `put`; memory follows the largest batch."""
+def execute(plan: Plan, put: Put, effort: Effort, progress: Progress | None = None) -> Report:
+    """Merge every module and hand its stored factors to `put`.
+
+    A worker takes a batch all the way from reading to `put`, so that one reads while another computes
+    or writes, and memory follows the largest batches in flight.
+    """
+    todo = plan.sources.batches(effort)
     modules: list[Module] = []
-    stream: Iterable[Units] = batches(plan.adapters, plan.signatures)
-    with workers(thread_count(threads)) as run:
-        for units in progress(stream, len(plan.signatures)) if progress else stream:
-            modules += _merge(plan, units, put, run)
-    modules.sort(key=lambda module: module.name)
-    names = tuple(adapter.name for adapter in plan.adapters)
-    return Report(names, tuple(map(float, plan.weights)), tuple(modules), plan.notes)
+    with workers(effort.workers) as run:
+        done = run(lambda units: _merge(plan, units, put), todo)
+        for facts in progress(done, len(plan.sources.signatures)) if progress else done:
+            modules += facts
+    return report(plan, modules)
 
 
-def _merge(plan: Plan, units: Units, put: Put, run: Map) -> list[Module]:
-    grams, weighed = see(plan.method, units, plan.weights, run)
-    remix = units.settle(plan.method.remix(weighed), run)
+def report(plan: Plan, modules: list[Module]) -> Report:
+    """The report of a plan from the facts of its modules, in any order."""
+    names = tuple(adapter.name for adapter in plan.sources.adapters)
+    ordered = sorted(modules, key=lambda module: module.name)
+    return Report(names, tuple(map(float, plan.weights)), tuple(ordered), plan.notes)
 
-    def emit(module: int) -> float:
-        target, outline = units.targets[module], plan.outline
-        up, down = units.remix(module, remix)
-        stored = rounding.store(up, down, outline.dtype, outline.rank, str(target))
-        put(target, *stored)
-        error = rounding.error(up, down, *stored)
-        if error > rounding.bound(*stored, outline.dtype):
-            raise VerificationError(
-                f"{printable(target)} loses {error**0.5:.1e} in {dtypes.word(outline.dtype)}, more than "
-                "rounding explains: its values are too small for the type. Use --dtype float32."
-            )
-        return error
 
-    errors = list(run(emit, range(len(units.targets))))
-    return measure(grams, remix, plan.weights, plan.signatures[units.targets[0]], errors)
+def decided(plan: Plan, units: Units, grams: Grams) -> Remix:
+    """What the plan's method makes of one batch."""
+    return units.settle(plan.method.remix(plan.method.weigh(grams, plan.weights)))
+
+
+def _merge(plan: Plan, units: Units, put: Put) -> list[Module]:
+    grams = units.grams(balance=plan.method.balanced)
+    remix = decided(plan, units, grams)
+    errors = [_emit(plan, units, module, remix, put) for module in range(len(units.targets))]
+    return measure(grams, remix, plan.weights, units.signature, errors)
+
+
+def _emit(plan: Plan, units: Units, module: int, remix: Remix, put: Put) -> float:
+    """Store one module; its rounding error²."""
+    target, outline = units.targets[module], plan.outline
+    up, down = units.remix(module, remix)
+    stored = rounding.store(up, down, outline.dtype, outline.rank, str(target))
+    put(target, *stored)
+    error = rounding.error(up, down, *stored)
+    check_honest(target, error, stored, outline.dtype)
+    return error
 
 
 def combine(
@@ -92,6 +118,7 @@ def combine(
     allow_base_mismatch: bool = False,
     max_error: float | None = None,
     threads: int | None = None,
+    memory: float = MEMORY,
     progress: Progress | None = None,
     **options: Any,
 ) -> Merge:
@@ -106,7 +133,7 @@ def combine(
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
         only, exclude: regular expressions searched in module names.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
-        threads: workers; the result does not depend on it.
+        threads: workers.   memory: bytes for all of them. The result depends on neither.
 
     Returns:
         Merge: the adapter (read from `out` if given), the report, the settled method.
@@ -124,18 +151,13 @@ def combine(
     array([[4., 4.],
            [4., 4.]])
     """
-    chosen = {"dtype": dtype, "only": only, "exclude": exclude, **options}
+    effort = Effort(threads, memory)
+    shared = {"allow_base_mismatch": allow_base_mismatch, "effort": effort, **options}
     todo = plan(
-        sources,
-        method,
-        weights=weights,
-        alpha=alpha,
-        allow_base_mismatch=allow_base_mismatch,
-        threads=threads,
-        **chosen,
+        sources, method, weights=weights, alpha=alpha, dtype=dtype, only=only, exclude=exclude, **shared
     )
     where = None if out is None else Path(out)
-    return run(todo, where, overwrite=overwrite, max_error=max_error, threads=threads, progress=progress)
+    return run(todo, where, overwrite=overwrite, max_error=max_error, effort=effort, progress=progress)
 
 
 def run(
@@ -144,28 +166,32 @@ def run(
     *,
     overwrite: bool = False,
     max_error: float | None = None,
-    threads: int | None = None,
+    effort: Effort = EFFORT,
     progress: Progress | None = None,
 ) -> Merge:
     """Carry out a plan, into memory or to `out`. Arguments and errors as for `combine`."""
     if out is None:
-        return _in_memory(todo, max_error, threads, progress)
-    return _to_disk(todo, out, overwrite, max_error, threads, progress)
+        return _in_memory(todo, max_error, effort, progress)
+    return _to_disk(todo, out, overwrite, max_error, effort, progress)
 
 
-def _in_memory(plan: Plan, max_error: float | None, threads: int | None, progress: Progress | None) -> Merge:
+def _in_memory(plan: Plan, max_error: float | None, effort: Effort, progress: Progress | None) -> Merge:
     slots: dict[Target, Slot] = {}
 
     def put(target: Target, up: Array, down: Array) -> None:
         slots[target] = Slot(Held(up), Held(down), 1.0)
 
-    report = execute(plan, put, threads, progress)
-    check_rounding(report, max_error)
+    made = execute(plan, put, effort, progress)
+    check_rounding(made, max_error)
+    return Merge(merged(plan, slots), made, plan)
+
+
+def merged(plan: Plan, slots: dict[Target, Slot]) -> Adapter:
+    """The adapter that a plan makes, from its slots in any order."""
     config = plan.outline.config
     base = BaseModel(config["base_model_name_or_path"], config["revision"])
-    ordered = {target: slots[target] for target in plan.signatures}
-    merged = Adapter("merged", ordered, base, {}, config, Provenance("merged"), bare=plan.bare)
-    return Merge(merged, report, plan.method)
+    ordered = {target: slots[target] for target in plan.sources.signatures}
+    return Adapter("merged", ordered, base, {}, config, Provenance("merged"), bare=plan.sources.bare)
 
 
 def _to_disk(
@@ -173,21 +199,20 @@ def _to_disk(
     out: Path,
     overwrite: bool,
     max_error: float | None,
-    threads: int | None,
+    effort: Effort,
     progress: Progress | None,
 ) -> Merge:
-    bare = output.is_bare(out)
-    made = record(plan.adapters, plan.given, plan.method, plan.settings)
-    digests: dict[Target, str] = {}
-    with output.create(out, bare, replace(plan.outline, recipe=made), overwrite) as draft:
+    marks: dict[Target, str] = {}
+    outline = replace(plan.outline, recipe=record(plan, unhashed(plan.sources.whole)))
+    with output.create(out, output.is_bare(out), outline, overwrite) as draft:
 
         def put(target: Target, up: Array, down: Array) -> None:
-            digests[target] = digest(up, down)
+            marks[target] = fingerprint(up, down)
             draft.put(target, up, down)
 
-        report = execute(plan, put, threads, progress)
-        check_rounding(report, max_error)
-        draft.close()
-        draft.note({**made, "report": report.to_dict()})
-        check_written(draft.reread(), digests)
-    return Merge(load(out), report, plan.method, out)
+        with hashing(plan.sources.whole) as digests:
+            made = execute(plan, put, effort, progress)
+            check_rounding(made, max_error)
+            draft.close(record(plan, digests()), made.to_dict())
+        check_written(draft.reread(), marks, effort.workers)
+    return Merge(load(out), made, plan, out)

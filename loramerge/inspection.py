@@ -143,9 +143,9 @@ def inspect(source: str | Path | Adapter, alpha: Alpha | None = None) -> Inspect
     """
     adapter = load(source, alpha, optional=True)
     found: dict[str, ModuleFacts] = {}
-    with workers(1) as run:
+    with workers(1):
         for units in batches([adapter], align([adapter])):
-            grams = units.grams(run)
+            grams = units.grams()
             sigma = spectrum(grams.up, grams.down).sigma
             for target, values in zip(units.targets, sigma, strict=True):
                 slot = adapter.slots[target]

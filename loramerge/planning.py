@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from loramerge import dtypes
@@ -14,7 +14,6 @@ from loramerge.backend import Array, workers
 from loramerge.errors import UsageError
 from loramerge.formats import portable
 from loramerge.formats.output import Outline
-from loramerge.gram import Grams
 from loramerge.selection import (
     Alphas,
     Source,
@@ -25,24 +24,129 @@ from loramerge.selection import (
     select,
 )
 from loramerge.target import Target
-from loramerge.units import Map, Signature, Units, align, batches
+from loramerge.units import MEMORY, Signature, Units, align, batches
 
 SERVER_RANK = 16  # vLLM's default max_lora_rank
 
 
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much of the machine a merge may use; the result does not depend on it.
+
+    Args:
+        threads: workers; by default one per core, up to 8.   memory: bytes for all of them.
+    """
+
+    threads: int | None = None
+    memory: float = MEMORY
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads={self.threads} must be at least 1.")
+        if not self.memory > 0:
+            raise UsageError(f"memory={self.memory} must be a number of bytes above 0.")
+
+    @property
+    def workers(self) -> int:
+        return self.threads or min(os.cpu_count() or 1, 8)
+
+    @property
+    def share(self) -> float:
+        """Bytes for one worker."""
+        return self.memory / self.workers
+
+
+EFFORT = Effort()
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Adapters that were found to belong together.
+
+    Args:
+        whole: as they are.   adapters: without the modules left out.
+        signatures: every module with the rank of each source in it.
+        notes: sentences about them.   settings: what was left out, for provenance.
+    """
+
+    whole: tuple[Adapter, ...]
+    adapters: tuple[Adapter, ...]
+    signatures: Mapping[Target, Signature]
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def bare(self) -> bool:
+        """All of them are files without a config of their own."""
+        return all(adapter.bare for adapter in self.adapters)
+
+    def batches(self, effort: Effort) -> list[Units]:
+        """The work, in pieces that one worker can hold."""
+        return list(batches(self.adapters, self.signatures, effort.share))
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Everything that is settled before the first module is merged."""
+    """A merge of these sources, settled in everything but the numbers.
 
-    adapters: tuple[Adapter, ...]
-    signatures: dict[Target, Signature]
+    Args:
+        given: weights (T,) as given.   weights: as the method uses them.
+        method: with every open option settled.   outline: what the output will look like.
+    """
+
+    sources: Sources
     given: Array
     weights: Array
     method: Method
     outline: Outline
     notes: tuple[str, ...]
-    bare: bool
-    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def gather(
+    sources: Sequence[Source],
+    *,
+    alpha: Alphas = None,
+    only: str | None = None,
+    exclude: str | None = None,
+    allow_base_mismatch: bool = False,
+) -> Sources:
+    """Open the adapters and check that they belong together. Reads headers only."""
+    whole = open_all(sources, alpha)
+    oddities = check_together(whole, allow_base_mismatch)
+    adapters = select(whole, only, exclude)
+    return Sources(
+        tuple(whole),
+        tuple(adapters),
+        align(adapters),
+        (*oddities, *missing_modules(adapters)),
+        {"only": only, "exclude": exclude},
+    )
+
+
+Observe = Callable[[Method, Array], Sequence[Array]]
+
+
+def settle(
+    sources: Sources,
+    method: str | Method,
+    observe: Observe,
+    *,
+    weights: Sequence[float] | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> Plan:
+    """Fix weights, method and the shape of the output. `observe` looks at all modules, if the method must."""
+    chosen = make(method, {name: value for name, value in options.items() if value is not None})
+    given = check_weights(weights, len(sources.adapters))
+    effective = chosen.weights(given)
+    observed = observe(chosen, effective) if chosen.observes else []
+    settled = chosen.decide(observed, max(a.rank for a in sources.adapters))
+    rank = max(1, *(settled.size(signature) for signature in sources.signatures.values()))
+    kinds = (a.dtype for a in sources.adapters if a)
+    kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
+    shapes = {target: _shape(target, sources.adapters) for target in sources.signatures}
+    outline = Outline(shapes, rank, kind, portable.config(sources.whole, shapes, rank))
+    return Plan(sources, given, effective, settled, outline, (*sources.notes, *_size_notes(rank)))
 
 
 def plan(
@@ -55,62 +159,23 @@ def plan(
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
-    threads: int | None = None,
+    effort: Effort = EFFORT,
     **options: Any,
 ) -> Plan:
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
     only where the size depends on them (`energy`)."""
-    chosen = make(method, {name: value for name, value in options.items() if value is not None})
-    whole = open_all(sources, alpha)
-    given = check_weights(weights, len(whole))
-    effective = chosen.weights(given)
-    oddities = check_together(whole, allow_base_mismatch)
-    adapters = select(whole, only, exclude)
-    signatures = align(adapters)
-    settled = _decide(chosen, adapters, signatures, effective, threads)
-    rank = max(1, *(settled.size(signature) for signature in signatures.values()))
-    kind = dtypes.widest(a.dtype for a in adapters if a) if dtype is None else dtypes.parse(dtype)
-    shapes = {target: _shape(target, adapters) for target in signatures}
-    return Plan(
-        tuple(adapters),
-        signatures,
-        given,
-        effective,
-        settled,
-        Outline(shapes, rank, kind, portable.config(whole, signatures, rank)),
-        (*oddities, *missing_modules(adapters), *_size_notes(rank)),
-        all(adapter.bare for adapter in adapters),
-        {"only": only, "exclude": exclude},
+    together = gather(
+        sources, alpha=alpha, only=only, exclude=exclude, allow_base_mismatch=allow_base_mismatch
     )
 
+    def observe(method: Method, weights: Array) -> list[Array]:
+        def look(units: Units) -> Array:
+            return method.observe(method.weigh(units.grams(balance=method.balanced), weights))
 
-def _decide(
-    method: Method,
-    adapters: Sequence[Adapter],
-    signatures: dict[Target, Signature],
-    weights: Array,
-    threads: int | None,
-) -> Method:
-    """Observe all modules if the method must, then settle what it left open."""
-    observed = []
-    if method.observes:
-        with workers(thread_count(threads)) as run:
-            for units in batches(adapters, signatures):
-                observed.append(method.observe(see(method, units, weights, run)[1]))
-    return method.decide(observed, max(a.rank for a in adapters))
+        with workers(effort.workers) as run:
+            return list(run(look, together.batches(effort)))
 
-
-def see(method: Method, units: Units, weights: Array, run: Map) -> tuple[Grams, Grams]:
-    """The Grams of a batch, plain and as the method sees them."""
-    grams = units.grams(run, balance=method.traits.gauge == "invariant")
-    return grams, method.weigh(grams, weights)
-
-
-def thread_count(threads: int | None) -> int:
-    """Workers to use: as asked, or one per core up to 8."""
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads={threads} must be at least 1.")
-    return threads or min(os.cpu_count() or 1, 8)
+    return settle(together, method, observe, weights=weights, dtype=dtype, **options)
 
 
 def _shape(target: Target, adapters: Sequence[Adapter]) -> tuple[int, int]:

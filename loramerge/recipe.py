@@ -4,49 +4,73 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from loramerge import dtypes
 from loramerge.adapter import Adapter
-from loramerge.algorithms import Method, name_of
-from loramerge.backend import Array
+from loramerge.algorithms import name_of
+from loramerge.planning import Plan
 
 SCHEMA = 1
 ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 
 
-def record(
-    adapters: Sequence[Adapter], weights: Array, method: Method, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The recipe of a merge. Reads the sources for their SHA-256; holds no path and no time.
+Digests = Sequence[Mapping[str, str]]
+
+
+def record(plan: Plan, digests: Digests) -> dict[str, Any]:
+    """The recipe of a merge; holds no path and no time.
 
     Args:
-        weights: (T,) as they were given.   method: settled.   settings: what else shaped the merge.
+        digests: (T,) file name -> SHA-256 of each source.
     """
     sources = [
         {
             "name": adapter.provenance.name,
             "revision": adapter.provenance.revision,
-            "sha256": adapter.provenance.sha256(),
+            "sha256": dict(digest),
             "base_model": _without_folders(adapter.base.name),
             "weight": float(weight),
         }
-        for adapter, weight in zip(adapters, weights, strict=True)
+        for adapter, weight, digest in zip(plan.sources.whole, plan.given, digests, strict=True)
     ]
     return {
         "schema": SCHEMA,
         "sources": sources,
-        "method": {"name": name_of(method), "options": method.options()},
-        "settings": dict(settings),
+        "method": {"name": name_of(plan.method), "options": plan.method.options()},
+        "settings": {**plan.sources.settings, "dtype": dtypes.word(plan.outline.dtype)},
         "versions": {
             "loramerge": version("loramerge"),
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
     }
+
+
+def unhashed(adapters: Sequence[Adapter]) -> list[dict[str, str]]:
+    """Digests of the right length, for a header that is written before the sources are hashed."""
+    return [dict.fromkeys((path.name for path in a.provenance.files), "0" * 64) for a in adapters]
+
+
+@contextmanager
+def hashing(adapters: Sequence[Adapter]) -> Iterator[Callable[[], list[dict[str, str]]]]:
+    """Hash the sources in a thread of its own while they are merged; the call waits for the digests.
+
+    It reads the files in order, ahead of the merge or just behind it, so that the disk is read once.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        jobs = [pool.submit(adapter.provenance.sha256) for adapter in adapters]
+        try:
+            yield lambda: [job.result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()
 
 
 def _without_folders(name: str | None) -> str | None:

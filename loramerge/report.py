@@ -22,7 +22,7 @@ class Module:
     Args:
         name: the module.   ranks: rank of each source there.
         wanted: ‖Σ w_t ΔW_t‖².   merged: ‖merge‖² before rounding.   lost: ‖Σ w_t ΔW_t − merge‖².
-        rounding: ‖merge − what was written‖².
+        rounding: ‖merge − what was written‖²; None before it is stored.
         overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
     """
 
@@ -31,7 +31,7 @@ class Module:
     wanted: float
     merged: float
     lost: float
-    rounding: float
+    rounding: float | None
     overlaps: Array
     inners: Array
 
@@ -43,11 +43,11 @@ class Module:
     @property
     def rounding_error(self) -> float | None:
         """‖merge − written‖ / ‖merge‖; None if the merge is zero."""
-        return _root(_ratio(self.rounding, self.merged))
+        return None if self.rounding is None else _root(_ratio(self.rounding, self.merged))
 
 
 def measure(
-    grams: Grams, remix: Remix, weights: Array, ranks: tuple[int, ...], rounding: Sequence[float]
+    grams: Grams, remix: Remix, weights: Array, ranks: tuple[int, ...], rounding: Sequence[float | None]
 ) -> list[Module]:
     """The facts of one batch. `grams` are the unweighted units, `remix` acts on the stored factors."""
     core = _in_frame(grams, remix)  # (M, R, R)
@@ -93,6 +93,8 @@ class Report:
     @property
     def rounding_error(self) -> float | None:
         """‖merge − written‖ / ‖merge‖ over all modules."""
+        if any(module.rounding is None for module in self.modules):
+            return None
         return _root(_ratio(self._sum("rounding"), self._sum("merged")))
 
     @property

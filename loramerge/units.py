@@ -3,57 +3,70 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from loramerge.adapter import Adapter
+from loramerge.adapter import Adapter, Slot
 from loramerge.backend import Array
 from loramerge.dtypes import wide
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.gram import Grams
-from loramerge.lowrank import LowRank
 from loramerge.results import PeakRescaled, Remix, Result
 from loramerge.target import Target
 
 Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it has none
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+MEMORY = 1 << 30  # bytes, if nothing else is said
+BATCH = 16  # modules at most: small enough to share among threads, large enough to hide Python
+SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Units:
     """The units of M modules with one rank signature; R = Σ r_t of them in each.
 
+    Factors are read when asked for and not kept: memory follows the module at hand.
+
     Args:
         targets: (M,) the modules, of any shapes.
-        sources: (T,) names, for messages.
-        parts: (M, T) what each source has there (None: nothing), in its stored dtype.
+        adapters: (T,) the sources.
+        signature: (T,) the rank of each source in these modules; 0 where it has none.
     """
 
     targets: tuple[Target, ...]
-    sources: tuple[str, ...]
-    parts: tuple[tuple[LowRank | None, ...], ...]
+    adapters: tuple[Adapter, ...]
+    signature: Signature
 
     @property
     def owner(self) -> Array:
         """(R,) the source of each unit."""
-        ranks = [0 if part is None else part.rank for part in self.parts[0]]
-        return np.repeat(np.arange(len(ranks)), ranks)
+        return np.repeat(np.arange(len(self.signature)), self.signature)
 
     @property
     def scale(self) -> Array:
         """(M, R) the scale of each unit, float64."""
-        return np.array([[p.scale for p in row if p for _ in range(p.rank)] for row in self.parts])
+        each = [[slot.scale for slot in self._slots(m)] for m in range(len(self.targets))]
+        return np.repeat(np.array(each), [rank for rank in self.signature if rank], axis=1)
 
-    def factors(self, module: int) -> tuple[Array, Array]:
-        """up (out, R) and down (R, in) of one module in float64, scales not folded."""
-        present = [part for part in self.parts[module] if part]
-        up = np.concatenate([wide(part.up) for part in present], axis=1)
-        return up, np.concatenate([wide(part.down) for part in present])
+    def _slots(self, module: int) -> list[Slot]:
+        target = self.targets[module]
+        return [a.slots[target] for a, rank in zip(self.adapters, self.signature, strict=True) if rank]
 
-    def grams(self, run: Map = map, balance: bool = True) -> Grams:
+    def shape(self, module: int) -> tuple[int, int]:
+        """(out, in) of one module."""
+        return self._slots(module)[0].shape
+
+    def up(self, module: int) -> Array:
+        """(out, R) of one module in float64, scales not folded."""
+        return np.concatenate([slot.up.read() for slot in self._slots(module)], axis=1, dtype=np.float64)
+
+    def down(self, module: int) -> Array:
+        """(R, in) of one module in float64."""
+        return np.concatenate([slot.down.read() for slot in self._slots(module)], dtype=np.float64)
+
+    def grams(self, balance: bool = True) -> Grams:
         """The Grams of all modules.
 
         With `balance` each unit is split evenly between up and down by a power of two, which is exact;
@@ -63,7 +76,7 @@ class Units:
         Raises:
             SourceError: a factor holds NaN or infinity.
         """
-        pairs = list(run(self._gram, range(len(self.targets))))
+        pairs = [self._gram(module) for module in range(len(self.targets))]
         up, down = (np.stack(side) for side in zip(*pairs, strict=True))
         split = _split(up, down, self.scale) if balance else np.ones(self.scale.shape)
         left, right = self.scale / split, split  # (M, R) each
@@ -77,7 +90,7 @@ class Units:
         return Grams(up, down, self.owner, live, lift, tuple(map(str, self.targets)))
 
     def _gram(self, module: int) -> tuple[Array, Array]:
-        up, down = self.factors(module)
+        up, down = self.up(module), self.down(module)
         with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source below
             grams = up.T @ up, down @ down.T
         if not all(np.isfinite(gram.trace()) for gram in grams):
@@ -85,34 +98,34 @@ class Units:
         return grams
 
     def _blame(self, module: int) -> None:
-        for source, part in zip(self.sources, self.parts[module], strict=True):
-            for side in ("up", "down"):
-                if part and not np.isfinite(wide(getattr(part, side))).all():
+        target = self.targets[module]
+        for adapter in self.adapters:
+            for side in ("up", "down") if target in adapter.slots else ():
+                if not np.isfinite(wide(getattr(adapter.slots[target], side).read())).all():
                     raise SourceError(
-                        f"{printable(source)} has NaN or infinity in the {side} factor of "
-                        f"{printable(self.targets[module])}: its training diverged or the file is damaged."
+                        f"{printable(adapter.name)} has NaN or infinity in the {side} factor of "
+                        f"{printable(target)}: its training diverged or the file is damaged."
                     )
-        raise SourceError(f"The factors of {printable(self.targets[module])} overflow float64.")
+        raise SourceError(f"The factors of {printable(target)} overflow float64.")
 
-    def remix(self, module: int, remix: Remix) -> tuple[Array, Array]:
-        """up' (out, k) and down' (k, in) of one module, float64."""
-        up, down = self.factors(module)
-        return up @ remix.P[module], remix.Q[module] @ down
-
-    def settle(self, result: Result, run: Map = map) -> Remix:
+    def settle(self, result: Result) -> Remix:
         """The remix that a result comes to, once what is not in the Grams has been measured."""
         if isinstance(result, Remix):
             return result
-        stretch = np.stack(list(run(lambda m: self._stretch(m, result), range(len(self.targets)))))
+        stretch = np.stack([self._stretch(module, result) for module in range(len(self.targets))])
         P = result.remix.P * (stretch * result.gain[:, None])[:, None, :]
         return Remix(P, stretch[:, :, None] * result.remix.Q)
 
+    def remix(self, module: int, remix: Remix) -> tuple[Array, Array]:
+        """up' (out, k) and down' (k, in) of one module, float64."""
+        return self.up(module) @ remix.P[module], remix.Q[module] @ self.down(module)
+
     def _stretch(self, module: int, result: PeakRescaled) -> Array:
         """(k,) mean peak of the members over the peak of the centroid."""
-        up, down = self.factors(module)
+        up, down = self.up(module), self.down(module)
         left, right = np.abs(result.left[module]), np.abs(result.right[module])
         peak = np.maximum(left * np.abs(up).max(axis=0), right * np.abs(down).max(axis=1))  # (R,)
-        up, down = self.remix(module, result.remix)
+        up, down = up @ result.remix.P[module], result.remix.Q[module] @ down
         length = np.maximum(np.abs(up).max(axis=0), np.abs(down).max(axis=1))  # (k,)
         wanted = peak @ result.shares[module]
         return np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)
@@ -155,19 +168,22 @@ def _by(shape: tuple[int, int]) -> str:
 
 
 def batches(
-    adapters: Sequence[Adapter], signatures: dict[Target, Signature], limit: int = 64 << 20
+    adapters: Sequence[Adapter], signatures: Mapping[Target, Signature], memory: float = MEMORY
 ) -> Iterator[Units]:
-    """Read the modules in batches of one rank signature, at most about `limit` bytes of factors each."""
-    groups: dict[tuple[Signature, int], list[Target]] = defaultdict(list)
-    filled: dict[Signature, int] = defaultdict(int)
+    """The modules in batches of one rank signature, each small enough to be merged within `memory` bytes."""
+    groups: dict[Signature, list[Target]] = defaultdict(list)
     for target, signature in signatures.items():
-        slots = [adapter.slots[target] for adapter in adapters if target in adapter.slots]
-        filled[signature] += sum(8 * slot.rank * sum(slot.shape) for slot in slots)
-        groups[signature, filled[signature] // limit].append(target)
-    names = tuple(adapter.name for adapter in adapters)
-    for targets in groups.values():
-        yield Units(tuple(targets), names, tuple(_read(adapters, target) for target in targets))
+        groups[signature].append(target)
+    for signature, targets in groups.items():
+        count = _that_fit(signature, targets, adapters, memory)
+        for start in range(0, len(targets), count):
+            yield Units(tuple(targets[start : start + count]), tuple(adapters), signature)
 
 
-def _read(adapters: Sequence[Adapter], target: Target) -> tuple[LowRank | None, ...]:
-    return tuple(adapter[target] if target in adapter.slots else None for adapter in adapters)
+def _that_fit(signature: Signature, targets: list[Target], adapters: Sequence[Adapter], memory: float) -> int:
+    """Modules a batch: their Grams and the float64 factors of the largest of them must fit."""
+    units = sum(signature)
+    shapes = [a.slots[t].shape for t in targets for a, r in zip(adapters, signature, strict=True) if r]
+    factors = 8 * units * max(map(sum, shapes))
+    fit = (memory - 2 * factors) / (8 * SQUARES * units**2)
+    return int(min(max(fit, 1), BATCH))

@@ -10,7 +10,7 @@ from loramerge import Adapter, Average, Cat, Lego, Linear, LowRank, Svd, Target,
 from loramerge.adapter import BaseModel, Held, Slot
 from loramerge.driver import run
 from loramerge.errors import IncompatibleError, UsageError, VerificationError
-from loramerge.proof import check_rounding, check_written, digest
+from loramerge.proof import check_rounding, check_written, fingerprint
 from tests.adapters import cast, dense, distance, random_adapters, weighted
 
 A, B, C = random_adapters(1, (3, 2, 4))
@@ -95,10 +95,10 @@ def test_modules_can_be_chosen(only, exclude, left):
 def test_progress_sees_every_module_once(threads):
     seen = []
 
-    def watch(batches, total):
-        for units in batches:
-            seen.append((len(units.targets), total))
-            yield units
+    def watch(done, total):
+        for modules in done:
+            seen.append((len(modules), total))
+            yield modules
 
     combine([A, B], progress=watch, threads=threads)
     assert sum(count for count, _ in seen) == 2
@@ -220,7 +220,7 @@ def test_nothing_to_lose_is_within_any_limit():
 
 
 def written(source):
-    return {target: digest(u.up, u.down) for target, u in source.items()}
+    return {target: fingerprint(u.up, u.down) for target, u in source.items()}
 
 
 def test_what_is_read_back_as_it_was_written_passes():

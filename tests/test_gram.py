@@ -61,7 +61,7 @@ every_update = pytest.mark.parametrize("make", UPDATES.values(), ids=UPDATES)
 def grams_of(u):
     """(factors, Grams) of one update alone."""
     (units,) = units_of([Adapter.of({"q": u})])
-    return units.factors(0), units.grams()
+    return (units.up(0), units.down(0)), units.grams()
 
 
 def length_of_all(u):

@@ -92,6 +92,11 @@ class Method(ABC):
         return weigh(grams, weights)
 
     @property
+    def balanced(self) -> bool:
+        """Whether it takes units split evenly between up and down, or as they are stored."""
+        return self.traits.gauge == "invariant"
+
+    @property
     def observes(self) -> bool:
         """Whether a pass over all modules is needed before the first can be merged."""
         return False

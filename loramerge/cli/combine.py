@@ -15,7 +15,7 @@ from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
-from loramerge.planning import Plan, plan
+from loramerge.planning import Effort, Plan, plan
 
 
 @click.command(cls=MethodCommand)
@@ -39,6 +39,10 @@ from loramerge.planning import Plan, plan
 @click.option(
     "--allow-base-mismatch", is_flag=True, help="Merge although the sources name other base models."
 )
+@click.option("--threads", type=click.IntRange(min=1), help="Workers; the result does not depend on it.  "
+    "[default: one per core, up to 8]")  # fmt: skip
+@click.option("--memory", callback=values.size, default="1GB", show_default=True, metavar="SIZE",
+    help="Memory for all workers, such as 500MB.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -55,6 +59,8 @@ def combine(
     dry_run: bool,
     as_json: bool,
     quiet: bool,
+    threads: int | None,
+    memory: float,
     **settings: Any,
 ) -> None:
     """Merge adapters into one adapter.
@@ -69,12 +75,13 @@ def combine(
     if quiet and as_json:
         raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
     weights = values.weights(each, together)
-    todo = plan(sources, method, weights=weights, alpha=values.alphas(alpha), **settings)
-    out = out or Path("merged.safetensors" if todo.bare else "merged")
+    effort = Effort(threads, memory)
+    todo = plan(sources, method, weights=weights, alpha=values.alphas(alpha), effort=effort, **settings)
+    out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
         return _show_plan(todo, out, as_json, quiet)
-    merge = run(todo, out, overwrite=overwrite, max_error=max_error, progress=show.progress)
+    merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
     _show_merge(merge, todo, out, as_json, quiet)
     return None
 
@@ -83,9 +90,9 @@ def _show_plan(todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
     facts = {
         "out": str(out),
         "method": {"name": name_of(todo.method), "options": todo.method.options()},
-        "sources": [a.name for a in todo.adapters],
+        "sources": [a.name for a in todo.sources.adapters],
         "weights": todo.weights.tolist(),
-        "modules": len(todo.signatures),
+        "modules": len(todo.sources.signatures),
         "rank": todo.outline.rank,
         "dtype": dtypes.word(todo.outline.dtype),
         "bytes": todo.outline.nbytes,
@@ -120,6 +127,6 @@ def _show_merge(merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool)
 def _what(todo: Plan, out: Path) -> str:
     outline = todo.outline
     return (
-        f"{printable(out)}: {name_of(todo.method)}, {len(todo.signatures)} modules, rank {outline.rank}, "
-        f"{dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
+        f"{printable(out)}: {name_of(todo.method)}, {len(todo.sources.signatures)} modules, "
+        f"rank {outline.rank}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
     )

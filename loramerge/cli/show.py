@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from loramerge.units import Units
+from loramerge.report import Module
 
 
 def data(value: Any) -> None:
@@ -21,14 +21,14 @@ def note(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-def progress(batches: Iterable[Units], total: int) -> Iterator[Units]:
-    """Pass batches on with a bar over modules: on a terminal only, and only after a second."""
+def progress(done: Iterable[list[Module]], total: int) -> Iterator[list[Module]]:
+    """Pass results on with a bar over modules: on a terminal only, and only after a second."""
     from tqdm import tqdm
 
     with tqdm(total=total, unit="module", delay=1.0, disable=None, leave=False) as bar:
-        for units in batches:
-            yield units
-            bar.update(len(units.targets))
+        for modules in done:
+            yield modules
+            bar.update(len(modules))
 
 
 def size(count: float) -> str:

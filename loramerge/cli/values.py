@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import click
@@ -44,6 +45,14 @@ def number(_: click.Context, __: click.Parameter, value: Any) -> Any:
     if value is not None and math.isnan(value):
         raise click.BadParameter("nan is not a number.")
     return value
+
+
+def size(_: click.Context, __: click.Parameter, text: str) -> float:
+    """`500MB`, `1GB` or plain bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"{text!r} is no size such as 500MB or 1GB.")
+    return float(match[1]) * 1000.0 ** " kmg".index(match[2].lower() or " ")
 
 
 def weights(each: tuple[float, ...], together: str | None) -> list[float] | None:

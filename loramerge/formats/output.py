@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class Draft:
     out: Path
     where: Path
     writer: Writer
+    outline: Outline
     bare: bool
 
     def put(self, target: Target, up: Array, down: Array) -> None:
@@ -74,8 +75,16 @@ class Draft:
         self.writer.write(_key(target, "A"), down)
         self.writer.write(_key(target, "B"), up)
 
-    def close(self) -> None:
-        """All modules are written: flush them to the disk."""
+    def close(self, recipe: Mapping[str, Any] | None = None, report: Mapping[str, Any] | None = None) -> None:
+        """All modules are written: flush them to the disk, with how they were made.
+
+        A bare file keeps the recipe in its header, which was written with one of the same length; a
+        folder keeps recipe and report in a file of their own.
+        """
+        if recipe is not None and self.bare:
+            self.writer.amend(replace(self.outline, recipe=recipe).header())
+        elif recipe is not None:
+            _write_json(self.where / RECORD, {**recipe, "report": report})
         self.writer.close()
 
     def reread(self) -> Adapter:
@@ -90,11 +99,6 @@ class Draft:
             return read(self.where, str(self.out))
         except LoramergeError as error:
             raise VerificationError(f"The output was written, but not as it should be: {error}") from error
-
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Keep the provenance beside the weights (a bare file has its recipe in the header)."""
-        if not self.bare:
-            _write_json(self.where / RECORD, record)
 
 
 @contextmanager
@@ -111,7 +115,7 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
         metadata = outline.header() if bare else {"format": "pt"}
         weights = where if bare else where / WEIGHTS
         with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
-            yield Draft(out, where, writer, bare)
+            yield Draft(out, where, writer, outline, bare)
 
 
 def is_bare(out: Path) -> bool:

@@ -170,11 +170,11 @@ def test_a_stdout_that_is_full_or_closed_is_no_bug():
 
 def test_progress_is_for_terminals_and_for_long_work(tmp_path):
     slow = SLOW.replace('print("writing", flush=True)', "").replace("0.2", "0.1")
-    slow = "from loramerge.units import batches\nbatches.__defaults__ = (1,)\n" + slow  # one module each
-    done = process("combine", *FIXTURES, "-o", "m", code=slow, cwd=tmp_path)
+    once = ("--memory", "1", "--threads", "1")  # one module a batch
+    done = process("combine", *FIXTURES, *once, "-o", "m", code=slow, cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.count("\n") == 3, "two notes and the last word: no bar where nobody looks"
-    shown = on_a_terminal(slow, tmp_path, "combine", *FIXTURES, "-o", "n")
+    shown = on_a_terminal(slow, tmp_path, "combine", *FIXTURES, *once, "-o", "n")
     assert "/18 [" in shown
     assert shown.endswith("wrote n: linear, 18 modules, rank 12, float32, 119.8 kB\r\n")
     assert "/18 [" not in on_a_terminal(PLAIN, tmp_path, "combine", *FIXTURES, "-o", "o")

@@ -43,15 +43,15 @@ class Writer:
         typed = {key: (_dtype(name), tuple(shape)) for key, (name, shape) in layout.items()}
         order = sorted(layout, key=lambda key: (-_RANK[layout[key][0]], key))
         self._layout = {key: typed[key] for key in order}
-        offsets = self._offsets()
-        header = _header(layout, metadata, offsets)
-        self._starts = {key: len(header) + start for key, (start, _) in offsets.items()}
+        self._names = dict(layout)
+        self._header = _header(layout, metadata, self._offsets())
+        self._starts = {key: len(self._header) + at for key, (at, _) in self._offsets().items()}
         self._written: set[str] = set()
         self._name = str(path) if name is None else name
         with writing(self._name):
             self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         try:
-            self._put(memoryview(header), 0)
+            self._put(memoryview(self._header), 0)
         except BaseException:
             self._release()
             raise
@@ -64,6 +64,17 @@ class Writer:
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         self._put(data, self._starts[key])
         self._written.add(key)
+
+    def amend(self, metadata: Mapping[str, str]) -> None:
+        """Replace the metadata by other metadata of the same length (digits that are known late).
+
+        Raises:
+            ValueError: the length differs.
+        """
+        header = _header(self._names, metadata, self._offsets())
+        if len(header) != len(self._header):
+            raise ValueError(f"a header of {len(header)} bytes cannot replace one of {len(self._header)}")
+        self._put(memoryview(header), 0)
 
     def close(self) -> None:
         """Make the file last: check that every tensor was written, flush it to the disk. Once is enough."""
