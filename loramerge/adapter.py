@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,18 @@ class Held:
 
     def read(self) -> Array:
         return self.array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Computed:
+    """A tensor that is computed, in float64, each time it is read."""
+
+    shape: tuple[int, ...]
+    compute: Callable[[], Array]
+    dtype: str = "F64"
+
+    def read(self) -> Array:
+        return self.compute()
 
 
 @dataclass(frozen=True, eq=False, slots=True)

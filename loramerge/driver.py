@@ -11,9 +11,10 @@ from loramerge import rounding
 from loramerge.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
+from loramerge.folding import unfolded
 from loramerge.formats import load, output
-from loramerge.gram import Grams
-from loramerge.planning import EFFORT, Effort, Plan, plan
+from loramerge.gram import Grams, framed
+from loramerge.planning import EFFORT, Effort, Plan, plan, work_weights
 from loramerge.proof import check_honest, check_rounding, check_written, fingerprint
 from loramerge.recipe import hashing, record, unhashed
 from loramerge.report import Module, Report, measure
@@ -65,7 +66,7 @@ def execute(plan: Plan, put: Put, effort: Effort, progress: Progress | None = No
     A worker takes a batch all the way from reading to `put`, so that one reads while another computes
     or writes, and memory follows the largest batches in flight.
     """
-    todo = plan.sources.batches(effort)
+    todo = plan.work.batches(effort)
     modules: list[Module] = []
     with workers(effort.workers) as run:
         done = run(lambda units: _merge(plan, units, put), todo)
@@ -82,15 +83,19 @@ def report(plan: Plan, modules: list[Module]) -> Report:
 
 
 def decided(plan: Plan, units: Units, grams: Grams) -> Remix:
-    """What the plan's method makes of one batch."""
-    return units.settle(plan.method.remix(plan.method.weigh(grams, plan.weights)))
+    """What the plan's method makes of one batch, seen in its frame."""
+    weights = work_weights(plan.work, plan.weights)
+    return units.settle(plan.method.remix(plan.method.weigh(grams, weights)))
 
 
 def _merge(plan: Plan, units: Units, put: Put) -> list[Module]:
-    grams = units.grams(balance=plan.method.balanced)
-    remix = decided(plan, units, grams)
+    grams = units.grams(balance=plan.method.frame != "stored")
+    remix = decided(plan, units, framed(grams, plan.method.frame))
     errors = [_emit(plan, units, module, remix, put) for module in range(len(units.targets))]
-    return measure(grams, remix, plan.weights, units.signature, errors)
+    facts = measure(grams, remix, work_weights(plan.work, plan.weights), units.signature, errors)
+    if plan.work is plan.sources:
+        return facts
+    return unfolded(facts, units, plan.sources.adapters, remix)
 
 
 def _emit(plan: Plan, units: Units, module: int, remix: Remix, put: Put) -> float:

@@ -9,6 +9,7 @@ leading axis over modules, float64; nothing here depends on `in` or `out`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class Grams:
         live: (M, R) False for units that are zero (padding, an all-zero lora_B).
         lift: how these units are made of the stored factors.
         labels: (M,) names of the modules, the same on every machine.
+        halves: (H_up, H_down) of both Grams, if they are at hand: weights only scale their columns.
     """
 
     up: Array
@@ -35,6 +37,7 @@ class Grams:
     live: Array
     lift: Remix
     labels: tuple[str, ...]
+    halves: tuple[Array, Array] | None = None
 
     @property
     def kernel(self) -> Array:
@@ -65,13 +68,18 @@ class Spectrum:
 
 
 def halves(gram: Array) -> Array:
-    """H (…, R, R) with G = HᵀH, by the eigenvectors of G; negative rounding noise becomes 0."""
+    """H (…, R, R) with G = HᵀH, by the eigenvectors of the cosines; negative rounding noise becomes 0.
+
+    The units are first brought to length 1, so that a long one does not drown the digits of the others.
+    """
     xp = namespace(gram)
-    values, vectors = xp.linalg.eigh(gram)
-    return np.asarray(xp.sqrt(xp.maximum(values, 0.0))[..., None] * vectors.swapaxes(-1, -2))
+    length = xp.sqrt(xp.maximum(gram.diagonal(axis1=-2, axis2=-1), 0.0))  # (…, R)
+    safe = xp.where(length > 0, length, 1.0)
+    values, vectors = xp.linalg.eigh(gram / (safe[..., :, None] * safe[..., None, :]))
+    return xp.sqrt(xp.maximum(values, 0.0))[..., :, None] * vectors.swapaxes(-1, -2) * length[..., None, :]
 
 
-def spectrum(up: Array, down: Array) -> Spectrum:
+def spectrum(up: Array, down: Array, halved: tuple[Array, Array] | None = None) -> Spectrum:
     """Singular values and vectors of Σᵢ bᵢ aᵢᵀ from the two Grams (…, R, R).
 
     With M = H_up H_downᵀ = X Σ Yᵀ the singular vectors are lifted without inverting a half:
@@ -79,7 +87,7 @@ def spectrum(up: Array, down: Array) -> Spectrum:
     1e-8 in a single σ, the price of squaring the factors.
     """
     xp = namespace(up)
-    half_up, half_down = halves(up), halves(down)
+    half_up, half_down = halved or (halves(up), halves(down))
     x, sigma, yt = xp.linalg.svd(half_up @ half_down.swapaxes(-1, -2))
     sigma = xp.where(sigma > _noise(up, down)[..., None], sigma, 0.0)
     inverse = xp.where(sigma > 0, 1.0 / xp.where(sigma > 0, sigma, 1.0), 0.0)
@@ -110,7 +118,13 @@ def weigh(grams: Grams, weights: Array, even: bool = False) -> Grams:
     left = np.sign(weight) * right if even else weight
     lift = Remix(grams.lift.P * left, right[:, None] * grams.lift.Q)
     up, down = left[:, None] * grams.up * left, right[:, None] * grams.down * right
-    return replace(grams, up=up, down=down, lift=lift, live=grams.live & (weight != 0))
+    own = grams.halves and (grams.halves[0] * left, grams.halves[1] * right)
+    return replace(grams, up=up, down=down, lift=lift, live=grams.live & (weight != 0), halves=own)
+
+
+def halved(grams: Grams) -> Grams:
+    """The same units, with the halves of their Grams at hand."""
+    return replace(grams, halves=(halves(grams.up), halves(grams.down)))
 
 
 def canonical(grams: Grams) -> Grams:
@@ -132,7 +146,16 @@ def canonical(grams: Grams) -> Grams:
     up = P.swapaxes(-1, -2) @ grams.up @ P
     down = Q @ grams.down @ Q.swapaxes(-1, -2)
     live = (up.diagonal(axis1=-2, axis2=-1) > noise_up) & (down.diagonal(axis1=-2, axis2=-1) > noise_down)
-    return replace(grams, up=up, down=down, live=live, lift=Remix(P, Q).after(grams.lift))
+    lift = Remix(P, Q).after(grams.lift)
+    return replace(grams, up=up, down=down, live=live, lift=lift, halves=None)
+
+
+Frame = Literal["stored", "balanced", "halved", "canonical"]
+
+
+def framed(grams: Grams, frame: Frame) -> Grams:
+    """The units as a method wants them, before any weight: what need not be done again for other weights."""
+    return {"halved": halved, "canonical": canonical}.get(frame, lambda same: same)(grams)
 
 
 def _rounding(gram: Array) -> Array:

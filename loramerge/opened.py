@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loramerge.adapter import Slot
+from loramerge.adapter import Computed, Slot
 from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
 from loramerge.driver import Merge, decided, merged, report
-from loramerge.gram import Grams
+from loramerge.gram import Frame, Grams, framed
 from loramerge.planning import Effort, Sources, gather, settle
 from loramerge.report import Module, measure
 from loramerge.results import Remix
@@ -18,17 +18,7 @@ from loramerge.selection import Alphas, Source
 from loramerge.target import Target
 from loramerge.units import MEMORY, Units
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Promise:
-    """A tensor that is computed when read."""
-
-    shape: tuple[int, ...]
-    compute: Callable[[], Array]
-    dtype: str = "F64"
-
-    def read(self) -> Array:
-        return self.compute()
+Batch = tuple[Units, Grams, Grams]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +32,7 @@ class Opened:
 
     sources: Sources
     effort: Effort
-    _grams: dict[bool, list[tuple[Units, Grams]]] = field(default_factory=dict, repr=False)
+    _kept: dict[Frame, list[Batch]] = field(default_factory=dict, repr=False)
 
     def combine(
         self,
@@ -58,31 +48,45 @@ class Opened:
             UsageError: no such method, option or weights.
             SourceError: a factor holds NaN or infinity, or a file has changed.
         """
-        plan = settle(self.sources, method, self._observe, weights=weights, dtype=dtype, **options)
+        plan = settle(
+            self.sources, method, self._observe, weights=weights, dtype=dtype, fold=False, **options
+        )
+
+        def merge(batch: Batch) -> tuple[list[Module], list[Slot]]:
+            units, grams, seen = batch
+            remix = decided(plan, units, seen)
+            facts = measure(grams, remix, plan.weights, units.signature, [None] * len(units.targets))
+            return facts, [_promised(units, m, remix) for m in range(len(units.targets))]
+
         modules: list[Module] = []
         slots: dict[Target, Slot] = {}
-        for units, grams in self._batches(plan.method.balanced):
-            remix = decided(plan, units, grams)
-            modules += measure(grams, remix, plan.weights, units.signature, [None] * len(units.targets))
-            slots |= {t: _promised(units, m, remix) for m, t in enumerate(units.targets)}
+        batches = self._batches(plan.method.frame)
+        with workers(self.effort.workers) as run:
+            for (units, _, _), (facts, promised) in zip(batches, run(merge, batches), strict=True):
+                modules += facts
+                slots |= zip(units.targets, promised, strict=True)
         return Merge(merged(plan, slots), report(plan, modules), plan)
 
-    def _observe(self, method: Method, weights: Array) -> list[Array]:
-        seen = (method.weigh(grams, weights) for _, grams in self._batches(method.balanced))
-        return [method.observe(grams) for grams in seen]
+    def _observe(self, method: Method, _: Sources, weights: Array) -> list[Array]:
+        return [method.observe(method.weigh(seen, weights)) for _, _, seen in self._batches(method.frame)]
 
-    def _batches(self, balance: bool) -> list[tuple[Units, Grams]]:
-        if balance not in self._grams:
+    def _batches(self, frame: Frame) -> list[Batch]:
+        """Every batch with its Grams, plain and in that frame; computed when first needed, then kept."""
+        if frame not in self._kept:
+
+            def look(units: Units) -> Batch:
+                grams = units.grams(balance=frame != "stored")
+                return units, grams, framed(grams, frame)
+
             with workers(self.effort.workers) as run:
-                todo = self.sources.batches(self.effort)
-                self._grams[balance] = list(run(lambda units: (units, units.grams(balance)), todo))
-        return self._grams[balance]
+                self._kept[frame] = list(run(look, self.sources.batches(self.effort)))
+        return self._kept[frame]
 
 
 def _promised(units: Units, module: int, remix: Remix) -> Slot:
     (outs, ins), k = units.shape(module), remix.P.shape[-1]
-    up = Promise((outs, k), lambda: units.up(module) @ remix.P[module])
-    down = Promise((k, ins), lambda: remix.Q[module] @ units.down(module))
+    up = Computed((outs, k), lambda: units.up(module) @ remix.P[module])
+    down = Computed((k, ins), lambda: remix.Q[module] @ units.down(module))
     return Slot(up, down, 1.0)
 
 

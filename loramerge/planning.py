@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from loramerge import dtypes
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.backend import Array, workers
 from loramerge.errors import UsageError
+from loramerge.folding import crowded, folded
 from loramerge.formats import portable
 from loramerge.formats.output import Outline
+from loramerge.gram import framed
 from loramerge.selection import (
     Alphas,
     Source,
@@ -75,6 +79,18 @@ class Sources:
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
 
+    def shape(self, target: Target) -> tuple[int, int]:
+        """(out, in) of a module."""
+        return next(a.slots[target].shape for a in self.adapters if target in a.slots)
+
+    def folded(self, weights: Array) -> Sources:
+        """The same sum from fewer units, where there are more than a module has rows or columns."""
+        full = [t for t, signature in self.signatures.items() if crowded(signature, self.shape(t))]
+        if not full:
+            return self
+        adapters = tuple(folded(self.adapters, weights, full))
+        return replace(self, adapters=adapters, signatures=align(adapters))
+
     @property
     def bare(self) -> bool:
         """All of them are files without a config of their own."""
@@ -91,12 +107,14 @@ class Plan:
 
     Args:
         given: weights (T,) as given.   weights: as the method uses them.
+        work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
     """
 
     sources: Sources
     given: Array
     weights: Array
+    work: Sources
     method: Method
     outline: Outline
     notes: tuple[str, ...]
@@ -123,7 +141,12 @@ def gather(
     )
 
 
-Observe = Callable[[Method, Array], Sequence[Array]]
+Observe = Callable[[Method, Sources, Array], Sequence[Array]]
+
+
+def work_weights(work: Sources, weights: Array) -> Array:
+    """The weights of the sources as they are merged: a folded sum has its weights inside already."""
+    return np.concatenate([weights, np.ones(len(work.adapters) - len(weights))])
 
 
 def settle(
@@ -133,20 +156,23 @@ def settle(
     *,
     weights: Sequence[float] | None = None,
     dtype: str | None = None,
+    fold: bool = True,
     **options: Any,
 ) -> Plan:
     """Fix weights, method and the shape of the output. `observe` looks at all modules, if the method must."""
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
     given = check_weights(weights, len(sources.adapters))
     effective = chosen.weights(given)
-    observed = observe(chosen, effective) if chosen.observes else []
+    work = sources.folded(effective) if fold and chosen.traits.sums else sources
+    observed = observe(chosen, work, work_weights(work, effective)) if chosen.observes else []
     settled = chosen.decide(observed, max(a.rank for a in sources.adapters))
-    rank = max(1, *(settled.size(signature) for signature in sources.signatures.values()))
+    rank = max(1, *(settled.size(signature) for signature in work.signatures.values()))
     kinds = (a.dtype for a in sources.adapters if a)
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
-    shapes = {target: _shape(target, sources.adapters) for target in sources.signatures}
+    shapes = {target: sources.shape(target) for target in sources.signatures}
     outline = Outline(shapes, rank, kind, portable.config(sources.whole, shapes, rank))
-    return Plan(sources, given, effective, settled, outline, (*sources.notes, *_size_notes(rank)))
+    notes = (*sources.notes, *_size_notes(rank))
+    return Plan(sources, given, effective, work, settled, outline, notes)
 
 
 def plan(
@@ -168,18 +194,15 @@ def plan(
         sources, alpha=alpha, only=only, exclude=exclude, allow_base_mismatch=allow_base_mismatch
     )
 
-    def observe(method: Method, weights: Array) -> list[Array]:
+    def observe(method: Method, work: Sources, weights: Array) -> list[Array]:
         def look(units: Units) -> Array:
-            return method.observe(method.weigh(units.grams(balance=method.balanced), weights))
+            grams = framed(units.grams(balance=method.frame != "stored"), method.frame)
+            return method.observe(method.weigh(grams, weights))
 
         with workers(effort.workers) as run:
-            return list(run(look, together.batches(effort)))
+            return list(run(look, work.batches(effort)))
 
     return settle(together, method, observe, weights=weights, dtype=dtype, **options)
-
-
-def _shape(target: Target, adapters: Sequence[Adapter]) -> tuple[int, int]:
-    return next(a.slots[target].shape for a in adapters if target in a.slots)
 
 
 def _size_notes(rank: int) -> list[str]:

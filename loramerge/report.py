@@ -50,25 +50,29 @@ def measure(
     grams: Grams, remix: Remix, weights: Array, ranks: tuple[int, ...], rounding: Sequence[float | None]
 ) -> list[Module]:
     """The facts of one batch. `grams` are the unweighted units, `remix` acts on the stored factors."""
-    core = _in_frame(grams, remix)  # (M, R, R)
-    aim = np.broadcast_to(np.diag(weights[grams.owner]), core.shape)
+    P, Q = _in_frame(grams, remix)  # (M, R, k), (M, k, R)
     only = (grams.owner == np.arange(len(ranks))[:, None]).astype(float)  # (T, R)
-    applied = (grams.up @ core @ grams.down).diagonal(axis1=1, axis2=2)  # (M, R)
     inners = only @ grams.kernel @ only.T  # (M, T, T)
-    wanted, merged, lost = (np.maximum(inner(grams, each, each), 0.0) for each in (aim, core, aim - core))
+    high, wide = grams.up @ P, Q @ grams.down
+    overlaps = (high * wide.swapaxes(1, 2)).sum(axis=2) @ only.T  # (M, T)
+    merged = ((P.swapaxes(1, 2) @ high) * (wide @ Q.swapaxes(1, 2))).sum(axis=(1, 2))
+    missed = np.diag(weights[grams.owner]) - P @ Q  # (M, R, R); exact zeros where nothing is missed
+    lost = inner(grams, missed, missed) if missed.any() else np.zeros(len(missed))
+    wanted = (inners @ weights) @ weights
+    wanted, merged, lost = (np.maximum(each, 0.0).tolist() for each in (wanted, merged, lost))
     return [
-        Module(label, ranks, float(wanted[m]), float(merged[m]), float(lost[m]), rounding[m], both, inners[m])
-        for m, (label, both) in enumerate(zip(grams.labels, applied @ only.T, strict=True))
+        Module(label, ranks, wanted[m], merged[m], lost[m], rounding[m], overlaps[m], inners[m])
+        for m, label in enumerate(grams.labels)
     ]
 
 
-def _in_frame(grams: Grams, remix: Remix) -> Array:
-    """The core of a remix of stored factors, for the units of `grams` (their lift is diagonal)."""
+def _in_frame(grams: Grams, remix: Remix) -> tuple[Array, Array]:
+    """(P, Q) of a remix of stored factors, for the units of `grams` (their lift is diagonal)."""
     left = grams.lift.P.diagonal(axis1=1, axis2=2)  # (M, R)
     right = grams.lift.Q.diagonal(axis1=1, axis2=2)
     alive = (left != 0) & (right != 0)
     left, right = (np.where(alive, side, np.inf) for side in (left, right))
-    return np.asarray((remix.P / left[:, :, None]) @ (remix.Q / right[:, None, :]))
+    return remix.P / left[:, :, None], remix.Q / right[:, None, :]
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,9 +58,17 @@ def error(up: Array, down: Array, stored_up: Array, stored_down: Array) -> float
     if stored_up.dtype == np.float16:  # undo the exact balancing, so that equal halves are compared
         split = _split(up, down)
         up, down = up * split, down / split[:, None]
-    left = np.concatenate([up - kept_up[:, :k], kept_up[:, :k]], axis=1)
-    right = np.concatenate([down, down - kept_down[:k]])
-    return max(float(((left.T @ left) * (right @ right.T)).sum()), 0.0)
+    off_up, off_down = up - kept_up[:, :k], down - kept_down[:k]
+    total = _product(off_up, off_up, down, down) if off_up.any() else 0.0
+    if off_down.any():
+        total += 2 * _product(off_up, kept_up[:, :k], down, off_down) if off_up.any() else 0.0
+        total += _product(kept_up[:, :k], kept_up[:, :k], off_down, off_down)
+    return max(total, 0.0)
+
+
+def _product(up1: Array, up2: Array, down1: Array, down2: Array) -> float:
+    """⟨up1 @ down1, up2 @ down2⟩_F from the factors."""
+    return float(((up1.T @ up2) * (down1 @ down2.T)).sum())
 
 
 def bound(stored_up: Array, stored_down: Array, dtype: str) -> float:

@@ -118,7 +118,10 @@ class Units:
 
     def remix(self, module: int, remix: Remix) -> tuple[Array, Array]:
         """up' (out, k) and down' (k, in) of one module, float64."""
-        return self.up(module) @ remix.P[module], remix.Q[module] @ self.down(module)
+        P, Q, up, down = remix.P[module], remix.Q[module], self.up(module), self.down(module)
+        if _is_diagonal(P) and _is_diagonal(Q):  # the sum itself: nothing is mixed
+            return up * P.diagonal(), Q.diagonal()[:, None] * down
+        return up @ P, Q @ down
 
     def _stretch(self, module: int, result: PeakRescaled) -> Array:
         """(k,) mean peak of the members over the peak of the centroid."""
@@ -129,6 +132,12 @@ class Units:
         length = np.maximum(np.abs(up).max(axis=0), np.abs(down).max(axis=1))  # (k,)
         wanted = peak @ result.shares[module]
         return np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)
+
+
+def _is_diagonal(matrix: Array) -> bool:
+    return matrix.shape[0] == matrix.shape[1] and np.count_nonzero(matrix) == np.count_nonzero(
+        matrix.diagonal()
+    )
 
 
 def _split(up: Array, down: Array, scale: Array) -> Array:

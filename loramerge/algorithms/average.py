@@ -37,7 +37,7 @@ class Average(Sized):
 
     @property
     def traits(self) -> Traits:
-        return Traits("linear", weights="consensus", exact=True)
+        return Traits("linear", weights="consensus", exact=True, sums=True)
 
     def weights(self, weights: Array) -> Array:
         total = float(np.sum(weights))

@@ -9,10 +9,10 @@ import numpy as np
 
 from loramerge.algorithms.kmeans import cluster
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.sized import Sized, best
+from loramerge.algorithms.sized import Sized
 from loramerge.backend import Array
 from loramerge.errors import UsageError
-from loramerge.gram import Grams, canonical, weigh
+from loramerge.gram import Frame, Grams, balanced, spectrum, weigh
 from loramerge.results import PeakRescaled, Remix, Result
 
 PUBLISHED = {  # what the two readings of the paper do where they differ
@@ -89,9 +89,11 @@ class Lego(Sized):
         )
         return features, rescale, gain
 
+    @property
+    def frame(self) -> Frame:
+        return "canonical" if self.variant == "intrinsic" else "stored"
+
     def weigh(self, grams: Grams, weights: Array) -> Grams:
-        if self.variant == "intrinsic":
-            return canonical(weigh(grams, weights))
         return weigh(grams, weights, even=True)
 
     def remix(self, grams: Grams) -> Result:
@@ -144,7 +146,7 @@ def _representatives(units: Grams, member: Array) -> tuple[Array, Array]:
         m, c = np.nonzero(count == n)  # (B,) clusters of n units
         where = np.nonzero(member.swapaxes(1, 2)[m, c])[1].reshape(-1, n)  # (B, n)
         block = (m[:, None, None], where[:, :, None], where[:, None, :])
-        p, q = best(units.up[block], units.down[block], 1)
+        p, q = balanced(spectrum(units.up[block], units.down[block]), 1)
         P[m[:, None], where, c[:, None]], Q[m[:, None], c[:, None], where] = p[:, :, 0], q[:, 0]
     energy = ((units.up @ P) * P).sum(axis=1)  # (M, k) = σ, because a unit is balanced
     order = np.argsort(-energy, axis=1, kind="stable")

@@ -33,7 +33,7 @@ class Linear(Sized):
 
     @property
     def traits(self) -> Traits:
-        return Traits("linear", weights="additive", exact=True)
+        return Traits("linear", weights="additive", exact=True, sums=True)
 
     def remix(self, grams: Grams) -> Remix:
         return truncate(grams, self.rank)

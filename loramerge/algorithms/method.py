@@ -14,7 +14,7 @@ import numpy as np
 
 from loramerge.backend import Array
 from loramerge.errors import UsageError
-from loramerge.gram import Grams, weigh
+from loramerge.gram import Frame, Grams, weigh
 from loramerge.results import Result
 
 Default = TypeVar("Default")
@@ -32,6 +32,7 @@ class Traits:
         identity: one adapter at weight 1 comes back as itself.
         homogeneous: all sources times c > 0 give the merge times c.
         exact: without a rank the result is the weighted sum itself.
+        sums: only the weighted sum of all units matters, not which source they are of.
     """
 
     family: str
@@ -40,6 +41,7 @@ class Traits:
     identity: bool = True
     homogeneous: bool = True
     exact: bool = False
+    sums: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,13 @@ class Method(ABC):
         return weights
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
-        """The units as the method sees them."""
+        """The units of its frame with the weights folded in."""
         return weigh(grams, weights)
 
     @property
-    def balanced(self) -> bool:
-        """Whether it takes units split evenly between up and down, or as they are stored."""
-        return self.traits.gauge == "invariant"
+    def frame(self) -> Frame:
+        """The units it starts from: as stored, or split evenly between up and down, and more."""
+        return "balanced" if self.traits.gauge == "invariant" else "stored"
 
     @property
     def observes(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from loramerge.algorithms.method import Interval, Method, option
 from loramerge.backend import Array
 from loramerge.errors import UsageError
-from loramerge.gram import Grams, balanced, spectrum
+from loramerge.gram import Frame, Grams, balanced, spectrum
 from loramerge.results import Remix
 
 
@@ -41,9 +41,14 @@ class Sized(Method):
     def observes(self) -> bool:
         return self.energy is not None
 
+    @property
+    def frame(self) -> Frame:
+        exact = self.traits.exact and self.rank is None and self.energy is None
+        return "balanced" if exact else "halved"
+
     def observe(self, grams: Grams) -> Array:
         """σ² of the weighted sum (M, R), largest first."""
-        return np.asarray(spectrum(grams.up, grams.down).sigma ** 2)
+        return np.asarray(spectrum(grams.up, grams.down, grams.halves).sigma ** 2)
 
     def decide(self, observed: Sequence[Array], largest: int) -> Self:
         if self.energy is not None:
@@ -71,12 +76,9 @@ def _needed(squares: Array, energy: float) -> int:
 
 def truncate(grams: Grams, rank: int | None) -> Remix:
     """The best approximation of the sum of all units with `rank` of them (Eckart-Young); None: the sum."""
-    return keep(grams) if rank is None else grams.remix(*best(grams.up, grams.down, rank))
-
-
-def best(up: Array, down: Array, rank: int) -> tuple[Array, Array]:
-    """(P, Q) of the best approximation of that rank, for Grams of any leading axes."""
-    return balanced(spectrum(up, down), rank)
+    if rank is None:
+        return keep(grams)
+    return grams.remix(*balanced(spectrum(grams.up, grams.down, grams.halves), rank))
 
 
 def keep(grams: Grams) -> Remix:

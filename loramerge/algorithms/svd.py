@@ -34,7 +34,7 @@ class Svd(Sized):
 
     @property
     def traits(self) -> Traits:
-        return Traits("linear", weights="additive")
+        return Traits("linear", weights="additive", sums=True)
 
     def remix(self, grams: Grams) -> Remix:
         return truncate(grams, self.rank)

@@ -5,6 +5,7 @@ import pytest
 
 from loramerge import Adapter, Lego, LowRank, Target, combine
 from loramerge.errors import UsageError
+from loramerge.gram import framed
 from tests.adapters import distance, merged, random_adapters, units_of
 
 
@@ -119,7 +120,8 @@ def inner(first, second, method, features):
 def clusters(method, features, pairs, sources, weights, target):
     """Lists of units, from the labels that k-means finds for the plain kernel."""
     (batch,) = units_of(sources)
-    grams = method.weigh(batch.grams(balance=method.variant == "intrinsic"), np.array(weights))
+    plain = batch.grams(balance=method.frame != "stored")
+    grams = method.weigh(framed(plain, method.frame), np.array(weights))
     module = batch.targets.index(target)
     kernel = np.array(grams.kernel)
     kernel[module] = [[inner(x, y, method, features) for y in pairs] for x in pairs]
