@@ -16,6 +16,8 @@ import numpy as np
 from loramerge.backend import Array, namespace
 from loramerge.results import Remix
 
+APART = 1e-5  # sine of a unit against those before it, below which Cholesky's digits run out
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Grams:
@@ -68,15 +70,38 @@ class Spectrum:
 
 
 def halves(gram: Array) -> Array:
-    """H (…, R, R) with G = HᵀH, by the eigenvectors of the cosines; negative rounding noise becomes 0.
+    """H (…, R, R) with G = HᵀH: Cholesky's where the units are well apart, else by eigenvectors.
 
     The units are first brought to length 1, so that a long one does not drown the digits of the others.
     """
     xp = namespace(gram)
     length = xp.sqrt(xp.maximum(gram.diagonal(axis1=-2, axis2=-1), 0.0))  # (…, R)
     safe = xp.where(length > 0, length, 1.0)
-    values, vectors = xp.linalg.eigh(gram / (safe[..., :, None] * safe[..., None, :]))
-    return xp.sqrt(xp.maximum(values, 0.0))[..., :, None] * vectors.swapaxes(-1, -2) * length[..., None, :]
+    cosines = gram / (safe[..., :, None] * safe[..., None, :])
+    every = range(gram.shape[-1])
+    cosines[..., every, every] = 1.0  # also of zero units, whose columns of H are made zero below
+    flat = cosines.reshape(-1, *gram.shape[-2:])
+    return _half(flat).reshape(gram.shape) * length[..., None, :]
+
+
+def _half(cosines: Array) -> Array:
+    """(N, R, R). Each matrix is treated by itself, so the batch it comes in changes no bit."""
+    xp = namespace(cosines)
+    try:
+        half = xp.linalg.cholesky(cosines).swapaxes(-1, -2)
+    except np.linalg.LinAlgError:  # some are singular: eigenvectors for those alone
+        if len(cosines) > 1:
+            return xp.concatenate([_half(cosines[n : n + 1]) for n in range(len(cosines))])
+        return _eigen_half(cosines)
+    close = half.diagonal(axis1=-2, axis2=-1).min(axis=-1) < APART
+    return xp.where(close[:, None, None], _eigen_half(cosines), half) if close.any() else half
+
+
+def _eigen_half(cosines: Array) -> Array:
+    """By eigenvectors, for any rank; negative rounding noise becomes 0."""
+    xp = namespace(cosines)
+    values, vectors = xp.linalg.eigh(cosines)
+    return xp.sqrt(xp.maximum(values, 0.0))[..., :, None] * vectors.swapaxes(-1, -2)
 
 
 def spectrum(up: Array, down: Array, halved: tuple[Array, Array] | None = None) -> Spectrum:

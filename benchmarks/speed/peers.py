@@ -63,7 +63,7 @@ def _peft_model(shapes: Shapes, folders: list[Path]):  # type: ignore[no-untyped
     base.config = {"model_type": "custom"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = PeftModel.from_pretrained(base, folders[0], adapter_name="a", task_type=None)
+        model = PeftModel.from_pretrained(base, folders[0], adapter_name="a")
         model.load_adapter(folders[1], adapter_name="b")
     return model.base_model
 

@@ -49,6 +49,6 @@ def write(folder: Path, shapes: Shapes, seed: int, rank: int = 16) -> Path:
             writer.write(key, values.astype(ml_dtypes.bfloat16))
     names = sorted({module.rpartition(".")[2] for module in shapes})
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": names}
-    config |= {"base_model_name_or_path": "synthetic", "task_type": "CAUSAL_LM"}
+    config |= {"base_model_name_or_path": "synthetic"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
