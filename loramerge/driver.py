@@ -64,7 +64,7 @@ def _merge(plan: Plan, units: Units, put: Put, run: Map) -> list[Module]:
     def emit(module: int) -> float:
         target, outline = units.targets[module], plan.outline
         up, down = units.remix(module, remix)
-        stored = rounding.store(up, down, outline.dtype, outline.rank, str(target))
+        stored = rounding.store(up, down, outline.dtype, outline.width(target), str(target))
         put(target, *stored)
         error = rounding.error(up, down, *stored)
         if error > rounding.bound(*stored, outline.dtype):

@@ -13,6 +13,7 @@ from loramerge.algorithms import Method, make
 from loramerge.backend import Array, workers
 from loramerge.errors import UsageError
 from loramerge.formats import portable
+from loramerge.formats.keys import common_rank
 from loramerge.formats.output import Outline
 from loramerge.gram import Grams
 from loramerge.selection import (
@@ -68,7 +69,7 @@ def plan(
     adapters = select(whole, only, exclude)
     signatures = align(adapters)
     settled = _decide(chosen, adapters, signatures, effective, threads)
-    rank = max(1, *(settled.size(signature) for signature in signatures.values()))
+    rank = common_rank({target: settled.size(signature) for target, signature in signatures.items()})
     kind = dtypes.widest(a.dtype for a in adapters if a) if dtype is None else dtypes.parse(dtype)
     shapes = {target: _shape(target, adapters) for target in signatures}
     return Plan(

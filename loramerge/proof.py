@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import numpy as np
+
 from loramerge.adapter import Adapter
 from loramerge.backend import Array
 from loramerge.errors import VerificationError, printable
@@ -17,7 +19,7 @@ def digest(up: Array, down: Array) -> str:
     shapes = f"{up.shape}{down.shape}{up.dtype}".encode()
     mark = hashlib.blake2b(shapes)
     for factor in (up, down):
-        mark.update(factor.reshape(-1).view("u1").data)
+        mark.update(np.ascontiguousarray(factor).reshape(-1).view("u1").data)
     return mark.hexdigest()
 
 

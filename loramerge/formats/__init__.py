@@ -11,6 +11,7 @@ from loramerge.adapter import Adapter
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats import output, portable
 from loramerge.formats.alpha import Alpha, check_alpha
+from loramerge.formats.keys import common_rank
 from loramerge.formats.peft import load_file, load_folder
 
 HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.safetensors)")  # how the Hub names a repository
@@ -65,14 +66,14 @@ def save(adapter: Adapter, out: str | Path, *, dtype: str | None = None, overwri
         )
     kind = adapter.dtype if dtype is None else dtypes.parse(dtype)
     shapes = {target: slot.shape for target, slot in adapter.slots.items()}
-    config = portable.config([adapter], shapes, adapter.rank)
-    outline = output.Outline(shapes, adapter.rank, kind, config)
+    rank = common_rank({target: slot.rank for target, slot in adapter.slots.items()})
+    outline = output.Outline(shapes, rank, kind, portable.config([adapter], shapes, rank))
     path = Path(out)
     with output.create(path, output.is_bare(path), outline, overwrite) as draft:
         for target, update in adapter.items():
             up = dtypes.wide(update.up) * update.scale
             draft.put(
                 target,
-                *rounding.store(up, dtypes.wide(update.down), kind, adapter.rank, str(target)),
+                *rounding.store(up, dtypes.wide(update.down), kind, outline.width(target), str(target)),
             )
         draft.close()

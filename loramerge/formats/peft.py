@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from loramerge.adapter import Adapter, BaseModel, Provenance, Slot
+from loramerge.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.alpha import (
     Alpha,
@@ -18,12 +18,14 @@ from loramerge.formats.alpha import (
     check_tensors,
     given,
     of_bare_file,
+    understood,
 )
 from loramerge.formats.config import check_mergeable, scales
 from loramerge.formats.json import read_object
-from loramerge.formats.pairs import WEIGHTS, Pairs, sort_tensors
+from loramerge.formats.names import WEIGHTS
+from loramerge.formats.pairs import Pairs, sort_tensors
 from loramerge.formats.safetensors import File, open_file
-from loramerge.target import Layout, Target
+from loramerge.target import Target
 
 CONFIG = "adapter_config.json"
 
@@ -44,6 +46,7 @@ def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: b
     file = _weights(folder, name)
     pairs = sort_tensors(file.tensors, name)
     rule = scales(config, name)
+    pairs = understood(pairs, config, rule, name)
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
     check_tensors(rule.scale, pairs, name)
     return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
@@ -60,7 +63,7 @@ def load_file(path: Path, name: str, alpha: Alpha | None = None, optional: bool 
     pairs = sort_tensors(file.tensors, name)
     said = of_bare_file(file, pairs)
     unused = _unused(alpha, optional, name) if said else []
-    scale_of, config = said or given(file, pairs, alpha)
+    pairs, scale_of, config = said or given(file, pairs, alpha)
     check_tensors(scale_of, pairs, name)
     return _adapter(file, pairs, scale_of, config, name, unused)
 
@@ -83,23 +86,34 @@ def _adapter(
     oddities: list[str],
     config_path: Path | None = None,
 ) -> Adapter:
-    layout = Layout(fan_in_fan_out=config.get("fan_in_fan_out") is True)
-    slots = {
-        Target(path, layout=layout): Slot(up, down, scale_of(path))
-        for path, (up, down) in pairs.factors.items()
-    }
+    slots, biases = updates(pairs, scale_of, config)
     base = BaseModel(_text(config, "base_model_name_or_path"), _text(config, "revision"))
     files = [file.path] if config_path is None else [file.path, config_path]
     return Adapter(
         name=name,
         slots=slots,
+        biases=biases,
         base=base,
         extras=pairs.extras,
         config=config,
         provenance=Provenance(Path(name).name or name, files=tuple(files)),
         bare=config_path is None,
-        oddities=(*oddities, *_oddities(config, pairs)),
+        oddities=(*oddities, *pairs.oddities, *_oddities(config, pairs)),
     )
+
+
+def updates(
+    pairs: Pairs, scale_of: ScaleOf, config: Mapping[str, Any]
+) -> tuple[dict[Target, Slot], dict[Target, Scaled]]:
+    """What the pairs come to, and what the biases of ``lora_B`` do."""
+    flipped = config.get("fan_in_fan_out") is True
+    slots = {
+        target: slot
+        for path, pair in pairs.factors.items()
+        for target, slot in pair.slots(scale_of(path), flipped)
+    }
+    biases = {Target(path, "bias"): Scaled(tensor, scale_of(path)) for path, tensor in pairs.biases.items()}
+    return slots, biases
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:
