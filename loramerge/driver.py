@@ -90,6 +90,7 @@ def combine(
     exclude: str | None = None,
     overwrite: bool = False,
     allow_base_mismatch: bool = False,
+    allow_pickle: bool = False,
     max_error: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -105,6 +106,7 @@ def combine(
         alpha: for bare files that do not say theirs: a number, ``"rank"``, or {source: either}.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
         only, exclude: regular expressions searched in module names.
+        allow_pickle: read .bin and .pt files too. Nothing in them is run.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers; the result does not depend on it.
 
@@ -131,6 +133,7 @@ def combine(
         weights=weights,
         alpha=alpha,
         allow_base_mismatch=allow_base_mismatch,
+        allow_pickle=allow_pickle,
         threads=threads,
         **chosen,
     )

@@ -56,13 +56,14 @@ def plan(
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
+    allow_pickle: bool = False,
     threads: int | None = None,
     **options: Any,
 ) -> Plan:
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
     only where the size depends on them (`energy`)."""
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
-    whole = open_all(sources, alpha)
+    whole = open_all(sources, alpha, allow_pickle)
     given = check_weights(weights, len(whole))
     effective = chosen.weights(given)
     oddities = check_together(whole, allow_base_mismatch)

@@ -22,7 +22,7 @@ Source = str | Path | Adapter
 Alphas = Alpha | Mapping[str, Alpha] | None
 
 
-def open_all(sources: Sequence[Source], alpha: Alphas) -> list[Adapter]:
+def open_all(sources: Sequence[Source], alpha: Alphas, allow_pickle: bool = False) -> list[Adapter]:
     """Load every source, with the alpha meant for it, under names that tell them apart.
 
     Raises:
@@ -31,18 +31,19 @@ def open_all(sources: Sequence[Source], alpha: Alphas) -> list[Adapter]:
     if isinstance(sources, str | Path) or not sources:
         raise UsageError("Give a list of adapters to merge.")
     check_alphas(sources, alpha)
-    return _told_apart([open_one(source, alpha) for source in sources], sources)
+    return _told_apart([open_one(source, alpha, allow_pickle) for source in sources], sources)
 
 
-def open_one(source: Source, alpha: Alphas) -> Adapter:
+def open_one(source: Source, alpha: Alphas, allow_pickle: bool = False) -> Adapter:
     """Load a source with the alpha meant for it; one meant for all may go unused.
 
     Raises:
         SourceError, IncompatibleError, UsageError: as `load`.
     """
     if not isinstance(alpha, Mapping):
-        return load(source, alpha, optional=True)
-    return load(source, next((alpha[name] for name in _names(source) if name in alpha), None))
+        return load(source, alpha, optional=True, allow_pickle=allow_pickle)
+    own = next((alpha[name] for name in _names(source) if name in alpha), None)
+    return load(source, own, allow_pickle=allow_pickle)
 
 
 def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:

@@ -22,15 +22,23 @@ from loramerge.formats.alpha import (
 )
 from loramerge.formats.config import check_mergeable, scales
 from loramerge.formats.json import read_object
-from loramerge.formats.names import WEIGHTS
+from loramerge.formats.names import PICKLED, WEIGHTS
 from loramerge.formats.pairs import Pairs, sort_tensors
+from loramerge.formats.pickled import open_pickle
 from loramerge.formats.safetensors import File, open_file
 from loramerge.target import Target
 
 CONFIG = "adapter_config.json"
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
-def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
+def load_folder(
+    folder: Path,
+    name: str,
+    alpha: Alpha | None = None,
+    optional: bool = True,
+    allow_pickle: bool = False,
+) -> Adapter:
     """An adapter as PEFT saves it. Only headers are read.
 
     Raises:
@@ -43,7 +51,7 @@ def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: b
     _refuse_mlx(config, name)
     check_mergeable(config, name)
     unused = _unused(alpha, optional, name)
-    file = _weights(folder, name)
+    file = _weights(folder, name, allow_pickle)
     pairs = sort_tensors(file.tensors, name)
     rule = scales(config, name)
     pairs = understood(pairs, config, rule, name)
@@ -52,14 +60,20 @@ def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: b
     return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
 
 
-def load_file(path: Path, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
-    """A bare .safetensors with PEFT's tensor names. Only its header is read.
+def load_file(
+    path: Path,
+    name: str,
+    alpha: Alpha | None = None,
+    optional: bool = True,
+    allow_pickle: bool = False,
+) -> Adapter:
+    """A bare file with PEFT's tensor names. Only its header is read.
 
     Raises:
         SourceError, IncompatibleError: as `of_bare_file` and `given` say.
         UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
-    file = open_file(path, name)
+    file = open_weights(path, name, allow_pickle)
     pairs = sort_tensors(file.tensors, name)
     said = of_bare_file(file, pairs)
     unused = _unused(alpha, optional, name) if said else []
@@ -135,14 +149,27 @@ def _oddities(config: Mapping[str, Any], pairs: Pairs) -> list[str]:
     return found
 
 
-def _weights(folder: Path, name: str) -> File:
-    if os.path.isfile(folder / WEIGHTS):
-        return open_file(folder / WEIGHTS, f"{name}/{WEIGHTS}")
-    if os.path.isfile(folder / "adapter_model.bin"):
+def open_weights(path: Path, name: str, allow_pickle: bool) -> File:
+    """The tensors of a file, by its ending.
+
+    Raises:
+        IncompatibleError: a pickle, and these are not allowed.   SourceError: it cannot be read.
+    """
+    if path.suffix not in PICKLES:
+        return open_file(path, name)
+    if not allow_pickle:
         raise IncompatibleError(
-            f"{printable(name)} holds its weights as adapter_model.bin, a pickle that could run code "
-            "when read. Load it with PEFT and save it again: that writes safetensors."
+            f"{printable(name)} is a pickle, which could run code when it is read. --allow-pickle "
+            "(allow_pickle=True) reads its tensors without running anything; safer still is to save it as "
+            "safetensors."
         )
+    return open_pickle(path, name)
+
+
+def _weights(folder: Path, name: str, allow_pickle: bool) -> File:
+    for weights in (WEIGHTS, PICKLED):
+        if os.path.isfile(folder / weights):
+            return open_weights(folder / weights, f"{name}/{weights}", allow_pickle)
     raise SourceError(f"{printable(name)} has an {CONFIG} but no {WEIGHTS}: the download is incomplete.")
 
 
