@@ -81,16 +81,20 @@ class Slot:
         return LowRank(self.up.read(), self.down.read(), self.scale)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Scaled:
+    """A vector with its scale: what an adapter adds to the bias of a module."""
+
+    tensor: Tensor
+    scale: float
+
+
 @dataclass(frozen=True, slots=True)
 class BaseModel:
     """The model an adapter was trained on, as far as its files say."""
 
     name: str | None = None
     revision: str | None = None
-
-    def differs(self, other: BaseModel) -> bool:
-        """True when both are named and the names differ (a missing name decides nothing)."""
-        return None not in (self.name, other.name) and self.name != other.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ class Adapter(Mapping[Target, LowRank]):
         config: the config it came with, verbatim; writers carry what they do not set.
         dialect: the file format it came in.
         bare: it came as one file without a config of its own.
+        biases: what it adds to the biases of its modules (PEFT's ``lora_bias``).
         oddities: sentences about what looked wrong but could be read.
     """
 
@@ -138,6 +143,7 @@ class Adapter(Mapping[Target, LowRank]):
     dialect: str = "peft"
     bare: bool = False
     oddities: tuple[str, ...] = ()
+    biases: Mapping[Target, Scaled] = field(default_factory=dict)
 
     @classmethod
     def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:

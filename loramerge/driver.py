@@ -102,7 +102,7 @@ def _emit(plan: Plan, units: Units, module: int, remix: Remix, put: Put) -> floa
     """Store one module; its rounding error²."""
     target, outline = units.targets[module], plan.outline
     up, down = units.remix(module, remix)
-    stored = rounding.store(up, down, outline.dtype, outline.rank, str(target))
+    stored = rounding.store(up, down, outline.dtype, outline.width(target), str(target))
     put(target, *stored)
     error = rounding.error(up, down, *stored)
     check_honest(target, error, stored, outline.dtype)
@@ -121,6 +121,7 @@ def combine(
     exclude: str | None = None,
     overwrite: bool = False,
     allow_base_mismatch: bool = False,
+    allow_pickle: bool = False,
     max_error: float | None = None,
     threads: int | None = None,
     memory: float = MEMORY,
@@ -137,6 +138,7 @@ def combine(
         alpha: for bare files that do not say theirs: a number, ``"rank"``, or {source: either}.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
         only, exclude: regular expressions searched in module names.
+        allow_pickle: read .bin and .pt files too. Nothing in them is run.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers.   memory: bytes for all of them. The result depends on neither.
 
@@ -157,9 +159,18 @@ def combine(
            [4., 4.]])
     """
     effort = Effort(threads, memory)
-    shared = {"allow_base_mismatch": allow_base_mismatch, "effort": effort, **options}
     todo = plan(
-        sources, method, weights=weights, alpha=alpha, dtype=dtype, only=only, exclude=exclude, **shared
+        sources,
+        method,
+        weights=weights,
+        alpha=alpha,
+        dtype=dtype,
+        only=only,
+        exclude=exclude,
+        allow_base_mismatch=allow_base_mismatch,
+        allow_pickle=allow_pickle,
+        effort=effort,
+        **options,
     )
     where = None if out is None else Path(out)
     return run(todo, where, overwrite=overwrite, max_error=max_error, effort=effort, progress=progress)

@@ -107,7 +107,7 @@ class Inspection:
         """Rows by the last part of the module name, the header first."""
         groups: dict[tuple[str, tuple[int, int]], list[ModuleFacts]] = defaultdict(list)
         for module in self.modules:
-            groups[module.name.rpartition(".")[2], module.shape].append(module)
+            groups[_last(module.name), module.shape].append(module)
         head = [
             "module",
             "count",
@@ -132,16 +132,19 @@ class Inspection:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
-def inspect(source: str | Path | Adapter, alpha: Alpha | None = None) -> Inspection:
+def inspect(
+    source: str | Path | Adapter, alpha: Alpha | None = None, *, allow_pickle: bool = False
+) -> Inspection:
     """Read an adapter and measure every module. Factors are read once, batch by batch.
 
     Args:
         source: as for `load`.   alpha: for a bare file that does not say its own.
+        allow_pickle: as for `load`.
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN in a factor.
     """
-    adapter = load(source, alpha, optional=True)
+    adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle)
     found: dict[str, ModuleFacts] = {}
     with workers(1):
         for units in batches([adapter], align([adapter])):
@@ -154,6 +157,11 @@ def inspect(source: str | Path | Adapter, alpha: Alpha | None = None) -> Inspect
                     str(target), slot.shape, slot.rank, slot.scale, dtypes.word(kind), values
                 )
     return Inspection(adapter, tuple(found[str(target)] for target in sorted(adapter)))
+
+
+def _last(name: str) -> str:
+    """The last part of a module's name; experts of one parameter are one kind."""
+    return name.rpartition(".")[2].partition("[")[0]
 
 
 def _row(name: str, members: list[ModuleFacts]) -> list[str]:

@@ -16,6 +16,7 @@ from loramerge.backend import Array, workers
 from loramerge.errors import UsageError
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable
+from loramerge.formats.keys import common_rank
 from loramerge.formats.output import Outline
 from loramerge.gram import framed
 from loramerge.selection import (
@@ -127,9 +128,10 @@ def gather(
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
+    allow_pickle: bool = False,
 ) -> Sources:
     """Open the adapters and check that they belong together. Reads headers only."""
-    whole = open_all(sources, alpha)
+    whole = open_all(sources, alpha, allow_pickle)
     oddities = check_together(whole, allow_base_mismatch)
     adapters = select(whole, only, exclude)
     return Sources(
@@ -166,7 +168,7 @@ def settle(
     work = sources.folded(effective) if fold and chosen.traits.sums else sources
     observed = observe(chosen, work, work_weights(work, effective)) if chosen.observes else []
     settled = chosen.decide(observed, max(a.rank for a in sources.adapters))
-    rank = max(1, *(settled.size(signature) for signature in work.signatures.values()))
+    rank = common_rank({target: settled.size(signature) for target, signature in work.signatures.items()})
     kinds = (a.dtype for a in sources.adapters if a)
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     shapes = {target: sources.shape(target) for target in sources.signatures}
@@ -185,13 +187,19 @@ def plan(
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
+    allow_pickle: bool = False,
     effort: Effort = EFFORT,
     **options: Any,
 ) -> Plan:
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
     only where the size depends on them (`energy`)."""
     together = gather(
-        sources, alpha=alpha, only=only, exclude=exclude, allow_base_mismatch=allow_base_mismatch
+        sources,
+        alpha=alpha,
+        only=only,
+        exclude=exclude,
+        allow_base_mismatch=allow_base_mismatch,
+        allow_pickle=allow_pickle,
     )
 
     def observe(method: Method, work: Sources, weights: Array) -> list[Array]:

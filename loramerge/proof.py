@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 
+import numpy as np
+
 from loramerge import dtypes
 from loramerge.adapter import Adapter
 from loramerge.backend import Array, workers
@@ -19,7 +21,7 @@ def fingerprint(up: Array, down: Array) -> str:
 
     CRC-32: it guards against a faulty disk or writer, not against an enemy, and costs a tenth of a hash.
     """
-    sums = (zlib.crc32(factor.reshape(-1).view("u1").data) for factor in (up, down))
+    sums = (zlib.crc32(np.ascontiguousarray(factor).reshape(-1).view("u1").data) for factor in (up, down))
     return f"{up.shape}{down.shape}{up.dtype}" + "".join(f" {value:08x}" for value in sums)
 
 

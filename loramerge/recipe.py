@@ -15,10 +15,10 @@ import numpy as np
 from loramerge import dtypes
 from loramerge.adapter import Adapter
 from loramerge.algorithms import name_of
+from loramerge.bases import ABSOLUTE
 from loramerge.planning import Plan
 
 SCHEMA = 1
-ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 
 
 Digests = Sequence[Mapping[str, str]]

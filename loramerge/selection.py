@@ -12,15 +12,17 @@ import numpy as np
 
 from loramerge.adapter import Adapter
 from loramerge.backend import Array
+from loramerge.bases import compare_bases
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.alpha import check_alpha
+from loramerge.target import Target
 
 Source = str | Path | Adapter
 Alphas = Alpha | Mapping[str, Alpha] | None
 
 
-def open_all(sources: Sequence[Source], alpha: Alphas) -> list[Adapter]:
+def open_all(sources: Sequence[Source], alpha: Alphas, allow_pickle: bool = False) -> list[Adapter]:
     """Load every source, with the alpha meant for it, under names that tell them apart.
 
     Raises:
@@ -29,18 +31,19 @@ def open_all(sources: Sequence[Source], alpha: Alphas) -> list[Adapter]:
     if isinstance(sources, str | Path) or not sources:
         raise UsageError("Give a list of adapters to merge.")
     check_alphas(sources, alpha)
-    return _told_apart([open_one(source, alpha) for source in sources], sources)
+    return _told_apart([open_one(source, alpha, allow_pickle) for source in sources], sources)
 
 
-def open_one(source: Source, alpha: Alphas) -> Adapter:
+def open_one(source: Source, alpha: Alphas, allow_pickle: bool = False) -> Adapter:
     """Load a source with the alpha meant for it; one meant for all may go unused.
 
     Raises:
         SourceError, IncompatibleError, UsageError: as `load`.
     """
     if not isinstance(alpha, Mapping):
-        return load(source, alpha, optional=True)
-    return load(source, next((alpha[name] for name in _names(source) if name in alpha), None))
+        return load(source, alpha, optional=True, allow_pickle=allow_pickle)
+    own = next((alpha[name] for name in _names(source) if name in alpha), None)
+    return load(source, own, allow_pickle=allow_pickle)
 
 
 def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
@@ -103,11 +106,16 @@ def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> li
     def kept(path: str) -> bool:
         return (not wanted or bool(wanted.search(path))) and not (unwanted and unwanted.search(path))
 
-    chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(str(t))}) for a in adapters]
+    chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(_whole(t))}) for a in adapters]
     if not any(chosen):
         some = printable(next((t for a in adapters for t in a), "none"))
         raise UsageError(f"No module is left by --only and --exclude; a module here is called {some}.")
     return chosen
+
+
+def _whole(target: Target) -> str:
+    """The name by which a target is chosen: experts that share a stored pair go together."""
+    return str(replace(target, index=-1))
 
 
 def _pattern(text: str | None, option: str) -> re.Pattern[str] | None:
@@ -125,19 +133,44 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> li
     """
     for adapter in adapters:
         _refuse_extras(adapter)
-    named = [a for a in adapters if a.base.name]
-    for other in named[1:]:
-        if named[0].base.differs(other.base) and not allow_base_mismatch:
+    _check_kinds(adapters)
+    _check_replication(adapters)
+    doubts = compare_bases(adapters, allow_base_mismatch)
+    return [*(f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities), *doubts]
+
+
+def _check_kinds(adapters: Sequence[Adapter]) -> None:
+    known: dict[Target, tuple[Adapter, Target]] = {}
+    for adapter in adapters:
+        for target in adapter:
+            other, first = known.setdefault(target, (adapter, target))
+            if _kind(first) != _kind(target):
+                raise IncompatibleError(
+                    f"{printable(target)} is {_kind(first)} in {printable(other.name)} but {_kind(target)} "
+                    f"in {printable(adapter.name)}: they were trained on different base models and cannot be "
+                    "merged."
+                )
+
+
+def _kind(target: Target) -> str:
+    layout = target.layout
+    kernel = f" of kernel {'×'.join(map(str, layout.kernel))}" if layout.kernel else ""
+    return f"{target.kind}{kernel}{f' in {layout.blocks} blocks' if layout.blocks > 1 else ''}"
+
+
+def _check_replication(adapters: Sequence[Adapter]) -> None:
+    """Replication renumbers the layers: one name then means another layer of the base."""
+    first = adapters[0]
+    for other in adapters[1:]:
+        if (first.config.get("layer_replication") or None) != (other.config.get("layer_replication") or None):
             raise IncompatibleError(
-                f"{printable(named[0].name)} was trained on {printable(named[0].base.name)} but "
-                f"{printable(other.name)} on {printable(other.base.name)}. If these are the same weights, "
-                "add --allow-base-mismatch."
+                f"{printable(first.name)} and {printable(other.name)} set layer_replication differently, so "
+                "that their layers are not the same ones: train both on one base."
             )
-    return [f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities]
 
 
 def _refuse_extras(adapter: Adapter) -> None:
-    if adapter.extras:
+    if adapter.extras or adapter.biases:
         some = ", ".join(printable(key, 80) for key in sorted(adapter.extras)[:3])
         more = f" and {len(adapter.extras) - 3} more" if len(adapter.extras) > 3 else ""
         raise IncompatibleError(

@@ -10,9 +10,17 @@ Kind = Literal["linear", "conv", "embedding", "expert"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the base stores the parameter; it changes the reading of ΔW, never which parameter it is."""
+    """How the base stores the parameter; it changes the reading of ΔW, never which parameter it is.
+
+    Args:
+        fan_in_fan_out: stored as (in, out).
+        kernel: of a convolution, () for others; ΔW is (out, in · Π kernel).
+        blocks: how many targets share one stored pair: experts, or groups of a convolution.
+    """
 
     fan_in_fan_out: bool = False
+    kernel: tuple[int, ...] = ()
+    blocks: int = 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -23,8 +31,9 @@ class Target:
         path: dotted module path in the base model, without an adapter's prefixes.
         parameter: name of the parameter in that module.
         component: which part of a pipeline (``model``, ``unet``, ``text_encoder``).
-        kind: what the module does with it. Not part of the identity: adapters that disagree
-            about the kind of one parameter are refused, not merged side by side.
+        index: which expert, or which group of a convolution; -1 for an undivided parameter.
+        kind: what the module does with it; the update of an embedding is kept as (dim, tokens). Not part of
+            the identity: adapters that disagree about the kind of one parameter are refused.
         layout: how the base stores it. Not part of the identity: two trainers may spell it differently.
 
     >>> Target("h.0.attn.c_attn") == Target("h.0.attn.c_attn", layout=Layout(fan_in_fan_out=True))
@@ -34,10 +43,12 @@ class Target:
     path: str
     parameter: str = "weight"
     component: str = "model"
+    index: int = -1
     kind: Kind = field(default="linear", compare=False)
     layout: Layout = field(default=Layout(), compare=False)
 
     def __str__(self) -> str:
         prefix = "" if self.component == "model" else f"{self.component}."
         suffix = "" if self.parameter == "weight" else f".{self.parameter}"
-        return f"{prefix}{self.path}{suffix}"
+        index = "" if self.index < 0 else f"[{self.index}]"
+        return f"{prefix}{self.path}{suffix}{index}"

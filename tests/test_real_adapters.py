@@ -22,14 +22,14 @@ ROOT = Path(PLACE).resolve()
 
 STEP_460 = "examples_monteclora_finetuning_monteclora-roberta-mrpc_checkpoint-460"
 LORA = "reads"
-BIN = (3, "adapter_model.bin, a pickle")
+BIN = (3, "adapter_model.bin is a pickle")
 FOREIGN = (1, "is no PEFT folder. To read its file alone, name it")
 PICKLED = (1, "it is no PEFT adapter")
 FOLDERS = {
     "A-gpt2/abrhaleyarefaine1997-4441abb6": LORA,
     "A-gpt2/abrhaleyarefaine1997-d81069af": LORA,
     "A-gpt2/deepbiolab-a617d7d8": LORA,
-    "B-bloom560m/wujindou-227b7ea2": (3, "enable_lora"),
+    "B-bloom560m/wujindou-227b7ea2": BIN,
     "E-roberta-base/huggingface-0fb0767f": LORA,
     f"E-roberta-base/huggingface-0fb0767f-{STEP_460}": LORA,
     "F-opt/huggingface-28fe1f1e": BIN,
@@ -49,7 +49,7 @@ FOLDERS = {
     "T-textual-inversion/huggingface-2913dedd": PICKLED,
     "T-textual-inversion/huggingface-4f3f2196": PICKLED,
     "T-textual-inversion/huggingface-5c3dec58": PICKLED,
-    "X-adalora/huggingface-28fe1f1e": (3, "type ADALORA"),
+    "X-adalora/huggingface-28fe1f1e": BIN,
     "X-ia3/huggingface-28fe1f1e": (3, "type IA3"),
     "X-ia3/huggingface-28fe1f1e-tests_regression_ia3_mlp_0.6.1": (3, "type IA3"),
     "X-ia3/huggingface-28fe1f1e-tests_regression_ia3_no_ff_mlp_0.6.1": (3, "type IA3"),
@@ -105,7 +105,34 @@ def test_a_folder_of_folders_is_refused_with_one_to_try(cli, name):
 
 @pytest.mark.parametrize("name", found("[A-Z]-*/**/*.*", lambda p: p.suffix in (".bin", ".pt")))
 def test_a_pickle_is_not_opened(cli, name):
-    cli("inspect", ROOT / name).refused(3, "pickle")
+    cli("inspect", ROOT / name).refused(3, "pickle", "--allow-pickle")
+
+
+PICKLED = {  # what --allow-pickle reads: (modules, rank of each, tensors beside the pairs)
+    "B-bloom560m/wujindou-227b7ea2": (24, 16, 0),
+    "F-opt/huggingface-28fe1f1e": (48, 8, 0),
+    "F-opt/huggingface-28fe1f1e-tests_regression_lora_opt-350m_bnb_4bit_0.6.1": (48, 8, 0),
+    "F-opt/huggingface-3db9c681": (24, 8, 0),
+    "X-adalora/huggingface-28fe1f1e": (1, 12, 0),
+    "X-peft-tiny-fixtures/huggingface-28fe1f1e": (1, 8, 0),
+    "X-peft-tiny-fixtures/huggingface-28fe1f1e-tests_regression_lora_emb_conv1d_0.6.1": (2, 8, 0),
+    "X-peft-tiny-fixtures/huggingface-28fe1f1e-tests_regression_lora_mlp_0.6.1": (1, 8, 0),
+    "X-peft-tiny-fixtures/huggingface-28fe1f1e-tests_regression_lora_mlp_modules_to_save_0.6.1": (1, 8, 2),
+}
+
+
+def test_the_table_names_every_folder_with_a_pickle():
+    assert sorted(PICKLED) == sorted(name for name, expected in FOLDERS.items() if expected == BIN)
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_a_folder_with_a_pickle_is_read_when_allowed(cli, name):
+    modules, rank, extras = PICKLED[name]
+    assert cli("inspect", ROOT / name, "--allow-pickle", "--json").code == 0
+    (told,) = cli.json()
+    assert (len(told["modules"]), len(told["extras"])) == (modules, extras)
+    assert {module["rank"] for module in told["modules"]} == {rank}
+    assert all(0.1 < module["norm"] < 1000 for module in told["modules"])
 
 
 def hold(cli, path, expected):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from loramerge import combine, plan
-from loramerge.adapter import BaseModel
 from loramerge.errors import IncompatibleError, SourceError, UsageError
-from loramerge.selection import check_together, check_weights, missing_modules, open_all, select
+from loramerge.selection import check_weights, missing_modules, open_all, select
 from tests.files import bare, folder, tensors
 
 
@@ -87,29 +86,6 @@ def test_a_source_that_keeps_no_module_counts_as_zero(two):
     merge = combine(two, "cat", only=r"l\.1", weights=[5, 2])
     assert [str(target) for target in merge.adapter] == ["l.1.q"]
     assert merge.report.cosines == [None, pytest.approx(1)]
-
-
-BASES = {
-    "one name": (("m", "m"), False),
-    "no names": ((None, None), False),
-    "one is not named": (("m", None), False),
-    "two names": (("m", "n"), True),
-    "two names around one that is not named": (("m", None, "n"), True),
-    "a path to what may be the same": (("org/m", "/models/m"), True),
-}
-
-
-@pytest.mark.parametrize(("names", "refused"), BASES.values(), ids=BASES)
-def test_adapters_of_two_base_models_are_merged_only_when_told(tmp_path, names, refused):
-    sources = [folder(tmp_path / str(i), base_model_name_or_path=name) for i, name in enumerate(names)]
-    adapters = open_all(sources, None)
-    assert [adapter.base for adapter in adapters] == [BaseModel(name) for name in names]
-    check_together(adapters, allow_base_mismatch=True)
-    if not refused:
-        check_together(adapters, allow_base_mismatch=False)
-        return
-    with pytest.raises(IncompatibleError, match="--allow-base-mismatch"):
-        check_together(adapters, allow_base_mismatch=False)
 
 
 def test_a_module_that_a_source_lacks_is_said(two):

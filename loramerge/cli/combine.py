@@ -10,7 +10,7 @@ import click
 from loramerge import dtypes
 from loramerge.algorithms import METHODS, name_of
 from loramerge.cli import show, values
-from loramerge.cli.options import DEFAULT, MethodCommand
+from loramerge.cli.options import DEFAULT, PICKLE_HELP, MethodCommand
 from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
@@ -43,6 +43,7 @@ from loramerge.planning import Effort, Plan, plan
     "[default: one per core, up to 8]")  # fmt: skip
 @click.option("--memory", callback=values.size, default="1GB", show_default=True, metavar="SIZE",
     help="Memory for all workers, such as 500MB.")  # fmt: skip
+@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

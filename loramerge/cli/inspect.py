@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from loramerge.cli import show, values
+from loramerge.cli.options import PICKLE_HELP
 from loramerge.errors import LoramergeError
 from loramerge.inspection import inspect as look
 from loramerge.selection import check_alphas, open_one
@@ -16,9 +17,12 @@ from loramerge.selection import check_alphas, open_one
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--alpha", multiple=True, metavar="[SOURCE=]A", help="Training alpha of bare files that do not "
     "say it: a number, or `rank` for scale 1.")  # fmt: skip
+@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
 @click.pass_context
-def inspect(ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...], as_json: bool) -> None:
+def inspect(
+    ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...], allow_pickle: bool, as_json: bool
+) -> None:
     """Tell what adapters are: modules, ranks, scales, spectra, base model, oddities.
 
     One row per kind of module. `energy` is the share of ‖ΔW‖² in the strongest units. A source that
@@ -34,7 +38,7 @@ def inspect(ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...]
     shown: list[dict[str, Any]] = []
     for source in sources:
         try:
-            facts = look(open_one(source, given))
+            facts = look(open_one(source, given, allow_pickle))
         except LoramergeError as error:
             failures.append(error)
             show.note(f"Error: {error}")

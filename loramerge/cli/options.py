@@ -13,6 +13,7 @@ from loramerge.algorithms import METHODS, Method, find, not_an_option
 from loramerge.algorithms.method import Interval
 
 DEFAULT = "linear"
+PICKLE_HELP = "Read .bin and .pt files too, without running what they contain."
 
 
 def from_fields(method: type[Method]) -> list[click.Option]:

@@ -11,20 +11,27 @@ from loramerge.adapter import Adapter
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats import output, portable
 from loramerge.formats.alpha import Alpha, check_alpha
+from loramerge.formats.keys import common_rank
 from loramerge.formats.peft import load_file, load_folder
 
 HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.safetensors)")  # how the Hub names a repository
-PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 __all__ = ["Alpha", "load", "save"]
 
 
-def load(source: str | Path | Adapter, alpha: Alpha | None = None, *, optional: bool = False) -> Adapter:
+def load(
+    source: str | Path | Adapter,
+    alpha: Alpha | None = None,
+    *,
+    optional: bool = False,
+    allow_pickle: bool = False,
+) -> Adapter:
     """Read an adapter: a PEFT folder or a bare .safetensors. Only headers are read; tensors when asked.
 
     Args:
         source: a path; an `Adapter` comes back as it is.
         alpha: for a bare file that does not say its own: a number, or ``"rank"`` for scale 1.
+        allow_pickle: read .bin and .pt files too. Nothing in them is run.
         optional: leave `alpha` aside, instead of refusing it, where the source says its own.
 
     Raises:
@@ -37,17 +44,12 @@ def load(source: str | Path | Adapter, alpha: Alpha | None = None, *, optional: 
     check_alpha(alpha)
     path, name = Path(source), str(source) or "."
     if os.path.isdir(path):
-        return load_folder(path, name.rstrip("/") or name, alpha, optional)
-    if path.suffix in PICKLES:
-        raise IncompatibleError(
-            f"{printable(name)} is a pickle, which could run code when it is read. Load it with the library "
-            "that wrote it and save it as safetensors."
-        )
+        return load_folder(path, name.rstrip("/") or name, alpha, optional, allow_pickle)
     if HUB.fullmatch(name) and not os.path.exists(path):
         raise SourceError(
             f"{printable(name)} does not exist here. If you mean a repository of the Hub: download it first."
         )
-    return load_file(path, name, alpha, optional)
+    return load_file(path, name, alpha, optional, allow_pickle)
 
 
 def save(adapter: Adapter, out: str | Path, *, dtype: str | None = None, overwrite: bool = False) -> None:
@@ -65,14 +67,14 @@ def save(adapter: Adapter, out: str | Path, *, dtype: str | None = None, overwri
         )
     kind = adapter.dtype if dtype is None else dtypes.parse(dtype)
     shapes = {target: slot.shape for target, slot in adapter.slots.items()}
-    config = portable.config([adapter], shapes, adapter.rank)
-    outline = output.Outline(shapes, adapter.rank, kind, config)
+    rank = common_rank({target: slot.rank for target, slot in adapter.slots.items()})
+    outline = output.Outline(shapes, rank, kind, portable.config([adapter], shapes, rank))
     path = Path(out)
     with output.create(path, output.is_bare(path), outline, overwrite) as draft:
         for target, update in adapter.items():
             up = dtypes.wide(update.up) * update.scale
             draft.put(
                 target,
-                *rounding.store(up, dtypes.wide(update.down), kind, adapter.rank, str(target)),
+                *rounding.store(up, dtypes.wide(update.down), kind, outline.width(target), str(target)),
             )
         draft.close()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
-from loramerge.formats.config import Scales, check_mergeable, plausible, scales
+from loramerge.formats.config import Rule, check_mergeable, plausible, scales
+from loramerge.formats.fused import of_adalora, unfold
 from loramerge.formats.json import parse_object, read_object
-from loramerge.formats.pairs import WEIGHTS, Pairs
+from loramerge.formats.names import WEIGHTS
+from loramerge.formats.pairs import Pairs
 from loramerge.formats.safetensors import File
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
@@ -20,11 +23,12 @@ DIFFUSERS = "lora_adapter_metadata"
 SCHEMA = 1
 
 ScaleOf = Callable[[str], float]
+Said = tuple[Pairs, ScaleOf, dict[str, Any]]  # the pairs as the config means them, their scales, the config
 Alpha = float | Literal["rank"]
 
 
-def of_bare_file(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
-    """(scale of a module path, config) of a file without a config of its own, or None: it does not say.
+def of_bare_file(file: File, pairs: Pairs) -> Said | None:
+    """(pairs, scale of a module, config) of a file without a config of its own, or None: it does not say.
 
     In this order: header metadata, `.alpha` tensors, a JSON file beside it.
 
@@ -34,7 +38,7 @@ def of_bare_file(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | N
     return next(filter(None, (find(file, pairs) for find in (_ours, _metadata, _tensors, _sidecar))), None)
 
 
-def given(file: File, pairs: Pairs, alpha: Alpha | None) -> tuple[ScaleOf, dict[str, Any]]:
+def given(file: File, pairs: Pairs, alpha: Alpha | None) -> Said:
     """The same from the user: a number, or ``"rank"`` for scale 1.
 
     Raises:
@@ -46,9 +50,15 @@ def given(file: File, pairs: Pairs, alpha: Alpha | None) -> tuple[ScaleOf, dict[
             f"--alpha {quote(printable(file.path.name))}=16 (with its training alpha), or --alpha rank if "
             "the scale is already in the weights."
         )
+    return (*with_alpha(pairs, alpha, file.name), {})
+
+
+def with_alpha(pairs: Pairs, alpha: Alpha, name: str) -> tuple[Pairs, ScaleOf]:
+    """The pairs and their scales, if nothing but `alpha` is known."""
+    pairs = understood(pairs, {}, None, name)
     if alpha == "rank":
-        return (lambda path: 1.0), {}
-    return (lambda path: float(alpha) / pairs.factors[path][1].shape[0]), {}
+        return pairs, (lambda path: 1.0)
+    return pairs, (lambda path: float(alpha) / pairs.factors[path].rank)
 
 
 def check_alpha(alpha: Alpha | None) -> None:
@@ -74,7 +84,7 @@ def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
             raise SourceError(
                 f"{printable(name)} has an alpha for {printable(path)}, but no pair: it was badly saved."
             )
-        scale = _scalar(path, pairs, name) / pairs.factors[path][1].shape[0]
+        scale = _scalar(path, pairs, name) / pairs.factors[path].rank
         if not math.isclose(scale, scale_of(path), rel_tol=1e-3):  # an alpha may be stored in bfloat16
             raise SourceError(
                 f"{printable(name)} gives {printable(path)} the scale {scale_of(path):g} by its settings and "
@@ -87,7 +97,7 @@ def already_known(name: str) -> UsageError:
     return UsageError(f"{printable(name)} says its own alpha: drop --alpha for it.")
 
 
-def _ours(file: File, _: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+def _ours(file: File, pairs: Pairs) -> Said | None:
     if OURS not in file.metadata:
         return None
     record = parse_object(file.metadata[OURS], f"the loramerge metadata of {file.name}")
@@ -97,10 +107,12 @@ def _ours(file: File, _: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
             f"{printable(record.get('schema'))}, this one reads {SCHEMA}): update loramerge."
         )
     config = record.get("config")
-    return (lambda path: 1.0), config if isinstance(config, dict) else {}
+    config = config if isinstance(config, dict) else {}
+    rule = scales(config, file.name) if "lora_alpha" in config else None
+    return understood(pairs, config, rule, file.name), (lambda path: 1.0), config
 
 
-def _metadata(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+def _metadata(file: File, pairs: Pairs) -> Said | None:
     if DIFFUSERS not in file.metadata:
         return None
     where = f"the {DIFFUSERS} of {file.name}"
@@ -119,7 +131,7 @@ def _without_prefix(config: dict[str, Any], where: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
 
 
-def _tensors(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+def _tensors(file: File, pairs: Pairs) -> Said | None:
     if not pairs.alphas:
         return None
     if missing := sorted(pairs.factors.keys() - pairs.alphas.keys()):
@@ -127,8 +139,9 @@ def _tensors(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
             f"{printable(file.name)} has alpha tensors, but none for {printable(missing[0])}: "
             "it was badly saved."
         )
+    pairs = understood(pairs, {}, None, file.name)
     found = {path: _scalar(path, pairs, file.name) for path in pairs.factors}
-    return (lambda path: found[path] / pairs.factors[path][1].shape[0]), {}
+    return pairs, (lambda path: found[path] / pairs.factors[path].rank), {}
 
 
 def _scalar(path: str, pairs: Pairs, name: str) -> float:
@@ -141,7 +154,7 @@ def _scalar(path: str, pairs: Pairs, name: str) -> float:
     return value
 
 
-def _sidecar(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
+def _sidecar(file: File, pairs: Pairs) -> Said | None:
     named = file.path.with_suffix(".json")
     if os.path.isfile(named):
         config = read_object(named, named.name)
@@ -154,8 +167,9 @@ def _sidecar(file: File, pairs: Pairs) -> tuple[ScaleOf, dict[str, Any]] | None:
     config = read_object(shared, where)
     check_mergeable(config, where)
     rule = scales(config, where)
-    fits = all(rule.rank(path) == down.shape[0] for path, (_, down) in pairs.factors.items())
-    return (rule.scale, config) if fits else None
+    unfolded = understood(pairs, config, rule, where)
+    fits = all(rule.rank(path) == pair.rank for path, pair in unfolded.factors.items())
+    return (unfolded, rule.scale, config) if fits else None
 
 
 def _is_only_adapter(path: Path) -> bool:
@@ -169,22 +183,39 @@ def _is_only_adapter(path: Path) -> bool:
     return [n for n in names if n.endswith((".safetensors", ".bin", ".pt"))] == [path.name]
 
 
-def _fitting(config: Mapping[str, Any], pairs: Pairs, where: str) -> tuple[ScaleOf, dict[str, Any]]:
+def _fitting(config: Mapping[str, Any], pairs: Pairs, where: str) -> Said:
     check_mergeable(config, where)
     rule = scales(config, where)
-    check_ranks(rule, pairs, where)
-    return rule.scale, dict(config)
+    unfolded = understood(pairs, config, rule, where)
+    check_ranks(rule, unfolded, where)
+    return unfolded, rule.scale, dict(config)
 
 
-def check_ranks(rule: Scales, pairs: Pairs, where: str) -> None:
+def understood(pairs: Pairs, config: Mapping[str, Any], rule: Rule | None, name: str) -> Pairs:
+    """The pairs as a config means them: those that share a stored pair told apart.
+
+    Raises:
+        SourceError, IncompatibleError: they do not fit it, or need one.
+    """
+    if config.get("peft_type") == "ADALORA":
+        return replace(pairs, factors={**pairs.factors, **of_adalora(pairs, name)})
+    if pairs.adaptive:
+        raise IncompatibleError(
+            f"{printable(name)} holds an AdaLoRA factor ({printable(min(pairs.adaptive))}), whose scale only "
+            "its adapter_config.json of type ADALORA tells: load its folder."
+        )
+    return unfold(pairs, config, rule.rank if rule else lambda path: 1, name)
+
+
+def check_ranks(rule: Rule, pairs: Pairs, where: str) -> None:
     """The config must give every module the rank that its tensors have.
 
     Raises:
         SourceError: it does not; a wrong rank would be a wrong scale.
     """
-    for path, (_, down) in pairs.factors.items():
-        if rule.rank(path) != down.shape[0]:
+    for path, pair in pairs.factors.items():
+        if rule.rank(path) != pair.rank:
             raise SourceError(
                 f"{printable(where)} gives {printable(path)} rank {rule.rank(path)}, but its tensors have "
-                f"rank {down.shape[0]}: they do not belong together, and the scale would be wrong."
+                f"rank {pair.rank}: they do not belong together, and the scale would be wrong."
             )

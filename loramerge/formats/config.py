@@ -5,25 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.patterns import Patterns
 
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # inits that alter the base weights on load
+READ = ("LORA", "ADALORA")
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
 REFUSED = {  # settings that make an update more than a low-rank pair, and what would help
     "use_dora": "DoRA needs the base weights to become an update: merge it into its base model",
     "use_qalora": "QALoRA pools its input, so it has no low-rank update",
     "use_bdlora": "block-diagonal LoRA is not read",
-    "lora_bias": "biases of lora_B are not merged: train without lora_bias",
     "alora_invocation_tokens": "an activated LoRA works on some tokens only and has no one update",
     "arrow_config": "an Arrow router chooses among adapters at run time: name the adapters instead",
     "kasa_config": "KaSA truncates the base weights: merge it into its base model",
-    "layer_replication": "it renumbers the layers of its base model",
-    "target_parameters": "LoRA on bare parameters (fused experts) is not read yet",
-    "enable_lora": "PEFT's oldest fused layout is not read yet: load and save it with PEFT 0.3 or later",
 }
+
+
+class Rule(Protocol):
+    """How a config decides the rank and the scale of a module."""
+
+    def rank(self, path: str) -> int: ...
+    def scale(self, path: str) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +63,32 @@ class Scales:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-def scales(config: Mapping[str, Any], name: str) -> Scales:
+@dataclass(frozen=True, eq=False)
+class Adaptive:
+    """AdaLoRA: alpha over the rank that training began with, which PEFT keeps when it prunes."""
+
+    r: int
+    alpha: float
+    ranks: Mapping[str, int]
+
+    def rank(self, path: str) -> int:
+        """What is left of the rank in a module."""
+        return self.ranks.get(path, self.r)
+
+    def scale(self, path: str) -> float:
+        """alpha / (r + 1e-5), as PEFT has it."""
+        return self.alpha / (self.r + 1e-5)
+
+
+def scales(config: Mapping[str, Any], name: str) -> Rule:
     """The scale rule of a config.
 
     Raises:
         SourceError: r or lora_alpha is absent, or a setting is of another type than it must be.
         IncompatibleError: a pattern uses more of regular expressions than is read.
     """
+    if config.get("peft_type") == "ADALORA":
+        return _adaptive(config, name)
     ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
     alphas = {k: _number(v, f"alpha_pattern of {k}", name) for k, v in _table(config, "alpha_pattern", name)}
     return Scales(
@@ -79,6 +102,18 @@ def scales(config: Mapping[str, Any], name: str) -> Scales:
     )
 
 
+def _adaptive(config: Mapping[str, Any], name: str) -> Adaptive:
+    masks = _table(config, "rank_pattern", name)
+    for key, mask in masks:
+        if not isinstance(mask, list) or not all(isinstance(on, bool) for on in mask):
+            raise SourceError(_expected(mask, f"rank_pattern of {key}", name, "a list of true and false"))
+    alpha = _number(config.get("lora_alpha"), "lora_alpha", name)
+    if alpha <= 0:
+        raise SourceError(_expected(alpha, "lora_alpha", name, "a number above 0"))
+    left = {key.removesuffix(".default").rpartition(".")[0]: sum(mask) for key, mask in masks}
+    return Adaptive(_rank(config.get("init_r"), "init_r", name), alpha, left)
+
+
 def check_mergeable(config: Mapping[str, Any], name: str) -> None:
     """Refuse, by name, what is not a plain LoRA.
 
@@ -86,7 +121,7 @@ def check_mergeable(config: Mapping[str, Any], name: str) -> None:
         IncompatibleError: another PEFT type, or a setting under which up @ down is not the update.
     """
     kind = config.get("peft_type", "LORA")
-    if kind != "LORA":
+    if kind not in READ:
         raise IncompatibleError(
             f"{printable(name)} is a PEFT adapter of type {printable(kind)}, not LORA: it has no low-rank "
             "pairs to merge. PEFT's save_as_lora converts some types to LoRA."

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from loramerge.errors import LoramergeError, VerificationError, printable
 from loramerge.formats import portable
 from loramerge.formats.alpha import OURS, SCHEMA
 from loramerge.formats.atomic import new_file, new_folder, writing
-from loramerge.formats.pairs import PREFIX, WEIGHTS
+from loramerge.formats.keys import Keys, Shelf, shapes, width
+from loramerge.formats.names import WEIGHTS
 from loramerge.formats.peft import CONFIG, load_file, load_folder
 from loramerge.formats.safetensors import Writer
 from loramerge.target import Target
@@ -42,17 +44,21 @@ class Outline:
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Tensor name -> (dtype, shape)."""
+        keys = Keys(self.shapes)
         entries: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for target, (outs, ins) in self.shapes.items():
-            entries[_key(target, "A")] = (self.dtype, (self.rank, ins))
-            entries[_key(target, "B")] = (self.dtype, (outs, self.rank))
+        for target, size in self.shapes.items():
+            for name, shape in zip(keys.of(target), shapes(target, size, self.width(target)), strict=True):
+                entries[name] = (self.dtype, shape)
         return entries
+
+    def width(self, target: Target) -> int:
+        """The units that a target is stored with."""
+        return width(target, self.rank)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        width = FLOATS[self.dtype].itemsize
-        return width * self.rank * sum(outs + ins for outs, ins in self.shapes.values())
+        return sum(prod(shape) * FLOATS[dtype].itemsize for dtype, shape in self.layout().values())
 
     def header(self) -> dict[str, str]:
         """The one metadata key of a bare file: scale folded, so nothing else decides its strength."""
@@ -68,12 +74,12 @@ class Draft:
     where: Path
     writer: Writer
     outline: Outline
+    shelf: Shelf
     bare: bool
 
     def put(self, target: Target, up: Array, down: Array) -> None:
         """Write one module; threads may put different modules at once."""
-        self.writer.write(_key(target, "A"), down)
-        self.writer.write(_key(target, "B"), up)
+        self.shelf.put(target, up, down)
 
     def close(self, recipe: Mapping[str, Any] | None = None, report: Mapping[str, Any] | None = None) -> None:
         """All modules are written: flush them to the disk, with how they were made.
@@ -85,6 +91,7 @@ class Draft:
             self.writer.amend(replace(self.outline, recipe=recipe).header())
         elif recipe is not None:
             _write_json(self.where / RECORD, {**recipe, "report": report})
+        self.shelf.finish()
         self.writer.close()
 
     def reread(self) -> Adapter:
@@ -115,7 +122,7 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
         metadata = outline.header() if bare else {"format": "pt"}
         weights = where if bare else where / WEIGHTS
         with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
-            yield Draft(out, where, writer, outline, bare)
+            yield Draft(out, where, writer, outline, Shelf(Keys(outline.shapes), writer.write), bare)
 
 
 def is_bare(out: Path) -> bool:
@@ -131,10 +138,6 @@ def _check_container(path: Path) -> None:
             file.keys()
     except SafetensorError as error:
         raise VerificationError(f"The output is no valid safetensors file: {printable(error)}.") from error
-
-
-def _key(target: Target, side: str) -> str:
-    return f"{PREFIX}{target.path}.lora_{side}.weight"
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

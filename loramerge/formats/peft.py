@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from loramerge.adapter import Adapter, BaseModel, Provenance, Slot
+from loramerge.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.alpha import (
     Alpha,
@@ -18,17 +18,27 @@ from loramerge.formats.alpha import (
     check_tensors,
     given,
     of_bare_file,
+    understood,
 )
 from loramerge.formats.config import check_mergeable, scales
 from loramerge.formats.json import read_object
-from loramerge.formats.pairs import WEIGHTS, Pairs, sort_tensors
+from loramerge.formats.names import PICKLED, WEIGHTS
+from loramerge.formats.pairs import Pairs, sort_tensors
+from loramerge.formats.pickled import open_pickle
 from loramerge.formats.safetensors import File, open_file
-from loramerge.target import Layout, Target
+from loramerge.target import Target
 
 CONFIG = "adapter_config.json"
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
-def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
+def load_folder(
+    folder: Path,
+    name: str,
+    alpha: Alpha | None = None,
+    optional: bool = True,
+    allow_pickle: bool = False,
+) -> Adapter:
     """An adapter as PEFT saves it. Only headers are read.
 
     Raises:
@@ -41,26 +51,33 @@ def load_folder(folder: Path, name: str, alpha: Alpha | None = None, optional: b
     _refuse_mlx(config, name)
     check_mergeable(config, name)
     unused = _unused(alpha, optional, name)
-    file = _weights(folder, name)
+    file = _weights(folder, name, allow_pickle)
     pairs = sort_tensors(file.tensors, name)
     rule = scales(config, name)
+    pairs = understood(pairs, config, rule, name)
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
     check_tensors(rule.scale, pairs, name)
     return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
 
 
-def load_file(path: Path, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
-    """A bare .safetensors with PEFT's tensor names. Only its header is read.
+def load_file(
+    path: Path,
+    name: str,
+    alpha: Alpha | None = None,
+    optional: bool = True,
+    allow_pickle: bool = False,
+) -> Adapter:
+    """A bare file with PEFT's tensor names. Only its header is read.
 
     Raises:
         SourceError, IncompatibleError: as `of_bare_file` and `given` say.
         UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
-    file = open_file(path, name)
+    file = open_weights(path, name, allow_pickle)
     pairs = sort_tensors(file.tensors, name)
     said = of_bare_file(file, pairs)
     unused = _unused(alpha, optional, name) if said else []
-    scale_of, config = said or given(file, pairs, alpha)
+    pairs, scale_of, config = said or given(file, pairs, alpha)
     check_tensors(scale_of, pairs, name)
     return _adapter(file, pairs, scale_of, config, name, unused)
 
@@ -83,23 +100,34 @@ def _adapter(
     oddities: list[str],
     config_path: Path | None = None,
 ) -> Adapter:
-    layout = Layout(fan_in_fan_out=config.get("fan_in_fan_out") is True)
-    slots = {
-        Target(path, layout=layout): Slot(up, down, scale_of(path))
-        for path, (up, down) in pairs.factors.items()
-    }
+    slots, biases = updates(pairs, scale_of, config)
     base = BaseModel(_text(config, "base_model_name_or_path"), _text(config, "revision"))
     files = [file.path] if config_path is None else [file.path, config_path]
     return Adapter(
         name=name,
         slots=slots,
+        biases=biases,
         base=base,
         extras=pairs.extras,
         config=config,
         provenance=Provenance(Path(name).name or name, files=tuple(files)),
         bare=config_path is None,
-        oddities=(*oddities, *_oddities(config, pairs)),
+        oddities=(*oddities, *pairs.oddities, *_oddities(config, pairs)),
     )
+
+
+def updates(
+    pairs: Pairs, scale_of: ScaleOf, config: Mapping[str, Any]
+) -> tuple[dict[Target, Slot], dict[Target, Scaled]]:
+    """What the pairs come to, and what the biases of ``lora_B`` do."""
+    flipped = config.get("fan_in_fan_out") is True
+    slots = {
+        target: slot
+        for path, pair in pairs.factors.items()
+        for target, slot in pair.slots(scale_of(path), flipped)
+    }
+    biases = {Target(path, "bias"): Scaled(tensor, scale_of(path)) for path, tensor in pairs.biases.items()}
+    return slots, biases
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:
@@ -121,14 +149,27 @@ def _oddities(config: Mapping[str, Any], pairs: Pairs) -> list[str]:
     return found
 
 
-def _weights(folder: Path, name: str) -> File:
-    if os.path.isfile(folder / WEIGHTS):
-        return open_file(folder / WEIGHTS, f"{name}/{WEIGHTS}")
-    if os.path.isfile(folder / "adapter_model.bin"):
+def open_weights(path: Path, name: str, allow_pickle: bool) -> File:
+    """The tensors of a file, by its ending.
+
+    Raises:
+        IncompatibleError: a pickle, and these are not allowed.   SourceError: it cannot be read.
+    """
+    if path.suffix not in PICKLES:
+        return open_file(path, name)
+    if not allow_pickle:
         raise IncompatibleError(
-            f"{printable(name)} holds its weights as adapter_model.bin, a pickle that could run code "
-            "when read. Load it with PEFT and save it again: that writes safetensors."
+            f"{printable(name)} is a pickle, which could run code when it is read. --allow-pickle "
+            "(allow_pickle=True) reads its tensors without running anything; safer still is to save it as "
+            "safetensors."
         )
+    return open_pickle(path, name)
+
+
+def _weights(folder: Path, name: str, allow_pickle: bool) -> File:
+    for weights in (WEIGHTS, PICKLED):
+        if os.path.isfile(folder / weights):
+            return open_weights(folder / weights, f"{name}/{weights}", allow_pickle)
     raise SourceError(f"{printable(name)} has an {CONFIG} but no {WEIGHTS}: the download is incomplete.")
 
 

@@ -39,8 +39,27 @@ def config(adapters: Sequence[Adapter], targets: Iterable[Target], rank: int) ->
         "layers_pattern": None,
         "layers_to_transform": None,
         "modules_to_save": None,
-        "target_modules": target_modules(adapters, [target.path for target in targets]),
+        "target_modules": target_modules(adapters, [t.path for t in targets if t.kind != "expert"]),
+        **_where_it_matters(adapters, targets),
     }
+
+
+def _where_it_matters(adapters: Sequence[Adapter], targets: Iterable[Target]) -> dict[str, Any]:
+    """Settings that are written only where an adapter needs them: most consumers know nothing of them."""
+    found: dict[str, Any] = {}
+    if experts := {f"{t.path}.{t.parameter}" for t in targets if t.kind == "expert"}:
+        found["target_parameters"] = _target_parameters(adapters, experts)
+    if replicated := _agreed([a.config.get("layer_replication") for a in adapters]):
+        found["layer_replication"] = replicated
+    return found
+
+
+def _target_parameters(adapters: Sequence[Adapter], full: set[str]) -> list[str]:
+    """What all sources say, if that means just these parameters; else their full names."""
+    said = [sorted(map(str, a.config.get("target_parameters") or [])) for a in adapters]
+    meant = [{name for name in full if f".{name}".endswith(f".{each}")} for each in said[0]]
+    met = all(each == said[0] for each in said) and all(meant) and set().union(*meant) == full
+    return said[0] if met else sorted(full)
 
 
 def _agreed(values: list[Any]) -> Any:

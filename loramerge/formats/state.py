@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from loramerge import dtypes
-from loramerge.adapter import Adapter, BaseModel, Held, Slot
+from loramerge.adapter import Adapter, BaseModel, Held
 from loramerge.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
-from loramerge.formats.alpha import Alpha, check_alpha, check_ranks
+from loramerge.formats.alpha import Alpha, check_alpha, check_ranks, understood, with_alpha
 from loramerge.formats.config import check_mergeable, scales
-from loramerge.formats.pairs import PREFIX, sort_tensors
+from loramerge.formats.keys import Keys, Shelf
+from loramerge.formats.pairs import sort_tensors
+from loramerge.formats.peft import updates
 from loramerge.lowrank import LowRank
-from loramerge.target import Layout, Target
+from loramerge.target import Target
 
 
 def from_state_dict(
@@ -48,18 +50,16 @@ def from_state_dict(
     check_alpha(alpha)
     pairs = sort_tensors({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
     config = dict(config or {})
-    if alpha is None:
+    if alpha is not None:
+        pairs, scale_of = with_alpha(pairs, alpha, name)
+    else:
         check_mergeable(config, name)
         rule = scales(config, name)
+        pairs, scale_of = understood(pairs, config, rule, name), rule.scale
         check_ranks(rule, pairs, name)
-    layout = Layout(fan_in_fan_out=config.get("fan_in_fan_out") is True)
-    slots = {}
-    for path, (up, down) in pairs.factors.items():
-        rank = down.shape[0]
-        scale = rule.scale(path) if alpha is None else 1.0 if alpha == "rank" else float(alpha) / rank
-        slots[Target(path, layout=layout)] = Slot(up, down, scale)
+    slots, biases = updates(pairs, scale_of, config)
     base = config.get("base_model_name_or_path")
-    return Adapter(name, slots, BaseModel(base), pairs.extras, config)
+    return Adapter(name, slots, BaseModel(base), pairs.extras, config, biases=biases)
 
 
 def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
@@ -79,9 +79,10 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
             f"{printable(adapter.name)} holds tensors beside its pairs, which a merged state dict leaves out."
         )
     state: dict[str, Array] = {}
+    shelf = Shelf(Keys(adapter), state.__setitem__)
     for target, update in adapter.items():
-        state[f"{PREFIX}{target.path}.lora_A.weight"] = update.down
-        state[f"{PREFIX}{target.path}.lora_B.weight"] = _folded(update, target)
+        shelf.put(target, _folded(update, target), np.asarray(update.down))
+    shelf.finish()
     return state if framework == "numpy" else {k: to_torch(v) for k, v in state.items()}
 
 

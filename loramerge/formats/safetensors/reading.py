@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loramerge.adapter import Tensor
 from loramerge.errors import SourceError, printable
 from loramerge.formats.safetensors import header
 from loramerge.formats.safetensors.dtypes import numpy_dtype
@@ -75,7 +76,7 @@ class File(Stored):
     """A safetensors file: its metadata, and its tensors in the order of their bytes."""
 
     metadata: dict[str, str]
-    tensors: dict[str, TensorRef]
+    tensors: Mapping[str, Tensor]
 
     def sha256(self) -> str:
         """The SHA-256 of the whole file, in hexadecimal."""

@@ -1,0 +1,134 @@
+"""Where PEFT keeps the factors of each kind of target: names, shapes, and many blocks in one tensor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+
+from loramerge.backend import Array
+from loramerge.formats.fused import ORDER, WRAPPED
+from loramerge.formats.names import PREFIX
+from loramerge.target import Target
+
+Shape = tuple[int, ...]
+
+
+def common_rank(ranks: Mapping[Target, int]) -> int:
+    """The one r that holds these ranks in every target; a grouped convolution divides its r by its groups."""
+    step = int(np.lcm.reduce([_groups(target) for target in ranks]))
+    most = max((rank * _groups(target) for target, rank in ranks.items()), default=1)
+    return max(1, -(-most // step)) * step
+
+
+def width(target: Target, rank: int) -> int:
+    """The units that a target has where the config says r = `rank`."""
+    return rank // _groups(target)
+
+
+def _groups(target: Target) -> int:
+    return target.layout.blocks if target.kind == "conv" else 1
+
+
+class Keys:
+    """The tensor names of an adapter's targets.
+
+    >>> Keys([Target("h.0.q")]).of(Target("h.0.q"))
+    ('base_model.model.h.0.q.lora_A.weight', 'base_model.model.h.0.q.lora_B.weight')
+    """
+
+    def __init__(self, targets: Iterable[Target]) -> None:
+        experts: dict[str, set[str]] = defaultdict(set)
+        for target in targets:
+            if target.kind == "expert":
+                experts[target.path].add(target.parameter)
+        self._nests = {path: sorted(names, key=_place) for path, names in experts.items()}
+
+    def of(self, target: Target) -> tuple[str, str]:
+        """The names of the down and the up factor."""
+        path = PREFIX + target.path
+        if target.kind == "embedding":
+            return f"{path}.lora_embedding_A", f"{path}.lora_embedding_B"
+        if target.kind == "expert":
+            nest = self._nests[target.path]
+            path += WRAPPED * (len(nest) - 1 - nest.index(target.parameter))
+        return f"{path}.lora_A.weight", f"{path}.lora_B.weight"
+
+
+def bias_key(target: Target) -> str:
+    """The name of what is added to the bias of a module."""
+    return f"{PREFIX}{target.path}.lora_B.bias"
+
+
+def shapes(target: Target, size: tuple[int, int], width: int) -> tuple[Shape, Shape]:
+    """The shapes of the stored down and up factors, of all blocks, for an update (out, in) of one."""
+    (outs, ins), kernel, blocks = size, target.layout.kernel, target.layout.blocks
+    down, up = (blocks * width, ins), (outs, width)
+    if target.kind == "expert":
+        return down, (outs, width * blocks)
+    if target.kind == "conv":
+        return (*down[:1], ins // int(np.prod(kernel)), *kernel), (outs * blocks, width, *(1 for _ in kernel))
+    return down, up
+
+
+@dataclass(eq=False)
+class Shelf:
+    """Factors on their way out: each tensor is handed to `done` once all blocks of it are there.
+
+    Threads may put different targets at once.
+    """
+
+    keys: Keys
+    done: Callable[[str, Array], None]
+    _open: dict[str, Array] = field(default_factory=dict)
+    _left: dict[str, int] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def put(self, target: Target, up: Array, down: Array) -> None:
+        """Take the factors of one target."""
+        names = self.keys.of(target)
+        sizes = shapes(target, (up.shape[0], down.shape[1]), down.shape[0])
+        if target.layout.blocks == 1:
+            for name, factor, size in zip(names, (down, up), sizes, strict=True):
+                self.done(name, factor.reshape(size))
+            return
+        with self._lock:
+            self._place(target, names, sizes, up, down)
+
+    def _place(
+        self, target: Target, names: tuple[str, str], sizes: tuple[Shape, Shape], up: Array, down: Array
+    ) -> None:
+        index, blocks = target.index, target.layout.blocks
+        for name, size, dtype in zip(names, sizes, (down.dtype, up.dtype), strict=True):
+            if name not in self._open:
+                self._open[name], self._left[name] = np.zeros(size, dtype), blocks
+        whole_down, whole_up = (self._open[name] for name in names)
+        _block(whole_down, index, blocks)[...] = down
+        if target.kind == "expert":
+            whole_up[:, index::blocks] = up
+        else:
+            _block(whole_up, index, blocks)[...] = up
+        for name in names:
+            self._left[name] -= 1
+            if not self._left[name]:
+                self.done(name, self._open.pop(name))
+
+    def finish(self) -> None:
+        """Hand over what lacks blocks, which stay zero: no source has them, or they were not selected."""
+        for name, whole in sorted(self._open.items()):
+            self.done(name, whole)
+        self._open.clear()
+
+
+def _block(whole: Array, index: int, blocks: int) -> Array:
+    """Rows of one block, as a matrix that can be written."""
+    flat = whole.reshape(whole.shape[0], -1)
+    height = len(flat) // blocks
+    return flat[index * height : (index + 1) * height]
+
+
+def _place(parameter: str) -> int:
+    return ORDER.index(parameter) if parameter in ORDER else 0

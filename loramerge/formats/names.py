@@ -1,0 +1,80 @@
+"""PEFT's tensor names: what a key says of its tensor, and how the names of other tools look."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PREFIX = "base_model.model."
+WEIGHTS = "adapter_model.safetensors"  # in a folder that PEFT saved
+PICKLED = "adapter_model.bin"  # the same, before PEFT 0.6
+
+_NAME = re.compile(
+    r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.lora_(?P<part>[ABE]|embedding_[AB])"
+    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?P<end>\.weight|\.bias)?",
+    re.DOTALL,
+)
+_PARTS = {  # (what stands after lora_, the end of the key) -> part
+    ("A", ".weight"): "A",
+    ("B", ".weight"): "B",
+    ("B", ".bias"): "bias",
+    ("A", None): "svd_A",
+    ("B", None): "svd_B",
+    ("E", None): "svd_E",
+    ("embedding_A", None): "embedding_A",
+    ("embedding_B", None): "embedding_B",
+}
+_ALPHA = re.compile(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.DOTALL)
+
+FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
+    (r"^lora_(unet|te\d?|transformer)_", "a kohya LoRA", "convert it to PEFT first"),
+    (r"hada_w|lokr_w|oft_blocks", "a LyCORIS adapter", "these are not read yet"),
+    (r"\.processor\.|_lora\.(up|down)\.|\.lora\.(up|down)\.", "a diffusers LoRA", "convert it to PEFT first"),
+    (r"^(unet|text_encoder|transformer_\d)(_\d)?[.:]\S*(lora_|up|down)", "a diffusers or cloneofsimo LoRA",
+     "convert it to PEFT first"),
+    (r"^transformer\.(?!h\.\d)\S*lora_", "a diffusers LoRA", "convert it to PEFT first"),
+    (r"^diffusion_model\.", "a ComfyUI LoRA", "convert it to PEFT first"),
+)  # fmt: skip
+OTHER = (  # what a tensor name says that no other part of the reader takes; first hit wins
+    *FOREIGN,
+    (r"\.lora_magnitude_vector", "a DoRA magnitude", "DoRA needs the base weights: merge it into its base"),
+    (r"\.lora_[ab]$", "an mlx-lm adapter", "convert it to PEFT first"),
+    (r"^w_[ab]_\d+$", "a numbered SAM LoRA", "there is no telling which module a number means"),
+    (r"lora_", "a LoRA of an unknown layout", "save it with PEFT's save_pretrained"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A key taken apart.
+
+    Args:
+        path: of the module, as the file has it.   adapter: a name that was left in the key.
+        part: which factor: A, B, bias; embedding_A, embedding_B; svd_A, svd_B, svd_E of AdaLoRA.
+        prefixed: it begins as PEFT writes it.
+    """
+
+    path: str
+    part: str
+    adapter: str | None
+    prefixed: bool
+
+
+def parse(key: str) -> Name | None:
+    """What a key says, or None if it names no factor.
+
+    >>> parse("base_model.model.h.0.q.lora_A.default.weight")
+    Name(path='h.0.q', part='A', adapter='default', prefixed=True)
+    >>> parse("base_model.model.classifier.weight")
+    """
+    found = _NAME.fullmatch(key)
+    if found is None or (found["part"], found["end"]) not in _PARTS:
+        return None
+    part = _PARTS[found["part"], found["end"]]
+    return Name(found["path"], part, found["adapter"], found["prefix"] is not None)
+
+
+def alpha_of(key: str) -> tuple[str, bool] | None:
+    """(module path, whether it is prefixed) of an alpha tensor's key."""
+    found = _ALPHA.fullmatch(key)
+    return (found["path"], found["prefix"] is not None) if found else None
