@@ -26,6 +26,7 @@ _CONTENTS = {
     "lowrank": "LowRank",
     "planning": "Plan plan",
     "plotting": "plot_spectra",
+    "replaying": "replay",
     "report": "Report",
     "target": "Target",
 }

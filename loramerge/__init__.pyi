@@ -28,6 +28,7 @@ from loramerge.lowrank import LowRank as LowRank
 from loramerge.planning import Plan as Plan
 from loramerge.planning import plan as plan
 from loramerge.plotting import plot_spectra as plot_spectra
+from loramerge.replaying import replay as replay
 from loramerge.report import Report as Report
 from loramerge.target import Target as Target
 

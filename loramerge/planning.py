@@ -80,7 +80,12 @@ def plan(
         Outline(shapes, rank, kind, portable.config(whole, signatures, rank)),
         (*oddities, *missing_modules(adapters), *_size_notes(rank)),
         all(adapter.bare for adapter in adapters),
-        {"only": only, "exclude": exclude},
+        {
+            "only": only,
+            "exclude": exclude,
+            "dtype": dtypes.word(kind),
+            "allow_base_mismatch": allow_base_mismatch,
+        },
     )
 
 

@@ -1,9 +1,11 @@
-"""How a merge was made, as plain values: sources, weights, method, versions."""
+"""How a merge was made, as plain values: sources, weights, method, settings, versions."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -26,26 +28,41 @@ def record(
     Args:
         weights: (T,) as they were given.   method: settled.   settings: what else shaped the merge.
     """
-    sources = [
-        {
-            "name": adapter.provenance.name,
-            "revision": adapter.provenance.revision,
-            "sha256": adapter.provenance.sha256(),
-            "base_model": _without_folders(adapter.base.name),
-            "weight": float(weight),
-        }
-        for adapter, weight in zip(adapters, weights, strict=True)
-    ]
     return {
         "schema": SCHEMA,
-        "sources": sources,
+        "sources": [_source(a, float(weight)) for a, weight in zip(adapters, weights, strict=True)],
         "method": {"name": name_of(method), "options": method.options()},
         "settings": dict(settings),
-        "versions": {
-            "loramerge": version("loramerge"),
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
+    }
+
+
+def _source(adapter: Adapter, weight: float) -> dict[str, Any]:
+    alpha = adapter.provenance.alpha
+    return {
+        "name": adapter.provenance.name,
+        "revision": adapter.provenance.revision,
+        "sha256": adapter.provenance.sha256(),
+        "alpha": float(alpha) if isinstance(alpha, int) else alpha,
+        "scales": scales_digest(adapter),
+        "base_model": _without_folders(adapter.base.name),
+        "weight": weight,
+    }
+
+
+def scales_digest(adapter: Adapter) -> str:
+    """A fingerprint of every module's scale, which may come from a file without a SHA-256 in the record."""
+    said = "\n".join(f"{target} {adapter.slots[target].scale!r}" for target in sorted(adapter))
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What the last digits depend on."""
+    return {
+        "loramerge": version("loramerge"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
     }
 
 
