@@ -28,6 +28,7 @@ _CONTENTS = {
     "plotting": "plot_spectra",
     "replaying": "replay",
     "report": "Report",
+    "schedule": "Ramp Rule",
     "target": "Target",
 }
 _HOME = {name: home for home, names in _CONTENTS.items() for name in names.split()}

@@ -17,9 +17,10 @@ from loramerge.planning import Plan, plan, see, thread_count
 from loramerge.proof import check_rounding, check_written, digest
 from loramerge.recipe import record
 from loramerge.report import Module, Report, measure
+from loramerge.schedule import Rule, Weight
 from loramerge.selection import Alphas, Source
 from loramerge.target import Target
-from loramerge.units import Map, Units, batches
+from loramerge.units import Map, Units
 
 Put = Callable[[Target, Array, Array], None]
 Progress = Callable[[Iterable[Units], int], Iterable[Units]]
@@ -48,7 +49,7 @@ class Merge:
 def execute(plan: Plan, put: Put, threads: int | None = None, progress: Progress | None = None) -> Report:
     """Merge batch by batch, handing every stored module to `put`; memory follows the largest batch."""
     modules: list[Module] = []
-    stream: Iterable[Units] = batches(plan.adapters, plan.signatures)
+    stream: Iterable[Units] = plan.batches()
     with workers(thread_count(threads)) as run:
         for units in progress(stream, len(plan.signatures)) if progress else stream:
             modules += _merge(plan, units, put, run)
@@ -58,8 +59,9 @@ def execute(plan: Plan, put: Put, threads: int | None = None, progress: Progress
 
 
 def _merge(plan: Plan, units: Units, put: Put, run: Map) -> list[Module]:
-    grams, weighed = see(plan.method, units, plan.weights, run)
-    remix = units.settle(plan.method.remix(weighed), run)
+    method, weights = plan.way(units)
+    grams, weighed = see(method, units, weights, run)
+    remix = units.settle(method.remix(weighed), run)
 
     def emit(module: int) -> float:
         target, outline = units.targets[module], plan.outline
@@ -75,14 +77,15 @@ def _merge(plan: Plan, units: Units, put: Put, run: Map) -> list[Module]:
         return error
 
     errors = list(run(emit, range(len(units.targets))))
-    return measure(grams, remix, plan.weights, plan.signatures[units.targets[0]], errors)
+    return measure(grams, remix, weights, plan.signatures[units.targets[0]], errors)
 
 
 def combine(
     sources: Sequence[Source],
     method: str | Method = "linear",
     *,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Weight] | None = None,
+    rules: Sequence[Rule] = (),
     out: str | Path | None = None,
     alpha: Alphas = None,
     dtype: str | None = None,
@@ -100,7 +103,8 @@ def combine(
     Args:
         sources: paths (a PEFT folder or a bare .safetensors) or `Adapter` values.
         method: a name of ``loramerge.METHODS`` with its `options`, or a method such as ``Lego(rank=16)``.
-        weights: one number per source, 1 each by default; they may be negative.
+        weights: one number per source, 1 each by default; they may be negative. Or a `Ramp` over depth.
+        rules: other weights or ranks for modules by name; see `Rule`.
         out: write there: one file if it ends in .safetensors, else a PEFT folder. None: keep in memory.
         alpha: for bare files that do not say theirs: a number, ``"rank"``, or {source: either}.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
@@ -129,6 +133,7 @@ def combine(
         sources,
         method,
         weights=weights,
+        rules=rules,
         alpha=alpha,
         allow_base_mismatch=allow_base_mismatch,
         threads=threads,
@@ -177,7 +182,7 @@ def _to_disk(
     progress: Progress | None,
 ) -> Merge:
     bare = output.is_bare(out)
-    made = record(plan.adapters, plan.given, plan.method, plan.settings)
+    made = record(plan.adapters, plan.schedule.weights, plan.method, plan.settings)
     digests: dict[Target, str] = {}
     with output.create(out, bare, replace(plan.outline, recipe=made), overwrite) as draft:
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from loramerge import dtypes
@@ -15,11 +16,11 @@ from loramerge.errors import UsageError
 from loramerge.formats import portable
 from loramerge.formats.output import Outline
 from loramerge.gram import Grams
+from loramerge.schedule import Rule, Schedule, Weight
 from loramerge.selection import (
     Alphas,
     Source,
     check_together,
-    check_weights,
     missing_modules,
     open_all,
     select,
@@ -36,20 +37,30 @@ class Plan:
 
     adapters: tuple[Adapter, ...]
     signatures: dict[Target, Signature]
-    given: Array
     weights: Array
     method: Method
     outline: Outline
     notes: tuple[str, ...]
     bare: bool
+    schedule: Schedule
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def way(self, units: Units) -> tuple[Method, Array]:
+        """The method and the (T,) weights of a batch."""
+        return self.schedule.way(self.method, units.targets[0])
+
+    def batches(self) -> Iterator[Units]:
+        """All modules, read in batches that are merged alike."""
+        groups = self.schedule.groups(self.signatures)
+        return chain.from_iterable(batches(self.adapters, group) for group in groups)
 
 
 def plan(
     sources: Sequence[Source],
     method: str | Method = "linear",
     *,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Weight] | None = None,
+    rules: Sequence[Rule] = (),
     alpha: Alphas = None,
     dtype: str | None = None,
     only: str | None = None,
@@ -62,29 +73,34 @@ def plan(
     only where the size depends on them (`energy`)."""
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
     whole = open_all(sources, alpha)
-    given = check_weights(weights, len(whole))
-    effective = chosen.weights(given)
+    schedule = Schedule.of(weights, rules, len(whole), {t for adapter in whole for t in adapter})
     oddities = check_together(whole, allow_base_mismatch)
     adapters = select(whole, only, exclude)
     signatures = align(adapters)
-    settled = _decide(chosen, adapters, signatures, effective, threads)
-    rank = max(1, *(settled.size(signature) for signature in signatures.values()))
+    settled = _decide(chosen, adapters, signatures, schedule, threads)
+    rank = max(1, *(schedule.way(settled, target)[0].size(ranks) for target, ranks in signatures.items()))
     kind = dtypes.widest(a.dtype for a in adapters if a) if dtype is None else dtypes.parse(dtype)
     shapes = {target: _shape(target, adapters) for target in signatures}
     return Plan(
         tuple(adapters),
         signatures,
-        given,
-        effective,
+        chosen.weights(schedule.typical),
         settled,
         Outline(shapes, rank, kind, portable.config(whole, signatures, rank)),
-        (*oddities, *missing_modules(adapters), *_size_notes(rank)),
+        (
+            *oddities,
+            *missing_modules(adapters),
+            *schedule.notes([a.name for a in adapters], list(signatures)),
+            *_size_notes(rank),
+        ),
         all(adapter.bare for adapter in adapters),
+        schedule,
         {
             "only": only,
             "exclude": exclude,
             "dtype": dtypes.word(kind),
             "allow_base_mismatch": allow_base_mismatch,
+            "modules": [rule.to_plain() for rule in rules],
         },
     )
 
@@ -93,15 +109,17 @@ def _decide(
     method: Method,
     adapters: Sequence[Adapter],
     signatures: dict[Target, Signature],
-    weights: Array,
+    schedule: Schedule,
     threads: int | None,
 ) -> Method:
     """Observe all modules if the method must, then settle what it left open."""
     observed = []
     if method.observes:
         with workers(thread_count(threads)) as run:
-            for units in batches(adapters, signatures):
-                observed.append(method.observe(see(method, units, weights, run)[1]))
+            for group in schedule.groups(signatures):
+                own, weights = schedule.way(method, next(iter(group)))
+                for units in batches(adapters, group) if own.observes else ():
+                    observed.append(own.observe(see(own, units, weights, run)[1]))
     return method.decide(observed, max(a.rank for a in adapters))
 
 

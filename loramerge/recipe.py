@@ -14,14 +14,14 @@ import numpy as np
 
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, name_of
-from loramerge.backend import Array
+from loramerge.schedule import Weight, plain
 
 SCHEMA = 1
 ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 
 
 def record(
-    adapters: Sequence[Adapter], weights: Array, method: Method, settings: Mapping[str, Any]
+    adapters: Sequence[Adapter], weights: Sequence[Weight], method: Method, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The recipe of a merge. Reads the sources for their SHA-256; holds no path and no time.
 
@@ -30,14 +30,14 @@ def record(
     """
     return {
         "schema": SCHEMA,
-        "sources": [_source(a, float(weight)) for a, weight in zip(adapters, weights, strict=True)],
+        "sources": [_source(a, weight) for a, weight in zip(adapters, weights, strict=True)],
         "method": {"name": name_of(method), "options": method.options()},
         "settings": dict(settings),
         "versions": versions(),
     }
 
 
-def _source(adapter: Adapter, weight: float) -> dict[str, Any]:
+def _source(adapter: Adapter, weight: Weight) -> dict[str, Any]:
     alpha = adapter.provenance.alpha
     return {
         "name": adapter.provenance.name,
@@ -46,7 +46,7 @@ def _source(adapter: Adapter, weight: float) -> dict[str, Any]:
         "alpha": float(alpha) if isinstance(alpha, int) else alpha,
         "scales": scales_digest(adapter),
         "base_model": _without_folders(adapter.base.name),
-        "weight": weight,
+        "weight": plain(weight),
     }
 
 

@@ -88,12 +88,13 @@ def prepare(
 
 def _plan(said: Record, adapters: Sequence[Adapter], where: str) -> Plan:
     """The plan of then. What the record says badly is the record's fault, not the user's."""
-    for option in ("only", "exclude"):
-        if pattern := said.settings.get(option):
+    patterns = [("only", said.settings.get("only")), ("exclude", said.settings.get("exclude"))]
+    for option, pattern in [*patterns, *(("match", rule.match) for rule in said.rules)]:
+        if pattern is not None:
             searcher(pattern, option, trusted=False)
     try:
         method = make(said.method, said.options)
-        return plan(adapters, method, weights=said.weights, **said.settings)
+        return plan(adapters, method, weights=said.weights, rules=said.rules, **said.settings)
     except UsageError as error:
         raise SourceError(f"{printable(where)} cannot be replayed: {error}") from None
 

@@ -20,7 +20,7 @@ from loramerge.replaying import Replay, prepare
     "file, another name for a PEFT folder.  [default: replayed.safetensors if the record is in a bare file, "
     "else replayed]")  # fmt: skip
 @click.option("--source", "sources", multiple=True, metavar="[NAME=]PATH",
-    help="Where a source lies that is not beside the record or here, or a folder to look in; repeatable.")  # fmt: skip
+    help="Where a source lies that is not beside the record or here, or a folder to look in.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 def replay(record: Path, out: Path | None, sources: tuple[str, ...], overwrite: bool, quiet: bool) -> None:
