@@ -15,6 +15,7 @@ from loramerge.backend import Array, workers
 from loramerge.errors import UsageError
 from loramerge.formats import portable
 from loramerge.formats.output import Outline
+from loramerge.gathering import gather
 from loramerge.gram import Grams
 from loramerge.schedule import Rule, Schedule, Weight
 from loramerge.selection import (
@@ -72,6 +73,7 @@ def plan(
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
     only where the size depends on them (`energy`)."""
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
+    sources, weights = gather(sources, weights)
     whole = open_all(sources, alpha)
     schedule = Schedule.of(weights, rules, len(whole), {t for adapter in whole for t in adapter})
     oddities = check_together(whole, allow_base_mismatch)

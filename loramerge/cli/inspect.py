@@ -8,6 +8,7 @@ import click
 
 from loramerge.cli import show, values
 from loramerge.errors import LoramergeError
+from loramerge.gathering import expand
 from loramerge.inspection import inspect as look
 from loramerge.selection import check_alphas, open_one
 
@@ -29,10 +30,11 @@ def inspect(ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...]
       loramerge inspect a.safetensors adapters/*/
     """
     given = values.alphas(alpha)
-    check_alphas(sources, given)
+    members = [member for source in sources for member, _ in expand(source)]
+    check_alphas(members, given)
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
-    for source in sources:
+    for source in members:
         try:
             facts = look(open_one(source, given))
         except LoramergeError as error:
@@ -41,7 +43,7 @@ def inspect(ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...]
             continue
         shown.append(facts.to_dict())
         if not as_json:
-            click.echo(f"{facts}\n" if len(sources) > 1 else str(facts))
+            click.echo(f"{facts}\n" if len(members) > 1 else str(facts))
     if as_json:
         show.data(shown)
     if failures:
