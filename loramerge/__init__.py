@@ -27,7 +27,9 @@ _CONTENTS = {
     "opened": "Opened open",
     "planning": "Effort Plan plan",
     "plotting": "plot_spectra",
+    "replaying": "replay",
     "report": "Report",
+    "schedule": "Ramp Rule",
     "target": "Target",
 }
 _HOME = {name: home for home, names in _CONTENTS.items() for name in names.split()}

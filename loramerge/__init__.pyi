@@ -31,7 +31,10 @@ from loramerge.planning import Effort as Effort
 from loramerge.planning import Plan as Plan
 from loramerge.planning import plan as plan
 from loramerge.plotting import plot_spectra as plot_spectra
+from loramerge.replaying import replay as replay
 from loramerge.report import Report as Report
+from loramerge.schedule import Ramp as Ramp
+from loramerge.schedule import Rule as Rule
 from loramerge.target import Target as Target
 
 __version__: str

@@ -99,11 +99,16 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where an adapter came from: a name, never an absolute path, and the files behind it."""
+    """Where an adapter came from: a name, never an absolute path, and the files behind it.
+
+    Args:
+        alpha: what the user said of a file that does not say its own.
+    """
 
     name: str
     revision: str | None = None
     files: tuple[Path, ...] = ()
+    alpha: float | str | None = None
 
     def sha256(self) -> dict[str, str]:
         """File name -> SHA-256 of each file, read now."""

@@ -14,11 +14,12 @@ from loramerge.backend import Array, workers
 from loramerge.folding import unfolded
 from loramerge.formats import load, output
 from loramerge.gram import Grams, framed
-from loramerge.planning import EFFORT, Effort, Plan, plan, work_weights
+from loramerge.planning import EFFORT, Effort, Plan, plan
 from loramerge.proof import check_honest, check_rounding, check_written, fingerprint
 from loramerge.recipe import hashing, record, unhashed
 from loramerge.report import Module, Report, measure
 from loramerge.results import Remix
+from loramerge.schedule import Rule, Weight
 from loramerge.selection import Alphas, Source
 from loramerge.target import Target
 from loramerge.units import MEMORY, Units
@@ -66,7 +67,7 @@ def execute(plan: Plan, put: Put, effort: Effort, progress: Progress | None = No
     A worker takes a batch all the way from reading to `put`, so that one reads while another computes
     or writes, and memory follows the largest batches in flight.
     """
-    todo = plan.work.batches(effort)
+    todo = plan.batches(effort)
     modules: list[Module] = []
     with workers(effort.workers) as run:
         done = run(lambda units: _merge(plan, units, put), todo)
@@ -84,18 +85,17 @@ def report(plan: Plan, modules: list[Module]) -> Report:
 
 def decided(plan: Plan, units: Units, grams: Grams) -> Remix:
     """What the plan's method makes of one batch, seen in its frame."""
-    weights = work_weights(plan.work, plan.weights)
-    return units.settle(plan.method.remix(plan.method.weigh(grams, weights)))
+    method, weights = plan.way(units)
+    return units.settle(method.remix(method.weigh(grams, weights)))
 
 
 def _merge(plan: Plan, units: Units, put: Put) -> list[Module]:
-    grams = units.grams(balance=plan.method.frame != "stored")
-    remix = decided(plan, units, framed(grams, plan.method.frame))
+    method, weights = plan.way(units)
+    grams = units.grams(balance=method.frame != "stored")
+    remix = decided(plan, units, framed(grams, method.frame))
     errors = [_emit(plan, units, module, remix, put) for module in range(len(units.targets))]
-    facts = measure(grams, remix, work_weights(plan.work, plan.weights), units.signature, errors)
-    if plan.work is plan.sources:
-        return facts
-    return unfolded(facts, units, plan.sources.adapters, remix)
+    facts = measure(grams, remix, weights, units.signature, errors)
+    return unfolded(facts, units, plan.sources.adapters, remix) if plan.folds else facts
 
 
 def _emit(plan: Plan, units: Units, module: int, remix: Remix, put: Put) -> float:
@@ -113,7 +113,8 @@ def combine(
     sources: Sequence[Source],
     method: str | Method = "linear",
     *,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Weight] | None = None,
+    rules: Sequence[Rule] = (),
     out: str | Path | None = None,
     alpha: Alphas = None,
     dtype: str | None = None,
@@ -133,7 +134,8 @@ def combine(
     Args:
         sources: paths (a PEFT folder or a bare .safetensors) or `Adapter` values.
         method: a name of ``loramerge.METHODS`` with its `options`, or a method such as ``Lego(rank=16)``.
-        weights: one number per source, 1 each by default; they may be negative.
+        weights: one number per source, 1 each by default; they may be negative. Or a `Ramp` over depth.
+        rules: other weights or ranks for modules by name; see `Rule`.
         out: write there: one file if it ends in .safetensors, else a PEFT folder. None: keep in memory.
         alpha: for bare files that do not say theirs: a number, ``"rank"``, or {source: either}.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
@@ -163,6 +165,7 @@ def combine(
         sources,
         method,
         weights=weights,
+        rules=rules,
         alpha=alpha,
         dtype=dtype,
         only=only,

@@ -82,4 +82,5 @@ def _limits(name: str) -> Any:
 
 def wide(factor: Array) -> Array:
     """The same values in float64, where every product is taken."""
-    return np.asarray(factor, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn; whoever needs numbers checks for NaN
+        return np.asarray(factor, dtype=np.float64)

@@ -6,7 +6,7 @@ It is accumulated source by source, so that no more is ever held. Exact in float
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,15 +19,17 @@ from loramerge.results import Remix
 from loramerge.target import Target
 from loramerge.units import Signature, Units
 
+Weights = Callable[[Target], Array]  # (T,) of a module
+
 
 def crowded(signature: Signature, shape: tuple[int, int]) -> bool:
     """Whether the sources together have more units than the module has rows or columns."""
     return sum(signature) > min(shape)
 
 
-def folded(adapters: Sequence[Adapter], weights: Array, targets: Sequence[Target]) -> list[Adapter]:
+def folded(adapters: Sequence[Adapter], weights: Weights, targets: Sequence[Target]) -> list[Adapter]:
     """The adapters without these modules, and one more that holds their weighted sums."""
-    slots = {target: _sum_slot(adapters, weights, target) for target in targets}
+    slots = {target: _sum_slot(adapters, weights(target), target) for target in targets}
     rest = [replace(a, slots={t: s for t, s in a.slots.items() if t not in slots}) for a in adapters]
     return [*rest, Adapter("sum of the sources", slots)]
 

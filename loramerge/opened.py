@@ -10,10 +10,12 @@ from loramerge.adapter import Computed, Slot
 from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
 from loramerge.driver import Merge, decided, merged, report
+from loramerge.errors import UsageError
 from loramerge.gram import Frame, Grams, framed
-from loramerge.planning import Effort, Sources, gather, settle
+from loramerge.planning import Effort, Sources, open_together, settle
 from loramerge.report import Module, measure
 from loramerge.results import Remix
+from loramerge.schedule import Schedule
 from loramerge.selection import Alphas, Source
 from loramerge.target import Target
 from loramerge.units import MEMORY, Units
@@ -51,6 +53,10 @@ class Opened:
         plan = settle(
             self.sources, method, self._observe, weights=weights, dtype=dtype, fold=False, **options
         )
+        if not plan.schedule.uniform:
+            raise UsageError(
+                "A weight that ramps over depth needs loramerge.combine: here weights are numbers."
+            )
 
         def merge(batch: Batch) -> tuple[list[Module], list[Slot]]:
             units, grams, seen = batch
@@ -67,7 +73,8 @@ class Opened:
                 slots |= zip(units.targets, promised, strict=True)
         return Merge(merged(plan, slots), report(plan, modules), plan)
 
-    def _observe(self, method: Method, _: Sources, weights: Array) -> list[Array]:
+    def _observe(self, method: Method, _: Sources, schedule: Schedule) -> list[Array]:
+        weights = method.weights(schedule.typical)
         return [method.observe(method.weigh(seen, weights)) for _, _, seen in self._batches(method.frame)]
 
     def _batches(self, frame: Frame) -> list[Batch]:
@@ -109,7 +116,7 @@ def open(  # the verb of the library, as in lm.open
     >>> [pair.combine(weights=[w, 1 - w]).adapter[lm.Target("q")].norm() for w in (0.0, 0.5, 1.0)]
     [6.0, 4.0, 2.0]
     """
-    together = gather(
+    together = open_together(
         sources, alpha=alpha, only=only, exclude=exclude, allow_base_mismatch=allow_base_mismatch
     )
     return Opened(together, Effort(threads, memory))

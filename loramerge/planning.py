@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from loramerge.folding import crowded, folded
 from loramerge.formats import portable
 from loramerge.formats.keys import common_rank
 from loramerge.formats.output import Outline
+from loramerge.gathering import gather
 from loramerge.gram import framed
+from loramerge.schedule import Rule, Schedule, Weight
 from loramerge.selection import (
     Alphas,
     Source,
     check_together,
-    check_weights,
     missing_modules,
     open_all,
     select,
@@ -84,7 +86,7 @@ class Sources:
         """(out, in) of a module."""
         return next(a.slots[target].shape for a in self.adapters if target in a.slots)
 
-    def folded(self, weights: Array) -> Sources:
+    def folded(self, weights: Callable[[Target], Array]) -> Sources:
         """The same sum from fewer units, where there are more than a module has rows or columns."""
         full = [t for t, signature in self.signatures.items() if crowded(signature, self.shape(t))]
         if not full:
@@ -97,9 +99,10 @@ class Sources:
         """All of them are files without a config of their own."""
         return all(adapter.bare for adapter in self.adapters)
 
-    def batches(self, effort: Effort) -> list[Units]:
-        """The work, in pieces that one worker can hold."""
-        return list(batches(self.adapters, self.signatures, effort.share))
+    def batches(self, effort: Effort, schedule: Schedule | None = None) -> list[Units]:
+        """The work, in pieces that one worker can hold and, by a schedule, that are merged alike."""
+        groups = [self.signatures] if schedule is None else schedule.groups(self.signatures)
+        return [units for group in groups for units in batches(self.adapters, group, effort.share)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,21 +110,36 @@ class Plan:
     """A merge of these sources, settled in everything but the numbers.
 
     Args:
-        given: weights (T,) as given.   weights: as the method uses them.
+        schedule: weights and ranks as given, module by module.
+        weights: (T,) in the middle layer, as the method uses them; the report shows them.
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
     """
 
     sources: Sources
-    given: Array
+    schedule: Schedule
     weights: Array
     work: Sources
     method: Method
     outline: Outline
     notes: tuple[str, ...]
 
+    def way(self, units: Units) -> tuple[Method, Array]:
+        """The method and the weights of a batch, one for each of `work`."""
+        method, weights = self.schedule.way(self.method, units.targets[0])
+        return method, work_weights(self.work, weights)
 
-def gather(
+    @property
+    def folds(self) -> bool:
+        """Whether the work holds folded sums beside the sources."""
+        return len(self.work.adapters) > len(self.sources.adapters)
+
+    def batches(self, effort: Effort) -> list[Units]:
+        """The work in pieces that are merged alike and that one worker can hold."""
+        return self.work.batches(effort, self.schedule)
+
+
+def open_together(
     sources: Sequence[Source],
     *,
     alpha: Alphas = None,
@@ -139,11 +157,11 @@ def gather(
         tuple(adapters),
         align(adapters),
         (*oddities, *missing_modules(adapters)),
-        {"only": only, "exclude": exclude},
+        {"only": only, "exclude": exclude, "allow_base_mismatch": allow_base_mismatch},
     )
 
 
-Observe = Callable[[Method, Sources, Array], Sequence[Array]]
+Observe = Callable[[Method, Sources, Schedule], Sequence[Array]]
 
 
 def work_weights(work: Sources, weights: Array) -> Array:
@@ -156,32 +174,35 @@ def settle(
     method: str | Method,
     observe: Observe,
     *,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Weight] | None = None,
+    rules: Sequence[Rule] = (),
     dtype: str | None = None,
     fold: bool = True,
     **options: Any,
 ) -> Plan:
     """Fix weights, method and the shape of the output. `observe` looks at all modules, if the method must."""
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
-    given = check_weights(weights, len(sources.adapters))
-    effective = chosen.weights(given)
-    work = sources.folded(effective) if fold and chosen.traits.sums else sources
-    observed = observe(chosen, work, work_weights(work, effective)) if chosen.observes else []
+    everything = {target for adapter in sources.whole for target in adapter}
+    schedule = Schedule.of(weights, rules, len(sources.whole), everything)
+    work = sources.folded(lambda t: schedule.way(chosen, t)[1]) if fold and chosen.traits.sums else sources
+    observed = observe(chosen, work, schedule) if chosen.observes else []
     settled = chosen.decide(observed, max(a.rank for a in sources.adapters))
-    rank = common_rank({target: settled.size(signature) for target, signature in work.signatures.items()})
+    rank = common_rank({t: schedule.way(settled, t)[0].size(ranks) for t, ranks in work.signatures.items()})
     kinds = (a.dtype for a in sources.adapters if a)
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     shapes = {target: sources.shape(target) for target in sources.signatures}
     outline = Outline(shapes, rank, kind, portable.config(sources.whole, shapes, rank))
-    notes = (*sources.notes, *_size_notes(rank))
-    return Plan(sources, given, effective, work, settled, outline, notes)
+    names = [adapter.name for adapter in sources.whole]
+    notes = (*sources.notes, *schedule.notes(names, list(shapes)), *_size_notes(rank))
+    return Plan(sources, schedule, chosen.weights(schedule.typical), work, settled, outline, notes)
 
 
 def plan(
     sources: Sequence[Source],
     method: str | Method = "linear",
     *,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Weight] | None = None,
+    rules: Sequence[Rule] = (),
     alpha: Alphas = None,
     dtype: str | None = None,
     only: str | None = None,
@@ -193,7 +214,8 @@ def plan(
 ) -> Plan:
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
     only where the size depends on them (`energy`)."""
-    together = gather(
+    sources, weights = gather(sources, weights)
+    together = open_together(
         sources,
         alpha=alpha,
         only=only,
@@ -202,15 +224,18 @@ def plan(
         allow_pickle=allow_pickle,
     )
 
-    def observe(method: Method, work: Sources, weights: Array) -> list[Array]:
-        def look(units: Units) -> Array:
-            grams = framed(units.grams(balance=method.frame != "stored"), method.frame)
-            return method.observe(method.weigh(grams, weights))
+    def observe(method: Method, work: Sources, schedule: Schedule) -> list[Array]:
+        def look(units: Units) -> list[Array]:
+            own, weights = schedule.way(method, units.targets[0])
+            if not own.observes:  # a rule has given these modules a rank of their own
+                return []
+            grams = framed(units.grams(balance=own.frame != "stored"), own.frame)
+            return [own.observe(own.weigh(grams, work_weights(work, weights)))]
 
         with workers(effort.workers) as run:
-            return list(run(look, work.batches(effort)))
+            return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
 
-    return settle(together, method, observe, weights=weights, dtype=dtype, **options)
+    return settle(together, method, observe, weights=weights, rules=rules, dtype=dtype, **options)
 
 
 def _size_notes(rank: int) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from loramerge.adapter import Adapter
 from loramerge.algorithms import name_of
 from loramerge.bases import ABSOLUTE
 from loramerge.planning import Plan
+from loramerge.schedule import Weight, plain
 
 SCHEMA = 1
 
@@ -30,26 +33,44 @@ def record(plan: Plan, digests: Digests) -> dict[str, Any]:
     Args:
         digests: (T,) file name -> SHA-256 of each source.
     """
-    sources = [
-        {
-            "name": adapter.provenance.name,
-            "revision": adapter.provenance.revision,
-            "sha256": dict(digest),
-            "base_model": _without_folders(adapter.base.name),
-            "weight": float(weight),
-        }
-        for adapter, weight, digest in zip(plan.sources.whole, plan.given, digests, strict=True)
-    ]
+    sources = zip(plan.sources.whole, plan.schedule.weights, digests, strict=True)
+    rules = [rule.to_plain() for rule in plan.schedule.rules]
+    dtype = dtypes.word(plan.outline.dtype)
     return {
         "schema": SCHEMA,
-        "sources": sources,
+        "sources": [_source(*each) for each in sources],
         "method": {"name": name_of(plan.method), "options": plan.method.options()},
-        "settings": {**plan.sources.settings, "dtype": dtypes.word(plan.outline.dtype)},
-        "versions": {
-            "loramerge": version("loramerge"),
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "settings": {**plan.sources.settings, "dtype": dtype, "modules": rules},
+        "versions": versions(),
+    }
+
+
+def _source(adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict[str, Any]:
+    alpha = adapter.provenance.alpha
+    return {
+        "name": adapter.provenance.name,
+        "revision": adapter.provenance.revision,
+        "sha256": dict(digest),
+        "alpha": float(alpha) if isinstance(alpha, int) else alpha,
+        "scales": scales_digest(adapter),
+        "base_model": _without_folders(adapter.base.name),
+        "weight": plain(weight),
+    }
+
+
+def scales_digest(adapter: Adapter) -> str:
+    """A fingerprint of every module's scale, which may come from a file without a SHA-256 in the record."""
+    said = "\n".join(f"{target} {adapter.slots[target].scale!r}" for target in sorted(adapter))
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What the last digits depend on."""
+    return {
+        "loramerge": version("loramerge"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from loramerge.bases import compare_bases
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.alpha import check_alpha
+from loramerge.searching import Found, searcher
 from loramerge.target import Target
 
 Source = str | Path | Adapter
@@ -104,7 +104,7 @@ def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> li
     wanted, unwanted = _pattern(only, "only"), _pattern(exclude, "exclude")
 
     def kept(path: str) -> bool:
-        return (not wanted or bool(wanted.search(path))) and not (unwanted and unwanted.search(path))
+        return (wanted is None or wanted(path)) and not (unwanted is not None and unwanted(path))
 
     chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(_whole(t))}) for a in adapters]
     if not any(chosen):
@@ -118,11 +118,8 @@ def _whole(target: Target) -> str:
     return str(replace(target, index=-1))
 
 
-def _pattern(text: str | None, option: str) -> re.Pattern[str] | None:
-    try:
-        return None if text is None else re.compile(text)
-    except re.error as error:
-        raise UsageError(f"--{option} {text!r} is no regular expression: {error}.") from error
+def _pattern(text: str | None, option: str) -> Found | None:
+    return None if text is None else searcher(text, f"--{option}")
 
 
 def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> list[str]:

@@ -13,6 +13,7 @@ from loramerge.backend import Array
 from loramerge.dtypes import wide
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.gram import Grams
+from loramerge.limits import check_units
 from loramerge.results import PeakRescaled, Remix, Result
 from loramerge.target import Target
 
@@ -153,7 +154,7 @@ def align(adapters: Sequence[Adapter]) -> dict[Target, Signature]:
     """Every module that some source has, sorted, with the rank of each source in it.
 
     Raises:
-        IncompatibleError: two sources disagree about the shape or kind of one module.
+        IncompatibleError: two sources disagree about the shape or kind of one module, or have too many units.
     """
     targets = sorted({target for adapter in adapters for target in adapter})
     for target in targets:
@@ -163,6 +164,7 @@ def align(adapters: Sequence[Adapter]) -> dict[Target, Signature]:
 
 def _agree(target: Target, adapters: Sequence[Adapter]) -> None:
     first = adapters[0]
+    check_units(str(target), first.slots[target].shape, [a.slots[target].rank for a in adapters])
     for other in adapters[1:]:
         if first.slots[target].shape != other.slots[target].shape:
             raise IncompatibleError(

@@ -56,6 +56,15 @@ def test_the_python_of_the_readme_works(workplace: Path) -> None:
     assert (workplace / "merged-folder" / "adapter_config.json").exists()
 
 
+def test_the_recipe_of_the_readme_works(workplace: Path) -> None:
+    (text,) = blocks("yaml")
+    (workplace / "recipe.yaml").write_text(text, encoding="utf-8")
+    done = run(["loramerge", "combine", "--recipe", "recipe.yaml"], workplace)
+
+    assert done.returncode == 0, done.stderr
+    assert "modules follow the rule for" in done.stderr
+
+
 def test_the_output_shown_in_the_readme_is_what_the_main_job_prints(workplace: Path) -> None:
     (shown,) = blocks("text", "output: lego")
     (install,) = blocks("bash", "run: install")

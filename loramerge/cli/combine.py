@@ -10,21 +10,25 @@ import click
 from loramerge import dtypes
 from loramerge.algorithms import METHODS, name_of
 from loramerge.cli import show, values
+from loramerge.cli.asking import asked
 from loramerge.cli.options import DEFAULT, PICKLE_HELP, MethodCommand
 from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
-from loramerge.planning import Effort, Plan, plan
+from loramerge.planning import Effort, Plan
 
 
 @click.command(cls=MethodCommand)
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where to write: NAME.safetensors for one "
     "file, another name for a PEFT folder.  [default: merged.safetensors if all sources are bare files, "
     "else merged]")  # fmt: skip
 @click.option("--method", default=DEFAULT, show_default=True, metavar="NAME",
     help=f"{', '.join(METHODS)}; see `loramerge methods`.")  # fmt: skip
+@click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file that says sources, weights, "
+    "method, parameters, and weights or ranks by module; options given here come first.")  # fmt: skip
+@click.option("--print-recipe", is_flag=True, help="Print this command as a recipe; merge nothing.")
 @click.option("-w", "--weight", "each", type=float, multiple=True, help="Weight of a source, in order; "
     "once for each.  [default: 1 each]")  # fmt: skip
 @click.option("--weights", "together", metavar="W,W,...", help="The weights at once: 0.7,-0.3.")
@@ -48,10 +52,15 @@ from loramerge.planning import Effort, Plan, plan
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
+@click.pass_context
 def combine(
+    ctx: click.Context,
+    /,
     sources: tuple[str, ...],
     out: Path | None,
     method: str,
+    recipe: Path | None,
+    print_recipe: bool,
     each: tuple[float, ...],
     together: str | None,
     alpha: tuple[str, ...],
@@ -62,12 +71,14 @@ def combine(
     quiet: bool,
     threads: int | None,
     memory: float,
+    allow_pickle: bool,
     **settings: Any,
 ) -> None:
     """Merge adapters into one adapter.
 
-    A SOURCE is a PEFT folder or a bare .safetensors file. The options of the method come last in this
-    list: `loramerge combine --method lego --help` shows those of lego.
+    A SOURCE is a PEFT folder or a bare .safetensors file; or many: a folder of them, a quoted glob, or
+    @FILE with a source on each line and maybe its weight after it. The options of the method come last
+    in this list: `loramerge combine --method lego --help` shows those of lego.
 
     \b
     Example:
@@ -77,7 +88,10 @@ def combine(
         raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
     weights = values.weights(each, together)
     effort = Effort(threads, memory)
-    todo = plan(sources, method, weights=weights, alpha=values.alphas(alpha), effort=effort, **settings)
+    wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
+    if print_recipe:
+        return click.echo(wanted.to_yaml(), nl=False)
+    todo = wanted.plan(effort, allow_pickle=allow_pickle)
     out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))

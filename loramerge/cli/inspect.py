@@ -9,6 +9,7 @@ import click
 from loramerge.cli import show, values
 from loramerge.cli.options import PICKLE_HELP
 from loramerge.errors import LoramergeError
+from loramerge.gathering import expand
 from loramerge.inspection import inspect as look
 from loramerge.selection import check_alphas, open_one
 
@@ -33,10 +34,11 @@ def inspect(
       loramerge inspect a.safetensors adapters/*/
     """
     given = values.alphas(alpha)
-    check_alphas(sources, given)
+    members = [member for source in sources for member, _ in expand(source)]
+    check_alphas(members, given)
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
-    for source in sources:
+    for source in members:
         try:
             facts = look(open_one(source, given, allow_pickle))
         except LoramergeError as error:
@@ -45,7 +47,7 @@ def inspect(
             continue
         shown.append(facts.to_dict())
         if not as_json:
-            click.echo(f"{facts}\n" if len(sources) > 1 else str(facts))
+            click.echo(f"{facts}\n" if len(members) > 1 else str(facts))
     if as_json:
         show.data(shown)
     if failures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import typing
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -48,7 +49,7 @@ class MethodCommand(click.Command):
     """A command whose options include those of the method named by --method."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        name = _named(args)
+        name = _named(args, "--method") or _of_recipe(_named(args, "--recipe")) or DEFAULT
         find(name)
         ctx.meta["method"] = name
         try:
@@ -66,12 +67,21 @@ class MethodCommand(click.Command):
         return [*params, *own, help]
 
 
-def _named(args: list[str]) -> str:
-    """The value of the last --method, before anything is parsed."""
-    found = DEFAULT
-    for word, following in itertools.pairwise([*args, DEFAULT]):
-        if word == "--method":
+def _named(args: list[str], option: str) -> str | None:
+    """The last value of an option, before anything is parsed."""
+    found = None
+    for word, following in itertools.pairwise([*args, ""]):
+        if word == option:
             found = following
-        elif word.startswith("--method="):
+        elif word.startswith(f"{option}="):
             found = word.partition("=")[2]
     return found
+
+
+def _of_recipe(path: str | None) -> str | None:
+    """The method of a recipe."""
+    if not path:
+        return None
+    from loramerge.recipe_file import read  # YAML is for those who have a recipe
+
+    return read(Path(path)).method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -79,7 +80,8 @@ def load_file(
     unused = _unused(alpha, optional, name) if said else []
     pairs, scale_of, config = said or given(file, pairs, alpha)
     check_tensors(scale_of, pairs, name)
-    return _adapter(file, pairs, scale_of, config, name, unused)
+    adapter = _adapter(file, pairs, scale_of, config, name, unused)
+    return adapter if said else replace(adapter, provenance=replace(adapter.provenance, alpha=alpha))
 
 
 def _unused(alpha: Alpha | None, optional: bool, name: str) -> list[str]:

@@ -73,10 +73,10 @@ FILES = {  # how the source is made, exit code, words of the sentence
     ),
     "no pair": (lambda p: folder(p, {"x": np.ones(2)}), 3, ["no LoRA pair (x)"]),
     "an empty folder": (lambda p: p.mkdir(), 1, ["no adapter_config.json", "no files"]),
-    "a folder of adapters": (
-        lambda p: (p.mkdir(), folder(p / "one")),
+    "a folder of folders of adapters": (
+        lambda p: (p.mkdir(), (p / "more").mkdir(), folder(p / "more/one")),
         1,
-        ["holds folders", "such as", "bad/one"],
+        ["no adapter_config.json"],
     ),
     "a folder of files": (
         lambda p: (p.mkdir(), bare(p / "x.safetensors")),

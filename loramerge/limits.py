@@ -1,0 +1,29 @@
+"""How many units a module may have: Grams are (R, R), and a small file could ask for terabytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loramerge.errors import IncompatibleError, printable
+
+MOST = 16384  # units in one module: each of the Grams then has 2 GiB
+SMALL = 1024  # units that need no look at the shape
+
+
+def check_units(name: str, shape: tuple[int, int], ranks: Sequence[int]) -> None:
+    """Refuse a module whose Grams would dwarf its factors: more units than any training gives.
+
+    Raises:
+        IncompatibleError: over 16384 units, or over 1024 and 16 times out + in.
+
+    >>> check_units("q", (1, 1), [1000000])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    loramerge.errors.IncompatibleError: q has 1000000 units for 1×1 weights, and 1024 is the limit there: ...
+    """
+    units, limit = sum(ranks), min(MOST, max(SMALL, 16 * sum(shape)))
+    if units > limit:
+        raise IncompatibleError(
+            f"{printable(name)} has {units} units for {shape[0]}×{shape[1]} weights, and {limit} is the "
+            "limit there: merge fewer adapters at once, or lower their ranks first."
+        )

@@ -1,0 +1,223 @@
+"""A merge asked for in a YAML file: what the command line can say, and weights and ranks by module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loramerge.algorithms import make
+from loramerge.errors import SourceError, UsageError, printable
+from loramerge.gathering import expand
+from loramerge.planning import EFFORT, Effort, Plan, plan
+from loramerge.reader import Reader
+from loramerge.schedule import Rule, Weight, plain
+
+LIMIT = 2**18
+KEYS = (
+    "sources",
+    "method",
+    "parameters",
+    "alpha",
+    "dtype",
+    "only",
+    "exclude",
+    "allow_base_mismatch",
+    "modules",
+)
+SOURCE = ("source", "weight", "revision")
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """One source of a recipe; `revision` is recorded, and says nothing of a local file."""
+
+    source: str
+    weight: Weight | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merge as it was asked for, nothing settled yet."""
+
+    sources: tuple[Ingredient, ...] = ()
+    method: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    alpha: Any = None
+    dtype: str | None = None
+    only: str | None = None
+    exclude: str | None = None
+    allow_base_mismatch: bool = False
+    modules: tuple[Rule, ...] = ()
+
+    @property
+    def weights(self) -> list[Weight] | None:
+        """One for each source, 1 where none is given; None if no source has one."""
+        if all(each.weight is None for each in self.sources):
+            return None
+        return [1.0 if each.weight is None else each.weight for each in self.sources]
+
+    def expanded(self) -> Recipe:
+        """With the members of folders, lists and globs in their place."""
+        members = [
+            replace(each, source=source, weight=weight if each.weight is None else each.weight)
+            for each in self.sources
+            for source, weight in expand(each.source)
+        ]
+        return replace(self, sources=tuple(members))
+
+    def plan(self, effort: Effort = EFFORT, *, allow_pickle: bool = False) -> Plan:
+        """What this recipe comes to. Errors as for `plan`. Pickles are no matter of a recipe."""
+        todo = plan(
+            [each.source for each in self.sources],
+            make(self.method or "linear", {k: v for k, v in self.parameters.items() if v is not None}),
+            weights=self.weights,
+            rules=self.modules,
+            alpha=self.alpha,
+            dtype=self.dtype,
+            only=self.only,
+            exclude=self.exclude,
+            allow_base_mismatch=self.allow_base_mismatch,
+            allow_pickle=allow_pickle,
+            effort=effort,
+        )
+        pairs = zip(todo.sources.whole, self.sources, strict=True)
+        whole = (
+            replace(a, provenance=replace(a.provenance, revision=each.revision)) if each.revision else a
+            for a, each in pairs
+        )
+        return replace(todo, sources=replace(todo.sources, whole=tuple(whole)))
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML; reading it gives the same recipe."""
+        values: dict[str, Any] = {
+            "sources": [_plain_source(each) for each in self.sources],
+            "method": self.method or "linear",
+            "parameters": dict(self.parameters),
+            "alpha": dict(self.alpha) if isinstance(self.alpha, Mapping) else self.alpha,
+            "dtype": self.dtype,
+            "only": self.only,
+            "exclude": self.exclude,
+            "allow_base_mismatch": self.allow_base_mismatch,
+            "modules": [rule.to_plain() for rule in self.modules],
+        }
+        said = {key: value for key, value in values.items() if value not in (None, False, {}, [])}
+        return str(yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=110))
+
+
+def _plain_source(each: Ingredient) -> dict[str, Any]:
+    weight = None if each.weight is None else plain(each.weight)
+    values = {"source": each.source, "weight": weight, "revision": each.revision}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        SourceError: it cannot be read, or is no YAML.   UsageError: it says what is not known, by name.
+    """
+    return parse(_load(path), printable(path))
+
+
+def parse(values: Any, where: str) -> Recipe:
+    """The recipe that these values are; messages call it `where`."""
+    reader = Reader(f"{where} is no recipe", UsageError)
+    if not isinstance(values, dict):
+        reader.fail("it is no table of settings such as `sources:` and `method:`")
+    if "schema" in values:
+        reader.fail("it is the record of a merge; loramerge replay reads those")
+    reader.keys(values, KEYS, "it")
+    given = {key: value for key, value in values.items() if value is not None}
+    return Recipe(
+        tuple(_source(reader, value) for value in _list(reader, given, "sources")),
+        parameters=_parameters(reader, given),
+        alpha=_alpha(reader, given.get("alpha")),
+        modules=tuple(reader.rule(value) for value in _list(reader, given, "modules")),
+        **{
+            key: reader.typed(given, key, str)
+            for key in ("method", "dtype", "only", "exclude")
+            if key in given
+        },
+        **{key: reader.typed(given, key, bool) for key in ("allow_base_mismatch",) if key in given},
+    )
+
+
+def _parameters(reader: Reader, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the method, which checks them itself."""
+    found = reader.table(values, "parameters") if "parameters" in values else {}
+    for name in found:
+        if not isinstance(name, str):
+            reader.fail(f"parameters has the key {printable(repr(name), 60)}")
+    return found
+
+
+def _alpha(reader: Reader, value: Any) -> Any:
+    """A number, `rank`, or a table of source -> either."""
+    if isinstance(value, dict):
+        for source in value:
+            if not isinstance(source, str):
+                reader.fail(f"alpha names the source {printable(repr(source), 60)}, which is not text")
+        return {source: _alpha(reader, each) for source, each in value.items() if not isinstance(each, dict)}
+    return value if value is None or value == "rank" else reader.number(value, "alpha")
+
+
+def _list(reader: Reader, values: Mapping[str, Any], field: str) -> list[Any]:
+    found: list[Any] = reader.typed(values, field, list) if field in values else []
+    return found
+
+
+def _source(reader: Reader, value: Any) -> Ingredient:
+    if isinstance(value, str):
+        return Ingredient(value)
+    if not isinstance(value, dict):
+        reader.fail("a source is neither a path nor a table with `source:` and `weight:`")
+    reader.keys(value, SOURCE, "a source")
+    given = {key: each for key, each in value.items() if each is not None}
+    return Ingredient(
+        reader.typed(given, "source", str),
+        reader.weight(given["weight"]) if "weight" in given else None,
+        reader.typed(given, "revision", str) if "revision" in given else None,
+    )
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML's safe loader; aliases, which can make a few lines into gigabytes, and double keys are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(problem="aliases (*name) are not read")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} is there twice")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _load(path: Path) -> Any:
+    name = printable(path, 1000)
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(LIMIT + 1)
+    except OSError as error:
+        raise SourceError(f"{name} cannot be read: {error.strerror}. Check the path.") from error
+    if len(text) > LIMIT:
+        raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SourceError(f"{name} is not valid YAML: {_fault(error)}.") from None
+
+
+def _fault(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f" in line {mark.line + 1}" if mark else ""
+    return printable(f"{getattr(error, 'problem', None) or error}{line}")
