@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from loramerge.report import Module, Report, measure
 from loramerge.schedule import Rule, Weight
 from loramerge.selection import Alphas, Source
 from loramerge.target import Target
-from loramerge.units import Map, Units
+from loramerge.units import Map, Units, batches
 
 Put = Callable[[Target, Array, Array], None]
 Progress = Callable[[Iterable[Units], int], Iterable[Units]]
@@ -49,7 +50,7 @@ class Merge:
 def execute(plan: Plan, put: Put, threads: int | None = None, progress: Progress | None = None) -> Report:
     """Merge batch by batch, handing every stored module to `put`; memory follows the largest batch."""
     modules: list[Module] = []
-    stream: Iterable[Units] = plan.batches()
+    stream = chain.from_iterable(batches(plan.adapters, group) for group in plan.groups)
     with workers(thread_count(threads)) as run:
         for units in progress(stream, len(plan.signatures)) if progress else stream:
             modules += _merge(plan, units, put, run)

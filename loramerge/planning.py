@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from loramerge import dtypes
@@ -50,10 +49,10 @@ class Plan:
         """The method and the (T,) weights of a batch."""
         return self.schedule.way(self.method, units.targets[0])
 
-    def batches(self) -> Iterator[Units]:
-        """All modules, read in batches that are merged alike."""
-        groups = self.schedule.groups(self.signatures)
-        return chain.from_iterable(batches(self.adapters, group) for group in groups)
+    @property
+    def groups(self) -> list[dict[Target, Signature]]:
+        """All modules, split so that those of a group are merged alike."""
+        return self.schedule.groups(self.signatures)
 
 
 def plan(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import loramerge as lm
 from loramerge.errors import LoramergeError
-from loramerge.planning import Plan
+from loramerge.units import batches
 from tests.files import CONFIG, Cli, bare, content, folder, key, raw, tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,13 +144,12 @@ def test_a_source_that_shrinks_while_it_is_read(cli, tmp_path, monkeypatch, sour
     assert cli("combine", "a", "-o", out).code == 0
     before = content(tmp_path / out)
     file = tmp_path / source / "adapter_model.safetensors" if source == "a" else tmp_path / source
-    whole = Plan.batches
 
-    def cut(plan):
+    def cut(*args):
         os.truncate(file, file.stat().st_size // 2)
-        yield from whole(plan)
+        yield from batches(*args)
 
-    monkeypatch.setattr(Plan, "batches", cut)
+    monkeypatch.setattr("loramerge.driver.batches", cut)
     cli("combine", source, "--alpha", "rank", "-o", out, "--overwrite").refused(1, "while it was read")
     assert content(tmp_path / out) == before
     assert sorted(os.listdir(tmp_path)) == sorted(["a", "c.safetensors", out])
