@@ -144,11 +144,12 @@ def test_a_source_that_shrinks_while_it_is_read(cli, tmp_path, monkeypatch, sour
     assert cli("combine", "a", "-o", out).code == 0
     before = content(tmp_path / out)
     file = tmp_path / source / "adapter_model.safetensors" if source == "a" else tmp_path / source
+
     whole = Plan.batches
 
-    def cut(plan):
+    def cut(plan, effort):
         os.truncate(file, file.stat().st_size // 2)
-        yield from whole(plan)
+        return whole(plan, effort)
 
     monkeypatch.setattr(Plan, "batches", cut)
     cli("combine", source, "--alpha", "rank", "-o", out, "--overwrite").refused(1, "while it was read")

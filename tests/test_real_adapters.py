@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from loramerge.gathering import expand
 from tests.files import Cli, bare, dense, read, tensors
 
 PLACE = os.environ.get("LORAMERGE_REAL_ADAPTERS")
@@ -99,8 +100,13 @@ def test_a_file_is_told_truly_or_refused(cli, name):
 
 
 @pytest.mark.parametrize("name", found("[A-Z]-*", Path.is_dir))
-def test_a_folder_of_folders_is_refused_with_one_to_try(cli, name):
-    cli("inspect", ROOT / name).refused(1, "it is no PEFT adapter" if name[0] in "IT" else "such as ")
+def test_a_folder_of_folders_stands_for_its_adapters_or_is_refused(cli, name):
+    members = [path for path, _ in expand(str(ROOT / name))]
+    if members == [str(ROOT / name)]:
+        return cli("inspect", *members).refused(1, "it is no PEFT adapter" if name[0] in "IT" else "such as ")
+    cli("inspect", ROOT / name, "--json")
+    assert len(members) == len(cli.json()) + len(cli.err.splitlines())
+    return None
 
 
 @pytest.mark.parametrize("name", found("[A-Z]-*/**/*.*", lambda p: p.suffix in (".bin", ".pt")))
