@@ -13,6 +13,7 @@ from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
 from loramerge.errors import VerificationError, printable
 from loramerge.formats import load, output
+from loramerge.formats.beside import parted
 from loramerge.planning import Plan, plan, see, thread_count
 from loramerge.proof import check_rounding, check_written, digest
 from loramerge.recipe import record
@@ -91,6 +92,7 @@ def combine(
     overwrite: bool = False,
     allow_base_mismatch: bool = False,
     allow_pickle: bool = False,
+    extras: str = "refuse",
     max_error: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -107,6 +109,8 @@ def combine(
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
         only, exclude: regular expressions searched in module names.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
+        extras: tensors that are no low-rank pair (heads, biases): ``"refuse"``, ``"first"`` (of the first
+            source that has them), ``"average"`` or ``"drop"``.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers; the result does not depend on it.
 
@@ -134,6 +138,7 @@ def combine(
         alpha=alpha,
         allow_base_mismatch=allow_base_mismatch,
         allow_pickle=allow_pickle,
+        extras=extras,
         threads=threads,
         **chosen,
     )
@@ -167,7 +172,15 @@ def _in_memory(plan: Plan, max_error: float | None, threads: int | None, progres
     config = plan.outline.config
     base = BaseModel(config["base_model_name_or_path"], config["revision"])
     ordered = {target: slots[target] for target in plan.signatures}
-    merged = Adapter("merged", ordered, base, {}, config, Provenance("merged"), bare=plan.bare)
+    merged = Adapter(
+        "merged",
+        ordered,
+        base,
+        config=config,
+        provenance=Provenance("merged"),
+        bare=plan.bare,
+        **parted(plan.outline.extras),
+    )
     return Merge(merged, report, plan.method)
 
 

@@ -13,6 +13,7 @@ from loramerge.algorithms import Method, make
 from loramerge.backend import Array, workers
 from loramerge.errors import UsageError
 from loramerge.formats import portable
+from loramerge.formats.extras import settle
 from loramerge.formats.keys import common_rank
 from loramerge.formats.output import Outline
 from loramerge.gram import Grams
@@ -57,6 +58,7 @@ def plan(
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
     allow_pickle: bool = False,
+    extras: str = "refuse",
     threads: int | None = None,
     **options: Any,
 ) -> Plan:
@@ -72,6 +74,7 @@ def plan(
     settled = _decide(chosen, adapters, signatures, effective, threads)
     rank = common_rank({target: settled.size(signature) for target, signature in signatures.items()})
     kind = dtypes.widest(a.dtype for a in adapters if a) if dtype is None else dtypes.parse(dtype)
+    kept = settle(whole, effective, extras, signatures)
     shapes = {target: _shape(target, adapters) for target in signatures}
     return Plan(
         tuple(adapters),
@@ -79,10 +82,17 @@ def plan(
         given,
         effective,
         settled,
-        Outline(shapes, rank, kind, portable.config(whole, signatures, rank)),
-        (*oddities, *missing_modules(adapters), *_size_notes(rank)),
+        Outline(
+            shapes,
+            rank,
+            kind,
+            {**portable.config(whole, signatures, rank), **kept.config},
+            extras=kept.tensors,
+            apart=kept.apart,
+        ),
+        (*oddities, *kept.notes, *missing_modules(adapters), *_size_notes(rank)),
         all(adapter.bare for adapter in adapters),
-        {"only": only, "exclude": exclude},
+        {"only": only, "exclude": exclude, "extras": extras},
     )
 
 

@@ -129,10 +129,8 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> li
     """Refuse adapters that do not belong together; sentences about what is only odd.
 
     Raises:
-        IncompatibleError: other tensors than low-rank pairs, or two base models.
+        IncompatibleError: two kinds of one module, two numberings of layers, or two base models.
     """
-    for adapter in adapters:
-        _refuse_extras(adapter)
     _check_kinds(adapters)
     _check_replication(adapters)
     doubts = compare_bases(adapters, allow_base_mismatch)
@@ -167,16 +165,6 @@ def _check_replication(adapters: Sequence[Adapter]) -> None:
                 f"{printable(first.name)} and {printable(other.name)} set layer_replication differently, so "
                 "that their layers are not the same ones: train both on one base."
             )
-
-
-def _refuse_extras(adapter: Adapter) -> None:
-    if adapter.extras or adapter.biases:
-        some = ", ".join(printable(key, 80) for key in sorted(adapter.extras)[:3])
-        more = f" and {len(adapter.extras) - 3} more" if len(adapter.extras) > 3 else ""
-        raise IncompatibleError(
-            f"{printable(adapter.name)} holds tensors beside its low-rank pairs ({some}{more}). They would "
-            "be lost in a merge: save the adapter without modules_to_save and biases, or merge them by hand."
-        )
 
 
 def missing_modules(adapters: Sequence[Adapter]) -> list[str]:

@@ -15,6 +15,7 @@ from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
+from loramerge.formats.extras import POLICIES
 from loramerge.planning import Plan, plan
 
 
@@ -34,6 +35,9 @@ from loramerge.planning import Plan, plan
     help="Type of the output.  [default: the widest of the sources]")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
 @click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
+@click.option("--extras", type=click.Choice(POLICIES), default="refuse", show_default=True,
+    help="Tensors that are no low-rank pair (heads, biases, token rows): keep those of the first source "
+    "that has them, their weighted mean, or none.")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(

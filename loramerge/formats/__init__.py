@@ -8,9 +8,10 @@ from pathlib import Path
 
 from loramerge import dtypes, rounding
 from loramerge.adapter import Adapter
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import SourceError, printable
 from loramerge.formats import output, portable
 from loramerge.formats.alpha import Alpha, check_alpha
+from loramerge.formats.extras import settle
 from loramerge.formats.keys import common_rank
 from loramerge.formats.peft import load_file, load_folder
 
@@ -55,20 +56,18 @@ def load(
 def save(adapter: Adapter, out: str | Path, *, dtype: str | None = None, overwrite: bool = False) -> None:
     """Write an adapter in the portable profile: a PEFT folder, or one file if `out` ends in .safetensors.
 
-    Scales are folded into ``lora_B`` in float64 and rounded once.
+    Scales are folded into ``lora_B`` in float64 and rounded once; other tensors are written as they are.
 
     Raises:
         OutputError: `out` exists and `overwrite` is not set, or cannot be written.
-        IncompatibleError: a value does not fit the dtype, or the adapter holds other tensors too.
+        IncompatibleError: a value does not fit the dtype.
     """
-    if adapter.extras:
-        raise IncompatibleError(
-            f"{printable(adapter.name)} holds tensors beside its pairs, which are not written."
-        )
     kind = adapter.dtype if dtype is None else dtypes.parse(dtype)
     shapes = {target: slot.shape for target, slot in adapter.slots.items()}
     rank = common_rank({target: slot.rank for target, slot in adapter.slots.items()})
-    outline = output.Outline(shapes, rank, kind, portable.config([adapter], shapes, rank))
+    kept = settle([adapter], [1.0], "first", shapes)
+    config = {**portable.config([adapter], shapes, rank), **kept.config}
+    outline = output.Outline(shapes, rank, kind, config, extras=kept.tensors)
     path = Path(out)
     with output.create(path, output.is_bare(path), outline, overwrite) as draft:
         for target, update in adapter.items():
