@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ def combine(
     allow_base_mismatch: bool = False,
     allow_pickle: bool = False,
     extras: str = "refuse",
+    initial: Mapping[str, str | Path] | None = None,
+    renormalise: bool = False,
     max_error: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -111,6 +113,8 @@ def combine(
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         extras: tensors that are no low-rank pair (heads, biases): ``"refuse"``, ``"first"`` (of the first
             source that has them), ``"average"`` or ``"drop"``.
+        initial: {source: folder of the adapter that its PiSSA, OLoRA, CorDA or LoRA-GA training began with}.
+        renormalise: where a source lacks a module, divide by the weights of the others, not count it as zero.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers; the result does not depend on it.
 
@@ -139,6 +143,8 @@ def combine(
         allow_base_mismatch=allow_base_mismatch,
         allow_pickle=allow_pickle,
         extras=extras,
+        initial=initial,
+        renormalise=renormalise,
         threads=threads,
         **chosen,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from loramerge import dtypes
@@ -24,6 +25,7 @@ from loramerge.selection import (
     check_weights,
     missing_modules,
     open_all,
+    renormalised,
     select,
 )
 from loramerge.target import Target
@@ -59,17 +61,20 @@ def plan(
     allow_base_mismatch: bool = False,
     allow_pickle: bool = False,
     extras: str = "refuse",
+    initial: Mapping[str, str | Path] | None = None,
+    renormalise: bool = False,
     threads: int | None = None,
     **options: Any,
 ) -> Plan:
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
     only where the size depends on them (`energy`)."""
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
-    whole = open_all(sources, alpha, allow_pickle)
+    whole = open_all(sources, alpha, allow_pickle, initial)
     given = check_weights(weights, len(whole))
     effective = chosen.weights(given)
     oddities = check_together(whole, allow_base_mismatch)
     adapters = select(whole, only, exclude)
+    adapters = renormalised(adapters, effective) if renormalise else adapters
     signatures = align(adapters)
     settled = _decide(chosen, adapters, signatures, effective, threads)
     rank = common_rank({target: settled.size(signature) for target, signature in signatures.items()})
@@ -90,9 +95,9 @@ def plan(
             extras=kept.tensors,
             apart=kept.apart,
         ),
-        (*oddities, *kept.notes, *missing_modules(adapters), *_size_notes(rank)),
+        (*oddities, *kept.notes, *missing_modules(adapters, renormalise), *_size_notes(rank)),
         all(adapter.bare for adapter in adapters),
-        {"only": only, "exclude": exclude, "extras": extras},
+        {"only": only, "exclude": exclude, "extras": extras, "renormalise": renormalise},
     )
 
 

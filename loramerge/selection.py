@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,10 +20,16 @@ from loramerge.formats.alpha import check_alpha
 from loramerge.target import Target
 
 Source = str | Path | Adapter
+Value = TypeVar("Value")
 Alphas = Alpha | Mapping[str, Alpha] | None
 
 
-def open_all(sources: Sequence[Source], alpha: Alphas, allow_pickle: bool = False) -> list[Adapter]:
+def open_all(
+    sources: Sequence[Source],
+    alpha: Alphas,
+    allow_pickle: bool = False,
+    initial: Mapping[str, str | Path] | None = None,
+) -> list[Adapter]:
     """Load every source, with the alpha meant for it, under names that tell them apart.
 
     Raises:
@@ -31,19 +38,30 @@ def open_all(sources: Sequence[Source], alpha: Alphas, allow_pickle: bool = Fals
     if isinstance(sources, str | Path) or not sources:
         raise UsageError("Give a list of adapters to merge.")
     check_alphas(sources, alpha)
-    return _told_apart([open_one(source, alpha, allow_pickle) for source in sources], sources)
+    _check_named(sources, initial or {}, "initial")
+    return _told_apart([open_one(source, alpha, allow_pickle, initial) for source in sources], sources)
 
 
-def open_one(source: Source, alpha: Alphas, allow_pickle: bool = False) -> Adapter:
+def open_one(
+    source: Source,
+    alpha: Alphas,
+    allow_pickle: bool = False,
+    initial: Mapping[str, str | Path] | None = None,
+) -> Adapter:
     """Load a source with the alpha meant for it; one meant for all may go unused.
 
     Raises:
         SourceError, IncompatibleError, UsageError: as `load`.
     """
+    start = _meant_for(source, initial or {})
     if not isinstance(alpha, Mapping):
-        return load(source, alpha, optional=True, allow_pickle=allow_pickle)
-    own = next((alpha[name] for name in _names(source) if name in alpha), None)
-    return load(source, own, allow_pickle=allow_pickle)
+        return load(source, alpha, optional=True, allow_pickle=allow_pickle, initial=start)
+    return load(source, _meant_for(source, alpha), allow_pickle=allow_pickle, initial=start)
+
+
+def _meant_for(source: Source, given: Mapping[str, Value]) -> Value | None:
+    """What is given for a source, by its path or the last part of it."""
+    return next((given[name] for name in _names(source) if name in given), None)
 
 
 def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
@@ -54,12 +72,17 @@ def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
     """
     if not isinstance(alpha, Mapping):
         return check_alpha(alpha)
-    known = {name for source in sources for name in _names(source)}
-    for name, value in alpha.items():
-        if name not in known:
-            raise UsageError(f"--alpha names {printable(name)}, which is none of the sources.")
+    _check_named(sources, alpha, "alpha")
+    for value in alpha.values():
         check_alpha(value)
     return None
+
+
+def _check_named(sources: Sequence[Source], given: Mapping[str, object], option: str) -> None:
+    known = {name for source in sources for name in _names(source)}
+    for name in given:
+        if name not in known:
+            raise UsageError(f"--{option} names {printable(name)}, which is none of the sources.")
 
 
 def _names(source: Source) -> tuple[str, ...]:
@@ -167,11 +190,31 @@ def _check_replication(adapters: Sequence[Adapter]) -> None:
             )
 
 
-def missing_modules(adapters: Sequence[Adapter]) -> list[str]:
+def renormalised(adapters: Sequence[Adapter], weights: Array) -> list[Adapter]:
+    """The adapters with every module that some source lacks scaled up by Σ w / Σ w of those that have it.
+
+    Raises:
+        UsageError: the weights of those that have a module add up to zero.
+    """
+    factors = {}
+    for target in {target for adapter in adapters for target in adapter}:
+        have = math.fsum(w for a, w in zip(adapters, weights, strict=True) if target in a.slots)
+        if have == 0:
+            raise UsageError(
+                f"--renormalise divides by the weights of the sources that have {printable(target)}, and "
+                "these add up to 0."
+            )
+        factors[target] = math.fsum(weights) / have
+    return [
+        replace(a, slots={t: replace(s, scale=s.scale * factors[t]) for t, s in a.slots.items()})
+        for a in adapters
+    ]
+
+
+def missing_modules(adapters: Sequence[Adapter], renormalise: bool = False) -> list[str]:
     """Sentences about the modules that some source lacks."""
+    how = "the others count for it there" if renormalise else "it counts as zero in the others"
     union = len({target for adapter in adapters for target in adapter})
     return [
-        f"{printable(a.name)} has {len(a)} of the {union} modules; it counts as zero in the others"
-        for a in adapters
-        if len(a) < union
+        f"{printable(a.name)} has {len(a)} of the {union} modules; {how}" for a in adapters if len(a) < union
     ]

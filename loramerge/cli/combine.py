@@ -38,6 +38,11 @@ from loramerge.planning import Plan, plan
 @click.option("--extras", type=click.Choice(POLICIES), default="refuse", show_default=True,
     help="Tensors that are no low-rank pair (heads, biases, token rows): keep those of the first source "
     "that has them, their weighted mean, or none.")  # fmt: skip
+@click.option("--initial", multiple=True, metavar="SOURCE=PATH", callback=values.pairs,
+    help="The adapter that the training of a source began with: makes PiSSA, OLoRA, CorDA and LoRA-GA "
+    "plain, exactly.")  # fmt: skip
+@click.option("--renormalise", is_flag=True, help="Where a source lacks a module, divide by the weights "
+    "of those that have it, instead of counting it as zero.")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(
