@@ -111,8 +111,12 @@ class Provenance:
     alpha: float | str | None = None
 
     def sha256(self) -> dict[str, str]:
-        """File name -> SHA-256 of each file, read now."""
-        return {path.name: _sha256(path) for path in self.files}
+        """File name -> SHA-256 of each file, read now; with its folder where another has that name."""
+        found: dict[str, str] = {}
+        for path in self.files:
+            name = path.name if path.name not in found else f"{path.parent.name}/{path.name}"
+            found[name] = _sha256(path)
+        return found
 
 
 def _sha256(path: Path) -> str:

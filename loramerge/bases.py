@@ -16,6 +16,7 @@ QUANTISED = re.compile(
     r"|q?int[2348]|[2348]-?bits?|[2348]\.?\d*bpw|w[48]a(8|16)(-g\d+)?|quantized(\.w\w+)?|dynamic))+$",
     re.IGNORECASE,
 )
+ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 LAYER = re.compile(r"(?P<stack>.*?)\.(?P<number>\d+)\.(?:.*\.)?(?P<last>[^.]+)", re.DOTALL)
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
@@ -75,6 +76,17 @@ def twins(one: str, two: str) -> bool:
     bare = [name.rpartition("/")[2].lower() for name in (one, two)]
     plain = [QUANTISED.sub("", name) for name in bare]
     return plain[0] == plain[1] and (plain != bare or "/" not in one or "/" not in two)
+
+
+def common_base(adapters: Sequence[Adapter]) -> str | None:
+    """The name for their merge: of a Hub model before a local folder, of the model before its quantised twin.
+
+    None where they name two models.
+    """
+    names = sorted({a.base.name for a in adapters if a.base.name})
+    names = [name for name in names if not is_local(name)] or names
+    names.sort(key=lambda name: (QUANTISED.search(name) is not None, "/" not in name))
+    return names[0] if names and all(twins(names[0], other) for other in names[1:]) else None
 
 
 def _check_depth(first: Adapter, other: Adapter) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
 from loramerge.folding import unfolded
 from loramerge.formats import load, output
+from loramerge.formats.beside import parted
 from loramerge.gram import Grams, framed
 from loramerge.planning import EFFORT, Effort, Plan, plan
 from loramerge.proof import check_honest, check_rounding, check_written, fingerprint
@@ -123,6 +124,9 @@ def combine(
     overwrite: bool = False,
     allow_base_mismatch: bool = False,
     allow_pickle: bool = False,
+    extras: str = "refuse",
+    initial: Mapping[str, str | Path] | None = None,
+    renormalise: bool = False,
     max_error: float | None = None,
     threads: int | None = None,
     memory: float = MEMORY,
@@ -141,6 +145,10 @@ def combine(
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
         only, exclude: regular expressions searched in module names.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
+        extras: tensors that are no low-rank pair (heads, biases): ``"refuse"``, ``"first"`` (of the first
+            source that has them), ``"average"`` or ``"drop"``.
+        initial: {source: folder of the adapter that its PiSSA, OLoRA, CorDA or LoRA-GA training began with}.
+        renormalise: where a source lacks a module, divide by the weights of the others, not count it as zero.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers.   memory: bytes for all of them. The result depends on neither.
 
@@ -172,6 +180,9 @@ def combine(
         exclude=exclude,
         allow_base_mismatch=allow_base_mismatch,
         allow_pickle=allow_pickle,
+        extras=extras,
+        initial=initial,
+        renormalise=renormalise,
         effort=effort,
         **options,
     )
@@ -210,7 +221,15 @@ def merged(plan: Plan, slots: dict[Target, Slot]) -> Adapter:
     config = plan.outline.config
     base = BaseModel(config["base_model_name_or_path"], config["revision"])
     ordered = {target: slots[target] for target in plan.sources.signatures}
-    return Adapter("merged", ordered, base, {}, config, Provenance("merged"), bare=plan.sources.bare)
+    return Adapter(
+        "merged",
+        ordered,
+        base,
+        config=config,
+        provenance=Provenance("merged"),
+        bare=plan.sources.bare,
+        **parted(plan.outline.extras),
+    )
 
 
 def _to_disk(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from loramerge.backend import Array, workers
 from loramerge.errors import UsageError
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable
+from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.keys import common_rank
 from loramerge.formats.output import Outline
 from loramerge.gathering import gather
@@ -28,6 +30,7 @@ from loramerge.selection import (
     check_together,
     missing_modules,
     open_all,
+    renormalised,
     select,
 )
 from loramerge.target import Target
@@ -147,17 +150,26 @@ def open_together(
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
     allow_pickle: bool = False,
+    extras: str = "refuse",
+    initial: Mapping[str, str | Path] | None = None,
+    renormalise: bool = False,
 ) -> Sources:
     """Open the adapters and check that they belong together. Reads headers only."""
-    whole = open_all(sources, alpha, allow_pickle)
+    whole = open_all(sources, alpha, allow_pickle, initial)
     oddities = check_together(whole, allow_base_mismatch)
     adapters = select(whole, only, exclude)
     return Sources(
         tuple(whole),
         tuple(adapters),
         align(adapters),
-        (*oddities, *missing_modules(adapters)),
-        {"only": only, "exclude": exclude, "allow_base_mismatch": allow_base_mismatch},
+        (*oddities, *missing_modules(adapters, renormalise)),
+        {
+            "only": only,
+            "exclude": exclude,
+            "allow_base_mismatch": allow_base_mismatch,
+            "extras": extras,
+            "renormalise": renormalise,
+        },
     )
 
 
@@ -184,17 +196,27 @@ def settle(
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
     everything = {target for adapter in sources.whole for target in adapter}
     schedule = Schedule.of(weights, rules, len(sources.whole), everything)
-    work = sources.folded(lambda t: schedule.way(chosen, t)[1]) if fold and chosen.traits.sums else sources
+
+    def weights_of(target: Target) -> Array:
+        return schedule.way(chosen, target)[1]
+
+    if sources.settings["renormalise"]:
+        sources = replace(sources, adapters=tuple(renormalised(sources.adapters, weights_of)))
+    work = sources.folded(weights_of) if fold and chosen.traits.sums else sources
     observed = observe(chosen, work, schedule) if chosen.observes else []
     settled = chosen.decide(observed, max(a.rank for a in sources.adapters))
     rank = common_rank({t: schedule.way(settled, t)[0].size(ranks) for t, ranks in work.signatures.items()})
     kinds = (a.dtype for a in sources.adapters if a)
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     shapes = {target: sources.shape(target) for target in sources.signatures}
-    outline = Outline(shapes, rank, kind, portable.config(sources.whole, shapes, rank))
+    effective = chosen.weights(schedule.typical)
+    kept = settle_extras(sources.whole, effective, sources.settings["extras"], shapes)
+    config = {**portable.config(sources.whole, shapes, rank), **kept.config}
+    outline = Outline(shapes, rank, kind, config, extras=kept.tensors, apart=kept.apart)
     names = [adapter.name for adapter in sources.whole]
-    notes = (*sources.notes, *schedule.notes(names, list(shapes)), *_size_notes(rank))
-    return Plan(sources, schedule, chosen.weights(schedule.typical), work, settled, outline, notes)
+    told = schedule.notes(names, list(shapes))
+    notes = (*sources.notes, *kept.notes, *told, *_size_notes(rank))
+    return Plan(sources, schedule, effective, work, settled, outline, notes)
 
 
 def plan(
@@ -209,6 +231,9 @@ def plan(
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
     allow_pickle: bool = False,
+    extras: str = "refuse",
+    initial: Mapping[str, str | Path] | None = None,
+    renormalise: bool = False,
     effort: Effort = EFFORT,
     **options: Any,
 ) -> Plan:
@@ -222,6 +247,9 @@ def plan(
         exclude=exclude,
         allow_base_mismatch=allow_base_mismatch,
         allow_pickle=allow_pickle,
+        extras=extras,
+        initial=initial,
+        renormalise=renormalise,
     )
 
     def observe(method: Method, work: Sources, schedule: Schedule) -> list[Array]:

@@ -26,6 +26,8 @@ KEYS = (
     "only",
     "exclude",
     "allow_base_mismatch",
+    "extras",
+    "renormalise",
     "modules",
 )
 SOURCE = ("source", "weight", "revision")
@@ -52,6 +54,8 @@ class Recipe:
     only: str | None = None
     exclude: str | None = None
     allow_base_mismatch: bool = False
+    extras: str = "refuse"
+    renormalise: bool = False
     modules: tuple[Rule, ...] = ()
 
     @property
@@ -70,8 +74,14 @@ class Recipe:
         ]
         return replace(self, sources=tuple(members))
 
-    def plan(self, effort: Effort = EFFORT, *, allow_pickle: bool = False) -> Plan:
-        """What this recipe comes to. Errors as for `plan`. Pickles are no matter of a recipe."""
+    def plan(
+        self,
+        effort: Effort = EFFORT,
+        *,
+        allow_pickle: bool = False,
+        initial: Mapping[str, str | Path] | None = None,
+    ) -> Plan:
+        """What this recipe comes to. Errors as for `plan`. Pickles and initial adapters are not part of it."""
         todo = plan(
             [each.source for each in self.sources],
             make(self.method or "linear", {k: v for k, v in self.parameters.items() if v is not None}),
@@ -83,6 +93,9 @@ class Recipe:
             exclude=self.exclude,
             allow_base_mismatch=self.allow_base_mismatch,
             allow_pickle=allow_pickle,
+            extras=self.extras,
+            initial=initial,
+            renormalise=self.renormalise,
             effort=effort,
         )
         pairs = zip(todo.sources.whole, self.sources, strict=True)
@@ -103,6 +116,8 @@ class Recipe:
             "only": self.only,
             "exclude": self.exclude,
             "allow_base_mismatch": self.allow_base_mismatch,
+            "extras": None if self.extras == "refuse" else self.extras,
+            "renormalise": self.renormalise,
             "modules": [rule.to_plain() for rule in self.modules],
         }
         said = {key: value for key, value in values.items() if value not in (None, False, {}, [])}
@@ -140,10 +155,14 @@ def parse(values: Any, where: str) -> Recipe:
         modules=tuple(reader.rule(value) for value in _list(reader, given, "modules")),
         **{
             key: reader.typed(given, key, str)
-            for key in ("method", "dtype", "only", "exclude")
+            for key in ("method", "dtype", "only", "exclude", "extras")
             if key in given
         },
-        **{key: reader.typed(given, key, bool) for key in ("allow_base_mismatch",) if key in given},
+        **{
+            key: reader.typed(given, key, bool)
+            for key in ("allow_base_mismatch", "renormalise")
+            if key in given
+        },
     )
 
 

@@ -19,6 +19,8 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "exclude": str,
     "dtype": str,
     "allow_base_mismatch": bool,
+    "extras": str,
+    "renormalise": bool,
     "modules": list,
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,10 +20,16 @@ from loramerge.searching import Found, searcher
 from loramerge.target import Target
 
 Source = str | Path | Adapter
+Value = TypeVar("Value")
 Alphas = Alpha | Mapping[str, Alpha] | None
 
 
-def open_all(sources: Sequence[Source], alpha: Alphas, allow_pickle: bool = False) -> list[Adapter]:
+def open_all(
+    sources: Sequence[Source],
+    alpha: Alphas,
+    allow_pickle: bool = False,
+    initial: Mapping[str, str | Path] | None = None,
+) -> list[Adapter]:
     """Load every source, with the alpha meant for it, under names that tell them apart.
 
     Raises:
@@ -31,19 +38,30 @@ def open_all(sources: Sequence[Source], alpha: Alphas, allow_pickle: bool = Fals
     if isinstance(sources, str | Path) or not sources:
         raise UsageError("Give a list of adapters to merge.")
     check_alphas(sources, alpha)
-    return _told_apart([open_one(source, alpha, allow_pickle) for source in sources], sources)
+    _check_named(sources, initial or {}, "initial")
+    return _told_apart([open_one(source, alpha, allow_pickle, initial) for source in sources], sources)
 
 
-def open_one(source: Source, alpha: Alphas, allow_pickle: bool = False) -> Adapter:
+def open_one(
+    source: Source,
+    alpha: Alphas,
+    allow_pickle: bool = False,
+    initial: Mapping[str, str | Path] | None = None,
+) -> Adapter:
     """Load a source with the alpha meant for it; one meant for all may go unused.
 
     Raises:
         SourceError, IncompatibleError, UsageError: as `load`.
     """
+    start = _meant_for(source, initial or {})
     if not isinstance(alpha, Mapping):
-        return load(source, alpha, optional=True, allow_pickle=allow_pickle)
-    own = next((alpha[name] for name in _names(source) if name in alpha), None)
-    return load(source, own, allow_pickle=allow_pickle)
+        return load(source, alpha, optional=True, allow_pickle=allow_pickle, initial=start)
+    return load(source, _meant_for(source, alpha), allow_pickle=allow_pickle, initial=start)
+
+
+def _meant_for(source: Source, given: Mapping[str, Value]) -> Value | None:
+    """What is given for a source, by its path or the last part of it."""
+    return next((given[name] for name in _names(source) if name in given), None)
 
 
 def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
@@ -54,12 +72,17 @@ def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
     """
     if not isinstance(alpha, Mapping):
         return check_alpha(alpha)
-    known = {name for source in sources for name in _names(source)}
-    for name, value in alpha.items():
-        if name not in known:
-            raise UsageError(f"--alpha names {printable(name)}, which is none of the sources.")
+    _check_named(sources, alpha, "alpha")
+    for value in alpha.values():
         check_alpha(value)
     return None
+
+
+def _check_named(sources: Sequence[Source], given: Mapping[str, object], option: str) -> None:
+    known = {name for source in sources for name in _names(source)}
+    for name in given:
+        if name not in known:
+            raise UsageError(f"--{option} names {printable(name)}, which is none of the sources.")
 
 
 def _names(source: Source) -> tuple[str, ...]:
@@ -126,10 +149,8 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> li
     """Refuse adapters that do not belong together; sentences about what is only odd.
 
     Raises:
-        IncompatibleError: other tensors than low-rank pairs, or two base models.
+        IncompatibleError: two kinds of one module, two numberings of layers, or two base models.
     """
-    for adapter in adapters:
-        _refuse_extras(adapter)
     _check_kinds(adapters)
     _check_replication(adapters)
     doubts = compare_bases(adapters, allow_base_mismatch)
@@ -166,21 +187,35 @@ def _check_replication(adapters: Sequence[Adapter]) -> None:
             )
 
 
-def _refuse_extras(adapter: Adapter) -> None:
-    if adapter.extras or adapter.biases:
-        some = ", ".join(printable(key, 80) for key in sorted(adapter.extras)[:3])
-        more = f" and {len(adapter.extras) - 3} more" if len(adapter.extras) > 3 else ""
-        raise IncompatibleError(
-            f"{printable(adapter.name)} holds tensors beside its low-rank pairs ({some}{more}). They would "
-            "be lost in a merge: save the adapter without modules_to_save and biases, or merge them by hand."
-        )
+def renormalised(adapters: Sequence[Adapter], weights: Callable[[Target], Array]) -> list[Adapter]:
+    """The adapters with every module that some source lacks scaled up by Σ w / Σ w of those that have it.
+
+    Args:
+        weights: (T,) of a module.
+
+    Raises:
+        UsageError: the weights of those that have a module add up to zero.
+    """
+    factors = {}
+    for target in {target for adapter in adapters for target in adapter}:
+        own = weights(target)
+        have = math.fsum(w for a, w in zip(adapters, own, strict=True) if target in a.slots)
+        if have == 0:
+            raise UsageError(
+                f"--renormalise divides by the weights of the sources that have {printable(target)}, and "
+                "these add up to 0."
+            )
+        factors[target] = math.fsum(own) / have
+    return [
+        replace(a, slots={t: replace(s, scale=s.scale * factors[t]) for t, s in a.slots.items()})
+        for a in adapters
+    ]
 
 
-def missing_modules(adapters: Sequence[Adapter]) -> list[str]:
+def missing_modules(adapters: Sequence[Adapter], renormalise: bool = False) -> list[str]:
     """Sentences about the modules that some source lacks."""
+    how = "the others count for it there" if renormalise else "it counts as zero in the others"
     union = len({target for adapter in adapters for target in adapter})
     return [
-        f"{printable(a.name)} has {len(a)} of the {union} modules; it counts as zero in the others"
-        for a in adapters
-        if len(a) < union
+        f"{printable(a.name)} has {len(a)} of the {union} modules; {how}" for a in adapters if len(a) < union
     ]

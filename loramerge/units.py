@@ -61,11 +61,11 @@ class Units:
 
     def up(self, module: int) -> Array:
         """(out, R) of one module in float64, scales not folded."""
-        return np.concatenate([slot.up.read() for slot in self._slots(module)], axis=1, dtype=np.float64)
+        return _widened([slot.up.read() for slot in self._slots(module)], axis=1)
 
     def down(self, module: int) -> Array:
         """(R, in) of one module in float64."""
-        return np.concatenate([slot.down.read() for slot in self._slots(module)], dtype=np.float64)
+        return _widened([slot.down.read() for slot in self._slots(module)], axis=0)
 
     def grams(self, balance: bool = True) -> Grams:
         """The Grams of all modules.
@@ -133,6 +133,11 @@ class Units:
         length = np.maximum(np.abs(up).max(axis=0), np.abs(down).max(axis=1))  # (k,)
         wanted = peak @ result.shares[module]
         return np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)
+
+
+def _widened(parts: Sequence[Array], axis: int) -> Array:
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn; the Grams tell of every NaN
+        return np.concatenate(parts, axis=axis, dtype=np.float64)
 
 
 def _is_diagonal(matrix: Array) -> bool:

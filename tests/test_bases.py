@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from loramerge import Adapter, BaseModel, IncompatibleError
-from loramerge.bases import compare_bases, is_local
+from loramerge.bases import common_base, compare_bases, is_local
 from tests.adapters import random_adapters
 
 REFUSED = "--allow-base-mismatch"
@@ -50,6 +50,22 @@ def test_what_the_names_of_the_bases_say(names, word):
     notes = compare_bases(sources, allow_mismatch=False)
     assert len(notes) == (word is not None)
     assert all(word in note for note in notes)
+
+
+COMMON = {
+    "one": (("org/m", "org/m", None), "org/m"),
+    "a Hub name before a folder": (("/data/m", "org/m"), "org/m"),
+    "the model before its twin": (("b/M-7B-AWQ", "org/M-7B"), "org/M-7B"),
+    "the owner is kept": (("gpt2", "openai-community/gpt2"), "openai-community/gpt2"),
+    "two models": (("org/m", "org/n"), None),
+    "two folders": (("/data/m", "/data/n"), None),
+    "none": ((None, None), None),
+}
+
+
+@pytest.mark.parametrize(("names", "common"), COMMON.values(), ids=COMMON)
+def test_the_merge_names_what_the_names_have_in_common(names, common):
+    assert common_base(adapters(names)) == common
 
 
 def test_one_adapter_has_nothing_to_be_compared_with():

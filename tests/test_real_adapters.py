@@ -198,7 +198,7 @@ def test_a_real_config_beside_small_tensors_is_handled_or_refused(cli, tmp_path,
         )
 
 
-ODD = ("use_dora", "use_qalora", "enable_lora", "lora_bias", "layer_replication", "target_parameters",
+ODD = ("use_dora", "use_qalora", "enable_lora", "target_parameters",
        "alora_invocation_tokens", "arrow_config", "use_bdlora", "kasa_config")  # fmt: skip
 
 
@@ -248,6 +248,13 @@ def test_the_gpt2_adapters_merge(cli, tmp_path, gpt2, options, rank):
         assert apart == pytest.approx(best, rel=1e-5)
 
 
-def test_the_roberta_checkpoints_hold_heads_and_are_refused_by_combine(cli):
+def test_the_heads_of_the_roberta_checkpoints_are_averaged_when_told(cli, tmp_path):
     both = sorted((ROOT / "E-roberta-base").iterdir())
-    cli("combine", *both).refused(3, "classifier", "would be lost")
+    cli("combine", *both).refused(3, "classifier", "would be lost", "--extras")
+    assert cli("combine", *both, "--method", "average", "--extras", "average", "-o", "m").code == 0
+    first, second, merged = (read(p / "adapter_model.safetensors") for p in (*both, tmp_path / "m"))
+    heads = sorted(key for key in first if "classifier" in key)
+    assert heads == sorted(key for key in merged if "lora" not in key)
+    for key in heads:
+        np.testing.assert_allclose(merged[key], (first[key] + second[key]) / 2, rtol=1e-6, atol=1e-9)
+    assert json.loads((tmp_path / "m/adapter_config.json").read_text())["modules_to_save"] == ["classifier"]

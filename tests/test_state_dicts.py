@@ -96,8 +96,7 @@ def test_a_scaled_value_that_does_not_fit_is_refused():
 
 def test_tensors_beside_the_pairs_are_not_dropped_in_silence():
     adapter = from_state_dict(VALUES | {"base_model.model.score.weight": np.ones((2, 2))}, alpha=4)
-    with pytest.raises(IncompatibleError, match="tensors beside its pairs"):
-        to_state_dict(adapter)
+    np.testing.assert_array_equal(to_state_dict(adapter)["base_model.model.score.weight"], np.ones((2, 2)))
 
 
 CONFIG = {"r": 2, "lora_alpha": 4}

@@ -16,6 +16,7 @@ from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
+from loramerge.formats.extras import POLICIES
 from loramerge.planning import Effort, Plan
 
 
@@ -38,6 +39,14 @@ from loramerge.planning import Effort, Plan
     help="Type of the output.  [default: the widest of the sources]")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
 @click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
+@click.option("--extras", type=click.Choice(POLICIES), default="refuse", show_default=True,
+    help="Tensors that are no low-rank pair (heads, biases, token rows): keep those of the first source "
+    "that has them, their weighted mean, or none.")  # fmt: skip
+@click.option("--initial", multiple=True, metavar="SOURCE=PATH", callback=values.pairs,
+    help="The adapter that the training of a source began with: makes PiSSA, OLoRA, CorDA and LoRA-GA "
+    "plain, exactly.")  # fmt: skip
+@click.option("--renormalise", is_flag=True, help="Where a source lacks a module, divide by the weights "
+    "of those that have it, instead of counting it as zero.")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(
@@ -72,6 +81,7 @@ def combine(
     threads: int | None,
     memory: float,
     allow_pickle: bool,
+    initial: dict[str, str],
     **settings: Any,
 ) -> None:
     """Merge adapters into one adapter.
@@ -91,7 +101,7 @@ def combine(
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
     if print_recipe:
         return click.echo(wanted.to_yaml(), nl=False)
-    todo = wanted.plan(effort, allow_pickle=allow_pickle)
+    todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial)
     out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))

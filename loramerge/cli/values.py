@@ -69,3 +69,14 @@ def weights(each: tuple[float, ...], together: str | None) -> list[float] | None
         return [float(part) for part in together.split(",")]
     except ValueError:
         raise click.UsageError(f"--weights {together!r} is no list of numbers such as 0.7,-0.3.") from None
+
+
+def pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """`SOURCE=PATH`, repeatable."""
+    found = {}
+    for text in texts:
+        source, equals, path = text.partition("=")
+        if not (equals and source and path):
+            raise click.BadParameter(f"{text!r} is not SOURCE=PATH.")
+        found[source] = path
+    return found

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.patterns import Patterns
 
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # inits that alter the base weights on load
+CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
 READ = ("LORA", "ADALORA")
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
 REFUSED = {  # settings that make an update more than a low-rank pair, and what would help
@@ -114,8 +114,11 @@ def _adaptive(config: Mapping[str, Any], name: str) -> Adaptive:
     return Adaptive(_rank(config.get("init_r"), "init_r", name), alpha, left)
 
 
-def check_mergeable(config: Mapping[str, Any], name: str) -> None:
+def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = False) -> None:
     """Refuse, by name, what is not a plain LoRA.
+
+    Args:
+        known_start: the adapter that training began with is at hand, to be subtracted.
 
     Raises:
         IncompatibleError: another PEFT type, or a setting under which up @ down is not the update.
@@ -130,12 +133,23 @@ def check_mergeable(config: Mapping[str, Any], name: str) -> None:
         if config.get(setting):
             raise IncompatibleError(f"{printable(name)} sets {setting}: {reason}.")
     init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(CHANGES_BASE):
+    if isinstance(init, str) and init.lower().startswith("loftq"):
         raise IncompatibleError(
-            f"{printable(name)} was initialised with {printable(init)}, which changes the base weights when "
-            "it is loaded, so its factors are no update of the original model. Save it again with "
-            "PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it."
+            f"{printable(name)} was initialised with {printable(init)}, which corrects a base that it "
+            "quantises itself, so its factors are no update of the original model: merge it into that quantised base."
         )
+    if changes_base(config) and not known_start:
+        raise IncompatibleError(
+            f"{printable(name)} was initialised with {printable(init)}, which changes the base weights, so "
+            "its factors are no update of the original model. Give the adapter that its training began with, by "
+            "--initial SOURCE=PATH, or save it again with PEFT's path_initial_model_for_weight_conversion."
+        )
+
+
+def changes_base(config: Mapping[str, Any]) -> bool:
+    """Whether its initialisation took the first factors out of the base weights."""
+    init = config.get("init_lora_weights")
+    return isinstance(init, str) and init.lower().startswith(CHANGES_BASE)
 
 
 def _table(config: Mapping[str, Any], field: str, name: str) -> list[tuple[str, Any]]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from loramerge.errors import OutputError, printable
 
-ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors", "loramerge.json", "README.md"})
+ADAPTER_FILES = frozenset(
+    {"adapter_config.json", "adapter_model.safetensors", "loramerge.json", "loramerge.extras", "README.md"}
+)
 
 
 def check_output(out: Path, overwrite: bool, folder: bool) -> None:

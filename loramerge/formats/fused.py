@@ -32,6 +32,8 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
     if enabled := config.get("enable_lora"):
         return _parts_of_rows(pairs, enabled, rank_of, name)
     if wanted := config.get("target_parameters"):
+        if not isinstance(wanted, list):
+            raise SourceError(f"target_parameters of {printable(name)} must be a list of names.")
         return _parameters(pairs, [str(each) for each in wanted], rank_of, name)
     for path, pair in pairs.factors.items():
         if path.endswith((WRAPPED, ".experts")):

@@ -78,3 +78,12 @@ def alpha_of(key: str) -> tuple[str, bool] | None:
     """(module path, whether it is prefixed) of an alpha tensor's key."""
     found = _ALPHA.fullmatch(key)
     return (found["path"], found["prefix"] is not None) if found else None
+
+
+def unmarked(key: str) -> str:
+    """A key of a head without what PEFT before 0.4 left in it.
+
+    >>> unmarked("base_model.model.score.modules_to_save.weight")
+    'base_model.model.score.weight'
+    """
+    return key.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")

@@ -10,20 +10,23 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter import Adapter
+import numpy as np
+
+from loramerge.adapter import Adapter, Tensor
 from loramerge.backend import Array
-from loramerge.dtypes import FLOATS
-from loramerge.errors import LoramergeError, VerificationError, printable
+from loramerge.errors import IncompatibleError, LoramergeError, VerificationError, printable
 from loramerge.formats import portable
 from loramerge.formats.alpha import OURS, SCHEMA
 from loramerge.formats.atomic import new_file, new_folder, writing
 from loramerge.formats.keys import Keys, Shelf, shapes, width
 from loramerge.formats.names import WEIGHTS
 from loramerge.formats.peft import CONFIG, load_file, load_folder
-from loramerge.formats.safetensors import Writer
+from loramerge.formats.safetensors import Writer, open_file
+from loramerge.formats.safetensors.dtypes import BITS
 from loramerge.target import Target
 
 RECORD = "loramerge.json"
+APART = "loramerge.extras"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class Outline:
         shapes: target -> (out, in).   rank: of every module.   dtype: safetensors name.
         config: adapter_config.json.
         recipe: what a bare file keeps of its making in its header.
+        extras: tensors that are no pair.   apart: (source, key) -> those in a file of their own.
     """
 
     shapes: Mapping[Target, tuple[int, int]]
@@ -41,6 +45,8 @@ class Outline:
     dtype: str
     config: Mapping[str, Any]
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    apart: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Tensor name -> (dtype, shape)."""
@@ -49,7 +55,7 @@ class Outline:
         for target, size in self.shapes.items():
             for name, shape in zip(keys.of(target), shapes(target, size, self.width(target)), strict=True):
                 entries[name] = (self.dtype, shape)
-        return entries
+        return entries | {key: (tensor.dtype, tensor.shape) for key, tensor in self.extras.items()}
 
     def width(self, target: Target) -> int:
         """The units that a target is stored with."""
@@ -58,7 +64,7 @@ class Outline:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(prod(shape) * FLOATS[dtype].itemsize for dtype, shape in self.layout().values())
+        return sum(prod(shape) * BITS[dtype] // 8 for dtype, shape in self.layout().values())
 
     def header(self) -> dict[str, str]:
         """The one metadata key of a bare file: scale folded, so nothing else decides its strength."""
@@ -72,10 +78,16 @@ class Draft:
 
     out: Path
     where: Path
-    writer: Writer
     outline: Outline
+    writer: Writer
     shelf: Shelf
     bare: bool
+    marks: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> Path:
+        """The file of the tensors."""
+        return self.where if self.bare else self.where / WEIGHTS
 
     def put(self, target: Target, up: Array, down: Array) -> None:
         """Write one module; threads may put different modules at once."""
@@ -92,6 +104,10 @@ class Draft:
         elif recipe is not None:
             _write_json(self.where / RECORD, {**recipe, "report": report})
         self.shelf.finish()
+        for key, tensor in self.outline.extras.items():
+            array = np.ascontiguousarray(tensor.read())
+            self.marks[key] = array.tobytes()
+            self.writer.write(key, array)
         self.writer.close()
 
     def reread(self) -> Adapter:
@@ -100,12 +116,19 @@ class Draft:
         Raises:
             VerificationError: the reference library of the format does not accept it, or we do not.
         """
-        _check_container(self.where if self.bare else self.where / WEIGHTS)
+        _check_container(self.weights)
+        self._check_extras()
         read = load_file if self.bare else load_folder
         try:
             return read(self.where, str(self.out))
         except LoramergeError as error:
             raise VerificationError(f"The output was written, but not as it should be: {error}") from error
+
+    def _check_extras(self) -> None:
+        written = open_file(self.weights, str(self.out)).tensors
+        for key, mark in self.marks.items():
+            if written[key].read().tobytes() != mark:
+                raise VerificationError(f"{printable(key)} was read back with other values. Run it again.")
 
 
 @contextmanager
@@ -117,12 +140,18 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
     """
     begin = new_file if bare else new_folder
     with begin(out, overwrite) as where:
+        if bare and outline.apart:
+            raise IncompatibleError(
+                "Tensors of several sources are kept apart, which one file cannot do: write a folder, or use "
+                "--extras first."
+            )
         if not bare:
             _write_json(where / CONFIG, outline.config)
+            _write_apart(where / APART, outline.apart)
         metadata = outline.header() if bare else {"format": "pt"}
         weights = where if bare else where / WEIGHTS
         with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
-            yield Draft(out, where, writer, outline, Shelf(Keys(outline.shapes), writer.write), bare)
+            yield Draft(out, where, outline, writer, Shelf(Keys(outline.shapes), writer.write), bare)
 
 
 def is_bare(out: Path) -> bool:
@@ -138,6 +167,16 @@ def _check_container(path: Path) -> None:
             file.keys()
     except SafetensorError as error:
         raise VerificationError(f"The output is no valid safetensors file: {printable(error)}.") from error
+
+
+def _write_apart(path: Path, tensors: Mapping[tuple[str, str], Tensor]) -> None:
+    """A safetensors file by another name: servers read every *.safetensors of a folder as weights."""
+    if not tensors:
+        return
+    named = {f"{source}/{key}": tensor for (source, key), tensor in tensors.items()}
+    with Writer(path, {key: (t.dtype, t.shape) for key, t in named.items()}, {}) as writer:
+        for key, tensor in named.items():
+            writer.write(key, tensor.read())
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from loramerge.adapter import Slot, Tensor
 from loramerge.dtypes import FLOATS
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse
+from loramerge.formats.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, unmarked
 from loramerge.formats.views import SMALL_FLOATS, Shared, every, matrix, rows, widened
 from loramerge.target import Kind, Layout, Target
 
@@ -131,7 +131,7 @@ def _others(
         if found and (found[1] or found[0] in modules):
             alphas[found[0]] = tensor
         else:
-            extras[PREFIX + key if plain and not key.startswith(PREFIX) else key] = tensor
+            extras[unmarked(PREFIX + key if plain and not key.startswith(PREFIX) else key)] = tensor
     return alphas, extras
 
 

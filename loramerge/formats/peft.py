@@ -39,6 +39,7 @@ def load_folder(
     alpha: Alpha | None = None,
     optional: bool = True,
     allow_pickle: bool = False,
+    known_start: bool = False,
 ) -> Adapter:
     """An adapter as PEFT saves it. Only headers are read.
 
@@ -50,7 +51,7 @@ def load_folder(
         raise _no_config(folder, name)
     config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
     _refuse_mlx(config, name)
-    check_mergeable(config, name)
+    check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)
     file = _weights(folder, name, allow_pickle)
     pairs = sort_tensors(file.tensors, name)

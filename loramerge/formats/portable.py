@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loramerge.adapter import Adapter
+from loramerge.bases import common_base
 from loramerge.target import Target
 
-COPIED = ("auto_mapping", "base_model_name_or_path", "peft_version", "revision", "task_type")
+COPIED = ("auto_mapping", "peft_version", "revision", "task_type")
 
 
 def config(adapters: Sequence[Adapter], targets: Iterable[Target], rank: int) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def config(adapters: Sequence[Adapter], targets: Iterable[Target], rank: int) ->
         del copied["peft_version"]
     return {
         **copied,
+        "base_model_name_or_path": common_base(adapters),
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": rank,

@@ -14,6 +14,7 @@ from loramerge.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.alpha import Alpha, check_alpha, check_ranks, understood, with_alpha
 from loramerge.formats.config import check_mergeable, scales
+from loramerge.formats.extras import settle
 from loramerge.formats.keys import Keys, Shelf
 from loramerge.formats.pairs import sort_tensors
 from loramerge.formats.peft import updates
@@ -70,19 +71,17 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
 
     Raises:
         UsageError: another framework.
-        IncompatibleError: a scaled value does not fit the dtype, or the adapter holds other tensors too.
+        IncompatibleError: a scaled value does not fit the dtype.
     """
     if framework not in ("numpy", "torch"):
         raise UsageError(f"framework={framework!r} is not one of 'numpy', 'torch'.")
-    if adapter.extras:
-        raise IncompatibleError(
-            f"{printable(adapter.name)} holds tensors beside its pairs, which a merged state dict leaves out."
-        )
     state: dict[str, Array] = {}
     shelf = Shelf(Keys(adapter), state.__setitem__)
     for target, update in adapter.items():
         shelf.put(target, _folded(update, target), np.asarray(update.down))
     shelf.finish()
+    for key, tensor in settle([adapter], [1.0], "first", adapter).tensors.items():
+        state[key] = np.asarray(tensor.read())
     return state if framework == "numpy" else {k: to_torch(v) for k, v in state.items()}
 
 

@@ -88,7 +88,7 @@ def every(tensor: Tensor, first: int, step: int) -> Tensor:
     return View((tensor,), (height, width // step), tensor.dtype, lambda array: array[:, first::step])
 
 
-def beside(left: Tensor, right: Tensor, axis: int, sign: float = 1.0) -> Tensor:
+def joined(left: Tensor, right: Tensor, axis: int, sign: float = 1.0) -> Tensor:
     """Two matrices joined along an axis, the second times `sign`."""
     kind = dtypes.widest([left.dtype, right.dtype])
     shape = list(left.shape)

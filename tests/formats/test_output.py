@@ -13,7 +13,7 @@ from safetensors import safe_open
 import loramerge
 from loramerge import combine, load, save
 from loramerge.driver import run
-from loramerge.errors import IncompatibleError, OutputError, VerificationError
+from loramerge.errors import OutputError, VerificationError
 from loramerge.formats import output
 from loramerge.formats.safetensors import Writer
 from tests.files import SHAPES, bare, content, dense, folder, key, read, tensors
@@ -207,11 +207,10 @@ def test_save_folds_the_scale_and_pads(tmp_path, name):
         np.testing.assert_allclose(back[loramerge.Target(path)].dense(), wanted, rtol=1e-15, atol=1e-15)
 
 
-def test_save_refuses_what_it_would_lose(tmp_path):
+def test_save_writes_other_tensors_as_they_are(tmp_path):
     source = folder(tmp_path / "a", {**tensors(), "head": np.ones(2)})
-    with pytest.raises(IncompatibleError, match="beside its pairs"):
-        save(load(source), tmp_path / "m")
-    assert not (tmp_path / "m").exists()
+    save(load(source), tmp_path / "m")
+    np.testing.assert_array_equal(read(tmp_path / "m" / FILES[1])["head"], np.ones(2))
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

@@ -1,0 +1,211 @@
+"""What to do with tensors that are no low-rank pair: the user decides, and every one of them is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from loramerge import dtypes
+from loramerge.adapter import Adapter, Scaled, Tensor
+from loramerge.backend import Array
+from loramerge.dtypes import FLOATS
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats import beside
+from loramerge.formats.keys import bias_key
+from loramerge.formats.safetensors.dtypes import numpy_dtype
+from loramerge.formats.views import View
+from loramerge.target import Target
+
+POLICIES = ("refuse", "first", "average", "drop")
+
+Module = tuple[str, str]  # (role, path)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is written beside the pairs.
+
+    Args:
+        tensors: by their keys, in the same file.
+        apart: (source, key) -> tensor, in a file of its own: they could not be made one.
+        config: the settings under which PEFT loads them.
+        notes: sentences about what was done.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    apart: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def settle(
+    adapters: Sequence[Adapter], weights: Iterable[float], policy: str, targets: Iterable[Target]
+) -> Kept:
+    """Decide about every tensor that is no pair, and sum the biases of ``lora_B``.
+
+    Args:
+        weights: (T,) as the method uses them.   policy: one of `POLICIES`.
+        targets: the modules of the merge.
+
+    Raises:
+        UsageError: no such policy.
+        IncompatibleError: there are such tensors and the policy is to refuse, or a dtype is not written.
+    """
+    if policy not in POLICIES:
+        raise UsageError(f"extras={policy!r} is not one of {', '.join(POLICIES)}.")
+    weighed = [(adapter, float(weight)) for adapter, weight in zip(adapters, weights, strict=True)]
+    added = _biases(weighed, list(targets))
+    holders = _by_module(adapters)
+    if not holders:
+        return Kept(added, config={"lora_bias": True} if added else {})
+    if policy == "refuse":
+        raise _refused(adapters)
+    if policy == "drop":
+        return Kept(added, config={"lora_bias": True} if added else {}, notes=tuple(_dropped(adapters)))
+    return _kept(weighed, holders, policy, added)
+
+
+def _by_module(adapters: Sequence[Adapter]) -> dict[Module, dict[int, list[str]]]:
+    """(role, module) -> which sources have it, with the keys of its tensors."""
+    found: dict[Module, dict[int, list[str]]] = {}
+    for place, adapter in enumerate(adapters):
+        for key in sorted(adapter.extras):
+            module = beside.role(key, adapter), beside.owner(key, adapter)
+            found.setdefault(module, {}).setdefault(place, []).append(key)
+    return dict(sorted(found.items()))
+
+
+def _kept(
+    weighed: Sequence[tuple[Adapter, float]],
+    holders: Mapping[Module, Mapping[int, list[str]]],
+    policy: str,
+    added: dict[str, Tensor],
+) -> Kept:
+    tensors: dict[str, Tensor] = {}
+    apart: dict[tuple[str, str], Tensor] = {}
+    knows: dict[str, Adapter] = {}
+    notes = []
+    for module, places in holders.items():
+        sources = [(*weighed[place], keys) for place, keys in places.items()]
+        first, _, keys = sources[0]
+        reason = _unlike(module, sources) if policy == "average" else ""
+        if reason:
+            apart |= {(a.name, key): a.extras[key] for a, _, theirs in sources for key in theirs}
+        else:
+            chosen = sources if policy == "average" else sources[:1]
+            tensors |= {key: _mean(key, [(a, weight) for a, weight, _ in chosen]) for key in keys}
+            knows |= dict.fromkeys(keys, first)
+        notes.append(_note(module, sources, policy, reason))
+    for key, tensor in tensors.items():
+        _check_written(key, tensor)
+    config = {**beside.settings(knows), **({"lora_bias": True} if added else {})}
+    return Kept(added | tensors, apart, config, tuple(notes))
+
+
+def _unlike(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]]) -> str:
+    """Why the tensors of a module cannot be averaged; empty if they can."""
+    first, _, keys = sources[0]
+    for other, _, theirs in sources[1:]:
+        if theirs != keys:
+            return "they hold other tensors"
+        if any(first.extras[key].shape != other.extras[key].shape for key in keys):
+            return "their shapes differ"
+        if not all(a.extras[key].dtype in FLOATS for a in (first, other) for key in keys):
+            return "they are no floats"
+        role: Any = module[0]
+        if beside.meaning(first, role) != beside.meaning(other, role):
+            return "their tokens differ" if role == "tokens" else "their labels differ"
+    return ""
+
+
+def _mean(key: str, sources: Sequence[tuple[Adapter, float]]) -> Tensor:
+    """The weighted mean, as one tensor; a single source's own tensor as it is."""
+    parts = tuple(adapter.extras[key] for adapter, _ in sources)
+    if len(parts) == 1:
+        return parts[0]
+    weights = [weight for _, weight in sources]
+    total = math.fsum(weights)
+    shares = [weight / total if total else 1 / len(weights) for weight in weights]
+    return _sum(parts, shares, dtypes.widest(part.dtype for part in parts))
+
+
+def _sum(parts: tuple[Tensor, ...], factors: Sequence[float], dtype: str) -> Tensor:
+    def total(*arrays: Array) -> Array:
+        wide = (factor * dtypes.wide(array) for factor, array in zip(factors, arrays, strict=True))
+        return np.asarray(sum(wide)).astype(FLOATS[dtype])
+
+    return View(parts, parts[0].shape, dtype, total)
+
+
+def _biases(weighed: Sequence[tuple[Adapter, float]], targets: Sequence[Target]) -> dict[str, Tensor]:
+    """Σ w · scale · bias of every module; PEFT then wants one in each."""
+    if not any(adapter.biases for adapter, _ in weighed):
+        return {}
+    if odd := [t for t in targets if t.kind not in ("linear", "conv")]:
+        raise IncompatibleError(
+            f"PEFT has no lora_bias beside an adapted {odd[0].kind} ({printable(odd[0])}): merge these "
+            "modules by themselves, with --only and --exclude."
+        )
+    found: dict[str, Tensor] = {}
+    for target in targets:
+        there = [(a.biases[_bias(target)], w) for a, w in weighed if _bias(target) in a.biases]
+        found[bias_key(target)] = _added(there) if there else _zeros(target, weighed)
+    return found
+
+
+def _bias(target: Target) -> Target:
+    return Target(target.path, "bias")
+
+
+def _added(there: Sequence[tuple[Scaled, float]]) -> Tensor:
+    parts = tuple(each.tensor for each, _ in there)
+    if len({part.shape for part in parts}) > 1:
+        raise IncompatibleError("The biases of one module differ in shape: the base models differ.")
+    kind = dtypes.widest([*(part.dtype for part in parts), "F32"])
+    return _sum(parts, [each.scale * weight for each, weight in there], kind)
+
+
+def _zeros(target: Target, weighed: Sequence[tuple[Adapter, float]]) -> Tensor:
+    slot = next(a.slots[target] for a, _ in weighed if target in a.slots)
+    outs = slot.shape[0] * (target.layout.blocks if target.kind == "conv" else 1)
+    return View((), (outs,), "F32", lambda: np.zeros(outs, np.float32))
+
+
+def _check_written(key: str, tensor: Tensor) -> None:
+    if numpy_dtype(tensor.dtype) is None:
+        raise IncompatibleError(
+            f"{printable(key)} is stored as {tensor.dtype}, which is not written: use --extras drop."
+        )
+
+
+def _refused(adapters: Sequence[Adapter]) -> IncompatibleError:
+    adapter = next(a for a in adapters if a.extras)
+    return IncompatibleError(
+        f"{printable(adapter.name)} holds tensors beside its low-rank pairs ({beside.told(adapter.extras)}), "
+        "which would be lost in a merge. Decide with --extras: first keeps those of the first source that "
+        "has them, average their weighted mean, drop none."
+    )
+
+
+def _dropped(adapters: Sequence[Adapter]) -> list[str]:
+    return [
+        f"{printable(a.name)}: {len(a.extras)} tensors that are no low-rank pair are dropped "
+        f"({beside.told(a.extras)})"
+        for a in adapters
+        if a.extras
+    ]
+
+
+def _note(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]], policy: str, why: str) -> str:
+    what = {"tokens": "the token rows of", "bias": "the bias of"}.get(module[0], "the whole of")
+    name = f"{what} {printable(module[1]) or 'no module'}"
+    names = printable(", ".join(adapter.name for adapter, _, _ in sources))
+    if why:
+        return f"{name} is kept apart for {names}, since {why}: the merge itself has none"
+    if len(sources) == 1 or policy == "first":
+        return f"{name} is that of {printable(sources[0][0].name)}"
+    return f"{name} is the weighted mean of {names}"
