@@ -81,7 +81,7 @@ class Recipe:
         allow_pickle: bool = False,
         initial: Mapping[str, str | Path] | None = None,
     ) -> Plan:
-        """What this recipe comes to. Errors as for `plan`. Pickles and initial adapters are not part of it."""
+        """What this recipe comes to. Errors as for `plan`. It names no pickles and no initial adapters."""
         todo = plan(
             [each.source for each in self.sources],
             make(self.method or "linear", {k: v for k, v in self.parameters.items() if v is not None}),

@@ -136,13 +136,14 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
     if isinstance(init, str) and init.lower().startswith("loftq"):
         raise IncompatibleError(
             f"{printable(name)} was initialised with {printable(init)}, which corrects a base that it "
-            "quantises itself, so its factors are no update of the original model: merge it into that quantised base."
+            "quantises itself, so its factors are no update of the original model: "
+            "merge it into that quantised base."
         )
     if changes_base(config) and not known_start:
         raise IncompatibleError(
             f"{printable(name)} was initialised with {printable(init)}, which changes the base weights, so "
-            "its factors are no update of the original model. Give the adapter that its training began with, by "
-            "--initial SOURCE=PATH, or save it again with PEFT's path_initial_model_for_weight_conversion."
+            "its factors are no update of the original model. Give the adapter that its training began "
+            "with, by --initial SOURCE=PATH, or save it again with PEFT's path_initial_model_for_weight_conversion."
         )
 
 
