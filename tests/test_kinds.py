@@ -305,6 +305,22 @@ DAMAGED = {
         {"enable_lora": [True, False]},
         (1, "do not fit enable_lora"),
     ),
+    "target_parameters that are no list": (
+        tensors(),
+        {"target_parameters": "q.weight"},
+        (1, "target_parameters", "list"),
+    ),
+    "a million experts": (
+        {key("experts", "A"): np.ones((10**6, 1), "f2"), key("experts", "B"): np.ones((1, 10**6), "f2")},
+        {"r": 1, "target_parameters": ["experts.down_proj"]},
+        (3, "1000000 experts"),
+    ),
+    "a fused layout of nothing": (
+        {key("q", "A"): np.ones((0, 5)), key("q", "B"): np.ones((6, 0, 1))},
+        {},
+        (1, "empty"),
+    ),
+    "a router": (tensors(), {"peft_type": "XLORA"}, (3, "XLORA", "router")),
     "an enable_lora of numbers": (tensors(), {"enable_lora": [1, 0]}, (1, "enable_lora")),
     "AdaLoRA without its config": ({"base_model.model.q.lora_E": np.ones((2, 1))}, {}, (3, "AdaLoRA")),
     "AdaLoRA cut short": (
