@@ -7,7 +7,18 @@ from safetensors.torch import save_file
 import loramerge
 from tests import zoo
 from tests.files import Cli, dense, folder, key, tensors
-from tests.tiny_models import QUIET, peft, torch
+from tests.tiny_models import (
+    QUIET,
+    distance,
+    llama,
+    load_adapters,
+    logits,
+    peft,
+    save_adapter,
+    torch,
+    transformers,
+)
+from tests.tiny_models import base as model_of
 
 pytestmark = [
     *QUIET,
@@ -123,6 +134,39 @@ def test_one_adapter_saved_again_is_the_same_adapter(pair, tmp_path):
     assert set(before) == set(after)
     for target, update in before.items():
         np.testing.assert_allclose(after[target].dense(), update.dense(), rtol=1e-12, atol=1e-14)
+
+
+def mixtral():
+    config = transformers.MixtralConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=32,
+    )
+    return transformers.MixtralForCausalLM(config)
+
+
+MODELS = {
+    "a mixture of experts": (mixtral, {"target_modules": ["q_proj"], "target_parameters": BOTH}),
+    "experts alone": (mixtral, {"target_modules": [], "target_parameters": BOTH[:1]}),
+    "embeddings and attention": (llama, {"target_modules": ["embed_tokens", "v_proj"]}),
+    "the head": (llama, {"target_modules": ["lm_head"]}),
+}
+
+
+@pytest.mark.parametrize(("make", "config"), MODELS.values(), ids=MODELS)
+def test_whole_models_give_the_logits_of_both(make, config, tmp_path):
+    configs = [{"r": 2, "lora_alpha": 3, **config}, {"r": 5, "lora_alpha": 4, "use_rslora": True, **config}]
+    sources = [save_adapter(tmp_path / str(i), make, i, each) for i, each in enumerate(configs)]
+    both = logits(load_adapters(make, sources))
+    loramerge.combine(sources, "svd", rank=7, out=tmp_path / "m")
+    assert distance(logits(load_adapters(make, [tmp_path / "m"])), both) < 1e-5
+    assert distance(both, logits(model_of(make))) > 0.05, "the adapters matter"
 
 
 def test_two_sources_that_adapt_other_parameters_of_the_experts(tmp_path):
@@ -305,6 +349,22 @@ DAMAGED = {
         {"enable_lora": [True, False]},
         (1, "do not fit enable_lora"),
     ),
+    "target_parameters that are no list": (
+        tensors(),
+        {"target_parameters": "q.weight"},
+        (1, "target_parameters", "list"),
+    ),
+    "a million experts": (
+        {key("experts", "A"): np.ones((10**6, 1), "f2"), key("experts", "B"): np.ones((1, 10**6), "f2")},
+        {"r": 1, "target_parameters": ["experts.down_proj"]},
+        (3, "1000000 experts"),
+    ),
+    "a fused layout of nothing": (
+        {key("q", "A"): np.ones((0, 5)), key("q", "B"): np.ones((6, 0, 1))},
+        {},
+        (1, "empty"),
+    ),
+    "a router": (tensors(), {"peft_type": "XLORA"}, (3, "XLORA", "router")),
     "an enable_lora of numbers": (tensors(), {"enable_lora": [1, 0]}, (1, "enable_lora")),
     "AdaLoRA without its config": ({"base_model.model.q.lora_E": np.ones((2, 1))}, {}, (3, "AdaLoRA")),
     "AdaLoRA cut short": (

@@ -13,6 +13,8 @@ from loramerge.formats.patterns import Patterns
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
 READ = ("LORA", "ADALORA")
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
+ROUTED = "A router chooses among its adapters at run time: name these adapters instead."
+CONVERTS = "PEFT's save_as_lora converts some types to LoRA."
 REFUSED = {  # settings that make an update more than a low-rank pair, and what would help
     "use_dora": "DoRA needs the base weights to become an update: merge it into its base model",
     "use_qalora": "QALoRA pools its input, so it has no low-rank update",
@@ -127,7 +129,7 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
     if kind not in READ:
         raise IncompatibleError(
             f"{printable(name)} is a PEFT adapter of type {printable(kind)}, not LORA: it has no low-rank "
-            "pairs to merge. PEFT's save_as_lora converts some types to LoRA."
+            f"pairs to merge. {ROUTED if kind in ('XLORA', 'POLY') else CONVERTS}"
         )
     for setting, reason in REFUSED.items():
         if config.get(setting):
@@ -136,14 +138,13 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
     if isinstance(init, str) and init.lower().startswith("loftq"):
         raise IncompatibleError(
             f"{printable(name)} was initialised with {printable(init)}, which corrects a base that it "
-            "quantises itself, so its factors are no update of the original model: "
-            "merge it into that quantised base."
+            "quantises itself, so its factors are no update of the original model: merge it into that base."
         )
     if changes_base(config) and not known_start:
         raise IncompatibleError(
             f"{printable(name)} was initialised with {printable(init)}, which changes the base weights, so "
-            "its factors are no update of the original model. Give the adapter that its training began "
-            "with, by --initial SOURCE=PATH, or save it again with PEFT's path_initial_model_for_weight_conversion."
+            "its factors are no update of the original model. Give the adapter that its training began with "
+            "by --initial SOURCE=PATH, or save it with PEFT's path_initial_model_for_weight_conversion."
         )
 
 

@@ -60,13 +60,12 @@ def settle(
     weighed = [(adapter, float(weight)) for adapter, weight in zip(adapters, weights, strict=True)]
     added = _biases(weighed, list(targets))
     holders = _by_module(adapters)
-    if not holders:
-        return Kept(added, config={"lora_bias": True} if added else {})
-    if policy == "refuse":
+    if holders and policy == "refuse":
         raise _refused(adapters)
-    if policy == "drop":
-        return Kept(added, config={"lora_bias": True} if added else {}, notes=tuple(_dropped(adapters)))
-    return _kept(weighed, holders, policy, added)
+    if holders and policy != "drop":
+        return _kept(weighed, holders, policy, added)
+    config = {"lora_bias": True} if added else {}
+    return Kept(added, config=config, notes=(*_dropped(adapters), *_limits(config)))
 
 
 def _by_module(adapters: Sequence[Adapter]) -> dict[Module, dict[int, list[str]]]:
@@ -103,7 +102,7 @@ def _kept(
     for key, tensor in tensors.items():
         _check_written(key, tensor)
     config = {**beside.settings(knows), **({"lora_bias": True} if added else {})}
-    return Kept(added | tensors, apart, config, tuple(notes))
+    return Kept(added | tensors, apart, config, (*notes, *_limits(config)))
 
 
 def _unlike(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]]) -> str:
@@ -189,6 +188,12 @@ def _refused(adapters: Sequence[Adapter]) -> IncompatibleError:
         "which would be lost in a merge. Decide with --extras: first keeps those of the first source that "
         "has them, average their weighted mean, drop none."
     )
+
+
+def _limits(config: Mapping[str, Any]) -> list[str]:
+    """What the user of a server should know."""
+    named = ", ".join(sorted(config))
+    return [f"{named} is set for PEFT; vLLM and llama.cpp load no such adapter"] if config else []
 
 
 def _dropped(adapters: Sequence[Adapter]) -> list[str]:

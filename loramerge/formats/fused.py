@@ -12,7 +12,7 @@ from loramerge import dtypes
 from loramerge.adapter import Tensor
 from loramerge.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.pairs import Pair, Pairs, check_float
+from loramerge.formats.pairs import Pair, Pairs, check_blocks, check_float, check_full
 from loramerge.formats.views import View
 from loramerge.target import Layout, Target
 
@@ -32,9 +32,9 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
     if enabled := config.get("enable_lora"):
         return _parts_of_rows(pairs, enabled, rank_of, name)
     if wanted := config.get("target_parameters"):
-        if not isinstance(wanted, list):
+        if not isinstance(wanted, list) or not all(isinstance(each, str) for each in wanted):
             raise SourceError(f"target_parameters of {printable(name)} must be a list of names.")
-        return _parameters(pairs, [str(each) for each in wanted], rank_of, name)
+        return _parameters(pairs, wanted, rank_of, name)
     for path, pair in pairs.factors.items():
         if path.endswith((WRAPPED, ".experts")):
             raise IncompatibleError(
@@ -136,6 +136,7 @@ def _expert(pair: Pair, path: str, parameter: str, rank: int, name: str) -> Pair
             f"lora_A of {printable(path)} in {printable(name)} has {pair.down.shape[0]} rows, which are not "
             f"experts of rank {rank}."
         )
+    check_blocks(experts, f"{printable(path)} in {printable(name)}")
     if experts == 1 and parameter == "weight":
         return replace(pair, rank=rank)
     target = Target(path, parameter, kind="expert", layout=Layout(blocks=experts))
@@ -155,6 +156,7 @@ def of_adalora(pairs: Pairs, name: str) -> dict[str, Pair]:
         if up.shape[1:] != down.shape[:1] or sigma.shape != (down.shape[0], 1) or len(down.shape) != 2:
             raise SourceError(f"The three factors of AdaLoRA of {where} do not share a rank.")
         if down.shape[0]:
+            check_full(where, up, down)
             made[path] = Pair(Target(path), up, _scaled(down, sigma), down.shape[0])
     return made
 

@@ -13,6 +13,7 @@ from loramerge.formats.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, pars
 from loramerge.formats.views import SMALL_FLOATS, Shared, every, matrix, rows, widened
 from loramerge.target import Kind, Layout, Target
 
+MAX_BLOCKS = 10_000
 Parts = Mapping[str, Tensor]
 
 
@@ -152,6 +153,7 @@ def _pair(path: str, parts: Parts, name: str) -> Pair:
         check_float(parts[side], f"lora_{side} of {where}")
     down, up = (parts[side] for side in sides)
     if len(down.shape) == 2 and up.shape[2:] == (1,):  # PEFT 0.2's fused layout: a convolution over parts
+        check_full(where, up, down)
         return Pair(Target(path), matrix(widened(up)), widened(down), up.shape[1])
     if len(up.shape) != len(down.shape) or not 2 <= len(up.shape) <= (2 if embedding else 5):
         raise _unlike(up, down, where)
@@ -164,12 +166,12 @@ def _pair(path: str, parts: Parts, name: str) -> Pair:
 
 def _groups(up: Tensor, down: Tensor, where: str) -> int:
     """How many groups a convolution has: `up` then sees only its group's part of the rank."""
-    if 0 in (*up.shape, *down.shape):
-        raise SourceError(f"lora_A or lora_B of {where} is empty.")
+    check_full(where, up, down)
     groups, rest = divmod(down.shape[0], up.shape[1])
     fits = groups == 1 if len(up.shape) == 2 else up.shape[0] % groups == 0 and set(up.shape[2:]) == {1}
     if rest or not groups or not fits:
         raise _unlike(up, down, where)
+    check_blocks(groups, where)
     return groups
 
 
@@ -177,6 +179,28 @@ def _unlike(up: Tensor, down: Tensor, where: str) -> SourceError:
     return SourceError(
         f"lora_B {list(up.shape)} and lora_A {list(down.shape)} of {where} do not share a rank."
     )
+
+
+def check_full(where: str, *tensors: Tensor) -> None:
+    """No dimension may be zero.
+
+    Raises:
+        SourceError: one is.
+    """
+    if any(0 in tensor.shape for tensor in tensors):
+        raise SourceError(f"lora_A or lora_B of {where} is empty.")
+
+
+def check_blocks(count: int, where: str) -> None:
+    """A stored pair is taken apart into as many updates as it says: no small file may say millions.
+
+    Raises:
+        IncompatibleError: it does.
+    """
+    if count > MAX_BLOCKS:
+        raise IncompatibleError(
+            f"The factors of {where} mean {count} experts or groups, and {MAX_BLOCKS} is the limit."
+        )
 
 
 def check_float(tensor: Tensor, what: str) -> None:
