@@ -304,3 +304,30 @@ def test_peft_linear_error_is_the_cross_terms(tmp_path):
         down, up = (f"base_model.model.{path}.lora_{side}.weight" for side in "AB")
         cross = 2.0 * (a[up] @ b[down] + b[up] @ a[down])
         np.testing.assert_allclose(found - exact, cross.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_peft_drops_an_adapter_whose_weight_is_forgotten_and_ours_asks(tmp_path):
+    """With fewer weights than adapters it leaves the last adapter out without a word."""
+    sources = Case(PLAIN, PLAIN).save(tmp_path)
+    model = load_adapters(llama, sources)
+    model.base_model.add_weighted_adapter(["0", "1"], [1.0], "peft", combination_type="cat")
+    alone = deltas(model, "0")
+    for path, delta in deltas(model, "peft").items():
+        message = FIXED.format("cat with too few weights")
+        np.testing.assert_allclose(delta, alone[path], rtol=1e-4, atol=1e-5, err_msg=message)
+    with pytest.raises(loramerge.UsageError, match="1 weights for 2 adapters"):
+        loramerge.combine(sources, "cat", weights=[1.0])
+
+
+def test_peft_loses_the_rank_pattern_of_its_linear_merge_and_ours_loads_again(tmp_path):
+    """Its config says one rank while the tensors of a module have another (peft#3737)."""
+    config = PLAIN | {"rank_pattern": {"q_proj": 2}}
+    sources = Case(config, config).save(tmp_path)
+    model = load_adapters(llama, sources)
+    model.base_model.add_weighted_adapter(["0", "1"], [1.0, 1.0], "peft", combination_type="linear")
+    said = model.peft_config["peft"]
+    layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    assert (said.r, said.rank_pattern) == (4, {}), FIXED.format("linear with a rank_pattern")
+    assert layer.lora_A["peft"].weight.shape[0] == 2, FIXED.format("linear with a rank_pattern")
+    loramerge.combine(sources, "svd", out=tmp_path / "ours")
+    load_adapters(llama, [tmp_path / "ours"])
