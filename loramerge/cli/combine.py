@@ -82,7 +82,7 @@ def combine(
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
     if print_recipe:
         return click.echo(wanted.to_yaml(), nl=False)
-    todo = wanted.plan()
+    todo = wanted.plan(show.opening)
     out = out or Path("merged.safetensors" if todo.bare else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))

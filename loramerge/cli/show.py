@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -29,6 +29,14 @@ def progress(batches: Iterable[Units], total: int) -> Iterator[Units]:
         for units in batches:
             yield units
             bar.update(len(units.targets))
+
+
+def opening(sources: Sequence[str]) -> Iterable[str]:
+    """The sources one by one, with a bar where there are so many that it takes a second."""
+    from tqdm import tqdm
+
+    bar: Iterable[str] = tqdm(sources, unit="adapter", delay=1.0, disable=None, leave=False)
+    return bar
 
 
 def size(count: float) -> str:
