@@ -70,5 +70,7 @@ class Reader:
 
 
 def _shown(value: Any) -> str:
-    text = f"a {type(value).__name__}" if isinstance(value, dict | list) and len(value) > 9 else repr(value)
-    return printable(text, 60)
+    """A value as the user wrote it, if it is short: the text of a nest of lists may be endless."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    nested = len(parts) > 9 or any(isinstance(part, dict | list) for part in parts)
+    return f"a {type(value).__name__} of {len(parts)}" if nested else printable(repr(value), 60)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from loramerge.algorithms import make
+from loramerge.algorithms import Method, make
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.gathering import expand
 from loramerge.planning import EFFORT, Effort, Plan, plan
 from loramerge.reader import Reader
 from loramerge.schedule import Rule, Weight, plain
+from loramerge.selection import check_alphas, check_named, open_one
 
 LIMIT = 2**18
 KEYS = (
@@ -31,6 +32,7 @@ KEYS = (
     "modules",
 )
 SOURCE = ("source", "weight", "revision")
+Watch = Callable[[Sequence[str]], Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +82,25 @@ class Recipe:
         *,
         allow_pickle: bool = False,
         initial: Mapping[str, str | Path] | None = None,
+        watch: Watch = iter,
     ) -> Plan:
-        """What this recipe comes to. Errors as for `plan`. It names no pickles and no initial adapters."""
+        """What this recipe comes to; `watch` sees every source as it is opened. Errors as for `plan`.
+
+        A recipe names no pickles and no initial adapters: those are given beside it.
+        """
+        names = [each.source for each in self.sources]
+        check_alphas(names, self.alpha)
+        check_named(names, initial or {}, "initial")
         todo = plan(
-            [each.source for each in self.sources],
-            make(self.method or "linear", {k: v for k, v in self.parameters.items() if v is not None}),
+            [open_one(name, self.alpha, allow_pickle, initial) for name in watch(names)],
+            self._chosen(),
             weights=self.weights,
             rules=self.modules,
-            alpha=self.alpha,
             dtype=self.dtype,
             only=self.only,
             exclude=self.exclude,
             allow_base_mismatch=self.allow_base_mismatch,
-            allow_pickle=allow_pickle,
             extras=self.extras,
-            initial=initial,
             renormalise=self.renormalise,
             effort=effort,
         )
@@ -104,6 +110,13 @@ class Recipe:
             for a, each in pairs
         )
         return replace(todo, sources=replace(todo.sources, whole=tuple(whole)))
+
+    def _chosen(self) -> Method:
+        given = {name: value for name, value in self.parameters.items() if value is not None}
+        try:
+            return make(self.method or "linear", given)
+        except UsageError as error:  # it repeats what the file says
+            raise UsageError(printable(error, 300)) from None
 
     def to_yaml(self) -> str:
         """The recipe as YAML; reading it gives the same recipe."""

@@ -96,7 +96,9 @@ def _plan(said: Record, adapters: Sequence[Adapter], where: str) -> Plan:
         method = make(said.method, said.options)
         return plan(adapters, method, weights=said.weights, rules=said.rules, **said.settings)
     except UsageError as error:
-        raise SourceError(f"{printable(where)} cannot be replayed: {error}") from None
+        raise SourceError(f"{printable(where)} cannot be replayed: {printable(error, 300)}") from None
+    except RecursionError:
+        raise SourceError(f"{printable(where)} cannot be replayed: it is nested too deeply.") from None
 
 
 def _check_given(sources: Sequence[SourceRecord], given: Mapping[str, str | Path]) -> None:

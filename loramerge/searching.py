@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import regex
-from loramerge.formats.patterns import BUDGET
 from loramerge.formats.positions import Budget, Exhausted, Step, Text
 
 Found = Callable[[str], bool]
+BUDGET = 30_000_000  # steps for all names: some 100 for an honest one, a few seconds at worst
 
 
 def searcher(pattern: str, option: str, trusted: bool = True) -> Found:
@@ -49,6 +50,7 @@ def searcher(pattern: str, option: str, trusted: bool = True) -> Found:
 def _counted(step: Step, pattern: str, option: str) -> Found:
     budget = Budget(BUDGET)
 
+    @cache  # adapters share their names
     def found(name: str) -> bool:
         text = Text(name, budget)
         try:

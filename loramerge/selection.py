@@ -38,7 +38,7 @@ def open_all(
     if isinstance(sources, str | Path) or not sources:
         raise UsageError("Give a list of adapters to merge.")
     check_alphas(sources, alpha)
-    _check_named(sources, initial or {}, "initial")
+    check_named(sources, initial or {}, "initial")
     return _told_apart([open_one(source, alpha, allow_pickle, initial) for source in sources], sources)
 
 
@@ -72,13 +72,13 @@ def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
     """
     if not isinstance(alpha, Mapping):
         return check_alpha(alpha)
-    _check_named(sources, alpha, "alpha")
+    check_named(sources, alpha, "alpha")
     for value in alpha.values():
         check_alpha(value)
     return None
 
 
-def _check_named(sources: Sequence[Source], given: Mapping[str, object], option: str) -> None:
+def check_named(sources: Sequence[Source], given: Mapping[str, object], option: str) -> None:
     known = {name for source in sources for name in _names(source)}
     for name in given:
         if name not in known:

@@ -5,6 +5,8 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import loramerge as lm
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError
@@ -189,6 +191,56 @@ def test_a_record_that_is_wrong_is_refused_by_name(tmp_path, change, words):
     with pytest.raises((SourceError, IncompatibleError), match=words):
         lm.replay(recorded(tmp_path, change), "n")
     assert not (tmp_path / "n").exists()
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["rank", "svd", "q", "float16", "(a+)+$", "\x1b[31m", "..", 10**400]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=4) | st.sampled_from(["from", "match", "rank"]), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(st.data())
+def test_any_record_is_replayed_or_refused(tmp_path, data):
+    def change(values):
+        at = values
+        while isinstance(at, dict | list) and at:
+            key = data.draw(st.sampled_from(list(at) if isinstance(at, dict) else list(range(len(at)))))
+            if not isinstance(at[key], dict | list) or data.draw(st.booleans()):
+                break
+            at = at[key]
+        if at:
+            at[key] = data.draw(ANY)
+        if isinstance(at, dict) and data.draw(st.booleans()):
+            at[data.draw(st.text(max_size=4))] = data.draw(ANY)
+
+    try:
+        lm.replay(recorded(tmp_path, change), tmp_path / "n", overwrite=True, threads=1)
+    except LoramergeError as error:
+        said = str(error)
+        assert (said.isprintable(), len(said) < 1000) == (True, True)
+    assert set(os.listdir(tmp_path)) <= {*"abnxymn", "bad.json", "c.safetensors", "d.safetensors",
+                                         "e.safetensors", "e.json"}  # fmt: skip
+
+
+def test_a_nest_is_not_printed(tmp_path):
+    for depth in (10, 900, 5000):
+        nest = "[" * depth + "]" * depth
+        for field in ("sources", "method", "settings", "versions", "schema"):
+            (tmp_path / "bad.json").write_text(
+                f'{{"schema": 1, "sources": [1], "method": {{}}, "{field}": {nest}}}'
+            )
+            with pytest.raises(SourceError):
+                lm.replay("bad.json")
+        bad = recorded(tmp_path, lambda values: None)
+        text = (tmp_path / bad).read_text().replace('"rank": null', f'"rank": {nest}')
+        (tmp_path / bad).write_text(text)
+        with pytest.raises(SourceError) as caught:
+            lm.replay(bad)
+        assert len(str(caught.value)) < 500
 
 
 def test_a_pattern_from_a_record_cannot_hang(tmp_path):

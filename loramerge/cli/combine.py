@@ -101,7 +101,7 @@ def combine(
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
     if print_recipe:
         return click.echo(wanted.to_yaml(), nl=False)
-    todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial)
+    todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, watch=show.opening)
     out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))

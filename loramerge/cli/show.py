@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -29,6 +29,14 @@ def progress(done: Iterable[list[Module]], total: int) -> Iterator[list[Module]]
         for modules in done:
             yield modules
             bar.update(len(modules))
+
+
+def opening(sources: Sequence[str]) -> Iterable[str]:
+    """The sources one by one, with a bar where there are so many that it takes a second."""
+    from tqdm import tqdm
+
+    bar: Iterable[str] = tqdm(sources, unit="adapter", delay=1.0, disable=None, leave=False)
+    return bar
 
 
 def size(count: float) -> str:
