@@ -20,6 +20,7 @@ from loramerge.formats.alpha import check_alpha
 from loramerge.target import Target
 
 Source = str | Path | Adapter
+EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
 Alphas = Alpha | Mapping[str, Alpha] | None
 
@@ -155,6 +156,7 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> li
         IncompatibleError: two kinds of one module, two numberings of layers, or two base models.
     """
     _check_kinds(adapters)
+    _check_experts(adapters)
     _check_replication(adapters)
     doubts = compare_bases(adapters, allow_base_mismatch)
     return [*(f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities), *doubts]
@@ -170,6 +172,20 @@ def _check_kinds(adapters: Sequence[Adapter]) -> None:
                     f"{printable(target)} is {_kind(first)} in {printable(other.name)} but {_kind(target)} "
                     f"in {printable(adapter.name)}: they were trained on different base models and cannot be "
                     "merged."
+                )
+
+
+def _check_experts(adapters: Sequence[Adapter]) -> None:
+    """transformers 5 fuses the experts that its older versions keep as modules: both are one parameter."""
+    fused = {target.path: a for a in adapters for target in a if target.kind == "expert"}
+    for adapter in adapters if fused else ():
+        for target in adapter:
+            whole = EXPERT.sub("", target.path)
+            if whole != target.path and whole in fused:
+                raise IncompatibleError(
+                    f"{printable(fused[whole].name)} has the experts of {printable(whole)} fused, and "
+                    f"{printable(adapter.name)} has them one by one: load the latter in the newer "
+                    "transformers, and save it again."
                 )
 
 

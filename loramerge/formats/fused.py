@@ -32,9 +32,9 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
     if enabled := config.get("enable_lora"):
         return _parts_of_rows(pairs, enabled, rank_of, name)
     if wanted := config.get("target_parameters"):
-        if not isinstance(wanted, list) or not all(isinstance(each, str) for each in wanted):
+        if not isinstance(wanted, list | set | tuple) or not all(isinstance(each, str) for each in wanted):
             raise SourceError(f"target_parameters of {printable(name)} must be a list of names.")
-        return _parameters(pairs, wanted, rank_of, name)
+        return _parameters(pairs, sorted(wanted), rank_of, name)
     for path, pair in pairs.factors.items():
         if path.endswith((WRAPPED, ".experts")):
             raise IncompatibleError(
