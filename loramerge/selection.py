@@ -166,7 +166,7 @@ def _check_kinds(adapters: Sequence[Adapter]) -> None:
     known: dict[Target, tuple[Adapter, Target]] = {}
     for adapter in adapters:
         for target in adapter:
-            other, first = known.setdefault(target, (adapter, target))
+            other, first = known.setdefault(replace(target, index=-1), (adapter, target))
             if _kind(first) != _kind(target):
                 raise IncompatibleError(
                     f"{printable(target)} is {_kind(first)} in {printable(other.name)} but {_kind(target)} "
@@ -177,15 +177,16 @@ def _check_kinds(adapters: Sequence[Adapter]) -> None:
 
 def _check_experts(adapters: Sequence[Adapter]) -> None:
     """transformers 5 fuses the experts that its older versions keep as modules: both are one parameter."""
-    fused = {target.path: a for a in adapters for target in a if target.kind == "expert"}
+    fused = {target.path for adapter in adapters for target in adapter if target.kind == "expert"}
     for adapter in adapters if fused else ():
         for target in adapter:
-            whole = EXPERT.sub("", target.path)
-            if whole != target.path and whole in fused:
+            apart = target.kind != "expert"
+            found = fused & {target.path, EXPERT.sub("", target.path)} if apart else set()
+            if found:
                 raise IncompatibleError(
-                    f"{printable(fused[whole].name)} has the experts of {printable(whole)} fused, and "
-                    f"{printable(adapter.name)} has them one by one: load the latter in the newer "
-                    "transformers, and save it again."
+                    f"A source has parameters of {printable(found.pop())} fused, and "
+                    f"{printable(adapter.name)} has {printable(target)} one by one: load the latter in the "
+                    "newer transformers, and save it again."
                 )
 
 
