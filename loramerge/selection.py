@@ -20,6 +20,7 @@ from loramerge.searching import Found, searcher
 from loramerge.target import Target
 
 Source = str | Path | Adapter
+EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
 Alphas = Alpha | Mapping[str, Alpha] | None
 
@@ -152,6 +153,7 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> li
         IncompatibleError: two kinds of one module, two numberings of layers, or two base models.
     """
     _check_kinds(adapters)
+    _check_experts(adapters)
     _check_replication(adapters)
     doubts = compare_bases(adapters, allow_base_mismatch)
     return [*(f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities), *doubts]
@@ -161,12 +163,27 @@ def _check_kinds(adapters: Sequence[Adapter]) -> None:
     known: dict[Target, tuple[Adapter, Target]] = {}
     for adapter in adapters:
         for target in adapter:
-            other, first = known.setdefault(target, (adapter, target))
+            other, first = known.setdefault(replace(target, index=-1), (adapter, target))
             if _kind(first) != _kind(target):
                 raise IncompatibleError(
                     f"{printable(target)} is {_kind(first)} in {printable(other.name)} but {_kind(target)} "
                     f"in {printable(adapter.name)}: they were trained on different base models and cannot be "
                     "merged."
+                )
+
+
+def _check_experts(adapters: Sequence[Adapter]) -> None:
+    """transformers 5 fuses the experts that its older versions keep as modules: both are one parameter."""
+    fused = {target.path for adapter in adapters for target in adapter if target.kind == "expert"}
+    for adapter in adapters if fused else ():
+        for target in adapter:
+            apart = target.kind != "expert"
+            found = fused & {target.path, EXPERT.sub("", target.path)} if apart else set()
+            if found:
+                raise IncompatibleError(
+                    f"A source has parameters of {printable(found.pop())} fused, and "
+                    f"{printable(adapter.name)} has {printable(target)} one by one: load the latter in the "
+                    "newer transformers, and save it again."
                 )
 
 

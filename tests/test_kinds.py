@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
 
 import loramerge
 from tests import zoo
@@ -12,6 +11,7 @@ from tests.tiny_models import (
     distance,
     llama,
     load_adapters,
+    load_file,
     logits,
     peft,
     save_adapter,
@@ -20,6 +20,7 @@ from tests.tiny_models import (
 )
 from tests.tiny_models import base as model_of
 
+save_file = pytest.importorskip("safetensors.torch").save_file
 pytestmark = [
     *QUIET,
     pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning"),
@@ -90,16 +91,28 @@ def as_peft_computes(model):
     return found
 
 
+def check_groups(sources):
+    for source in sources:
+        layer = zoo.load(zoo.Grouped, [source]).base_model.model.grouped
+        x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+        expected = layer.scaling["0"] * layer.lora_B["0"](layer.lora_A["0"](x))
+        adapter = loramerge.load(source)
+        groups = [adapter[target].dense() for target in sorted(adapter) if target.path == "grouped"]
+        weight = torch.from_numpy(np.concatenate(groups).reshape(6, 4, 3, 3))
+        np.testing.assert_allclose(torch.conv2d(x, weight), expected.detach(), rtol=1e-12, atol=1e-12)
+
+
 def test_every_update_is_the_one_that_peft_computes(pair):
     make, sources = pair
-    if make is zoo.Grouped:
-        pytest.skip("PEFT has no ΔW of a grouped convolution: its forward is the oracle, below")
+    if make is zoo.Grouped:  # PEFT has no ΔW of a grouped convolution: its layers say what they do
+        return check_groups(sources)
     for source in sources:
         expected = as_peft_computes(zoo.load(make, [source]))
         found = as_peft_stores(loramerge.load(source))
         assert found.keys() == expected.keys()
         for place, delta in found.items():
             np.testing.assert_allclose(delta, expected[place], rtol=1e-12, atol=1e-12)
+    return None
 
 
 @pytest.mark.parametrize("method", ["linear", "svd", "lego"])
@@ -391,3 +404,31 @@ def test_one_name_for_two_kinds_of_layer_is_refused(cli, tmp_path):
         tmp_path / "b", {key("q", "A"): np.ones((2, 5, 3, 3)), key("q", "B"): np.ones((6, 2, 1, 1))}
     )
     cli("combine", flat, conv, "-o", tmp_path / "m").refused(3, "linear in a", "conv of kernel 3×3 in b")
+
+
+def test_fused_experts_and_experts_one_by_one_are_not_merged_side_by_side(cli, tmp_path):
+    fused = zoo.save(tmp_path / "a", zoo.Mixture, 1, MOE)
+    apart = folder(tmp_path / "b", tensors(shapes={f"layers.0.experts.{i}.w1": (5, 4) for i in range(3)}))
+    cli("combine", fused, apart, "--allow-base-mismatch", "-o", tmp_path / "m").refused(3, "one by one")
+
+
+def test_a_live_model_hands_over_its_experts(tmp_path):
+    model = zoo.load(zoo.Mixture, [zoo.save(tmp_path / "a", zoo.Mixture, 1, MOE)])
+    state = peft.get_peft_model_state_dict(model, adapter_name="0", save_embedding_layers=False)
+    live = loramerge.from_state_dict(state, model.peft_config["0"].to_dict())
+    saved = loramerge.load(tmp_path / "a")
+    assert set(live) == set(saved)
+    for target, update in saved.items():
+        np.testing.assert_array_equal(update.dense(), live[target].dense())
+
+
+def test_an_embedding_saved_whole_beside_its_update(tmp_path):
+    """PEFT saves a targeted embed_tokens together with its base weights, unless told otherwise."""
+    source = save_adapter(tmp_path / "a", llama, 1, {"r": 2, "target_modules": ["embed_tokens"]})
+    values = load_file(source / "adapter_model.safetensors")
+    whole = "base_model.model.model.embed_tokens.base_layer.weight"
+    save_file(values | {whole: torch.ones(32, 32)}, source / "adapter_model.safetensors", {"format": "pt"})
+    expected = logits(load_adapters(llama, [source]))
+    merge = loramerge.combine([source], extras="first", out=tmp_path / "m")
+    assert merge.adapter.config["modules_to_save"] is None
+    assert distance(logits(load_adapters(llama, [tmp_path / "m"])), expected) < 1e-6

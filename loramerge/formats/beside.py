@@ -20,7 +20,9 @@ LABELS = ("id2label", "label2id", "num_labels")
 def heads(adapter: Adapter) -> list[str]:
     """What its config lists as trained whole."""
     listed = adapter.config.get("modules_to_save")
-    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    if not isinstance(listed, list | set | tuple):  # a live config may hold a set
+        return []
+    return [name for name in listed if isinstance(name, str)]
 
 
 def owner(key: str, adapter: Adapter) -> str:

@@ -32,9 +32,11 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
     if enabled := config.get("enable_lora"):
         return _parts_of_rows(pairs, enabled, rank_of, name)
     if wanted := config.get("target_parameters"):
-        if not isinstance(wanted, list) or not all(isinstance(each, str) for each in wanted):
+        if not isinstance(wanted, list | set | tuple) or not all(isinstance(each, str) for each in wanted):
             raise SourceError(f"target_parameters of {printable(name)} must be a list of names.")
-        return _parameters(pairs, wanted, rank_of, name)
+        whole = config.get("target_modules")
+        modules = {str(each) for each in whole} if isinstance(whole, list | set | tuple) else set()
+        return _parameters(pairs, sorted(wanted), modules, rank_of, name)
     for path, pair in pairs.factors.items():
         if path.endswith((WRAPPED, ".experts")):
             raise IncompatibleError(
@@ -84,7 +86,9 @@ def _spread(pair: Pair, enabled: list[bool], rank: int, name: str) -> Pair:
     return Pair(target, View((pair.up,), shape, pair.up.dtype, spread), pair.down, rank)
 
 
-def _parameters(pairs: Pairs, wanted: list[str], rank_of: Callable[[str], int], name: str) -> Pairs:
+def _parameters(
+    pairs: Pairs, wanted: list[str], modules: set[str], rank_of: Callable[[str], int], name: str
+) -> Pairs:
     """PEFT's target_parameters: wrappers nest, so that the innermost parameter has the most `base_layer`s."""
     factors: dict[str, Pair] = {}
     nests: dict[str, int] = {}
@@ -94,7 +98,7 @@ def _parameters(pairs: Pairs, wanted: list[str], rank_of: Callable[[str], int], 
     for path, pair in pairs.factors.items():
         inner = path.replace(WRAPPED, "")
         parameters = _ordered(inner, wanted, name)
-        if not parameters:
+        if not parameters or {inner, inner.rpartition(".")[2]} & modules:
             factors[path] = pair
             continue
         parameter = _at_depth(parameters, path.count(WRAPPED), inner, nests[inner], name)

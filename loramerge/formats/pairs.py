@@ -168,11 +168,16 @@ def _groups(up: Tensor, down: Tensor, where: str) -> int:
     """How many groups a convolution has: `up` then sees only its group's part of the rank."""
     check_full(where, up, down)
     groups, rest = divmod(down.shape[0], up.shape[1])
-    fits = groups == 1 if len(up.shape) == 2 else up.shape[0] % groups == 0 and set(up.shape[2:]) == {1}
-    if rest or not groups or not fits:
+    if rest or not groups or not _fits(up, groups):
         raise _unlike(up, down, where)
     check_blocks(groups, where)
     return groups
+
+
+def _fits(up: Tensor, groups: int) -> bool:
+    if len(up.shape) == 2:
+        return groups == 1
+    return up.shape[0] % groups == 0 and set(up.shape[2:]) == {1}
 
 
 def _unlike(up: Tensor, down: Tensor, where: str) -> SourceError:
