@@ -79,7 +79,7 @@ def plan(
     settled = _decide(chosen, adapters, signatures, effective, threads)
     rank = common_rank({target: settled.size(signature) for target, signature in signatures.items()})
     kind = dtypes.widest(a.dtype for a in adapters if a) if dtype is None else dtypes.parse(dtype)
-    kept = settle(whole, effective, extras, signatures)
+    kept = settle(adapters, effective, extras, signatures)
     shapes = {target: _shape(target, adapters) for target in signatures}
     return Plan(
         tuple(adapters),

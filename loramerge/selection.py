@@ -222,8 +222,13 @@ def renormalised(adapters: Sequence[Adapter], weights: Array) -> list[Adapter]:
                 "these add up to 0."
             )
         factors[target] = math.fsum(weights) / have
+    by_path = {target.path: factor for target, factor in factors.items()}
     return [
-        replace(a, slots={t: replace(s, scale=s.scale * factors[t]) for t, s in a.slots.items()})
+        replace(
+            a,
+            slots={t: replace(s, scale=s.scale * factors[t]) for t, s in a.slots.items()},
+            biases={t: replace(b, scale=b.scale * by_path.get(t.path, 1.0)) for t, b in a.biases.items()},
+        )
         for a in adapters
     ]
 
