@@ -210,7 +210,7 @@ def settle(
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     shapes = {target: sources.shape(target) for target in sources.signatures}
     effective = chosen.weights(schedule.typical)
-    kept = settle_extras(sources.whole, effective, sources.settings["extras"], shapes)
+    kept = settle_extras(sources.adapters, effective, sources.settings["extras"], shapes)
     config = {**portable.config(sources.whole, shapes, rank), **kept.config}
     outline = Outline(shapes, rank, kind, config, extras=kept.tensors, apart=kept.apart)
     names = [adapter.name for adapter in sources.whole]

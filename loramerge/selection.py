@@ -224,8 +224,13 @@ def renormalised(adapters: Sequence[Adapter], weights: Callable[[Target], Array]
                 "these add up to 0."
             )
         factors[target] = math.fsum(own) / have
+    by_path = {target.path: factor for target, factor in factors.items()}
     return [
-        replace(a, slots={t: replace(s, scale=s.scale * factors[t]) for t, s in a.slots.items()})
+        replace(
+            a,
+            slots={t: replace(s, scale=s.scale * factors[t]) for t, s in a.slots.items()},
+            biases={t: replace(b, scale=b.scale * by_path.get(t.path, 1.0)) for t, b in a.biases.items()},
+        )
         for a in adapters
     ]
 

@@ -128,6 +128,15 @@ def test_biases_of_lora_b_add_up_with_the_weights(weights, tmp_path):
         np.testing.assert_allclose(zoo.output(zoo.load(Headed, [tmp_path / "two"])), expected, atol=1e-12)
 
 
+def test_biases_are_renormalised_with_their_modules(tmp_path):
+    bias = {"lora_bias": True}
+    a, b = save(tmp_path / "a", 1, **bias), save(tmp_path / "b", 2, target_modules=["head.0"])
+    found = loramerge.combine([a, b], "average", renormalise=True, out=tmp_path / "m").adapter
+    one = loramerge.combine([a], "average", out=tmp_path / "n").adapter
+    (target,) = one.biases
+    np.testing.assert_allclose(found.biases[target].tensor.read(), one.biases[target].tensor.read())
+
+
 def headed(path, seed, shape=(3, 4), labels=None, **more):
     rng = np.random.default_rng(seed)
     extras = {P + "score.weight": rng.standard_normal(shape), **more.pop("extras", {})}
