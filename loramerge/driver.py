@@ -33,7 +33,7 @@ class Merge:
     """What `combine` returns: the merged adapter and the report of what it kept.
 
     Args:
-        adapter: the merge; scale 1, one rank.
+        adapter: the merge; scale 1.
         report: what was kept and lost.
         plan: sources, weights and the settled method.
         out: where it was written, if it was.
@@ -118,6 +118,7 @@ def combine(
     out: str | Path | None = None,
     alpha: Alphas = None,
     dtype: str | None = None,
+    profile: str = "portable",
     only: str | None = None,
     exclude: str | None = None,
     overwrite: bool = False,
@@ -139,6 +140,7 @@ def combine(
         out: write there: one file if it ends in .safetensors, else a PEFT folder. None: keep in memory.
         alpha: for bare files that do not say theirs: a number, ``"rank"``, or {source: either}.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
+        profile: ``portable``, one rank for all modules, or ``compact``, each at its own.
         only, exclude: regular expressions searched in module names.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
@@ -168,6 +170,7 @@ def combine(
         rules=rules,
         alpha=alpha,
         dtype=dtype,
+        profile=profile,
         only=only,
         exclude=exclude,
         allow_base_mismatch=allow_base_mismatch,

@@ -17,8 +17,8 @@ from loramerge.backend import Array, workers
 from loramerge.errors import UsageError
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable
-from loramerge.formats.keys import common_rank
 from loramerge.formats.output import Outline
+from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
 from loramerge.gathering import gather
 from loramerge.gram import framed
 from loramerge.schedule import Rule, Schedule, Weight
@@ -93,6 +93,16 @@ class Sources:
             return self
         adapters = tuple(folded(self.adapters, weights, full))
         return replace(self, adapters=adapters, signatures=align(adapters))
+
+    def outline(self, units: Mapping[Target, int], kind: str, profile: Profile) -> Outline:
+        """What a merge of these sources with so many units in each module looks like."""
+        rank, own = arranged(profile, units)
+        shapes = {target: self.shape(target) for target in self.signatures}
+        said = {
+            **portable.config(self.whole, shapes, rank),
+            **{name: patterns(own) for name in ("rank_pattern", "alpha_pattern")},
+        }
+        return Outline(shapes, rank, kind, said, ranks=own, profile=profile)
 
     @property
     def bare(self) -> bool:
@@ -177,6 +187,7 @@ def settle(
     weights: Sequence[Weight] | None = None,
     rules: Sequence[Rule] = (),
     dtype: str | None = None,
+    profile: str = "portable",
     fold: bool = True,
     **options: Any,
 ) -> Plan:
@@ -187,13 +198,12 @@ def settle(
     work = sources.folded(lambda t: schedule.way(chosen, t)[1]) if fold and chosen.traits.sums else sources
     observed = observe(chosen, work, schedule) if chosen.observes else []
     settled = chosen.decide(observed, max(a.rank for a in sources.adapters))
-    rank = common_rank({t: schedule.way(settled, t)[0].size(ranks) for t, ranks in work.signatures.items()})
+    units = {t: schedule.way(settled, t)[0].size(ranks) for t, ranks in work.signatures.items()}
     kinds = (a.dtype for a in sources.adapters if a)
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
-    shapes = {target: sources.shape(target) for target in sources.signatures}
-    outline = Outline(shapes, rank, kind, portable.config(sources.whole, shapes, rank))
+    outline = sources.outline(units, kind, check_profile(profile))
     names = [adapter.name for adapter in sources.whole]
-    notes = (*sources.notes, *schedule.notes(names, list(shapes)), *_size_notes(rank))
+    notes = (*sources.notes, *schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
     return Plan(sources, schedule, chosen.weights(schedule.typical), work, settled, outline, notes)
 
 
@@ -205,6 +215,7 @@ def plan(
     rules: Sequence[Rule] = (),
     alpha: Alphas = None,
     dtype: str | None = None,
+    profile: str = "portable",
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
@@ -235,13 +246,21 @@ def plan(
         with workers(effort.workers) as run:
             return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
 
-    return settle(together, method, observe, weights=weights, rules=rules, dtype=dtype, **options)
+    return settle(
+        together, method, observe, weights=weights, rules=rules, dtype=dtype, profile=profile, **options
+    )
 
 
-def _size_notes(rank: int) -> list[str]:
-    if rank <= SERVER_RANK:
-        return []
-    return [
-        f"rank {rank} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
-        f"linear, svd and lego with --rank {SERVER_RANK} stay within it"
-    ]
+def _size_notes(outline: Outline) -> list[str]:
+    notes = []
+    if outline.largest > SERVER_RANK:
+        notes.append(
+            f"rank {outline.largest} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
+            f"linear, svd and lego with --rank {SERVER_RANK} stay within it"
+        )
+    if outline.ranks:
+        notes.append(
+            "modules have ranks of their own, which PEFT, vLLM and diffusers read; llama.cpp would scale "
+            "them wrongly: --profile portable is for it"
+        )
+    return notes

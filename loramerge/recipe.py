@@ -40,7 +40,12 @@ def record(plan: Plan, digests: Digests) -> dict[str, Any]:
         "schema": SCHEMA,
         "sources": [_source(*each) for each in sources],
         "method": {"name": name_of(plan.method), "options": plan.method.options()},
-        "settings": {**plan.sources.settings, "dtype": dtype, "modules": rules},
+        "settings": {
+            **plan.sources.settings,
+            "dtype": dtype,
+            "profile": plan.outline.profile,
+            "modules": rules,
+        },
         "versions": versions(),
     }
 

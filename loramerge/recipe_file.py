@@ -23,6 +23,7 @@ KEYS = (
     "parameters",
     "alpha",
     "dtype",
+    "profile",
     "only",
     "exclude",
     "allow_base_mismatch",
@@ -49,6 +50,7 @@ class Recipe:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     alpha: Any = None
     dtype: str | None = None
+    profile: str | None = None
     only: str | None = None
     exclude: str | None = None
     allow_base_mismatch: bool = False
@@ -79,6 +81,7 @@ class Recipe:
             rules=self.modules,
             alpha=self.alpha,
             dtype=self.dtype,
+            profile=self.profile or "portable",
             only=self.only,
             exclude=self.exclude,
             allow_base_mismatch=self.allow_base_mismatch,
@@ -100,6 +103,7 @@ class Recipe:
             "parameters": dict(self.parameters),
             "alpha": dict(self.alpha) if isinstance(self.alpha, Mapping) else self.alpha,
             "dtype": self.dtype,
+            "profile": self.profile,
             "only": self.only,
             "exclude": self.exclude,
             "allow_base_mismatch": self.allow_base_mismatch,
@@ -140,7 +144,7 @@ def parse(values: Any, where: str) -> Recipe:
         modules=tuple(reader.rule(value) for value in _list(reader, given, "modules")),
         **{
             key: reader.typed(given, key, str)
-            for key in ("method", "dtype", "only", "exclude")
+            for key in ("method", "dtype", "profile", "only", "exclude")
             if key in given
         },
         **{key: reader.typed(given, key, bool) for key in ("allow_base_mismatch",) if key in given},

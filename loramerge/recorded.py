@@ -18,6 +18,7 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "only": str,
     "exclude": str,
     "dtype": str,
+    "profile": str,
     "allow_base_mismatch": bool,
     "modules": list,
 }

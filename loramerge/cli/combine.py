@@ -16,6 +16,7 @@ from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
+from loramerge.formats.profiles import PROFILES
 from loramerge.planning import Effort, Plan
 
 
@@ -36,6 +37,8 @@ from loramerge.planning import Effort, Plan
     "that do not say it: a number, or `rank` for scale 1.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
     help="Type of the output.  [default: the widest of the sources]")  # fmt: skip
+@click.option("--profile", type=click.Choice(PROFILES), help="How ranks are written: portable, one for all "
+    "modules; compact, each at its own, for PEFT, vLLM and diffusers.  [default: portable]")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
 @click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
@@ -108,7 +111,8 @@ def _show_plan(todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
         "sources": [a.name for a in todo.sources.adapters],
         "weights": todo.weights.tolist(),
         "modules": len(todo.sources.signatures),
-        "rank": todo.outline.rank,
+        "rank": todo.outline.largest,
+        "ranks": dict(todo.outline.ranks),
         "dtype": dtypes.word(todo.outline.dtype),
         "bytes": todo.outline.nbytes,
         "notes": list(todo.notes),
@@ -143,5 +147,13 @@ def _what(todo: Plan, out: Path) -> str:
     outline = todo.outline
     return (
         f"{printable(out)}: {name_of(todo.method)}, {len(todo.sources.signatures)} modules, "
-        f"rank {outline.rank}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
+        f"{_ranks(todo)}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
     )
+
+
+def _ranks(todo: Plan) -> str:
+    outline = todo.outline
+    if not outline.ranks:
+        return f"rank {outline.rank}"
+    least = min(outline.rank, *outline.ranks.values())
+    return f"ranks {least} to {outline.largest}"

@@ -20,6 +20,7 @@ from loramerge.formats.atomic import new_file, new_folder, writing
 from loramerge.formats.keys import Keys, Shelf, shapes, width
 from loramerge.formats.names import WEIGHTS
 from loramerge.formats.peft import CONFIG, load_file, load_folder
+from loramerge.formats.profiles import Profile
 from loramerge.formats.safetensors import Writer
 from loramerge.target import Target
 
@@ -34,6 +35,8 @@ class Outline:
         shapes: target -> (out, in).   rank: of every module.   dtype: safetensors name.
         config: adapter_config.json.
         recipe: what a bare file keeps of its making in its header.
+        ranks: module path -> rank, for those that have another than `rank`.
+        profile: `portable` or `compact`.
     """
 
     shapes: Mapping[Target, tuple[int, int]]
@@ -41,6 +44,8 @@ class Outline:
     dtype: str
     config: Mapping[str, Any]
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    profile: Profile = "portable"
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Tensor name -> (dtype, shape)."""
@@ -53,7 +58,12 @@ class Outline:
 
     def width(self, target: Target) -> int:
         """The units that a target is stored with."""
-        return width(target, self.rank)
+        return width(target, self.ranks.get(target.path, self.rank))
+
+    @property
+    def largest(self) -> int:
+        """The largest rank of a module."""
+        return max(self.rank, *self.ranks.values()) if self.ranks else self.rank
 
     @property
     def nbytes(self) -> int:
