@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -14,7 +14,9 @@ from loramerge import dtypes
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.backend import Array, workers
-from loramerge.errors import UsageError
+from loramerge.budgets import Budget
+from loramerge.errors import UsageError, printable
+from loramerge.fitting import Fitting, Seen, looking
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable
 from loramerge.formats.output import Outline
@@ -124,6 +126,7 @@ class Plan:
         weights: (T,) in the middle layer, as the method uses them; the report shows them.
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
+        budget: what it may cost.
     """
 
     sources: Sources
@@ -133,6 +136,7 @@ class Plan:
     method: Method
     outline: Outline
     notes: tuple[str, ...]
+    budget: Budget | None = None
 
     def way(self, units: Units) -> tuple[Method, Array]:
         """The method and the weights of a batch, one for each of `work`."""
@@ -171,7 +175,7 @@ def open_together(
     )
 
 
-Observe = Callable[[Method, Sources, Schedule], Sequence[Array]]
+Observe = Callable[[Method, Sources, Schedule], Sequence[Seen]]
 
 
 def work_weights(work: Sources, weights: Array) -> Array:
@@ -188,23 +192,47 @@ def settle(
     rules: Sequence[Rule] = (),
     dtype: str | None = None,
     profile: str = "portable",
+    total_rank: int | None = None,
+    size: float | str | None = None,
+    bare: bool | None = None,
+    ranks: Mapping[str, int] | None = None,
     fold: bool = True,
     **options: Any,
 ) -> Plan:
-    """Fix weights, method and the shape of the output. `observe` looks at all modules, if the method must."""
+    """Fix weights, method and the shape of the output. `observe` looks at all modules, if it must be known
+    what is in them."""
+    budget, written = Budget.of(total_rank, size), check_profile(profile)
+    kinds = (a.dtype for a in sources.adapters if a)
+    kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
     everything = {target for adapter in sources.whole for target in adapter}
     schedule = Schedule.of(weights, rules, len(sources.whole), everything)
+    schedule = replace(schedule, ranks=_known(ranks or {}, everything))
     work = sources.folded(lambda t: schedule.way(chosen, t)[1]) if fold and chosen.traits.sums else sources
-    observed = observe(chosen, work, schedule) if chosen.observes else []
-    settled = chosen.decide(observed, max(a.rank for a in sources.adapters))
-    units = {t: schedule.way(settled, t)[0].size(ranks) for t, ranks in work.signatures.items()}
-    kinds = (a.dtype for a in sources.adapters if a)
-    kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
-    outline = sources.outline(units, kind, check_profile(profile))
-    names = [adapter.name for adapter in sources.whole]
-    notes = (*sources.notes, *schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
-    return Plan(sources, schedule, chosen.weights(schedule.typical), work, settled, outline, notes)
+
+    def made(method: Method, schedule: Schedule) -> Plan:
+        units = {t: schedule.way(method, t)[0].size(ranks) for t, ranks in work.signatures.items()}
+        outline = sources.outline(units, kind, written)
+        names = [adapter.name for adapter in sources.whole]
+        notes = (*sources.notes, *schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
+        return Plan(sources, schedule, chosen.weights(schedule.typical), work, method, outline, notes, budget)
+
+    most = max(a.rank for a in sources.adapters)
+    if budget is None:
+        observed = observe(chosen, work, schedule) if chosen.observes else []
+        return made(chosen.decide([array for _, array in observed], most), schedule)
+    seen = observe(looking(chosen, budget), work, schedule)
+    as_file = sources.bare if bare is None else bare
+    return Fitting(seen, chosen.decide([], most), schedule, made, as_file).within(budget)
+
+
+def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:
+    """Raises UsageError: a rank is for a module that is not there."""
+    paths = {target.path for target in targets}
+    for path in ranks:
+        if path not in paths:
+            raise UsageError(f"ranks has {printable(path)}, which is no module here.")
+    return ranks
 
 
 def plan(
@@ -216,6 +244,10 @@ def plan(
     alpha: Alphas = None,
     dtype: str | None = None,
     profile: str = "portable",
+    total_rank: int | None = None,
+    size: float | str | None = None,
+    bare: bool | None = None,
+    ranks: Mapping[str, int] | None = None,
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
@@ -224,7 +256,11 @@ def plan(
     **options: Any,
 ) -> Plan:
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
-    only where the size depends on them (`energy`)."""
+    only where the size depends on them (`energy`, `total_rank`, `size`).
+
+    `bare` says whether it will be written as one file, which a `size` must know; by default as the sources.
+    `ranks` are those that a record has for each module.
+    """
     sources, weights = gather(sources, weights)
     together = open_together(
         sources,
@@ -235,19 +271,30 @@ def plan(
         allow_pickle=allow_pickle,
     )
 
-    def observe(method: Method, work: Sources, schedule: Schedule) -> list[Array]:
-        def look(units: Units) -> list[Array]:
+    def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
+        def look(units: Units) -> list[Seen]:
             own, weights = schedule.way(method, units.targets[0])
             if not own.observes:  # a rule has given these modules a rank of their own
                 return []
             grams = framed(units.grams(balance=own.frame != "stored"), own.frame)
-            return [own.observe(own.weigh(grams, work_weights(work, weights)))]
+            return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
 
         with workers(effort.workers) as run:
             return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
 
     return settle(
-        together, method, observe, weights=weights, rules=rules, dtype=dtype, profile=profile, **options
+        together,
+        method,
+        observe,
+        weights=weights,
+        rules=rules,
+        dtype=dtype,
+        profile=profile,
+        total_rank=total_rank,
+        size=size,
+        bare=bare,
+        ranks=ranks,
+        **options,
     )
 
 

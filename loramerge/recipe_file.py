@@ -24,6 +24,8 @@ KEYS = (
     "alpha",
     "dtype",
     "profile",
+    "total_rank",
+    "size",
     "only",
     "exclude",
     "allow_base_mismatch",
@@ -51,6 +53,8 @@ class Recipe:
     alpha: Any = None
     dtype: str | None = None
     profile: str | None = None
+    total_rank: int | None = None
+    size: float | str | None = None
     only: str | None = None
     exclude: str | None = None
     allow_base_mismatch: bool = False
@@ -72,8 +76,8 @@ class Recipe:
         ]
         return replace(self, sources=tuple(members))
 
-    def plan(self, effort: Effort = EFFORT, *, allow_pickle: bool = False) -> Plan:
-        """What this recipe comes to. Errors as for `plan`. Pickles are no matter of a recipe."""
+    def plan(self, effort: Effort = EFFORT, *, allow_pickle: bool = False, bare: bool | None = None) -> Plan:
+        """What this recipe comes to. Errors as for `plan`. Pickles and output are no matter of a recipe."""
         todo = plan(
             [each.source for each in self.sources],
             make(self.method or "linear", {k: v for k, v in self.parameters.items() if v is not None}),
@@ -82,6 +86,9 @@ class Recipe:
             alpha=self.alpha,
             dtype=self.dtype,
             profile=self.profile or "portable",
+            total_rank=self.total_rank,
+            size=self.size,
+            bare=bare,
             only=self.only,
             exclude=self.exclude,
             allow_base_mismatch=self.allow_base_mismatch,
@@ -104,6 +111,8 @@ class Recipe:
             "alpha": dict(self.alpha) if isinstance(self.alpha, Mapping) else self.alpha,
             "dtype": self.dtype,
             "profile": self.profile,
+            "total_rank": self.total_rank,
+            "size": self.size,
             "only": self.only,
             "exclude": self.exclude,
             "allow_base_mismatch": self.allow_base_mismatch,
@@ -142,6 +151,8 @@ def parse(values: Any, where: str) -> Recipe:
         parameters=_parameters(reader, given),
         alpha=_alpha(reader, given.get("alpha")),
         modules=tuple(reader.rule(value) for value in _list(reader, given, "modules")),
+        total_rank=reader.typed(given, "total_rank", int) if "total_rank" in given else None,
+        size=_size(reader, given.get("size")),
         **{
             key: reader.typed(given, key, str)
             for key in ("method", "dtype", "profile", "only", "exclude")
@@ -168,6 +179,11 @@ def _alpha(reader: Reader, value: Any) -> Any:
                 reader.fail(f"alpha names the source {printable(repr(source), 60)}, which is not text")
         return {source: _alpha(reader, each) for source, each in value.items() if not isinstance(each, dict)}
     return value if value is None or value == "rank" else reader.number(value, "alpha")
+
+
+def _size(reader: Reader, value: Any) -> float | str | None:
+    """A number of bytes, or a text such as `20MB`."""
+    return value if value is None or isinstance(value, str) else reader.number(value, "size")
 
 
 def _list(reader: Reader, values: Mapping[str, Any], field: str) -> list[Any]:

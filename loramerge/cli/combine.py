@@ -39,6 +39,10 @@ from loramerge.planning import Effort, Plan
     help="Type of the output.  [default: the widest of the sources]")  # fmt: skip
 @click.option("--profile", type=click.Choice(PROFILES), help="How ranks are written: portable, one for all "
     "modules; compact, each at its own, for PEFT, vLLM and diffusers.  [default: portable]")  # fmt: skip
+@click.option("--total-rank", type=click.IntRange(min=1), help="Instead of a rank: the ranks of all modules "
+    "together, shared so that the least energy is lost.")  # fmt: skip
+@click.option("--size", callback=values.budget, metavar="SIZE", help="Instead of a rank: the bytes of the "
+    "file of weights, such as 20MB, shared alike; never above.")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
 @click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
@@ -94,7 +98,8 @@ def combine(
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
     if print_recipe:
         return click.echo(wanted.to_yaml(), nl=False)
-    todo = wanted.plan(effort, allow_pickle=allow_pickle)
+    bare = None if out is None else output.is_bare(out)
+    todo = wanted.plan(effort, allow_pickle=allow_pickle, bare=bare)
     out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))

@@ -22,6 +22,7 @@ from loramerge.formats.names import WEIGHTS
 from loramerge.formats.peft import CONFIG, load_file, load_folder
 from loramerge.formats.profiles import Profile
 from loramerge.formats.safetensors import Writer
+from loramerge.formats.safetensors import file_size as container_size
 from loramerge.target import Target
 
 RECORD = "loramerge.json"
@@ -129,10 +130,19 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
     with begin(out, overwrite) as where:
         if not bare:
             _write_json(where / CONFIG, outline.config)
-        metadata = outline.header() if bare else {"format": "pt"}
+        metadata = _metadata(outline, bare)
         weights = where if bare else where / WEIGHTS
         with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
             yield Draft(out, where, writer, outline, Shelf(Keys(outline.shapes), writer.write), bare)
+
+
+def file_size(outline: Outline, bare: bool) -> int:
+    """The bytes of the weights file that `create` would write."""
+    return container_size(outline.layout(), _metadata(outline, bare))
+
+
+def _metadata(outline: Outline, bare: bool) -> dict[str, str]:
+    return outline.header() if bare else {"format": "pt"}
 
 
 def is_bare(out: Path) -> bool:
