@@ -143,6 +143,15 @@ class Plan:
         method, weights = self.schedule.way(self.method, units.targets[0])
         return method, work_weights(self.work, weights)
 
+    def again(self, method: Method, schedule: Schedule) -> Plan:
+        """The same merge with other ranks."""
+        units = {t: schedule.way(method, t)[0].size(ranks) for t, ranks in self.work.signatures.items()}
+        outline = self.sources.outline(units, self.outline.dtype, self.outline.profile)
+        names = [adapter.name for adapter in self.sources.whole]
+        told = (*schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
+        notes = (*self.sources.notes, *told)
+        return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
+
     @property
     def folds(self) -> bool:
         """Whether the work holds folded sums beside the sources."""
@@ -210,20 +219,15 @@ def settle(
     schedule = replace(schedule, ranks=_known(ranks or {}, everything))
     work = sources.folded(lambda t: schedule.way(chosen, t)[1]) if fold and chosen.traits.sums else sources
 
-    def made(method: Method, schedule: Schedule) -> Plan:
-        units = {t: schedule.way(method, t)[0].size(ranks) for t, ranks in work.signatures.items()}
-        outline = sources.outline(units, kind, written)
-        names = [adapter.name for adapter in sources.whole]
-        notes = (*sources.notes, *schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
-        return Plan(sources, schedule, chosen.weights(schedule.typical), work, method, outline, notes, budget)
-
+    shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
+    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget)
     most = max(a.rank for a in sources.adapters)
     if budget is None:
         observed = observe(chosen, work, schedule) if chosen.observes else []
-        return made(chosen.decide([array for _, array in observed], most), schedule)
+        return open_.again(chosen.decide([array for _, array in observed], most), schedule)
     seen = observe(looking(chosen, budget), work, schedule)
     as_file = sources.bare if bare is None else bare
-    return Fitting(seen, chosen.decide([], most), schedule, made, as_file).within(budget)
+    return Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
 
 
 def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:
@@ -233,6 +237,23 @@ def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, 
         if path not in paths:
             raise UsageError(f"ranks has {printable(path)}, which is no module here.")
     return ranks
+
+
+def observer(effort: Effort) -> Observe:
+    """Looks at all modules whose rank is open, with this much of the machine."""
+
+    def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
+        def look(units: Units) -> list[Seen]:
+            own, weights = schedule.way(method, units.targets[0])
+            if not own.observes:  # a rule has given these modules a rank of their own
+                return []
+            grams = framed(units.grams(balance=own.frame != "stored"), own.frame)
+            return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
+
+        with workers(effort.workers) as run:
+            return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
+
+    return observe
 
 
 def plan(
@@ -271,21 +292,10 @@ def plan(
         allow_pickle=allow_pickle,
     )
 
-    def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
-        def look(units: Units) -> list[Seen]:
-            own, weights = schedule.way(method, units.targets[0])
-            if not own.observes:  # a rule has given these modules a rank of their own
-                return []
-            grams = framed(units.grams(balance=own.frame != "stored"), own.frame)
-            return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
-
-        with workers(effort.workers) as run:
-            return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
-
     return settle(
         together,
         method,
-        observe,
+        observer(effort),
         weights=weights,
         rules=rules,
         dtype=dtype,

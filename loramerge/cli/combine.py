@@ -12,6 +12,7 @@ from loramerge.algorithms import METHODS, name_of
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
 from loramerge.cli.options import DEFAULT, PICKLE_HELP, MethodCommand
+from loramerge.curve import Point, curve
 from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
@@ -56,7 +57,8 @@ from loramerge.planning import Effort, Plan
     help="Memory for all workers, such as 500MB.")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--dry-run", is_flag=True, help="Show what would be merged and written; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
+    "other sizes; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
@@ -103,13 +105,17 @@ def combine(
     out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
-        return _show_plan(todo, out, as_json, quiet)
+        return show_plan(todo, out, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
-    _show_merge(merge, todo, out, as_json, quiet)
+    show_merge(merge, todo, out, as_json, quiet)
     return None
 
 
-def _show_plan(todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+def show_plan(todo: Plan, out: Path, effort: Effort, as_json: bool, quiet: bool) -> None:
+    """What would be written, and what other sizes would lose."""
+    if quiet:
+        return click.echo(str(out))
+    points = curve(todo, effort, output.is_bare(out))
     facts = {
         "out": str(out),
         "method": {"name": name_of(todo.method), "options": todo.method.options()},
@@ -120,21 +126,31 @@ def _show_plan(todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
         "ranks": dict(todo.outline.ranks),
         "dtype": dtypes.word(todo.outline.dtype),
         "bytes": todo.outline.nbytes,
+        "curve": [point.to_dict() for point in points],
         "notes": list(todo.notes),
     }
     if as_json:
         return show.data(facts)
-    if quiet:
-        return click.echo(str(out))
     for note in todo.notes:
         show.note(f"note: {note}")
     for name, weight in zip(facts["sources"], facts["weights"], strict=True):
         click.echo(f"{weight:g} × {printable(name)}")
     click.echo(f"would write {_what(todo, out)}")
+    _show_curve(points)
     return None
 
 
-def _show_merge(merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+def _show_curve(points: list[Point]) -> None:
+    if not points:
+        return
+    click.echo(f"{'total rank':>10}  {'largest':>7}  {'size':>9}  energy lost at best")
+    for point in points:
+        size, lost = show.size(point.bytes), f"{100 * point.energy_lost:.3g} %"
+        click.echo(f"{point.total_rank:>10}  {point.rank:>7}  {size:>9}  {lost:>19}")
+
+
+def show_merge(merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+    """What was kept and lost, and where it lies."""
     if as_json:
         name, options = name_of(merge.method), merge.method.options()
         made = {"out": str(out), "method": {"name": name, "options": options}}
