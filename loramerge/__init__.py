@@ -29,6 +29,7 @@ _CONTENTS = {
     "plotting": "plot_spectra",
     "replaying": "replay",
     "report": "Report",
+    "resizing": "resize",
     "schedule": "Ramp Rule",
     "target": "Target",
 }

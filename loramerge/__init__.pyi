@@ -33,6 +33,7 @@ from loramerge.planning import plan as plan
 from loramerge.plotting import plot_spectra as plot_spectra
 from loramerge.replaying import replay as replay
 from loramerge.report import Report as Report
+from loramerge.resizing import resize as resize
 from loramerge.schedule import Ramp as Ramp
 from loramerge.schedule import Rule as Rule
 from loramerge.target import Target as Target

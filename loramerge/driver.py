@@ -11,6 +11,8 @@ from loramerge import rounding
 from loramerge.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
+from loramerge.errors import UsageError, printable
+from loramerge.fitting import file_size
 from loramerge.folding import unfolded
 from loramerge.formats import load, output
 from loramerge.formats.beside import parted
@@ -34,7 +36,7 @@ class Merge:
     """What `combine` returns: the merged adapter and the report of what it kept.
 
     Args:
-        adapter: the merge; scale 1, one rank.
+        adapter: the merge; scale 1.
         report: what was kept and lost.
         plan: sources, weights and the settled method.
         out: where it was written, if it was.
@@ -119,6 +121,9 @@ def combine(
     out: str | Path | None = None,
     alpha: Alphas = None,
     dtype: str | None = None,
+    profile: str = "portable",
+    total_rank: int | None = None,
+    size: float | str | None = None,
     only: str | None = None,
     exclude: str | None = None,
     overwrite: bool = False,
@@ -143,6 +148,9 @@ def combine(
         out: write there: one file if it ends in .safetensors, else a PEFT folder. None: keep in memory.
         alpha: for bare files that do not say theirs: a number, ``"rank"``, or {source: either}.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
+        profile: ``portable``, one rank for all modules, or ``compact``, each at its own.
+        total_rank, size: instead of a rank: the ranks of all modules together, or the bytes of the file of
+            weights (a number or ``"20MB"``), shared so that the least energy is lost.
         only, exclude: regular expressions searched in module names.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         extras: tensors that are no low-rank pair (heads, biases): ``"refuse"``, ``"first"`` (of the first
@@ -176,6 +184,10 @@ def combine(
         rules=rules,
         alpha=alpha,
         dtype=dtype,
+        profile=profile,
+        total_rank=total_rank,
+        size=size,
+        bare=out is None or output.is_bare(Path(out)),
         only=only,
         exclude=exclude,
         allow_base_mismatch=allow_base_mismatch,
@@ -241,6 +253,7 @@ def _to_disk(
     progress: Progress | None,
 ) -> Merge:
     marks: dict[Target, str] = {}
+    _check_size(plan, out)
     outline = replace(plan.outline, recipe=record(plan, unhashed(plan.sources.whole)))
     with output.create(out, output.is_bare(out), outline, overwrite) as draft:
 
@@ -254,3 +267,14 @@ def _to_disk(
             draft.close(record(plan, digests()), made.to_dict())
         check_written(draft.reread(), marks, effort.workers)
     return Merge(load(out), made, plan, out)
+
+
+def _check_size(plan: Plan, out: Path) -> None:
+    """A plan for a folder may be too large as one file, whose header tells how it was made."""
+    if plan.budget is None or not plan.budget.in_bytes:
+        return
+    if (found := file_size(plan, output.is_bare(out))) > plan.budget.limit:
+        raise UsageError(
+            f"{printable(out)} would have {found} bytes, and size is {plan.budget.limit:.0f}: the merge was "
+            "planned as a folder. Give `out` to combine, or bare=True to plan."
+        )

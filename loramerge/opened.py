@@ -8,9 +8,10 @@ from typing import Any
 
 from loramerge.adapter import Computed, Slot
 from loramerge.algorithms import Method
-from loramerge.backend import Array, workers
+from loramerge.backend import workers
 from loramerge.driver import Merge, decided, merged, report
 from loramerge.errors import UsageError
+from loramerge.fitting import Seen
 from loramerge.gram import Frame, Grams, framed
 from loramerge.planning import Effort, Sources, open_together, settle
 from loramerge.report import Module, measure
@@ -55,7 +56,8 @@ class Opened:
         )
         if not plan.schedule.uniform:
             raise UsageError(
-                "A weight that ramps over depth needs loramerge.combine: here weights are numbers."
+                "Weights or ranks that differ between modules need loramerge.combine: here they are the same "
+                "for all."
             )
 
         def merge(batch: Batch) -> tuple[list[Module], list[Slot]]:
@@ -73,9 +75,12 @@ class Opened:
                 slots |= zip(units.targets, promised, strict=True)
         return Merge(merged(plan, slots), report(plan, modules), plan)
 
-    def _observe(self, method: Method, _: Sources, schedule: Schedule) -> list[Array]:
+    def _observe(self, method: Method, _: Sources, schedule: Schedule) -> list[Seen]:
         weights = method.weights(schedule.typical)
-        return [method.observe(method.weigh(seen, weights)) for _, _, seen in self._batches(method.frame)]
+        return [
+            (units.targets, method.observe(method.weigh(seen, weights)))
+            for units, _, seen in self._batches(method.frame)
+        ]
 
     def _batches(self, frame: Frame) -> list[Batch]:
         """Every batch with its Grams, plain and in that frame; computed when first needed, then kept."""

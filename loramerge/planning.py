@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,12 +15,14 @@ from loramerge import dtypes
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.backend import Array, workers
-from loramerge.errors import UsageError
+from loramerge.budgets import Budget
+from loramerge.errors import UsageError, printable
+from loramerge.fitting import Fitting, Seen, looking
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable
 from loramerge.formats.extras import settle as settle_extras
-from loramerge.formats.keys import common_rank
 from loramerge.formats.output import Outline
+from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
 from loramerge.gathering import gather
 from loramerge.gram import framed
 from loramerge.schedule import Rule, Schedule, Weight
@@ -97,6 +99,16 @@ class Sources:
         adapters = tuple(folded(self.adapters, weights, full))
         return replace(self, adapters=adapters, signatures=align(adapters))
 
+    def outline(self, units: Mapping[Target, int], kind: str, profile: Profile) -> Outline:
+        """What a merge of these sources with so many units in each module looks like."""
+        rank, own = arranged(profile, units)
+        shapes = {target: self.shape(target) for target in self.signatures}
+        said = {
+            **portable.config(self.whole, shapes, rank),
+            **{name: patterns(own) for name in ("rank_pattern", "alpha_pattern")},
+        }
+        return Outline(shapes, rank, kind, said, ranks=own, profile=profile)
+
     @property
     def bare(self) -> bool:
         """All of them are files without a config of their own."""
@@ -117,6 +129,7 @@ class Plan:
         weights: (T,) in the middle layer, as the method uses them; the report shows them.
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
+        budget: what it may cost.
     """
 
     sources: Sources
@@ -126,11 +139,25 @@ class Plan:
     method: Method
     outline: Outline
     notes: tuple[str, ...]
+    budget: Budget | None = None
 
     def way(self, units: Units) -> tuple[Method, Array]:
         """The method and the weights of a batch, one for each of `work`."""
         method, weights = self.schedule.way(self.method, units.targets[0])
         return method, work_weights(self.work, weights)
+
+    def again(self, method: Method, schedule: Schedule) -> Plan:
+        """The same merge with other ranks."""
+        units = {t: schedule.way(method, t)[0].size(ranks) for t, ranks in self.work.signatures.items()}
+        outline = self.sources.outline(units, self.outline.dtype, self.outline.profile)
+        policy = self.sources.settings["extras"]
+        kept = settle_extras(self.sources.adapters, self.weights, policy, outline.shapes)
+        config = {**outline.config, **kept.config}
+        outline = replace(outline, config=config, extras=kept.tensors, apart=kept.apart)
+        names = [adapter.name for adapter in self.sources.whole]
+        told = (*schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
+        notes = (*self.sources.notes, *kept.notes, *told)
+        return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
 
     @property
     def folds(self) -> bool:
@@ -173,7 +200,7 @@ def open_together(
     )
 
 
-Observe = Callable[[Method, Sources, Schedule], Sequence[Array]]
+Observe = Callable[[Method, Sources, Schedule], Sequence[Seen]]
 
 
 def work_weights(work: Sources, weights: Array) -> Array:
@@ -189,13 +216,23 @@ def settle(
     weights: Sequence[Weight] | None = None,
     rules: Sequence[Rule] = (),
     dtype: str | None = None,
+    profile: str = "portable",
+    total_rank: int | None = None,
+    size: float | str | None = None,
+    bare: bool | None = None,
+    ranks: Mapping[str, int] | None = None,
     fold: bool = True,
     **options: Any,
 ) -> Plan:
-    """Fix weights, method and the shape of the output. `observe` looks at all modules, if the method must."""
+    """Fix weights, method and the shape of the output. `observe` looks at all modules, if it must be known
+    what is in them."""
+    budget, written = Budget.of(total_rank, size), check_profile(profile)
+    kinds = (a.dtype for a in sources.adapters if a)
+    kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
     everything = {target for adapter in sources.whole for target in adapter}
     schedule = Schedule.of(weights, rules, len(sources.whole), everything)
+    schedule = replace(schedule, ranks=_known(ranks or {}, everything))
 
     def weights_of(target: Target) -> Array:
         return schedule.way(chosen, target)[1]
@@ -203,20 +240,42 @@ def settle(
     if sources.settings["renormalise"]:
         sources = replace(sources, adapters=tuple(renormalised(sources.adapters, weights_of)))
     work = sources.folded(weights_of) if fold and chosen.traits.sums else sources
-    observed = observe(chosen, work, schedule) if chosen.observes else []
-    settled = chosen.decide(observed, max(a.rank for a in sources.adapters))
-    rank = common_rank({t: schedule.way(settled, t)[0].size(ranks) for t, ranks in work.signatures.items()})
-    kinds = (a.dtype for a in sources.adapters if a)
-    kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
-    shapes = {target: sources.shape(target) for target in sources.signatures}
-    effective = chosen.weights(schedule.typical)
-    kept = settle_extras(sources.adapters, effective, sources.settings["extras"], shapes)
-    config = {**portable.config(sources.whole, shapes, rank), **kept.config}
-    outline = Outline(shapes, rank, kind, config, extras=kept.tensors, apart=kept.apart)
-    names = [adapter.name for adapter in sources.whole]
-    told = schedule.notes(names, list(shapes))
-    notes = (*sources.notes, *kept.notes, *told, *_size_notes(rank))
-    return Plan(sources, schedule, effective, work, settled, outline, notes)
+
+    shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
+    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget)
+    most = max(a.rank for a in sources.adapters)
+    if budget is None:
+        observed = observe(chosen, work, schedule) if chosen.observes else []
+        return open_.again(chosen.decide([array for _, array in observed], most), schedule)
+    seen = observe(looking(chosen, budget), work, schedule)
+    as_file = sources.bare if bare is None else bare
+    return Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
+
+
+def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:
+    """Raises UsageError: a rank is for a module that is not there."""
+    paths = {target.path for target in targets}
+    for path in ranks:
+        if path not in paths:
+            raise UsageError(f"ranks has {printable(path)}, which is no module here.")
+    return ranks
+
+
+def observer(effort: Effort) -> Observe:
+    """Looks at all modules whose rank is open, with this much of the machine."""
+
+    def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
+        def look(units: Units) -> list[Seen]:
+            own, weights = schedule.way(method, units.targets[0])
+            if not own.observes:  # a rule has given these modules a rank of their own
+                return []
+            grams = framed(units.grams(balance=own.frame != "stored"), own.frame)
+            return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
+
+        with workers(effort.workers) as run:
+            return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
+
+    return observe
 
 
 def plan(
@@ -227,6 +286,11 @@ def plan(
     rules: Sequence[Rule] = (),
     alpha: Alphas = None,
     dtype: str | None = None,
+    profile: str = "portable",
+    total_rank: int | None = None,
+    size: float | str | None = None,
+    bare: bool | None = None,
+    ranks: Mapping[str, int] | None = None,
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
@@ -238,7 +302,11 @@ def plan(
     **options: Any,
 ) -> Plan:
     """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
-    only where the size depends on them (`energy`)."""
+    only where the size depends on them (`energy`, `total_rank`, `size`).
+
+    `bare` says whether it will be written as one file, which a `size` must know; by default as the sources.
+    `ranks` are those that a record has for each module.
+    """
     sources, weights = gather(sources, weights)
     together = open_together(
         sources,
@@ -252,24 +320,32 @@ def plan(
         renormalise=renormalise,
     )
 
-    def observe(method: Method, work: Sources, schedule: Schedule) -> list[Array]:
-        def look(units: Units) -> list[Array]:
-            own, weights = schedule.way(method, units.targets[0])
-            if not own.observes:  # a rule has given these modules a rank of their own
-                return []
-            grams = framed(units.grams(balance=own.frame != "stored"), own.frame)
-            return [own.observe(own.weigh(grams, work_weights(work, weights)))]
+    return settle(
+        together,
+        method,
+        observer(effort),
+        weights=weights,
+        rules=rules,
+        dtype=dtype,
+        profile=profile,
+        total_rank=total_rank,
+        size=size,
+        bare=bare,
+        ranks=ranks,
+        **options,
+    )
 
-        with workers(effort.workers) as run:
-            return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
 
-    return settle(together, method, observe, weights=weights, rules=rules, dtype=dtype, **options)
-
-
-def _size_notes(rank: int) -> list[str]:
-    if rank <= SERVER_RANK:
-        return []
-    return [
-        f"rank {rank} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
-        f"linear, svd and lego with --rank {SERVER_RANK} stay within it"
-    ]
+def _size_notes(outline: Outline) -> list[str]:
+    notes = []
+    if outline.largest > SERVER_RANK:
+        notes.append(
+            f"rank {outline.largest} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
+            f"linear, svd and lego with --rank {SERVER_RANK} stay within it"
+        )
+    if outline.ranks:
+        notes.append(
+            "modules have ranks of their own, which PEFT, vLLM and diffusers read; llama.cpp would scale "
+            "them wrongly: --profile portable is for it"
+        )
+    return notes

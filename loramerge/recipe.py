@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from loramerge import dtypes
 from loramerge.adapter import Adapter
-from loramerge.algorithms import name_of
+from loramerge.algorithms import Method, name_of
 from loramerge.bases import ABSOLUTE
-from loramerge.planning import Plan
-from loramerge.schedule import Weight, plain
+from loramerge.formats.output import Outline
+from loramerge.schedule import Schedule, Weight, plain
 
 SCHEMA = 1
 
@@ -27,7 +27,29 @@ SCHEMA = 1
 Digests = Sequence[Mapping[str, str]]
 
 
-def record(plan: Plan, digests: Digests) -> dict[str, Any]:
+class Opened(Protocol):
+    """The sources of a merge, as far as they are recorded."""
+
+    @property
+    def whole(self) -> tuple[Adapter, ...]: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+
+class Planned(Protocol):
+    """A merge that is settled, as far as it is recorded."""
+
+    @property
+    def sources(self) -> Opened: ...
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def method(self) -> Method: ...
+    @property
+    def outline(self) -> Outline: ...
+
+
+def record(plan: Planned, digests: Digests) -> dict[str, Any]:
     """The recipe of a merge; holds no path and no time.
 
     Args:
@@ -40,7 +62,13 @@ def record(plan: Plan, digests: Digests) -> dict[str, Any]:
         "schema": SCHEMA,
         "sources": [_source(*each) for each in sources],
         "method": {"name": name_of(plan.method), "options": plan.method.options()},
-        "settings": {**plan.sources.settings, "dtype": dtype, "modules": rules},
+        "settings": {
+            **plan.sources.settings,
+            "dtype": dtype,
+            "profile": plan.outline.profile,
+            "modules": rules,
+            **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
+        },
         "versions": versions(),
     }
 

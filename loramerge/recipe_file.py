@@ -24,6 +24,9 @@ KEYS = (
     "parameters",
     "alpha",
     "dtype",
+    "profile",
+    "total_rank",
+    "size",
     "only",
     "exclude",
     "allow_base_mismatch",
@@ -53,6 +56,9 @@ class Recipe:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     alpha: Any = None
     dtype: str | None = None
+    profile: str | None = None
+    total_rank: int | None = None
+    size: float | str | None = None
     only: str | None = None
     exclude: str | None = None
     allow_base_mismatch: bool = False
@@ -82,11 +88,12 @@ class Recipe:
         *,
         allow_pickle: bool = False,
         initial: Mapping[str, str | Path] | None = None,
+        bare: bool | None = None,
         watch: Watch = iter,
     ) -> Plan:
         """What this recipe comes to; `watch` sees every source as it is opened. Errors as for `plan`.
 
-        A recipe names no pickles and no initial adapters: those are given beside it.
+        A recipe names no pickles, no initial adapters and no output: those are given beside it.
         """
         names = [each.source for each in self.sources]
         check_alphas(names, self.alpha)
@@ -97,6 +104,10 @@ class Recipe:
             weights=self.weights,
             rules=self.modules,
             dtype=self.dtype,
+            profile=self.profile or "portable",
+            total_rank=self.total_rank,
+            size=self.size,
+            bare=bare,
             only=self.only,
             exclude=self.exclude,
             allow_base_mismatch=self.allow_base_mismatch,
@@ -126,6 +137,9 @@ class Recipe:
             "parameters": dict(self.parameters),
             "alpha": dict(self.alpha) if isinstance(self.alpha, Mapping) else self.alpha,
             "dtype": self.dtype,
+            "profile": self.profile,
+            "total_rank": self.total_rank,
+            "size": self.size,
             "only": self.only,
             "exclude": self.exclude,
             "allow_base_mismatch": self.allow_base_mismatch,
@@ -166,9 +180,11 @@ def parse(values: Any, where: str) -> Recipe:
         parameters=_parameters(reader, given),
         alpha=_alpha(reader, given.get("alpha")),
         modules=tuple(reader.rule(value) for value in _list(reader, given, "modules")),
+        total_rank=reader.typed(given, "total_rank", int) if "total_rank" in given else None,
+        size=_size(reader, given.get("size")),
         **{
             key: reader.typed(given, key, str)
-            for key in ("method", "dtype", "only", "exclude", "extras")
+            for key in ("method", "dtype", "profile", "only", "exclude", "extras")
             if key in given
         },
         **{
@@ -196,6 +212,11 @@ def _alpha(reader: Reader, value: Any) -> Any:
                 reader.fail(f"alpha names the source {printable(repr(source), 60)}, which is not text")
         return {source: _alpha(reader, each) for source, each in value.items() if not isinstance(each, dict)}
     return value if value is None or value == "rank" else reader.number(value, "alpha")
+
+
+def _size(reader: Reader, value: Any) -> float | str | None:
+    """A number of bytes, or a text such as `20MB`."""
+    return value if value is None or isinstance(value, str) else reader.number(value, "size")
 
 
 def _list(reader: Reader, values: Mapping[str, Any], field: str) -> list[Any]:

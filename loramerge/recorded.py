@@ -18,10 +18,12 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "only": str,
     "exclude": str,
     "dtype": str,
+    "profile": str,
     "allow_base_mismatch": bool,
     "extras": str,
     "renormalise": bool,
     "modules": list,
+    "ranks": dict,
 }
 
 
@@ -124,4 +126,7 @@ def _settings(reader: Reader, settings: Mapping[str, Any]) -> dict[str, Any]:
         if name not in SETTINGS:
             reader.fail(f"it has the setting {printable(name)}, which this version does not know")
     given = {name: value for name, value in settings.items() if value is not None}
+    for path, rank in reader.table(given, "ranks").items() if "ranks" in given else ():
+        if type(rank) is not int or rank < 1:
+            reader.fail(f"the rank of {printable(path)} is {printable(repr(rank), 40)}")
     return {name: reader.typed(given, name, SETTINGS[name]) for name in given}

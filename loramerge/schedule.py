@@ -87,6 +87,7 @@ class Schedule:
         weights: one for each source, as given.   rules: as given.
         lines: of the weights, then of every rule.   found: whether a rule fits a name.
         layers: the lowest and the highest number.
+        ranks: module path -> rank, where no rule gives one.
     """
 
     weights: tuple[Weight, ...]
@@ -94,6 +95,7 @@ class Schedule:
     lines: tuple[Line, ...]
     found: tuple[Found, ...]
     layers: tuple[int, int]
+    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -120,13 +122,17 @@ class Schedule:
     @property
     def uniform(self) -> bool:
         """Whether all modules are merged alike."""
-        return not self.rules and not any(isinstance(weight, Ramp) for weight in self.weights)
+        return (
+            not self.rules and not self.ranks and not any(isinstance(weight, Ramp) for weight in self.weights)
+        )
 
     def way(self, method: Method, target: Target) -> tuple[Method, Array]:
         """The method of a module and its (T,) weights, as the method uses them."""
         at = self._rule(target)
         weights = self.lines[at].at(self._depth(target))
-        return _sized(method, self.rules[at - 1].rank if at else None), method.weights(weights)
+        ruled = self.rules[at - 1].rank if at else None
+        rank = self.ranks.get(target.path) if ruled is None else ruled
+        return sized(method, rank), method.weights(weights)
 
     def groups(self, signatures: Mapping[Target, Signature]) -> list[dict[Target, Signature]]:
         """The modules, split so that those of a group are merged alike."""
@@ -135,7 +141,8 @@ class Schedule:
         groups: dict[Any, dict[Target, Signature]] = defaultdict(dict)
         for target, signature in signatures.items():
             at = self._rule(target)
-            groups[at, tuple(self.lines[at].at(self._depth(target)))][target] = signature
+            weights = tuple(self.lines[at].at(self._depth(target)))
+            groups[at, weights, self.ranks.get(target.path)][target] = signature
         return list(groups.values())
 
     def notes(self, names: Sequence[str], targets: Sequence[Target]) -> list[str]:
@@ -171,7 +178,7 @@ def _layer(target: Target) -> int | None:
     return int(found[1]) if found else None
 
 
-def _sized(method: Method, rank: int | None) -> Method:
+def sized(method: Method, rank: int | None) -> Method:
     """The method with this rank, in place of whatever else decided it.
 
     Raises:

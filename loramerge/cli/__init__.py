@@ -15,6 +15,7 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "combine": "Merge adapters into one adapter.",
     "diff": "Compare two adapters module by module.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
+    "resize": "Make one adapter smaller, by its spectra.",
     "replay": "Do a recorded merge again and compare.",
     "methods": "List the merge methods, or explain one.",
 }

@@ -18,7 +18,9 @@ from loramerge.recipe_file import Ingredient, Recipe, read
 from loramerge.schedule import Weight
 from loramerge.selection import Alphas
 
-RIVALS = ({"rank", "energy"},)  # one of them given on the command line puts the other away
+RIVALS = (
+    {"rank", "energy", "total_rank", "size"},
+)  # one of them given on the command line puts the other away
 
 
 def asked(
@@ -37,19 +39,26 @@ def asked(
     named = tuple(Ingredient(source) for source in sources) or written.sources
     fields = find(ctx.meta["method"]).__dataclass_fields__
     own = {name: said.pop(name) for name in list(said) if name in fields}
-    parameters = {**_kept(written, ctx.meta["method"], own), **own}
+    for rivals in RIVALS:
+        if rivals & (own.keys() | said.keys()):
+            written = _without(written, rivals)
+    parameters = {**_kept(written, ctx.meta["method"]), **own}
     whole = replace(written, sources=named, method=ctx.meta["method"], parameters=parameters, **said)
     for each in named:
         _tell(each.source)
     return _weighed(replace(whole, alpha=alpha if alpha is not None else written.alpha).expanded(), weights)
 
 
-def _kept(written: Recipe, method: str, own: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's parameters, as far as the command line leaves them their place."""
+def _without(written: Recipe, names: set[str]) -> Recipe:
+    """The recipe without these settings and parameters."""
+    kept = {name: value for name, value in written.parameters.items() if name not in names}
+    away: dict[str, Any] = dict.fromkeys(names & {"total_rank", "size"})
+    return replace(written, parameters=kept, **away)
+
+
+def _kept(written: Recipe, method: str) -> dict[str, Any]:
+    """The recipe's parameters, as far as they are for this method."""
     kept = dict(written.parameters)
-    for rivals in RIVALS:
-        if rivals & own.keys():
-            kept = {name: value for name, value in kept.items() if name not in rivals}
     foreign = [name for name in kept if name not in find(method).__dataclass_fields__]
     if method == (written.method or method) or not foreign:
         return kept

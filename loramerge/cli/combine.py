@@ -12,11 +12,13 @@ from loramerge.algorithms import METHODS, name_of
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
 from loramerge.cli.options import DEFAULT, PICKLE_HELP, MethodCommand
+from loramerge.curve import Point, curve
 from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
 from loramerge.formats.extras import POLICIES
+from loramerge.formats.profiles import PROFILES
 from loramerge.planning import Effort, Plan
 
 
@@ -37,6 +39,12 @@ from loramerge.planning import Effort, Plan
     "that do not say it: a number, or `rank` for scale 1.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
     help="Type of the output.  [default: the widest of the sources]")  # fmt: skip
+@click.option("--profile", type=click.Choice(PROFILES), help="How ranks are written: portable, one for all "
+    "modules; compact, each at its own, for PEFT, vLLM and diffusers.  [default: portable]")  # fmt: skip
+@click.option("--total-rank", type=click.IntRange(min=1), help="Instead of a rank: the ranks of all modules "
+    "together, shared so that the least energy is lost.")  # fmt: skip
+@click.option("--size", callback=values.budget, metavar="SIZE", help="Instead of a rank: the bytes of the "
+    "file of weights, such as 20MB, shared alike; never above.")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
 @click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
 @click.option("--extras", type=click.Choice(POLICIES), default="refuse", show_default=True,
@@ -58,7 +66,8 @@ from loramerge.planning import Effort, Plan
     help="Memory for all workers, such as 500MB.")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--dry-run", is_flag=True, help="Show what would be merged and written; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
+    "other sizes; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
@@ -101,41 +110,57 @@ def combine(
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
     if print_recipe:
         return click.echo(wanted.to_yaml(), nl=False)
-    todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, watch=show.opening)
+    bare = None if out is None else output.is_bare(out)
+    todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, bare=bare, watch=show.opening)
     out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
-        return _show_plan(todo, out, as_json, quiet)
+        return show_plan(todo, out, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
-    _show_merge(merge, todo, out, as_json, quiet)
+    show_merge(merge, todo, out, as_json, quiet)
     return None
 
 
-def _show_plan(todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+def show_plan(todo: Plan, out: Path, effort: Effort, as_json: bool, quiet: bool) -> None:
+    """What would be written, and what other sizes would lose."""
+    if quiet:
+        return click.echo(str(out))
+    points = curve(todo, effort, output.is_bare(out))
     facts = {
         "out": str(out),
         "method": {"name": name_of(todo.method), "options": todo.method.options()},
         "sources": [a.name for a in todo.sources.adapters],
         "weights": todo.weights.tolist(),
         "modules": len(todo.sources.signatures),
-        "rank": todo.outline.rank,
+        "rank": todo.outline.largest,
+        "ranks": dict(todo.outline.ranks),
         "dtype": dtypes.word(todo.outline.dtype),
         "bytes": todo.outline.nbytes,
+        "curve": [point.to_dict() for point in points],
         "notes": list(todo.notes),
     }
     if as_json:
         return show.data(facts)
-    if quiet:
-        return click.echo(str(out))
     for note in todo.notes:
         show.note(f"note: {note}")
     for name, weight in zip(facts["sources"], facts["weights"], strict=True):
         click.echo(f"{weight:g} × {printable(name)}")
     click.echo(f"would write {_what(todo, out)}")
+    _show_curve(points)
     return None
 
 
-def _show_merge(merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+def _show_curve(points: list[Point]) -> None:
+    if not points:
+        return
+    click.echo(f"{'total rank':>10}  {'largest':>7}  {'size':>9}  energy lost at best")
+    for point in points:
+        size, lost = show.size(point.bytes), f"{100 * point.energy_lost:.3g} %"
+        click.echo(f"{point.total_rank:>10}  {point.rank:>7}  {size:>9}  {lost:>19}")
+
+
+def show_merge(merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+    """What was kept and lost, and where it lies."""
     if as_json:
         name, options = name_of(merge.method), merge.method.options()
         made = {"out": str(out), "method": {"name": name, "options": options}}
@@ -153,5 +178,13 @@ def _what(todo: Plan, out: Path) -> str:
     outline = todo.outline
     return (
         f"{printable(out)}: {name_of(todo.method)}, {len(todo.sources.signatures)} modules, "
-        f"rank {outline.rank}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
+        f"{_ranks(todo)}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
     )
+
+
+def _ranks(todo: Plan) -> str:
+    outline = todo.outline
+    if not outline.ranks:
+        return f"rank {outline.rank}"
+    least = min(outline.rank, *outline.ranks.values())
+    return f"ranks {least} to {outline.largest}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import click
 
+from loramerge.budgets import parse_size
+from loramerge.errors import UsageError
 from loramerge.formats import Alpha
 from loramerge.selection import Alphas
 
@@ -49,10 +50,17 @@ def number(_: click.Context, __: click.Parameter, value: Any) -> Any:
 
 def size(_: click.Context, __: click.Parameter, text: str) -> float:
     """`500MB`, `1GB` or plain bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text, re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise click.BadParameter(f"{text!r} is no size such as 500MB or 1GB.")
-    return float(match[1]) * 1000.0 ** " kmg".index(match[2].lower() or " ")
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def budget(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """The same, kept as it was typed: a recipe shows it so."""
+    if text is not None:
+        size(context, parameter, text)
+    return text
 
 
 def weights(each: tuple[float, ...], together: str | None) -> list[float] | None:

@@ -24,6 +24,14 @@ def common_rank(ranks: Mapping[Target, int]) -> int:
     return max(1, -(-most // step)) * step
 
 
+def own_ranks(ranks: Mapping[Target, int]) -> dict[str, int]:
+    """The r that each module path needs for these ranks; what is stored in one tensor has one."""
+    paths: dict[str, dict[Target, int]] = defaultdict(dict)
+    for target, rank in ranks.items():
+        paths[target.path][target] = rank
+    return {path: common_rank(inside) for path, inside in paths.items()}
+
+
 def width(target: Target, rank: int) -> int:
     """The units that a target has where the config says r = `rank`."""
     return rank // _groups(target)

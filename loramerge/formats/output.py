@@ -21,7 +21,9 @@ from loramerge.formats.atomic import new_file, new_folder, writing
 from loramerge.formats.keys import Keys, Shelf, shapes, width
 from loramerge.formats.names import WEIGHTS
 from loramerge.formats.peft import CONFIG, load_file, load_folder
+from loramerge.formats.profiles import Profile
 from loramerge.formats.safetensors import Writer, open_file
+from loramerge.formats.safetensors import file_size as container_size
 from loramerge.formats.safetensors.dtypes import BITS
 from loramerge.target import Target
 
@@ -38,6 +40,8 @@ class Outline:
         config: adapter_config.json.
         recipe: what a bare file keeps of its making in its header.
         extras: tensors that are no pair.   apart: (source, key) -> those in a file of their own.
+        ranks: module path -> rank, for those that have another than `rank`.
+        profile: `portable` or `compact`.
     """
 
     shapes: Mapping[Target, tuple[int, int]]
@@ -47,6 +51,8 @@ class Outline:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     apart: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    profile: Profile = "portable"
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Tensor name -> (dtype, shape)."""
@@ -59,7 +65,12 @@ class Outline:
 
     def width(self, target: Target) -> int:
         """The units that a target is stored with."""
-        return width(target, self.rank)
+        return width(target, self.ranks.get(target.path, self.rank))
+
+    @property
+    def largest(self) -> int:
+        """The largest rank of a module."""
+        return max(self.rank, *self.ranks.values()) if self.ranks else self.rank
 
     @property
     def nbytes(self) -> int:
@@ -148,10 +159,19 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
         if not bare:
             _write_json(where / CONFIG, outline.config)
             _write_apart(where / APART, outline.apart)
-        metadata = outline.header() if bare else {"format": "pt"}
+        metadata = _metadata(outline, bare)
         weights = where if bare else where / WEIGHTS
         with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
             yield Draft(out, where, outline, writer, Shelf(Keys(outline.shapes), writer.write), bare)
+
+
+def file_size(outline: Outline, bare: bool) -> int:
+    """The bytes of the weights file that `create` would write."""
+    return container_size(outline.layout(), _metadata(outline, bare))
+
+
+def _metadata(outline: Outline, bare: bool) -> dict[str, str]:
+    return outline.header() if bare else {"format": "pt"}
 
 
 def is_bare(out: Path) -> bool:

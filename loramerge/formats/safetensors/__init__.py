@@ -2,6 +2,7 @@
 
     open_file(path) -> File      header only, everything in it checked
     File, TensorRef              what a file holds; `TensorRef.read()` fetches one tensor
+    file_size(layout, metadata)  the bytes of a file before it is written
     Writer(path, layout)         writes tensors in any order, to the same bytes
 
 Mapped pages count as memory, and a mapped file that shrinks kills the process; so files are read
@@ -9,6 +10,6 @@ with `pread`, into arrays of our own.
 """
 
 from loramerge.formats.safetensors.reading import File, Stored, TensorRef, open_file
-from loramerge.formats.safetensors.writing import Writer
+from loramerge.formats.safetensors.writing import Writer, file_size
 
-__all__ = ["File", "Stored", "TensorRef", "Writer", "open_file"]
+__all__ = ["File", "Stored", "TensorRef", "Writer", "file_size", "open_file"]

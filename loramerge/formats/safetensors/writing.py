@@ -40,12 +40,11 @@ class Writer:
     ) -> None:
         if len(metadata) > 1 or "__metadata__" in layout:
             raise ValueError("at most one metadata key, and no tensor named __metadata__")
-        typed = {key: (_dtype(name), tuple(shape)) for key, (name, shape) in layout.items()}
-        order = sorted(layout, key=lambda key: (-_RANK[layout[key][0]], key))
-        self._layout = {key: typed[key] for key in order}
+        self._layout = _ordered(layout)
         self._names = dict(layout)
-        self._header = _header(layout, metadata, self._offsets())
-        self._starts = {key: len(self._header) + at for key, (at, _) in self._offsets().items()}
+        self._offsets = _offsets(self._layout)
+        self._header = _header(layout, metadata, self._offsets)
+        self._starts = {key: len(self._header) + at for key, (at, _) in self._offsets.items()}
         self._written: set[str] = set()
         self._name = str(path) if name is None else name
         with writing(self._name):
@@ -71,7 +70,7 @@ class Writer:
         Raises:
             ValueError: the length differs.
         """
-        header = _header(self._names, metadata, self._offsets())
+        header = _header(self._names, metadata, self._offsets)
         if len(header) != len(self._header):
             raise ValueError(f"a header of {len(header)} bytes cannot replace one of {len(self._header)}")
         self._put(memoryview(header), 0)
@@ -100,13 +99,6 @@ class Writer:
         else:
             self._release()
 
-    def _offsets(self) -> dict[str, tuple[int, int]]:
-        offsets, end = {}, 0
-        for key, (dtype, shape) in self._layout.items():
-            start, end = end, end + math.prod(shape) * dtype.itemsize
-            offsets[key] = (start, end)
-        return offsets
-
     def _put(self, data: memoryview, start: int) -> None:
         done = 0
         with writing(self._name):
@@ -117,6 +109,26 @@ class Writer:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def file_size(layout: Layout, metadata: Mapping[str, str]) -> int:
+    """The bytes of a file before it is written."""
+    offsets = _offsets(_ordered(layout))
+    return len(_header(layout, metadata, offsets)) + max((stop for _, stop in offsets.values()), default=0)
+
+
+def _ordered(layout: Layout) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """In the order of the file."""
+    order = sorted(layout, key=lambda key: (-_RANK[layout[key][0]], key))
+    return {key: (_dtype(layout[key][0]), tuple(layout[key][1])) for key in order}
+
+
+def _offsets(ordered: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> dict[str, tuple[int, int]]:
+    offsets, end = {}, 0
+    for key, (dtype, shape) in ordered.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        offsets[key] = (start, end)
+    return offsets
 
 
 def _dtype(name: str) -> np.dtype[Any]:
