@@ -36,7 +36,7 @@ class Outline:
         shapes: target -> (out, in).   rank: of every module.   dtype: safetensors name.
         config: adapter_config.json.
         recipe: what a bare file keeps of its making in its header.
-        ranks: module path -> rank, for those that have another than `rank`.
+        ranks: place of a target -> rank, for those that have another than `rank`.
         profile: `portable` or `compact`.
     """
 
@@ -59,7 +59,7 @@ class Outline:
 
     def width(self, target: Target) -> int:
         """The units that a target is stored with."""
-        return width(target, self.ranks.get(target.path, self.rank))
+        return width(target, self.ranks.get(target.place, self.rank))
 
     @property
     def largest(self) -> int:
