@@ -11,7 +11,7 @@ import numpy as np
 from loramerge.backend import Array
 from loramerge.errors import UsageError
 
-SLIP = 4096  # bytes by which a header may shrink when a module gets one more unit
+SLIP = 512  # bytes by which a header may shrink when a module gets one more unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,17 +113,17 @@ class Fitting(Generic[Plan]):
         return max((int((squares > 0).sum(axis=1).max()) for _, squares in self.seen), default=1)
 
     def market(self, in_bytes: bool) -> tuple[list[str], Market]:
-        """Module paths, and what their units are worth; targets that are stored together are one group."""
+        """Places, and what their units are worth; targets that are stored together are one group."""
         outline = self.at(1).outline
         squares: dict[str, list[Array]] = defaultdict(list)
         for targets, batch in self.seen:
             for target, row in zip(targets, batch, strict=True):
-                squares[target.path].append(row)
+                squares[target.place].append(row)
         start: dict[str, int] = defaultdict(int)
         members: dict[str, int] = defaultdict(int)
         for target in outline.shapes:
-            start[target.path] = max(start[target.path], outline.width(target))
-            members[target.path] += 1
+            start[target.place] = max(start[target.place], outline.width(target))
+            members[target.place] += 1
         costs = unit_bytes(outline) if in_bytes else members
         gains = [_together(squares.get(path, [])) for path in start]
         count = np.array(list(start.values()))
@@ -139,11 +139,11 @@ def _together(squares: Sequence[Array]) -> Array:
 
 
 def unit_bytes(outline: Outline) -> Mapping[str, int]:
-    """Module path -> bytes of one more unit."""
+    """Place -> bytes of one more unit of all that is stored there."""
     keys, sizes = Keys(outline.shapes), dict[tuple[str, str], int]()
     for target, size in outline.shapes.items():
         for name, shape in zip(keys.of(target), shapes(target, size, 1), strict=True):
-            sizes[target.path, name] = prod(shape) * FLOATS[outline.dtype].itemsize
+            sizes[target.place, name] = prod(shape) * FLOATS[outline.dtype].itemsize
     totals: dict[str, int] = defaultdict(int)
     for (path, _), count in sizes.items():
         totals[path] += count

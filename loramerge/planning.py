@@ -254,10 +254,10 @@ def settle(
 
 def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:
     """Raises UsageError: a rank is for a module that is not there."""
-    paths = {target.path for target in targets}
-    for path in ranks:
-        if path not in paths:
-            raise UsageError(f"ranks has {printable(path)}, which is no module here.")
+    places = {target.place for target in targets}
+    for place in ranks:
+        if place not in places:
+            raise UsageError(f"ranks has {printable(place)}, which is no module here.")
     return ranks
 
 

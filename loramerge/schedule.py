@@ -87,7 +87,7 @@ class Schedule:
         weights: one for each source, as given.   rules: as given.
         lines: of the weights, then of every rule.   found: whether a rule fits a name.
         layers: the lowest and the highest number.
-        ranks: module path -> rank, where no rule gives one.
+        ranks: place of a target -> rank, where no rule gives one.
     """
 
     weights: tuple[Weight, ...]
@@ -131,7 +131,7 @@ class Schedule:
         at = self._rule(target)
         weights = self.lines[at].at(self._depth(target))
         ruled = self.rules[at - 1].rank if at else None
-        rank = self.ranks.get(target.path) if ruled is None else ruled
+        rank = self.ranks.get(target.place) if ruled is None else ruled
         return sized(method, rank), method.weights(weights)
 
     def groups(self, signatures: Mapping[Target, Signature]) -> list[dict[Target, Signature]]:
@@ -142,7 +142,7 @@ class Schedule:
         for target, signature in signatures.items():
             at = self._rule(target)
             weights = tuple(self.lines[at].at(self._depth(target)))
-            groups[at, weights, self.ranks.get(target.path)][target] = signature
+            groups[at, weights, self.ranks.get(target.place)][target] = signature
         return list(groups.values())
 
     def notes(self, names: Sequence[str], targets: Sequence[Target]) -> list[str]:

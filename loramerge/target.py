@@ -47,6 +47,11 @@ class Target:
     kind: Kind = field(default="linear", compare=False)
     layout: Layout = field(default=Layout(), compare=False)
 
+    @property
+    def place(self) -> str:
+        """The name that a config's patterns are held against: a module's, or an expert parameter's."""
+        return f"{self.path}.{self.parameter}" if self.kind == "expert" else self.path
+
     def __str__(self) -> str:
         prefix = "" if self.component == "model" else f"{self.component}."
         suffix = "" if self.parameter == "weight" else f".{self.parameter}"

@@ -25,7 +25,7 @@ pytestmark = [
     *QUIET,
     pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning"),
     # PEFT looks for the keys among modules, and then uses them for parameters all the same.
-    pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning"),
 ]
 CONVS = {"r": 4, "lora_alpha": 6, "target_modules": ["line", "point", "square", "cube"]}
 WORDS = {"r": 3, "lora_alpha": 5, "target_modules": ["emb", "lin"]}
@@ -432,3 +432,32 @@ def test_an_embedding_saved_whole_beside_its_update(tmp_path):
     merge = loramerge.combine([source], extras="first", out=tmp_path / "m")
     assert merge.adapter.config["modules_to_save"] is None
     assert distance(logits(load_adapters(llama, [tmp_path / "m"])), expected) < 1e-6
+
+
+@pytest.mark.parametrize("budget", [{"total_rank": 40}, {"size": 7000}], ids=str)
+def test_peft_does_with_a_compact_merge_what_was_decided(pair, budget, tmp_path):
+    make, sources = pair
+    options = {"profile": "compact", "dtype": "float64", **budget}
+    merge = loramerge.combine(sources, "svd", out=tmp_path / "m", **options)
+    loramerge.save(merge.adapter, tmp_path / "portable")
+    found, wanted = (zoo.output(zoo.load(make, [tmp_path / name])) for name in ("m", "portable"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
+    if "size" in budget:
+        assert (tmp_path / "m/adapter_model.safetensors").stat().st_size <= budget["size"]
+    else:
+        assert sum(slot.rank for slot in merge.adapter.slots.values()) <= budget["total_rank"]
+
+
+def test_compact_experts_have_ranks_by_parameter(tmp_path):
+    sources = [zoo.save(tmp_path / str(i), zoo.Mixture, i, MOE) for i in range(2)]
+    rules = [loramerge.Rule("1.experts.down_proj", rank=3), loramerge.Rule("experts.gate", rank=1)]
+    for out in ("m", "m.safetensors"):
+        merge = loramerge.combine(
+            sources, "svd", rules=rules, profile="compact", dtype="float64", out=tmp_path / out
+        )
+    assert len(merge.adapter.config["rank_pattern"]) >= 2
+    loramerge.save(loramerge.load(tmp_path / "m"), tmp_path / "portable")
+    found, wanted = (zoo.output(zoo.load(zoo.Mixture, [tmp_path / name])) for name in ("m", "portable"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
+    for target, update in loramerge.load(tmp_path / "m").items():
+        np.testing.assert_array_equal(update.dense(), merge.adapter[target].dense())

@@ -25,11 +25,11 @@ def common_rank(ranks: Mapping[Target, int]) -> int:
 
 
 def own_ranks(ranks: Mapping[Target, int]) -> dict[str, int]:
-    """The r that each module path needs for these ranks; what is stored in one tensor has one."""
-    paths: dict[str, dict[Target, int]] = defaultdict(dict)
+    """The r that each place needs for these ranks; what is stored in one tensor has one."""
+    places: dict[str, dict[Target, int]] = defaultdict(dict)
     for target, rank in ranks.items():
-        paths[target.path][target] = rank
-    return {path: common_rank(inside) for path, inside in paths.items()}
+        places[target.place][target] = rank
+    return {place: common_rank(inside) for place, inside in places.items()}
 
 
 def width(target: Target, rank: int) -> int:

@@ -39,9 +39,9 @@ class Outline:
         shapes: target -> (out, in).   rank: of every module.   dtype: safetensors name.
         config: adapter_config.json.
         recipe: what a bare file keeps of its making in its header.
-        extras: tensors that are no pair.   apart: (source, key) -> those in a file of their own.
-        ranks: module path -> rank, for those that have another than `rank`.
-        profile: `portable` or `compact`.
+    extras: tensors that are no pair.   apart: (source, key) -> those in a file of their own.
+    ranks: place of a target -> rank, for those that have another than `rank`.
+    profile: `portable` or `compact`.
     """
 
     shapes: Mapping[Target, tuple[int, int]]
@@ -65,7 +65,7 @@ class Outline:
 
     def width(self, target: Target) -> int:
         """The units that a target is stored with."""
-        return width(target, self.ranks.get(target.path, self.rank))
+        return width(target, self.ranks.get(target.place, self.rank))
 
     @property
     def largest(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.errors import UsageError
+from loramerge.errors import SourceError, UsageError
 from tests.files import SHAPES, content, folder, read, tensors
 
 RANKS = dict(zip(SHAPES, (1, 2, 3, 3), strict=True))
@@ -105,3 +105,23 @@ def test_the_command_line_and_a_recipe_know_it(cli, tmp_path):
     assert "ranks 1 to 4" in cli.err
     assert "llama.cpp would scale them wrongly" in cli.err
     assert json.loads((tmp_path / "m/loramerge.json").read_text())["settings"]["profile"] == "compact"
+
+
+RANKS_OF_STRANGERS = {
+    "a module that is not there": ({"x": 1}, "ranks has x, which is no module here"),
+    "no number": ({"layers.0.q": True}, "the rank of layers.0.q is True"),
+    "nothing": ({"layers.0.q": 0}, "the rank of layers.0.q is 0"),
+    "no table": ([1], "ranks is .*, not a table"),
+}
+
+
+@pytest.mark.parametrize(("ranks", "words"), RANKS_OF_STRANGERS.values(), ids=RANKS_OF_STRANGERS)
+def test_a_record_whose_ranks_cannot_be_is_refused(tmp_path, ranks, words):
+    lm.combine(["a", "b"], "svd", total_rank=7, profile="compact", out="m")
+    path = tmp_path / "m/loramerge.json"
+    record = json.loads(path.read_text())
+    assert sum(record["settings"]["ranks"].values()) == 7
+    record["settings"]["ranks"] = ranks
+    path.write_text(json.dumps(record))
+    with pytest.raises(SourceError, match=words):
+        lm.replay("m")
