@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,3 +41,20 @@ def workers(count: int) -> Iterator[Callable[[Callable[[Item], Result], Iterable
             return
         with ThreadPoolExecutor(count) as pool:
             yield pool.map
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory of large arrays instead of returning it to the system each time.
+
+    With glibc's defaults the page faults of fresh arrays took a third of a merge. For the command line, whose
+    process is ours; elsewhere than on glibc it does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # names of mallopt's parameters, from malloc.h
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, 1 << 29)
+        libc.mallopt(mmap_threshold, 1 << 25)

@@ -77,5 +77,5 @@ def bound(stored_up: Array, stored_down: Array, dtype: str) -> float:
     Every entry is off by half a spacing at most. Values that vanish in float16 are beyond it, on purpose.
     """
     up, down = wide(stored_up), wide(stored_down)
-    lengths = np.linalg.norm(up, axis=0), np.linalg.norm(down, axis=1)  # (k,)
-    return float((2 * dtypes.epsilon(dtype) * np.sum(lengths[0] * lengths[1])) ** 2)
+    squares = np.einsum("ij,ij->j", up, up), np.einsum("ij,ij->i", down, down)  # (k,)
+    return float((2 * dtypes.epsilon(dtype) * np.sqrt(squares[0] * squares[1]).sum()) ** 2)

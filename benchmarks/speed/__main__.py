@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.speed import peers, sections
 from benchmarks.speed.sections import Row
+from loramerge.backend import keep_freed_memory
 
 SECTIONS = (
     "start",
@@ -84,6 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    keep_freed_memory()  # as the command line does
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
     print(f"{platform.machine()}, {sections.cores()} cores, {versions}\n")
     print("| what | wall s | CPU s | anonymous | times cheaper than | goal |\n|---|---|---|---|---|---|")

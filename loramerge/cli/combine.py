@@ -9,6 +9,7 @@ import click
 
 from loramerge import dtypes
 from loramerge.algorithms import METHODS, name_of
+from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
 from loramerge.cli.options import DEFAULT, PICKLE_HELP, MethodCommand
@@ -106,6 +107,7 @@ def combine(
     if quiet and as_json:
         raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
     weights = values.weights(each, together)
+    keep_freed_memory()
     effort = Effort(threads, memory)
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
     if print_recipe:
