@@ -143,6 +143,10 @@ def inspect(
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN in a factor.
+
+    >>> facts = inspect("fixtures/a.safetensors")
+    >>> len(facts.modules), facts.modules[0].rank, facts.modules[0].scale, facts.oddities
+    (12, 8, 2.0, ())
     """
     adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle)
     found: dict[str, ModuleFacts] = {}

@@ -306,6 +306,10 @@ def plan(
 
     `bare` says whether it will be written as one file, which a `size` must know; by default as the sources.
     `ranks` are those that a record has for each module.
+
+    >>> todo = plan(["fixtures/a.safetensors", "fixtures/b.safetensors"], "svd")
+    >>> todo.method, todo.outline.rank, len(todo.outline.shapes)
+    (Svd(rank=8, energy=None), 8, 18)
     """
     sources, weights = gather(sources, weights)
     together = open_together(

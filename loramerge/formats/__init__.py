@@ -43,6 +43,9 @@ def load(
         SourceError: absent, cut short or malformed.
         IncompatibleError: no plain LoRA, or of unknown alpha.
         UsageError: an alpha for a source that says its own.
+
+    >>> load("fixtures/a.safetensors")
+    <Adapter fixtures/a.safetensors: 12 modules, rank 8>
     """
     if isinstance(source, Adapter):
         return source
@@ -79,6 +82,12 @@ def save(adapter: Adapter, out: str | Path, *, dtype: str | None = None, overwri
     Raises:
         OutputError: `out` exists and `overwrite` is not set, or cannot be written.
         IncompatibleError: a value does not fit the dtype.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(load("fixtures/b.safetensors"), f"{folder}/b", dtype="bfloat16")
+    ...     load(f"{folder}/b").dtype
+    'BF16'
     """
     kind = adapter.dtype if dtype is None else dtypes.parse(dtype)
     shapes = {target: slot.shape for target, slot in adapter.slots.items()}

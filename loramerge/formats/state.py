@@ -72,6 +72,10 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
     Raises:
         UsageError: another framework.
         IncompatibleError: a scaled value does not fit the dtype.
+
+    >>> unit = LowRank(np.ones((2, 1)), np.ones((1, 3)), scale=2.0)
+    >>> {key: value.shape for key, value in to_state_dict(Adapter.of({"q": unit})).items()}
+    {'base_model.model.q.lora_A.weight': (1, 3), 'base_model.model.q.lora_B.weight': (2, 1)}
     """
     if framework not in ("numpy", "torch"):
         raise UsageError(f"framework={framework!r} is not one of 'numpy', 'torch'.")
