@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -315,3 +318,15 @@ def test_the_merge_is_the_same_to_1e_6_when_products_are_rounded_otherwise(monke
             patch.setattr(np.linalg, "svd", shaken)
             kept[noise] = lm.combine(["a", "c.safetensors"], "svd", rank=2, dtype="float64").adapter
     assert lm.diff(*kept.values()).largest < 1e-6
+
+
+@pytest.mark.parametrize("method", ["svd", "lego"])
+def test_with_the_kernels_of_another_processor_it_is_the_same_merge(method, tmp_path):
+    """OpenBLAS is told that this is an old processor: other kernels, other last digits, one ΔW."""
+    fixtures = Path(__file__).resolve().parent.parent / "fixtures"
+    pair = [fixtures / "a.safetensors", fixtures / "b.safetensors"]
+    lm.combine(pair, method, rank=6, dtype="float64", out=tmp_path / "here")
+    command = [sys.executable, "-m", "loramerge", "replay", "here", "-o", "there", "--source", str(fixtures)]
+    old = {**os.environ, "OPENBLAS_CORETYPE": "Prescott"}
+    subprocess.run(command, cwd=tmp_path, env=old, check=True, capture_output=True)
+    assert lm.diff(tmp_path / "here", tmp_path / "there").largest < 1e-6
