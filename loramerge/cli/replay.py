@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from loramerge.backend import keep_freed_memory
 from loramerge.cli import show
 from loramerge.difference import Difference
 from loramerge.driver import run
@@ -36,6 +37,7 @@ def replay(record: Path, out: Path | None, sources: tuple[str, ...], overwrite: 
     """
     todo = prepare(record, *_places(sources))
     out = out or Path("replayed.safetensors" if todo.bare else "replayed")
+    keep_freed_memory()
     merge = run(todo.plan, out, overwrite=overwrite, progress=show.progress)
     if quiet:
         return click.echo(str(out))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.combine import show_merge, show_plan
 from loramerge.cli.options import PICKLE_HELP
@@ -70,6 +71,7 @@ def resize(
     """
     if quiet and as_json:
         raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
+    keep_freed_memory()
     effort, bare = Effort(threads), None if out is None else output.is_bare(out)
     sizes = {"rank": rank, "energy": energy, "total_rank": total_rank, "size": size}
     given = values.alphas((alpha,) if alpha else ())
