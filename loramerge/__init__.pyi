@@ -4,6 +4,7 @@ from loramerge.adapter import Provenance as Provenance
 from loramerge.algorithms import METHODS as METHODS
 from loramerge.algorithms import Average as Average
 from loramerge.algorithms import Cat as Cat
+from loramerge.algorithms import IsoC as IsoC
 from loramerge.algorithms import Lego as Lego
 from loramerge.algorithms import Linear as Linear
 from loramerge.algorithms import Method as Method

@@ -19,6 +19,7 @@ from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, name_of
 from loramerge.bases import ABSOLUTE
 from loramerge.formats.output import Outline
+from loramerge.scaling import Scale
 from loramerge.schedule import Schedule, Weight, plain
 
 SCHEMA = 1
@@ -47,6 +48,8 @@ class Planned(Protocol):
     def method(self) -> Method: ...
     @property
     def outline(self) -> Outline: ...
+    @property
+    def scale(self) -> Scale: ...
 
 
 def record(plan: Planned, digests: Digests) -> dict[str, Any]:
@@ -68,6 +71,7 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
             "profile": plan.outline.profile,
             "modules": rules,
             **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
+            **({"scale": plan.scale} if plan.scale != 1.0 else {}),
         },
         "versions": versions(),
     }

@@ -32,6 +32,7 @@ KEYS = (
     "allow_base_mismatch",
     "extras",
     "renormalise",
+    "scale",
     "modules",
 )
 SOURCE = ("source", "weight", "revision")
@@ -64,6 +65,7 @@ class Recipe:
     allow_base_mismatch: bool = False
     extras: str = "refuse"
     renormalise: bool = False
+    scale: float | str | None = None
     modules: tuple[Rule, ...] = ()
 
     @property
@@ -113,6 +115,7 @@ class Recipe:
             allow_base_mismatch=self.allow_base_mismatch,
             extras=self.extras,
             renormalise=self.renormalise,
+            scale=self.scale,
             effort=effort,
         )
         pairs = zip(todo.sources.whole, self.sources, strict=True)
@@ -145,6 +148,7 @@ class Recipe:
             "allow_base_mismatch": self.allow_base_mismatch,
             "extras": None if self.extras == "refuse" else self.extras,
             "renormalise": self.renormalise,
+            "scale": self.scale,
             "modules": [rule.to_plain() for rule in self.modules],
         }
         said = {key: value for key, value in values.items() if value not in (None, False, {}, [])}
@@ -182,6 +186,7 @@ def parse(values: Any, where: str) -> Recipe:
         modules=tuple(reader.rule(value) for value in _list(reader, given, "modules")),
         total_rank=reader.typed(given, "total_rank", int) if "total_rank" in given else None,
         size=_size(reader, given.get("size")),
+        scale=reader.scale(given["scale"]) if "scale" in given else None,
         **{
             key: reader.typed(given, key, str)
             for key in ("method", "dtype", "profile", "only", "exclude", "extras")

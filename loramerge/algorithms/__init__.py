@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.algorithms.average import Average
 from loramerge.algorithms.cat import Cat
+from loramerge.algorithms.iso_c import IsoC
 from loramerge.algorithms.lego import Lego
 from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Method, Traits
@@ -20,12 +21,14 @@ METHODS: dict[str, type[Method]] = {
     "cat": Cat,
     "svd": Svd,
     "lego": Lego,
+    "iso_c": IsoC,
 }
 
 __all__ = [
     "METHODS",
     "Average",
     "Cat",
+    "IsoC",
     "Lego",
     "Linear",
     "Method",

@@ -14,7 +14,8 @@ import numpy as np
 
 from loramerge.backend import Array
 from loramerge.errors import UsageError
-from loramerge.gram import Frame, Grams, weigh
+from loramerge.frames import Frame
+from loramerge.gram import Grams, weigh
 from loramerge.results import Result
 
 Default = TypeVar("Default")

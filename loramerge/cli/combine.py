@@ -56,6 +56,9 @@ from loramerge.planning import Effort, Plan
     "plain, exactly.")  # fmt: skip
 @click.option("--renormalise", is_flag=True, help="Where a source lacks a module, divide by the weights "
     "of those that have it, instead of counting it as zero.")  # fmt: skip
+@click.option("--scale", callback=values.scale, metavar="S", help="Strength of the merge: a number; `norm`, "
+    "every module as strong as its sources on average; `cosine`, modules weighed for the largest smallest "
+    "cosine with a source.  [default: 1]")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(
