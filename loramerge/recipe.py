@@ -16,7 +16,7 @@ import numpy as np
 
 from loramerge import dtypes
 from loramerge.adapter import Adapter
-from loramerge.algorithms import Method, name_of
+from loramerge.algorithms import Method, name_of, options_of, packages_of
 from loramerge.bases import ABSOLUTE
 from loramerge.formats.output import Outline
 from loramerge.scaling import Scale
@@ -64,7 +64,7 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "sources": [_source(*each) for each in sources],
-        "method": {"name": name_of(plan.method), "options": plan.method.options()},
+        "method": {"name": name_of(plan.method), "options": options_of(plan.method)},
         "settings": {
             **plan.sources.settings,
             "dtype": dtype,
@@ -73,7 +73,7 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
             **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
             **({"scale": plan.scale} if plan.scale != 1.0 else {}),
         },
-        "versions": versions(),
+        "versions": versions(plan.method),
     }
 
 
@@ -96,9 +96,10 @@ def scales_digest(adapter: Adapter) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def versions() -> dict[str, str]:
+def versions(method: Method) -> dict[str, str]:
     """What the last digits depend on."""
     return {
+        **packages_of(method),
         "loramerge": version("loramerge"),
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -86,6 +86,10 @@ class Method(ABC):
         for f in fields(self):
             _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
 
+    def at(self, module: str) -> Method:
+        """The method for one module, if it is not the same for all."""
+        return self
+
     def weights(self, weights: Array) -> Array:
         """The weights as the method uses them; the report compares the merge with their sum."""
         return weights
