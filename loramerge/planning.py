@@ -68,7 +68,7 @@ class Effort:
         return self.memory / self.workers
 
 
-EFFORT = Effort()
+EFFORT: Effort = Effort()
 
 
 @dataclass(frozen=True, eq=False)

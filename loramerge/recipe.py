@@ -9,12 +9,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
 
-from loramerge import dtypes
+from loramerge import __version__, dtypes
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, name_of, options_of, packages_of
 from loramerge.bases import ABSOLUTE
@@ -100,7 +99,7 @@ def versions(method: Method) -> dict[str, str]:
     """What the last digits depend on."""
     return {
         **packages_of(method),
-        "loramerge": version("loramerge"),
+        "loramerge": __version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform}-{platform.machine()}",

@@ -1,4 +1,4 @@
-"""Merge methods: one file each, one line in this table."""
+"""Merge methods: one file each, one line in the table of `table.py`."""
 
 from __future__ import annotations
 
@@ -7,39 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from loramerge.algorithms import plugins
-from loramerge.algorithms.average import Average
-from loramerge.algorithms.cat import Cat
-from loramerge.algorithms.iso_c import IsoC
-from loramerge.algorithms.lego import Lego
-from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Method, Traits
-from loramerge.algorithms.svd import Svd
+from loramerge.algorithms.table import METHODS
 from loramerge.algorithms.wrapping import Only, only
 from loramerge.errors import UsageError
 
-METHODS: dict[str, type[Method]] = {
-    "linear": Linear,
-    "average": Average,
-    "cat": Cat,
-    "svd": Svd,
-    "lego": Lego,
-    "iso_c": IsoC,
-}
-
-_OWN = {*METHODS.values(), Only}
-
 __all__ = [
     "METHODS",
-    "Average",
-    "Cat",
-    "IsoC",
-    "Lego",
-    "Linear",
     "Method",
-    "Svd",
     "Traits",
+    "find",
     "make",
     "name_of",
+    "not_an_option",
     "only",
     "options_of",
     "packages_of",
@@ -79,9 +59,13 @@ def options_of(method: Method) -> dict[str, Any]:
 def packages_of(method: Method) -> dict[str, str]:
     """The packages that bring a method, and those inside it, with their versions; none for our own."""
     inner = [value for value in method.options().values() if isinstance(value, Method)]
-    points = [plugins.entry_of(type(each)) for each in (method, *inner) if type(each) not in _OWN]
+    points = [plugins.entry_of(type(each)) for each in (method, *inner) if not _ours(each)]
     dists = [point.dist for point in points if point is not None and point.dist is not None]
     return {dist.name: dist.version for dist in dists}
+
+
+def _ours(method: Method) -> bool:
+    return isinstance(method, Only) or METHODS.name_of(type(method)) is not None
 
 
 def _wrapped(options: Mapping[str, Any]) -> Method:
@@ -125,7 +109,7 @@ def name_of(method: Method) -> str:
     """The name of a method in the table, or by which its package brings it."""
     if isinstance(method, Only):
         return "only"
-    own = next((name for name, cls in METHODS.items() if cls is type(method)), None)
+    own = METHODS.name_of(type(method))
     if own is None and (point := plugins.entry_of(type(method))) is not None:
         return point.name
     return own or type(method).__name__

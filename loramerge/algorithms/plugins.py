@@ -7,11 +7,13 @@ mine = "my_package.merging:Mine"
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loramerge.algorithms.method import Method
 from loramerge.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "loramerge.methods"
 
@@ -19,6 +21,8 @@ GROUP = "loramerge.methods"
 @cache
 def installed() -> dict[str, EntryPoint]:
     """Name -> entry point of every method that some package brings, in order of names; none is loaded."""
+    from importlib.metadata import entry_points  # a merge by a method of ours does not need it
+
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value))}
 
 
