@@ -16,7 +16,9 @@ __version__ = "0.1.0"
 
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
-    "algorithms": "METHODS Average Cat IsoC Lego Linear Method Svd",
+    "algorithms": (
+        "METHODS Average Breadcrumbs Cat Dare DareTies Della Emr IsoC Lego Linear Magnitude Method Sce Svd Ties"
+    ),
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -11,6 +11,14 @@ from loramerge.algorithms.cat import Cat
 from loramerge.algorithms.iso_c import IsoC
 from loramerge.algorithms.lego import Lego
 from loramerge.algorithms.linear import Linear
+from loramerge.algorithms.breadcrumbs import Breadcrumbs
+from loramerge.algorithms.dare import Dare
+from loramerge.algorithms.dare_ties import DareTies
+from loramerge.algorithms.della import Della
+from loramerge.algorithms.emr import Emr
+from loramerge.algorithms.magnitude import Magnitude
+from loramerge.algorithms.sce import Sce
+from loramerge.algorithms.ties import Ties
 from loramerge.algorithms.method import Method, Traits
 from loramerge.algorithms.svd import Svd
 from loramerge.errors import UsageError
@@ -22,6 +30,14 @@ METHODS: dict[str, type[Method]] = {
     "svd": Svd,
     "lego": Lego,
     "iso_c": IsoC,
+    "ties": Ties,
+    "dare": Dare,
+    "dare_ties": DareTies,
+    "magnitude": Magnitude,
+    "della": Della,
+    "breadcrumbs": Breadcrumbs,
+    "sce": Sce,
+    "emr": Emr,
 }
 
 __all__ = [
@@ -33,6 +49,14 @@ __all__ = [
     "Linear",
     "Method",
     "Svd",
+    "Breadcrumbs",
+    "Dare",
+    "DareTies",
+    "Della",
+    "Emr",
+    "Magnitude",
+    "Sce",
+    "Ties",
     "Traits",
     "make",
     "name_of",
@@ -54,7 +78,7 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         return method
     cls = find(method)
     for name in options:
-        if name not in cls.__dataclass_fields__:
+        if name not in cls.names():
             raise UsageError(not_an_option(name, method))
     return cls(**options)
 
@@ -74,7 +98,7 @@ def find(name: str) -> type[Method]:
 
 def not_an_option(name: str, method: str) -> str:
     """Why `name` cannot be given to `method`: it is another method's option, or nobody's."""
-    owners = [other for other, cls in METHODS.items() if name in cls.__dataclass_fields__]
+    owners = [other for other, cls in METHODS.items() if name in cls.names()]
     if owners:
         return f"{name} is an option of {', '.join(owners)}, not of {method}."
     return f"{method} has no option {name}."
