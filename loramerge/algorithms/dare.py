@@ -24,7 +24,7 @@ class Dare(Dropping):
 
     Limits: what chance adds has full rank: a rank cuts most of that off again, and what is left is near the sum.
     Entries are chosen by seed, name of the source, module and place: a source by another name is dropped
-    elsewhere, and sources of one name are told apart by their order.
+    elsewhere.
 
     >>> import numpy as np
     >>> import loramerge as lm
