@@ -16,9 +16,21 @@ __version__ = "0.1.0"
 
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
-    "algorithms": (
-        "METHODS Average Breadcrumbs Cat Dare DareTies Della Emr IsoC Lego Linear Magnitude Method Sce Svd Ties"
-    ),
+    "algorithms": "METHODS Method only",
+    "algorithms.average": "Average",
+    "algorithms.breadcrumbs": "Breadcrumbs",
+    "algorithms.cat": "Cat",
+    "algorithms.dare": "Dare",
+    "algorithms.dare_ties": "DareTies",
+    "algorithms.della": "Della",
+    "algorithms.emr": "Emr",
+    "algorithms.iso_c": "IsoC",
+    "algorithms.lego": "Lego",
+    "algorithms.linear": "Linear",
+    "algorithms.magnitude": "Magnitude",
+    "algorithms.sce": "Sce",
+    "algorithms.svd": "Svd",
+    "algorithms.ties": "Ties",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",
