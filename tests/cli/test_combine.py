@@ -183,7 +183,10 @@ def test_the_same_source_twice_takes_the_same_alpha(cli, tmp_path):
 USAGE = {
     "no source": ([], "Missing argument"),
     "an unknown option": (["a", "--frobnicate"], "No such option"),
-    "an option of another method": (["a", "--variant", "ctm"], "--variant is an option of lego, not of linear"),
+    "an option of another method": (
+        ["a", "--variant", "ctm"],
+        "--variant is an option of lego, not of linear",
+    ),
     "another": (
         ["a", "--method", "cat", "--energy", "0.5"],
         "--energy is an option of linear, average, svd, lego",
