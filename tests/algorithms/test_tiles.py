@@ -17,8 +17,17 @@ from loramerge.algorithms.refit import refit, squares
 from loramerge.algorithms.search import Search
 from loramerge.algorithms.thresholds import Bracket, guessed, largest, look, narrowed
 from loramerge.algorithms.tiles import dense as tiles_of
+from loramerge.backend import workers
 from loramerge.errors import UsageError
 from tests.adapters import cast, dense, distance, merged, random_adapters, truncated, units_of
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in a worker: more threads wait for each other."""
+    with workers(1):
+        yield
+
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 SHAPE = {"q": (150, 1100)}  # more than one tile both ways
@@ -33,7 +42,7 @@ def grams_of(sources, weights=None):
 
 
 def value_sets():
-    spread = st.lists(st.floats(0, 1e30, width=32), min_size=1, max_size=60)
+    spread = st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=60)
     tied = st.lists(st.sampled_from([0.0, 1.0, 1.0 + 2**-23, 2.0]), min_size=1, max_size=60)
     return st.one_of(spread, tied)
 
@@ -131,9 +140,8 @@ def flips(method, sources):
     as a share of that."""
     single = tiles_of(grams_of([cast(s, np.float32) for s in sources]), 0)
     rounded = [cast(cast(s, np.float32), np.float64) for s in sources]
-    nudge = LowRank(np.full((150, 1), 1e-200), np.full((1, 1100), 1 / 3))  # no float32 number: all in float64
+    nudge = LowRank(np.full((150, 1), 1e-9), np.full((1, 1100), 1 / 3))  # no float32 number: all in float64
     double = tiles_of(grams_of([*rounded, Adapter.of({"q": nudge}, "nudge")]), 0)
-    double = replace(double, ups=double.ups[:-1], downs=double.downs[:-1], present=(0, 1), weights=np.ones(2))
     low, high = (tiled.limits(method, each).low for each in (single, double))
     away = []
     for tile in single.tiles():
@@ -168,7 +176,7 @@ def test_votes_of_float32_differ_only_where_they_cancel():
 def test_large_modules_need_one_matrix_and_little_more(method):
     """At most the merged matrix in float32 and 64 MB, however many sources there are."""
     rng = np.random.default_rng(0)
-    shape = 3000, 4000
+    shape = 2500, 3000
     sources = [
         Adapter.of(
             {
@@ -245,30 +253,30 @@ def test_batches_and_threads_change_no_limit(method, space):
 
 def hard(kind):
     rng = np.random.default_rng(0)
-    shape = 300, 420
+    shape = 220, 260
     low = rng.standard_normal((shape[0], 12)) @ rng.standard_normal((12, shape[1]))
     return {
         "a trimmed sum": np.where(np.abs(low) > 4, low, 0),
         "noise": rng.standard_normal(shape),
         "low rank and noise": low + 0.5 * rng.standard_normal(shape),
-        "equal values": np.linalg.qr(rng.standard_normal((420, 300)))[0].T,
+        "equal values": np.linalg.qr(rng.standard_normal((260, 220)))[0].T,
         "low rank": low,
-        "one entry": np.eye(*shape, 7) * (np.arange(420) == 12),
+        "one entry": np.eye(*shape, 7) * (np.arange(260) == 12),
     }[kind]
 
 
 @pytest.mark.parametrize(
     "kind", ["a trimmed sum", "noise", "low rank and noise", "equal values", "low rank", "one entry"]
 )
-@pytest.mark.parametrize("rank", [1, 16, 64, 300])
+@pytest.mark.parametrize("rank", [1, 16, 64, 220])
 @pytest.mark.parametrize("start", ["span", "nothing", "wrong"])
 def test_a_refit_loses_what_the_best_one_loses(kind, rank, start):
     matrix = hard(kind)
-    begun = {"span": matrix[:12], "nothing": matrix[:0], "wrong": np.eye(420)[400:]}[start]
+    begun = {"span": matrix[:12], "nothing": matrix[:0], "wrong": np.eye(260)[250:]}[start]
     best = np.linalg.svd(matrix, compute_uv=False)
     least = float((best[rank:] ** 2).sum())
     fit = refit(matrix, rank, begun)
-    assert fit.up.shape == (300, rank)
+    assert fit.up.shape == (220, rank)
     assert fit.whole == pytest.approx((matrix**2).sum())
     lost = float(((matrix - fit.up @ fit.down) ** 2).sum())
     assert lost <= least + 1e-6 * fit.whole
