@@ -155,7 +155,10 @@ class Plan:
 
     def again(self, method: Method, schedule: Schedule) -> Plan:
         """The same merge with other ranks."""
-        units = {t: schedule.way(method, t)[0].size(ranks) for t, ranks in self.work.signatures.items()}
+        units = {
+            t: schedule.way(method, t)[0].width(ranks, self.work.shape(t))
+            for t, ranks in self.work.signatures.items()
+        }
         outline = self.sources.outline(units, self.outline.dtype, self.outline.profile)
         policy = self.sources.settings["extras"]
         kept = settle_extras(self.sources.adapters, self.weights, policy, outline.shapes)
@@ -252,10 +255,12 @@ def settle(
     shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
     open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, check_scale(scale))
     most = max(a.rank for a in sources.adapters)
+    if budget is not None:
+        looking(chosen, budget)  # says what does not go together, before anything is read
+    while chosen.observes:  # some methods look more than once: a bracket first, then what is in it
+        observed = observe(chosen, work, schedule)
+        chosen = chosen.decide([array for _, array in observed], most)
     if budget is None:
-        while chosen.observes:  # some methods look more than once: a bracket first, then what is in it
-            observed = observe(chosen, work, schedule)
-            chosen = chosen.decide([array for _, array in observed], most)
         return open_.again(chosen.decide([], most), schedule)
     seen = observe(looking(chosen, budget), work, schedule)
     as_file = sources.bare if bare is None else bare
