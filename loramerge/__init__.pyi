@@ -5,9 +5,12 @@ from loramerge.algorithms import METHODS as METHODS
 from loramerge.algorithms import Average as Average
 from loramerge.algorithms import Cat as Cat
 from loramerge.algorithms import IsoC as IsoC
+from loramerge.algorithms import Karcher as Karcher
 from loramerge.algorithms import Lego as Lego
 from loramerge.algorithms import Linear as Linear
 from loramerge.algorithms import Method as Method
+from loramerge.algorithms import ModelStock as ModelStock
+from loramerge.algorithms import Slerp as Slerp
 from loramerge.algorithms import Svd as Svd
 from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff

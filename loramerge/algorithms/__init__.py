@@ -9,9 +9,12 @@ from typing import Any
 from loramerge.algorithms.average import Average
 from loramerge.algorithms.cat import Cat
 from loramerge.algorithms.iso_c import IsoC
+from loramerge.algorithms.karcher import Karcher
 from loramerge.algorithms.lego import Lego
 from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Method, Traits
+from loramerge.algorithms.model_stock import ModelStock
+from loramerge.algorithms.slerp import Slerp
 from loramerge.algorithms.svd import Svd
 from loramerge.errors import UsageError
 
@@ -22,6 +25,9 @@ METHODS: dict[str, type[Method]] = {
     "svd": Svd,
     "lego": Lego,
     "iso_c": IsoC,
+    "slerp": Slerp,
+    "karcher": Karcher,
+    "model_stock": ModelStock,
 }
 
 __all__ = [
@@ -29,9 +35,12 @@ __all__ = [
     "Average",
     "Cat",
     "IsoC",
+    "Karcher",
     "Lego",
     "Linear",
     "Method",
+    "ModelStock",
+    "Slerp",
     "Svd",
     "Traits",
     "make",
