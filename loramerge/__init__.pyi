@@ -4,6 +4,9 @@ from loramerge.adapter import Provenance as Provenance
 from loramerge.algorithms import METHODS as METHODS
 from loramerge.algorithms import Average as Average
 from loramerge.algorithms import Cat as Cat
+from loramerge.algorithms import Fair as Fair
+from loramerge.algorithms import FedAvg as FedAvg
+from loramerge.algorithms import Ffa as Ffa
 from loramerge.algorithms import IsoC as IsoC
 from loramerge.algorithms import Karcher as Karcher
 from loramerge.algorithms import Lego as Lego

@@ -24,6 +24,9 @@ from loramerge import (
     Adapter,
     Average,
     Cat,
+    Fair,
+    FedAvg,
+    Ffa,
     IsoC,
     Karcher,
     Lego,
@@ -36,7 +39,7 @@ from loramerge import (
     from_state_dict,
 )
 from loramerge.algorithms.sized import Sized
-from loramerge.errors import UsageError
+from loramerge.errors import IncompatibleError, UsageError
 from tests.adapters import (
     cast,
     changed,
@@ -92,6 +95,11 @@ ROWS = {
     "model_stock": ModelStock(),
     "model_stock, rank 3": ModelStock(rank=3),
     "model_stock, 90 %": ModelStock(energy=0.9),
+    "ffa": Ffa(),
+    "fair": Fair(),
+    "fair, λ = 0": Fair(ridge=0.0),
+    "fair, λ = 1": Fair(ridge=1.0),
+    "fedavg": FedAvg(),
 }
 TRUNCATING = {name: ROWS[name] for name in ("linear, rank 3", "average, rank 3", "svd, rank 3")}
 
@@ -122,10 +130,22 @@ every_method = pytest.mark.parametrize("method", ROWS.values(), ids=ROWS)
 every_merge = pytest.mark.parametrize(("sources", "weights"), MERGES.values(), ids=MERGES)
 
 
+def alike(sources, shared):
+    """The adapters at one rank in every module, and with one A there if it is to be shared."""
+    had = {target: [s[target] for s in sources if target in s] for source in sources for target in source}
+
+    def cut(target, u):
+        rank = min(each.rank for each in had[target])
+        return LowRank(u.up[:, :rank], (had[target][0] if shared else u).down[:rank], u.scale)
+
+    return [Adapter.of({t.path: cut(t, s[t]) for t in s}, s.name) for s in sources]
+
+
 def taken(method, sources, weights):
-    """As many of the sources as the method takes, at weights that have a meaning for it."""
+    """As many of the sources as the method takes, of ranks that it takes, at weights that it knows."""
     traits = method.traits
     sources, weights = sources[: traits.most], weights[: traits.most]
+    sources = sources if traits.units == "any" else alike(sources, traits.units == "shared")
     return sources, weights if traits.negative else [abs(weight) for weight in weights]
 
 
@@ -194,8 +214,11 @@ GAUGES = {
 @pytest.mark.parametrize("gauge", GAUGES.values(), ids=GAUGES)
 def test_only_the_updates_matter_if_the_method_says_so(method, gauge):
     def apart(sources, weights):
-        other = [changed(sources[0], gauge), *sources[1:]]
-        return distance(merged(other, method, weights), merged(sources, method, weights))
+        other, same = [changed(sources[0], gauge), *sources[1:]], merged(sources, method, weights)
+        try:
+            return distance(merged(other, method, weights), same)
+        except IncompatibleError:  # an A that is shared no longer
+            return np.inf
 
     claim(method.traits.gauge == "invariant", [apart(*merge) for merge in merges_for(method)])
 
@@ -307,8 +330,8 @@ def test_all_sources_times_a_number_give_the_merge_times_it(method):
 @pytest.mark.parametrize(("weight", "length"), [(0.0, 1.0), (1.0, 1.0), (1.0, 1e8)])
 def test_an_untrained_adapter_adds_nothing(method, sources, weights, weight, length):
     """Its lora_B is zero, whatever its lora_A. In a mean it still counts, unless its weight is zero."""
-    untrained = changed(zero(sources[0]), lambda u: LowRank(u.up, u.down * length, u.scale))
     sources, weights = taken(method, sources, weights)
+    untrained = changed(zero(sources[0]), lambda u: LowRank(u.up, u.down * length, u.scale))
     sources, weights = (list(all_)[: (method.traits.most or 0) - 1 or None] for all_ in (sources, weights))
     more = merged([*sources, untrained], method, [*weights, weight])
     diluted = method.traits.shares and weight != 0
@@ -332,7 +355,8 @@ def test_no_module_gets_more_units_than_asked_for(method, sources, weights):
     asked = getattr(merge.method, "rank", None)
 
     def units(target):
-        total = sum(source[target].rank for source in sources if target in source)
+        ranks = [source[target].rank for source in sources if target in source]
+        total = sum(ranks) if method.traits.units == "any" else max(ranks)
         fold = min(merge.adapter[target].shape) if method.traits.sums else total
         return min(asked or total, total, fold)
 
@@ -354,6 +378,18 @@ def test_weights_below_zero_are_refused_where_they_mean_nothing(method):
     else:
         with pytest.raises(UsageError, match=r"no weight below zero; source 2 has -0\.5"):
             merged(sources, method, weights)
+
+
+@every_method
+def test_sources_that_do_not_fit_together_are_refused_by_the_module(method):
+    """Of another rank, or with an A of their own, where unit i of one goes with unit i of the other."""
+    for ranks, refused in (((2, 3), method.traits.units != "any"), ((2, 2), method.traits.units == "shared")):
+        sources = random_adapters(0, ranks)
+        if refused:
+            with pytest.raises(IncompatibleError, match=r"layers\.0\.[qv] "):
+                merged(sources, method)
+        else:
+            assert all(np.isfinite(matrix).all() for matrix in merged(sources, method).values())
 
 
 # --- numbers --------------------------------------------------------------------------------------

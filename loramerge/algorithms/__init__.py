@@ -8,6 +8,9 @@ from typing import Any
 
 from loramerge.algorithms.average import Average
 from loramerge.algorithms.cat import Cat
+from loramerge.algorithms.fair import Fair
+from loramerge.algorithms.fedavg import FedAvg
+from loramerge.algorithms.ffa import Ffa
 from loramerge.algorithms.iso_c import IsoC
 from loramerge.algorithms.karcher import Karcher
 from loramerge.algorithms.lego import Lego
@@ -28,12 +31,18 @@ METHODS: dict[str, type[Method]] = {
     "slerp": Slerp,
     "karcher": Karcher,
     "model_stock": ModelStock,
+    "ffa": Ffa,
+    "fair": Fair,
+    "fedavg": FedAvg,
 }
 
 __all__ = [
     "METHODS",
     "Average",
     "Cat",
+    "Fair",
+    "FedAvg",
+    "Ffa",
     "IsoC",
     "Karcher",
     "Lego",

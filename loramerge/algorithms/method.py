@@ -130,6 +130,11 @@ class Method(ABC):
     def remix(self, grams: Grams) -> Result:
         """The merged units of one batch, weights already folded in."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that whoever merges with it should read."""
+        return ()
+
     @classmethod
     def description(cls) -> str:
         """The docstring without its example: what it is for, formula, source, limits."""

@@ -68,7 +68,7 @@ def inners(grams: Grams, sources: int) -> Array:
 
 
 def directions(inners: Array) -> tuple[Array, Array]:
-    """Cosines (M, T, T) of the updates and their norms (M, T); an update of zero has the cosine 0 with all."""
+    """Cosines (M, T, T) of the updates and their norms (M, T); an update of zero has cosines of 0."""
     norms = np.sqrt(inners.diagonal(axis1=1, axis2=2))
     safe = np.where(norms > 0, norms, 1.0)
     return np.clip(inners / (safe[:, :, None] * safe[:, None, :]), -1.0, 1.0), norms

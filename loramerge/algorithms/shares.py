@@ -24,7 +24,7 @@ def shares(weights: Array) -> Array:
 
 
 def positive_shares(weights: Array, method: str) -> Array:
-    """The same for a mean of directions, which knows no weight below zero.
+    """The same for a mean that knows no weight below zero.
 
     Raises:
         UsageError: a weight is negative, or all are zero.
@@ -32,7 +32,7 @@ def positive_shares(weights: Array, method: str) -> Array:
     if (weights < 0).any():
         worst = int(np.argmin(weights))
         raise UsageError(
-            f"{method} is a mean of directions and takes no weight below zero; source {worst + 1} has "
-            f"{weights[worst]:g}. To subtract a skill use --method linear."
+            f"{method} takes no weight below zero; source {worst + 1} has {weights[worst]:g}. To subtract a "
+            "skill use --method linear."
         )
     return shares(weights)
