@@ -16,7 +16,10 @@ __version__ = "0.1.0"
 
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
-    "algorithms": "METHODS Average Cat Fair FedAvg Ffa IsoC Karcher Lego Linear Method ModelStock Slerp Svd",
+    "algorithms": (
+        "METHODS Average Breadcrumbs Cat Dare DareTies Della Emr Fair FedAvg Ffa IsoC Karcher Lego Linear "
+        "Magnitude Method ModelStock Sce Slerp Svd Ties"
+    ),
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -3,7 +3,12 @@ from loramerge.adapter import BaseModel as BaseModel
 from loramerge.adapter import Provenance as Provenance
 from loramerge.algorithms import METHODS as METHODS
 from loramerge.algorithms import Average as Average
+from loramerge.algorithms import Breadcrumbs as Breadcrumbs
 from loramerge.algorithms import Cat as Cat
+from loramerge.algorithms import Dare as Dare
+from loramerge.algorithms import DareTies as DareTies
+from loramerge.algorithms import Della as Della
+from loramerge.algorithms import Emr as Emr
 from loramerge.algorithms import Fair as Fair
 from loramerge.algorithms import FedAvg as FedAvg
 from loramerge.algorithms import Ffa as Ffa
@@ -11,10 +16,13 @@ from loramerge.algorithms import IsoC as IsoC
 from loramerge.algorithms import Karcher as Karcher
 from loramerge.algorithms import Lego as Lego
 from loramerge.algorithms import Linear as Linear
+from loramerge.algorithms import Magnitude as Magnitude
 from loramerge.algorithms import Method as Method
 from loramerge.algorithms import ModelStock as ModelStock
+from loramerge.algorithms import Sce as Sce
 from loramerge.algorithms import Slerp as Slerp
 from loramerge.algorithms import Svd as Svd
+from loramerge.algorithms import Ties as Ties
 from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff
 from loramerge.driver import Merge as Merge

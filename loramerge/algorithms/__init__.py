@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from loramerge.algorithms.average import Average
+from loramerge.algorithms.breadcrumbs import Breadcrumbs
 from loramerge.algorithms.cat import Cat
+from loramerge.algorithms.dare import Dare
+from loramerge.algorithms.dare_ties import DareTies
+from loramerge.algorithms.della import Della
+from loramerge.algorithms.emr import Emr
 from loramerge.algorithms.fair import Fair
 from loramerge.algorithms.fedavg import FedAvg
 from loramerge.algorithms.ffa import Ffa
@@ -15,10 +20,13 @@ from loramerge.algorithms.iso_c import IsoC
 from loramerge.algorithms.karcher import Karcher
 from loramerge.algorithms.lego import Lego
 from loramerge.algorithms.linear import Linear
+from loramerge.algorithms.magnitude import Magnitude
 from loramerge.algorithms.method import Method, Traits
 from loramerge.algorithms.model_stock import ModelStock
+from loramerge.algorithms.sce import Sce
 from loramerge.algorithms.slerp import Slerp
 from loramerge.algorithms.svd import Svd
+from loramerge.algorithms.ties import Ties
 from loramerge.errors import UsageError
 
 METHODS: dict[str, type[Method]] = {
@@ -34,12 +42,25 @@ METHODS: dict[str, type[Method]] = {
     "ffa": Ffa,
     "fair": Fair,
     "fedavg": FedAvg,
+    "ties": Ties,
+    "dare": Dare,
+    "dare_ties": DareTies,
+    "magnitude": Magnitude,
+    "della": Della,
+    "breadcrumbs": Breadcrumbs,
+    "sce": Sce,
+    "emr": Emr,
 }
 
 __all__ = [
     "METHODS",
     "Average",
+    "Breadcrumbs",
     "Cat",
+    "Dare",
+    "DareTies",
+    "Della",
+    "Emr",
     "Fair",
     "FedAvg",
     "Ffa",
@@ -47,10 +68,13 @@ __all__ = [
     "Karcher",
     "Lego",
     "Linear",
+    "Magnitude",
     "Method",
     "ModelStock",
+    "Sce",
     "Slerp",
     "Svd",
+    "Ties",
     "Traits",
     "make",
     "name_of",
@@ -72,7 +96,7 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         return method
     cls = find(method)
     for name in options:
-        if name not in cls.__dataclass_fields__:
+        if name not in cls.names():
             raise UsageError(not_an_option(name, method))
     return cls(**options)
 
@@ -92,7 +116,7 @@ def find(name: str) -> type[Method]:
 
 def not_an_option(name: str, method: str) -> str:
     """Why `name` cannot be given to `method`: it is another method's option, or nobody's."""
-    owners = [other for other, cls in METHODS.items() if name in cls.__dataclass_fields__]
+    owners = [other for other, cls in METHODS.items() if name in cls.names()]
     if owners:
         return f"{name} is an option of {', '.join(owners)}, not of {method}."
     return f"{method} has no option {name}."
