@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
     "algorithms": (
-        "METHODS Average Breadcrumbs Cat Dare DareTies Della Emr Fair FedAvg Ffa IsoC Karcher Lego Linear "
-        "Magnitude Method ModelStock Sce Slerp Svd Ties"
+        "METHODS Average Breadcrumbs Cat Dare DareTies Della Emr Fair FedAvg Ffa IsoC Karcher Knots Lego "
+        "Linear Magnitude Method ModelStock Sce Slerp Svd Ties"
     ),
     "difference": "Difference diff",
     "driver": "Merge combine",

@@ -14,6 +14,7 @@ from loramerge.algorithms import FedAvg as FedAvg
 from loramerge.algorithms import Ffa as Ffa
 from loramerge.algorithms import IsoC as IsoC
 from loramerge.algorithms import Karcher as Karcher
+from loramerge.algorithms import Knots as Knots
 from loramerge.algorithms import Lego as Lego
 from loramerge.algorithms import Linear as Linear
 from loramerge.algorithms import Magnitude as Magnitude

@@ -18,6 +18,7 @@ from loramerge.algorithms.fedavg import FedAvg
 from loramerge.algorithms.ffa import Ffa
 from loramerge.algorithms.iso_c import IsoC
 from loramerge.algorithms.karcher import Karcher
+from loramerge.algorithms.knots import Knots
 from loramerge.algorithms.lego import Lego
 from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.magnitude import Magnitude
@@ -36,6 +37,7 @@ METHODS: dict[str, type[Method]] = {
     "svd": Svd,
     "lego": Lego,
     "iso_c": IsoC,
+    "knots": Knots,
     "slerp": Slerp,
     "karcher": Karcher,
     "model_stock": ModelStock,
@@ -66,6 +68,7 @@ __all__ = [
     "Ffa",
     "IsoC",
     "Karcher",
+    "Knots",
     "Lego",
     "Linear",
     "Magnitude",

@@ -109,7 +109,7 @@ def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> De
     present = tuple(t for t, units in mine.items() if len(units))
     if not present:
         return None
-    single = _is_single(up) and _is_single(down)
+    single = is_single(up, down)
     sides = [(up[:, mine[t]] * left[mine[t]], right[mine[t], None] * down[mine[t]]) for t in present]
     peaks = [np.abs(u).max() * np.abs(d).max() for u, d in sides]
     kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
@@ -119,7 +119,7 @@ def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> De
     return Dense(ups, downs, present, weights[list(present)], names, grams.labels[module], shape, grid, seed)
 
 
-def _is_single(factor: Array) -> bool:
+def is_single(*factors: Array) -> bool:
     """Whether all numbers are those of float32, which a source in float32, bfloat16 or float16 has."""
     with np.errstate(over="ignore"):
-        return bool((factor.astype(np.float32) == factor).all())
+        return all(bool((factor.astype(np.float32) == factor).all()) for factor in factors)

@@ -1,0 +1,98 @@
+"""Updates as rows: what each source does to the common directions of the outputs.
+
+[ΔW_1 | … | ΔW_T] = U Σ [V_1 | … | V_T]        Σ V_t = Uᵀ ΔW_t  (ρ, in)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.algorithms.chance import own_names
+from loramerge.algorithms.tiles import TILE, Dense, is_single
+from loramerge.backend import Array
+from loramerge.gram import Grams
+from loramerge.results import Fit
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Rows:
+    """The rows of T sources in one module.
+
+    Args:
+        lift: (R, ρ) U = stored up @ lift, with orthonormal columns, the strongest direction first.
+        entries: Uᵀ ΔW_t (ρ, in) of each source, tile by tile.
+    """
+
+    lift: Array
+    entries: Dense
+
+
+def rows(grams: Grams, module: int, rank_tol: float, seed: int) -> Rows | None:
+    """The rows of one module of a batch in the ``spectral`` frame; None where no source changes it.
+
+    In that frame the down units of a source are at right angles, so lengths are all that is needed of them:
+    [up_1 L_1 | … | up_T L_T], L the lengths, has the left singular vectors and values of the updates.
+    """
+    assert grams.halves is not None
+    assert grams.read is not None
+    assert grams.weights is not None
+    used = grams.live[module] & (grams.weights[grams.owner] != 0)
+    if not used.any():
+        return None
+    up, down = (half[module] * used for half in grams.halves)  # (R, R) each
+    length = np.linalg.norm(down, axis=0)
+    x, sigma, yt = np.linalg.svd(up * length)
+    kept = sigma > rank_tol * sigma[0]
+    lift = length[:, None] * yt[kept].T / sigma[kept]  # U in units
+    stored, wide = grams.read(module)
+    entries = _entries(
+        grams, module, x[:, kept].T @ up, grams.lift.Q[module] @ wide, is_single(stored, wide), seed
+    )
+    return Rows(grams.lift.P[module] @ lift, entries)
+
+
+def _entries(grams: Grams, module: int, turned: Array, down: Array, single: bool, seed: int) -> Dense:
+    """Tiles of turned @ down for each source, (ρ, R) @ (R, in); float32 where the factors are."""
+    assert grams.weights is not None
+    used = grams.live[module] & (grams.weights[grams.owner] != 0)
+    present = tuple(np.unique(grams.owner[used]).tolist())
+    units = [np.flatnonzero(used & (grams.owner == source)) for source in present]
+    kind = np.float32 if single else np.float64
+    ups, downs = zip(*[(turned[:, u].astype(kind), down[u].astype(kind)) for u in units], strict=True)
+    names = tuple(own_names([grams.sources[source] for source in present]))
+    shape = len(turned), down.shape[1]
+    weights = grams.weights[list(present)]
+    return Dense(ups, downs, present, weights, names, grams.labels[module], shape, TILE, seed)
+
+
+def energies(merged: Array) -> Array:
+    """σ² (ρ,) of merged rows (ρ, in), largest first."""
+    return np.maximum(np.linalg.eigvalsh(_gram(merged))[::-1], 0.0)
+
+
+def fitted(found: Rows, merged: Array, up: Array, rank: int | None) -> Fit:
+    """The factors of U @ merged, the best of that rank (None: all of it).
+
+    Args:
+        merged: (ρ, in).   up: (out, R) as stored.
+    """
+    values, vectors = np.linalg.eigh(_gram(merged))
+    energy, x = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    kept = slice(0, rank)
+    root = energy[kept] ** 0.25
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=energy[kept] > energy[0] * 1e-30)
+    high = up @ (found.lift @ (x[:, kept] * root))
+    return Fit(
+        high,
+        inverse[:, None] * (x[:, kept].T @ merged),
+        energy.sum(),
+        energy[kept.stop :].sum() if rank else 0.0,
+    )
+
+
+def _gram(merged: Array) -> Array:
+    """(ρ, ρ), added up in float64."""
+    wide = merged.astype(np.float64, copy=False)
+    return wide @ wide.T
