@@ -76,8 +76,7 @@ class Knots(Sized):
     def traits(self) -> Traits:
         if self.rule == "linear":
             return Traits("linear", weights="additive", exact=True)
-        own = self.inner.traits
-        return Traits("elementwise", weights=own.weights, identity=own.identity)
+        return self.inner.traits
 
     @property
     def whole(self) -> bool:
