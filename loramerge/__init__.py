@@ -16,10 +16,28 @@ __version__ = "0.1.0"
 
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
-    "algorithms": (
-        "METHODS Average Breadcrumbs Cat Dare DareTies Della Emr Fair FedAvg Ffa IsoC Karcher Knots Lego "
-        "Linear Magnitude Method ModelStock Sce Slerp Svd Ties"
-    ),
+    "algorithms": "METHODS Method only",
+    "algorithms.average": "Average",
+    "algorithms.breadcrumbs": "Breadcrumbs",
+    "algorithms.cat": "Cat",
+    "algorithms.dare": "Dare",
+    "algorithms.dare_ties": "DareTies",
+    "algorithms.della": "Della",
+    "algorithms.emr": "Emr",
+    "algorithms.fair": "Fair",
+    "algorithms.fedavg": "FedAvg",
+    "algorithms.ffa": "Ffa",
+    "algorithms.iso_c": "IsoC",
+    "algorithms.karcher": "Karcher",
+    "algorithms.knots": "Knots",
+    "algorithms.lego": "Lego",
+    "algorithms.linear": "Linear",
+    "algorithms.magnitude": "Magnitude",
+    "algorithms.model_stock": "ModelStock",
+    "algorithms.sce": "Sce",
+    "algorithms.slerp": "Slerp",
+    "algorithms.svd": "Svd",
+    "algorithms.ties": "Ties",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

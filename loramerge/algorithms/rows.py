@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramerge.algorithms.chance import own_names
-from loramerge.algorithms.tiles import TILE, Dense, is_single
+from loramerge.algorithms.tiles import Dense, entries, is_single
 from loramerge.backend import Array
 from loramerge.gram import Grams
 from loramerge.results import Fit
@@ -46,25 +45,10 @@ def rows(grams: Grams, module: int, rank_tol: float, seed: int) -> Rows | None:
     x, sigma, yt = np.linalg.svd(up * length)
     kept = sigma > rank_tol * sigma[0]
     lift = length[:, None] * yt[kept].T / sigma[kept]  # U in units
-    stored, wide = grams.read(module)
-    entries = _entries(
-        grams, module, x[:, kept].T @ up, grams.lift.Q[module] @ wide, is_single(stored, wide), seed
-    )
-    return Rows(grams.lift.P[module] @ lift, entries)
-
-
-def _entries(grams: Grams, module: int, turned: Array, down: Array, single: bool, seed: int) -> Dense:
-    """Tiles of turned @ down for each source, (ρ, R) @ (R, in); float32 where the factors are."""
-    assert grams.weights is not None
-    used = grams.live[module] & (grams.weights[grams.owner] != 0)
-    present = tuple(np.unique(grams.owner[used]).tolist())
-    units = [np.flatnonzero(used & (grams.owner == source)) for source in present]
-    kind = np.float32 if single else np.float64
-    ups, downs = zip(*[(turned[:, u].astype(kind), down[u].astype(kind)) for u in units], strict=True)
-    names = tuple(own_names([grams.sources[source] for source in present]))
-    shape = len(turned), down.shape[1]
-    weights = grams.weights[list(present)]
-    return Dense(ups, downs, present, weights, names, grams.labels[module], shape, TILE, seed)
+    stored = grams.read(module)
+    units = x[:, kept].T @ up, grams.lift.Q[module] @ stored[1]  # Uᵀ up (ρ, R) and down (R, in)
+    made = entries(grams, module, units, is_single(*stored), seed=seed)
+    return None if made is None else Rows(grams.lift.P[module] @ lift, made)
 
 
 def energies(merged: Array) -> Array:

@@ -101,20 +101,32 @@ def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> De
     """
     assert grams.read is not None
     up, down = grams.read(module)  # (out, R), (R, in) float64
-    left = grams.lift.P[module].diagonal() * grams.live[module]
-    right = grams.lift.Q[module].diagonal()
+    left, right = grams.lift.P[module].diagonal(), grams.lift.Q[module].diagonal()
+    return entries(grams, module, (up * left, right[:, None] * down), is_single(up, down), by_rows, seed)
+
+
+def entries(
+    grams: Grams,
+    module: int,
+    units: tuple[Array, Array],
+    single: bool,
+    by_rows: bool = False,
+    seed: int = 0,
+) -> Dense | None:
+    """The same from the units themselves, up (out, R) and down (R, in), in whatever basis of the outputs."""
+    up, down = units
     shape = up.shape[0], down.shape[1]
     weights = np.ones(len(grams.sources)) if grams.weights is None else grams.weights
     mine = {t: grams.of(t)[grams.live[module, grams.of(t)]] for t in np.flatnonzero(weights).tolist()}
     present = tuple(t for t, units in mine.items() if len(units))
     if not present:
         return None
-    single = is_single(up, down)
-    sides = [(up[:, mine[t]] * left[mine[t]], right[mine[t], None] * down[mine[t]]) for t in present]
+    sides = [(up[:, mine[t]], down[mine[t]]) for t in present]
     peaks = [np.abs(u).max() * np.abs(d).max() for u, d in sides]
     kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
     ups, downs = zip(*[(u.astype(kind), d.astype(kind)) for u, d in sides], strict=True)
-    names = tuple(own_names([grams.sources[t] for t in present]))
+    strengths = [float(grams.kernel[module][np.ix_(mine[t], mine[t])].sum()) for t in present]
+    names = tuple(own_names([grams.sources[t] for t in present], strengths))
     grid = (max(TILE[0] * TILE[1] // shape[1], 1), shape[1]) if by_rows else TILE
     return Dense(ups, downs, present, weights[list(present)], names, grams.labels[module], shape, grid, seed)
 
