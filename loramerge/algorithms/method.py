@@ -94,7 +94,8 @@ class Method(ABC):
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for f in fields(self):
-            _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
+            if "found" not in f.metadata:
+                _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
 
     def at(self, module: str) -> Method:
         """The method for one module, if it is not the same for all."""

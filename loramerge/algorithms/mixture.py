@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import numpy as np
 
+from loramerge.algorithms.method import option
 from loramerge.algorithms.sized import Sized, keep
 from loramerge.backend import Array
 from loramerge.frames import Frame
@@ -17,6 +20,14 @@ from loramerge.results import Remix
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Sized):
     """ΔW = Σ_t c_t ΔW_t, with c from the inner products of the updates; without a rank nothing is cut off."""
+
+    scope: Literal["module", "adapter"] = option(
+        "module",
+        "Whether every module has coefficients of its own, or all have those of whole adapters.",
+    )
+    products: tuple[tuple[float, ...], ...] | None = field(
+        default=None, repr=False, metadata={"found": True}
+    )  # no option: ⟨ΔW_t, ΔW_u⟩ of whole adapters
 
     @property
     def whole(self) -> bool:
@@ -39,11 +50,30 @@ class Mixture(Sized):
     def mixed(self, grams: Grams) -> Grams:
         """The units with the coefficients folded in."""
         assert grams.weights is not None
-        return weigh(grams, self.coefficients(inners(grams, len(grams.weights)), grams.weights))
+        if self.products is None:
+            return weigh(grams, self.coefficients(inners(grams, len(grams.weights)), grams.weights))
+        return weigh(grams, self.coefficients(np.array([self.products]), grams.weights)[0])
+
+    @property
+    def _looking(self) -> bool:
+        return self.scope == "adapter" and self.products is None
+
+    @property
+    def observes(self) -> bool:
+        return self._looking or super().observes
 
     def observe(self, grams: Grams) -> Array:
-        """σ² of the mixture (M, R), largest first."""
+        """⟨ΔW_t, ΔW_u⟩ (M, T, T) if whole adapters are compared; then σ² of the mixture (M, R)."""
+        if self._looking:
+            assert grams.weights is not None
+            return inners(grams, len(grams.weights))
         return super().observe(self.mixed(grams))
+
+    def decide(self, observed: Sequence[Array], largest: int) -> Self:
+        if self._looking and observed:
+            each = sorted((m for batch in observed for m in batch), key=lambda m: m.tolist())
+            return replace(self, products=tuple(map(tuple, np.sum(each, axis=0).tolist())))
+        return super().decide(observed, largest)
 
     def remix(self, grams: Grams) -> Remix:
         units = self.mixed(grams)

@@ -32,7 +32,7 @@ def test_it_is_off_by_the_cross_terms():
 
 
 def test_the_report_says_how_far_it_is_from_the_mean():
-    """Shares ½: ¼·ones against diag(½, ½): off by ½ of ‖·‖ = 1/√2, cosine 1/√2; rows (½, ½) reach half of it."""
+    """Shares ½: ¼·ones against diag(½, ½): off by ½ of ‖·‖ = 1/√2, cosine 1/√2; (½, ½) reaches half."""
     pair = [one([[1], [0]], [[1, 0]]), one([[0], [1]], [[0, 1]])]
     report = combine(pair, "fedavg").report
     facts = report.modules[0].facts

@@ -3,7 +3,7 @@ import pytest
 
 from loramerge import Adapter, LowRank, Target, combine
 from loramerge.errors import UsageError
-from tests.adapters import dense, distance, merged, random_adapters
+from tests.adapters import dense, distance, merged, random_adapters, truncated
 
 
 def diagonal(*values):
@@ -71,3 +71,39 @@ def test_the_report_tells_the_cut_of_a_rank_from_the_arc():
     report = combine([diagonal(2, 0), diagonal(0, 2)], "slerp", weights=[2, 1], rank=1).report
     assert report.cut == pytest.approx(0.25)
     assert report.energy_lost == pytest.approx(((3**0.5 - 4 / 3) ** 2 + (2 / 3) ** 2) / (20 / 9))
+
+
+def test_whole_adapters_have_one_angle():
+    """diag(2, 0), diag(0, 2) in q and twice diag(2, 0) in v: the cosine is 4/8, and c is 1/√3 each."""
+    first, second = (
+        Adapter.of({"q": LowRank(np.eye(2), np.diag(q)), "v": LowRank(np.eye(2), np.diag([2.0, 0.0]))})
+        for q in ([2.0, 0.0], [0.0, 2.0])
+    )
+    found = merged([first, second], "slerp", scope="adapter")
+    assert found["q"] == pytest.approx(np.diag([2.0, 2.0]) / 3**0.5)
+    assert found["v"] == pytest.approx(np.diag([4.0, 0.0]) / 3**0.5)
+    alone = merged([first, second], "slerp")
+    assert alone["q"] == pytest.approx(np.diag([2.0, 2.0]) / 2**0.5)
+    assert alone["v"] == pytest.approx(np.diag([2.0, 0.0]))
+
+
+@pytest.mark.parametrize("options", [{"total_rank": 6}, {"energy": 0.8}], ids=str)
+def test_whole_adapters_can_be_made_to_fit(options):
+    """Coefficients are settled first, then the ranks: the best approximation of the same mixture."""
+    sources = random_adapters(1, (3, 4))
+    whole = merged(sources, "slerp", scope="adapter")
+    merge = combine(sources, "slerp", scope="adapter", dtype="float64", profile="compact", **options)
+    ranks = {t.path: merge.adapter.slots[t].rank for t in merge.adapter}
+    assert sum(ranks.values()) < 14
+    best = {path: truncated(matrix, ranks[path]) for path, matrix in whole.items()}
+    assert distance(dense(merge.adapter), best) < 1e-7
+
+
+def test_the_record_says_how_coefficients_were_chosen_and_not_what_they_are():
+    merge = combine(random_adapters(1, (3, 4)), "slerp", scope="adapter")
+    assert merge.method.options() == {
+        "rank": None,
+        "energy": None,
+        "scope": "adapter",
+        "dot_threshold": 0.9995,
+    }
