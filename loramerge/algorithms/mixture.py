@@ -13,8 +13,10 @@ from loramerge.algorithms.method import option
 from loramerge.algorithms.sized import Sized, keep
 from loramerge.backend import Array
 from loramerge.frames import Frame
-from loramerge.gram import Grams, balanced, spectrum, weigh
+from loramerge.gram import Grams, balanced, leading, weigh
 from loramerge.results import Remix
+
+ROUNDING = 1e-14  # of ‖·‖²: a rank that cuts less than this cuts nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +79,12 @@ class Mixture(Sized):
 
     def remix(self, grams: Grams) -> Remix:
         units = self.mixed(grams)
+        whole = np.maximum(units.kernel.sum(axis=(1, 2)), 0.0)
         if self.rank is None:
-            whole = np.maximum(units.kernel.sum(axis=(1, 2)), 0.0)
             return replace(keep(units), whole=whole, cut=np.zeros(len(whole)))
-        parts = spectrum(units.up, units.down, units.halves)
-        energy = parts.sigma**2
-        return units.remix(
-            *balanced(parts, self.rank), energy.sum(axis=1), energy[:, self.rank :].sum(axis=1)
-        )
+        parts = leading(units.up, units.down, self.rank, units.halves)
+        cut = whole - (parts.sigma**2).sum(axis=1)
+        return units.remix(*balanced(parts, self.rank), whole, np.where(cut > ROUNDING * whole, cut, 0.0))
 
 
 def inners(grams: Grams, sources: int) -> Array:
