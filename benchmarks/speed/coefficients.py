@@ -39,7 +39,7 @@ def coefficients(where: Path, shapes: Shapes = LLAMA_7B, count: int = 8) -> Iter
 
 def _check(where: Path) -> None:
     """One layer: coefficients are those of dense inner products; knots with all entries is near its sum."""
-    folders = sources(where, 3, {k: (o // 16, i // 16) for k, (o, i) in LAYER_7B.items()})
+    folders = sources(where / "small", 3, {k: (o // 16, i // 16) for k, (o, i) in LAYER_7B.items()})
     adapters = [lm.load(folder) for folder in folders]
     weights = np.array([1.0, 2.0, 3.0])
     mixed = lm.combine(adapters, "karcher", weights=weights, dtype="float64").adapter

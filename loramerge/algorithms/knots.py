@@ -127,12 +127,12 @@ class Knots(Sized):
         )
 
     def _fit(self, grams: Grams, module: int) -> Fit:
+        made = self.merged(grams, module)
+        if made is not None:
+            return fitted(*made, self.rank)
         assert grams.read is not None
         up, down = grams.read(module)
-        made = self.merged(grams, module)
-        if made is None:
-            return Fit(np.zeros((len(up), 1)), np.zeros((1, down.shape[1])), 0.0, 0.0)
-        return fitted(*made, up, self.rank)
+        return Fit(np.zeros((len(up), 1)), np.zeros((1, down.shape[1])), 0.0, 0.0)
 
 
 def _summed(grams: Grams) -> Grams:

@@ -20,10 +20,12 @@ class Rows:
     """The rows of T sources in one module.
 
     Args:
-        lift: (R, ρ) U = stored up @ lift, with orthonormal columns, the strongest direction first.
+        up: (out, R) as stored.
+        lift: (R, ρ) U = up @ lift, with orthonormal columns, the strongest direction first.
         entries: Uᵀ ΔW_t (ρ, in) of each source, tile by tile.
     """
 
+    up: Array
     lift: Array
     entries: Dense
 
@@ -48,7 +50,7 @@ def rows(grams: Grams, module: int, rank_tol: float, seed: int) -> Rows | None:
     stored = grams.read(module)
     units = x[:, kept].T @ up, grams.lift.Q[module] @ stored[1]  # Uᵀ up (ρ, R) and down (R, in)
     made = entries(grams, module, units, is_single(*stored), seed=seed)
-    return None if made is None else Rows(grams.lift.P[module] @ lift, made)
+    return None if made is None else Rows(stored[0], grams.lift.P[module] @ lift, made)
 
 
 def energies(merged: Array) -> Array:
@@ -56,24 +58,21 @@ def energies(merged: Array) -> Array:
     return np.maximum(np.linalg.eigvalsh(_gram(merged))[::-1], 0.0)
 
 
-def fitted(found: Rows, merged: Array, up: Array, rank: int | None) -> Fit:
+def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
     """The factors of U @ merged, the best of that rank (None: all of it).
 
     Args:
-        merged: (ρ, in).   up: (out, R) as stored.
+        merged: (ρ, in).
     """
-    values, vectors = np.linalg.eigh(_gram(merged))
-    energy, x = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    kept = slice(0, rank)
-    root = energy[kept] ** 0.25
-    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=energy[kept] > energy[0] * 1e-30)
-    high = up @ (found.lift @ (x[:, kept] * root))
-    return Fit(
-        high,
-        inverse[:, None] * (x[:, kept].T @ merged),
-        energy.sum(),
-        energy[kept.stop :].sum() if rank else 0.0,
-    )
+    gram = _gram(merged)
+    x = np.linalg.eigh(gram)[1][:, ::-1][:, :rank]
+    low = x.T @ merged  # (k, in), its rows at right angles
+    square = np.einsum("ij,ij->i", low, low)
+    root = square**0.25  # the strength is split evenly
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+    whole = float(gram.trace())
+    cut = max(whole - float(square.sum()), 0.0) if len(square) < len(gram) else 0.0
+    return Fit(found.up @ (found.lift @ (x * root)), inverse[:, None] * low, whole, cut)
 
 
 def _gram(merged: Array) -> Array:

@@ -85,7 +85,8 @@ class Dense:
     def sample(self, only: int | None = None) -> Array:
         """(T, 1, 1, n) some entries, or (1, 1, 1, n) of one source, at the same places in all."""
         rng = np.random.default_rng(0)
-        i, j = (rng.integers(0, size, min(self.count, SAMPLE)) for size in self.shape)
+        some = min(self.count, SAMPLE, max(1 << 12, self.count >> 6))  # a larger one costs more than it saves
+        i, j = (rng.integers(0, size, some) for size in self.shape)
         which = range(len(self.ups)) if only is None else (only,)
         made = [np.einsum("nr,rn->n", self.ups[t][i], self.downs[t][:, j]) for t in which]
         return np.stack(made)[:, None, None]
