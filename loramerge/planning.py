@@ -256,7 +256,7 @@ def settle(
     open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, check_scale(scale))
     most = max(a.rank for a in sources.adapters)
     if budget is not None:
-        looking(chosen, budget)  # refuses what cannot be made to fit
+        looking(chosen, budget)  # says what does not go together, before anything is read
     while chosen.observes:  # some methods look more than once: a bracket first, then what is in it
         observed = observe(chosen, work, schedule)
         chosen = chosen.decide([array for _, array in observed], most)

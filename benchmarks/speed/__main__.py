@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed import coefficients, peers, sections
+from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
 from loramerge.backend import keep_freed_memory
 
@@ -32,6 +33,7 @@ SECTIONS = (
     "curve",
     "layer70b",
     "coefficients",
+    "elementwise",
     "peft",
     "mergekit",
 )
@@ -60,6 +62,8 @@ def rows(names: list[str], work: Path, options: argparse.Namespace) -> Iterator[
         yield from sections.one_layer_70b(work)
     if "coefficients" in names:
         yield from coefficients.coefficients(work)
+    if "elementwise" in names:
+        yield from elementwise(work)
     if "peft" in names:
         yield from peers.peft(work)
     if "mergekit" in names and options.mergekit:
