@@ -21,6 +21,10 @@ METHODS = {
     "lego": ("lego", {"rank": 3}),
     "ctm": ("lego", {"rank": 3, "variant": "ctm"}),
     "nsc": ("lego", {"rank": 3, "variant": "nsc", "rescale": "l2"}),
+    "slerp": ("slerp", {}),
+    "slerp, whole adapters": ("slerp", {"scope": "adapter"}),
+    "knots": ("knots", {}),
+    "knots, 80 %": ("knots", {"energy": 0.8}),
 }
 
 

@@ -6,16 +6,21 @@ import pytest
 import loramerge as lm
 from loramerge.algorithms import METHODS
 from loramerge.errors import UsageError
-from tests.adapters import dense, distance, random_adapters, truncated, weighted
+from tests.adapters import changed, dense, distance, random_adapters, truncated, weighted
 
 SHAPES = {f"layers.{n}.{m}": (7, 9) for n in range(5) for m in ("q", "v")} | {"head": (6, 8)}
 SOURCES = random_adapters(0, [2, 3], SHAPES)
 LOW, HIGH = [1.0, -0.5], [0.2, 2.0]
 
 
-def part(paths):
+def part(paths, sources=SOURCES):
     """The sources, on these modules only."""
-    return [lm.Adapter.of({p: s[lm.Target(p)] for p in paths}, s.name) for s in SOURCES]
+    return [lm.Adapter.of({p: s[lm.Target(p)] for p in paths}, s.name) for s in sources]
+
+
+def turned(u):
+    """Another update with the same A."""
+    return lm.LowRank(u.up[::-1], u.down, u.scale)
 
 
 def combined(**options):
@@ -54,12 +59,15 @@ def test_only_does_not_shift_a_ramp():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_rule_merges_its_modules_as_if_they_were_alone(method):
     rules = [lm.Rule(r"\.v$", (0.5, 2.0)), lm.Rule(r"layers\.1", (3.0, 1.0))]
-    found = combined(method=method, weights=[1, -0.25], rules=rules)
-    shares = {(0.5, 2.0): r".v", (3.0, 1.0): "layers.1.q", (1, -0.25): None}
+    traits = METHODS[method]().traits
+    least = -0.25 if traits.negative else 0.25
+    sources = SOURCES if traits.units == "any" else [SOURCES[0], changed(SOURCES[0], turned)]
+    found = dense(lm.combine(sources, method, weights=[1, least], rules=rules, dtype="float64").adapter)
+    shares = {(0.5, 2.0): r".v", (3.0, 1.0): "layers.1.q", (1, least): None}
     for weights, name in shares.items():
         rest = [p for p in SHAPES if not p.endswith(".v") and p != "layers.1.q"]
         paths = rest if name is None else [p for p in SHAPES if p.endswith(name)]
-        alone = lm.combine(part(paths), method, weights=weights, dtype="float64", threads=1)
+        alone = lm.combine(part(paths, sources), method, weights=weights, dtype="float64", threads=1)
         assert distance({p: found[p] for p in paths}, dense(alone.adapter)) < 1e-12
 
 

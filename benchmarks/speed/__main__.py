@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed import peers, sections
+from benchmarks.speed import coefficients, peers, sections
 from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
 from loramerge.backend import keep_freed_memory
@@ -32,6 +32,7 @@ SECTIONS = (
     "floor",
     "curve",
     "layer70b",
+    "coefficients",
     "elementwise",
     "peft",
     "mergekit",
@@ -59,6 +60,8 @@ def rows(names: list[str], work: Path, options: argparse.Namespace) -> Iterator[
         yield from sections.curve(work, (2, 4, 8, 16, 32, 64)[: options.steps])
     if "layer70b" in names:
         yield from sections.one_layer_70b(work)
+    if "coefficients" in names:
+        yield from coefficients.coefficients(work)
     if "elementwise" in names:
         yield from elementwise(work)
     if "peft" in names:

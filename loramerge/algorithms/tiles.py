@@ -85,7 +85,8 @@ class Dense:
     def sample(self, only: int | None = None) -> Array:
         """(T, 1, 1, n) some entries, or (1, 1, 1, n) of one source, at the same places in all."""
         rng = np.random.default_rng(0)
-        i, j = (rng.integers(0, size, min(self.count, SAMPLE)) for size in self.shape)
+        some = min(self.count, SAMPLE, max(1 << 12, self.count >> 6))  # a larger one costs more than it saves
+        i, j = (rng.integers(0, size, some) for size in self.shape)
         which = range(len(self.ups)) if only is None else (only,)
         made = [np.einsum("nr,rn->n", self.ups[t][i], self.downs[t][:, j]) for t in which]
         return np.stack(made)[:, None, None]
@@ -101,16 +102,27 @@ def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> De
     """
     assert grams.read is not None
     up, down = grams.read(module)  # (out, R), (R, in) float64
-    left = grams.lift.P[module].diagonal() * grams.live[module]
-    right = grams.lift.Q[module].diagonal()
+    left, right = grams.lift.P[module].diagonal(), grams.lift.Q[module].diagonal()
+    return entries(grams, module, (up * left, right[:, None] * down), is_single(up, down), by_rows, seed)
+
+
+def entries(
+    grams: Grams,
+    module: int,
+    units: tuple[Array, Array],
+    single: bool,
+    by_rows: bool = False,
+    seed: int = 0,
+) -> Dense | None:
+    """The same from the units themselves, up (out, R) and down (R, in), in whatever basis of the outputs."""
+    up, down = units
     shape = up.shape[0], down.shape[1]
     weights = np.ones(len(grams.sources)) if grams.weights is None else grams.weights
     mine = {t: grams.of(t)[grams.live[module, grams.of(t)]] for t in np.flatnonzero(weights).tolist()}
     present = tuple(t for t, units in mine.items() if len(units))
     if not present:
         return None
-    single = _is_single(up) and _is_single(down)
-    sides = [(up[:, mine[t]] * left[mine[t]], right[mine[t], None] * down[mine[t]]) for t in present]
+    sides = [(up[:, mine[t]], down[mine[t]]) for t in present]
     peaks = [np.abs(u).max() * np.abs(d).max() for u, d in sides]
     kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
     ups, downs = zip(*[(u.astype(kind), d.astype(kind)) for u, d in sides], strict=True)
@@ -120,7 +132,7 @@ def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> De
     return Dense(ups, downs, present, weights[list(present)], names, grams.labels[module], shape, grid, seed)
 
 
-def _is_single(factor: Array) -> bool:
+def is_single(*factors: Array) -> bool:
     """Whether all numbers are those of float32, which a source in float32, bfloat16 or float16 has."""
     with np.errstate(over="ignore"):
-        return bool((factor.astype(np.float32) == factor).all())
+        return all(bool((factor.astype(np.float32) == factor).all()) for factor in factors)

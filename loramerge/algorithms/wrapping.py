@@ -45,11 +45,12 @@ class Only(Method):
         a, b = self.method.traits, self.otherwise.traits
         both = {
             name: getattr(a, name) and getattr(b, name)
-            for name in ("identity", "homogeneous", "exact", "sums")
+            for name in ("identity", "homogeneous", "exact", "sums", "negative")
         }
+        either = {name: getattr(a, name) or getattr(b, name) for name in ("shares", "vanishes")}
         weights = a.weights if a.weights == b.weights else "none"
         gauge = a.gauge if a.gauge == b.gauge else "raw"
-        return Traits(a.family, weights=weights, gauge=gauge, **both)
+        return Traits(a.family, weights=weights, gauge=gauge, **both, **either)
 
     @cached_property
     def _search(self) -> Search:
@@ -64,6 +65,10 @@ class Only(Method):
 
     def weights(self, weights: Array) -> Array:
         return self.method.weights(weights)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.method.notes, *self.otherwise.notes)
 
     def decide(self, observed: Sequence[Array], largest: int) -> Self:
         rest = self.otherwise.decide([], largest)

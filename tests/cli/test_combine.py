@@ -86,8 +86,13 @@ def test_the_command_line_writes_what_the_library_writes_byte_for_byte(cli, tmp_
     if options.keys() - set(METHODS[method].names()):
         return
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    assert cli("combine", "a", "b", "--method", method, *words, "--weights", "1,-0.5", "-o", "x").code == 0
-    loramerge.combine(["a", "b"], method, weights=[1, -0.5], out="y", **options)
+    traits = METHODS[method]().traits
+    other = "b" if traits.units == "any" else "like-a"
+    folder(tmp_path / "like-a", {k: v * (2 if "lora_B" in k else 1) for k, v in tensors(1).items()})
+    second = -0.5 if traits.negative else 0.5
+    arguments = ["--method", method, *words, "--weights", f"1,{second}", "-o", "x"]
+    assert cli("combine", "a", other, *arguments).code == 0
+    loramerge.combine(["a", other], method, weights=[1, second], out="y", **options)
     assert content(tmp_path / "x") == content(tmp_path / "y")
 
 
