@@ -63,6 +63,7 @@ def basis(grams: Grams, rank_tol: float) -> Basis:
     assert grams.halves is not None
     present = np.ones(len(grams.owner)) if grams.weights is None else grams.weights[grams.owner] != 0
     (reach_up, left), (reach_down, right) = (_side(half * present, rank_tol) for half in grams.halves)
+    reach_up, reach_down = reach_up * present, reach_down * present  # exact zeros: some rules count entries
     ranks = [(reach != 0).any(axis=2).sum(axis=1) for reach in (reach_up, reach_down)]
     return Basis(reach_up, reach_down, left, right, np.stack(ranks, axis=1))
 
