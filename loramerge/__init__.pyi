@@ -5,10 +5,14 @@ from loramerge.algorithms import METHODS as METHODS
 from loramerge.algorithms import Average as Average
 from loramerge.algorithms import Cat as Cat
 from loramerge.algorithms import IsoC as IsoC
+from loramerge.algorithms import IsoCTS as IsoCTS
 from loramerge.algorithms import Lego as Lego
 from loramerge.algorithms import Linear as Linear
 from loramerge.algorithms import Method as Method
+from loramerge.algorithms import Pico as Pico
 from loramerge.algorithms import Svd as Svd
+from loramerge.algorithms import Tsv as Tsv
+from loramerge.algorithms import Wudi as Wudi
 from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff
 from loramerge.driver import Merge as Merge

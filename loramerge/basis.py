@@ -68,6 +68,23 @@ def basis(grams: Grams, rank_tol: float) -> Basis:
     return Basis(reach_up, reach_down, left, right, np.stack(ranks, axis=1))
 
 
+def directions(grams: Grams, counted: Array, rank_tol: float) -> Basis:
+    """Bases of the units brought to length 1, of those that are `counted` (M, R).
+
+    reach_up and reach_down are the coordinates of the directions; E_up = up @ left as ever.
+    """
+    assert grams.halves is not None
+    sides = []
+    for half in grams.halves:
+        length = np.sqrt((half**2).sum(axis=1))  # (M, R)
+        shrink = np.divide(1.0, length, out=np.zeros_like(length), where=counted & (length > 0))
+        reach, back = _side(half * shrink[:, None, :], rank_tol)
+        sides.append((reach * counted[:, None, :], shrink[:, :, None] * back))
+    (reach_up, left), (reach_down, right) = sides
+    ranks = [(reach != 0).any(axis=2).sum(axis=1) for reach in (reach_up, reach_down)]
+    return Basis(reach_up, reach_down, left, right, np.stack(ranks, axis=1))
+
+
 def _side(half: Array, rank_tol: float) -> tuple[Array, Array]:
     """From H = X S Wᵀ: the coordinates S Wᵀ of the units, and W S⁻¹, which makes the basis of them."""
     _, sigma, wt = np.linalg.svd(half)

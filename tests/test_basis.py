@@ -101,7 +101,9 @@ def test_the_strongest_direction_comes_first():
 def test_what_else_is_in_the_batch_changes_no_bit():
     plain = random_adapters(7, (4,) * 4, dict.fromkeys("abqv", (24, 30)))
     close = near(1e-5)
-    mixed = [Adapter.of({str(t): (c if t in c else p)[t] for t in p}) for p, c in zip(plain, close, strict=True)]
+    mixed = [
+        Adapter.of({str(t): (c if t in c else p)[t] for t in p}) for p, c in zip(plain, close, strict=True)
+    ]
     units, _, together = bases_of(mixed)
     for m, target in enumerate(units.targets):
         grams = Units((target,), units.adapters, units.signature).seen("spectral")[1]

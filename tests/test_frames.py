@@ -138,7 +138,9 @@ def test_what_else_is_in_the_batch_changes_no_bit(frame):
     shapes = {"a": (24, 30), "b": (18, 25), "c": (24, 30), "q": (24, 30), "v": (24, 30)}
     plain = random_adapters(7, (4, 4, 4, 4), shapes)
     close = near(1e-5)  # q by QR of its factors, the others by Grams
-    mixed = [Adapter.of({str(t): (c if t in c else p)[t] for t in p}) for p, c in zip(plain, close, strict=True)]
+    mixed = [
+        Adapter.of({str(t): (c if t in c else p)[t] for t in p}) for p, c in zip(plain, close, strict=True)
+    ]
     units, together = seen(mixed, frame)
     for m, target in enumerate(units.targets):
         alone = Units((target,), units.adapters, units.signature).seen(frame)[1]

@@ -9,10 +9,14 @@ from typing import Any
 from loramerge.algorithms.average import Average
 from loramerge.algorithms.cat import Cat
 from loramerge.algorithms.iso_c import IsoC
+from loramerge.algorithms.iso_cts import IsoCTS
 from loramerge.algorithms.lego import Lego
 from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Method, Traits
+from loramerge.algorithms.pico import Pico
 from loramerge.algorithms.svd import Svd
+from loramerge.algorithms.tsv import Tsv
+from loramerge.algorithms.wudi import Wudi
 from loramerge.errors import UsageError
 
 METHODS: dict[str, type[Method]] = {
@@ -22,6 +26,10 @@ METHODS: dict[str, type[Method]] = {
     "svd": Svd,
     "lego": Lego,
     "iso_c": IsoC,
+    "iso_cts": IsoCTS,
+    "tsv": Tsv,
+    "pico": Pico,
+    "wudi": Wudi,
 }
 
 __all__ = [
@@ -29,11 +37,15 @@ __all__ = [
     "Average",
     "Cat",
     "IsoC",
+    "IsoCTS",
     "Lego",
     "Linear",
     "Method",
+    "Pico",
     "Svd",
     "Traits",
+    "Tsv",
+    "Wudi",
     "make",
     "name_of",
 ]
