@@ -151,7 +151,7 @@ def test_what_else_is_in_the_batch_changes_no_bit(frame):
 
 
 def test_a_frame_of_frames_is_the_frame():
-    units, grams = seen(CASES["random"], "canonical")
+    _, grams = seen(CASES["random"], "canonical")
     again = canonical(grams)
     assert np.abs(again.up) == pytest.approx(np.abs(grams.up), abs=1e-10)
     assert framed(grams, "balanced") is grams

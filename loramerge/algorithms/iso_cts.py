@@ -25,15 +25,15 @@ class IsoCTS(Span):
         w_t ΔW_t − U_c U_cᵀ w_t ΔW_t = U_t Σ_t V_tᵀ; the first s of every source are kept
         ΔW = σ̄ U⊥ V⊥ᵀ    of U = [U_c U₁ … U_T], V likewise;  ⊥ the polar factor, σ̄ the mean of all kept σ
 
-    s = round((n − ⌊common · n⌋)/T) and c = n − T s, with n directions in all and T sources that are not silent.
+    s = round((n − ⌊common · n⌋)/T) and c = n − T s, with n directions and T sources, silent ones left out.
 
     Source: Iso-CTS, Marczak et al. 2025, arXiv:2502.04959, as in their code. There n = min(out, in), far more
     than the directions of LoRA, most of them made up; here n is what the adapters span, on the side where
-    that is less, and directions below rank_tol of the strongest are not kept.
+    that is less. A source that has fewer than s directions of its own, above rank_tol, gives those.
 
-    Limits: one adapter does not come back as itself, its spectrum is flattened: it is Iso-C of that adapter. For few
-    or small sources s is often 0, and the merge is Iso-C. A rank keeps directions by the σ they had
-    before they were made equal; it cuts much. Where n is not much more than c, cuts fall between close σ.
+    Limits: one adapter does not come back as itself, its spectrum is flattened as by Iso-C. For few or small
+    sources s is often 0, and the merge is Iso-C. A rank keeps directions by the σ they had before they were
+    made equal, and cuts much: give it room.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
@@ -63,7 +63,7 @@ class IsoCTS(Span):
         x, y = np.zeros_like(ups), np.zeros_like(ups)
         sigma = np.zeros(ups.shape[:2])
         for m, up in enumerate(ups):
-            mine = [grams.of(s) for s in np.flatnonzero(heard[m])]
+            mine = [grams.of(s) for s in np.flatnonzero(heard[m]).tolist()]
             sides = [(up[:, own], bases.reach_down[m][:, own]) for own in mine]
             left, strength, right = self._kept(sides, int(bases.ranks[m].min()))
             order = np.argsort(-strength, kind="stable")

@@ -27,8 +27,8 @@ class Pico(Span):
     Source: Pico, Tang and Yang 2026, arXiv:2604.16826. There B_t is lora_B as stored, so that (7 B, A/7), the
     same update, gives another merge (16 % apart, measured); of balanced units there is only one.
 
-    Limits: γ makes each module as strong as one source, not as their sum; a rank cuts afterwards. Sources that
-    cancel leave a remainder, and γ raises it to full strength.
+    Limits: γ makes each module as strong as one source, not as their sum; a rank cuts afterwards. Sources
+    that cancel leave a remainder, and γ raises it to full strength.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

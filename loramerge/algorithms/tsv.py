@@ -20,9 +20,9 @@ class Tsv(Span):
 
         ΔW_t = U_t Σ_t V_tᵀ,  U = [U₁ … U_T], V = [V₁ … V_T]        ΔW = U⊥ diag(w_t σ_ti) V⊥ᵀ
 
-    U⊥ is the polar factor of U, the matrix with orthonormal columns nearest to it (V⊥ likewise), so every unit
-    of every source keeps its σ, and its direction as well as it can beside the others. Only the sign of a
-    weight moves a direction; its size multiplies σ.
+    U⊥ is the polar factor of U, the matrix with orthonormal columns nearest to it (V⊥ likewise), so every
+    unit of every source keeps its σ, and its direction as well as it can beside the others. A weight
+    multiplies σ and turns no direction.
 
     Source: TSV-Merge, Gargiulo et al. 2025, arXiv:2412.00081. Their k is ⌊min(out, in)/T⌋ units of every
     source; an adapter of rank r has only r, and the others would be directions that a library made up

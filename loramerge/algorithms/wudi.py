@@ -17,8 +17,9 @@ from loramerge.gram import Grams
 class Wudi(Span):
     """Every source's rows span the inputs it knows; on these the merge should act as that source does.
 
-        minimise  Σ_t ‖(ΔW − τ_t) τ_tᵀ‖² / ‖τ_t‖² + μ ‖ΔW − τ̄‖²,   τ_t = w_t ΔW_t,  τ̄ their mean
-        ΔW = τ̄ + (H − τ̄ G)(G + μ)⁻¹,   G = Σ_t τ_tᵀτ_t/‖τ_t‖²,  H = Σ_t τ_t τ_tᵀτ_t/‖τ_t‖²,  μ = ridge · tr(G)/ρ
+        ΔW minimises  Σ_t ‖(ΔW − τ_t) τ_tᵀ‖² / ‖τ_t‖² + μ ‖ΔW − τ̄‖²,   τ_t = w_t ΔW_t,  τ̄ their mean
+        ΔW = τ̄ + (H − τ̄ G)(G + μ)⁻¹,   G = Σ_t τ_tᵀτ_t/‖τ_t‖²,   H = Σ_t τ_t τ_tᵀτ_t/‖τ_t‖²
+        μ = ridge · tr(G)/ρ
 
     ρ is the number of input directions that the sources span. All is in their row space, so one small solve
     is exact. The pull of the ridge is towards the mean, which is why one adapter, or copies of it, come
@@ -27,8 +28,8 @@ class Wudi(Span):
     Source: WUDI-Merging, Cheng et al. 2025, arXiv:2503.08099. They go down the gradient from the sum, for 300
     steps and without a ridge, which stays near the sum; this is the minimum itself, with a ridge of our own.
 
-    Limits: adapters trained from one seed nearly share A. Without a ridge their small differences are answered
-    at full length (ten times the norm, measured); towards ridge 0 that is what comes out.
+    Limits: adapters trained from one seed nearly share A. Without a ridge their small differences are
+    answered at full length (ten times the norm, measured); towards ridge 0 that is what comes out.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
