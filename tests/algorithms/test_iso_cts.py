@@ -39,8 +39,8 @@ def test_it_takes_as_many_directions_as_the_sum_has(common, ranks):
         assert sum(ranks) - len(ranks) <= rank_of(matrix, 1e-9) <= sum(ranks)
 
 
-def test_the_strong_part_of_a_weak_source_has_a_place_that_the_sum_denies_it():
-    """A source 1000 times weaker than two others: in Iso-CTS its first direction is among those kept."""
+def test_a_weak_source_has_its_direction_among_those_kept():
+    """Beside two that are 1000 times as strong, at full strength."""
     strong, other, weak = random_adapters(65, (8, 8, 2), {"q": (40, 50)})
     weights = [1.0, 1.0, 1e-3]
     (merge,) = merged([strong, other, weak], IsoCTS(common=0.8), weights).values()

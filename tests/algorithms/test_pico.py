@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loramerge import LowRank, Pico
-from tests.adapters import changed, distance, merged, random_adapters, zero
+from tests.adapters import changed, dense, distance, merged, random_adapters, zero
 from tests.algorithms.spectral import calibrated
 from tests.algorithms.test_iso_c import dense_of, unit
 
@@ -29,11 +29,9 @@ def test_a_direction_that_all_share_is_turned_down_and_what_is_of_one_alone_is_n
 
 def test_the_merge_is_as_strong_as_its_sources_are_on_average():
     sources, weights = random_adapters(81, (4, 3, 5), SHAPES), [1.0, -2.0, 0.5]
-    mean = np.mean(
-        [abs(w) * source["q" and next(iter(source))].norm() for w, source in zip(weights, sources)]
-    )
+    lengths = [np.linalg.norm(w * dense(s)["q"]) for w, s in zip(weights, sources, strict=True)]
     (found,) = merged(sources, Pico(), weights).values()
-    assert np.linalg.norm(found) == pytest.approx(mean)
+    assert np.linalg.norm(found) == pytest.approx(np.mean(lengths))
 
 
 def test_silent_sources_are_not_counted():

@@ -19,7 +19,7 @@ def test_by_hand():
 
 
 def test_with_a_ridge_by_hand():
-    """Inputs e₁ and e₂: G = 1, tr G/ρ = 1, so each is between its half in the mean and itself: ½ + ½/(1 + μ)."""
+    """Inputs e₁ and e₂: G = 1 and tr G/ρ = 1, so each is between its half and itself: ½ + ½/(1 + ridge)."""
     found = dense_of(unit([4, 0], [1, 0]), unit([0, 2], [0, 1]), method=Wudi(ridge=3.0))
     assert found == pytest.approx(np.diag([4, 2]) * (0.5 + 0.5 / 4))
 
