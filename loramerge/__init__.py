@@ -16,7 +16,10 @@ __version__ = "0.1.0"
 
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
-    "algorithms": "METHODS Average Cat IsoC IsoCTS Lego Linear Method Pico Svd Tsv Wudi",
+    "algorithms": (
+        "METHODS Average Breadcrumbs Cat Dare DareTies Della Emr IsoC IsoCTS Lego Linear Magnitude Method Pico Sce "
+        "Svd Ties Tsv Wudi"
+    ),
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -7,14 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from loramerge.algorithms.average import Average
+from loramerge.algorithms.breadcrumbs import Breadcrumbs
 from loramerge.algorithms.cat import Cat
+from loramerge.algorithms.dare import Dare
+from loramerge.algorithms.dare_ties import DareTies
+from loramerge.algorithms.della import Della
+from loramerge.algorithms.emr import Emr
 from loramerge.algorithms.iso_c import IsoC
 from loramerge.algorithms.iso_cts import IsoCTS
 from loramerge.algorithms.lego import Lego
 from loramerge.algorithms.linear import Linear
+from loramerge.algorithms.magnitude import Magnitude
 from loramerge.algorithms.method import Method, Traits
 from loramerge.algorithms.pico import Pico
+from loramerge.algorithms.sce import Sce
 from loramerge.algorithms.svd import Svd
+from loramerge.algorithms.ties import Ties
 from loramerge.algorithms.tsv import Tsv
 from loramerge.algorithms.wudi import Wudi
 from loramerge.errors import UsageError
@@ -30,19 +38,35 @@ METHODS: dict[str, type[Method]] = {
     "tsv": Tsv,
     "pico": Pico,
     "wudi": Wudi,
+    "ties": Ties,
+    "dare": Dare,
+    "dare_ties": DareTies,
+    "magnitude": Magnitude,
+    "della": Della,
+    "breadcrumbs": Breadcrumbs,
+    "sce": Sce,
+    "emr": Emr,
 }
 
 __all__ = [
     "METHODS",
     "Average",
+    "Breadcrumbs",
     "Cat",
+    "Dare",
+    "DareTies",
+    "Della",
+    "Emr",
     "IsoC",
     "IsoCTS",
     "Lego",
     "Linear",
+    "Magnitude",
     "Method",
     "Pico",
+    "Sce",
     "Svd",
+    "Ties",
     "Traits",
     "Tsv",
     "Wudi",
@@ -66,7 +90,7 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         return method
     cls = find(method)
     for name in options:
-        if name not in cls.__dataclass_fields__:
+        if name not in cls.names():
             raise UsageError(not_an_option(name, method))
     return cls(**options)
 
@@ -86,7 +110,7 @@ def find(name: str) -> type[Method]:
 
 def not_an_option(name: str, method: str) -> str:
     """Why `name` cannot be given to `method`: it is another method's option, or nobody's."""
-    owners = [other for other, cls in METHODS.items() if name in cls.__dataclass_fields__]
+    owners = [other for other, cls in METHODS.items() if name in cls.names()]
     if owners:
         return f"{name} is an option of {', '.join(owners)}, not of {method}."
     return f"{method} has no option {name}."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.parts import Divisor
 from loramerge.algorithms.stack import Stack
-from loramerge.algorithms.voting import SHARE, Election, Trimming, Voting, share_of
+from loramerge.algorithms.voting import SHARE, Trimming, Voting, share_of
 from loramerge.backend import Array
 
 
@@ -38,8 +38,10 @@ class Breadcrumbs(Trimming, Voting):
 
     density: float = option(0.14, "The share of entries that is kept.", SHARE)
     gamma: float = option(0.01, "The share of entries that is left out as outliers.", Interval(low=0, high=1))
-    election: Election = option("none", "What is added up to elect a sign.")
-    divisor: Divisor = option("none", "What the sum is divided by.")
+    election: Literal["weighted", "raw", "count", "none"] = option(
+        "none", "What is added up to elect a sign."
+    )
+    divisor: Literal["weight", "count", "none"] = option("none", "What the sum is divided by.")
 
     @property
     def traits(self) -> Traits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.parts import chances
@@ -30,9 +31,11 @@ class Della(Dropping, Voting):
     >>> import loramerge as lm
     >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [-3.0, 2.0]]), np.eye(2))})
     >>> merged = lm.combine([a], lm.Della(density=0.5, epsilon=0.1)).adapter[lm.Target("q")].dense()
-    >>> sorted(set((merged / a[lm.Target("q")].dense()).round(6).ravel().tolist()))  # 1/0.6 and 1/0.4
+    >>> sorted(set(abs(merged / a[lm.Target("q")].dense()).round(6).ravel().tolist()))  # 1/0.6 and 1/0.4
     [0.0, 1.666667, 2.5]
     """
+
+    by_rows: ClassVar[bool] = True
 
     epsilon: float = option(
         0.15, "How much the probability differs from the density.", Interval(low=0, high=0.5)
@@ -51,10 +54,6 @@ class Della(Dropping, Voting):
     def traits(self) -> Traits:
         whole = self.density == 1
         return Traits("elementwise", weights=self.vote_weights if whole else "none", identity=whole)
-
-    @property
-    def by_rows(self) -> bool:
-        return self.density < 1
 
     def density_of(self, entries: Stack) -> Array:
         return chances(entries.values, self.density, self.epsilon, entries.sizes[:, 1][:, None, None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Sce(Trimming):
     array([[4., 0.],
            [5., 0.]])
     """
+
+    together: ClassVar[bool] = True
 
     density: float = option(1.0, "The share of entries that is selected.", SHARE)
 

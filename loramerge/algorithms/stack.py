@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramerge.algorithms.chance import uniform
+from loramerge.algorithms.chance import own_names, uniform
 from loramerge.backend import Array
 
 Chance = Callable[[], Array]
@@ -55,16 +55,17 @@ def stack(
         values: (T, M, a, b).   weights: (T,).   sizes: (M, 2).   sources: (T,) and labels: (M,) names.
     """
     present = np.flatnonzero(weights)
-    names = [sources[t] for t in present]
+    kept = values[present]
 
     def chance() -> Array:
-        drawn = np.ones((len(present), *values.shape[1:]), values.dtype)
-        for t, name in enumerate(names):
-            for m, label in enumerate(labels):
-                rows, columns = map(int, sizes[m])
+        drawn = np.ones(kept.shape, values.dtype)
+        for m, label in enumerate(labels):
+            rows, columns = map(int, sizes[m])
+            some = [t for t in range(len(kept)) if kept[t, m].any()]
+            for t, name in zip(some, own_names([sources[present[t]] for t in some]), strict=True):
                 drawn[t, m, :rows, :columns] = uniform(
                     seed, name, label, (0, 0), (rows, columns), values.dtype
                 )
         return drawn
 
-    return Stack(values[present], np.asarray(weights, float)[present], sizes, chance)
+    return Stack(kept, np.asarray(weights, float)[present], sizes, chance)

@@ -9,11 +9,10 @@ import numpy as np
 
 from loramerge.algorithms.elementwise import Elementwise
 from loramerge.algorithms.method import Interval, option
-from loramerge.algorithms.parts import Divisor, agree, drop, elect, mean, trim, turn
+from loramerge.algorithms.parts import agree, drop, elect, mean, trim, turn
 from loramerge.algorithms.stack import Stack
 from loramerge.backend import Array
 
-Election = Literal["weighted", "raw", "count", "none"]
 SHARE = Interval(low=0, high=1, low_open=True)
 
 
@@ -83,11 +82,11 @@ class Dropping(Elementwise):
 class Voting(Elementwise):
     """A rule in which the sources elect a sign for every entry."""
 
-    election: Election = option(
+    election: Literal["weighted", "raw", "count", "none"] = option(
         "weighted",
         "What is added up to elect a sign: weighted entries, raw ones, one vote of each source; none: no election.",
     )
-    divisor: Divisor = option(
+    divisor: Literal["weight", "count", "none"] = option(
         "weight", "What the sum of those that agree is divided by: their weights, their number, or nothing."
     )
 
