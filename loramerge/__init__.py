@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
     "algorithms": (
-        "METHODS Average Breadcrumbs Cat Dare DareTies Della Emr IsoC IsoCTS Lego Linear Magnitude Method Pico Sce "
-        "Svd Ties Tsv Wudi"
+        "METHODS Average Breadcrumbs Cat Core Ctm Dare DareTies Della Emr IsoC IsoCTS Lego Linear Magnitude "
+        "Method Pico Sce Svd Ties Tsv Wudi"
     ),
     "difference": "Difference diff",
     "driver": "Merge combine",

@@ -5,6 +5,8 @@ from loramerge.algorithms import METHODS as METHODS
 from loramerge.algorithms import Average as Average
 from loramerge.algorithms import Breadcrumbs as Breadcrumbs
 from loramerge.algorithms import Cat as Cat
+from loramerge.algorithms import Core as Core
+from loramerge.algorithms import Ctm as Ctm
 from loramerge.algorithms import Dare as Dare
 from loramerge.algorithms import DareTies as DareTies
 from loramerge.algorithms import Della as Della

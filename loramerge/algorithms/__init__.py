@@ -9,6 +9,8 @@ from typing import Any
 from loramerge.algorithms.average import Average
 from loramerge.algorithms.breadcrumbs import Breadcrumbs
 from loramerge.algorithms.cat import Cat
+from loramerge.algorithms.core import Core
+from loramerge.algorithms.ctm import Ctm
 from loramerge.algorithms.dare import Dare
 from loramerge.algorithms.dare_ties import DareTies
 from loramerge.algorithms.della import Della
@@ -38,6 +40,8 @@ METHODS: dict[str, type[Method]] = {
     "tsv": Tsv,
     "pico": Pico,
     "wudi": Wudi,
+    "core": Core,
+    "ctm": Ctm,
     "ties": Ties,
     "dare": Dare,
     "dare_ties": DareTies,
@@ -53,6 +57,8 @@ __all__ = [
     "Average",
     "Breadcrumbs",
     "Cat",
+    "Core",
+    "Ctm",
     "Dare",
     "DareTies",
     "Della",
