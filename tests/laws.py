@@ -114,7 +114,7 @@ ROWS = {
     "core, 90 %": Core(energy=0.9),
     "core, dare_ties": Core(rule="dare_ties", seed=1),
     "core, magnitude, all": Core(rule="magnitude", density=1.0),
-    "core, sce": Core(rule="sce", density=0.2),
+    "core, sce": Core(rule="sce"),
     "compress, then merge": Ctm(),
     "compress, then merge, all": Ctm(density=1.0),
     "compress, then merge, rank 3": Ctm(rank=3, beta=1.0),

@@ -19,19 +19,20 @@ from loramerge.gram import Grams
 class Ctm(Ruled):
     """A merge of rank k by construction: what the rule makes is not cut off afterwards.
 
-        X_t = M_t/‖M_t‖ · (β ‖M_t‖ + (1−β) mean_s ‖M_s‖)        M_t: the core of w_t ΔW_t
+        X_t = w_t ΔW_t · (β + (1−β) mean_s ‖w_s ΔW_s‖ / ‖w_t ΔW_t‖)
         U, V = the k directions of either side that keep most of Σ_t ‖Uᵀ X_t V‖²
-        ΔW = U · rule(Uᵀ M₁ V … Uᵀ M_T V) · Vᵀ
+        ΔW = U · rule(Uᵀ ΔW₁ V … Uᵀ ΔW_T V) · Vᵀ
 
-    With β below 1 weak sources have a say in which directions are kept. U and V are Tucker's (HOOI: started by
-    SVD, each side by turns); coordinates are in the order of what they keep. The rule sees the M_t themselves.
+    With β below 1 weak sources have a say in which directions are kept. U and V are Tucker's (HOOI: started
+    by SVD, each side by turns); coordinates are in the order of what they keep. The rule sees the sources
+    themselves, and their weights. Without a rank k is that of the largest source.
 
-    Source: Compress-then-Merge 2026, arXiv:2606.03723; β = 0.25 as in its example, the error's change of 1e-6 as
-    its end. Its λ (0.75 there) is `--scale`; it trims at 25 %, and its DARE-TIES trims too: here each is the
-    rule by that name. A source that is silent in a module is left out, where the published form divides by 0.
+    Source: Compress-then-Merge 2026, arXiv:2606.03723; β = 0.25 as in its example, and a change of the error by
+    1e-6 ends HOOI. Its λ (0.75 there) is `--scale`; it trims at 25 %, and its DARE-TIES trims too: here each
+    is the rule by that name. A source that is silent in a module is left out; there it divides by zero.
 
-    Limits: what lies outside of the k directions is lost for every source, which the report shows as lost against
-    the weighted sum. A silent mean, ties between directions: as of `core`.
+    Limits: what lies outside of the k directions is lost for every source; the report shows it as lost
+    against the weighted sum. Where two directions keep equally much, as of `core`.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

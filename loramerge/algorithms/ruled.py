@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from loramerge.algorithms.breadcrumbs import Breadcrumbs
 from loramerge.algorithms.dare import Dare
@@ -18,17 +18,25 @@ from loramerge.algorithms.span import Span
 from loramerge.algorithms.ties import Ties
 from loramerge.errors import UsageError
 
-Rule = Literal["ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr"]
-RULES: dict[str, type[Elementwise]] = dict(
-    zip(get_args(Rule), (Ties, Dare, DareTies, Magnitude, Della, Breadcrumbs, Sce, Emr), strict=True)
-)
+RULES: dict[str, type[Elementwise]] = {
+    "ties": Ties,
+    "dare": Dare,
+    "dare_ties": DareTies,
+    "magnitude": Magnitude,
+    "della": Della,
+    "breadcrumbs": Breadcrumbs,
+    "sce": Sce,
+    "emr": Emr,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ruled(Span):
     """A method that leaves it to an elementwise rule how entries of small matrices are merged."""
 
-    rule: Rule = option("ties", "How entries are merged.")
+    rule: Literal["ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr"] = option(
+        "ties", "How entries are merged."
+    )
     density: float | None = option(
         None,
         "The share of entries that the rule keeps [default: the rule's own].",

@@ -12,7 +12,7 @@ ROUNDS = 1000
 
 
 def subspaces(cores: Cores, k: int) -> tuple[Array, Array]:
-    """Orthonormal U and V (R, k) with Σ_t ‖Uᵀ X_t V‖² as large as can be; each column before the next weaker ones.
+    """Orthonormal U and V (R, k) with Σ_t ‖Uᵀ X_t V‖² as large as can be, the strongest columns first.
 
     Started from the singular vectors of the matrices side by side and on top of each other; then each side is
     the best for the other by turns. Columns beyond what the matrices span are zero.
@@ -42,7 +42,7 @@ def _seen(cores: Cores, side: Array | None) -> Array:
     """[X₁ V … X_T V] (R, T k), or with V = None something with the same Gram on the left, (R, Σ r)."""
     if side is not None:
         return np.concatenate([up @ (down.T @ side) for up, down in cores], axis=1)
-    return np.concatenate([up @ np.linalg.qr(down, mode="r").T for up, down in cores], axis=1)
+    return np.concatenate([up @ np.asarray(np.linalg.qr(down, mode="r")).T for up, down in cores], axis=1)
 
 
 def _leading(columns: Array, k: int) -> Array:

@@ -94,3 +94,72 @@ def wudi(updates, ridge=0.1):
     mu = ridge * np.trace(total) / rank_of(np.vstack(taus), 1e-9)
     mean = sum(taus) / len(taus)
     return (wanted + mu * mean) @ np.linalg.inv(total + mu * np.eye(len(total)))
+
+
+def ties(cores, weights, density):
+    """TIES of matrices as a plain loop over entries: the largest of each, the winning sign, their mean."""
+    trimmed = []
+    for core in cores:
+        kept = max(int(density * core.size), 1)
+        least = np.sort(np.abs(core).ravel())[-kept]
+        trimmed.append(np.where(np.abs(core) >= least, core, 0.0))
+    merged = np.zeros_like(cores[0])
+    for at in np.ndindex(merged.shape):
+        votes = [w * core[at] for w, core in zip(weights, trimmed, strict=True)]
+        sign = np.sign(sum(votes))
+        agree = [n for n, vote in enumerate(votes) if sign and np.sign(vote) == sign]
+        if agree:
+            merged[at] = sum(votes[n] for n in agree) / sum(abs(weights[n]) for n in agree)
+    return merged
+
+
+def in_core(halves, weights, density, tol=1e-7):
+    """TIES of U_Bᵀ B_t A_t V_A, in bases of the stacked B_t and A_t as they are given."""
+    stacked = np.hstack([b for b, _ in halves]), np.vstack([a for _, a in halves]).T
+    left, right = (np.linalg.svd(side, full_matrices=False)[0][:, : rank_of(side, tol)] for side in stacked)
+    cores = [(left.T @ b) @ (a @ right) for b, a in halves]
+    return left @ ties(cores, weights, density) @ right.T
+
+
+def balanced(matrix, k):
+    u, sigma, v = svd(matrix, k)
+    return u * np.sqrt(sigma), (v * np.sqrt(sigma)).T
+
+
+def with_weights(formula):
+    """The formula for all modules, of unweighted updates and weights."""
+
+    def whole(sources, weights, **options):
+        paths = sorted({target.path for source in sources for target in source})
+        found = {}
+        for path in paths:
+            present = [n for n, source in enumerate(sources) if list(parts([source], [weights[n]], path))]
+            updates = [next(parts([sources[n]], [1.0], path)) for n in present]
+            found[path] = formula(updates, [weights[n] for n in present], **options)
+        return found
+
+    return whole
+
+
+@with_weights
+def core_ties(updates, weights, density=0.2):
+    return in_core([balanced(update, rank) for update, rank in updates], weights, density)
+
+
+@with_weights
+def ctm_ties(updates, weights, k, beta=0.25, density=0.2):
+    """HOOI on the full matrices, started by both unfoldings, until the error moves by less than 1e-6."""
+    norms = [np.linalg.norm(w * update) for w, (update, _) in zip(weights, updates, strict=True)]
+    even = [
+        w * update / n * (beta * n + (1 - beta) * np.mean(norms))
+        for w, n, (update, _) in zip(weights, norms, updates, strict=True)
+    ]
+    whole = np.sqrt(sum(np.linalg.norm(x) ** 2 for x in even))
+    left, right = svd(np.hstack(even), k)[0], svd(np.vstack(even).T, k)[0]
+    errors = [2.0]
+    while len(errors) < 3 or abs(errors[-1] - errors[-2]) > 1e-6:
+        left = svd(np.hstack([x @ right for x in even]), k)[0]
+        right = svd(np.hstack([x.T @ left for x in even]), k)[0]
+        kept = sum(np.linalg.norm(left.T @ x @ right) ** 2 for x in even)
+        errors.append(np.sqrt(max(whole**2 - kept, 0)) / whole)
+    return left @ ties([left.T @ update @ right for update, _ in updates], weights, density) @ right.T
