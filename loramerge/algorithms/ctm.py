@@ -27,7 +27,7 @@ class Ctm(Ruled):
     by SVD, each side by turns); coordinates are in the order of what they keep. The rule sees the sources
     themselves, and their weights. Without a rank k is that of the largest source.
 
-    Source: Compress-then-Merge 2026, arXiv:2606.03723; β = 0.25 as in its example, and a change of the error by
+    Source: Compress-then-Merge 2026, arXiv:2606.03723; β = 0.25 as in its example, a change of the error by
     1e-6 ends HOOI. Its λ (0.75 there) is `--scale`; it trims at 25 %, and its DARE-TIES trims too: here each
     is the rule by that name. A source that is silent in a module is left out; there it divides by zero.
 
