@@ -16,10 +16,27 @@ __version__ = "0.1.0"
 
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
-    "algorithms": (
-        "METHODS Average Breadcrumbs Cat Core Ctm Dare DareTies Della Emr IsoC IsoCTS Lego Linear Magnitude "
-        "Method Pico Sce Svd Ties Tsv Wudi"
-    ),
+    "algorithms": "METHODS Method only",
+    "algorithms.average": "Average",
+    "algorithms.breadcrumbs": "Breadcrumbs",
+    "algorithms.cat": "Cat",
+    "algorithms.core": "Core",
+    "algorithms.ctm": "Ctm",
+    "algorithms.dare": "Dare",
+    "algorithms.dare_ties": "DareTies",
+    "algorithms.della": "Della",
+    "algorithms.emr": "Emr",
+    "algorithms.iso_c": "IsoC",
+    "algorithms.iso_cts": "IsoCTS",
+    "algorithms.lego": "Lego",
+    "algorithms.linear": "Linear",
+    "algorithms.magnitude": "Magnitude",
+    "algorithms.pico": "Pico",
+    "algorithms.sce": "Sce",
+    "algorithms.svd": "Svd",
+    "algorithms.ties": "Ties",
+    "algorithms.tsv": "Tsv",
+    "algorithms.wudi": "Wudi",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -47,7 +47,7 @@ class Basis:
         return grams.remix(self.left @ X, Y @ self.right.swapaxes(1, 2))
 
     def leading(self, grams: Grams, x: Array, sigma: Array, yt: Array, rank: int | None) -> Remix:
-        """The first `rank` units (None: all) of E_up X diag(σ) Yᵀ E_down; columns of X and Y orthonormal."""
+        """The first `rank` units (None: all) of E_up X diag(σ) Yᵀ E_down; X and Y are orthogonal."""
         energy = sigma**2
         kept = sigma.shape[1] if rank is None else rank
         root = np.sqrt(sigma[:, :kept])

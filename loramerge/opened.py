@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.adapter import Computed, Held, Slot
 from loramerge.algorithms import Method
+from loramerge.algorithms.wrapping import Only
 from loramerge.backend import workers
 from loramerge.driver import Merge, decided, merged, report, strengths
 from loramerge.errors import UsageError
@@ -54,6 +55,8 @@ class Opened:
             UsageError: no such method, option or weights.
             SourceError: a factor holds NaN or infinity, or a file has changed.
         """
+        if isinstance(method, Only):
+            raise UsageError("A method for some modules only needs loramerge.combine: here all are alike.")
         plan = settle(
             self.sources, method, self._observe, weights=weights, dtype=dtype, fold=False, **options
         )

@@ -68,7 +68,7 @@ class Effort:
         return self.memory / self.workers
 
 
-EFFORT = Effort()
+EFFORT: Effort = Effort()
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +114,13 @@ class Sources:
         """All of them are files without a config of their own."""
         return all(adapter.bare for adapter in self.adapters)
 
-    def batches(self, effort: Effort, schedule: Schedule | None = None) -> list[Units]:
-        """The work, in pieces that one worker can hold and, by a schedule, that are merged alike."""
-        groups = [self.signatures] if schedule is None else schedule.groups(self.signatures)
+    def batches(
+        self, effort: Effort, schedule: Schedule | None = None, method: Method | None = None
+    ) -> list[Units]:
+        """The work, in pieces that one worker can hold and, by schedule and method, that are merged alike."""
+        groups: list[Mapping[Target, Signature]] = [self.signatures]
+        if schedule is not None and method is not None:
+            groups = [*schedule.groups(self.signatures, method)]
         return [units for group in groups for units in batches(self.adapters, group, effort.share)]
 
 
@@ -172,7 +176,7 @@ class Plan:
 
     def batches(self, effort: Effort) -> list[Units]:
         """The work in pieces that are merged alike and that one worker can hold."""
-        return self.work.batches(effort, self.schedule)
+        return self.work.batches(effort, self.schedule, self.method)
 
 
 def open_together(
@@ -282,7 +286,7 @@ def observer(effort: Effort) -> Observe:
             return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
 
         with workers(effort.workers) as run:
-            return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
+            return list(chain.from_iterable(run(look, work.batches(effort, schedule, method))))
 
     return observe
 

@@ -286,7 +286,7 @@ def encoded(source, encoding):
         state[f"base_model.model.{target.path}.lora_A.weight"] = u.down
         state[f"base_model.model.{target.path}.lora_B.weight"] = u.up * u.scale
     config = {"peft_type": "LORA", "r": source.rank, **ENCODINGS[encoding](source.rank)}
-    return from_state_dict(state, config)
+    return replace(from_state_dict(state, config), name=source.name)
 
 
 @every_method

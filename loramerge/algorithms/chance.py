@@ -30,14 +30,16 @@ def uniform(
     return np.asarray(drawn, kind)
 
 
-def own_names(names: Sequence[str]) -> list[str]:
+def own_names(names: Sequence[str], strengths: Sequence[float]) -> list[str]:
     """Names for chance, that depend as little as can be on what else is merged: the last part of each if no other
-    has it, else with the folder, else numbered. What sources were numbered by before is left out.
+    has it, else with the folder. Sources of one name are numbered, the strongest first, not by their order.
 
-    >>> own_names(["a/x", "b/y"]), own_names(["a/x", "b/x"]), own_names(["x#1", "x#4", "y#2"])
-    (['x', 'y'], ['a/x', 'b/x'], ['x#0', 'x#1', 'y'])
+    >>> own_names(["a/x", "b/y"], [1, 2]), own_names(["a/x", "b/x"], [1, 2]), own_names(["x#1", "x#4"], [1, 2])
+    (['x', 'y'], ['a/x', 'b/x'], ['x#1', 'x#0'])
     """
     longer = [re.sub(r"#\d+$", "", name) for name in names]
     short = [name.rpartition("/")[2] for name in longer]
     told = [s if short.count(s) == 1 else more for s, more in zip(short, longer, strict=True)]
-    return [n if told.count(n) == 1 else f"{n}#{told[:i].count(n)}" for i, n in enumerate(told)]
+    ranked = sorted(range(len(told)), key=lambda i: -strengths[i])
+    place = {i: sum(told[j] == told[i] for j in ranked[: ranked.index(i)]) for i in ranked}
+    return [n if told.count(n) == 1 else f"{n}#{place[i]}" for i, n in enumerate(told)]

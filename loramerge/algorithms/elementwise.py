@@ -41,7 +41,7 @@ class Elementwise(Span):
     def frame(self) -> Frame:
         return "spectral" if self.space == "core" else "balanced"
 
-    search: Search | None = field(default=None, repr=False)  # no option: what is known of common limits
+    search: Search | None = field(default=None, repr=False, metadata={"found": True})  # no option
 
     together: ClassVar[bool] = False  # whether all sources are trimmed by one ranking
     by_rows: ClassVar[bool] = False  # whether whole rows must be seen
@@ -112,8 +112,8 @@ class Elementwise(Span):
         bases = basis(grams, self.rank_tol)
         values = _cores(grams, bases)  # (T, M, R, R)
         sizes = self.ranking(values).reshape(1 if self.together else len(values), len(grams.labels), -1)
-        some = np.asarray(values.any(axis=(2, 3)))  # (T, M)
-        for s, m in np.argwhere(some.any(axis=0)[None] if self.together else some).tolist():
+        some = (values != 0).any(axis=(2, 3))  # (T, M)
+        for s, m in np.argwhere(np.any(some, axis=0)[None] if self.together else some).tolist():
             one, count = sizes[s, m], int(bases.ranks[m].prod())
             picked = np.random.default_rng(0).permutation(np.flatnonzero(one))
             yield Ranked(s, count, partial(one.__getitem__, picked), partial(list, [one]))

@@ -26,8 +26,8 @@ class IsoC(Span):
     Source: Iso-C, Marczak et al. 2025, arXiv:2502.04959; in the span as in Core Space, arXiv:2509.17786.
 
     Limits: one adapter does not come back as itself, its spectrum is flattened. A rank keeps the
-    directions that were strongest in the sum; all are equally strong now, so it cuts much: give it room. Near
-    rank_tol a direction jumps from nothing to full strength.
+    directions that were strongest in the sum; all are equally strong now, so it cuts much: give it room.
+    Near rank_tol a direction jumps from nothing to full strength.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

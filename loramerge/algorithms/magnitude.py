@@ -35,7 +35,7 @@ class Magnitude(Trimming):
     @property
     def traits(self) -> Traits:
         whole = self.density == 1
-        return Traits("elementwise", weights="additive", identity=whole, exact=whole and self.whole)
+        return Traits("elementwise", weights="additive", identity=self.keeps_one, exact=whole and self.whole)
 
     def merge(self, entries: Stack) -> Array:
         return weighted_sum(self.trimmed(entries), entries.weights)

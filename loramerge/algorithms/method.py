@@ -86,6 +86,10 @@ class Method(ABC):
         for f in fields(self):
             _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
 
+    def at(self, module: str) -> Method:
+        """The method for one module, if it is not the same for all."""
+        return self
+
     def weights(self, weights: Array) -> Array:
         """The weights as the method uses them; the report compares the merge with their sum."""
         return weights
@@ -136,7 +140,7 @@ class Method(ABC):
     @classmethod
     def names(cls) -> list[str]:
         """The options; other fields hold what a method has found out."""
-        return [f.name for f in fields(cls) if "help" in f.metadata]
+        return [f.name for f in fields(cls) if "found" not in f.metadata]
 
 
 def _check(name: str, value: Any, hint: Any, interval: Interval | None) -> None:

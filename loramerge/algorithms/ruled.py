@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from loramerge.algorithms.breadcrumbs import Breadcrumbs
-from loramerge.algorithms.dare import Dare
-from loramerge.algorithms.dare_ties import DareTies
-from loramerge.algorithms.della import Della
 from loramerge.algorithms.elementwise import Elementwise
-from loramerge.algorithms.emr import Emr
-from loramerge.algorithms.magnitude import Magnitude
 from loramerge.algorithms.method import Interval, option
-from loramerge.algorithms.sce import Sce
 from loramerge.algorithms.span import Span
-from loramerge.algorithms.ties import Ties
+from loramerge.algorithms.table import METHODS
 from loramerge.errors import UsageError
-
-RULES: dict[str, type[Elementwise]] = {
-    "ties": Ties,
-    "dare": Dare,
-    "dare_ties": DareTies,
-    "magnitude": Magnitude,
-    "della": Della,
-    "breadcrumbs": Breadcrumbs,
-    "sce": Sce,
-    "emr": Emr,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +36,12 @@ class Ruled(Span):
         Raises:
             UsageError: it does not have them.
         """
-        cls = RULES[self.rule]
+        cls = cast(type[Elementwise], METHODS[self.rule])
         options: dict[str, Any] = {"space": "core"}
         if self.density is not None:
             options["density"] = self.density
         if self.seed:
             options["seed"] = self.seed
-        if missing := [name for name in options if name not in cls.__dataclass_fields__]:
+        if missing := [name for name in options if name not in cls.names()]:
             raise UsageError(f"{' and '.join(missing)} is nothing that rule={self.rule} has: leave it out.")
         return cls(**options)

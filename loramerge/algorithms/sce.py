@@ -47,12 +47,14 @@ class Sce(Trimming):
         return Traits("elementwise", weights="consensus")
 
     def ranking(self, values: Array) -> Array:
-        """(1, M, a, b) the variance over the sources that change the module."""
+        """(1, M, a, b) the variance over the sources that change the module; 0 where it is rounding."""
         some = values.any(axis=(2, 3), keepdims=True)  # (T, M, 1, 1)
         count = np.maximum(some.sum(axis=0), 1).astype(values.dtype)
         one = np.ones(len(values))
         apart = (values - weighted_sum(values, one) / count) * some
-        return np.asarray(weighted_sum(apart**2, one) / count)[None]
+        variance = weighted_sum(apart**2, one) / count
+        rounding = 32 * np.finfo(values.dtype).eps * np.abs(values).max(axis=(0, 2, 3))
+        return np.asarray(variance * (variance > rounding[:, None, None] ** 2))[None]
 
     def measure(self, entries: Stack) -> Array:
         """(T, M) energies of what is selected."""

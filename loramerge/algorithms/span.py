@@ -46,7 +46,7 @@ class Span(Sized):
         """C (M, R, R), from the cores of the sources and `grams.weights`."""
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
-        """X (M, R, R), σ (M, R), Yᵀ (M, R, R) of the core X diag(σ) Yᵀ; a rank keeps the first.
+        """X (M, R, R), σ (M, R), Yᵀ (M, R, R) of the core X diag(σ) Yᵀ, in the order that a rank keeps.
 
         Bases are orthonormal, so the SVD of the core is the SVD of the merge.
         """

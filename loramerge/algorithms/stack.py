@@ -62,7 +62,9 @@ def stack(
         for m, label in enumerate(labels):
             rows, columns = map(int, sizes[m])
             some = [t for t in range(len(kept)) if kept[t, m].any()]
-            for t, name in zip(some, own_names([sources[present[t]] for t in some]), strict=True):
+            strengths = [float(np.square(kept[t, m], dtype=float).sum()) for t in some]
+            names = own_names([sources[present[t]] for t in some], strengths)
+            for t, name in zip(some, names, strict=True):
                 drawn[t, m, :rows, :columns] = uniform(
                     seed, name, label, (0, 0), (rows, columns), values.dtype
                 )

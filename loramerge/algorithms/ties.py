@@ -40,7 +40,7 @@ class Ties(Trimming, Voting):
 
     @property
     def traits(self) -> Traits:
-        return Traits("elementwise", weights=self.vote_weights, identity=self.density == 1)
+        return Traits("elementwise", weights=self.vote_weights, identity=self.keeps_one)
 
     def merge(self, entries: Stack) -> Array:
         return self.fused(self.trimmed(entries), entries.weights)

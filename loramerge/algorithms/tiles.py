@@ -114,7 +114,8 @@ def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> De
     peaks = [np.abs(u).max() * np.abs(d).max() for u, d in sides]
     kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
     ups, downs = zip(*[(u.astype(kind), d.astype(kind)) for u, d in sides], strict=True)
-    names = tuple(own_names([grams.sources[t] for t in present]))
+    strengths = [float(grams.kernel[module][np.ix_(mine[t], mine[t])].sum()) for t in present]
+    names = tuple(own_names([grams.sources[t] for t in present], strengths))
     grid = (max(TILE[0] * TILE[1] // shape[1], 1), shape[1]) if by_rows else TILE
     return Dense(ups, downs, present, weights[list(present)], names, grams.labels[module], shape, grid, seed)
 

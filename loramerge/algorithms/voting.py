@@ -28,6 +28,11 @@ class Trimming(Elementwise):
     def keeps(self, count: int) -> tuple[int, int] | None:
         return None if self.density == 1 else (0, share_of(count, self.density))
 
+    @property
+    def keeps_one(self) -> bool:
+        """Whether one adapter alone keeps all that it is: its core is diagonal, so half of that is enough."""
+        return self.density == 1 or (self.space == "core" and self.scope == "module" and self.density >= 0.5)
+
     def trimmed(self, entries: Stack) -> Array:
         """(T, M, a, b) with zeros where entries are not kept."""
         if entries.limits is None:

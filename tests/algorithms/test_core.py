@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from loramerge import METHODS, Core, LowRank, Ties, UsageError
-from loramerge.algorithms.ruled import RULES
 from tests.adapters import changed, distance, merged, random_adapters, truncated
 from tests.algorithms import spectral
 from tests.algorithms.test_iso_c import dense_of, unit
@@ -31,11 +30,13 @@ def test_core_ties_is_the_plain_loop(sources, weights, density):
     assert distance(merged(sources, Core(density=density), weights), loop) < 1e-8
 
 
+RULES = ("ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr")
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_in_core_space_is_the_method_of_that_name_there(rule):
-    assert METHODS[rule] is RULES[rule]
     sources, weights = CASES["mixed ranks and signs"]
-    same = merged(sources, RULES[rule](space="core"), weights)
+    same = merged(sources, METHODS[rule](space="core"), weights)
     assert distance(merged(sources, Core(rule=rule), weights), same) == 0
 
 

@@ -83,7 +83,7 @@ def test_where_the_output_goes(cli, tmp_path, arguments, out):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("options", [{}, {"rank": 2}, {"energy": 0.8}], ids=str)
 def test_the_command_line_writes_what_the_library_writes_byte_for_byte(cli, tmp_path, method, options):
-    if options.keys() - METHODS[method].__dataclass_fields__:
+    if options.keys() - set(METHODS[method].names()):
         return
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     assert cli("combine", "a", "b", "--method", method, *words, "--weights", "1,-0.5", "-o", "x").code == 0
@@ -183,8 +183,14 @@ def test_the_same_source_twice_takes_the_same_alpha(cli, tmp_path):
 USAGE = {
     "no source": ([], "Missing argument"),
     "an unknown option": (["a", "--frobnicate"], "No such option"),
-    "an option of another method": (["a", "--seed", "1"], "--seed is an option of lego, not of linear"),
-    "another": (["a", "--method", "cat", "--energy", "0.5"], "linear, average, svd, lego, not of cat"),
+    "an option of another method": (
+        ["a", "--variant", "ctm"],
+        "--variant is an option of lego, not of linear",
+    ),
+    "another": (
+        ["a", "--method", "cat", "--energy", "0.5"],
+        "--energy is an option of linear, average, svd, lego",
+    ),
     "a choice that is none": (["a", "--method", "lego", "--variant", "x"], "'intrinsic', 'ctm', 'nsc'"),
     "an unknown method": (["a", "--method", "leggo"], "Did you mean lego? There are: linear"),
     "a method without likeness": (["a", "--method", "xyzzy"], "There is no method 'xyzzy'. There are:"),
@@ -225,7 +231,7 @@ def test_help_shows_the_options_of_the_named_method_only(cli):
         shown = cli("combine", "--method", method, "--help").out
         assert cli.code == 0
         for name in ("rank", "energy", "seed", "variant", "restarts"):
-            assert (f"\n  --{name} " in shown) == (name in cls.__dataclass_fields__)
+            assert (f"\n  --{name} " in shown) == (name in cls.names())
     assert cli("combine", "-h").out == cli("combine", "--help", "--method", "linear").out
 
 
@@ -320,3 +326,25 @@ def test_sources_of_one_name_are_told_apart(cli, tmp_path):
     assert names == ["x/lora", "y/lora"]
     names = [s["name"] for s in cli("combine", "a", "a", "--json", "--overwrite").json()["sources"]]
     assert names == ["a#1", "a#2"]
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("0.5", 0.5), ("-2", -2.0), ("1e-3", 1e-3)])
+def test_scale_multiplies_the_merge(cli, tmp_path, scale, factor):
+    assert cli("combine", "a", "b", f"--scale={scale}", "-o", "m").code == 0
+    assert_merged(tmp_path / "m" / WEIGHTS, total(tmp_path, factor, factor))
+    assert f"scaled by {factor:.3g}" in cli.out
+
+
+@pytest.mark.parametrize("policy", ["norm", "cosine"])
+def test_a_policy_of_strength_is_said_and_can_be_a_recipe(cli, tmp_path, policy):
+    assert cli("combine", "a", "b", "--scale", policy, "-o", "m").code == 0
+    assert "scaled by" in cli.out
+    recipe = cli("combine", "a", "b", "--scale", policy, "--print-recipe").out
+    (tmp_path / "r.yaml").write_text(recipe)
+    assert cli("combine", "--recipe", "r.yaml", "-o", "again").code == 0
+    assert content(tmp_path / "m") == content(tmp_path / "again")
+
+
+def test_a_scale_that_is_none_is_refused(cli):
+    assert cli("combine", "a", "b", "--scale", "strong").code == 2
+    assert "neither a finite number nor one of norm, cosine" in cli.err
