@@ -156,3 +156,18 @@ def test_a_frame_of_frames_is_the_frame():
     assert np.abs(again.up) == pytest.approx(np.abs(grams.up), abs=1e-10)
     assert framed(grams, "balanced") is grams
     assert replace(grams).live.all()
+
+
+@pytest.mark.parametrize("offset", [1e-3, 1e-4, 1e-5, 1e-6])
+def test_spectral_halves_are_as_exact_as_a_qr_of_the_factors(offset):
+    """Bases made from either are orthonormal alike."""
+    units, grams = seen(near(offset), "spectral")
+    for m in range(2):
+        up, down = factors(units, grams, m)
+        for half, side in zip(grams.halves, (up, down.T), strict=True):
+            apart = []
+            for triangle in (half[m], np.linalg.qr(side, mode="r")):
+                _, sigma, wt = np.linalg.svd(triangle)
+                e = side @ (wt.T / sigma)
+                apart.append(np.abs(e.T @ e - np.eye(len(sigma))).max())
+            assert apart[0] < 10 * apart[1]

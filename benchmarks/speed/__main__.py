@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed import peers, sections
+from benchmarks.speed import peers, sections, span
 from benchmarks.speed.sections import Row
 from loramerge.backend import keep_freed_memory
 
@@ -31,6 +31,7 @@ SECTIONS = (
     "floor",
     "curve",
     "layer70b",
+    "span",
     "peft",
     "mergekit",
 )
@@ -57,6 +58,8 @@ def rows(names: list[str], work: Path, options: argparse.Namespace) -> Iterator[
         yield from sections.curve(work, (2, 4, 8, 16, 32, 64)[: options.steps])
     if "layer70b" in names:
         yield from sections.one_layer_70b(work)
+    if "span" in names:
+        yield from span.rows(work)
     if "peft" in names:
         yield from peers.peft(work)
     if "mergekit" in names and options.mergekit:
