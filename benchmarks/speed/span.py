@@ -10,7 +10,7 @@ import numpy as np
 import loramerge as lm
 from benchmarks.speed.measure import Cost, loramerge
 from benchmarks.speed.sections import Row, sources
-from benchmarks.speed.shapes import LLAMA_7B, Shapes
+from benchmarks.speed.shapes import LLAMA_7B, Shapes, llama
 
 METHODS = {  # name -> the largest share of the time of svd that it may take
     "iso_c": 2,
@@ -23,26 +23,33 @@ METHODS = {  # name -> the largest share of the time of svd that it may take
 }
 
 
-def rows(where: Path, shapes: Shapes = LLAMA_7B, count: int = 8) -> Iterator[Row]:
-    """Eight adapters of rank 16 to rank 16. `near` are adapters that share A but for 1e-4, as from one seed."""
+FEW = llama(4096, 11008, 4)
+
+
+def rows(
+    where: Path, shapes: Shapes = LLAMA_7B, near: Shapes = FEW, count: int = 8, repeats: int = 3
+) -> Iterator[Row]:
+    """Eight adapters of rank 16 to rank 16; those called near share A but for 1e-4, as if trained from one seed."""
     for name in METHODS:
         check(name)
-    for kind, folders in (("", sources(where, count, shapes)), (", near", _near(where, count, shapes))):
-        svd = _cost(folders, where, "svd")
-        yield Row(f"{len(shapes)} modules, {count}×r16, svd{kind}", svd)
+    both = {"": sources(where, count, shapes), ", near": _near(where, count, near)}
+    for kind, folders in both.items():
+        svd = _cost(folders, where, "svd", repeats)
+        modules = len(near if kind else shapes)
+        yield Row(f"{modules} modules, {count}×r16, svd{kind}", svd)
         for name, times in METHODS.items():
-            cost = _cost(folders, where, name)
+            cost = _cost(folders, where, name, repeats)
             goal = "" if kind else f"≥ {1 / times:g}"
             yield Row(f"the same, {name}{kind}", cost, "svd, CPU", svd.cpu / cost.cpu, goal)
 
 
-def _cost(folders: list[Path], where: Path, method: str) -> Cost:
+def _cost(folders: list[Path], where: Path, method: str, repeats: int) -> Cost:
     out = ("-o", where / "out", "--overwrite", "-q")
-    return loramerge("combine", *folders, "--method", method, "--rank", "16", *out)
+    return loramerge("combine", *folders, "--method", method, "--rank", "16", *out, repeats=repeats)
 
 
 def check(method: str) -> None:
-    """One adapter in two gauges beside others gives one merge, and small modules give the loops of the tests."""
+    """On small modules it is the plain loop of the tests, and no other in another gauge."""
     from tests.adapters import changed, distance, merged, random_adapters
     from tests.algorithms import spectral
 
