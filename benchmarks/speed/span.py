@@ -29,7 +29,7 @@ FEW = llama(4096, 11008, 4)
 def rows(
     where: Path, shapes: Shapes = LLAMA_7B, near: Shapes = FEW, count: int = 8, repeats: int = 3
 ) -> Iterator[Row]:
-    """Eight adapters of rank 16 to rank 16; those called near share A but for 1e-4, as if trained from one seed."""
+    """Eight adapters of rank 16 to rank 16; those called near share A but for 1e-4, as if of one seed."""
     for name in METHODS:
         check(name)
     both = {"": sources(where, count, shapes), ", near": _near(where, count, near)}

@@ -29,7 +29,8 @@ class Core(Ruled):
     is not used; here they are of the balanced singular units of every adapter, which only ΔW determines.
 
     Limits: not the dense rule by another way: which entries are small depends on the bases, and these on all
-    sources together. Where singular values of the stacked factors coincide the bases are not unique.
+    sources together; with rule=sum nothing does, and it is the plain weighted sum. Where singular values of
+    the stacked factors coincide the bases are not unique.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from loramerge.algorithms.method import Traits
-from loramerge.algorithms.span import Span, present
+from loramerge.algorithms.method import Traits, option
+from loramerge.algorithms.ruled import Ruled
+from loramerge.algorithms.span import present
 from loramerge.backend import Array
 from loramerge.basis import Basis
 from loramerge.gram import Grams, weigh
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pico(Span):
+class Pico(Ruled):
     """Shared output directions are calibrated, and the merge is as strong as its sources are on average.
 
         [B₁ … B_T] = U Σ Vᵀ,  s_j = σ_j²/Σσ²,  a_j = 1/(1 + (T−1) s_j)
         ΔW = γ Σ_t (I + U diag(a−1) Uᵀ) w_t ΔW_t,   γ = mean_t ‖w_t ΔW_t‖ / ‖the sum after it‖
+
+    or, instead of the sum, by an elementwise rule in core space (as of `core`).
 
     Where all adapters write into the same few outputs their sum is too loud there; a direction that carries
     the share s_j of all is divided by what T adapters in step would make of it. B_t is up of the balanced
@@ -39,20 +43,32 @@ class Pico(Span):
            [0.   , 0.846]])
     """
 
+    rule: Literal["sum", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr"] = (
+        option("sum", "How the calibrated sources are merged: added up, or by the method of that name.")
+    )
+
     @property
     def traits(self) -> Traits:
-        return Traits("spectral", weights="none")
+        return Traits("spectral", weights="none", identity=self.chosen().traits.identity)
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return weigh(grams, weights, even=True)  # w ΔW is the update, balanced again
 
     def core(self, grams: Grams, bases: Basis) -> Array:
-        merged = calibration(grams, bases)[:, :, None] * bases.weighted_sum(grams)
+        merged = self._merged(grams, bases, calibration(grams, bases))
         length = np.linalg.norm(merged, axis=(1, 2))
         heard = present(grams)
         wanted = _norms(grams, heard.shape[1]).sum(axis=1) / np.maximum(heard.sum(axis=1), 1)
         gain = np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)
         return np.asarray(gain[:, None, None] * merged)
+
+    def _merged(self, grams: Grams, bases: Basis, calm: Array) -> Array:
+        """What the rule makes of the calibrated sources (M, R, R)."""
+        if self.rule == "sum":
+            return calm[:, :, None] * bases.weighted_sum(grams)
+        names = grams.sources
+        values = np.stack([calm[:, :, None] * bases.core(grams, source) for source in range(len(names))])
+        return self.chosen().on(values, np.ones(len(names)), bases.ranks, names, grams.labels)
 
 
 def calibration(grams: Grams, bases: Basis) -> Array:

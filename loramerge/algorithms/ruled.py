@@ -16,8 +16,8 @@ from loramerge.errors import UsageError
 class Ruled(Span):
     """A method that leaves it to an elementwise rule how entries of small matrices are merged."""
 
-    rule: Literal["ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr"] = option(
-        "ties", "How entries are merged."
+    rule: Literal["sum", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr"] = (
+        option("ties", "How entries are merged: added up, or by the method of that name.")
     )
     density: float | None = option(
         None,
@@ -36,12 +36,10 @@ class Ruled(Span):
         Raises:
             UsageError: it does not have them.
         """
-        cls = cast(type[Elementwise], METHODS[self.rule])
-        options: dict[str, Any] = {"space": "core"}
-        if self.density is not None:
-            options["density"] = self.density
-        if self.seed:
-            options["seed"] = self.seed
-        if missing := [name for name in options if name not in cls.names()]:
-            raise UsageError(f"{' and '.join(missing)} is nothing that rule={self.rule} has: leave it out.")
-        return cls(**options)
+        given: dict[str, Any] = {"density": self.density, "seed": self.seed or None}
+        given = {name: value for name, value in given.items() if value is not None}
+        plain = self.rule == "sum"
+        cls = cast(type[Elementwise], METHODS["magnitude" if plain else self.rule])
+        if missing := [name for name in given if plain or name not in cls.names()]:
+            raise UsageError(f"rule={self.rule} has no {' and no '.join(missing)}: leave it out.")
+        return cls(space="core", **({"density": 1.0} if plain else given))

@@ -87,9 +87,10 @@ def test_a_rank_keeps_the_best_of_it():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"rule": "emr", "density": 0.5}, "density is nothing that rule=emr has: leave it out"),
-        ({"rule": "ties", "seed": 3}, "seed is nothing that rule=ties has: leave it out"),
-        ({"rule": "mean"}, "rule='mean' is not one of 'ties', 'dare'"),
+        ({"rule": "emr", "density": 0.5}, "rule=emr has no density: leave it out"),
+        ({"rule": "ties", "seed": 3}, "rule=ties has no seed: leave it out"),
+        ({"rule": "sum", "density": 0.5, "seed": 1}, "rule=sum has no density and no seed: leave it out"),
+        ({"rule": "mean"}, "rule='mean' is not one of 'sum', 'ties', 'dare'"),
         ({"density": 0.0}, "density=0.0 is not in the range 0<x<=1"),
     ],
     ids=str,

@@ -72,16 +72,15 @@ def test_one_adapter_with_less_room_is_its_best_approximation():
 
 
 def test_without_election_it_keeps_less_of_the_sum_than_svd_but_no_more_is_cut_off():
-    """magnitude at density 1 is the sum in the common subspaces, svd the best of that rank."""
+    """The sum in common subspaces, against the best of that rank."""
     sources, weights = CASES["equal ranks"]
     total = weighted(sources, weights)
-    ours, best = (merged(sources, m, weights, rank=8, **o) for m, o in (("ctm", SUM), ("svd", {})))
+    ours, best = (
+        merged(sources, m, weights, rank=8, **o) for m, o in (("ctm", {"rule": "sum"}), ("svd", {}))
+    )
     for path, matrix in total.items():
         missed, least = (np.linalg.norm(matrix - found[path]) for found in (ours, best))
         assert least < missed < np.linalg.norm(matrix)
-
-
-SUM = {"rule": "magnitude", "density": 1.0}
 
 
 def test_silent_sources_change_nothing_where_the_published_form_divides_by_zero():
