@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loramerge import Adapter, IsoC, IsoCTS, LowRank, Pico, Tsv, Wudi
-from tests.adapters import distance, merged, random_adapters, truncated, zero
+from loramerge import Adapter, Core, Ctm, IsoC, IsoCTS, LowRank, Pico, Ties, Tsv, Wudi
+from tests.adapters import changed, distance, merged, random_adapters, truncated, zero
 from tests.algorithms import spectral
 
 PLAIN = {  # method -> its loop
@@ -119,3 +119,48 @@ def test_exact_copies_beside_another_adapter_are_finite_and_the_loops(method, lo
     a, b = random_adapters(52, (4, 4), LARGE)
     sources, weights = [a, a, b], [1.0, 1.0, 0.5]
     assert distance(merged(sources, method, weights), loop(sources, weights, **options)) < 1e-8
+
+
+# --- what holds for all of them ----------------------------------------------------------------------
+
+ALL = {name: method for name, (method, _, _) in PLAIN.items()} | {
+    "core": Core(density=0.4),
+    "ctm": Ctm(density=0.4, rank=6),
+    "pico, ties": Pico(rule="ties", density=0.4),
+}
+all_of_them = pytest.mark.parametrize("method", ALL.values(), ids=ALL)
+
+
+@all_of_them
+def test_turned_sources_give_the_turned_merge(method):
+    """Orthogonal maps of inputs and outputs: no method in the span knows of coordinates. Dense rules do."""
+    rng, (sources, weights) = np.random.default_rng(53), CASES["mixed ranks and signs"]
+    q, p = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in LARGE["q"])
+    alone = [Adapter.of({"q": next(u for t, u in s.items() if t.path == "q")}) for s in sources]
+    turned = [changed(s, lambda u: LowRank(q @ u.up, u.down @ p, u.scale)) for s in alone]
+    plain = merged(alone, method, weights)["q"]
+    assert distance(merged(turned, method, weights), {"q": q @ plain @ p}) < 1e-9
+    dense = Ties(density=0.4, rank=6)
+    away = distance(merged(turned, dense, weights), {"q": q @ merged(alone, dense, weights)["q"] @ p})
+    assert away > 0.1
+
+
+@all_of_them
+@every_case
+def test_the_merge_is_made_of_what_the_sources_are_made_of(method, sources, weights):
+    for path, matrix in merged(sources, method, weights).items():
+        updates = [update for update, _ in spectral.parts(sources, weights, path)]
+        for side, whole in ((matrix, np.hstack(updates)), (matrix.T, np.vstack(updates).T)):
+            u = spectral.svd(whole, spectral.rank_of(whole, 1e-9))[0]
+            assert np.linalg.norm(side - u @ (u.T @ side)) < 1e-10 * np.linalg.norm(matrix)
+
+
+@all_of_them
+def test_a_faint_source_beside_a_strong_one_blows_nothing_up(method):
+    """σ from 1e-4 to 1e-8 of the other's, as early checkpoints have them."""
+    (a, b), weights = (random_adapters(54, (8, 8), LARGE), [1.0, 1.0])
+    faint = changed(b, lambda u: LowRank(u.up * np.geomspace(1e-4, 1e-8, u.rank), u.down, u.scale))
+    found = merged([a, faint], method, weights)
+    alone = merged([a], "linear")
+    for path in found:
+        assert 0.1 < np.linalg.norm(found[path]) / np.linalg.norm(alone[path]) < 2
