@@ -63,6 +63,24 @@ def basis(grams: Grams, rank_tol: float) -> Basis:
     assert grams.halves is not None
     present = np.ones(len(grams.owner)) if grams.weights is None else grams.weights[grams.owner] != 0
     (reach_up, left), (reach_down, right) = (_side(half * present, rank_tol) for half in grams.halves)
+    reach_up, reach_down = reach_up * present, reach_down * present  # exact zeros: some rules count entries
+    ranks = [(reach != 0).any(axis=2).sum(axis=1) for reach in (reach_up, reach_down)]
+    return Basis(reach_up, reach_down, left, right, np.stack(ranks, axis=1))
+
+
+def directions(grams: Grams, counted: Array, rank_tol: float) -> Basis:
+    """Bases of the units brought to length 1, of those that are `counted` (M, R).
+
+    reach_up and reach_down are the coordinates of the directions; E_up = up @ left as ever.
+    """
+    assert grams.halves is not None
+    sides = []
+    for half in grams.halves:
+        length = np.sqrt((half**2).sum(axis=1))  # (M, R)
+        shrink = np.divide(1.0, length, out=np.zeros_like(length), where=counted & (length > 0))
+        reach, back = _side(half * shrink[:, None, :], rank_tol)
+        sides.append((reach * counted[:, None, :], shrink[:, :, None] * back))
+    (reach_up, left), (reach_down, right) = sides
     ranks = [(reach != 0).any(axis=2).sum(axis=1) for reach in (reach_up, reach_down)]
     return Basis(reach_up, reach_down, left, right, np.stack(ranks, axis=1))
 

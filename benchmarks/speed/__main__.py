@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed import coefficients, peers, sections
+from benchmarks.speed import coefficients, peers, sections, span
 from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
 from loramerge.backend import keep_freed_memory
@@ -34,6 +34,7 @@ SECTIONS = (
     "layer70b",
     "coefficients",
     "elementwise",
+    "span",
     "peft",
     "mergekit",
 )
@@ -64,6 +65,8 @@ def rows(names: list[str], work: Path, options: argparse.Namespace) -> Iterator[
         yield from coefficients.coefficients(work)
     if "elementwise" in names:
         yield from elementwise(work)
+    if "span" in names:
+        yield from span.rows(work)
     if "peft" in names:
         yield from peers.peft(work)
     if "mergekit" in names and options.mergekit:

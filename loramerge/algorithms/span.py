@@ -37,6 +37,10 @@ class Span(Sized):
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return replace(grams, weights=weights)
 
+    def bases(self, grams: Grams) -> Basis:
+        """What the cores are written in."""
+        return basis(grams, self.rank_tol)
+
     @abstractmethod
     def core(self, grams: Grams, bases: Basis) -> Array:
         """C (M, R, R), from the cores of the sources and `grams.weights`."""
@@ -50,9 +54,16 @@ class Span(Sized):
 
     def observe(self, grams: Grams) -> Array:
         """σ² of the merge (M, R), as a rank keeps them."""
-        return np.asarray(self.units(grams, basis(grams, self.rank_tol))[1] ** 2)
+        return np.asarray(self.units(grams, self.bases(grams))[1] ** 2)
 
     def remix(self, grams: Grams) -> Result:
-        bases = basis(grams, self.rank_tol)
+        bases = self.bases(grams)
         x, sigma, yt = self.units(grams, bases)
         return bases.leading(grams, x, sigma, yt, self.rank)
+
+
+def present(grams: Grams) -> Array:
+    """(M, T) which sources have anything to say in a module, at a weight that is not 0."""
+    count = grams.owner.max(initial=-1) + 1 if grams.weights is None else len(grams.weights)
+    heard = np.ones(count, bool) if grams.weights is None else grams.weights != 0
+    return np.stack([grams.live[:, grams.of(s)].any(axis=1) & heard[s] for s in range(count)], axis=1)

@@ -1,0 +1,78 @@
+"""TSV-M: singular units of all sources side by side, made orthogonal to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.algorithms.method import Interval, Traits, option
+from loramerge.algorithms.span import Span
+from loramerge.backend import Array
+from loramerge.basis import Basis, directions
+from loramerge.gram import Grams
+from loramerge.polar import rows_as_directions, singular
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tsv(Span):
+    """Task singular vectors: the interference between sources is whitened away, no unit loses strength.
+
+        ΔW_t = U_t Σ_t V_tᵀ,  U = [U₁ … U_T], V = [V₁ … V_T]        ΔW = U⊥ diag(w_t σ_ti) V⊥ᵀ
+
+    U⊥ is the polar factor of U, the matrix with orthonormal columns nearest to it (V⊥ likewise), so every
+    unit of every source keeps its σ, and its direction as well as it can beside the others. A weight
+    multiplies σ and turns no direction.
+
+    Source: TSV-Merge, Gargiulo et al. 2025, arXiv:2412.00081. Their k is ⌊min(out, in)/T⌋ units of every
+    source; an adapter of rank r has only r, and the others would be directions that a library made up
+    (measured: half of the result). Here all that an adapter has take part, or `per_source` of them.
+
+    Limits: units that outnumber the rows or columns, and adapters that share directions, cannot all be
+    orthogonal. Then U⊥ is the nearest partial isometry: they share what there is, and n copies of an adapter
+    come to one of them. Nearly shared directions are pushed apart at full strength, down to rank_tol.
+
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> other = lm.LowRank(np.array([[0.6], [0.8]]), np.array([[0.0, 1.0]]))
+    >>> a, b = lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": other})
+    >>> lm.combine([a, b], lm.Tsv()).adapter[lm.Target("q")].dense().round(3)
+    array([[ 0.949,  0.316],
+           [-0.316,  0.949]])
+    """
+
+    per_source: int | None = option(
+        None, "Leading singular units of every source that take part [default: all].", Interval(low=1)
+    )
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("spectral", weights="consensus", identity=self.per_source is None)
+
+    def bases(self, grams: Grams) -> Basis:
+        return directions(grams, self._strength(grams) > 0, self.rank_tol)
+
+    def core(self, grams: Grams, bases: Basis) -> Array:
+        up, down = rows_as_directions(bases.reach_up), rows_as_directions(bases.reach_down)
+        return np.asarray((up * self._signed(grams)[:, None, :]) @ down.swapaxes(1, 2))
+
+    def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
+        signed = self._signed(grams)
+        up, down = rows_as_directions(bases.reach_up), rows_as_directions(bases.reach_down)
+        return singular(up * np.sign(signed)[:, None, :], np.abs(signed), down)
+
+    def _signed(self, grams: Grams) -> Array:
+        """(M, R) w σ of every unit that takes part."""
+        assert grams.weights is not None
+        return self._strength(grams) * grams.weights[grams.owner]
+
+    def _strength(self, grams: Grams) -> Array:
+        """(M, R) σ of every unit that takes part, else 0."""
+        assert grams.weights is not None
+        sigma = np.sqrt(np.maximum(grams.kernel.diagonal(axis1=1, axis2=2), 0.0)) * grams.live
+        for source, weight in enumerate(grams.weights):
+            mine = grams.of(source)  # strongest first
+            own = sigma[:, mine] if weight else np.zeros_like(sigma[:, mine])
+            own[:, self.per_source or len(mine) :] = 0.0
+            sigma[:, mine] = own * (own > self.rank_tol * own.max(axis=1, initial=0.0, keepdims=True))
+        return sigma

@@ -1,0 +1,165 @@
+"""The published formulas as plain loops over dense matrices of full size, in float64."""
+
+import numpy as np
+
+
+def rank_of(matrix, tol):
+    sigma = np.linalg.svd(matrix, compute_uv=False)
+    return int((sigma > tol * sigma[0]).sum()) if sigma.size and sigma[0] > 0 else 0
+
+
+def polar(columns, tol=1e-5):
+    p, sigma, qt = np.linalg.svd(columns, full_matrices=False)
+    kept = sigma > tol * sigma[0]
+    return p[:, kept] @ qt[kept]
+
+
+def svd(matrix, k):
+    u, sigma, vt = np.linalg.svd(matrix, full_matrices=False)
+    return u[:, :k], sigma[:k], vt[:k].T
+
+
+def parts(sources, weights, path):
+    """w ΔW of every source that is not silent in the module, and its rank."""
+    for source, weight in zip(sources, weights, strict=True):
+        for target in source:
+            if target.path == path and weight and source[target].norm() > 0:
+                dense = source[target].dense()
+                yield weight * dense, rank_of(dense, 1e-7)
+
+
+def over_modules(formula):
+    """The formula for all modules: {path: ΔW}."""
+
+    def whole(sources, weights, **options):
+        paths = sorted({target.path for source in sources for target in source})
+        return {path: formula(list(parts(sources, weights, path)), **options) for path in paths}
+
+    return whole
+
+
+@over_modules
+def iso_c(updates, tol=1e-5):
+    total = sum(update for update, _ in updates)
+    u, sigma, v = svd(total, rank_of(total, tol))
+    return sigma.mean() * u @ v.T
+
+
+@over_modules
+def iso_cts(updates, common=0.8, tol=1e-5):
+    total = sum(update for update, _ in updates)
+    wide = rank_of(np.hstack([update for update, _ in updates]), 1e-9)
+    high = rank_of(np.vstack([update for update, _ in updates]), 1e-9)
+    n, count = min(wide, high), len(updates)
+    own = min(round((n - int(common * n)) / count), n // count)
+    us, sigmas, vs = ([side] for side in svd(total, n - own * count))
+    shared = us[0]
+    for update, _ in updates:
+        left = update - shared @ (shared.T @ update)
+        has = int((np.linalg.svd(left, compute_uv=False) > tol * np.linalg.norm(update)).sum())
+        u, sigma, v = svd(left, min(own, has))
+        us, sigmas, vs = [*us, u], [*sigmas, sigma], [*vs, v]
+    mean = np.concatenate(sigmas).mean()
+    return mean * polar(np.hstack(us), tol) @ polar(np.hstack(vs), tol).T
+
+
+@over_modules
+def tsv(updates, k=None, tol=1e-5):
+    us, sigmas, vs = zip(*(svd(update, min(k or rank, rank)) for update, rank in updates), strict=True)
+    return (polar(np.hstack(us), tol) * np.concatenate(sigmas)) @ polar(np.hstack(vs), tol).T
+
+
+@over_modules
+def pico(updates):
+    halves = [svd(update, rank) for update, rank in updates]
+    stacked = np.hstack([u * np.sqrt(sigma) for u, sigma, _ in halves])
+    return calibrated([update for update, _ in updates], stacked)
+
+
+def calibrated(updates, stacked):
+    """Pico of these updates with [B₁ … B_T] as given."""
+    u, sigma, _ = np.linalg.svd(stacked, full_matrices=False)
+    share = sigma**2 / (sigma**2).sum()
+    a = 1 / (1 + (len(updates) - 1) * share)
+    total = sum(updates)
+    total = total + (u * (a - 1)) @ (u.T @ total)
+    return total * (np.mean([np.linalg.norm(update) for update in updates]) / np.linalg.norm(total))
+
+
+@over_modules
+def wudi(updates, ridge=0.1):
+    taus = [update for update, _ in updates]
+    grams = [tau.T @ tau / np.linalg.norm(tau) ** 2 for tau in taus]
+    total, wanted = sum(grams), sum(tau @ gram for tau, gram in zip(taus, grams, strict=True))
+    mu = ridge * np.trace(total) / rank_of(np.vstack(taus), 1e-9)
+    mean = sum(taus) / len(taus)
+    return (wanted + mu * mean) @ np.linalg.inv(total + mu * np.eye(len(total)))
+
+
+def ties(cores, weights, density):
+    """TIES of matrices as a plain loop over entries: the largest of each, the winning sign, their mean."""
+    trimmed = []
+    for core in cores:
+        kept = max(int(density * core.size), 1)
+        least = np.sort(np.abs(core).ravel())[-kept]
+        trimmed.append(np.where(np.abs(core) >= least, core, 0.0))
+    merged = np.zeros_like(cores[0])
+    for at in np.ndindex(merged.shape):
+        votes = [w * core[at] for w, core in zip(weights, trimmed, strict=True)]
+        sign = np.sign(sum(votes))
+        agree = [n for n, vote in enumerate(votes) if sign and np.sign(vote) == sign]
+        if agree:
+            merged[at] = sum(votes[n] for n in agree) / sum(abs(weights[n]) for n in agree)
+    return merged
+
+
+def in_core(halves, weights, density, tol=1e-7):
+    """TIES of U_Bᵀ B_t A_t V_A, in bases of the stacked B_t and A_t as they are given."""
+    stacked = np.hstack([b for b, _ in halves]), np.vstack([a for _, a in halves]).T
+    left, right = (np.linalg.svd(side, full_matrices=False)[0][:, : rank_of(side, tol)] for side in stacked)
+    cores = [(left.T @ b) @ (a @ right) for b, a in halves]
+    return left @ ties(cores, weights, density) @ right.T
+
+
+def balanced(matrix, k):
+    u, sigma, v = svd(matrix, k)
+    return u * np.sqrt(sigma), (v * np.sqrt(sigma)).T
+
+
+def with_weights(formula):
+    """The formula for all modules, of unweighted updates and weights."""
+
+    def whole(sources, weights, **options):
+        paths = sorted({target.path for source in sources for target in source})
+        found = {}
+        for path in paths:
+            present = [n for n, source in enumerate(sources) if list(parts([source], [weights[n]], path))]
+            updates = [next(parts([sources[n]], [1.0], path)) for n in present]
+            found[path] = formula(updates, [weights[n] for n in present], **options)
+        return found
+
+    return whole
+
+
+@with_weights
+def core_ties(updates, weights, density=0.2):
+    return in_core([balanced(update, rank) for update, rank in updates], weights, density)
+
+
+@with_weights
+def ctm_ties(updates, weights, k, beta=0.25, density=0.2):
+    """HOOI on the full matrices, started by both unfoldings, until the error moves by less than 1e-6."""
+    norms = [np.linalg.norm(w * update) for w, (update, _) in zip(weights, updates, strict=True)]
+    even = [
+        w * update / n * (beta * n + (1 - beta) * np.mean(norms))
+        for w, n, (update, _) in zip(weights, norms, updates, strict=True)
+    ]
+    whole = np.sqrt(sum(np.linalg.norm(x) ** 2 for x in even))
+    left, right = svd(np.hstack(even), k)[0], svd(np.vstack(even).T, k)[0]
+    errors = [2.0]
+    while len(errors) < 3 or abs(errors[-1] - errors[-2]) > 1e-6:
+        left = svd(np.hstack([x @ right for x in even]), k)[0]
+        right = svd(np.hstack([x.T @ left for x in even]), k)[0]
+        kept = sum(np.linalg.norm(left.T @ x @ right) ** 2 for x in even)
+        errors.append(np.sqrt(max(whole**2 - kept, 0)) / whole)
+    return left @ ties([left.T @ update @ right for update, _ in updates], weights, density) @ right.T

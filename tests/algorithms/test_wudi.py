@@ -1,0 +1,80 @@
+"""WUDI by hand, and that it is the minimum that it says it is."""
+
+import numpy as np
+import pytest
+
+from loramerge import Adapter, LowRank, Wudi
+from loramerge.errors import UsageError
+from tests.adapters import dense, distance, merged, random_adapters
+from tests.algorithms.test_iso_c import dense_of, unit
+from tests.algorithms.test_span import near
+
+SHAPES = {"q": (40, 50)}
+
+
+def test_by_hand():
+    """e₁e₁ᵀ and e₂[.6 .8]: of x = e₁ it makes e₁ as the first does, of [.6 .8] it makes e₂ as the second."""
+    found = dense_of(unit([1, 0], [1, 0]), unit([0, 1], [0.6, 0.8]), method=Wudi(ridge=1e-12))
+    assert found == pytest.approx(np.array([[1, -0.75], [0, 1.25]]))
+
+
+def test_with_a_ridge_by_hand():
+    """Inputs e₁ and e₂: G = 1 and tr G/ρ = 1, so each is between its half and itself: ½ + ½/(1 + ridge)."""
+    found = dense_of(unit([4, 0], [1, 0]), unit([0, 2], [0, 1]), method=Wudi(ridge=3.0))
+    assert found == pytest.approx(np.diag([4, 2]) * (0.5 + 0.5 / 4))
+
+
+def loss(merge, taus, ridge, directions):
+    mean, trace = sum(taus) / len(taus), len(taus)
+    each = [np.linalg.norm((merge - tau) @ tau.T) ** 2 / np.linalg.norm(tau) ** 2 for tau in taus]
+    return sum(each) + ridge * trace / directions * np.linalg.norm(merge - mean) ** 2
+
+
+@pytest.mark.parametrize("ridge", [0.01, 0.1, 5.0])
+def test_no_step_from_it_lowers_the_loss(ridge):
+    sources, weights = random_adapters(91, (4, 3, 2), SHAPES), [1.0, -0.5, 2.0]
+    (found,) = merged(sources, Wudi(ridge=ridge), weights).values()
+    taus = [w * dense(source)["q"] for w, source in zip(weights, sources, strict=True)]
+    least, rng = loss(found, taus, ridge, 9), np.random.default_rng(92)
+    steps = [1e-4 * rng.standard_normal(found.shape) for _ in range(20)] + [1e-4 * tau for tau in taus]
+    assert all(loss(found + sign * step, taus, ridge, 9) > least for step in steps for sign in (1, -1))
+    assert least < loss(sum(taus), taus, ridge, 9)  # the published start
+
+
+def test_towards_no_ridge_every_source_acts_on_its_own_inputs_as_it_did():
+    sources = random_adapters(93, (4, 3, 2), SHAPES)
+    (found,) = merged(sources, Wudi(ridge=1e-12)).values()
+    for source in sources:
+        tau = dense(source)["q"]
+        assert np.linalg.norm((found - tau) @ tau.T) < 1e-9 * np.linalg.norm(tau) ** 2
+
+
+def test_a_large_ridge_gives_the_mean():
+    sources = random_adapters(94, (4, 3), SHAPES)
+    assert distance(merged(sources, Wudi(ridge=1e9)), merged(sources, "average")) < 1e-6
+
+
+def test_the_ridge_keeps_adapters_of_one_seed_in_bounds():
+    sources = near(1e-2)
+    strongest = max(source[target].norm() for source in sources for target in source)
+    norms = {ridge: np.linalg.norm(merged(sources, Wudi(ridge=ridge))["q"]) for ridge in (1e-9, 0.1)}
+    assert norms[0.1] < 2 * strongest
+    assert norms[1e-9] > 10 * strongest
+
+
+def test_without_a_ridge_there_is_no_one_answer():
+    with pytest.raises(UsageError, match="ridge=0 is not in the range"):
+        Wudi(ridge=0)
+
+
+def test_inputs_that_no_source_knows_are_left_alone():
+    a, b = random_adapters(95, (2, 2), SHAPES)
+    (found,) = merged([a, b], Wudi()).values()
+    rows = np.vstack([s[t].down for s in (a, b) for t in s])
+    x = np.linalg.svd(rows)[2][4:].T  # orthogonal to all rows
+    assert np.abs(found @ x).max() < 1e-12
+
+
+def test_one_adapter_of_tiny_strength_is_still_itself():
+    tiny = Adapter.of({"q": LowRank(1e-12 * np.eye(4, 3), np.eye(3, 5))})
+    assert distance(merged([tiny], Wudi()), dense(tiny)) < 1e-12
