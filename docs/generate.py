@@ -6,7 +6,6 @@ python docs/generate.py --check    fail if they are stale (a test does the same)
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -32,12 +31,14 @@ def documents() -> dict[Path, str]:
 def options_table() -> str:
     """Every option of `combine` with its default, the methods' own last."""
     rows = [_row(option, "") for option in combine.params if isinstance(option, click.Option)]
-    owners: dict[str, list[str]] = {}
+    owners: dict[tuple[str, ...], list[str]] = {}
+    seen: dict[tuple[str, ...], click.Option] = {}
     for name, method in METHODS.items():
-        for field in dataclasses.fields(method):
-            owners.setdefault(field.name, []).append(name)
-    seen = {option.name: option for method in METHODS.values() for option in from_fields(method)}
-    rows += [_row(option, f" ({', '.join(owners[str(name)])})") for name, option in seen.items()]
+        for option in from_fields(method):
+            same = str(option.name), str(option.help), str(option.default)
+            owners.setdefault(same, []).append(name)
+            seen[same] = option
+    rows += [_row(option, f" ({', '.join(owners[same])})") for same, option in seen.items()]
     return "\n".join(["| option of `combine` | default | meaning |", "|---|---|---|", *rows])
 
 

@@ -155,7 +155,10 @@ class Plan:
 
     def again(self, method: Method, schedule: Schedule) -> Plan:
         """The same merge with other ranks."""
-        units = {t: schedule.way(method, t)[0].size(ranks) for t, ranks in self.work.signatures.items()}
+        units = {
+            t: schedule.way(method, t)[0].width(ranks, self.work.shape(t))
+            for t, ranks in self.work.signatures.items()
+        }
         outline = self.sources.outline(units, self.outline.dtype, self.outline.profile)
         policy = self.sources.settings["extras"]
         kept = settle_extras(self.sources.adapters, self.weights, policy, outline.shapes)

@@ -43,7 +43,7 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         return _wrapped(options)
     cls = find(method)
     for name in options:
-        if name not in cls.__dataclass_fields__:
+        if name not in cls.names():
             raise UsageError(not_an_option(name, method))
     return cls(**options)
 
@@ -97,7 +97,7 @@ def find(name: str) -> type[Method]:
 
 def not_an_option(name: str, method: str) -> str:
     """Why `name` cannot be given to `method`: it is another method's option, or nobody's."""
-    owners = [other for other, cls in METHODS.items() if name in cls.__dataclass_fields__]
+    owners = [other for other, cls in METHODS.items() if name in cls.names()]
     if owners:
         more = f" and {len(owners) - 4} others" if len(owners) > 5 else ""
         some = owners[:4] if more else owners

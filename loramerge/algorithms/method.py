@@ -120,6 +120,10 @@ class Method(ABC):
     def size(self, signature: tuple[int, ...]) -> int:
         """The most units a merged module has, from the ranks of its sources."""
 
+    def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        """The most units a merged module (out, in) has: more than `size` if the merge leaves the span."""
+        return self.size(signature)
+
     @abstractmethod
     def remix(self, grams: Grams) -> Result:
         """The merged units of one batch, weights already folded in."""
@@ -131,7 +135,12 @@ class Method(ABC):
 
     def options(self) -> dict[str, Any]:
         """Field values, for provenance."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: getattr(self, name) for name in self.names()}
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The options; other fields hold what a method has found out."""
+        return [f.name for f in fields(cls) if "help" in f.metadata]
 
 
 def _check(name: str, value: Any, hint: Any, interval: Interval | None) -> None:

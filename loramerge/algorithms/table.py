@@ -46,5 +46,13 @@ METHODS = Table(
         "svd": "svd.Svd",
         "lego": "lego.Lego",
         "iso_c": "iso_c.IsoC",
+        "ties": "ties.Ties",
+        "dare": "dare.Dare",
+        "dare_ties": "dare_ties.DareTies",
+        "magnitude": "magnitude.Magnitude",
+        "della": "della.Della",
+        "breadcrumbs": "breadcrumbs.Breadcrumbs",
+        "sce": "sce.Sce",
+        "emr": "emr.Emr",
     }
 )

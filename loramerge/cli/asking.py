@@ -37,7 +37,7 @@ def asked(
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --recipe that does.")
     said = {k: v for k, v in settings.items() if ctx.get_parameter_source(k) is ParameterSource.COMMANDLINE}
     named = tuple(Ingredient(source) for source in sources) or written.sources
-    fields = find(ctx.meta["method"]).__dataclass_fields__
+    fields = find(ctx.meta["method"]).names()
     own = {name: said.pop(name) for name in list(said) if name in fields}
     for rivals in RIVALS:
         if rivals & (own.keys() | said.keys()):
@@ -59,7 +59,7 @@ def _without(written: Recipe, names: set[str]) -> Recipe:
 def _kept(written: Recipe, method: str) -> dict[str, Any]:
     """The recipe's parameters, as far as they are for this method."""
     kept = dict(written.parameters)
-    foreign = [name for name in kept if name not in find(method).__dataclass_fields__]
+    foreign = [name for name in kept if name not in find(method).names()]
     if method == (written.method or method) or not foreign:
         return kept
     show.note(f"note: {printable(', '.join(foreign))} of the recipe is not for {method}, so it is not used")

@@ -20,7 +20,9 @@ PICKLE_HELP = "Read .bin and .pt files too, without running what they contain."
 def from_fields(method: type[Method]) -> list[click.Option]:
     """One option per field: type, interval, choices and help come from its declaration."""
     hints = typing.get_type_hints(method)
-    return [_option(field, hints[field.name]) for field in dataclasses.fields(method)]
+    return [
+        _option(field, hints[field.name]) for field in dataclasses.fields(method) if "help" in field.metadata
+    ]
 
 
 def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
@@ -56,7 +58,7 @@ class MethodCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             field = error.option_name.lstrip("-").replace("-", "_")
-            if any(field in cls.__dataclass_fields__ for cls in METHODS.values()):
+            if any(field in cls.names() for cls in METHODS.values()):
                 sentence = not_an_option(field, name)
                 raise click.UsageError(f"--{sentence}", ctx) from None
             raise

@@ -1,0 +1,42 @@
+"""DARE-TIES: drop by chance, then elect a sign and average those that agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loramerge.algorithms.method import Traits
+from loramerge.algorithms.stack import Stack
+from loramerge.algorithms.voting import Dropping, Voting
+from loramerge.backend import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class DareTies(Dropping, Voting):
+    """TIES with entries kept by chance instead of by size.
+
+        τ_t = m_t ΔW_t / d        m_t = 1 with probability d (the density), else 0
+        γ   = sign(Σ_t w_t τ_t)
+        ΔW  = Σ_t w_t τ_t / Σ_t |w_t|        over the t with sign(w_t τ_t) = γ, entry by entry
+
+    Source: DARE, Yu et al. 2023, arXiv:2311.03099, with TIES, arXiv:2306.01708. mergekit restores Σ|ΔW_t|
+    instead of dividing by d: rescale="l1".
+
+    Limits: as of `dare` and `ties`. Dividing by those that agree undoes part of what 1/d makes up for, so the
+    merge is larger than the mean.
+
+    >>> import numpy as np
+    >>> import loramerge as lm
+    >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [-3.0, 2.0]]), np.eye(2))})
+    >>> b = lm.Adapter.of({"q": lm.LowRank(np.array([[2.0, 1.0], [5.0, -6.0]]), np.eye(2))})
+    >>> lm.combine([a, b], lm.DareTies(density=1.0)).adapter[lm.Target("q")].dense().round(6)
+    array([[ 3.,  1.],
+           [ 5., -6.]])
+    """
+
+    @property
+    def traits(self) -> Traits:
+        whole = self.density == 1
+        return Traits("elementwise", weights=self.vote_weights if whole else "none", identity=whole)
+
+    def merge(self, entries: Stack) -> Array:
+        return self.fused(self.dropped(entries), entries.weights)

@@ -1,0 +1,47 @@
+"""EMR: the unified update of elect, mask and rescale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.algorithms.elementwise import Elementwise
+from loramerge.algorithms.method import Traits
+from loramerge.algorithms.parts import elect, strongest
+from loramerge.algorithms.stack import Stack
+from loramerge.backend import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emr(Elementwise):
+    """The strongest entry of the elected sign: one update from which each source can be masked out again.
+
+        γ  = sign(Σ_t w_t ΔW_t)
+        ΔW = γ max_t |w_t ΔW_t|        over the t with sign(w_t ΔW_t) = γ, entry by entry
+
+    The published method also keeps a mask M_t = (ΔW_t ΔW > 0) and a scale Σ|ΔW_t| / Σ|M_t ΔW| of every source, and
+    needs to know the task when the model is used. An adapter cannot hold these: this is the unified part
+    alone, as papers use it for a baseline. Where the votes cancel the entry is 0.
+
+    Source: EMR-Merging, Huang et al. 2024, arXiv:2405.17461.
+
+    Limits: without its masks and scales the update is too strong, more so the more sources there are: try a
+    smaller scale (--scale norm). It has full rank.
+
+    >>> import loramerge as lm
+    >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [-3.0, 2.0]]), np.eye(2))})
+    >>> b = lm.Adapter.of({"q": lm.LowRank(np.array([[2.0, 1.0], [5.0, -6.0]]), np.eye(2))})
+    >>> lm.combine([a, b], lm.Emr()).adapter[lm.Target("q")].dense().round(6)
+    array([[ 4.,  1.],
+           [ 5., -6.]])
+    """
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("elementwise", weights="consensus")
+
+    def merge(self, entries: Stack) -> Array:
+        shape = -1, *[1] * (entries.values.ndim - 1)
+        x = entries.values * entries.weights.reshape(shape).astype(entries.values.dtype)
+        return strongest(x, elect(x, np.ones(len(x))))

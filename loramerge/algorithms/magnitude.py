@@ -1,0 +1,41 @@
+"""Magnitude pruning: the largest entries of every source, added up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loramerge.algorithms.method import Traits
+from loramerge.algorithms.parts import weighted_sum
+from loramerge.algorithms.stack import Stack
+from loramerge.algorithms.voting import Trimming
+from loramerge.backend import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitude(Trimming):
+    """The weighted sum of what is large in each source.
+
+        ΔW = Σ_t w_t τ_t        τ_t = ΔW_t where it is among its largest entries, else 0
+
+    Source: PEFT's `magnitude_prune_svd` (which prunes ΔW; `magnitude_prune` prunes A and B apart, and is not
+    this). TIES without its election. Entries as large as the last one kept are all kept.
+
+    Limits: what is left of a source is not low-rank: a rank cuts off part of it again. PEFT has no default
+    density; this one is that of TIES.
+
+    >>> import numpy as np
+    >>> import loramerge as lm
+    >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [-3.0, 2.0]]), np.eye(2))})
+    >>> b = lm.Adapter.of({"q": lm.LowRank(np.array([[2.0, 1.0], [5.0, -6.0]]), np.eye(2))})
+    >>> lm.combine([a, b], lm.Magnitude(density=0.5)).adapter[lm.Target("q")].dense().round(6)
+    array([[ 4.,  0.],
+           [ 2., -6.]])
+    """
+
+    @property
+    def traits(self) -> Traits:
+        whole = self.density == 1
+        return Traits("elementwise", weights="additive", identity=whole, exact=whole and self.whole)
+
+    def merge(self, entries: Stack) -> Array:
+        return weighted_sum(self.trimmed(entries), entries.weights)

@@ -1,0 +1,90 @@
+"""The best low-rank factors of a full matrix, by block subspace iteration from a good start."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loramerge.backend import Array
+from loramerge.results import Fit
+
+SMALL = 192  # rows or columns: below, a whole SVD is as fast
+EXCESS = 1e-7  # of ‖A‖², that the fit may lose more than the best one
+GUARD = 8  # vectors more than asked for, which make the others converge
+ROUNDS = 50
+
+
+def energy(matrix: Array) -> float:
+    """‖·‖², added up in float64 row by row."""
+    return (
+        float(sum(np.dot(row, row) for row in matrix.astype(np.float64, copy=False)))
+        if matrix.size < 1 << 16
+        else (float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64)))
+    )
+
+
+def refit(matrix: Array, rank: int, start: Array) -> Fit:
+    """The factors up (out, k) and down (k, in) nearest to a matrix A (out, in), k = `rank`.
+
+    Alternates U = orth(A V) and V = orth(Aᵀ U). After each round the residuals r_i = Aᵀu_i - θ_i v_i bound
+    what the leading k could still gain, by Σ_i min(θ_i r_i, (θ_i r_i)² / (θ_i² - θ_b²)) with the last of the guard
+    vectors for the part of the spectrum that is not seen; it ends when that is below 1e-7 ‖A‖².
+
+    Args:
+        start: (s, in) rows that span what A is expected to be made of.
+    """
+    whole = energy(matrix)
+    if whole == 0.0:
+        return Fit(np.zeros((matrix.shape[0], rank)), np.zeros((rank, matrix.shape[1])), 0.0, 0.0)
+    if min(matrix.shape) <= SMALL:
+        u, sigma, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    else:
+        u, sigma, vt = _iterated(matrix, rank, start, EXCESS * whole)
+    up, down, kept = u[:, :rank], vt[:rank], sigma[:rank]
+    root = np.sqrt(kept.astype(np.float64))
+    return Fit(up * root, root[:, None] * down, whole, max(whole - float((kept**2).sum(dtype=float)), 0.0))
+
+
+def _iterated(matrix: Array, rank: int, start: Array, excess: float) -> tuple[Array, Array, Array]:
+    """(out, b), (b,), (b, in) leading singular units."""
+    block = min(rank + max(GUARD, rank // 2), min(matrix.shape))
+    v = _orthonormal(_begun(start, block, min(matrix.shape)).T.astype(matrix.dtype))
+    for _ in range(ROUNDS):
+        q, triangle = np.linalg.qr(matrix @ v)
+        x, theta, zt = np.linalg.svd(triangle)
+        u, v = (q @ x)[:, :block], (v @ zt.T)[:, :block]
+        theta = theta[:block]
+        w = matrix.T @ u  # (in, b)
+        residual = np.linalg.norm(w - v * theta, axis=0) * theta  # of AᵀA
+        gap = np.maximum(theta**2 - theta[-1] ** 2, np.finfo(float).tiny)
+        gain = np.minimum(residual, residual**2 / gap)[:rank].sum(dtype=float)
+        v, triangle = np.linalg.qr(w)
+        if gain <= excess:
+            break
+    x, theta, zt = np.linalg.svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
+    return u @ zt.T, theta, (v @ x).T
+
+
+def _begun(start: Array, block: int, most: int) -> Array:
+    """Between b and 4 b rows (s, in) of the start, by chance where there are too few or too many."""
+    rng = np.random.default_rng(0)
+    if len(start) > max(4 * block, 128):
+        start = rng.standard_normal((2 * block, len(start))).astype(start.dtype) @ start
+    if len(start) < block:
+        start = np.concatenate([start, rng.standard_normal((block - len(start), start.shape[1]))])
+    return start[:most]
+
+
+def _orthonormal(columns: Array) -> Array:
+    return np.asarray(np.linalg.qr(columns)[0])
+
+
+def squares(matrix: Array) -> Array:
+    """All σ² of a matrix, largest first."""
+    if min(matrix.shape) <= SMALL:
+        return np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    gram = np.zeros((len(wide), len(wide)))
+    for left in range(0, wide.shape[1], 1024):
+        piece = wide[:, left : left + 1024].astype(np.float64)
+        gram += piece @ piece.T
+    return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
