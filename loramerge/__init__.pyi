@@ -11,11 +11,17 @@ from loramerge.algorithms.dare import Dare as Dare
 from loramerge.algorithms.dare_ties import DareTies as DareTies
 from loramerge.algorithms.della import Della as Della
 from loramerge.algorithms.emr import Emr as Emr
+from loramerge.algorithms.fair import Fair as Fair
+from loramerge.algorithms.fedavg import FedAvg as FedAvg
+from loramerge.algorithms.ffa import Ffa as Ffa
 from loramerge.algorithms.iso_c import IsoC as IsoC
+from loramerge.algorithms.karcher import Karcher as Karcher
 from loramerge.algorithms.lego import Lego as Lego
 from loramerge.algorithms.linear import Linear as Linear
 from loramerge.algorithms.magnitude import Magnitude as Magnitude
+from loramerge.algorithms.model_stock import ModelStock as ModelStock
 from loramerge.algorithms.sce import Sce as Sce
+from loramerge.algorithms.slerp import Slerp as Slerp
 from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties
 from loramerge.difference import Difference as Difference

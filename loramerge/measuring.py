@@ -25,9 +25,11 @@ def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Mo
     wanted = (inners @ weights) @ weights
     wanted, merged, lost = (np.maximum(each, 0.0).tolist() for each in (wanted, merged, lost))
     whole, cut = ([None] * len(missed) if e is None else e.tolist() for e in (remix.whole, remix.cut))
+    facts = [{name: float(each[m]) for name, each in remix.facts.items()} for m in range(len(missed))]
+    each = zip(grams.labels, wanted, merged, lost, overlaps, inners, whole, cut, facts, strict=True)
     return [
-        Module(label, ranks, wanted[m], merged[m], lost[m], None, overlaps[m], inners[m], whole[m], cut[m])
-        for m, label in enumerate(grams.labels)
+        Module(label, ranks, asked, made, missing, None, overlap, inner, total, rest, facts=told)
+        for label, asked, made, missing, overlap, inner, total, rest, told in each
     ]
 
 
@@ -43,7 +45,9 @@ def measure_fit(grams: Grams, module: int, fit: Fit, weights: Array, ranks: Rank
     wanted = float(weights @ inners @ weights)
     lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
     label = grams.labels[module]
-    return Module(label, ranks, wanted, merged, lost, None, overlaps, inners, fit.whole, fit.cut)
+    return Module(
+        label, ranks, wanted, merged, lost, None, overlaps, inners, fit.whole, fit.cut, facts=fit.facts
+    )
 
 
 def _members(grams: Grams, ranks: Ranks) -> Array:

@@ -166,7 +166,7 @@ class Plan:
         outline = replace(outline, config=config, extras=kept.tensors, apart=kept.apart)
         names = [adapter.name for adapter in self.sources.whole]
         told = (*schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
-        notes = (*self.sources.notes, *kept.notes, *told)
+        notes = (*self.sources.notes, *kept.notes, *told, *method.notes)
         return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Module:
         overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
         whole, cut: ‖·‖² of what the method makes, and of what its rank cuts off; None where nothing is cut.
         scale: the factor that a scale policy put on the merge.
+        facts: what else the method says of the module, by name; before any scale.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Module:
     whole: float | None = None
     cut: float | None = None
     scale: float = 1.0
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def energy_lost(self) -> float | None:
@@ -81,6 +83,13 @@ class Report:
         """The smallest and the largest factor that a scale policy put on a module."""
         found = [module.scale for module in self.modules] or [1.0]
         return min(found), max(found)
+
+    @property
+    def facts(self) -> dict[str, tuple[float, float]]:
+        """Name of a fact -> its smallest and its largest value over the modules that have it."""
+        names = dict.fromkeys(name for module in self.modules for name in module.facts)
+        values = {name: [m.facts[name] for m in self.modules if name in m.facts] for name in names}
+        return {name: (min(each), max(each)) for name, each in values.items()}
 
     @property
     def rounding_error(self) -> float | None:
@@ -170,7 +179,9 @@ class Report:
             sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
             lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
         if (least, most) != (1.0, 1.0):
-            lines.append(f"scaled by {least:.3g}" + (f" to {most:.3g} by module" if most != least else ""))
+            lines.append(f"scaled by {_range(least, most)}")
+        if self.facts:
+            lines.append(", ".join(f"{name} {_range(*ends)}" for name, ends in self.facts.items()))
         if self.cut is None and (self.energy_lost or 0.0) > 1e-9:
             worst = [f"{printable(m.name)} {_percent(m.energy_lost)}" for m in self.worst(3)]
             lines.append(f"most lost in: {', '.join(worst)}")
@@ -206,6 +217,7 @@ def _module_dict(module: Module) -> dict[str, Any]:
         "rounding_error": module.rounding_error,
         **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
         **({} if module.scale == 1.0 else {"scale": module.scale}),
+        **({"facts": dict(module.facts)} if module.facts else {}),
     }
 
 
@@ -223,6 +235,10 @@ def _cosine(product: float, first: float, second: float) -> float | None:
 
 def _show(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" + (f" to {high:.3g} by module" if f"{high:.3g}" != f"{low:.3g}" else "")
 
 
 def _percent(value: float | None) -> str:

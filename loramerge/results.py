@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from loramerge.backend import Array
 
@@ -16,16 +16,18 @@ class Remix:
         P: (M, R, k) float64.   Q: (M, k, R) float64.
         whole: (M,) ‖·‖² of what the method makes before it is cut to a rank, if that is more.
         cut: (M,) the part of `whole` that the rank cost.
+        facts: name -> (M,) what else the method has to say, for the report.
     """
 
     P: Array
     Q: Array
     whole: Array | None = None
     cut: Array | None = None
+    facts: Mapping[str, Array] = field(default_factory=dict)
 
     def after(self, first: Remix) -> Remix:
         """The remix that applies `first`, then this one."""
-        return Remix(first.P @ self.P, self.Q @ first.Q, self.whole, self.cut)
+        return Remix(first.P @ self.P, self.Q @ first.Q, self.whole, self.cut, self.facts)
 
     @property
     def core(self) -> Array:
@@ -60,12 +62,14 @@ class Fit:
     Args:
         up: (out, k) and down: (k, in), float64.
         whole: ‖·‖² of what the method makes.   cut: ‖that − up @ down‖².
+        facts: name -> what else the method has to say, for the report.
     """
 
     up: Array
     down: Array
     whole: float
     cut: float
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -29,19 +29,25 @@ from loramerge import (
     DareTies,
     Della,
     Emr,
+    Fair,
+    FedAvg,
+    Ffa,
     IsoC,
+    Karcher,
     Lego,
     Linear,
     LowRank,
     Magnitude,
+    ModelStock,
     Sce,
+    Slerp,
     Svd,
     Ties,
     combine,
     from_state_dict,
 )
 from loramerge.algorithms.sized import Sized
-from loramerge.errors import UsageError
+from loramerge.errors import IncompatibleError, UsageError
 from tests.adapters import (
     cast,
     changed,
@@ -88,6 +94,20 @@ ROWS = {
     "iso_c": IsoC(),
     "iso_c, rank 3": IsoC(rank=3),
     "iso_c, 90 %": IsoC(energy=0.9),
+    "slerp": Slerp(),
+    "slerp, rank 3": Slerp(rank=3),
+    "slerp, 90 %": Slerp(energy=0.9),
+    "karcher": Karcher(),
+    "karcher, rank 3": Karcher(rank=3),
+    "karcher, 90 %": Karcher(energy=0.9),
+    "model_stock": ModelStock(),
+    "model_stock, rank 3": ModelStock(rank=3),
+    "model_stock, 90 %": ModelStock(energy=0.9),
+    "ffa": Ffa(),
+    "fair": Fair(),
+    "fair, λ = 0": Fair(ridge=0.0),
+    "fair, λ = 1": Fair(ridge=1.0),
+    "fedavg": FedAvg(),
     "ties": Ties(density=0.5),
     "ties, all": Ties(density=1.0),
     "ties, rank 3": Ties(rank=3),
@@ -160,6 +180,29 @@ every_method = pytest.mark.parametrize("method", ROWS.values(), ids=ROWS)
 every_merge = pytest.mark.parametrize(("sources", "weights"), MERGES.values(), ids=MERGES)
 
 
+def alike(sources, shared):
+    """The adapters at one rank in every module, and with one A there if it is to be shared."""
+    had = {target: [s[target] for s in sources if target in s] for source in sources for target in source}
+
+    def cut(target, u):
+        rank = min(each.rank for each in had[target])
+        return LowRank(u.up[:, :rank], (had[target][0] if shared else u).down[:rank], u.scale)
+
+    return [Adapter.of({t.path: cut(t, s[t]) for t in s}, s.name) for s in sources]
+
+
+def taken(method, sources, weights):
+    """As many of the sources as the method takes, of ranks that it takes, at weights that it knows."""
+    traits = method.traits
+    sources, weights = sources[: traits.most], weights[: traits.most]
+    sources = sources if traits.units == "any" else alike(sources, traits.units == "shared")
+    return sources, weights if traits.negative else [abs(weight) for weight in weights]
+
+
+def merges_for(method):
+    return [taken(method, *merge) for merge in MERGES.values()]
+
+
 def claim(declared, differences):
     """The law if it is declared, its counter-test if not."""
     worst = max(differences)
@@ -179,7 +222,7 @@ def each(sources, change):
 
 def each_merge(method, change):
     """How far every merge of `MERGES` moves if its sources are changed so."""
-    return [distance(merged(each(s, change), method, w), merged(s, method, w)) for s, w in MERGES.values()]
+    return [distance(merged(each(s, change), method, w), merged(s, method, w)) for s, w in merges_for(method)]
 
 
 # --- the same update in other words ---------------------------------------------------------------
@@ -221,10 +264,13 @@ GAUGES = {
 @pytest.mark.parametrize("gauge", GAUGES.values(), ids=GAUGES)
 def test_only_the_updates_matter_if_the_method_says_so(method, gauge):
     def apart(sources, weights):
-        other = [changed(sources[0], gauge), *sources[1:]]
-        return distance(merged(other, method, weights), merged(sources, method, weights))
+        other, same = [changed(sources[0], gauge), *sources[1:]], merged(sources, method, weights)
+        try:
+            return distance(merged(other, method, weights), same)
+        except IncompatibleError:  # an A that is shared no longer
+            return np.inf
 
-    claim(method.traits.gauge == "invariant", [apart(*merge) for merge in MERGES.values()])
+    claim(method.traits.gauge == "invariant", [apart(*merge) for merge in merges_for(method)])
 
 
 @every_method
@@ -235,6 +281,7 @@ def test_the_order_of_the_units_in_an_adapter_is_nothing(method):
 @every_method
 @every_merge
 def test_adapters_and_weights_permuted_together_change_nothing(method, sources, weights):
+    sources, weights = taken(method, sources, weights)
     turned = merged(sources[1:] + sources[:1], method, weights[1:] + weights[:1])
     claim(True, [distance(turned, merged(sources, method, weights))])
 
@@ -259,7 +306,7 @@ def encoded(source, encoding):
 @every_method
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_how_a_config_spells_the_scale_is_nothing(method, encoding):
-    sources, weights = MERGES["three of different rank"]
+    sources, weights = taken(method, *MERGES["three of different rank"])
     said = merged([encoded(source, encoding) for source in sources], method, weights)
     plain = merged(each(sources, lambda u: u * 2.0), method, weights)
     claim(True, [distance(said, plain)])
@@ -271,7 +318,7 @@ def test_how_a_config_spells_the_scale_is_nothing(method, encoding):
 @every_method
 def test_one_adapter_comes_back_as_itself(method):
     """Also if it holds a unit twice, but for methods bound to the raw factors, which take the two for one."""
-    alone = [sources[0] for sources, _ in MERGES.values()]
+    alone = [sources[0] for sources, _ in merges_for(method)]
     if method.traits.gauge == "invariant":
         alone += each(alone, doubled)
     again = [distance(merged([a], with_room(method, a.rank)), dense(a)) for a in alone]
@@ -281,28 +328,31 @@ def test_one_adapter_comes_back_as_itself(method):
 @every_method
 def test_without_a_rank_the_merge_is_the_sum_if_the_method_says_so(method):
     free = with_room(method, None)
-    apart = [distance(merged(s, free, w), weighted(s, free.weights(np.array(w)))) for s, w in MERGES.values()]
+    apart = [
+        distance(merged(s, free, w), weighted(s, free.weights(np.array(w)))) for s, w in merges_for(method)
+    ]
     claim(method.traits.exact, apart)
 
 
-def copies(method, count, weight_of_each):
-    """How far `count` copies of one adapter, so weighted, are from one at a weight of 1.7 and of -0.8."""
-    for sources, _ in MERGES.values():
-        for weight in (1.7, -0.8):
+def copies(method, weight_of_each):
+    """How far copies of one adapter, so weighted, are from one at a weight of 1.7 and of -0.8."""
+    count = method.traits.most or 3
+    for sources, _ in merges_for(method):
+        for weight in (1.7, -0.8 if method.traits.negative else 0.8):
             one = merged(sources[:1], method, [weight])
-            yield distance(merged(sources[:1] * count, method, [weight_of_each(weight)] * count), one)
+            yield distance(merged(sources[:1] * count, method, [weight_of_each(weight, count)] * count), one)
 
 
 @every_method
 def test_copies_that_share_a_weight_equal_one_that_has_it(method):
     declared = method.traits.weights
     if declared != "consensus":  # a mean of copies is the adapter at any weights
-        claim(declared == "additive", copies(method, 3, lambda w: w / 3))
+        claim(declared == "additive", copies(method, lambda w, n: w / n))
 
 
 @every_method
 def test_copies_at_the_same_weight_equal_one(method):
-    claim(method.traits.weights == "consensus", copies(method, 3, lambda w: w))
+    claim(method.traits.weights == "consensus", copies(method, lambda w, _: w))
 
 
 @every_method
@@ -322,7 +372,7 @@ def test_all_sources_times_a_number_give_the_merge_times_it(method):
             {path: matrix / c for path, matrix in larger.items()}, merged(sources, method, weights)
         )
 
-    claim(method.traits.homogeneous, [apart(s, w, c) for s, w in MERGES.values() for c in (30.0, 0.01)])
+    claim(method.traits.homogeneous, [apart(s, w, c) for s, w in merges_for(method) for c in (30.0, 0.01)])
 
 
 @every_method
@@ -330,15 +380,18 @@ def test_all_sources_times_a_number_give_the_merge_times_it(method):
 @pytest.mark.parametrize(("weight", "length"), [(0.0, 1.0), (1.0, 1.0), (1.0, 1e8)])
 def test_an_untrained_adapter_adds_nothing(method, sources, weights, weight, length):
     """Its lora_B is zero, whatever its lora_A. In a mean it still counts, unless its weight is zero."""
+    sources, weights = taken(method, sources, weights)
     untrained = changed(zero(sources[0]), lambda u: LowRank(u.up, u.down * length, u.scale))
+    sources, weights = (list(all_)[: (method.traits.most or 0) - 1 or None] for all_ in (sources, weights))
     more = merged([*sources, untrained], method, [*weights, weight])
-    diluted = isinstance(method, Average) and weight != 0
+    diluted = method.traits.shares and weight != 0
     claim(not diluted, [distance(more, merged(sources, method, weights))])
 
 
 @every_method
 @every_merge
 def test_an_adapter_of_weight_zero_adds_nothing(method, sources, weights):
+    sources, weights = taken(method, sources, weights)
     strong = changed(sources[0], lambda u: u * 1e8)
     more = merged([*sources, strong], method, [*weights, 0.0])
     claim(True, [distance(more, merged(sources, method, weights))])
@@ -347,15 +400,46 @@ def test_an_adapter_of_weight_zero_adds_nothing(method, sources, weights):
 @every_method
 @every_merge
 def test_no_module_gets_more_units_than_asked_for(method, sources, weights):
+    sources, weights = taken(method, sources, weights)
     merge = combine(sources, method, weights=weights, threads=1)
     asked = getattr(merge.method, "rank", None)
 
     def units(target):
-        total = sum(source[target].rank for source in sources if target in source)
+        ranks = [source[target].rank for source in sources if target in source]
+        total = sum(ranks) if method.traits.units == "any" else max(ranks)
         full = method.traits.sums or getattr(method, "space", "") == "dense"
         return min(asked or total, total, min(merge.adapter[target].shape) if full else total)
 
     assert {slot.rank for slot in merge.adapter.slots.values()} == {max(map(units, merge.adapter))}
+
+
+@every_method
+def test_more_sources_than_a_method_takes_are_refused(method):
+    if most := method.traits.most:
+        with pytest.raises(UsageError, match=f"{most + 1} have a weight"):
+            merged(random_adapters(0, (2,) * (most + 1)), method)
+
+
+@every_method
+def test_weights_below_zero_are_refused_where_they_mean_nothing(method):
+    sources, weights = random_adapters(0, (2, 2)), [1.0, -0.5]
+    if method.traits.negative:
+        assert all(np.isfinite(matrix).all() for matrix in merged(sources, method, weights).values())
+    else:
+        with pytest.raises(UsageError, match=r"no weight below zero; source 2 has -0\.5"):
+            merged(sources, method, weights)
+
+
+@every_method
+def test_sources_that_do_not_fit_together_are_refused_by_the_module(method):
+    """Of another rank, or with an A of their own, where unit i of one goes with unit i of the other."""
+    for ranks, refused in (((2, 3), method.traits.units != "any"), ((2, 2), method.traits.units == "shared")):
+        sources = random_adapters(0, ranks)
+        if refused:
+            with pytest.raises(IncompatibleError, match=r"layers\.0\.[qv] "):
+                merged(sources, method)
+        else:
+            assert all(np.isfinite(matrix).all() for matrix in merged(sources, method).values())
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -364,6 +448,7 @@ def test_no_module_gets_more_units_than_asked_for(method, sources, weights):
 @every_method
 @every_merge
 def test_sources_are_left_as_they_were(method, sources, weights):
+    sources, weights = taken(method, sources, weights)
     before = [fingerprint(source) for source in sources]
     combine(sources, method, weights=weights, threads=1)
     assert [fingerprint(source) for source in sources] == before
@@ -372,6 +457,7 @@ def test_sources_are_left_as_they_were(method, sources, weights):
 @every_method
 @every_merge
 def test_float32_sources_merge_as_float64_ones_do(method, sources, weights):
+    sources, weights = taken(method, sources, weights)
     single = merged([cast(source, np.float32) for source in sources], method, weights)
     assert distance(single, merged(sources, method, weights)) < 1e-5
 
@@ -380,6 +466,7 @@ def test_float32_sources_merge_as_float64_ones_do(method, sources, weights):
 @every_merge
 def test_bfloat16_sources_are_rounded_once_at_the_end(method, sources, weights):
     """The written factors are those of the float64 merge of the same values, each rounded once."""
+    sources, weights = taken(method, sources, weights)
     stored = [cast(source, ml_dtypes.bfloat16) for source in sources]
     brief = combine(stored, method, weights=weights, threads=1).adapter
     wide = [cast(source, np.float64) for source in stored]
@@ -394,11 +481,12 @@ def test_bfloat16_sources_are_rounded_once_at_the_end(method, sources, weights):
 @pytest.mark.parametrize("weights", [[1.0, -0.5, 2.0], [1.0, 0.0, 0.0]], ids=str)
 def test_zeros_never_become_nan(method, untrained, weights):
     sources = [zero(a) if t in untrained else a for t, a in enumerate(MERGES["three of different rank"][0])]
+    sources, weights = taken(method, sources, weights)
     merge = combine(sources, method, weights=weights, threads=1)
-    left = [t for t in range(3) if t not in untrained and weights[t]]
+    left = [t for t in range(len(sources)) if t not in untrained and weights[t]]
     for matrix in dense(merge.adapter).values():
         assert np.isfinite(matrix).all()
-        assert matrix.any() == bool(left)
+        assert matrix.any() == bool(left) or (left and method.traits.vanishes)
     assert "NaN" not in json.dumps(merge.report.to_dict())
     assert str(merge.report)
 
@@ -420,7 +508,7 @@ def many_modules():
 
 
 def bytes_of(method, threads=1, turn=list):
-    sources, weights = many_modules()
+    sources, weights = taken(method, *many_modules())
     sources = [replace(s, slots=dict(turn(s.slots.items()))) for s in sources]
     return fingerprint(combine(sources, method, weights=weights, threads=threads).adapter)
 

@@ -212,3 +212,14 @@ def test_the_measure_holds_for_unbalanced_factors():
             plain = case(method, options)[0]
             assert report.energy_lost == pytest.approx(plain.energy_lost, rel=1e-9, abs=1e-14)
             assert report.cosines == pytest.approx(plain.cosines)
+
+
+def test_what_else_a_method_says_is_in_the_report():
+    """Two modules of fedavg: a range in the summary, both numbers in the JSON."""
+    report = combine(random_adapters(1, (3, 3)), "fedavg").report
+    errors = [module.facts["error"] for module in report.modules]
+    low, high = report.facts["error"]
+    assert [low, high] == sorted(errors)
+    assert f"error {low:.3g} to {high:.3g} by module" in str(report)
+    assert [m["facts"]["error"] for m in report.to_dict()["modules"]] == errors
+    assert "facts" not in json.dumps(combine(random_adapters(1, (3, 3)), "linear").report.to_dict())

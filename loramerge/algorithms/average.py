@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from loramerge.algorithms.method import Traits
+from loramerge.algorithms.shares import shares
 from loramerge.algorithms.sized import Sized, truncate
 from loramerge.backend import Array
-from loramerge.errors import UsageError
 from loramerge.gram import Grams
 from loramerge.results import Remix
 
@@ -26,6 +24,7 @@ class Average(Sized):
     Limits: unrelated adapters are each weakened to their share; a source that lacks a module counts
     as zero there. Weights that sum to zero have no mean and are refused.
 
+    >>> import numpy as np
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
     >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
@@ -37,13 +36,10 @@ class Average(Sized):
 
     @property
     def traits(self) -> Traits:
-        return Traits("linear", weights="consensus", exact=True, sums=True)
+        return Traits("linear", weights="consensus", exact=True, sums=True, shares=True)
 
     def weights(self, weights: Array) -> Array:
-        total = float(np.sum(weights))
-        if abs(total) < 1e-12 * float(np.abs(weights).sum()) or total == 0.0:
-            raise UsageError("The weights sum to zero, so they have no mean: use --method linear.")
-        return weights / total
+        return shares(weights)
 
     def remix(self, grams: Grams) -> Remix:
         return truncate(grams, self.rank)

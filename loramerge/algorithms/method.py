@@ -34,6 +34,11 @@ class Traits:
         homogeneous: all sources times c > 0 give the merge times c.
         exact: without a rank the result is the weighted sum itself.
         sums: only the weighted sum of all units matters, not which source they are of.
+        shares: weights are made shares of one, so that an update of zero weakens the others.
+        vanishes: it may leave a module at the base although its sources were trained there.
+        most: the most sources with a weight other than zero.
+        negative: whether weights below zero have a meaning.
+        units: ``any`` ranks, ``equal`` ones in all sources, or ``shared``: their lora_A is one and the same.
     """
 
     family: str
@@ -43,6 +48,11 @@ class Traits:
     homogeneous: bool = True
     exact: bool = False
     sums: bool = False
+    shares: bool = False
+    vanishes: bool = False
+    most: int | None = None
+    negative: bool = True
+    units: Literal["any", "equal", "shared"] = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +137,11 @@ class Method(ABC):
     @abstractmethod
     def remix(self, grams: Grams) -> Result:
         """The merged units of one batch, weights already folded in."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that whoever merges with it should read."""
+        return ()
 
     @classmethod
     def description(cls) -> str:

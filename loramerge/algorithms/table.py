@@ -54,5 +54,11 @@ METHODS = Table(
         "breadcrumbs": "breadcrumbs.Breadcrumbs",
         "sce": "sce.Sce",
         "emr": "emr.Emr",
+        "slerp": "slerp.Slerp",
+        "karcher": "karcher.Karcher",
+        "model_stock": "model_stock.ModelStock",
+        "ffa": "ffa.Ffa",
+        "fair": "fair.Fair",
+        "fedavg": "fedavg.FedAvg",
     }
 )

@@ -1,0 +1,76 @@
+"""SLERP: from one update to the other along the arc between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.algorithms.method import Interval, Traits, option
+from loramerge.algorithms.mixture import Mixture, directions
+from loramerge.algorithms.shares import shares
+from loramerge.backend import Array
+from loramerge.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slerp(Mixture):
+    """Spherical interpolation between two updates, module by module.
+
+        ΔW = sin((1−t)θ)/sin θ · ΔW_1 + sin(tθ)/sin θ · ΔW_2        t = w_2 / (w_1 + w_2)
+        θ = angle between ΔW_1 and ΔW_2, from ⟨ΔW_1, ΔW_2⟩_F
+
+    A mean of two updates at an angle is shorter than either; on the arc, two updates of one norm keep it.
+    Of unequal norms ‖ΔW_1‖, ‖ΔW_2‖ the norm goes from one to the other, but not in a straight line: the
+    coefficients are for the updates as they are, as in mergekit's `nuslerp`. The interpolation is of ΔW,
+    not of whole weights.
+
+    Updates that are nearly parallel or opposite (|cos θ| > dot_threshold) have no arc between them and
+    are interpolated in a straight line; so is a module that one source lacks or has not trained.
+
+    Source: Shoemake 1985 (SIGGRAPH); for weights, mergekit (Goddard et al. 2024, arXiv:2403.13257).
+
+    Limits: two adapters; for more there is `karcher`. One alone is itself. A t outside of 0 … 1, from a
+    negative weight, follows the circle on and need not be near either update. At dot_threshold the
+    coefficients jump a little.
+
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
+    >>> a, b = lm.Adapter.of({"q": 2.0 * unit}), lm.Adapter.of({"q": 2.0 * other})
+    >>> merge = lm.combine([a, b], lm.Slerp())
+    >>> merge.adapter[lm.Target("q")].dense().round(6)
+    array([[1.414214, 0.      ],
+           [0.      , 1.414214]])
+    """
+
+    dot_threshold: float = option(
+        0.9995,
+        "Updates whose cosine is beyond this, with either sign, are interpolated in a straight line.",
+        Interval(low=0, high=1),
+    )
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("coefficients", weights="consensus", shares=True, most=2)
+
+    def weights(self, weights: Array) -> Array:
+        if (count := np.count_nonzero(weights)) > 2:
+            raise UsageError(
+                f"slerp goes from one adapter to another, and {count} have a weight: use --method karcher, "
+                "its like for any number."
+            )
+        return shares(weights)
+
+    def coefficients(self, inners: Array, weights: Array) -> Array:
+        c = np.broadcast_to(weights, inners.shape[:2]).copy()
+        pair = np.flatnonzero(weights)
+        if len(pair) < 2:
+            return c
+        cosines, norms = directions(inners)
+        cosine = cosines[:, pair[0], pair[1]]
+        arc = (np.abs(cosine) <= self.dot_threshold) & (norms[:, pair] > 0).all(axis=1)
+        theta = np.arccos(np.where(arc, cosine, 0.0))[:, None]
+        spherical = np.sin(weights[pair] * theta) / np.sin(theta)
+        c[:, pair] = np.where(arc[:, None], spherical, weights[pair])
+        return c
