@@ -32,6 +32,7 @@ _CONTENTS = {
     "algorithms.lego": "Lego",
     "algorithms.linear": "Linear",
     "algorithms.magnitude": "Magnitude",
+    "algorithms.mergevla": "MergeVla",
     "algorithms.model_stock": "ModelStock",
     "algorithms.sce": "Sce",
     "algorithms.slerp": "Slerp",
@@ -50,6 +51,7 @@ _CONTENTS = {
     "replaying": "replay",
     "report": "Report",
     "resizing": "resize",
+    "restoring": "restore",
     "schedule": "Ramp Rule",
     "target": "Target",
 }

@@ -93,7 +93,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
-        for f in fields(self):
+        for f in (f for f in fields(self) if "help" in f.metadata):
             _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
 
     def at(self, module: str) -> Method:
@@ -137,6 +137,11 @@ class Method(ABC):
     @abstractmethod
     def remix(self, grams: Grams) -> Result:
         """The merged units of one batch, weights already folded in."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether the merge comes with masks that give each source its part back."""
+        return False
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ METHODS = Table(
         "breadcrumbs": "breadcrumbs.Breadcrumbs",
         "sce": "sce.Sce",
         "emr": "emr.Emr",
+        "mergevla": "mergevla.MergeVla",
         "slerp": "slerp.Slerp",
         "karcher": "karcher.Karcher",
         "model_stock": "model_stock.ModelStock",
