@@ -36,6 +36,7 @@ _CONTENTS = {
     "algorithms.lego": "Lego",
     "algorithms.linear": "Linear",
     "algorithms.magnitude": "Magnitude",
+    "algorithms.mergevla": "MergeVla",
     "algorithms.model_stock": "ModelStock",
     "algorithms.pico": "Pico",
     "algorithms.sce": "Sce",
@@ -57,6 +58,7 @@ _CONTENTS = {
     "replaying": "replay",
     "report": "Report",
     "resizing": "resize",
+    "restoring": "restore",
     "schedule": "Ramp Rule",
     "target": "Target",
 }

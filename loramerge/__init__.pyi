@@ -23,6 +23,7 @@ from loramerge.algorithms.knots import Knots as Knots
 from loramerge.algorithms.lego import Lego as Lego
 from loramerge.algorithms.linear import Linear as Linear
 from loramerge.algorithms.magnitude import Magnitude as Magnitude
+from loramerge.algorithms.mergevla import MergeVla as MergeVla
 from loramerge.algorithms.model_stock import ModelStock as ModelStock
 from loramerge.algorithms.pico import Pico as Pico
 from loramerge.algorithms.sce import Sce as Sce
@@ -57,6 +58,7 @@ from loramerge.plotting import plot_spectra as plot_spectra
 from loramerge.replaying import replay as replay
 from loramerge.report import Report as Report
 from loramerge.resizing import resize as resize
+from loramerge.restoring import restore as restore
 from loramerge.schedule import Ramp as Ramp
 from loramerge.schedule import Rule as Rule
 from loramerge.target import Target as Target

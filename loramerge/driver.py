@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from loramerge.fitting import file_size
 from loramerge.folding import unfolded
 from loramerge.formats import load, output
 from loramerge.formats.beside import parted
+from loramerge.formats.masks import mark_of
 from loramerge.gram import Grams
 from loramerge.measuring import measure, measure_fit
 from loramerge.planning import EFFORT, Effort, Plan, plan
@@ -31,6 +32,7 @@ from loramerge.target import Target
 from loramerge.units import MEMORY, Units
 
 Put = Callable[[Target, Array, Array], None]
+Keep = Callable[[Target, Mapping[str, Array]], None]
 Factors = Callable[[], tuple[Array, Array]]  # up (out, k) and down (k, in), computed when asked for
 Progress = Callable[[Iterable[list[Module]], int], Iterable[list[Module]]]
 
@@ -44,12 +46,14 @@ class Merge:
         report: what was kept and lost.
         plan: sources, weights and the settled method.
         out: where it was written, if it was.
+        masks: source -> module -> packed mask, where the method makes some and it was not written.
     """
 
     adapter: Adapter
     report: Report
     plan: Plan
     out: Path | None = None
+    masks: Mapping[str, Mapping[Target, Array]] = field(default_factory=dict)
 
     @property
     def method(self) -> Method:
@@ -68,8 +72,10 @@ class Merge:
         return self.report._repr_html_()
 
 
-def execute(plan: Plan, put: Put, effort: Effort, progress: Progress | None = None) -> Report:
-    """Merge every module and hand its stored factors to `put`.
+def execute(
+    plan: Plan, put: Put, effort: Effort, progress: Progress | None = None, keep: Keep | None = None
+) -> Report:
+    """Merge every module and hand its stored factors to `put`, its masks to `keep`.
 
     A worker takes a batch all the way from reading to `put`, so that one reads while another computes
     or writes, and memory follows the largest batches in flight.
@@ -77,7 +83,7 @@ def execute(plan: Plan, put: Put, effort: Effort, progress: Progress | None = No
     todo = plan.batches(effort)
     modules: list[Module] = []
     with workers(effort.workers) as run:
-        done = run(lambda units: _merge(plan, units, put), todo)
+        done = run(lambda units: _merge(plan, units, put, keep), todo)
         for facts in progress(done, len(plan.sources.signatures)) if progress else done:
             modules += facts
     return report(plan, modules)
@@ -96,25 +102,29 @@ def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
     return units.settle(method.remix(method.weigh(grams, weights)))
 
 
-def _merge(plan: Plan, units: Units, put: Put) -> list[Module]:
-    pairs = zip(units.targets, _made(plan, units), strict=True)
-    return [_emit(plan, target, *made, put) for target, made in pairs]
+def _merge(plan: Plan, units: Units, put: Put, keep: Keep | None) -> list[Module]:
+    facts = []
+    for target, (fact, factors, masks) in zip(units.targets, _made(plan, units), strict=True):
+        facts.append(_emit(plan, target, fact, factors, put))
+        if keep is not None:
+            keep(target, masks)
+    return facts
 
 
-def _made(plan: Plan, units: Units) -> Iterator[tuple[Module, Factors]]:
-    """What the method makes of each module of a batch: its facts, and how to come by its factors."""
+def _made(plan: Plan, units: Units) -> Iterator[tuple[Module, Factors, Mapping[str, Array]]]:
+    """What the method makes of each module of a batch: its facts, how to come by its factors, its masks."""
     method, weights = plan.way(units)
     plain, seen = units.seen(method.frame)
     made = decided(plan, units, seen)
     if isinstance(made, Fitted):
         for m in range(len(units.targets)):
             fit = made.make(m)
-            yield measure_fit(plain, m, fit, weights, units.signature), partial(_held, fit)
+            yield measure_fit(plain, m, fit, weights, units.signature), partial(_held, fit), fit.masks
     else:
         facts = measure(plain, made, weights, units.signature)
         facts = unfolded(facts, units, plan.sources.adapters, made) if plan.folds else facts
         for m, fact in enumerate(facts):
-            yield fact, partial(units.remix, m, made)
+            yield fact, partial(units.remix, m, made), {}
 
 
 def _held(fit: Fit) -> tuple[Array, Array]:
@@ -145,7 +155,7 @@ def strengthened(plan: Plan, effort: Effort) -> Plan:
         return plan
 
     def look(units: Units) -> list[Module]:
-        return [fact for fact, _ in _made(plan, units)]
+        return [fact for fact, *_ in _made(plan, units)]
 
     with workers(effort.workers) as run:
         facts = [fact for batch in run(look, plan.batches(effort)) for fact in batch]
@@ -268,9 +278,15 @@ def _in_memory(plan: Plan, max_error: float | None, effort: Effort, progress: Pr
     def put(target: Target, up: Array, down: Array) -> None:
         slots[target] = Slot(Held(up), Held(down), 1.0)
 
-    made = execute(plan, put, effort, progress)
+    masks: dict[str, dict[Target, Array]] = {}
+
+    def keep(target: Target, found: Mapping[str, Array]) -> None:
+        for task, packed in found.items():
+            masks.setdefault(task, {})[target] = packed
+
+    made = execute(plan, put, effort, progress, keep)
     check_rounding(made, max_error)
-    return Merge(merged(plan, slots), made, plan)
+    return Merge(merged(plan, slots), made, plan, masks=masks)
 
 
 def merged(plan: Plan, slots: dict[Target, Slot]) -> Adapter:
@@ -307,8 +323,9 @@ def _to_disk(
             draft.put(target, up, down)
 
         with hashing(plan.sources.whole) as digests:
-            made = execute(plan, put, effort, progress)
+            made = execute(plan, put, effort, progress, draft.keep)
             check_rounding(made, max_error)
+            draft.close_masks(mark_of(marks))
             draft.close(record(plan, digests()), made.to_dict())
         check_written(draft.reread(), marks, effort.workers)
     return Merge(load(out), made, plan, out)

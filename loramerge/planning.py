@@ -13,7 +13,7 @@ import numpy as np
 
 from loramerge import dtypes
 from loramerge.adapter import Adapter
-from loramerge.algorithms import Method, make
+from loramerge.algorithms import Method, make, name_of
 from loramerge.backend import Array, workers
 from loramerge.budgets import Budget
 from loramerge.errors import UsageError, printable
@@ -21,6 +21,7 @@ from loramerge.fitting import Fitting, Seen, looking
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable
 from loramerge.formats.extras import settle as settle_extras
+from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline
 from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
 from loramerge.gathering import gather
@@ -163,11 +164,23 @@ class Plan:
         policy = self.sources.settings["extras"]
         kept = settle_extras(self.sources.adapters, self.weights, policy, outline.shapes)
         config = {**outline.config, **kept.config}
-        outline = replace(outline, config=config, extras=kept.tensors, apart=kept.apart)
+        outline = replace(
+            outline, config=config, extras=kept.tensors, apart=kept.apart, masks=self._masks(method, outline)
+        )
         names = [adapter.name for adapter in self.sources.whole]
         told = (*schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
         notes = (*self.sources.notes, *kept.notes, *told, *method.notes)
         return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
+
+    def _masks(self, method: Method, outline: Outline) -> MaskPlan | None:
+        """The masks that come with it, if the method makes any."""
+        if not method.masks:
+            return None
+        names = [adapter.name for adapter in self.sources.adapters]
+        weighted = [
+            any(weights) for weights in zip(*(line.first for line in self.schedule.lines), strict=True)
+        ]
+        return planned(names, self.sources.signatures, weighted, outline.shapes)
 
     @property
     def folds(self) -> bool:
@@ -255,6 +268,11 @@ def settle(
     shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
     open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, check_scale(scale))
     most = max(a.rank for a in sources.adapters)
+    if chosen.masks and open_.scale != 1.0:
+        raise UsageError(
+            f"scale={open_.scale} would make the merge of {name_of(chosen)} stronger than its masks are for: "
+            "give the sources weights instead."
+        )
     if budget is not None:
         looking(chosen, budget)  # says what does not go together, before anything is read
     while chosen.observes:  # some methods look more than once: a bracket first, then what is in it

@@ -63,6 +63,7 @@ class Fit:
         up: (out, k) and down: (k, in), float64.
         whole: ‖·‖² of what the method makes.   cut: ‖that − up @ down‖².
         facts: name -> what else the method has to say, for the report.
+        masks: name of a source -> (out, ⌈in/8⌉) uint8, the entries of the merge that it wants back.
     """
 
     up: Array
@@ -70,6 +71,7 @@ class Fit:
     whole: float
     cut: float
     facts: Mapping[str, float] = field(default_factory=dict)
+    masks: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

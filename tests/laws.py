@@ -42,6 +42,7 @@ from loramerge import (
     Linear,
     LowRank,
     Magnitude,
+    MergeVla,
     ModelStock,
     Pico,
     Sce,
@@ -98,6 +99,12 @@ ROWS = {
     "nsc, not stretched": Lego(variant="nsc", rank=3, rescale="none"),
     "nsc, √(N/k)": Lego(variant="nsc", rank=3, gain="sqrt-N/k"),
     "nsc, no gain": Lego(variant="nsc", rank=3, gain="none"),
+    "mergevla": MergeVla(),
+    "mergevla, rank 3": MergeVla(rank=3),
+    "mergevla, 90 %": MergeVla(energy=0.9),
+    "mergevla, ties": MergeVla(base="ties"),
+    "mergevla, emr": MergeVla(base="emr", rank=3),
+    "mergevla, consensus": MergeVla(consensus=1),
     "iso_c": IsoC(),
     "iso_c, rank 3": IsoC(rank=3),
     "iso_c, 90 %": IsoC(energy=0.9),
@@ -458,7 +465,8 @@ def test_no_module_gets_more_units_than_asked_for(method, sources, weights):
     def units(target):
         ranks = [source[target].rank for source in sources if target in source]
         total = sum(ranks) if method.traits.units == "any" else max(ranks)
-        full = method.traits.sums or getattr(method, "space", "") == "dense"
+        rule = getattr(method, "rule", method)  # of a method with masks
+        full = method.traits.sums or getattr(rule, "space", "") == "dense"
         return min(asked or total, total, min(merge.adapter[target].shape) if full else total)
 
     assert {slot.rank for slot in merge.adapter.slots.values()} == {max(map(units, merge.adapter))}

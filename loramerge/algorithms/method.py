@@ -140,6 +140,11 @@ class Method(ABC):
         """The merged units of one batch, weights already folded in."""
 
     @property
+    def masks(self) -> bool:
+        """Whether the merge comes with masks that give each source its part back."""
+        return False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that whoever merges with it should read."""
         return ()

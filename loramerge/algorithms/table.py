@@ -67,5 +67,6 @@ METHODS = Table(
         "ffa": "ffa.Ffa",
         "fair": "fair.Fair",
         "fedavg": "fedavg.FedAvg",
+        "mergevla": "mergevla.MergeVla",
     }
 )

@@ -59,6 +59,10 @@ class Only(Method):
     def at(self, module: str) -> Method:
         return self.method if self._search(module) else self.otherwise
 
+    @classmethod
+    def names(cls) -> list[str]:
+        return ["method", "match", "otherwise"]
+
     @property
     def observes(self) -> bool:
         return self.method.observes
@@ -97,4 +101,7 @@ def only(method: Method, match: str, otherwise: Method | None = None) -> Only:
     >>> sorted(set(merge.plan.outline.ranks.values()) | {merge.plan.outline.rank})
     [4, 8]
     """
+    for given in (method, otherwise):
+        if not isinstance(given, Method) and given is not None:
+            raise UsageError(f"only takes methods such as loramerge.Svd(rank=8), not {given!r}.")
     return Only(method=method, match=match, otherwise=Linear() if otherwise is None else otherwise)

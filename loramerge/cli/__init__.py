@@ -16,6 +16,7 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "diff": "Compare two adapters module by module.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
     "resize": "Make one adapter smaller, by its spectra.",
+    "restore": "Give one task's adapter back from a merge with masks.",
     "replay": "Do a recorded merge again and compare.",
     "methods": "List the merge methods, or explain one.",
 }

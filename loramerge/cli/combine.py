@@ -117,7 +117,11 @@ def combine(
         return click.echo(wanted.to_yaml(), nl=False)
     bare = None if out is None else output.is_bare(out)
     todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, bare=bare, watch=show.opening)
-    out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
+    as_file = todo.sources.bare and todo.outline.masks is None
+    out = out or Path("merged.safetensors" if as_file else "merged")
+    if todo.outline.masks is not None and not quiet:
+        count, taken = len(todo.outline.masks.tasks), show.size(todo.outline.masks.nbytes)
+        show.note(f"note: the masks of {count} task{'s' if count > 1 else ''} take {taken}")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
         return show_plan(todo, out, effort, as_json, quiet)

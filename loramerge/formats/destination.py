@@ -70,7 +70,7 @@ def _check_folder(name: str, real: Path, overwrite: bool) -> None:
     if not real.is_dir():
         raise OutputError(f"{name} is a file, and a folder is to be written. Choose another -o.")
     entries = sorted(os.scandir(real), key=lambda entry: entry.name)
-    foreign = [e.name for e in entries if e.name not in ADAPTER_FILES or e.is_dir()]
+    foreign = [e.name for e in entries if (e.name not in ADAPTER_FILES or e.is_dir()) and not _is_masks(e)]
     if foreign:
         raise OutputError(
             f"Writing to {name} would delete {_some(foreign)}, which is not part of an adapter."
@@ -78,6 +78,11 @@ def _check_folder(name: str, real: Path, overwrite: bool) -> None:
         )
     if entries and not overwrite:
         raise OutputError(f"{name} is not empty. Choose another -o, or replace it with --overwrite.")
+
+
+def _is_masks(entry: os.DirEntry[str]) -> bool:
+    """The folder of masks that a merge comes with, and nothing more in it."""
+    return entry.name == "masks" and entry.is_dir() and os.listdir(entry) in ([], ["masks.safetensors"])
 
 
 def _some(names: list[str]) -> str:

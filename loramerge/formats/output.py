@@ -14,11 +14,12 @@ import numpy as np
 
 from loramerge.adapter import Adapter, Tensor
 from loramerge.backend import Array
-from loramerge.errors import IncompatibleError, LoramergeError, VerificationError, printable
+from loramerge.errors import IncompatibleError, LoramergeError, UsageError, VerificationError, printable
 from loramerge.formats import portable
 from loramerge.formats.alpha import OURS, SCHEMA
 from loramerge.formats.atomic import new_file, new_folder, writing
 from loramerge.formats.keys import Keys, Shelf, shapes, width
+from loramerge.formats.masks import FILE, FOLDER, MaskPlan, name_of, packed_shape
 from loramerge.formats.names import WEIGHTS
 from loramerge.formats.peft import CONFIG, load_file, load_folder
 from loramerge.formats.profiles import Profile
@@ -42,6 +43,7 @@ class Outline:
     extras: tensors that are no pair.   apart: (source, key) -> those in a file of their own.
     ranks: place of a target -> rank, for those that have another than `rank`.
     profile: `portable` or `compact`.
+    masks: those that come with the merge.
     """
 
     shapes: Mapping[Target, tuple[int, int]]
@@ -53,6 +55,7 @@ class Outline:
     apart: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
     profile: Profile = "portable"
+    masks: MaskPlan | None = None
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Tensor name -> (dtype, shape)."""
@@ -94,6 +97,7 @@ class Draft:
     shelf: Shelf
     bare: bool
     marks: dict[str, bytes] = field(default_factory=dict)
+    masks: Writer | None = None
 
     @property
     def weights(self) -> Path:
@@ -103,6 +107,22 @@ class Draft:
     def put(self, target: Target, up: Array, down: Array) -> None:
         """Write one module; threads may put different modules at once."""
         self.shelf.put(target, up, down)
+
+    def keep(self, target: Target, masks: Mapping[str, Array]) -> None:
+        """Write the masks of one module; a source that changes nothing there wants nothing back."""
+        plan = self.outline.masks
+        if self.masks is None or plan is None:
+            return
+        for task, targets in plan.tasks.items():
+            if target in targets:
+                empty = np.zeros(packed_shape(plan.shapes[target]), np.uint8)
+                self.masks.write(name_of(task, target), masks.get(task, empty))
+
+    def close_masks(self, mark: str) -> None:
+        """All masks are written; `mark` is that of the merge."""
+        if self.masks is not None and self.outline.masks is not None:
+            self.masks.amend(self.outline.masks.header(mark))
+            self.masks.close()
 
     def close(self, recipe: Mapping[str, Any] | None = None, report: Mapping[str, Any] | None = None) -> None:
         """All modules are written: flush them to the disk, with how they were made.
@@ -162,7 +182,25 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
         metadata = _metadata(outline, bare)
         weights = where if bare else where / WEIGHTS
         with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
-            yield Draft(out, where, outline, writer, Shelf(Keys(outline.shapes), writer.write), bare)
+            draft = Draft(out, where, outline, writer, Shelf(Keys(outline.shapes), writer.write), bare)
+            with _masks(where, outline, bare) as beside:
+                yield replace(draft, masks=beside)
+
+
+@contextmanager
+def _masks(where: Path, outline: Outline, bare: bool) -> Iterator[Writer | None]:
+    """The file of masks, if there are any."""
+    if outline.masks is None:
+        yield None
+        return
+    if bare:
+        raise UsageError(
+            "The masks of tasks need a folder beside the merge: give -o a name without .safetensors."
+        )
+    with writing(where):
+        (where / FOLDER).mkdir()
+    with Writer(where / FOLDER / FILE, outline.masks.layout(), outline.masks.header("0" * 64)) as writer:
+        yield writer
 
 
 def file_size(outline: Outline, bare: bool) -> int:

@@ -1,0 +1,168 @@
+"""MergeVLA: one merge, and masks that give every task its own part of it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Self
+
+import numpy as np
+
+from loramerge.algorithms.emr import Emr
+from loramerge.algorithms.linear import Linear
+from loramerge.algorithms.masks import Masks, masked, masks, wanted_by, weighted_sources
+from loramerge.algorithms.method import Interval, Traits, option
+from loramerge.algorithms.refit import refit
+from loramerge.algorithms.sized import Sized
+from loramerge.algorithms.ties import Ties
+from loramerge.algorithms.tsv import Tsv
+from loramerge.algorithms.wudi import Wudi
+from loramerge.backend import Array
+from loramerge.frames import Frame
+from loramerge.gram import Grams
+from loramerge.results import Fit, Fitted, Remix, Result
+
+BASES: dict[str, Sized] = {
+    "linear": Linear(),
+    "ties": Ties(density=1, divisor="none"),
+    "emr": Emr(),
+    "tsv": Tsv(),
+    "wudi": Wudi(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeVla(Sized):
+    """A merge that many tasks share, and a mask of single bits for each task.
+
+        ΔW  = τ = base(w_1 ΔW_1 … w_T ΔW_T)
+        S_t = 1[ |w_t ΔW_t| > λ |τ - w_t ΔW_t| ]        entry by entry
+        S_t ∘ τ        is what `loramerge restore MERGED --task t` brings back
+
+    An entry that one mask keeps is selfish, that several keep consensus, that none keeps catastrophic; the
+    report shows their shares. With `consensus` k > 0 the merge itself loses the entries that fewer than k
+    tasks want (Consensus TA with k = 2), and a restored task has them no more either.
+
+    `base=ties` is the one of MergeVLA: nothing is trimmed, the elected sign's entries are added. Its KnOTS
+    with a sum is `linear`, exactly.
+
+    Source: MergeVLA, 2025 (λ = 0.6, best from 0.6 to 0.9); masks: TALL, Wang et al. 2024, arXiv:2405.07813.
+
+    Limits: masks are on ΔW, not on A and B, so a restored task has no low rank: it is fitted again, with
+    its error. Each mask takes a bit for every entry of a module, out·in/8 bytes. Where a rank is given, and
+    for `ties` and `emr` always, the merge is cut to a rank first, and the masks are made for what is left.
+
+    >>> import loramerge as lm
+    >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [0.0, 2.0]]), np.eye(2))}, "a")
+    >>> b = lm.Adapter.of({"q": lm.LowRank(np.array([[2.0, 1.0], [5.0, -6.0]]), np.eye(2))}, "b")
+    >>> merge = lm.combine([a, b], lm.MergeVla())
+    >>> merge.adapter[lm.Target("q")].dense().round(6)
+    array([[ 6.,  2.],
+           [ 5., -4.]])
+    >>> merge.report.modules[0].facts["selfish"]
+    0.75
+    """
+
+    base: Literal["linear", "ties", "emr", "tsv", "wudi"] = option(
+        "linear", "The rule of the merge that tasks share."
+    )
+    mask_lambda: float = option(0.6, "λ: the larger, the fewer entries a mask keeps.", Interval(low=0))
+    consensus: int = option(0, "Keep only entries that so many tasks want; 0 keeps all.", Interval(low=0))
+
+    @property
+    def rule(self) -> Sized:
+        """The rule of the merge, with its size."""
+        return replace(BASES[self.base], rank=self.rank, energy=self.energy)
+
+    @property
+    def traits(self) -> Traits:
+        rule = self.rule.traits
+        return Traits(
+            "masks",
+            weights="none" if self.consensus else rule.weights,
+            identity=rule.identity and self.consensus <= 1,
+            exact=rule.exact and self.consensus == 0,
+            vanishes=self.consensus > 0,
+        )
+
+    @property
+    def masks(self) -> bool:
+        return True
+
+    @property
+    def whole(self) -> bool:
+        return self.rule.whole and self.consensus == 0
+
+    @property
+    def frame(self) -> Frame:
+        return "halved" if self.base == "linear" else self.rule.frame
+
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        return replace(grams, weights=weights)
+
+    def _weighed(self, grams: Grams) -> Grams:
+        assert grams.weights is not None
+        return self.rule.weigh(grams, grams.weights)
+
+    def observe(self, grams: Grams) -> Array:
+        return self.rule.observe(self._weighed(grams))
+
+    def decide(self, observed: Sequence[Array], largest: int) -> Self:
+        if self.energy is not None:
+            rank = self.rule.decide(observed, largest).rank
+            return replace(self, rank=rank, energy=None)
+        return self if self.rank or self.whole else replace(self, rank=largest)
+
+    def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        return self.rule.width(signature, shape)
+
+    def remix(self, grams: Grams) -> Result:
+        weighed = self._weighed(grams)
+        return Fitted(partial(self._fit, grams, weighed, self.rule.remix(weighed)))
+
+    def _fit(self, grams: Grams, weighed: Grams, made: Result, module: int) -> Fit:
+        fit = made.make(module) if isinstance(made, Fitted) else _held(weighed, made, module)
+        sources = weighted_sources(grams, module)
+        found = masks((fit.up, fit.down), list(sources.values()), self.mask_lambda)
+        if self.consensus:
+            fit = self._agreed(fit, found, len(grams.owner))
+        names = [grams.sources[t] for t in sources]
+        return replace(fit, facts=_facts(found), masks=dict(zip(names, found.packed, strict=True)))
+
+    def _agreed(self, fit: Fit, found: Masks, units: int) -> Fit:
+        """Without the entries that too few want."""
+        rows, columns = len(fit.up), fit.down.shape[1]
+        kept = (
+            wanted_by(found.packed, self.consensus, columns)
+            if len(found.packed)
+            else np.zeros((rows, columns))
+        )
+        rank = min(self.rank or units, rows, columns)
+        return refit((fit.up @ fit.down) * kept, rank, fit.down)
+
+
+def _held(grams: Grams, made: Result, module: int) -> Fit:
+    """The best approximation of the weighted sum, as factors."""
+    assert grams.read is not None
+    assert isinstance(made, Remix)
+    up, down = grams.read(module)
+    up, down = up @ made.P[module], made.Q[module] @ down
+    kept = float(((up.T @ up) * (down @ down.T)).sum())
+    whole = max(float(grams.kernel[module].sum()), kept)
+    return Fit(up, down, whole, whole - kept)
+
+
+def _facts(found: Masks) -> dict[str, float]:
+    none, one = found.counts[0], found.counts[1] if len(found.counts) > 1 else 0.0
+    return {
+        "selfish": float(one),
+        "consensus": float(max(1.0 - none - one, 0.0)),
+        "catastrophic": float(none),
+        "restore error": float(found.errors.max(initial=0.0)),
+    }
+
+
+def restored(merged: tuple[Array, Array], packed: Array, rank: int) -> Fit:
+    """One task's part of a merge, by its mask, as factors."""
+    return refit(masked(merged, packed), rank, merged[1])

@@ -1,0 +1,152 @@
+"""Masks of tasks beside a merge: ``masks/masks.safetensors``, one uint8 tensor for each task and module.
+
+Eight entries of a row of ΔW lie in a byte, the first in its highest bit. The file lies in a folder of its
+own, because some servers read every .safetensors beside an adapter as weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapter import Tensor
+from loramerge.backend import Array
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
+from loramerge.formats.safetensors import open_file
+from loramerge.target import Target
+
+FOLDER, FILE, KEY = "masks", "masks.safetensors", "loramerge.masks"
+Shapes = Mapping[Target, tuple[int, int]]  # (out, in)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MaskPlan:
+    """The masks that a merge will have.
+
+    Args:
+        tasks: name of a source -> the modules that it has, and its rank.   shapes: of all modules.
+    """
+
+    tasks: Mapping[str, Mapping[Target, int]]
+    shapes: Shapes
+
+    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Tensor name -> (dtype, shape)."""
+        return {
+            name_of(task, target): ("U8", packed_shape(self.shapes[target]))
+            for task, targets in self.tasks.items()
+            for target in targets
+        }
+
+    @property
+    def nbytes(self) -> int:
+        return sum(prod(shape) for _, shape in self.layout().values())
+
+    def header(self, mark: str) -> dict[str, str]:
+        """What `restore` must know: tasks with their largest rank, and the merge that the masks are for."""
+        ranks = {task: max(targets.values(), default=1) for task, targets in self.tasks.items()}
+        return {KEY: json.dumps({"tasks": ranks, "merge": mark}, sort_keys=True)}
+
+
+def name_of(task: str, target: Target) -> str:
+    return f"{task}/{target}"
+
+
+def packed_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    return shape[0], -(-shape[1] // 8)
+
+
+def mark_of(fingerprints: Mapping[Target, str]) -> str:
+    """A fingerprint of a whole merge, from those of its modules."""
+    lines = "\n".join(f"{target} {fingerprints[target]}" for target in sorted(fingerprints))
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Masks:
+    """The masks of one task, as they lie on the disk.
+
+    Args:
+        rank: the largest that the task's adapter had.   mark: of the merge that they are for.
+        tensors: by module name.
+    """
+
+    task: str
+    rank: int
+    mark: str
+    tensors: Mapping[str, Tensor]
+
+    def read(self, module: str, shape: tuple[int, int]) -> Array:
+        """(out, ⌈in/8⌉) of one module; zeros where the task has none.
+
+        Raises:
+            IncompatibleError: it has another shape.
+        """
+        if module not in self.tensors:
+            return np.zeros(packed_shape(shape), np.uint8)
+        tensor = self.tensors[module]
+        if tensor.dtype != "U8" or tensor.shape != packed_shape(shape):
+            raise IncompatibleError(
+                f"The mask of {printable(module)} is {tensor.dtype}{tensor.shape}, and the module is "
+                f"{shape[0]}×{shape[1]}: these masks belong to another merge."
+            )
+        return tensor.read()
+
+
+def open_masks(folder: Path, task: str) -> Masks:
+    """The masks of one task beside a merge. Only the header is read.
+
+    Raises:
+        SourceError: there are none, or they are malformed.   UsageError: no such task.
+    """
+    path = folder / FOLDER / FILE
+    if not os.path.isfile(path):
+        raise SourceError(
+            f"{printable(folder)} has no {FOLDER}/{FILE}: only a merge by --method mergevla can be restored."
+        )
+    name = printable(path)
+    file = open_file(path, name)
+    ranks, mark = _said(file.metadata, name)
+    if task not in ranks:
+        raise UsageError(
+            f"{printable(folder)} has no task {printable(task)}; it has {', '.join(map(printable, ranks))}."
+        )
+    start = f"{task}/"
+    tensors = {key.removeprefix(start): t for key, t in file.tensors.items() if key.startswith(start)}
+    return Masks(task, ranks[task], mark, tensors)
+
+
+def _said(metadata: Mapping[str, str], name: str) -> tuple[dict[str, int], str]:
+    try:
+        said: Any = json.loads(metadata.get(KEY, ""))
+        ranks, mark = said["tasks"], said["merge"]
+        good = isinstance(mark, str) and all(type(rank) is int and rank >= 1 for rank in ranks.values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        good = False
+    if not good:
+        raise SourceError(f"{name} does not say which tasks its masks are for: write it again by combine.")
+    return ranks, mark
+
+
+def planned(
+    names: Sequence[str], ranks: Mapping[Target, tuple[int, ...]], weighted: Sequence[bool], shapes: Shapes
+) -> MaskPlan:
+    """The masks of all sources that have a weight.
+
+    Args:
+        names: (T,) of sources.   ranks: of each source in a module, 0 where it has none.
+    """
+    tasks = {
+        name: {target: signature[t] for target, signature in ranks.items() if signature[t]}
+        for t, name in enumerate(names)
+        if weighted[t]
+    }
+    return MaskPlan(tasks, shapes)
