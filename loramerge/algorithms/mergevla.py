@@ -143,12 +143,14 @@ class MergeVla(Sized):
 
 
 def _held(grams: Grams, made: Result, module: int) -> Fit:
-    """The best approximation of the weighted sum, as factors."""
+    """A remix as factors; where it does not say what its rank cuts off, it is meant for the weighted sum."""
     assert grams.read is not None
     assert isinstance(made, Remix)
     up, down = grams.read(module)
     up, down = up @ made.P[module], made.Q[module] @ down
     kept = float(((up.T @ up) * (down @ down.T)).sum())
+    if made.whole is not None and made.cut is not None:
+        return Fit(up, down, float(made.whole[module]), float(made.cut[module]))
     whole = max(float(grams.kernel[module].sum()), kept)
     return Fit(up, down, whole, whole - kept)
 
