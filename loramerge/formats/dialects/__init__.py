@@ -1,0 +1,21 @@
+"""The dialects of image and language tools: one file each, the same verbs, one table in detection order."""
+
+from __future__ import annotations
+
+from loramerge.formats.dialects.dialect import Dialect, Header
+from loramerge.formats.dialects.kohya import KOHYA
+from loramerge.formats.dialects.peft import PEFT
+
+__all__ = ["DIALECTS", "Dialect", "Header", "find", "named"]
+
+DIALECTS: tuple[Dialect, ...] = (KOHYA, PEFT)  # the first that detects a file reads it; PEFT is last
+
+
+def find(header: Header) -> Dialect:
+    """The dialect of these files; PEFT's reader says what is wrong with those that none knows."""
+    return next(dialect for dialect in DIALECTS if dialect.detects(header))
+
+
+def named(name: str) -> Dialect:
+    """The dialect of this name; PEFT for what has none of its own."""
+    return next((dialect for dialect in DIALECTS if dialect.name == name), PEFT)
