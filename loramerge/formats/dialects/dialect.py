@@ -148,8 +148,8 @@ class Dialect:
         """Tensors that go with the factors, such as alphas; a target without a scale has scale 1."""
         return {}
 
-    def metadata(self, widths: Widths, kept: Mapping[str, str]) -> dict[str, str]:
-        """The header's metadata. `kept`: what all sources say, whatever their dialect."""
+    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+        """The header's metadata. `kept`: what all sources say.   bare: it is one file without a folder."""
         return {"format": "pt"}
 
     def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
