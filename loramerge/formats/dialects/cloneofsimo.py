@@ -5,7 +5,7 @@
     .pt            a list of tensors: up, down, up, down, …, of one component (lora_diffusion/lora.py)
 
 A number says only that a layer was met as the so-manyth. Layers get names where all shapes are those of a walk
-through a Stable Diffusion that is known (`traversal`); else they keep their numbers, so that files that were
+through a Stable Diffusion that is known (`models.walk`); else they keep their numbers, so that files that were
 numbered alike still merge. Embeddings of new words lie in the same file (`<s1>`); they are extras.
 """
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from loramerge.adapter import Adapter, Slot, Tensor
 from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.dialects.traversal import named
+from loramerge.formats.models.walk import named
 from loramerge.formats.pairs import check_float, check_full
 from loramerge.formats.views import matrix, widened
 from loramerge.target import Layout, Target
