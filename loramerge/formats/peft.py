@@ -62,20 +62,13 @@ def load_folder(
     return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
 
 
-def load_file(
-    path: Path,
-    name: str,
-    alpha: Alpha | None = None,
-    optional: bool = True,
-    allow_pickle: bool = False,
-) -> Adapter:
+def read_file(file: File, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
     """A bare file with PEFT's tensor names. Only its header is read.
 
     Raises:
         SourceError, IncompatibleError: as `of_bare_file` and `given` say.
         UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
-    file = open_weights(path, name, allow_pickle)
     pairs = sort_tensors(file.tensors, name)
     said = of_bare_file(file, pairs)
     unused = _unused(alpha, optional, name) if said else []
@@ -109,6 +102,7 @@ def _adapter(
     return Adapter(
         name=name,
         slots=slots,
+        metadata=file.metadata,
         biases=biases,
         base=base,
         extras=pairs.extras,

@@ -59,12 +59,20 @@ def flat(path: str) -> str:
     return path.replace(".", "_")
 
 
-def part_of(paths: Iterable[str]) -> str | None:
-    """The part that has all of these modules under our names, if one has."""
-    wanted = set(paths)
-    return next((part for part in PARTS if wanted and wanted <= set(known(part).values())), None)
-
-
 def is_xl(paths: Iterable[str]) -> bool:
-    """Whether modules of a U-Net are SDXL's: no other has a second transformer block in one attention."""
-    return any(".transformer_blocks." in path and ".transformer_blocks.0." not in path for path in paths)
+    """Whether modules of a U-Net are SDXL's: a second transformer block, or attention in the lowest block."""
+    return any(
+        path.startswith("up_blocks.0.attentions")
+        or (".transformer_blocks." in path and ".transformer_blocks.0." not in path)
+        for path in paths
+    )
+
+
+def is_flux(sizes: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether modules of these first names and sizes (out, in) can be Flux's; other models use some of them.
+
+    Args:
+        sizes: under our names, fused modules too.
+    """
+    names = set(known("transformer").values())
+    return bool(sizes) and all(path in names and flux.fits(path, *size) for path, size in sizes.items())
