@@ -1,12 +1,12 @@
 """The library with which LoRA came to Stable Diffusion: numbered layers, ΔW = up @ down, no alpha at all.
 
-    .safetensors   unet:0:up (out, r), unet:0:down (r, in), text_encoder:0:up, …; in its metadata, for each of these
-                   components, the classes that were searched for layers, and for each number its rank
+    .safetensors   unet:0:up (out, r), unet:0:down (r, in), text_encoder:0:up, …; the metadata has for each
+                   component the classes that were searched for layers, and for each number its rank
     .pt            a list of tensors: up, down, up, down, …, of one component (lora_diffusion/lora.py)
 
-A number says only that a layer was met as the so-manyth. Layers get names where all shapes are those of a walk
-through a Stable Diffusion that is known (`models.walk`); else they keep their numbers, so that files that were
-numbered alike still merge. Embeddings of new words lie in the same file (`<s1>`); they are extras.
+A number says only when a layer was met. Layers get names where all shapes are those of a walk through a Stable
+Diffusion that is known (`models.walk`); else they keep their numbers, so that files that were numbered alike
+still merge. Embeddings of new words lie in the same file (`<s1>`); they are extras.
 """
 
 from __future__ import annotations
@@ -100,14 +100,17 @@ def _of_file(header: Header) -> tuple[dict[str, Numbered], dict[str, Tensor]]:
     return dict(found), extras
 
 
-def _complete(numbered: Numbered, component: str, header: Header) -> Iterator[tuple[Mapping[str, Tensor], str]]:
+def _complete(
+    numbered: Numbered, component: str, header: Header
+) -> Iterator[tuple[Mapping[str, Tensor], str]]:
     """The pairs in order, each with how it is called; none may be missing, or the others would shift."""
     for number in range(max(numbered) + 1):
         for at, side in enumerate(("up", "down")):
             if side not in numbered.get(number, {}):
                 key = f"Tensor {2 * number + at}" if _is_list(header) else f"{component}:{number}:{side}"
                 raise SourceError(
-                    f"{printable(key)} is missing in {printable(header.name)}: the file was cut or badly saved."
+                    f"{printable(key)} is missing in {printable(header.name)}: the file was cut or badly "
+                    "saved."
                 )
         yield numbered[number], f"{printable(component)}:{number} in {printable(header.name)}"
 

@@ -1,12 +1,12 @@
-"""Microsoft's loralib, the first LoRA: state dicts with `<module>.lora_A` and `.lora_B`, and nothing about alpha.
+"""Microsoft's loralib, the first LoRA: state dicts with `<module>.lora_A` and `.lora_B`, no alpha.
 
     Linear, Embedding   lora_A (r, in), lora_B (out, r); ΔW = alpha/r · B @ A
-    MergedLinear        lora_A (r·k, in), lora_B (out·k/n, r): k of n equal parts of the outputs, as of q, k and v in
-                        one layer; part g is B[part g] @ A[r·g : r·(g+1)], the other parts are zero
-    Conv2d              lora_A (r·K, in·K), lora_B (out·K, r·K): refused, since the file does not tell its kernel K
+    MergedLinear        lora_A (r·k, in), lora_B (out·k/n, r): k of n equal parts of the outputs, as of q, k and v
+                        in one layer; part g is B[part g] @ A[r·g : r·(g+1)], the other parts are zero
+    Conv2d              lora_A (r·K, in·K), lora_B (out·K, r·K): refused, since no file tells the kernel K
 
-(loralib/layers.py.) Which parts are adapted, and alpha, only the training script knows. The file is otherwise read
-as a bare one with PEFT's names is: alpha from a JSON file beside it or from the user, `enable_lora` from the file.
+(loralib/layers.py.) Alpha, and which parts are adapted, only the training script knows. The file is read as a
+bare one with PEFT's names is: alpha from a JSON file beside it, or from the user; `enable_lora` from that file.
 """
 
 from __future__ import annotations
@@ -90,12 +90,13 @@ def _check_place(path: str, tensors: Mapping[str, Tensor], name: str) -> None:
     for side in "AB":
         if f"{path}.lora_{side}" not in tensors:
             raise SourceError(
-                f"{printable(path)}.lora_{side} is missing in {printable(name)}: the file was cut or badly saved."
+                f"{printable(path)}.lora_{side} is missing in {printable(name)}: the file was cut or badly "
+                "saved."
             )
     if CONV.fullmatch(path.rpartition(".")[2]):
         raise IncompatibleError(
-            f"{printable(path)} in {printable(name)} looks like a convolution of loralib, whose kernel the file does "
-            "not tell, and with it what its factors mean. Save it with PEFT, or take it out of the file."
+            f"{printable(path)} in {printable(name)} looks like a convolution of loralib. The file does not "
+            "tell its kernel, nor so what its factors mean: save it with PEFT, or take it out of the file."
         )
 
 

@@ -4,8 +4,8 @@
                            of a mixture of experts (SwitchLinear): (E, r, in) and (E, out, r)
     adapter_config.json    fine_tune_type, num_layers, lora_parameters {rank, scale, dropout, keys}
 
-ΔW = scale · lora_bᵀ @ lora_aᵀ: no alpha, no division by the rank (mlx-lm 0.32, tuner/lora.py). Modules are called
-as in transformers, so that such an adapter merges with one of PEFT.
+ΔW = scale · lora_bᵀ @ lora_aᵀ: no alpha, no division by the rank (mlx-lm 0.32, tuner/lora.py). Modules are
+called as in transformers, so that such an adapter merges with one of PEFT.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def _check_extra(key: str, modules: Mapping[str, Any], name: str) -> None:
         raise mlx_config.needs_base(f"{name} ({key})")
     if ".lora_" in key:
         raise IncompatibleError(
-            f"{printable(name)} holds {printable(key, 80)}, the factor of a layer that mlx-lm adapts in its "
-            "own way: it is not read. Train without this layer, or fuse the adapter into its model."
+            f"{printable(name)} holds {printable(key, 80)}, which is no factor of a layer that mlx-lm adapts as "
+            "usual: it is not read. Train without this layer, or fuse the adapter into its model."
         )
 
 
@@ -143,7 +143,8 @@ def _both(path: str, sides: Mapping[str, Tensor], name: str) -> tuple[Tensor, Te
     for side in "ab":
         if side not in sides:
             raise SourceError(
-                f"{printable(path)}.lora_{side} is missing in {printable(name)}: the file was cut or badly saved."
+                f"{printable(path)}.lora_{side} is missing in {printable(name)}: the file was cut or badly "
+                "saved."
             )
         check_float(sides[side], f"lora_{side} of {printable(path)} in {printable(name)}")
     where = f"{printable(path)} in {printable(name)}"
@@ -186,6 +187,6 @@ def _flat(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def _unlike(path: str, down: Tensor, up: Tensor, name: str) -> SourceError:
     return SourceError(
-        f"lora_a {list(down.shape)} and lora_b {list(up.shape)} of {printable(path)} in {printable(name)} do not "
-        "share a rank."
+        f"lora_a {list(down.shape)} and lora_b {list(up.shape)} of {printable(path)} in {printable(name)} do "
+        "not share a rank."
     )

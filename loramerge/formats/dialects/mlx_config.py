@@ -52,8 +52,8 @@ def scale_rule(header: Header) -> tuple[Callable[[int], float], list[str]]:
     def rule(own: int) -> float:
         if own != rank:
             raise SourceError(
-                f"{CONFIG} of {printable(header.name)} says rank {rank:g}, but its tensors have rank {own}: they "
-                "do not belong together."
+                f"{CONFIG} of {printable(header.name)} says rank {rank:g}, but its tensors have rank {own}: "
+                "they do not belong together."
             )
         return scale
 
@@ -83,8 +83,8 @@ def written(keys: list[str], rank: int, model: Any) -> dict[str, Any]:
 def needs_base(what: str) -> IncompatibleError:
     """A DoRA cannot be merged as it is."""
     return IncompatibleError(
-        f"{printable(what)} is a DoRA of mlx-lm, which needs the base weights to become an update: fuse it into "
-        "its model with mlx_lm.fuse."
+        f"{printable(what)} is a DoRA of mlx-lm, which needs the base weights to become an update: fuse it "
+        "into its model with mlx_lm.fuse."
     )
 
 
@@ -94,22 +94,22 @@ def _check_type(config: Mapping[str, Any], name: str) -> None:
         raise needs_base(name)
     if kind != "lora":
         raise IncompatibleError(
-            f"{printable(name)} has fine_tune_type {printable(kind)}, not lora: it holds whole weights, not low-rank "
-            "pairs to merge."
+            f"{printable(name)} has fine_tune_type {printable(kind)}, not lora: it holds whole weights, not "
+            "low-rank pairs to merge."
         )
 
 
 def _alpha(config: Mapping[str, Any], parameters: Mapping[str, Any], rank: float, name: str) -> list[str]:
-    """An alpha in the config: today's mlx-lm ignores it, but some of its first versions multiplied by it."""
+    """An alpha in the config: mlx-lm ignores it, but some of its first versions multiplied by it."""
     alpha = parameters.get("alpha")
     if alpha is None or alpha == rank:
         return []
     if "num_layers" in config:
         return [f"lora_parameters has an alpha ({printable(alpha)}), which mlx-lm does not use"]
     raise IncompatibleError(
-        f"{CONFIG} of {printable(name)} has an alpha and no num_layers, so it is of an early mlx-lm, and some of "
-        "those multiplied the scale by alpha / rank. Write the product as its scale if yours did, remove alpha, "
-        "and rename lora_layers to num_layers."
+        f"{CONFIG} of {printable(name)} has an alpha and no num_layers, so it is of an early mlx-lm, and some "
+        "of those multiplied the scale by alpha / rank. Write the product as its scale if yours did, remove "
+        "alpha, and rename lora_layers to num_layers."
     )
 
 
@@ -117,8 +117,8 @@ def _given(header: Header) -> Callable[[int], float]:
     alpha = header.alpha
     if alpha is None:
         raise IncompatibleError(
-            f"{printable(header.name)} does not say its scale, which mlx-lm keeps in {CONFIG}: put that file beside "
-            "it, or add --alpha with the scale times the rank (--alpha rank for scale 1)."
+            f"{printable(header.name)} does not say its scale, which mlx-lm keeps in {CONFIG}: put that file "
+            "beside it, or add --alpha with the scale times the rank (--alpha rank for scale 1)."
         )
     return lambda rank: 1.0 if alpha == "rank" else float(alpha) / rank
 

@@ -1,8 +1,8 @@
 """Stable Diffusion's layers in the order in which cloneofsimo's library met them, which is all its files say.
 
 The library walks the model's modules and counts the linear layers (in its extended form convolutions too)
-inside modules of certain classes. A file is given names only if its shapes are those of a whole walk, one by
-one: Stable Diffusion 1 and 2 (`context` 768 and 1024), before and after diffusers moved the feed-forward layer
+inside modules of certain classes. A file is given names only if its shapes are those of a whole walk, one
+by one: Stable Diffusion 1 and 2 (`context` 768 and 1024), before and after diffusers moved the feed-forward layer
 behind the second attention. The queries, keys and values of one attention have one shape: that they come in
 this order follows from the library, not from the file.
 """
@@ -29,7 +29,7 @@ def named(component: str, shapes: Sequence[Shape]) -> list[str] | None:
     >>> named("text_encoder", [(768, 768)] * 47)
     """
     for walk in _walks(component):
-        if len(walk) == len(shapes) and all(shape == tuple(own) for (_, shape), own in zip(walk, shapes)):
+        if [shape for _, shape in walk] == [tuple(shape) for shape in shapes]:
             return [path for path, _ in walk]
     return None
 
@@ -53,7 +53,9 @@ def _unet(context: int, late: bool, residual: bool, gated: bool) -> Iterator[Pla
 
     def attentions(block: str, count: int, width: int) -> Iterator[Place]:
         for each in range(count):
-            yield from _transformer(f"{block}.attentions.{each}.transformer_blocks.0", width, context, late, gated)
+            yield from _transformer(
+                f"{block}.attentions.{each}.transformer_blocks.0", width, context, late, gated
+            )
 
     def resnets(block: str, widths: Sequence[tuple[int, int]]) -> Iterator[Place]:
         for each, (ins, outs) in enumerate(widths if residual else ()):

@@ -8,7 +8,7 @@ import pytest
 import loramerge
 from loramerge import Target
 from loramerge.formats.models.walk import named
-from tests.files import bare, read
+from tests.files import bare
 
 SHAPES = [(6, 5), (4, 5), (3, 7)]
 TEXT = [(768, 768)] * 48
@@ -18,7 +18,9 @@ DEFAULT = ("CrossAttention", "Attention", "GEGLU")
 def factors(shapes=SHAPES, component="unet", seed=0, rank=2, dtype="f4"):
     rng, made = np.random.default_rng(seed), {}
     for number, (outs, ins, *kernel) in enumerate(shapes):
-        made[f"{component}:{number}:up"] = rng.standard_normal((outs, rank, *(1 for _ in kernel))).astype(dtype)
+        made[f"{component}:{number}:up"] = rng.standard_normal((outs, rank, *(1 for _ in kernel))).astype(
+            dtype
+        )
         made[f"{component}:{number}:down"] = rng.standard_normal((rank, ins, *kernel)).astype(dtype)
     return made
 
@@ -136,20 +138,26 @@ def test_files_that_are_numbered_alike_merge(tmp_path):
     for seed, rank in enumerate((1, 3)):
         values = factors(seed=seed, rank=rank)
         sources.append(bare(tmp_path / f"{seed}.safetensors", values, metadata(values)))
-    merged = loramerge.combine(sources, method="cat", weights=[0.5, 2], out=tmp_path / "m.safetensors").adapter
+    merged = loramerge.combine(
+        sources, method="cat", weights=[0.5, 2], out=tmp_path / "m.safetensors"
+    ).adapter
     one, two = map(loramerge.load, sources)
     for target, update in merged.items():
-        np.testing.assert_allclose(update.dense(), 0.5 * one[target].dense() + 2 * two[target].dense(), rtol=1e-5)
+        np.testing.assert_allclose(
+            update.dense(), 0.5 * one[target].dense() + 2 * two[target].dense(), rtol=1e-5
+        )
 
 
 def test_files_of_other_shapes_do_not(cli, tmp_path):
-    sources = [bare(tmp_path / f"{n}.safetensors", factors(SHAPES[:2] + [(3, n)])) for n in (7, 8)]
+    sources = [bare(tmp_path / f"{n}.safetensors", factors([*SHAPES[:2], (3, n)])) for n in (7, 8)]
     cli("combine", *sources, "-o", tmp_path / "m").refused(3, "numbered.2")
 
 
 def test_embeddings_of_new_words_are_never_lost_in_silence(cli, tmp_path):
     word = np.arange(3, dtype="f4")
-    source = bare(tmp_path / "x.safetensors", factors() | {"<s1>": word}, metadata(factors()) | {"<s1>": "<embed>"})
+    source = bare(
+        tmp_path / "x.safetensors", factors() | {"<s1>": word}, metadata(factors()) | {"<s1>": "<embed>"}
+    )
     assert list(loramerge.load(source).extras) == ["<s1>"]
     cli("combine", source, source, "-o", tmp_path / "m.safetensors").refused(3, "<s1>", "--extras")
 
@@ -177,7 +185,9 @@ def test_an_alpha_for_it_is_refused_since_its_scale_is_always_1(cli, tmp_path):
     cli("inspect", source, "--alpha", 4).refused(2, "says its own alpha")
 
 
-@pytest.mark.parametrize("classes", ["{", "[" * 9999, '"GEGLU"', "[1]"], ids=["cut", "deep", "text", "numbers"])
+@pytest.mark.parametrize(
+    "classes", ["{", "[" * 9999, '"GEGLU"', "[1]"], ids=["cut", "deep", "text", "numbers"]
+)
 def test_classes_that_are_no_list_of_names_are_no_reason_to_fail(tmp_path, classes):
     adapter = loramerge.load(bare(tmp_path / "x.safetensors", factors(), {"unet": classes}))
     assert len(adapter) == len(SHAPES)
@@ -230,4 +240,6 @@ def test_the_walk_is_that_of_the_library_through_the_real_model():
             for layer in ancestor.modules()
             if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
         ]
-        assert named("unet", [tuple(layer.weight.shape) for layer in met]) == [names[id(each)] for each in met]
+        assert named("unet", [tuple(layer.weight.shape) for layer in met]) == [
+            names[id(each)] for each in met
+        ]

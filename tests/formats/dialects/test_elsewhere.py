@@ -1,4 +1,4 @@
-"""Formats that keep factors in an order of their own: refused with the name of the export that can be read."""
+"""Formats that keep factors in an order of their own: refused, with the export that can be read."""
 
 import struct
 
@@ -10,7 +10,10 @@ from tests.files import bare
 KEYS = {
     "torchtune": ("layers.0.attn.q_proj.lora_a.weight", "torchtune"),
     "Megatron": ("decoder.layers.0.self_attention.linear_qkv.adapter.linear_in.weight", "AutoBridge"),
-    "NeMo, parts apart": ("decoder.layers.0.self_attention.linear_qkv.adapter.adapter_q.linear_in.weight", "NeMo"),
+    "NeMo, parts apart": (
+        "decoder.layers.0.self_attention.linear_qkv.adapter.adapter_q.linear_in.weight",
+        "NeMo",
+    ),
 }
 
 

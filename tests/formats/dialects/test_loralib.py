@@ -1,4 +1,4 @@
-"""Microsoft's loralib: bare parameters, parts of one layer in groups, and an alpha that only its user knows."""
+"""Microsoft's loralib: bare parameters, parts of a layer in groups, an alpha that only its user knows."""
 
 import json
 
@@ -36,12 +36,13 @@ def beside(source, **config):
 
 
 def forward(x, a, b, enable, scale):
-    """What MergedLinear adds to its output for one input, number by number: groups, then zeros between them."""
+    """What MergedLinear adds to its output for one input, number by number: groups, zeros between them."""
     rank, on = len(b[0]), sum(enable)
     inner = [sum(row[i] * x[i] for i in range(len(x))) for row in a]
     rows = len(b) // on
     grouped = [
-        [sum(b[g * rows + o][k] * inner[g * rank + k] for k in range(rank)) for o in range(rows)] for g in range(on)
+        [sum(b[g * rows + o][k] * inner[g * rank + k] for k in range(rank)) for o in range(rows)]
+        for g in range(on)
     ]
     found = []
     for enabled in enable:

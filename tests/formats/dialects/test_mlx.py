@@ -8,9 +8,12 @@ from safetensors.numpy import save_file
 
 import loramerge
 from loramerge import Target
-from tests.files import content, folder, key, raw, read, tensors
 
-Q, V, GATE = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj", "model.layers.1.mlp.switch.up_proj"
+Q, V, GATE = (
+    "model.layers.0.self_attn.q_proj",
+    "model.layers.1.self_attn.v_proj",
+    "model.layers.1.mlp.switch.up_proj",
+)
 SHAPES = {Q: (6, 5), V: (4, 5)}
 PARAMETERS = {"rank": 2, "scale": 3.5, "dropout": 0.0}
 CONFIG = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": PARAMETERS, "model": "tiny"}
@@ -57,7 +60,9 @@ def test_an_update_is_what_the_layer_of_mlx_adds(tmp_path):
     for path, (_, ins) in SHAPES.items():
         x = np.random.default_rng(1).standard_normal(ins)
         a, b = (values[f"{path}.lora_{side}"].astype("f8").tolist() for side in "ab")
-        np.testing.assert_allclose(adapter[Target(path)].dense() @ x, forward(x.tolist(), a, b, 3.5), rtol=1e-12)
+        np.testing.assert_allclose(
+            adapter[Target(path)].dense() @ x, forward(x.tolist(), a, b, 3.5), rtol=1e-12
+        )
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["one factor for each expert", "one matrix of all"])
@@ -109,7 +114,11 @@ REFUSED = {
     "full fine-tuning": (dict(config=CONFIG | {"fine_tune_type": "full"}), 3, "fine_tune_type full"),
     "DoRA by its config": (dict(config=CONFIG | {"fine_tune_type": "dora"}), 3, "DoRA"),
     "DoRA by its magnitude": (dict(values=factors() | {f"{Q}.m": np.ones(6, "f4")}), 3, "DoRA"),
-    "a fused layer's own factors": (dict(values=factors() | {"x.lora_a.0": np.ones((5, 2), "f4")}), 3, "x.lora_a.0"),
+    "a fused layer's own factors": (
+        dict(values=factors() | {"x.lora_a.0": np.ones((5, 2), "f4")}),
+        3,
+        "x.lora_a.0",
+    ),
     "no scale": (dict(config=CONFIG | {"lora_parameters": {"rank": 2}}), 1, "scale in lora_parameters"),
     "a scale that is text": (dict(scale="3"), 1, "scale in lora_parameters"),
     "a scale without end": (dict(scale=1e400), 1, "adapter_config.json"),
@@ -122,7 +131,11 @@ REFUSED = {
         "alpha / rank",
     ),
     "two ranks": (dict(values=factors() | {f"{Q}.lora_b": np.ones((3, 6), "f4")}), 1, "do not share a rank"),
-    "four dimensions": (dict(values=factors() | {f"{Q}.lora_a": np.ones((1, 1, 5, 2), "f4")}), 1, "share a rank"),
+    "four dimensions": (
+        dict(values=factors() | {f"{Q}.lora_a": np.ones((1, 1, 5, 2), "f4")}),
+        1,
+        "share a rank",
+    ),
     "experts of two counts": (
         dict(values=switched() | {f"{GATE}.lora_a": np.ones((2, 2, 7), "f4")}),
         1,
