@@ -4,9 +4,9 @@
                    component the classes that were searched for layers, and for each number its rank
     .pt            a list of tensors: up, down, up, down, …, of one component (lora_diffusion/lora.py)
 
-A number says only when a layer was met. Layers get names where all shapes are those of a walk through a Stable
-Diffusion that is known (`models.walk`); else they keep their numbers, so that files that were numbered alike
-still merge. Embeddings of new words lie in the same file (`<s1>`); they are extras.
+A number says only when a layer was met. Layers get names where all shapes are those of a walk through a
+Stable Diffusion that is known (`models.walk`); else they keep their numbers, so that files that were numbered
+alike still merge. Embeddings of new words lie in the same file (`<s1>`); they are extras.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def _names(component: str, pairs: Sequence[Pair], header: Header) -> tuple[list[
             f"Diffusion, which all {len(pairs)} shapes fit"
         )
     return [f"numbered.{number}" for number in range(len(pairs))], (
-        f"the layers of {printable(component)} keep their numbers, since their shapes fit no Stable Diffusion "
-        "that is known: they are matched by position with files that are numbered alike"
+        f"the layers of {printable(component)} keep their numbers, since their shapes fit no Stable "
+        "Diffusion that is known: they are matched by position with files that are numbered alike"
     )
 
 

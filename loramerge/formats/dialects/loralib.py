@@ -1,12 +1,12 @@
 """Microsoft's loralib, the first LoRA: state dicts with `<module>.lora_A` and `.lora_B`, no alpha.
 
     Linear, Embedding   lora_A (r, in), lora_B (out, r); ΔW = alpha/r · B @ A
-    MergedLinear        lora_A (r·k, in), lora_B (out·k/n, r): k of n equal parts of the outputs, as of q, k and v
-                        in one layer; part g is B[part g] @ A[r·g : r·(g+1)], the other parts are zero
+    MergedLinear        lora_A (r·k, in), lora_B (out·k/n, r): k of n equal parts of the outputs, as of q, k
+                        and v in one layer; part g is B[part g] @ A[r·g : r·(g+1)], the other parts are zero
     Conv2d              lora_A (r·K, in·K), lora_B (out·K, r·K): refused, since no file tells the kernel K
 
 (loralib/layers.py.) Alpha, and which parts are adapted, only the training script knows. The file is read as a
-bare one with PEFT's names is: alpha from a JSON file beside it, or from the user; `enable_lora` from that file.
+bare one with PEFT's names is: alpha from a JSON file beside it or from the user, `enable_lora` from that file.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def base_model(config: Mapping[str, Any]) -> str | None:
 def written(keys: list[str], rank: int, model: Any) -> dict[str, Any]:
     """What mlx-lm needs to load factors whose scale is folded in.
 
-    It adapts the modules of these names in the last `num_layers` layers. A module that the file lacks keeps the
-    zeros that it starts with, so all layers are named: how many there are is not known here.
+    It adapts the modules of these names in the last `num_layers` layers. A module that the file lacks keeps
+    the zeros that it starts with, so all layers are named: how many there are is not known here.
     """
     return {
         "fine_tune_type": "lora",
@@ -107,8 +107,8 @@ def _alpha(config: Mapping[str, Any], parameters: Mapping[str, Any], rank: float
     if "num_layers" in config:
         return [f"lora_parameters has an alpha ({printable(alpha)}), which mlx-lm does not use"]
     raise IncompatibleError(
-        f"{CONFIG} of {printable(name)} has an alpha and no num_layers, so it is of an early mlx-lm, and some "
-        "of those multiplied the scale by alpha / rank. Write the product as its scale if yours did, remove "
+        f"{CONFIG} of {printable(name)} has an alpha and no num_layers, so it is of an early mlx-lm, and "
+        "some of those multiplied the scale by alpha / rank. Write the product as its scale if yours did, remove "
         "alpha, and rename lora_layers to num_layers."
     )
 

@@ -124,8 +124,8 @@ def _header_length(stored: Stored, fd: int) -> int:
     _fill(stored.name, fd, memoryview(raw), 0)
     if raw.startswith(GGUF):
         raise IncompatibleError(
-            f"{_shown(stored.name)} is a GGUF file of llama.cpp, which keeps factors under names and in an order "
-            "of its own. Merge the PEFT adapters that such files were made from, and run "
+            f"{_shown(stored.name)} is a GGUF file of llama.cpp, which keeps factors under names and in an "
+            "order of its own. Merge the PEFT adapters that such files were made from, and run "
             "convert_lora_to_gguf.py on the merge."
         )
     length = int.from_bytes(raw, "little")
