@@ -47,8 +47,8 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
             raise IncompatibleError(
                 f"{printable(name)} adapts equal parts of the outputs of {printable(path)} (loralib's "
                 "MergedLinear, PEFT's oldest fused layout). Which parts, only enable_lora says: load the "
-                'folder with its adapter_config.json, or put {"r": …, "lora_alpha": …, "enable_lora": [true, false, '
-                "true]} into a .json file of its name beside it."
+                'folder with its adapter_config.json, or put {"r": …, "lora_alpha": …, "enable_lora": [true, '
+                "false, true]} into a .json file of its name beside it."
             )
     return pairs
 

@@ -108,8 +108,8 @@ def _alpha(config: Mapping[str, Any], parameters: Mapping[str, Any], rank: float
         return [f"lora_parameters has an alpha ({printable(alpha)}), which mlx-lm does not use"]
     raise IncompatibleError(
         f"{CONFIG} of {printable(name)} has an alpha and no num_layers, so it is of an early mlx-lm, and "
-        "some of those multiplied the scale by alpha / rank. Write the product as its scale if yours did, remove "
-        "alpha, and rename lora_layers to num_layers."
+        "some of those multiplied the scale by alpha / rank. Write the product as its scale if yours did, "
+        "remove alpha, and rename lora_layers to num_layers."
     )
 
 

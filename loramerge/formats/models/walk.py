@@ -3,8 +3,8 @@
 The library walks the model's modules and counts the linear layers (in its extended form convolutions too)
 inside modules of certain classes. A file is given names only if its shapes are those of a whole walk, one
 by one: Stable Diffusion 1 and 2 (`context` 768 and 1024), before and after diffusers moved the feed-forward
-layer behind the second attention. The queries, keys and values of one attention have one shape: that they come in
-this order follows from the library, not from the file.
+layer behind the second attention. The queries, keys and values of one attention have one shape: that they
+come in this order follows from the library, not from the file.
 """
 
 from __future__ import annotations
