@@ -6,7 +6,7 @@
     Conv2d              lora_A (r·K, in·K), lora_B (out·K, r·K): refused, since no file tells the kernel K
 
 (loralib/layers.py.) Alpha, and which parts are adapted, only the training script knows. The file is read as a
-bare one with PEFT's names is: alpha from a JSON file beside it, or from the user; `enable_lora` from the file.
+bare one with PEFT's names is: alpha from a JSON file beside it, or from the user. `enable_lora` only there.
 """
 
 from __future__ import annotations
