@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
     "algorithms": "METHODS Average Cat Lego Linear Method Svd",
+    "converting": "Conversion convert",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

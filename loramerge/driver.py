@@ -16,6 +16,7 @@ from loramerge.fitting import file_size
 from loramerge.folding import unfolded
 from loramerge.formats import load, output
 from loramerge.formats.beside import parted
+from loramerge.formats.dialects.dialect import check_place
 from loramerge.gram import Grams, framed
 from loramerge.planning import EFFORT, Effort, Plan, plan
 from loramerge.proof import check_honest, check_rounding, check_written, fingerprint
@@ -132,6 +133,7 @@ def combine(
     extras: str = "refuse",
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
+    format: str | None = None,
     max_error: float | None = None,
     threads: int | None = None,
     memory: float = MEMORY,
@@ -157,6 +159,7 @@ def combine(
             source that has them), ``"average"`` or ``"drop"``.
         initial: {source: folder of the adapter that its PiSSA, OLoRA, CorDA or LoRA-GA training began with}.
         renormalise: where a source lacks a module, divide by the weights of the others, not count it as zero.
+        format: how it is written: ``peft``, ``kohya``, …; by default as the sources, if these are of one.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers.   memory: bytes for all of them. The result depends on neither.
 
@@ -195,6 +198,7 @@ def combine(
         extras=extras,
         initial=initial,
         renormalise=renormalise,
+        format=format,
         effort=effort,
         **options,
     )
@@ -240,6 +244,8 @@ def merged(plan: Plan, slots: dict[Target, Slot]) -> Adapter:
         config=config,
         provenance=Provenance("merged"),
         bare=plan.sources.bare,
+        dialect=plan.sources.dialect.name,
+        metadata=plan.outline.kept,
         **parted(plan.outline.extras),
     )
 
@@ -254,6 +260,7 @@ def _to_disk(
 ) -> Merge:
     marks: dict[Target, str] = {}
     _check_size(plan, out)
+    check_place(plan.sources.dialect, output.is_bare(out), out)
     outline = replace(plan.outline, recipe=record(plan, unhashed(plan.sources.whole)))
     with output.create(out, output.is_bare(out), outline, overwrite) as draft:
 

@@ -15,6 +15,7 @@ from loramerge.adapter import Adapter
 from loramerge.backend import Array, workers
 from loramerge.errors import printable
 from loramerge.formats import Alpha, load
+from loramerge.formats.dialects import named
 from loramerge.gram import spectrum
 from loramerge.report import aligned
 from loramerge.units import align, batches
@@ -101,7 +102,9 @@ class Inspection:
     @property
     def kind(self) -> str:
         """The file format, in words."""
-        return "bare PEFT file" if self.adapter.bare else "PEFT folder"
+        if self.adapter.dialect == "peft":
+            return "bare PEFT file" if self.adapter.bare else "PEFT folder"
+        return named(self.adapter.dialect).words
 
     def table(self) -> list[list[str]]:
         """Rows by the last part of the module name, the header first."""

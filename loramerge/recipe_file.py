@@ -32,6 +32,7 @@ KEYS = (
     "allow_base_mismatch",
     "extras",
     "renormalise",
+    "format",
     "modules",
 )
 SOURCE = ("source", "weight", "revision")
@@ -64,6 +65,7 @@ class Recipe:
     allow_base_mismatch: bool = False
     extras: str = "refuse"
     renormalise: bool = False
+    format: str | None = None
     modules: tuple[Rule, ...] = ()
 
     @property
@@ -113,6 +115,7 @@ class Recipe:
             allow_base_mismatch=self.allow_base_mismatch,
             extras=self.extras,
             renormalise=self.renormalise,
+            format=self.format,
             effort=effort,
         )
         pairs = zip(todo.sources.whole, self.sources, strict=True)
@@ -145,6 +148,7 @@ class Recipe:
             "allow_base_mismatch": self.allow_base_mismatch,
             "extras": None if self.extras == "refuse" else self.extras,
             "renormalise": self.renormalise,
+            "format": self.format,
             "modules": [rule.to_plain() for rule in self.modules],
         }
         said = {key: value for key, value in values.items() if value not in (None, False, {}, [])}
@@ -184,7 +188,7 @@ def parse(values: Any, where: str) -> Recipe:
         size=_size(reader, given.get("size")),
         **{
             key: reader.typed(given, key, str)
-            for key in ("method", "dtype", "profile", "only", "exclude", "extras")
+            for key in ("method", "dtype", "profile", "format", "only", "exclude", "extras")
             if key in given
         },
         **{

@@ -82,6 +82,12 @@ def shapes(target: Target, size: tuple[int, int], width: int) -> tuple[Shape, Sh
     return down, up
 
 
+def laid(target: Target, up: Array, down: Array) -> tuple[Array, Array]:
+    """The down and up factors of one target in the shapes in which they are stored."""
+    sizes = shapes(target, (up.shape[0], down.shape[1]), down.shape[0])
+    return down.reshape(sizes[0]), up.reshape(sizes[1])
+
+
 @dataclass(eq=False)
 class Shelf:
     """Factors on their way out: each tensor is handed to `done` once all blocks of it are there.
@@ -89,20 +95,21 @@ class Shelf:
     Threads may put different targets at once.
     """
 
-    keys: Keys
+    keys: Callable[[Target], tuple[str, str]]
     done: Callable[[str, Array], None]
+    lay: Callable[[Target, Array, Array], tuple[Array, Array]] = laid
     _open: dict[str, Array] = field(default_factory=dict)
     _left: dict[str, int] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def put(self, target: Target, up: Array, down: Array) -> None:
         """Take the factors of one target."""
-        names = self.keys.of(target)
-        sizes = shapes(target, (up.shape[0], down.shape[1]), down.shape[0])
+        names = self.keys(target)
         if target.layout.blocks == 1:
-            for name, factor, size in zip(names, (down, up), sizes, strict=True):
-                self.done(name, factor.reshape(size))
+            for name, factor in zip(names, self.lay(target, up, down), strict=True):
+                self.done(name, factor)
             return
+        sizes = shapes(target, (up.shape[0], down.shape[1]), down.shape[0])
         with self._lock:
             self._place(target, names, sizes, up, down)
 

@@ -80,7 +80,7 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
     if framework not in ("numpy", "torch"):
         raise UsageError(f"framework={framework!r} is not one of 'numpy', 'torch'.")
     state: dict[str, Array] = {}
-    shelf = Shelf(Keys(adapter), state.__setitem__)
+    shelf = Shelf(Keys(adapter).of, state.__setitem__)
     for target, update in adapter.items():
         shelf.put(target, _folded(update, target), np.asarray(update.down))
     shelf.finish()

@@ -11,7 +11,7 @@ from loramerge.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tens
 from loramerge.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.alpha import Alpha, already_known
-from loramerge.formats.keys import Shape, shapes
+from loramerge.formats.keys import Shape, laid, shapes
 from loramerge.formats.safetensors import File
 from loramerge.target import Target
 
@@ -141,8 +141,7 @@ class Dialect:
 
     def lay(self, target: Target, up: Array, down: Array) -> tuple[Array, Array]:
         """Down and up as they are stored, from up (out, width) and down (width, in)."""
-        sizes = self.shapes(target, (up.shape[0], down.shape[1]), down.shape[0])
-        return down.reshape(sizes[0]), up.reshape(sizes[1])
+        return laid(target, up, down)
 
     def beside(self, widths: Widths, scales: Mapping[Target, float]) -> Mapping[str, Tensor]:
         """Tensors that go with the factors, such as alphas; a target without a scale has scale 1."""
