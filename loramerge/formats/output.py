@@ -95,7 +95,7 @@ class Outline:
 
     def metadata(self, bare: bool) -> dict[str, str]:
         """The header's metadata: what the dialect says, and in one file how it was made."""
-        said = self.dialect.metadata(self.widths(), self.kept, bare)
+        said = self.dialect.metadata(self.widths(), self.kept, bare) | self.dialect.labels(self.extras)
         return said | self.header() if bare else said
 
     def header(self) -> dict[str, str]:
@@ -187,7 +187,9 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
             _write_apart(where / APART, outline.apart)
         weights = where if bare else where / (dialect.weights or WEIGHTS)
         with Writer(weights, outline.layout(), outline.metadata(bare), name=str(out)) as writer:
-            shelf = Shelf(dialect.keys(outline.shapes), writer.write, dialect.lay)
+            shelf = Shelf(
+                dialect.keys(outline.shapes), writer.write, dialect.lay, dialect.shapes, dialect.within
+            )
             yield Draft(out, where, outline, writer, shelf, bare)
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from loramerge.formats.dialects.cloneofsimo import CLONEOFSIMO
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.kohya import KOHYA
+from loramerge.formats.dialects.loralib import LORALIB
+from loramerge.formats.dialects.mlx import MLX
 from loramerge.formats.dialects.peft import PEFT
 
 __all__ = ["DIALECTS", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
 
-DIALECTS: tuple[Dialect, ...] = (KOHYA, PEFT)  # the first that detects a file reads it; PEFT is last
+DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEFT is last
+    KOHYA,
+    MLX,
+    CLONEOFSIMO,
+    LORALIB,
+    PEFT,
+)
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to
 
 

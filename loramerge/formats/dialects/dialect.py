@@ -11,7 +11,7 @@ from loramerge.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tens
 from loramerge.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.alpha import Alpha, already_known
-from loramerge.formats.keys import Shape, laid, shapes
+from loramerge.formats.keys import Shape, laid, shapes, within
 from loramerge.formats.safetensors import File
 from loramerge.target import Target
 
@@ -143,6 +143,10 @@ class Dialect:
         """Down and up as they are stored, from up (out, width) and down (width, in)."""
         return laid(target, up, down)
 
+    def within(self, target: Target, down: Array, up: Array) -> tuple[Array, Array]:
+        """Where a target lies that shares its stored down and up with others: views (width, in), (out, width)."""
+        return within(target, down, up)
+
     def beside(self, widths: Widths, scales: Mapping[Target, float]) -> Mapping[str, Tensor]:
         """Tensors that go with the factors, such as alphas; a target without a scale has scale 1."""
         return {}
@@ -150,6 +154,10 @@ class Dialect:
     def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         """The header's metadata. `kept`: what all sources say.   bare: it is one file without a folder."""
         return {"format": "pt"}
+
+    def labels(self, extras: Iterable[str]) -> dict[str, str]:
+        """What the metadata says of tensors that are no factors, given their keys."""
+        return {}
 
     def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """Name -> JSON object of the files beside the weights. `config`: adapter_config.json as PEFT has it."""

@@ -85,8 +85,11 @@ class Mlx(Dialect):
 
     def lay(self, target: Target, up: Array, down: Array) -> tuple[Array, Array]:
         if target.kind == "expert":
-            return down, up
+            return down[None], up[None]
         return np.ascontiguousarray(down.T), np.ascontiguousarray(up.T)
+
+    def within(self, target: Target, down: Array, up: Array) -> tuple[Array, Array]:
+        return down[target.index], up[target.index]
 
     def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         keys = sorted({within_layer(target.path) for target in widths})

@@ -40,7 +40,7 @@ def scale_rule(header: Header) -> tuple[Callable[[int], float], list[str]]:
         SourceError: the config is malformed, or of another rank than the tensors.
         IncompatibleError: it means no plain LoRA, or no scale is known.
     """
-    if header.config is None:
+    if not header.config:
         return _given(header), []
     _check_type(header.config, header.name)
     parameters = header.config.get("lora_parameters")
