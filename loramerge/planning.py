@@ -112,7 +112,7 @@ class Sources:
             **portable.config(self.whole, shapes, rank),
             **{name: patterns(own) for name in ("rank_pattern", "alpha_pattern")},
         }
-        kept = saving.shared_metadata(self.whole)
+        kept = saving.shared_metadata(self.whole, self.dialect)
         return Outline(
             shapes, rank, kind, said, ranks=own, profile=profile, dialect=self.dialect, kept=kept
         )

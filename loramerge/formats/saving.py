@@ -62,10 +62,10 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     return dialect
 
 
-def shared_metadata(adapters: Sequence[Adapter]) -> dict[str, str]:
+def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, str]:
     """What the headers of all sources say of the base model, where those that say it agree."""
     found = {}
-    for key in KEPT:
+    for key in (*KEPT, *dialect.kept):
         said = {adapter.metadata[key] for adapter in adapters if key in adapter.metadata}
         if len(said) == 1:
             found[key] = said.pop()
@@ -153,7 +153,7 @@ def outlined(whole: Adapter, dialect: Dialect, kind: str, extras: str) -> output
         ranks=own,
         profile=profile,
         dialect=dialect,
-        kept=shared_metadata([whole]),
+        kept=shared_metadata([whole], dialect),
         scales=scales,
     )
 

@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from loramerge.adapter import Adapter, Slot, Tensor
-from loramerge.errors import SourceError, printable
-from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.models.walk import named
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.models.walk import named, walked
 from loramerge.formats.pairs import check_float, check_full
 from loramerge.formats.views import matrix, widened
 from loramerge.target import Layout, Target
 
 FACTOR = re.compile(r"(?P<component>\w+):(?P<number>\d{1,6}):(?P<side>up|down)")
-CLASSES = {
-    "unet": {"CrossAttention", "Attention", "GEGLU", "ResnetBlock2D"},
-    "text_encoder": {"CLIPAttention"},
+NUMBER = re.compile(r"numbered\.(\d+)")
+RESIDUAL = "ResnetBlock2D"
+CLASSES = {  # of the modules in which the library looks for layers
+    "unet": ("CrossAttention", "Attention", "GEGLU", RESIDUAL),
+    "text_encoder": ("CLIPAttention",),
 }
+EMBEDDING = "<embed>"  # what the metadata says of the embedding of a new word
 TEXT_FILE = ".text_encoder.pt"  # how the library calls the list of the text encoder
 
 Numbered = Mapping[int, Mapping[str, Tensor]]  # number -> side -> tensor
@@ -51,6 +55,8 @@ class Cloneofsimo(Dialect):
 
     name = "cloneofsimo"
     words = "a cloneofsimo LoRA"
+    writes = True
+    kept = ("unet", "text_encoder")
 
     def detects(self, header: Header) -> bool:
         return _is_list(header) or any(FACTOR.fullmatch(key) for key in header.tensors)
@@ -66,6 +72,36 @@ class Cloneofsimo(Dialect):
             for name, pair in zip(names, pairs, strict=True):
                 slots[_target(component, name, pair)] = Slot(matrix(pair.up), matrix(pair.down), 1.0)
         return header.adapter(self, slots, extras=extras, oddities=[*header.unused_alpha(), *oddities])
+
+    def home(self, target: Target) -> Target:
+        if target.kind not in ("linear", "conv") or target.layout.blocks > 1 or target.parameter != "weight":
+            raise IncompatibleError(f"{printable(target)} has no place in {self.words}: use --exclude.")
+        return replace(target, layout=Layout(kernel=target.layout.kernel))
+
+    def keys(self, targets: Iterable[Target]) -> Names:
+        components: dict[str, list[str]] = {}
+        for target in targets:
+            components.setdefault(target.component, []).append(target.path)
+        numbers = {
+            (component, path): number
+            for component, paths in components.items()
+            for number, path in enumerate(_in_order(component, paths))
+        }
+
+        def names(target: Target) -> tuple[str, str]:
+            key = f"{target.component}:{numbers[target.component, target.path]}"
+            return f"{key}:down", f"{key}:up"
+
+        return names
+
+    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+        names = self.keys(widths)
+        ranks = {names(target)[0].replace(":down", ":rank"): str(width) for target, width in widths.items()}
+        components = sorted({target.component for target in widths})
+        return ranks | {each: kept.get(each) or _classes(each, widths) for each in components}
+
+    def labels(self, extras: Iterable[str]) -> dict[str, str]:
+        return dict.fromkeys(extras, EMBEDDING)
 
 
 CLONEOFSIMO = Cloneofsimo()
@@ -166,3 +202,25 @@ def _target(component: str, path: str, pair: Pair) -> Target:
     if len(pair.down.shape) == 2:
         return Target(path, component=component)
     return Target(path, component=component, kind="conv", layout=Layout(kernel=pair.down.shape[2:]))
+
+
+def _in_order(component: str, paths: Sequence[str]) -> Sequence[str]:
+    """The layers of a component as the library counts them: all of a walk, or numbers without a gap."""
+    numbers = sorted(int(found[1]) for path in paths if (found := NUMBER.fullmatch(path)))
+    if numbers == list(range(len(paths))):
+        return [f"numbered.{number}" for number in numbers]
+    order = walked(component, paths)
+    if order is None:
+        raise IncompatibleError(
+            f"A cloneofsimo LoRA numbers all layers of a model, and these {len(paths)} of "
+            f"{printable(component)} are not all of one that is known, such as {printable(min(paths))}: write "
+            "another format with --format."
+        )
+    return order
+
+
+def _classes(component: str, widths: Widths) -> str:
+    """The library's default for a component, with what convolutions lie in."""
+    conv = any(target.kind == "conv" for target in widths if target.component == component)
+    classes = [each for each in CLASSES.get(component, ()) if conv or each != RESIDUAL]
+    return json.dumps(classes)

@@ -98,6 +98,7 @@ class Dialect:
     single: it may be written as one file without a folder.
     keeps_alpha: every module has an alpha of its own, so that scales are stored beside the factors and each
         module keeps its own rank; otherwise scales are folded into `up`.
+    kept: metadata that stays true of a merge, beside what is said of the base model.
     """
 
     name: ClassVar[str]
@@ -106,6 +107,7 @@ class Dialect:
     weights: ClassVar[str | None] = None
     single: ClassVar[bool] = True
     keeps_alpha: ClassVar[bool] = False
+    kept: ClassVar[tuple[str, ...]] = ()
 
     def detects(self, header: Header) -> bool:
         """Whether these files are of this dialect; looks at names, shapes, metadata and config only."""
@@ -144,7 +146,7 @@ class Dialect:
         return laid(target, up, down)
 
     def within(self, target: Target, down: Array, up: Array) -> tuple[Array, Array]:
-        """Where a target lies that shares its stored down and up with others: views (width, in), (out, width)."""
+        """Where a target lies in factors that it shares with others: views (width, in) and (out, width)."""
         return within(target, down, up)
 
     def beside(self, widths: Widths, scales: Mapping[Target, float]) -> Mapping[str, Tensor]:

@@ -9,7 +9,7 @@ come in this order follows from the library, not from the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
 Shape = tuple[int, ...]
@@ -30,6 +30,18 @@ def named(component: str, shapes: Sequence[Shape]) -> list[str] | None:
     """
     for walk in _walks(component):
         if [shape for _, shape in walk] == [tuple(shape) for shape in shapes]:
+            return [path for path, _ in walk]
+    return None
+
+
+def walked(component: str, names: Iterable[str]) -> list[str] | None:
+    """The same paths in the order of a walk that meets just these; of several, that of the library's time.
+
+    >>> walked("text_encoder", ["text_model.encoder.layers.0.self_attn.q_proj"])
+    """
+    wanted = set(names)
+    for walk in _walks(component):
+        if len(walk) == len(wanted) and all(path in wanted for path, _ in walk):
             return [path for path, _ in walk]
     return None
 

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import loramerge
 from loramerge import Target
 from loramerge.formats.models.walk import named
-from tests.files import bare
+from tests.files import bare, read
 
 SHAPES = [(6, 5), (4, 5), (3, 7)]
 TEXT = [(768, 768)] * 48
@@ -150,16 +151,75 @@ def test_files_that_are_numbered_alike_merge(tmp_path):
 
 def test_files_of_other_shapes_do_not(cli, tmp_path):
     sources = [bare(tmp_path / f"{n}.safetensors", factors([*SHAPES[:2], (3, n)])) for n in (7, 8)]
-    cli("combine", *sources, "-o", tmp_path / "m").refused(3, "numbered.2")
+    cli("combine", *sources, "-o", tmp_path / "m.safetensors").refused(3, "numbered.2")
+
+
+def word_file(path, seed=0, word=(0.0, 1.0, 2.0)):
+    values = factors(seed=seed)
+    said = metadata(values, **{"<s1>": "<embed>"})
+    return bare(path, values | {"<s1>": np.array(word, "f4")}, said)
 
 
 def test_embeddings_of_new_words_are_never_lost_in_silence(cli, tmp_path):
-    word = np.arange(3, dtype="f4")
-    source = bare(
-        tmp_path / "x.safetensors", factors() | {"<s1>": word}, metadata(factors()) | {"<s1>": "<embed>"}
-    )
+    source, out = word_file(tmp_path / "x.safetensors"), tmp_path / "m.safetensors"
     assert list(loramerge.load(source).extras) == ["<s1>"]
-    cli("combine", source, source, "-o", tmp_path / "m.safetensors").refused(3, "<s1>", "--extras")
+    cli("combine", source, source, "-o", out).refused(3, "<s1>", "--extras")
+    assert cli("combine", source, source, "--extras", "first", "-o", out).code == 0
+    with safe_open(out, framework="numpy") as file:
+        assert file.metadata()["<s1>"] == "<embed>"  # else the library takes it for a layer
+        assert file.get_tensor("<s1>").tolist() == [0, 1, 2]
+
+
+def library_reads(path):
+    """What the library makes of a file: component -> (up and down by number), ranks, classes."""
+    found = {}
+    with safe_open(path, framework="numpy") as file:
+        said = file.metadata()
+        for key in file.keys():
+            component, number, side = key.split(":")
+            layers = found.setdefault(component, {"classes": json.loads(said[component])})
+            layers[int(number), side] = file.get_tensor(key)
+            layers[int(number), "rank"] = int(said[f"{component}:{number}:rank"])
+    return found
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, [(4, 3, 3, 3), (5, 4)], unet()], ids=["numbers", "conv", "names"])
+def test_what_is_written_is_what_the_library_reads(tmp_path, shapes):
+    values = factors(shapes, rank=1) | factors([(8, 8)] * 2, "text_encoder", rank=1)
+    source = bare(tmp_path / "x.safetensors", values, metadata(values))
+    loramerge.combine([source], weights=[0.5], out=tmp_path / "m.safetensors")
+    found = library_reads(tmp_path / "m.safetensors")
+    assert set(found) == {"unet", "text_encoder"}
+    assert tuple(found["unet"]["classes"]) == DEFAULT
+    assert len(found["unet"]) == 3 * len(shapes) + 1
+    for number in range(min(len(shapes), 9)):  # the first attention is as good as all, and small
+        up, down = (found["unet"][number, side] for side in ("up", "down"))
+        assert found["unet"][number, "rank"] == len(down)
+        wanted = 0.5 * factors_product(values, number)
+        np.testing.assert_allclose(up.reshape(len(up), -1) @ down.reshape(len(down), -1), wanted, rtol=1e-5)
+
+
+def factors_product(values, number):
+    up, down = (values[f"unet:{number}:{side}"].astype("f8") for side in ("up", "down"))
+    return up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+
+
+def test_a_file_in_its_own_format_is_copied(cli, tmp_path):
+    source, out = word_file(tmp_path / "x.safetensors"), tmp_path / "y.safetensors"
+    assert cli("convert", source, out, "--to", "cloneofsimo").code == 0
+    before, after = (read(path) for path in (source, out))
+    assert {key: value.tobytes() for key, value in before.items()} == {
+        key: value.tobytes() for key, value in after.items()
+    }
+    with safe_open(source, framework="numpy") as one, safe_open(out, framework="numpy") as two:
+        assert one.metadata() == two.metadata()
+
+
+def test_some_layers_of_a_model_cannot_be_numbered(cli, tmp_path):
+    values = factors(unet(), rank=1, dtype="f2")
+    source = bare(tmp_path / "x.safetensors", values, metadata(values))
+    out = tmp_path / "m.safetensors"
+    cli("combine", source, "--only", "attn1", "-o", out).refused(3, "numbers all layers", "--format")
 
 
 REFUSED = {
@@ -182,7 +242,9 @@ def test_a_file_that_is_not_whole_is_refused_by_the_key(cli, tmp_path, without, 
 
 def test_an_alpha_for_it_is_refused_since_its_scale_is_always_1(cli, tmp_path):
     source = bare(tmp_path / "x.safetensors", factors())
-    cli("inspect", source, "--alpha", 4).refused(2, "says its own alpha")
+    assert "--alpha is not used" in cli("inspect", source, "--alpha", 4).out
+    with pytest.raises(loramerge.UsageError, match="says its own alpha"):
+        loramerge.load(source, alpha=4)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,10 @@ def test_an_update_is_what_merged_linear_adds(enable, tmp_path):
     x = np.random.default_rng(1).standard_normal(5)
     a, b = (values[f"{PATH}.lora_{side}"].astype("f8").tolist() for side in "AB")
     expected = forward(x.tolist(), a, b, enable, 5 / 2)
-    for adapter in (loramerge.load(source), loramerge.combine([source], format="peft", out=tmp_path / "m").adapter):
+    for adapter in (
+        loramerge.load(source),
+        loramerge.combine([source], format="peft", out=tmp_path / "m").adapter,
+    ):
         np.testing.assert_allclose(adapter[Target(PATH)].dense() @ x, expected, rtol=1e-6)
 
 
@@ -132,7 +135,9 @@ def test_biases_that_were_trained_are_extras(cli, tmp_path):
     values = linear() | {"h.q.bias": np.ones(6, "f4")}
     source = bare(tmp_path / "x.safetensors", values)
     assert list(loramerge.load(source, alpha=4).extras) == ["base_model.model.h.q.bias"]
-    cli("combine", source, "--alpha", 4, "--format", "peft", "-o", tmp_path / "m").refused(3, "h.q.bias", "--extras")
+    cli("combine", source, "--alpha", 4, "--format", "peft", "-o", tmp_path / "m").refused(
+        3, "h.q.bias", "--extras"
+    )
 
 
 def test_the_vectors_of_adalora_are_not_taken_for_it(cli, tmp_path):
@@ -154,7 +159,9 @@ def test_loralib_and_peft_merge(tmp_path):
     ours = bare(tmp_path / "x.safetensors", linear())
     values = {f"base_model.model.{key}.weight": value for key, value in linear(seed=1).items()}
     theirs = bare(tmp_path / "y.safetensors", values)
-    merged = loramerge.combine([ours, theirs], alpha=4, method="cat", format="peft", out=tmp_path / "m").adapter
+    merged = loramerge.combine(
+        [ours, theirs], alpha=4, method="cat", format="peft", out=tmp_path / "m"
+    ).adapter
     one, two = loramerge.load(ours, alpha=4), loramerge.load(theirs, alpha=4)
     for target, update in merged.items():
         np.testing.assert_allclose(update.dense(), one[target].dense() + two[target].dense(), rtol=1e-5)

@@ -105,7 +105,9 @@ def test_what_we_read_in_the_weights_is_what_mlx_computes(tmp_path, make, keys, 
 def test_mlx_loads_a_merge_at_its_strength(tmp_path, make, keys, layers):
     trained(tmp_path / "a", make, keys, layers)
     trained(tmp_path / "b", make, keys, layers - 1 or 1, seed=2, rank=2, scale=0.4)
-    merged = loramerge.combine([tmp_path / "a", tmp_path / "b"], method="cat", weights=[1, -0.5], out=tmp_path / "m")
+    merged = loramerge.combine(
+        [tmp_path / "a", tmp_path / "b"], method="cat", weights=[1, -0.5], out=tmp_path / "m"
+    )
     assert merged.adapter.dialect == "mlx"
     loaded = utils.load_adapters(make(), str(tmp_path / "m"))
     np.testing.assert_allclose(logits(loaded), logits(fused(make, merged.adapter)), atol=2e-5)
