@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 import loramerge
 from loramerge import Target
+from tests.files import content, folder, key, read, tensors
 
 Q, V, GATE = (
     "model.layers.0.self_attn.q_proj",
@@ -166,3 +167,94 @@ def test_more_experts_than_a_file_may_mean_are_refused(cli, tmp_path):
 def test_only_checkpoints_in_a_folder_are_named(cli, tmp_path):
     where = mlx(tmp_path / "a", weights="0000200_adapters.safetensors")
     cli("inspect", where).refused(1, "0000200_adapters.safetensors")
+
+
+def merged_sum(sources, weights):
+    total = {}
+    for source, weight in zip(sources, weights, strict=True):
+        for target, update in loramerge.load(source).items():
+            total[target] = total.get(target, 0) + weight * update.dense()
+    return total
+
+
+def test_a_merge_of_mlx_adapters_is_one(tmp_path):
+    one = mlx(tmp_path / "a", factors() | switched())
+    two = mlx(tmp_path / "b", factors(seed=1, rank=3) | switched(seed=1, rank=3), rank=3, scale=0.5)
+    loramerge.combine([one, two], method="cat", weights=[1, -2], out=tmp_path / "m")
+    assert set(content(tmp_path / "m")) == {"adapters.safetensors", "adapter_config.json", "loramerge.json"}
+    made = loramerge.load(tmp_path / "m")
+    expected = merged_sum([one, two], [1, -2])
+    assert made.dialect == "mlx"
+    assert set(made) == set(expected)
+    for target, update in made.items():
+        np.testing.assert_allclose(update.dense(), expected[target], rtol=1e-5, atol=1e-6)
+
+
+def test_the_config_that_is_written_holds_what_mlx_needs(tmp_path):
+    head, embedding = "lm_head", "model.embed_tokens"
+    values = factors(shapes=SHAPES | {head: (9, 5), embedding: (5, 9)}) | switched()
+    loramerge.combine([mlx(tmp_path / "a", values)], out=tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "adapter_config.json").read_text())
+    keys = ["lm_head", "mlp.switch.up_proj", "model.embed_tokens", "self_attn.q_proj", "self_attn.v_proj"]
+    assert config == {
+        "fine_tune_type": "lora",
+        "lora_parameters": {"dropout": 0.0, "keys": keys, "rank": 2, "scale": 1.0},
+        "model": "tiny",
+        "num_layers": -1,
+    }
+
+
+def test_mlx_and_peft_merge_since_modules_are_called_alike(tmp_path):
+    ours = mlx(tmp_path / "a")
+    rng = np.random.default_rng(5)
+    values = {key(path, "A"): rng.standard_normal((3, ins)) for path, (_, ins) in SHAPES.items()}
+    values |= {key(path, "B"): rng.standard_normal((outs, 3)) for path, (outs, _) in SHAPES.items()}
+    theirs = folder(tmp_path / "b", values, r=3, lora_alpha=6)
+    expected = merged_sum([ours, theirs], [0.5, 2])
+    for form in ("peft", "mlx"):
+        out = tmp_path / form
+        loramerge.combine([ours, theirs], method="cat", weights=[0.5, 2], format=form, out=out)
+        made = loramerge.load(out)
+        assert made.dialect == form
+        for target, update in made.items():
+            np.testing.assert_allclose(update.dense(), expected[target], rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["peft", "mlx"])
+def test_a_conversion_keeps_every_update(cli, tmp_path, form):
+    source = mlx(tmp_path / "a", factors() | switched())
+    assert cli("convert", source, tmp_path / "m", "--to", form).code == 0, cli.err
+    before, after = loramerge.load(source), loramerge.load(tmp_path / "m")
+    assert set(before) == set(after)
+    for target, update in before.items():
+        np.testing.assert_allclose(update.dense(), after[target].dense(), rtol=1e-6)
+
+
+def test_a_conversion_into_its_own_format_copies_every_byte(cli, tmp_path):
+    source = mlx(tmp_path / "a")
+    assert cli("convert", source, tmp_path / "m", "--to", "mlx").code == 0
+    assert content(source) == content(tmp_path / "m")
+
+
+def test_there_and_back_again_is_the_same_update(cli, tmp_path):
+    source = folder(tmp_path / "a", tensors(), lora_alpha=2)  # scale 1, so that no rounding is left
+    assert cli("convert", source, tmp_path / "b", "--to", "mlx").code == 0
+    assert cli("convert", tmp_path / "b", tmp_path / "c", "--to", "peft").code == 0
+    before, after = (read(tmp_path / name / "adapter_model.safetensors") for name in "ac")
+    assert {name: value.tobytes() for name, value in before.items()} == {
+        name: value.tobytes() for name, value in after.items()
+    }
+
+
+def test_what_mlx_has_no_name_for_is_refused(cli, tmp_path):
+    values = {key("conv", "B"): np.ones((6, 2, 1, 1)), key("conv", "A"): np.ones((2, 5, 3, 3))}
+    cli("convert", folder(tmp_path / "a", values), tmp_path / "m", "--to", "mlx").refused(3, "conv", "mlx-lm")
+    cli("convert", mlx(tmp_path / "b"), tmp_path / "m.safetensors", "--to", "mlx").refused(2, "folder")
+
+
+def test_tensors_beside_the_pairs_have_no_place_in_mlx(cli, tmp_path):
+    head = {"base_model.model.score.weight": np.ones((2, 3), "f4")}
+    source = folder(tmp_path / "a", tensors() | head, modules_to_save=["score"])
+    cli("convert", source, tmp_path / "m", "--to", "mlx").refused(3, "score", "--extras")
+    assert cli("convert", source, tmp_path / "m", "--to", "mlx", "--extras", "drop").code == 0
+    assert set(loramerge.load(tmp_path / "m").extras) == set()
