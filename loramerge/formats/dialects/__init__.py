@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from loramerge.formats.dialects.dialect import Dialect, Header
+from loramerge.formats.dialects.diffusers import DIFFUSERS
 from loramerge.formats.dialects.kohya import KOHYA
 from loramerge.formats.dialects.peft import PEFT
 
 __all__ = ["DIALECTS", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
 
-DIALECTS: tuple[Dialect, ...] = (KOHYA, PEFT)  # the first that detects a file reads it; PEFT is last
+DIALECTS: tuple[Dialect, ...] = (KOHYA, DIFFUSERS, PEFT)  # the first that detects a file reads it; PEFT is last
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to
 
 
