@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from loramerge.formats.dialects.comfy import COMFY, ONETRAINER
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.diffusers import DIFFUSERS
 from loramerge.formats.dialects.kohya import KOHYA
 from loramerge.formats.dialects.peft import PEFT
+from loramerge.formats.dialects.xlabs import XLABS
 
 __all__ = ["DIALECTS", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
 
-DIALECTS: tuple[Dialect, ...] = (KOHYA, DIFFUSERS, PEFT)  # the first that detects a file reads it; PEFT is last
+DIALECTS: tuple[Dialect, ...] = (KOHYA, XLABS, COMFY, ONETRAINER, DIFFUSERS, PEFT)  # the first that detects a file reads it; PEFT is last
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to
 
 

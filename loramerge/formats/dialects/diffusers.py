@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from loramerge.adapter import Adapter, Slot
-from loramerge.errors import SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats import models
 from loramerge.formats.alpha import DIFFUSERS as SETTINGS
 from loramerge.formats.config import Rule, check_mergeable, scales
@@ -49,6 +49,11 @@ class Diffusers(Dialect):
 
     def read(self, header: Header) -> Adapter:
         found = by_module(header.tensors, header.name, _apart)
+        if foreign := [module for module in found.modules if not NAMED.match(module)]:
+            raise IncompatibleError(
+                f"{printable(header.name)} mixes names of diffusers with others ({printable(foreign[0], 80)}): "
+                "there is no telling how the latter are scaled."
+            )
         modules = read_modules(header, found, _places)
         told = SETTINGS in header.metadata
         if told:
@@ -131,11 +136,8 @@ def _projection(module: str, which: str) -> str:
 
 
 def _places(changes: Mapping[str, Update]) -> dict[str, Target]:
-    found = {}
-    for module in changes:
-        named = NAMED.fullmatch(module)
-        found[module] = Target(named["path"], component=named["component"]) if named else Target(module)
-    return found
+    split = {module: module.partition(".") for module in changes}
+    return {module: Target(path, component=component) for module, (component, _, path) in split.items()}
 
 
 def _set(modules: Found, header: Header) -> None:
