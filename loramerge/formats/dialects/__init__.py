@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from loramerge.formats.dialects.cloneofsimo import CLONEOFSIMO
+from loramerge.formats.dialects.comfy import COMFY, ONETRAINER
 from loramerge.formats.dialects.dialect import Dialect, Header
+from loramerge.formats.dialects.diffusers import DIFFUSERS
 from loramerge.formats.dialects.kohya import KOHYA
 from loramerge.formats.dialects.loralib import LORALIB
 from loramerge.formats.dialects.mlx import MLX
 from loramerge.formats.dialects.peft import PEFT
+from loramerge.formats.dialects.xlabs import XLABS
 
 __all__ = ["DIALECTS", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
 
 DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEFT is last
     KOHYA,
+    XLABS,
+    COMFY,
+    ONETRAINER,
+    DIFFUSERS,
     MLX,
     CLONEOFSIMO,
     LORALIB,

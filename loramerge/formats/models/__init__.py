@@ -39,7 +39,7 @@ def owner(part: str) -> Mapping[str, str]:
 @cache
 def known(part: str) -> Mapping[str, str]:
     """A dotted name of any spelling -> the name that we use: diffusers', or a fused module's own."""
-    pairs = unet.modules() if part == "unet" else first_names(part).items()
+    pairs = {"unet": unet.modules, "transformer": flux.modules}.get(part, first_names(part).items)()
     found = {spelling: ours for ours, theirs in pairs for spelling in (ours, theirs)}
     return found | {name: name for name in (*fused(part), *owner(part))}
 

@@ -35,6 +35,7 @@ AROUND = {
 
 def modules() -> Iterator[tuple[str, str]]:
     """(diffusers' name, first name) of the modules that both have."""
+    yield "x_embedder", "img_in.proj"  # as OneTrainer calls it; the first name follows
     yield from AROUND.items()
     for block in range(DOUBLE):
         for ours, theirs in IN_DOUBLE.items():
