@@ -19,7 +19,7 @@ from loramerge.formats import portable
 from loramerge.formats.alpha import OURS, SCHEMA
 from loramerge.formats.atomic import new_file, new_folder, writing
 from loramerge.formats.dialects import PEFT, Dialect
-from loramerge.formats.dialects.dialect import check_place
+from loramerge.formats.dialects.dialect import check_dtype, check_place
 from loramerge.formats.keys import Shelf, width
 from loramerge.formats.names import WEIGHTS
 from loramerge.formats.opening import load_path
@@ -174,6 +174,7 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
     """
     dialect = outline.dialect
     check_place(dialect, bare, out)
+    check_dtype(dialect, outline.dtype)
     begin = new_file if bare else new_folder
     with begin(out, overwrite) as where:
         if bare and outline.apart:

@@ -98,6 +98,7 @@ class Dialect:
     single: it may be written as one file without a folder.
     keeps_alpha: every module has an alpha of its own, so that scales are stored beside the factors and each
         module keeps its own rank; otherwise scales are folded into `up`.
+    unread: dtypes that its tools cannot load.
     kept: metadata that stays true of a merge, beside what is said of the base model.
     """
 
@@ -108,6 +109,7 @@ class Dialect:
     single: ClassVar[bool] = True
     keeps_alpha: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
+    unread: ClassVar[tuple[str, ...]] = ()
 
     def detects(self, header: Header) -> bool:
         """Whether these files are of this dialect; looks at names, shapes, metadata and config only."""
@@ -181,6 +183,12 @@ class Dialect:
             slots[there] = slot
         biases = {home(target): bias for target, bias in adapter.biases.items()}
         return replace(adapter, slots=slots, biases=biases)
+
+
+def check_dtype(dialect: Dialect, kind: str) -> None:
+    """Raises IncompatibleError: the tools of this dialect cannot load such tensors."""
+    if kind in dialect.unread:
+        raise IncompatibleError(f"{dialect.words} cannot hold {kind} tensors: add --dtype float32.")
 
 
 def check_place(dialect: Dialect, bare: bool, out: Path) -> None:

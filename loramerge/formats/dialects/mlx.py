@@ -41,6 +41,7 @@ class Mlx(Dialect):
     writes = True
     weights = "adapters.safetensors"
     single = False
+    unread = ("F64",)
 
     def detects(self, header: Header) -> bool:
         if header.config is not None and mlx_config.is_mlx(header.config):

@@ -206,10 +206,7 @@ def test_the_config_that_is_written_holds_what_mlx_needs(tmp_path):
 
 def test_mlx_and_peft_merge_since_modules_are_called_alike(tmp_path):
     ours = mlx(tmp_path / "a")
-    rng = np.random.default_rng(5)
-    values = {key(path, "A"): rng.standard_normal((3, ins)) for path, (_, ins) in SHAPES.items()}
-    values |= {key(path, "B"): rng.standard_normal((outs, 3)) for path, (outs, _) in SHAPES.items()}
-    theirs = folder(tmp_path / "b", values, r=3, lora_alpha=6)
+    theirs = folder(tmp_path / "b", tensors(5, 3, SHAPES), r=3, lora_alpha=6)
     expected = merged_sum([ours, theirs], [0.5, 2])
     for form in ("peft", "mlx"):
         out = tmp_path / form
@@ -258,3 +255,9 @@ def test_tensors_beside_the_pairs_have_no_place_in_mlx(cli, tmp_path):
     cli("convert", source, tmp_path / "m", "--to", "mlx").refused(3, "score", "--extras")
     assert cli("convert", source, tmp_path / "m", "--to", "mlx", "--extras", "drop").code == 0
     assert set(loramerge.load(tmp_path / "m").extras) == set()
+
+
+def test_float64_is_refused_since_mlx_does_not_load_it(cli, tmp_path):
+    source = folder(tmp_path / "a", tensors(dtype=np.float64))
+    cli("convert", source, tmp_path / "m", "--to", "mlx").refused(3, "F64", "--dtype float32")
+    assert cli("convert", source, tmp_path / "m", "--to", "mlx", "--dtype", "float32").code == 0

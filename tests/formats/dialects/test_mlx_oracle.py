@@ -117,8 +117,8 @@ def test_mlx_loads_what_was_converted_from_peft(tmp_path):
     rng = np.random.default_rng(3)
     path = "model.layers.1.self_attn.q_proj"
     values = {
-        f"base_model.model.{path}.lora_A.weight": rng.standard_normal((2, 16)),
-        f"base_model.model.{path}.lora_B.weight": rng.standard_normal((16, 2)),
+        f"base_model.model.{path}.lora_A.weight": rng.standard_normal((2, 16)).astype("f4"),
+        f"base_model.model.{path}.lora_B.weight": rng.standard_normal((16, 2)).astype("f4"),
     }
     adapter = loramerge.from_state_dict(values, alpha=3)
     loramerge.save(adapter, tmp_path / "m", format="mlx")
