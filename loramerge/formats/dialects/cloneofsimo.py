@@ -127,6 +127,7 @@ def _of_file(header: Header) -> tuple[dict[str, Numbered], dict[str, Tensor]]:
     extras: dict[str, Tensor] = {}
     for key, tensor in header.tensors.items():
         if (name := FACTOR.fullmatch(key)) is None:
+            _check_extra(key, header.name)
             extras[key] = tensor
             continue
         sides = found.setdefault(name["component"], {}).setdefault(int(name["number"]), {})
@@ -134,6 +135,14 @@ def _of_file(header: Header) -> tuple[dict[str, Numbered], dict[str, Tensor]]:
             raise SourceError(f"{printable(header.name)} holds {printable(key)} twice, under two spellings.")
         sides[name["side"]] = tensor
     return dict(found), extras
+
+
+def _check_extra(key: str, name: str) -> None:
+    if "lora_" in key:
+        raise IncompatibleError(
+            f"{printable(name)} mixes numbers of cloneofsimo's with names of another tool "
+            f"({printable(key, 80)}): save each adapter by itself."
+        )
 
 
 def _complete(
@@ -213,8 +222,8 @@ def _in_order(component: str, paths: Sequence[str]) -> Sequence[str]:
     if order is None:
         raise IncompatibleError(
             f"A cloneofsimo LoRA numbers all layers of a model, and these {len(paths)} of "
-            f"{printable(component)} are not all of one that is known, such as {printable(min(paths))}: write "
-            "another format with --format."
+            f"{printable(component)} are not all of one that is known, such as {printable(min(paths))}: "
+            "write another format with --format."
         )
     return order
 

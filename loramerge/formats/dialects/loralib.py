@@ -19,7 +19,7 @@ from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.alpha import check_tensors, given, of_bare_file
 from loramerge.formats.beside import EMBEDDINGS
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.names import PREFIX
+from loramerge.formats.names import PREFIX, parse
 from loramerge.formats.pairs import sort_tensors
 from loramerge.formats.peft import updates
 from loramerge.formats.views import View
@@ -74,6 +74,7 @@ def _as_peft(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         found = FACTOR.fullmatch(key)
         if found is None:
+            _check_other(key, name)
             renamed[PREFIX + key] = tensor
             continue
         path, side = found["path"], found["side"]
@@ -84,6 +85,14 @@ def _as_peft(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         merged = side == "B" and len(up.shape) == len(down.shape) == 2 and up.shape[1] < down.shape[0]
         renamed[own] = _grouped(tensor) if merged else tensor
     return renamed
+
+
+def _check_other(key: str, name: str) -> None:
+    if parse(key) is not None:
+        raise IncompatibleError(
+            f"{printable(name)} mixes names of loralib with those of PEFT ({printable(key, 80)}): save each "
+            "adapter by itself."
+        )
 
 
 def _check_place(path: str, tensors: Mapping[str, Tensor], name: str) -> None:

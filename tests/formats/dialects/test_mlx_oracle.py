@@ -1,4 +1,4 @@
-"""mlx-lm itself, on a tiny model: what it fuses is what we read, and what we write it loads at that strength."""
+"""mlx-lm itself, on tiny models: what it computes is what we read; what we write it loads at that strength."""
 
 import json
 
