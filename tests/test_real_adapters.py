@@ -23,6 +23,7 @@ ROOT = Path(PLACE).resolve()
 
 STEP_460 = "examples_monteclora_finetuning_monteclora-roberta-mrpc_checkpoint-460"
 LORA = "reads"
+DIFFUSERS = "reads diffusers"
 BIN = (3, "adapter_model.bin is a pickle")
 FOREIGN = (1, "is no PEFT folder. To read its file alone, name it")
 PICKLED = (1, "it is no PEFT adapter")
@@ -36,8 +37,8 @@ FOLDERS = {
     "F-opt/huggingface-28fe1f1e": BIN,
     "F-opt/huggingface-28fe1f1e-tests_regression_lora_opt-350m_bnb_4bit_0.6.1": BIN,
     "F-opt/huggingface-3db9c681": BIN,
-    "G-sd15-attn/catundchat-f8871a36": FOREIGN,
-    "G-sd15-attn/huggingface-086ac9d8": FOREIGN,
+    "G-sd15-attn/catundchat-f8871a36": DIFFUSERS,
+    "G-sd15-attn/huggingface-086ac9d8": DIFFUSERS,
     "H-sd15-cloneofsimo/cloneofsimo-70372bdb": FOREIGN,
     "H-sd15-cloneofsimo/cloneofsimo-90f972e1": FOREIGN,
     "H-sd15-cloneofsimo/cloneofsimo-c23803d3": FOREIGN,
@@ -65,7 +66,7 @@ FOLDERS = {
 FILES = {  # by their set; every .safetensors in it
     "A-gpt2": LORA,
     "E-roberta-base": LORA,
-    "G-sd15-attn": (3, "diffusers"),
+    "G-sd15-attn": DIFFUSERS,
     "H-sd15-cloneofsimo": (3, "cloneofsimo"),
     "K-sam-vit-b": (3, "SAM"),
     "M-mlx-qwen2.5-0.5b": (3, "mlx-lm"),
@@ -143,12 +144,18 @@ def test_a_folder_with_a_pickle_is_read_when_allowed(cli, name):
 
 def hold(cli, path, expected):
     """What was printed must be this refusal, or agree with an independent reading of the file."""
+    if expected == DIFFUSERS:
+        assert cli.code == 0
+        (told,) = cli.json()
+        assert told["format"] == "a diffusers LoRA"
+        assert {(m["rank"], m["scale"]) for m in told["modules"]} == {(4, 1.0)}
+        return hold_diffusers(told, path.parent / "pytorch_lora_weights.safetensors")
     if expected != LORA:
         words = cli.err.splitlines()
         assert (cli.code, len(words)) == (expected[0], 1)
         assert words[0].startswith("Error: ")
         assert expected[1] in words[0]
-        return
+        return None
     assert cli.code == 0
     (told,) = cli.json()
     config = json.loads((path.parent / "adapter_config.json").read_text())
@@ -258,3 +265,11 @@ def test_the_heads_of_the_roberta_checkpoints_are_averaged_when_told(cli, tmp_pa
     for key in heads:
         np.testing.assert_allclose(merged[key], (first[key] + second[key]) / 2, rtol=1e-6, atol=1e-9)
     assert json.loads((tmp_path / "m/adapter_config.json").read_text())["modules_to_save"] == ["classifier"]
+
+
+def hold_diffusers(told, path):
+    """‖up @ down‖ of every module, paired by sorting the two lists of keys."""
+    values = read(path)
+    sides = [[values[name] for name in sorted(values) if f".{side}." in name] for side in ("up", "down")]
+    norms = sorted(float(np.linalg.norm(up @ down)) for up, down in zip(*sides, strict=True))
+    assert sorted(m["norm"] for m in told["modules"]) == pytest.approx(norms, rel=1e-5, abs=1e-12)

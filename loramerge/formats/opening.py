@@ -9,7 +9,7 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.formats.alpha import Alpha
-from loramerge.formats.dialects import DIALECTS, Header, find
+from loramerge.formats.dialects import FOLDER_FILES, Header, find
 from loramerge.formats.json import read_object
 from loramerge.formats.peft import CONFIG, load_folder, open_weights
 
@@ -48,5 +48,5 @@ def _foreign(folder: Path, name: str) -> tuple[Path | None, Mapping[str, Any]]:
         config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
         if "peft_type" in config:
             return None, config
-    places = [folder / d.weights for d in DIALECTS if d.weights is not None and d.name != "peft"]
+    places = (folder / name for name in FOLDER_FILES)
     return next((place for place in places if os.path.isfile(place)), None), config

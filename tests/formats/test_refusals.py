@@ -58,15 +58,28 @@ def test_settings_that_do_not_change_the_update_are_read(cli, tmp_path, config):
 
 
 FLAT = "lora_unet_down_blocks_0_attentions_0_proj_in"
+MIXED = {  # names of other tools, which are read, beside a pair of PEFT's
+    "kohya": like(f"{FLAT}.lora_down.weight", f"{FLAT}.lora_up.weight"),
+    "a LyCORIS of SimpleTuner": like("lycoris_x.lokr_w1", "lycoris_x.lokr_w2"),
+    "diffusers": like("unet.x.lora_A.weight", "unet.x.lora_B.weight"),
+    "old diffusers": like(
+        "mid_block.attn1.processor.to_q_lora.down.weight", "mid_block.attn1.processor.to_q_lora.up.weight"
+    ),
+    "diffusers transformer": like("transformer.x.lora_A.weight", "transformer.x.lora_B.weight"),
+    "ComfyUI": like("diffusion_model.x.lora_A.weight", "diffusion_model.x.lora_B.weight"),
+    "cloneofsimo": like("unet:0:down", "unet:0:up"),
+    "loralib": like("h.q.lora_A", "h.q.lora_B"),
+    "mlx-lm": like("model.layers.0.q_proj.lora_a", "model.layers.0.q_proj.lora_b"),
+}
+
+
+@pytest.mark.parametrize("values", MIXED.values(), ids=MIXED)
+def test_names_of_two_tools_in_one_file_are_refused(cli, tmp_path, values):
+    source = bare(tmp_path / "x.safetensors", {**values, **tensors(shapes=ONE)})
+    cli("inspect", source).refused(3, "x.safetensors", "mixes names", "base_model.model.")
+
+
 STYLES = {
-    "kohya": (like(f"{FLAT}.lora_down.weight", f"{FLAT}.lora_up.weight"), "kohya"),
-    "kohya, text encoder": (like("lora_te1_text_model_fc1.lora_down.weight"), "kohya"),
-    "LoHa": (like(f"{FLAT}.hada_w1_a"), "kohya"),
-    "LoKr": (like("lycoris_x.lokr_w1"), "LyCORIS"),
-    "diffusers": (like("unet.x.lora_A.weight", "unet.x.lora_B.weight"), "diffusers"),
-    "old diffusers": (like("x.processor.to_q_lora.down.weight"), "diffusers"),
-    "diffusers transformer": (like("transformer.x.lora_A.weight"), "diffusers"),
-    "ComfyUI": (like("diffusion_model.x.lora_A.weight"), "ComfyUI"),
     "SAM": (like("w_a_000", "w_b_000"), "SAM"),
     "a DoRA magnitude": (like("base_model.model.q.lora_magnitude_vector", shape=(6,)), "DoRA"),
     "AdaLoRA": (like("base_model.model.q.lora_E"), "AdaLoRA"),

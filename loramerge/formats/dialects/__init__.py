@@ -12,7 +12,7 @@ from loramerge.formats.dialects.mlx import MLX
 from loramerge.formats.dialects.peft import PEFT
 from loramerge.formats.dialects.xlabs import XLABS
 
-__all__ = ["DIALECTS", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
+__all__ = ["DIALECTS", "FOLDER_FILES", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
 
 DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEFT is last
     KOHYA,
@@ -26,6 +26,8 @@ DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEF
     PEFT,
 )
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to
+
+FOLDER_FILES = tuple(d.weights for d in DIALECTS if d.weights is not None and d is not PEFT)
 
 
 def find(header: Header) -> Dialect:

@@ -140,8 +140,8 @@ def _of_file(header: Header) -> tuple[dict[str, Numbered], dict[str, Tensor]]:
 def _check_extra(key: str, name: str) -> None:
     if "lora_" in key:
         raise IncompatibleError(
-            f"{printable(name)} mixes numbers of cloneofsimo's with names of another tool "
-            f"({printable(key, 80)}): save each adapter by itself."
+            f"{printable(name)} mixes names of cloneofsimo with others ({printable(key, 80)}): save each "
+            "adapter by itself."
         )
 
 

@@ -24,6 +24,7 @@ from loramerge.formats.beside import EMBEDDINGS
 from loramerge.formats.dialects import mlx_config
 from loramerge.formats.dialects.dialect import Dialect, Header, Widths
 from loramerge.formats.keys import Shape
+from loramerge.formats.names import parse
 from loramerge.formats.pairs import check_blocks, check_float, check_full
 from loramerge.formats.views import Shared, View, rows, transposed, widened
 from loramerge.target import Kind, Layout, Target
@@ -136,6 +137,11 @@ def _check_extra(key: str, modules: Mapping[str, Any], name: str) -> None:
     path, _, last = key.rpartition(".")
     if last == "m" and path in modules:
         raise mlx_config.needs_base(f"{name} ({key})")
+    if parse(key) is not None:
+        raise IncompatibleError(
+            f"{printable(name)} mixes names of mlx-lm with those of PEFT ({printable(key, 80)}): save each "
+            "adapter by itself."
+        )
     if ".lora_" in key:
         raise IncompatibleError(
             f"{printable(name)} holds {printable(key, 80)}, which is no factor of a layer that mlx-lm adapts "

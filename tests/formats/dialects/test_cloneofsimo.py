@@ -9,7 +9,7 @@ from safetensors import safe_open
 import loramerge
 from loramerge import Target
 from loramerge.formats.models.walk import named
-from tests.files import bare, read, tensors
+from tests.files import bare, read
 
 SHAPES = [(6, 5), (4, 5), (3, 7)]
 TEXT = [(768, 768)] * 48
@@ -305,8 +305,3 @@ def test_the_walk_is_that_of_the_library_through_the_real_model():
         assert named("unet", [tuple(layer.weight.shape) for layer in met]) == [
             names[id(each)] for each in met
         ]
-
-
-def test_names_of_another_tool_beside_the_numbers_are_refused(cli, tmp_path):
-    source = bare(tmp_path / "x.safetensors", factors() | tensors())
-    cli("inspect", source).refused(3, "cloneofsimo", "lora_A")

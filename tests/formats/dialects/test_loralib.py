@@ -7,7 +7,7 @@ import pytest
 
 import loramerge
 from loramerge import Target
-from tests.files import bare, tensors
+from tests.files import bare
 
 PATH = "transformer.h.0.attn.c_attn"
 
@@ -165,8 +165,3 @@ def test_loralib_and_peft_merge(tmp_path):
     one, two = loramerge.load(ours, alpha=4), loramerge.load(theirs, alpha=4)
     for target, update in merged.items():
         np.testing.assert_allclose(update.dense(), one[target].dense() + two[target].dense(), rtol=1e-5)
-
-
-def test_names_of_peft_beside_them_are_refused(cli, tmp_path):
-    source = bare(tmp_path / "x.safetensors", linear() | tensors())
-    cli("inspect", source, "--alpha", 4).refused(3, "loralib", "lora_A.weight")

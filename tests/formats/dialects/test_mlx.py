@@ -261,7 +261,3 @@ def test_float64_is_refused_since_mlx_does_not_load_it(cli, tmp_path):
     source = folder(tmp_path / "a", tensors(dtype=np.float64))
     cli("convert", source, tmp_path / "m", "--to", "mlx").refused(3, "F64", "--dtype float32")
     assert cli("convert", source, tmp_path / "m", "--to", "mlx", "--dtype", "float32").code == 0
-
-
-def test_names_of_peft_beside_them_are_refused(cli, tmp_path):
-    cli("inspect", mlx(tmp_path / "a", factors() | tensors())).refused(3, "lora_A.weight")

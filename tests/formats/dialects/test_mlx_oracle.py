@@ -1,4 +1,4 @@
-"""mlx-lm itself, on tiny models: what it computes is what we read; what we write it loads at that strength."""
+"""mlx-lm itself, on tiny models: we read what it computes, and it loads what we write at that strength."""
 
 import json
 
