@@ -24,6 +24,8 @@ ROOT = Path(PLACE).resolve()
 STEP_460 = "examples_monteclora_finetuning_monteclora-roberta-mrpc_checkpoint-460"
 LORA = "reads"
 DIFFUSERS = "reads diffusers"
+MLX = "reads mlx-lm"
+NUMBERED = "reads cloneofsimo"
 BIN = (3, "adapter_model.bin is a pickle")
 FOREIGN = (1, "is no PEFT folder. To read its file alone, name it")
 PICKLED = (1, "it is no PEFT adapter")
@@ -46,8 +48,8 @@ FOLDERS = {
     "I-cloneofsimo-pt/cloneofsimo-be51b8f7": PICKLED,
     "K-sam-vit-b/MathieuNlp-69127970": FOREIGN,
     "K-sam-vit-b/MathieuNlp-75b957c1": FOREIGN,
-    "M-mlx-qwen2.5-0.5b/ml-explore-d8f27a27": (3, "mlx-lm"),
-    "M-mlx-qwen2.5-0.5b/wyek1n-8ad1c6c8": (3, "mlx-lm"),
+    "M-mlx-qwen2.5-0.5b/ml-explore-d8f27a27": MLX,
+    "M-mlx-qwen2.5-0.5b/wyek1n-8ad1c6c8": (1, "it holds checkpoints only"),
     "T-textual-inversion/huggingface-2913dedd": PICKLED,
     "T-textual-inversion/huggingface-4f3f2196": PICKLED,
     "T-textual-inversion/huggingface-5c3dec58": PICKLED,
@@ -67,9 +69,9 @@ FILES = {  # by their set; every .safetensors in it
     "A-gpt2": LORA,
     "E-roberta-base": LORA,
     "G-sd15-attn": DIFFUSERS,
-    "H-sd15-cloneofsimo": (3, "cloneofsimo"),
+    "H-sd15-cloneofsimo": NUMBERED,
     "K-sam-vit-b": (3, "SAM"),
-    "M-mlx-qwen2.5-0.5b": (3, "mlx-lm"),
+    "M-mlx-qwen2.5-0.5b": MLX,
     "X-other-peft": (3, "LoRA"),
 }
 
@@ -150,6 +152,10 @@ def hold(cli, path, expected):
         assert told["format"] == "a diffusers LoRA"
         assert {(m["rank"], m["scale"]) for m in told["modules"]} == {(4, 1.0)}
         return hold_diffusers(told, path.parent / "pytorch_lora_weights.safetensors")
+    if expected in (MLX, NUMBERED):
+        assert cli.code == 0
+        (told,) = cli.json()
+        return hold_mlx(told, path) if expected == MLX else hold_numbered(told, path)
     if expected != LORA:
         words = cli.err.splitlines()
         assert (cli.code, len(words)) == (expected[0], 1)
@@ -173,6 +179,35 @@ def hold(cli, path, expected):
         assert (module["rank"], module["scale"]) == (config["r"], config["lora_alpha"] / root)
         assert module["shape"] == list(update.shape)
         assert module["norm"] == pytest.approx(np.linalg.norm(update), rel=1e-6)
+
+
+def hold_mlx(told, path):
+    """Against lora_bᵀ @ lora_aᵀ times the scale of the config. A folder's file has mlx-lm's own name."""
+    path = path if path.is_file() else path.parent / "adapters.safetensors"
+    config = json.loads((path.parent / "adapter_config.json").read_text())
+    parameters, values = config["lora_parameters"], read(path)
+    assert (told["format"], told["base_model"], told["extras"]) == ("an mlx-lm adapter", config["model"], [])
+    assert len(told["modules"]) == len(values) // 2
+    for module in told["modules"]:
+        update = (
+            parameters["scale"] * (values[f"{module['name']}.lora_a"] @ values[f"{module['name']}.lora_b"]).T
+        )
+        assert (module["rank"], module["scale"]) == (parameters["rank"], parameters["scale"])
+        assert module["shape"] == list(update.shape)
+        assert module["norm"] == pytest.approx(np.linalg.norm(update), rel=1e-4)
+
+
+def hold_numbered(told, path):
+    """Against up @ down of every number; the second attention of a block reads the text, 768 wide."""
+    values = read(path)
+    numbers = {key.rpartition(":")[0] for key in values if key.endswith(":up")}
+    assert told["format"] == "a cloneofsimo LoRA"
+    assert told["extras"] == sorted(key for key in values if key.startswith("<"))
+    norms = sorted(np.linalg.norm(values[f"{n}:up"].astype("f4") @ values[f"{n}:down"]) for n in numbers)
+    assert sorted(module["norm"] for module in told["modules"]) == pytest.approx(norms, rel=1e-3)
+    wide = {m["name"] for m in told["modules"] if m["name"].startswith("unet") and m["shape"][1] == 768}
+    assert all(name.endswith(("attn2.to_k", "attn2.to_v")) for name in wide)
+    assert (len(wide), len(told["modules"])) == (32, 192)
 
 
 CONFIGS = found("configs/*.json", lambda p: p.name != "index.json")
