@@ -73,7 +73,7 @@ def _by_module(adapters: Sequence[Adapter]) -> dict[Module, dict[int, list[str]]
     found: dict[Module, dict[int, list[str]]] = {}
     for place, adapter in enumerate(adapters):
         for key in sorted(adapter.extras):
-            module = beside.role(key, adapter), beside.owner(key, adapter)
+            module = beside.role(key, adapter), beside.owner(key, adapter) or key
             found.setdefault(module, {}).setdefault(place, []).append(key)
     return dict(sorted(found.items()))
 
@@ -207,7 +207,7 @@ def _dropped(adapters: Sequence[Adapter]) -> list[str]:
 
 def _note(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]], policy: str, why: str) -> str:
     what = {"tokens": "the token rows of", "bias": "the bias of"}.get(module[0], "the whole of")
-    name = f"{what} {printable(module[1]) or 'no module'}"
+    name = f"{what} {printable(module[1])}"
     names = printable(", ".join(adapter.name for adapter, _, _ in sources))
     if why:
         return f"{name} is kept apart for {names}, since {why}: the merge itself has none"

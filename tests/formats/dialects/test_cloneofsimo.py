@@ -154,10 +154,10 @@ def test_files_of_other_shapes_do_not(cli, tmp_path):
     cli("combine", *sources, "-o", tmp_path / "m.safetensors").refused(3, "numbered.2")
 
 
-def word_file(path, seed=0, word=(0.0, 1.0, 2.0)):
+def word_file(path, seed=0, word="<s1>"):
     values = factors(seed=seed)
-    said = metadata(values, **{"<s1>": "<embed>"})
-    return bare(path, values | {"<s1>": np.array(word, "f4")}, said)
+    said = metadata(values, **{word: "<embed>"})
+    return bare(path, values | {word: np.arange(3, dtype="f4") + seed}, said)
 
 
 def test_embeddings_of_new_words_are_never_lost_in_silence(cli, tmp_path):
@@ -168,6 +168,15 @@ def test_embeddings_of_new_words_are_never_lost_in_silence(cli, tmp_path):
     with safe_open(out, framework="numpy") as file:
         assert file.metadata()["<s1>"] == "<embed>"  # else the library takes it for a layer
         assert file.get_tensor("<s1>").tolist() == [0, 1, 2]
+
+
+def test_every_source_keeps_the_words_that_the_others_lack(tmp_path):
+    sources = [word_file(tmp_path / "0.safetensors"), word_file(tmp_path / "1.safetensors", 1, "<krk>")]
+    merge = loramerge.combine(sources, extras="first", out=tmp_path / "m.safetensors")
+    assert {name: value.read().tolist() for name, value in merge.adapter.extras.items()} == {
+        "<s1>": [0, 1, 2],
+        "<krk>": [1, 2, 3],
+    }
 
 
 def library_reads(path):
