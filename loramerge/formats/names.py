@@ -38,7 +38,6 @@ FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
 OTHER = (  # what a tensor name says that no other part of the reader takes; first hit wins
     *FOREIGN,
     (r"\.lora_magnitude_vector", "a DoRA magnitude", "DoRA needs the base weights: merge it into its base"),
-    (r"\.lora_[ab]$", "an mlx-lm adapter", "convert it to PEFT first"),
     (r"^w_[ab]_\d+$", "a numbered SAM LoRA", "there is no telling which module a number means"),
     (
         r"\.lora_[ab]\.weight$",
