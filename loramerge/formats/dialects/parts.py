@@ -77,7 +77,7 @@ def by_module(
     for key, tensor in tensors.items():
         _refuse(key, name)
         found = apart(key)
-        if found is None:
+        if found is None or (found[1] == "diff" and len(tensor.shape) == 1):  # that of a norm is a vector
             rest[key] = tensor
             continue
         parts = modules.setdefault(found[0], {})
