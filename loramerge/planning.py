@@ -21,6 +21,7 @@ from loramerge.fitting import Fitting, Seen, looking
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable, saving
 from loramerge.formats.dialects import PEFT, Dialect
+from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.output import Outline
 from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
@@ -256,6 +257,7 @@ def settle(
     """Fix weights, method and the shape of the output. `observe` looks at all modules, if it must be known
     what is in them."""
     budget, written = Budget.of(total_rank, size), check_profile(profile)
+    check_ranks(sources.dialect, profile)
     kinds = (a.dtype for a in sources.adapters if a)
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})

@@ -98,7 +98,7 @@ class Dialect:
     single: it may be written as one file without a folder.
     keeps_alpha: every module has an alpha of its own, so that scales are stored beside the factors and each
         module keeps its own rank; otherwise scales are folded into `up`.
-    unread: dtypes that its tools cannot load.
+    unread: dtypes that its tools cannot load.   one_rank: they give all modules one rank.
     kept: metadata that stays true of a merge, beside what is said of the base model.
     """
 
@@ -110,6 +110,7 @@ class Dialect:
     keeps_alpha: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     unread: ClassVar[tuple[str, ...]] = ()
+    one_rank: ClassVar[bool] = False
 
     def detects(self, header: Header) -> bool:
         """Whether these files are of this dialect; looks at names, shapes, metadata and config only."""
@@ -189,6 +190,12 @@ def check_dtype(dialect: Dialect, kind: str) -> None:
     """Raises IncompatibleError: the tools of this dialect cannot load such tensors."""
     if kind in dialect.unread:
         raise IncompatibleError(f"{dialect.words} cannot hold {kind} tensors: add --dtype float32.")
+
+
+def check_ranks(dialect: Dialect, profile: str) -> None:
+    """Raises UsageError: the tools of this dialect have no rank for each module."""
+    if dialect.one_rank and profile == "compact":
+        raise UsageError(f"profile='compact' gives modules ranks of their own, and {dialect.words} has one.")
 
 
 def check_place(dialect: Dialect, bare: bool, out: Path) -> None:

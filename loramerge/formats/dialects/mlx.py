@@ -43,6 +43,7 @@ class Mlx(Dialect):
     weights = "adapters.safetensors"
     single = False
     unread = ("F64",)
+    one_rank = True
 
     def detects(self, header: Header) -> bool:
         if header.config is not None and mlx_config.is_mlx(header.config):

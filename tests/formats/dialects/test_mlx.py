@@ -261,3 +261,10 @@ def test_float64_is_refused_since_mlx_does_not_load_it(cli, tmp_path):
     source = folder(tmp_path / "a", tensors(dtype=np.float64))
     cli("convert", source, tmp_path / "m", "--to", "mlx").refused(3, "F64", "--dtype float32")
     assert cli("convert", source, tmp_path / "m", "--to", "mlx", "--dtype", "float32").code == 0
+
+
+def test_modules_cannot_have_ranks_of_their_own(cli, tmp_path):
+    source, out = mlx(tmp_path / "a"), tmp_path / "m"
+    cli("combine", source, "--profile", "compact", "-o", out).refused(2, "compact", "mlx-lm")
+    assert cli("combine", source, "--total-rank", 2, "--method", "svd", "-o", out).code == 0
+    assert {slot.rank for slot in loramerge.load(out).slots.values()} == {1}
