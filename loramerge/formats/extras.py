@@ -215,7 +215,9 @@ def _dropped(adapters: Sequence[Adapter]) -> list[str]:
 
 
 def _note(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]], policy: str, why: str) -> str:
-    what = {"tokens": "the token rows of", "bias": "the bias of", "delta": "what is added to"}.get(module[0], "the whole of")
+    what = {"tokens": "the token rows of", "bias": "the bias of", "delta": "what is added to"}.get(
+        module[0], "the whole of"
+    )
     name = f"{what} {printable(module[1]) or 'no module'}"
     names = printable(", ".join(adapter.name for adapter, _, _ in sources))
     if why:

@@ -11,7 +11,14 @@ from loramerge.formats.dialects.xlabs import XLABS
 
 __all__ = ["DIALECTS", "FOLDER_FILES", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
 
-DIALECTS: tuple[Dialect, ...] = (KOHYA, XLABS, COMFY, ONETRAINER, DIFFUSERS, PEFT)  # the first that detects a file reads it; PEFT is last
+DIALECTS: tuple[Dialect, ...] = (
+    KOHYA,
+    XLABS,
+    COMFY,
+    ONETRAINER,
+    DIFFUSERS,
+    PEFT,
+)  # the first that detects a file reads it; PEFT is last
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to
 
 FOLDER_FILES = tuple(d.weights for d in DIALECTS if d.weights is not None and d is not PEFT)
