@@ -14,7 +14,7 @@ from loramerge.formats import load, saving
 from loramerge.formats.alpha import DIFFUSERS, OURS
 from loramerge.formats.dialects import Dialect, named
 from loramerge.formats.output import is_bare
-from loramerge.selection import Alphas, Source, open_one
+from loramerge.selection import Alphas, Source, open_one, select
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,8 @@ def convert(
     dtype: str | None = None,
     alpha: Alphas = None,
     allow_pickle: bool = False,
+    only: str | None = None,
+    exclude: str | None = None,
     extras: str = "refuse",
     overwrite: bool = False,
 ) -> Conversion:
@@ -75,6 +77,7 @@ def convert(
         source: as for `load`.
         out: one file if it ends in .safetensors, else a folder, as the format wants it.
         to: ``peft``, ``kohya``, …
+        only, exclude: regular expressions searched in module names.
         dtype: of the result; by default the widest of the source.
         extras: tensors that are no low-rank pair, which few formats have a place for: ``"refuse"``,
             ``"first"`` (keep them), ``"drop"``.
@@ -92,11 +95,11 @@ def convert(
         raise UsageError(f"extras={extras!r} is not one of refuse, first, drop.")
     adapter, where = open_one(source, alpha, allow_pickle), Path(out)
     dialect = saving.written([adapter], to)
-    if dtype is None and _copies(adapter, dialect, where):
+    if dtype is None and only is exclude is None and _copies(adapter, dialect, where):
         saving.copy(adapter, where, overwrite)
         made = load(where)
         return Conversion(adapter, made, where, True, diff(adapter, made))
-    whole = dialect.adopt(adapter)
+    whole = dialect.adopt(select([adapter], only, exclude)[0])
     if extras == "drop":
         whole = replace(whole, extras={})
     kind = whole.dtype if dtype is None else dtypes.parse(dtype)

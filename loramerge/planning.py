@@ -114,9 +114,7 @@ class Sources:
             **{name: patterns(own) for name in ("rank_pattern", "alpha_pattern")},
         }
         kept = saving.shared_metadata(self.whole, self.dialect)
-        return Outline(
-            shapes, rank, kind, said, ranks=own, profile=profile, dialect=self.dialect, kept=kept
-        )
+        return Outline(shapes, rank, kind, said, ranks=own, profile=profile, dialect=self.dialect, kept=kept)
 
     @property
     def bare(self) -> bool:
@@ -224,9 +222,7 @@ def alike(
     Parts of a pipeline that nothing is chosen of are left out of both: they need no name there.
     """
     parts = {target.component for adapter in chosen for target in adapter}
-    near = [
-        replace(a, slots={t: slot for t, slot in a.slots.items() if t.component in parts}) for a in whole
-    ]
+    near = [replace(a, slots={t: slot for t, slot in a.slots.items() if t.component in parts}) for a in whole]
     return matched([dialect.adopt(a) for a in near]), matched([dialect.adopt(a) for a in chosen])
 
 

@@ -1,4 +1,4 @@
-"""Conversions: the same bytes within a format, the same ΔW between formats, and what a merge of several is."""
+"""Conversions: the same bytes within a format, the same ΔW between formats; merges across formats."""
 
 import json
 
@@ -81,9 +81,9 @@ def test_kohya_keeps_factors_and_puts_the_scale_into_alpha(tmp_path, dtype):
 
     found = read(tmp_path / "k.safetensors")
     assert {float(v) for k, v in found.items() if k.endswith(".alpha")} == {2.0}
-    assert sorted(v.tobytes() for k, v in found.items() if "lora_" in k.rpartition(".weight")[0][-10:]) == sorted(
-        v.tobytes() for k, v in tensors.items() if not k.endswith(".alpha")
-    )
+    assert sorted(
+        v.tobytes() for k, v in found.items() if "lora_" in k.rpartition(".weight")[0][-10:]
+    ) == sorted(v.tobytes() for k, v in tensors.items() if not k.endswith(".alpha"))
 
 
 def test_ranks_of_their_own_are_kept_by_kohya_and_padded_elsewhere(tmp_path):
@@ -133,7 +133,11 @@ REFUSED = {  # arguments of `convert` of a file, and words of the sentence
         3,
         "nothing tells which",
     ),
-    "a folder of kohya": (lambda p: (saved(p / "a.safetensors", pairs(SD15, NEW)), p / "x", "kohya"), 2, "one file"),
+    "a folder of kohya": (
+        lambda p: (saved(p / "a.safetensors", pairs(SD15, NEW)), p / "x", "kohya"),
+        2,
+        "one file",
+    ),
     "norms in diffusers": (
         lambda p: (saved(p / "a.safetensors", SOURCES["kohya"]), p / "x", "diffusers", "--extras", "first"),
         3,
@@ -178,14 +182,16 @@ def mixed(tmp_path):
 
 def test_sources_of_several_formats_merge_where_their_modules_have_one_name(tmp_path):
     files = mixed(tmp_path)
-    with pytest.raises(lm.UsageError, match="a kohya LoRA.*a diffusers LoRA.*--format"):
+    with pytest.raises(lm.UsageError, match=r"a kohya LoRA.*a diffusers LoRA.*--format"):
         lm.combine(list(files.values()))
     wanted = {
         str(t): u.dense() - 2 * lm.load(files["diffusers"])[t].dense()
         for t, u in lm.load(files["kohya"]).items()
     }
     for to in ("kohya", "diffusers", "comfy"):
-        merge = lm.combine(list(files.values()), weights=[1, -2], format=to, out=tmp_path / f"{to}-m.safetensors")
+        merge = lm.combine(
+            list(files.values()), weights=[1, -2], format=to, out=tmp_path / f"{to}-m.safetensors"
+        )
         same(merge.adapter, wanted, 1e-4)
         assert merge.adapter.dialect == to
 
@@ -225,10 +231,18 @@ def test_a_recipe_names_the_format(cli, tmp_path):
 def test_a_dry_run_tells_the_format_and_writes_nothing(cli, tmp_path):
     mixed(tmp_path)
     before = content(tmp_path)
-    assert cli("combine", "kohya.safetensors", "--format", "diffusers", "--dry-run", "--json").code == 0, cli.err
+    assert cli("combine", "kohya.safetensors", "--format", "diffusers", "--dry-run", "--json").code == 0, (
+        cli.err
+    )
     assert cli.json()["format"] == "diffusers"
     cli("combine", "kohya.safetensors", "--dry-run", "-o", "folder").refused(2, "one file")
     assert content(tmp_path) == before
+
+
+def test_one_model_of_several_becomes_a_peft_adapter(cli, tmp_path):
+    saved(tmp_path / "a.safetensors", pairs(flat(SD15), alpha=1.0))
+    assert cli("convert", "a.safetensors", "p", "--to", "peft", "--only", "^text_encoder").code == 0, cli.err
+    assert [str(t) for t in lm.load(tmp_path / "p")] == ["text_model.encoder.layers.11.mlp.fc1"]
 
 
 def test_chosen_parts_need_a_name_and_others_do_not(tmp_path):
@@ -240,7 +254,10 @@ def test_chosen_parts_need_a_name_and_others_do_not(tmp_path):
 
 def test_a_pointwise_convolution_meets_the_same_weights_as_a_matrix(tmp_path):
     name, rng = "unet.down_blocks.0.attentions.1.proj_in", np.random.default_rng(3)
-    conv = {f"{name}.lora_A.weight": normal(rng, 2, 4, 1, 1), f"{name}.lora_B.weight": normal(rng, 4, 2, 1, 1)}
+    conv = {
+        f"{name}.lora_A.weight": normal(rng, 2, 4, 1, 1),
+        f"{name}.lora_B.weight": normal(rng, 4, 2, 1, 1),
+    }
     flat_ = {key: tensor[..., 0, 0] for key, tensor in conv.items()}
     paths = [saved(tmp_path / f"{n}.safetensors", t) for n, t in (("a", conv), ("b", flat_))]
     merge = lm.combine(paths, out=tmp_path / "m.safetensors")

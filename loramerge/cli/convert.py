@@ -20,6 +20,8 @@ from loramerge.formats.dialects import FORMATS
     help="Type of the output.  [default: that of the source]")  # fmt: skip
 @click.option("--alpha", "alpha", metavar="A", help="Training alpha of a file that does not say it: a "
     "number, or `rank` for scale 1.")  # fmt: skip
+@click.option("--only", metavar="REGEX", help="Only modules whose name holds a match.")
+@click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
 @click.option("--extras", type=click.Choice(["refuse", "first", "drop"]), default="refuse", show_default=True,
     help="Tensors that are no low-rank pair: keep them (first), or leave them out (drop).")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
@@ -32,6 +34,8 @@ def convert(
     to: str,
     dtype: str | None,
     alpha: str | None,
+    only: str | None,
+    exclude: str | None,
     extras: str,
     allow_pickle: bool,
     overwrite: bool,
@@ -56,6 +60,8 @@ def convert(
         dtype=dtype,
         alpha=values.alphas((alpha,) if alpha else ()),
         allow_pickle=allow_pickle,
+        only=only,
+        exclude=exclude,
         extras=extras,
         overwrite=overwrite,
     )

@@ -99,7 +99,7 @@ class Outline:
         return said | self.header() if bare else said
 
     def header(self) -> dict[str, str]:
-        """How a bare file was made. One of PEFT's says there that its scale is folded, and nothing else does."""
+        """How a bare file was made; one of PEFT's names says only there that its scale is folded."""
         if self.dialect is not PEFT and not self.recipe:
             return {}
         config = {"config": portable.summary(self.config)} if self.dialect is PEFT else {}

@@ -56,8 +56,8 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     dialect = named(next(iter(found)))
     if not dialect.writes:
         raise UsageError(
-            f"{dialect.words[0].upper()}{dialect.words[1:]} is read, but not written: say with --format which "
-            f"of {', '.join(possible)} to write."
+            f"{dialect.words[0].upper()}{dialect.words[1:]} is read, but not written: say with --format "
+            f"which of {', '.join(possible)} to write."
         )
     return dialect
 

@@ -1,4 +1,4 @@
-"""ComfyUI and the tools of model authors: the model's first names with their dots. Black Forest Labs, AI-toolkit.
+"""ComfyUI and the tools of model authors: the first names of a model's modules, with their dots.
 
     diffusion_model.<module>.lora_A.weight (r, in)    .lora_B.weight (out, r)    maybe .alpha
     text_encoders.clip_l.transformer.<module>, text_encoders.t5xxl.transformer.<module>, …
@@ -31,7 +31,9 @@ class Comfy(Dialect):
     name = "comfy"
     words = "a ComfyUI LoRA"
     writes = True
-    prefixes: ClassVar[Mapping[str, str]] = {  # what a key begins with -> component; T5 is told by its modules
+    prefixes: ClassVar[
+        Mapping[str, str]
+    ] = {  # what a key begins with -> component; T5 is told by its modules
         "diffusion_model.": "unet",
         "text_encoders.clip_l.transformer.": "text_encoder",
         "text_encoders.clip_g.transformer.": "text_encoder_2",
@@ -69,7 +71,11 @@ class Comfy(Dialect):
     def home(self, target: Target) -> Target:
         table = models.known(part(target))
         odd = target.kind not in ("linear", "conv") or target.layout.blocks > 1
-        if odd or target.path not in table or target.component not in ("unet", "transformer", *CLIP, "text_encoder_3"):
+        if (
+            odd
+            or target.path not in table
+            or target.component not in ("unet", "transformer", *CLIP, "text_encoder_3")
+        ):
             raise unnamed(target, self.words)
         return replace(target, path=table[target.path])
 
@@ -86,13 +92,15 @@ class Comfy(Dialect):
     def _prefix(self, key: str) -> str | None:
         return next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
 
-    def _places(
-        self, changes: Mapping[str, Update], spelled: Mapping[str, str] | None = None
-    ) -> dict[str, Target]:
-        """Module name -> the target it means.   spelled: other names to go by."""
+    def _spelled(self, module: str) -> str:
+        """A module's name as it is looked up."""
+        return module
+
+    def _places(self, changes: Mapping[str, Update]) -> dict[str, Target]:
+        """Module name -> the target it means."""
         named = {}
         for module in changes:
-            name = (spelled or {}).get(module, module)
+            name = self._spelled(module)
             prefix = self._prefix(name) or ""
             named[module] = (self.prefixes[prefix], name.removeprefix(prefix))
         table = models.known("transformer")
@@ -100,7 +108,7 @@ class Comfy(Dialect):
             {
                 table.get(path, ""): (changes[module].up.shape[0], changes[module].down.shape[1])
                 for module, (component, path) in named.items()
-                if component in ("unet", "transformer")
+                if component == "unet"
             }
         )
         sd3 = any(path.startswith("joint_blocks.") for _, path in named.values())
@@ -130,9 +138,12 @@ class OneTrainer(Comfy):
     def adopt(self, adapter: Adapter) -> Adapter:
         return adapter
 
-    def _places(self, changes: Mapping[str, Update]) -> dict[str, Target]:
-        whole = {module: _unnumbered(module) for module in changes}
-        return super()._places(changes, whole)
+    def _spelled(self, module: str) -> str:
+        """`….qkv.1` as the module of diffusers that it is."""
+        prefix, _, path = module.partition(".")
+        first, _, number = path.rpartition(".")
+        parts = models.fused("transformer").get(first, ())
+        return f"{prefix}.{parts[int(number)]}" if number in map(str, range(len(parts))) else module
 
 
 TELLING = re.compile(
@@ -141,18 +152,8 @@ TELLING = re.compile(
 COMFY, ONETRAINER = Comfy(), OneTrainer()
 
 
-def _unnumbered(module: str) -> str:
-    """`….qkv.1` as the module of diffusers that it is."""
-    prefix, _, path = module.partition(".")
-    first, _, number = path.rpartition(".")
-    parts = models.fused("transformer").get(first, ())
-    return f"{prefix}.{parts[int(number)]}" if number.isdigit() and int(number) < len(parts) else module
-
-
-
-
 def _target(component: str, path: str, flux: bool, sd3: bool) -> Target:
-    if component in ("unet", "transformer"):
+    if component == "unet":
         if flux:
             return Target(models.known("transformer")[path], component="transformer")
         return Target(models.known("unet").get(path, path), component=component)

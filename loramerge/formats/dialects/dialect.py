@@ -165,7 +165,7 @@ class Dialect:
         return {}
 
     def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        """Name -> JSON object of the files beside the weights. `config`: adapter_config.json as PEFT has it."""
+        """Name -> JSON object of the files beside the weights. `config`: PEFT's adapter_config.json."""
         return {}
 
     def _renamed(self, adapter: Adapter, home: Callable[[Target], Target]) -> Adapter:

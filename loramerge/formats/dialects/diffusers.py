@@ -1,11 +1,11 @@
-"""diffusers: PEFT's factors under the name of a part of the pipeline; in its older layouts, three more spellings.
+"""diffusers: PEFT's factors under the name of a part of the pipeline; three older spellings.
 
     unet.<module>.lora_A.weight (r, in)   .lora_B.weight (out, r)      also transformer., text_encoder., …
     unet.<module>.lora.down.weight        .lora.up.weight
     text_encoder.<module>.lora_linear_layer.down.weight
     <attention>.processor.to_q_lora.down.weight                        with or without unet.
 
-The scale is 1, unless the header has `lora_adapter_metadata` (PEFT's settings of each part) or there are alphas.
+The scale is 1, unless there are alphas, or the header has `lora_adapter_metadata`: PEFT's settings by part.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from loramerge.adapter import Adapter, Slot
 from loramerge.errors import IncompatibleError, SourceError, printable
@@ -34,7 +35,9 @@ from loramerge.target import Target
 PARTS = r"unet|transformer(?:_2)?|text_encoder(?:_[23])?|text_conditioner|connectors|prior"
 NAMED = re.compile(rf"(?P<component>{PARTS})\.(?P<path>.+)", re.DOTALL)
 UNET = re.compile(r"(?:down_blocks|up_blocks|mid_block)\.")  # a U-Net's module, before the parts were named
-PROCESSOR = re.compile(r"(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<side>down|up)\.weight", re.DOTALL)
+PROCESSOR = re.compile(
+    r"(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<side>down|up)\.weight", re.DOTALL
+)
 LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a file of PEFT's names
 
 
@@ -51,8 +54,8 @@ class Diffusers(Dialect):
         found = by_module(header.tensors, header.name, _apart)
         if foreign := [module for module in found.modules if not NAMED.match(module)]:
             raise IncompatibleError(
-                f"{printable(header.name)} mixes names of diffusers with others ({printable(foreign[0], 80)}): "
-                "there is no telling how the latter are scaled."
+                f"{printable(header.name)} mixes names of diffusers with others "
+                f"({printable(foreign[0], 80)}): there is no telling how the latter are scaled."
             )
         modules = read_modules(header, found, _places)
         told = SETTINGS in header.metadata
@@ -96,7 +99,7 @@ class Diffusers(Dialect):
         parts: dict[str, dict[Target, int]] = defaultdict(dict)
         for target, width in widths.items():
             parts[target.component][replace(target, component="model")] = width
-        settings = {}
+        settings: dict[str, Any] = {}
         for component, units in sorted(parts.items()) if len(set(widths.values())) > 1 else ():
             rank, own = arranged("compact", units)
             said = {

@@ -84,7 +84,11 @@ def _lora(parts: Parts, where: str) -> Update:
     if mid is not None:
         return _tucker(up, down, mid, where)
     rank, kernel = down.shape[0], down.shape[2:]
-    if up.shape[1] != rank or set(up.shape[2:]) - {1} or (kernel and len(up.shape) not in (2, len(down.shape))):
+    if (
+        up.shape[1] != rank
+        or set(up.shape[2:]) - {1}
+        or (kernel and len(up.shape) not in (2, len(down.shape)))
+    ):
         raise _odd(where, {"lora_up": up, "lora_down": down})
     return Update(matrix(up), matrix(down), "lora", rank, kernel)
 

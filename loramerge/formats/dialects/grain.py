@@ -1,8 +1,8 @@
 """Where one model's projection is several modules in one tool and a single one in another.
 
-Cutting a fused update by its rows is exact, and every part keeps the whole of `down`. Joining parts is exact
-too: they stand in the diagonal of `up`, and their ranks add up. Adapters are brought to the grain of the output
-before they are merged, so that nothing is joined that was merged apart.
+Cutting a fused update by its rows is exact, and every part keeps the whole of `down`. Joining parts is
+exact too: they stand in the diagonal of `up`, and their ranks add up. Adapters are brought to the grain of
+the output before they are merged, so that nothing is joined that was merged apart.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def fused(adapter: Adapter, strict: bool = True) -> Adapter:
     if groups and not known_flux(adapter):
         if not strict:
             return adapter
+        some = next(target for target in adapter.slots if target.path in owners)
         raise IncompatibleError(
-            f"{printable(adapter.name)} has modules such as {printable(next(iter(next(iter(groups.values())))))}, "
-            "which several models have, and nothing tells which one it is: their names in this format are not "
-            "known."
+            f"{printable(adapter.name)} has modules such as {printable(some)}, which several models have, and "
+            "nothing tells which one it is: their names in this format are not known."
         )
     for first, parts in groups.items():
         slots[Target(first, component=PART)] = _joined(first, parts)
@@ -75,7 +75,10 @@ def known_flux(adapter: Adapter) -> bool:
     said = " ".join(
         adapter.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")
     )
-    own = any(path.startswith(("single_", "double_")) for path in sizes) or "flux" in f"{said} {adapter.base.name}".lower()
+    own = (
+        any(path.startswith(("single_", "double_")) for path in sizes)
+        or "flux" in f"{said} {adapter.base.name}".lower()
+    )
     return own and models.is_flux(sizes)
 
 

@@ -1,10 +1,10 @@
-"""kohya: names with `_` for every dot, an alpha beside every pair. sd-scripts, musubi-tuner, LyCORIS, OneTrainer.
+"""kohya: `_` for every dot, an alpha beside every pair. sd-scripts, musubi-tuner, LyCORIS, OneTrainer.
 
     lora_unet_<module>.lora_down.weight (r, in)   .lora_up.weight (out, r)   .alpha ()
     lora_te_, lora_te1_, lora_te2_, lora_te3_<module>: the text encoders
 
-Scale is alpha / r of each module; without an alpha, or with 0, it is 1. U-Nets have diffusers' names in Stable
-Diffusion 1 and 2, and the first ones in SDXL; Flux has the names of Black Forest Labs.
+The scale is alpha / r of each module; without an alpha, or with 0, it is 1. U-Nets have diffusers' names in
+Stable Diffusion 1 and 2, and the first ones in SDXL; Flux has the names of Black Forest Labs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from loramerge.formats.dialects.places import first_name, is_t5, located, part, 
 from loramerge.formats.dialects.reading import read_modules
 from loramerge.target import Target
 
-KEY = re.compile(r"(?P<prefix>lora_(?:unet|te[123]?|transformer|prior_unet|prior_te)|lycoris)_(?P<flat>[^.]+)\.", re.DOTALL)
+KEY = re.compile(
+    r"(?P<prefix>lora_(?:unet|te[123]?|transformer|prior_unet|prior_te)|lycoris)_(?P<flat>[^.]+)\.", re.DOTALL
+)
 COMPONENTS = {  # prefix -> component
     "lora_unet": "unet",
     "lora_transformer": "transformer",
@@ -117,7 +119,9 @@ class Kohya(Dialect):
         module = next((name for part, name in MODULES.items() if part in components), "networks.lora")
         linear = {width for target, width in widths.items() if len(set(target.layout.kernel) - {1}) == 0}
         conv = {width for target, width in widths.items() if set(target.layout.kernel) - {1}}
-        dim, conv_dim = (str(ws.pop()) if len(ws) == 1 else DYNAMIC for ws in (linear or set(conv), set(conv)))
+        dim, conv_dim = (
+            str(ws.pop()) if len(ws) == 1 else DYNAMIC for ws in (linear or set(conv), set(conv))
+        )
         args = f'{{"conv_dim": "{conv_dim}", "conv_alpha": "{conv_dim}"}}' if conv else "{}"
         return {
             **kept,
@@ -165,7 +169,9 @@ def _prefix(target: Target, several: bool, apart: bool) -> str:
         known = target.path in models.known("transformer") and not apart
         return "lora_unet" if known else "lora_transformer"
     if target.component.startswith("text_encoder"):
-        number = "3" if is_t5(target.path) else target.component.removeprefix("text_encoder").lstrip("_") or "1"
+        number = (
+            "3" if is_t5(target.path) else target.component.removeprefix("text_encoder").lstrip("_") or "1"
+        )
         return f"lora_te{number}" if several else "lora_te"
     return next(prefix for prefix, component in COMPONENTS.items() if component == target.component)
 

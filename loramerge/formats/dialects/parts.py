@@ -25,7 +25,8 @@ ENDINGS = {  # what ends a key -> the part of the module that it is
 REFUSED = (  # the end of a key -> what it is, and what would help
     (r"dora_scale|lora_magnitude_vector(?:\.weight)?", "DoRA",
      "it needs the base weights to become an update: merge it into its base model"),
-    (r"oft_blocks|oft_diag|oft_R\.weight|rescale", "OFT", "it turns the base weights, and is no update of them"),
+    (r"oft_blocks|oft_diag|oft_R\.weight|rescale", "OFT",
+     "it turns the base weights, and adds nothing to them"),
     (r"[ab][12]\.weight|bm\.weight", "GLoRA", "its update depends on the base weights"),
     (r"on_input", "IA3", "it multiplies the base weights, and has no low-rank update"),
     (r"set_weight|reshape_weight|row_offset", "a replaced weight", "it is no update of the base weights"),

@@ -35,16 +35,16 @@ class Peft(Dialect):
         components = sorted({target.component for target in whole.slots})
         if len(components) > 1:
             raise IncompatibleError(
-                f"{printable(adapter.name)} adapts several models ({printable(', '.join(components))}), and a "
-                f"PEFT adapter is for one: choose it with --only '^{components[0]}\\.'."
+                f"{printable(adapter.name)} adapts several models ({printable(', '.join(components))}), and "
+                f"a PEFT adapter is for one: choose it with --only '^{components[0]}\\.'."
             )
         return self._renamed(whole, self.home)
 
     def home(self, target: Target) -> Target:
         if "." not in target.path and "_" in target.path and target.component != "model":
             raise IncompatibleError(
-                f"{printable(target)} is the flat name of a module in a model that is not known here, and PEFT "
-                "needs its dotted name."
+                f"{printable(target)} is the flat name of a module in a model that is not known here, and "
+                "PEFT needs its dotted name."
             )
         return replace(target, component="model")
 

@@ -17,10 +17,14 @@ from loramerge.formats.dialects.grain import stacked
 from loramerge.formats.dialects.parts import Parts, Sorted
 from loramerge.formats.models import unet
 from loramerge.formats.pairs import check_full
+from loramerge.limits import check_units
 from loramerge.target import Layout, Target
 
 MOST_STACKED = 16  # pairs in one fused module
-LINEAR = re.compile(r"\.transformer_blocks\.|emb|\.time_emb_proj$")  # modules of a U-Net that are no convolution
+MOST_ENTRIES = 2**28  # of a factor that is computed: 2 GiB while it is
+LINEAR = re.compile(
+    r"\.transformer_blocks\.|emb|\.time_emb_proj$"
+)  # modules of a U-Net that are no convolution
 FORMS = {"loha": "LoHa", "lokr": "LoKr", "full": "full"}
 
 
@@ -71,7 +75,9 @@ def read_modules(
     """
     if not found.modules:
         some = ", ".join(printable(key, 40) for key in list(found.rest)[:3]) or "no tensors"
-        raise IncompatibleError(f"{printable(header.name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
+        raise IncompatibleError(
+            f"{printable(header.name)} holds no LoRA pair ({some}): it is no LoRA adapter."
+        )
     shown = {module: f"{printable(module)} in {printable(header.name)}" for module in found.modules}
     changes = {module: _update(parts, shown[module]) for module, parts in sorted(found.modules.items())}
     targets, result = place(changes), Found()
@@ -81,10 +87,26 @@ def read_modules(
             raise SourceError(
                 f"{printable(header.name)} holds {printable(target)} twice, under two spellings."
             )
+        _check_size(change, shown[module])
         alpha = _alpha(found.modules[module], shown[module], zero_is_rank)
         scale = result.scale(header, alpha, change, module)
         result.slots[target] = Slot(change.up, change.down, scale)
     return result
+
+
+def _check_size(change: Update, where: str) -> None:
+    """A product of small factors may be of any size: no small file may ask for gigabytes.
+
+    Raises:
+        IncompatibleError: it does.
+    """
+    outs, ins, units = change.up.shape[0], change.down.shape[1], change.down.shape[0]
+    check_units(where, (outs, ins), [units])
+    if max(outs, ins) * units > MOST_ENTRIES and change.form != "lora":
+        raise IncompatibleError(
+            f"The factors of {where} mean an update of {outs}×{ins}, with {units} units: no model has such "
+            "layers, or it must be read by the library that wrote it."
+        )
 
 
 def _update(parts: Parts, where: str) -> Update:
@@ -132,5 +154,3 @@ def shaped(target: Target, change: Update) -> Target:
     if not kernel:
         return target
     return replace(target, kind="conv", layout=Layout(kernel=tuple(kernel)))
-
-

@@ -1,7 +1,7 @@
-"""XLabs: adapters of Flux kept with its attention processors. Read only; there is no alpha, and the scale is 1.
+"""XLabs: adapters of Flux kept with its attention processors. Read only; the scale is 1.
 
-    double_blocks.N.processor.{qkv,proj}_lora{1,2}.{down,up}.weight     1: the image, 2: the text
-    single_blocks.N.processor.{qkv,proj}_lora.{down,up}.weight
+double_blocks.N.processor.{qkv,proj}_lora{1,2}.{down,up}.weight     1: the image, 2: the text
+single_blocks.N.processor.{qkv,proj}_lora.{down,up}.weight
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Flux: diffusers' names, the names of Black Forest Labs, and which of theirs are several of diffusers' in one.
+"""Flux: diffusers' names, the first names, and which of these are several of diffusers' in one.
 
-`img_attn.qkv` holds the rows of to_q, to_k and to_v; `linear1` of a single block those and the rows of the MLP.
+`img_attn.qkv` holds the rows of to_q, to_k and to_v; `linear1` of a single block these and the MLP's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 DOUBLE, SINGLE = 19, 38
 
@@ -77,4 +78,4 @@ def rows(first: str, outs: int, ins: int) -> list[list[slice]]:
         return [[slice(outs // 2, outs), slice(0, outs // 2)]]
     step = ins if first.endswith("linear1") else outs // 3
     ends = [0, step, 2 * step, 3 * step, *([outs] if first.endswith("linear1") else [])]
-    return [[slice(start, stop)] for start, stop in zip(ends, ends[1:], strict=False)]
+    return [[slice(start, stop)] for start, stop in pairwise(ends)]

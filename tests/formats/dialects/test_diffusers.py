@@ -27,7 +27,9 @@ SPELLINGS = {  # the file's name of a module -> ours
     "lora_linear_layer": {"text_encoder.text_model.encoder.layers.0.self_attn.q_proj": "lora_linear_layer"},
 }
 OLD = {
-    f"{module}.{name}.{{}}.weight": f"{module}" for names in SPELLINGS.values() for module, name in names.items()
+    f"{module}.{name}.{{}}.weight": f"{module}"
+    for names in SPELLINGS.values()
+    for module, name in names.items()
 } | {
     "unet.mid_block.attn1.processor.to_v_lora.{}.weight": "unet.mid_block.attn1.to_v",
     "up_blocks.1.attn2.processor.to_out_lora.{}.weight": "unet.up_blocks.1.attn2.to_out.0",
@@ -51,11 +53,19 @@ def test_older_spellings_mean_the_same_modules(tmp_path):
 
 
 def settings(**parts):
-    return {"lora_adapter_metadata": json.dumps({f"{p}.{k}": v for p, each in parts.items() for k, v in each.items()})}
+    return {
+        "lora_adapter_metadata": json.dumps(
+            {f"{p}.{k}": v for p, each in parts.items() for k, v in each.items()}
+        )
+    }
 
 
 def test_settings_give_every_part_its_scale(tmp_path):
-    q, k, fc = f"unet.{ATTENTION}", f"unet.{ATTENTION[:-1]}k", "text_encoder.text_model.encoder.layers.0.mlp.fc1"
+    q, k, fc = (
+        f"unet.{ATTENTION}",
+        f"unet.{ATTENTION[:-1]}k",
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+    )
     tensors = pairs({q: (4, 4), fc: (4, 4)}, NEW, rank=4) | pairs({k: (4, 4)}, NEW, rank=2)
     metadata = settings(
         unet={"r": 4, "lora_alpha": 8, "rank_pattern": {"to_k": 2}, "use_rslora": False},

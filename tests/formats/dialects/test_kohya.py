@@ -84,7 +84,8 @@ def test_pairs_stacked_in_a_fused_module_are_one_update(tmp_path):
     wanted = 0.5 * np.concatenate([product(up, down) for up, down in zip(ups, downs, strict=True)])
 
     same(
-        lm.load(saved(tmp_path / "a.safetensors", tensors)), {"transformer.double_blocks.0.img_attn.qkv": wanted}
+        lm.load(saved(tmp_path / "a.safetensors", tensors)),
+        {"transformer.double_blocks.0.img_attn.qkv": wanted},
     )
 
 
@@ -135,7 +136,10 @@ def test_updates_of_norms_and_biases_are_summed_or_left_out_but_never_in_silence
     norm, paths = "lora_te_text_model_final_layer_norm", []
     for seed in (1, 2):
         tensors = pairs({Q: (4, 4)}, alpha=2.0, seed=seed)
-        tensors |= {f"{Q}.diff_b": np.full(4, seed, np.float32), f"{norm}.w_norm": np.full(3, seed, np.float32)}
+        tensors |= {
+            f"{Q}.diff_b": np.full(4, seed, np.float32),
+            f"{norm}.w_norm": np.full(3, seed, np.float32),
+        }
         paths.append(saved(tmp_path / f"{seed}.safetensors", tensors))
 
     with pytest.raises(lm.IncompatibleError, match=r"w_norm, .*diff_b.*--extras"):
