@@ -308,3 +308,37 @@ def hold_diffusers(told, path):
     sides = [[values[name] for name in sorted(values) if f".{side}." in name] for side in ("up", "down")]
     norms = sorted(float(np.linalg.norm(up @ down)) for up, down in zip(*sides, strict=True))
     assert sorted(m["norm"] for m in told["modules"]) == pytest.approx(norms, rel=1e-5, abs=1e-12)
+
+
+def test_the_mlx_adapters_merge_although_they_adapt_other_layers(cli, tmp_path):
+    places = [ROOT / "M-mlx-qwen2.5-0.5b" / name for name in (
+        "ml-explore-d8f27a27/adapters.safetensors", "wyek1n-8ad1c6c8/0000200_adapters.safetensors"
+    )]  # fmt: skip
+    assert cli("combine", *places, "--method", "cat", "--weights", "0.5,2", "-o", "m").code == 0
+    merged, total = read(tmp_path / "m/adapters.safetensors"), {}
+    for path, weight in zip(places, (0.5, 2), strict=True):
+        scale = json.loads((path.parent / "adapter_config.json").read_text())["lora_parameters"]["scale"]
+        values = read(path)
+        for module in {key.rpartition(".")[0] for key in values}:
+            update = weight * scale * values[f"{module}.lora_a"] @ values[f"{module}.lora_b"]
+            total[module] = total.get(module, 0) + update
+    assert {key.rpartition(".")[0] for key in merged} == set(total)
+    for module, update in total.items():
+        made = merged[f"{module}.lora_a"] @ merged[f"{module}.lora_b"]
+        np.testing.assert_allclose(made, update, rtol=1e-3, atol=1e-6)
+
+
+def test_numbered_adapters_merge_number_by_number(cli, tmp_path):
+    places = sorted((ROOT / "H-sd15-cloneofsimo").glob("*/*.safetensors"))
+    out = tmp_path / "m.safetensors"
+    assert cli("combine", *places, "--method", "cat", "--extras", "first", "-o", out).code == 0
+    merged, sources = read(out), [read(path) for path in places]
+    for number in (0, 4, 6, 143):
+        wide = [
+            {side: each[f"unet:{number}:{side}"].astype("f8") for side in ("up", "down")} for each in sources
+        ]
+        made = merged[f"unet:{number}:up"] @ merged[f"unet:{number}:down"]
+        np.testing.assert_allclose(
+            made, sum(each["up"] @ each["down"] for each in wide), rtol=1e-3, atol=1e-6
+        )
+    assert {"<s1>", "<s2>"} <= set(merged)
