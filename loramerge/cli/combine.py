@@ -100,8 +100,8 @@ def combine(
 ) -> None:
     """Merge adapters into one adapter.
 
-    A SOURCE is a folder or a .safetensors of any format that is read; or many: a folder of them, a quoted glob, or
-    @FILE with a source on each line and maybe its weight after it. The options of the method come last
+    A SOURCE is a folder or a .safetensors of any format that is read; or many: a folder of them, a quoted
+    glob, or @FILE with a source on each line and maybe its weight after it. The options of the method come last
     in this list: `loramerge combine --method lego --help` shows those of lego.
 
     \b
