@@ -23,6 +23,7 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "extras": str,
     "renormalise": bool,
     "format": str,
+    "scale": float,
     "modules": list,
     "ranks": dict,
 }
@@ -130,4 +131,5 @@ def _settings(reader: Reader, settings: Mapping[str, Any]) -> dict[str, Any]:
     for path, rank in reader.table(given, "ranks").items() if "ranks" in given else ():
         if type(rank) is not int or rank < 1:
             reader.fail(f"the rank of {printable(path)} is {printable(repr(rank), 40)}")
-    return {name: reader.typed(given, name, SETTINGS[name]) for name in given}
+    kept = {name: reader.typed(given, name, SETTINGS[name]) for name in given if name != "scale"}
+    return {**kept, "scale": reader.scale(given["scale"])} if "scale" in given else kept

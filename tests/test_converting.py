@@ -228,6 +228,27 @@ def test_a_recipe_names_the_format(cli, tmp_path):
     assert lm.load(tmp_path / "m.safetensors").dialect == "comfy"
 
 
+@pytest.mark.parametrize("limit", [["--total-rank", "9"], ["--size", "9kB"]], ids=str)
+def test_a_budget_holds_in_kohyas_format(cli, tmp_path, limit):
+    saved(tmp_path / "a.safetensors", pairs(flat(SD15), rank=4, alpha=1.0))
+    assert cli("combine", "a.safetensors", "--method", "svd", *limit, "-o", "m.safetensors").code == 0, (
+        cli.err
+    )
+    found = lm.load(tmp_path / "m.safetensors")
+
+    assert sum(slot.rank for slot in found.slots.values()) <= 9 or limit[0] == "--size"
+    assert (tmp_path / "m.safetensors").stat().st_size <= 9000
+    assert {slot.scale for slot in found.slots.values()} == {1.0}
+
+
+def test_many_weightings_of_sources_of_two_formats(tmp_path):
+    opened = lm.open(list(mixed(tmp_path).values()), format="diffusers")
+    one, two = (opened.combine(weights=[w, 1.0]) for w in (1.0, 2.0))
+
+    assert one.adapter.dialect == "diffusers"
+    assert lm.diff(one.adapter, two.adapter).error > 0.1
+
+
 def test_a_dry_run_tells_the_format_and_writes_nothing(cli, tmp_path):
     mixed(tmp_path)
     before = content(tmp_path)

@@ -16,11 +16,11 @@ from typing import ClassVar
 from loramerge.adapter import Adapter
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
-from loramerge.formats.dialects.dialect import Dialect, Header, Names
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
 from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.parts import by_module, taken_apart
-from loramerge.formats.dialects.places import first_name, is_t5, located, part, unnamed
+from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
 from loramerge.formats.dialects.reading import read_modules
 from loramerge.target import Target
 
@@ -81,13 +81,16 @@ class Comfy(Dialect):
 
     def keys(self, targets: Iterable[Target]) -> Names:
         whole = list(targets)
-        xl = models.is_xl(t.path for t in whole if t.component == "unet")
+        xl = is_sdxl(whole)
 
         def names(target: Target) -> tuple[str, str]:
             module = f"{_written_prefix(target)}{first_name(target, xl)}"
             return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
         return names
+
+    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+        return {**kept, "format": "pt"}
 
     def _prefix(self, key: str) -> str | None:
         return next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)

@@ -110,16 +110,17 @@ class Diffusers(Dialect):
                 "target_modules": sorted(target.path for target in units),
             }
             settings |= {f"{component}.{key}": value for key, value in said.items()}
-        return {"format": "pt", **({SETTINGS: json.dumps(settings, sort_keys=True)} if settings else {})}
+        said = {SETTINGS: json.dumps(settings, sort_keys=True)} if settings else {}
+        return {**kept, "format": "pt", **said}
 
 
 DIFFUSERS = Diffusers()
 
 
 def _is_ours(key: str) -> bool:
-    if LANGUAGE.match(key) or not (taken_apart(key) or PROCESSOR.fullmatch(key)):
+    if LANGUAGE.match(key) or not (NAMED.match(key) or UNET.match(key)):
         return False
-    return bool(NAMED.match(key) or UNET.match(key))
+    return bool(taken_apart(key) or PROCESSOR.fullmatch(key))
 
 
 def _apart(key: str) -> tuple[str, str] | None:

@@ -61,8 +61,8 @@ def fused(adapter: Adapter, strict: bool = True) -> Adapter:
             return adapter
         some = next(target for target in adapter.slots if target.path in owners)
         raise IncompatibleError(
-            f"{printable(adapter.name)} has modules such as {printable(some)}, which several models have, and "
-            "nothing tells which one it is: their names in this format are not known."
+            f"{printable(adapter.name)} has modules such as {printable(some)}, which several models have, "
+            "and nothing tells which one it is: their names in this format are not known."
         )
     for first, parts in groups.items():
         slots[Target(first, component=PART)] = _joined(first, parts)

@@ -22,7 +22,7 @@ from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
 from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.parts import by_module
-from loramerge.formats.dialects.places import first_name, is_t5, located, part, unnamed
+from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
 from loramerge.formats.dialects.reading import read_modules
 from loramerge.target import Target
 
@@ -91,7 +91,7 @@ class Kohya(Dialect):
 
     def keys(self, targets: Iterable[Target]) -> Names:
         whole = list(targets)
-        xl = models.is_xl(t.path for t in whole if t.component == "unet")
+        xl = is_sdxl(whole)
         several = xl or any(t.component not in ("unet", "text_encoder") for t in whole)
         apart = any(t.component == "transformer" and t.path in models.owner("transformer") for t in whole)
 

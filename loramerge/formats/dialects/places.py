@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from loramerge.adapter import Adapter
@@ -61,6 +62,15 @@ def part(target: Target) -> str:
 def is_t5(path: str) -> bool:
     """Whether a text encoder's module is T5's."""
     return path in models.known("t5")
+
+
+def is_sdxl(targets: Iterable[Target]) -> bool:
+    """Whether a pipeline with a U-Net is SDXL: by its layers, or by a second text encoder."""
+    whole = list(targets)
+    paths = [target.path for target in whole if target.component == "unet"]
+    return bool(paths) and (
+        models.is_xl(paths) or any(target.component == "text_encoder_2" for target in whole)
+    )
 
 
 def first_name(target: Target, xl: bool = True) -> str:

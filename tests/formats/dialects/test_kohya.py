@@ -190,6 +190,16 @@ def test_a_file_of_kohya_says_what_its_user_interfaces_look_for(tmp_path):
     }
 
 
+def test_a_second_text_encoder_means_sdxl(tmp_path):
+    """Without deep layers the U-Net does not tell."""
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    shapes = {name: (4, 4), "lora_te2_text_model_encoder_layers_0_mlp_fc1": (4, 4)}
+    path = saved(tmp_path / "a.safetensors", pairs(shapes, alpha=1.0))
+    lm.combine([path], out=tmp_path / "m.safetensors")
+
+    assert {key.partition(".")[0] for key in read(tmp_path / "m.safetensors")} == set(shapes)
+
+
 def test_models_of_two_versions_are_not_merged_unasked(tmp_path):
     paths = [
         saved(tmp_path / f"{v}.safetensors", pairs({Q: (4, 4)}, alpha=1.0), {"ss_base_model_version": v})

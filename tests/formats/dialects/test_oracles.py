@@ -165,6 +165,37 @@ def test_diffusers_reads_flux_of_kohya_as_we_do_but_for_the_alpha_of_the_last_la
         np.testing.assert_allclose(other @ x, factor * (update.dense() @ x), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore")  # of diffusers about itself
+@pytest.mark.parametrize("profile", ["portable", "compact"])
+def test_diffusers_loads_what_we_write_at_the_same_strength(tmp_path, profile):
+    from diffusers import UNet2DConditionModel
+
+    model = UNet2DConditionModel(**SD, **UNETS["SD 1.5"])
+    chosen = [
+        name for name in layers(model) if "attn1" in name or "resnets.0.conv1" in name or "proj_in" in name
+    ]
+    shapes = {f"unet.{name}": tuple(dict(model.named_modules())[name].weight.shape) for name in chosen}
+    state = {}
+    for number, (module, shape) in enumerate(flat(shapes).items()):
+        state |= pairs({module: shape}, rank=2 + number % 2, alpha=3.0, seed=number)
+    source = lm.load(saved(tmp_path / "k.safetensors", state))
+    lm.combine(
+        [source],
+        "cat",
+        profile=profile,
+        format="diffusers",
+        out=tmp_path / "pytorch_lora_weights.safetensors",
+    )
+    file = "pytorch_lora_weights.safetensors"
+    model.load_lora_adapter(str(tmp_path), prefix="unet", weight_name=file, use_safetensors=True)
+
+    modules = dict(model.named_modules())
+    for target, update in source.items():
+        (name,) = modules[target.path].lora_A.keys()
+        theirs = modules[target.path].get_delta_weight(name).detach().numpy()
+        np.testing.assert_allclose(theirs.reshape(len(theirs), -1), update.dense(), rtol=1e-4, atol=1e-4)
+
+
 def lycoris(form, weights, **options):
     from lycoris import functional
 
