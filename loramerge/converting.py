@@ -88,8 +88,9 @@ def convert(
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     print(convert("fixtures/a.safetensors", f"{folder}/a", "peft"))
-    a PEFT adapter → a PEFT adapter: 12 modules, largest error of a module 0.0e+00
+    ...     done = convert("fixtures/a.safetensors", f"{folder}/a", "peft")
+    >>> len(done.adapter), done.copied, done.error < 1e-6
+    (12, False, True)
     """
     if extras not in ("refuse", "first", "drop"):
         raise UsageError(f"extras={extras!r} is not one of refuse, first, drop.")

@@ -36,6 +36,7 @@ class Comfy(Dialect):
     ] = {  # what a key begins with -> component; T5 is told by its modules
         "diffusion_model.": "unet",
         "text_encoders.clip_l.transformer.": "text_encoder",
+        "text_encoders.clip_h.transformer.": "text_encoder",
         "text_encoders.clip_g.transformer.": "text_encoder_2",
         "text_encoders.t5xxl.transformer.": "text_encoder_3",
     }
