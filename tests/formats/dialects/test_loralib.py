@@ -60,7 +60,9 @@ def test_a_linear_layer_needs_the_alpha_of_its_user(cli, tmp_path):
     np.testing.assert_allclose(adapter[Target("h.q")].dense(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("enable", [[True, False, True], [True, True], [False, True, True, False]], ids=str)
+@pytest.mark.parametrize(
+    "enable", [[True, False, True], [True, True], [False, True, True, False], [False, True]], ids=str
+)
 def test_an_update_is_what_merged_linear_adds(enable, tmp_path):
     values = merged(enable)
     source = beside(bare(tmp_path / "x.safetensors", values), r=2, lora_alpha=5, enable_lora=enable)
@@ -153,6 +155,13 @@ def test_a_checkpoint_of_a_training_script(cli, tmp_path, wrapper):
     cli("inspect", tmp_path / "x.pt", "--alpha", 4).refused(3, "pickle")
     adapter = loramerge.load(tmp_path / "x.pt", alpha=4, allow_pickle=True)
     assert list(adapter) == [Target("h.q")]
+
+
+def test_a_dictionary_within_another_is_no_checkpoint_that_is_known(cli, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch.save is the oracle: it comes with the extra `test`")
+    values = {key: torch.from_numpy(value) for key, value in linear().items()}
+    torch.save({"exp_avg": values}, tmp_path / "x.pt")
+    cli("inspect", tmp_path / "x.pt", "--alpha", 4, "--allow-pickle").refused(3, "exp_avg", "no tensor")
 
 
 def test_loralib_and_peft_merge(tmp_path):

@@ -233,11 +233,26 @@ def test_a_conversion_into_its_own_format_copies_every_byte(cli, tmp_path):
     assert content(source) == content(tmp_path / "m")
 
 
-def test_there_and_back_again_is_the_same_update(cli, tmp_path):
-    source = folder(tmp_path / "a", tensors(), lora_alpha=2)  # scale 1, so that no rounding is left
-    assert cli("convert", source, tmp_path / "b", "--to", "mlx").code == 0
-    assert cli("convert", tmp_path / "b", tmp_path / "c", "--to", "peft").code == 0
-    before, after = (read(tmp_path / name / "adapter_model.safetensors") for name in "ac")
+ROUNDS = {  # an adapter of scale 1, so that no rounding is left; the other format; the name of the weights
+    "PEFT": (
+        lambda path: folder(path, tensors(), lora_alpha=2),
+        ("mlx", "peft"),
+        "adapter_model.safetensors",
+    ),
+    "mlx-lm": (
+        lambda path: mlx(path, factors() | switched(), scale=1.0),
+        ("peft", "mlx"),
+        "adapters.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "forms", "weights"), ROUNDS.values(), ids=ROUNDS)
+def test_there_and_back_again_are_the_same_bytes(cli, tmp_path, make, forms, weights):
+    make(tmp_path / "a")
+    for source, out, form in zip("ab", "bc", forms, strict=True):
+        assert cli("convert", tmp_path / source, tmp_path / out, "--to", form).code == 0, cli.err
+    before, after = (read(tmp_path / name / weights) for name in "ac")
     assert {name: value.tobytes() for name, value in before.items()} == {
         name: value.tobytes() for name, value in after.items()
     }
