@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.dialects.comfy import COMFY, ONETRAINER
+from loramerge.formats.dialects.comfy import BFL, COMFY, ONETRAINER
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.diffusers import DIFFUSERS
 from loramerge.formats.dialects.kohya import KOHYA
@@ -11,14 +11,15 @@ from loramerge.formats.dialects.xlabs import XLABS
 
 __all__ = ["DIALECTS", "FOLDER_FILES", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
 
-DIALECTS: tuple[Dialect, ...] = (
+DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEFT is last
     KOHYA,
     XLABS,
     COMFY,
+    BFL,
     ONETRAINER,
     DIFFUSERS,
     PEFT,
-)  # the first that detects a file reads it; PEFT is last
+)
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to
 
 FOLDER_FILES = tuple(d.weights for d in DIALECTS if d.weights is not None and d is not PEFT)
