@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loramerge.formats.dialects.cloneofsimo import CLONEOFSIMO
-from loramerge.formats.dialects.comfy import COMFY, ONETRAINER
+from loramerge.formats.dialects.comfy import BFL, COMFY, ONETRAINER
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.diffusers import DIFFUSERS
 from loramerge.formats.dialects.kohya import KOHYA
@@ -18,6 +18,7 @@ DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEF
     KOHYA,
     XLABS,
     COMFY,
+    BFL,
     ONETRAINER,
     DIFFUSERS,
     MLX,

@@ -46,7 +46,7 @@ class Comfy(Dialect):
 
     def read(self, header: Header) -> Adapter:
         found = by_module(header.tensors, header.name)
-        if foreign := [module for module in found.modules if not self._prefix(module)]:
+        if foreign := [module for module in found.modules if self._prefix(module) is None]:
             raise IncompatibleError(
                 f"{printable(header.name)} mixes names of ComfyUI with others ({printable(foreign[0], 80)}): "
                 "there is no telling how the latter are scaled."
@@ -150,10 +150,36 @@ class OneTrainer(Comfy):
         return f"{prefix}.{parts[int(number)]}" if number in map(str, range(len(parts))) else module
 
 
+class BlackForest(Comfy):
+    """The names of Black Forest Labs with nothing before them, as in their own adapters of Flux."""
+
+    name = "bfl"
+    words = "a Black Forest Labs LoRA"
+    writes = False
+    prefixes: ClassVar[Mapping[str, str]] = {"": "unet"}
+
+    def detects(self, header: Header) -> bool:
+        return any(BARE.match(key) and taken_apart(key) for key in header.tensors)
+
+    def read(self, header: Header) -> Adapter:
+        adapter = super().read(header)
+        foreign = next((target for target in adapter if target.component != "transformer"), None)
+        if foreign is not None:
+            raise IncompatibleError(
+                f"{printable(header.name)} has modules of Flux beside others "
+                f"({printable(foreign.path, 80)}): there is no telling what they belong to."
+            )
+        return adapter
+
+    def adopt(self, adapter: Adapter) -> Adapter:
+        return adapter
+
+
+BARE = re.compile(r"(double|single)_blocks\.\d")
 TELLING = re.compile(
     r"clip_[lg]\.|t5\.|unet\.(input_blocks|middle_block|output_blocks)\.|transformer\.(double|single)_blocks\."
 )
-COMFY, ONETRAINER = Comfy(), OneTrainer()
+COMFY, ONETRAINER, BFL = Comfy(), OneTrainer(), BlackForest()
 
 
 def _target(component: str, path: str, flux: bool, sd3: bool) -> Target:

@@ -58,13 +58,14 @@ class Diffusers(Dialect):
                 f"({printable(foreign[0], 80)}): there is no telling how the latter are scaled."
             )
         modules = read_modules(header, found, _places)
-        told = SETTINGS in header.metadata
-        if told:
-            _set(modules, header)
+        base = None
+        if SETTINGS in header.metadata:
+            base = _set(modules, header)
             modules.silent.clear()
         return header.adapter(
             self,
             modules.slots,
+            base=base,
             extras=found.rest,
             oddities=modules.oddities(header, "the scale is 1 there, as diffusers has it"),
             said_alpha=not modules.silent,
@@ -110,8 +111,8 @@ class Diffusers(Dialect):
                 "target_modules": sorted(target.path for target in units),
             }
             settings |= {f"{component}.{key}": value for key, value in said.items()}
-        said = {SETTINGS: json.dumps(settings, sort_keys=True)} if settings else {}
-        return {**kept, "format": "pt", **said}
+        found = {**kept, "format": "pt"}
+        return {**found, SETTINGS: json.dumps(settings, sort_keys=True)} if settings else found
 
 
 DIFFUSERS = Diffusers()
@@ -144,8 +145,8 @@ def _places(changes: Mapping[str, Update]) -> dict[str, Target]:
     return {module: Target(path, component=component) for module, (component, _, path) in split.items()}
 
 
-def _set(modules: Found, header: Header) -> None:
-    """The scales that the header's settings give, part by part.
+def _set(modules: Found, header: Header) -> str | None:
+    """The scales that the header's settings give, part by part; what they call the base model.
 
     Raises:
         SourceError: they name other ranks than the tensors have, or leave out a part.
@@ -165,3 +166,5 @@ def _set(modules: Found, header: Header) -> None:
                 f"tensors have rank {slot.rank}: they do not belong together, and the scale would be wrong."
             )
         modules.slots[target] = Slot(slot.up, slot.down, rules[part].scale(target.path))
+    named = (value for key, value in settings.items() if key.endswith("base_model_name_or_path"))
+    return next((value for value in named if isinstance(value, str) and value), None)

@@ -23,7 +23,7 @@ ENDINGS = {  # what ends a key -> the part of the module that it is
     r"diff": "",
 }
 REFUSED = (  # the end of a key -> what it is, and what would help
-    (r"dora_scale|lora_magnitude_vector(?:\.weight)?", "DoRA",
+    (r"dora_scale|lora_magnitude_vector(?:\.\w+)*", "DoRA",
      "it needs the base weights to become an update: merge it into its base model"),
     (r"oft_blocks|oft_diag|oft_R\.weight|rescale", "OFT",
      "it turns the base weights, and adds nothing to them"),

@@ -55,6 +55,24 @@ def test_a_model_that_is_not_known_keeps_its_own_names_and_meets_kohya(tmp_path)
         lm.combine([comfy, kohya], format="comfy")
 
 
+def test_the_names_of_black_forest_labs_need_no_prefix(tmp_path):
+    names = {
+        "double_blocks.0.img_attn.qkv": "transformer.double_blocks.0.img_attn.qkv",
+        "img_in": "transformer.x_embedder",
+    }
+    tensors = pairs(sizes(names), NEW) | {"double_blocks.0.img_attn.norm.query_norm.scale": np.ones(4)}
+    path = saved(tmp_path / "a.safetensors", tensors)
+    adapter = lm.load(path)
+
+    same(adapter, {names[module]: update for module, update in updates(tensors, NEW).items()})
+    assert len(adapter.extras) == 1
+    made = lm.convert(path, tmp_path / "c.safetensors", "comfy", extras="drop").adapter
+    assert lm.diff(adapter, made).missing == ["double_blocks.0.img_attn.norm.query_norm.scale"]
+    more = saved(tmp_path / "b.safetensors", tensors | pairs({"layers.0.q": (4, 4)}, NEW))
+    with pytest.raises(lm.IncompatibleError, match="no telling what they belong to"):
+        lm.load(more)
+
+
 def test_vectors_for_norms_are_no_matrices(tmp_path):
     tensors = pairs({"diffusion_model.blocks.0.q": (4, 4)}, NEW)
     tensors |= {"diffusion_model.blocks.0.norm.diff": np.ones(4, np.float32)}

@@ -69,12 +69,13 @@ def test_settings_give_every_part_its_scale(tmp_path):
     tensors = pairs({q: (4, 4), fc: (4, 4)}, NEW, rank=4) | pairs({k: (4, 4)}, NEW, rank=2)
     metadata = settings(
         unet={"r": 4, "lora_alpha": 8, "rank_pattern": {"to_k": 2}, "use_rslora": False},
-        text_encoder={"r": 4, "lora_alpha": 6, "use_rslora": True},
+        text_encoder={"r": 4, "lora_alpha": 6, "use_rslora": True, "base_model_name_or_path": "a/b"},
     )
     adapter = lm.load(saved(tmp_path / "a.safetensors", tensors, metadata))
 
     assert {str(t): slot.scale for t, slot in adapter.slots.items()} == {q: 2.0, k: 4.0, fc: 3.0}
     assert adapter.oddities == ()
+    assert adapter.base.name == "a/b"
 
 
 REFUSED = {

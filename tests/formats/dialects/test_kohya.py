@@ -107,7 +107,22 @@ def test_names_that_another_model_shares_with_flux_stay_flat(tmp_path):
 
 
 MODULE = "lora_unet_mid_block_attentions_0_proj_in"
+
+
+def test_factors_may_be_called_a_and_b(tmp_path):
+    tensors = pairs({Q: (4, 3)}, ("lora_A", "lora_B"), alpha=1.0)
+    same(
+        lm.load(saved(tmp_path / "a.safetensors", tensors)),
+        {CANONICAL[Q]: updates(tensors, ("lora_A", "lora_B"))[Q]},
+    )
+
+
 REFUSED = {
+    "DoRA by PEFT's name": (
+        {"lora_magnitude_vector.default.weight": (6,)},
+        lm.IncompatibleError,
+        "DoRA.*base weights",
+    ),
     "DoRA": ({"dora_scale": (6, 1)}, lm.IncompatibleError, "DoRA.*base weights"),
     "OFT": ({"oft_blocks": (2, 3, 3)}, lm.IncompatibleError, "OFT"),
     "GLoRA": ({"a1.weight": (2, 3)}, lm.IncompatibleError, "GLoRA"),
