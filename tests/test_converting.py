@@ -239,6 +239,24 @@ def test_a_budget_holds_in_kohyas_format(cli, tmp_path, limit):
     assert sum(slot.rank for slot in found.slots.values()) <= 9 or limit[0] == "--size"
     assert (tmp_path / "m.safetensors").stat().st_size <= 9000
     assert {slot.scale for slot in found.slots.values()} == {1.0}
+    assert cli("replay", "m.safetensors", "-o", "again.safetensors").code == 0, cli.err
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+
+
+def test_ranks_by_component_do_not_meet(tmp_path):
+    """Both text encoders of SDXL have modules of the same name."""
+    name = "text_model_encoder_layers_0_mlp_fc1"
+    tensors = pairs({f"lora_te1_{name}": (8, 8)}, rank=4, alpha=4.0) | pairs(
+        {f"lora_te2_{name}": (8, 8)}, rank=2, alpha=2.0
+    )
+    merge = lm.combine([saved(tmp_path / "a.safetensors", tensors)], "cat", out=tmp_path / "m.safetensors")
+
+    assert {t.component: slot.rank for t, slot in merge.adapter.slots.items()} == {
+        "text_encoder": 4,
+        "text_encoder_2": 2,
+    }
+    with pytest.raises(lm.IncompatibleError, match="several models"):
+        lm.to_state_dict(merge.adapter)
 
 
 def test_many_weightings_of_sources_of_two_formats(tmp_path):
