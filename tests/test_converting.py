@@ -259,6 +259,20 @@ def test_ranks_by_component_do_not_meet(tmp_path):
         lm.to_state_dict(merge.adapter)
 
 
+def test_adapters_of_two_formats_are_compared_module_by_module(tmp_path):
+    kohya = saved(tmp_path / "k.safetensors", pairs(FLUX_KOHYA, alpha=1.0))
+    lm.convert(kohya, tmp_path / "d.safetensors", "diffusers")
+    found = lm.diff(kohya, tmp_path / "d.safetensors")
+    assert (found.missing, found.largest < 1e-6) == ([], True)
+
+    unet = saved(
+        tmp_path / "u.safetensors", pairs(flat({k: v for k, v in SD15.items() if "unet" in k}), alpha=1.0)
+    )
+    lm.convert(unet, tmp_path / "p", "peft")
+    found = lm.diff(unet, tmp_path / "p")
+    assert (found.missing, found.largest < 1e-6) == ([], True)
+
+
 def test_many_weightings_of_sources_of_two_formats(tmp_path):
     opened = lm.open(list(mixed(tmp_path).values()), format="diffusers")
     one, two = (opened.combine(weights=[w, 1.0]) for w in (1.0, 2.0))
