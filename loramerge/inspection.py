@@ -167,8 +167,13 @@ def inspect(
 
 
 def _last(name: str) -> str:
-    """The last part of a module's name; experts of one parameter are one kind."""
-    return name.rpartition(".")[2].partition("[")[0]
+    """The last part of a module's name, with the one before a number; experts of one parameter are one kind.
+
+    >>> _last("attn1.to_out.0"), _last("mlp.experts.down_proj[3]")
+    ('to_out.0', 'down_proj')
+    """
+    before, _, last = name.partition("[")[0].rpartition(".")
+    return f"{before.rpartition('.')[2]}.{last}" if last.isdigit() and before else last
 
 
 def _row(name: str, members: list[ModuleFacts]) -> list[str]:

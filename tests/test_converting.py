@@ -239,6 +239,38 @@ def test_a_budget_holds_in_kohyas_format(cli, tmp_path, limit):
     assert sum(slot.rank for slot in found.slots.values()) <= 9 or limit[0] == "--size"
     assert (tmp_path / "m.safetensors").stat().st_size <= 9000
     assert {slot.scale for slot in found.slots.values()} == {1.0}
+    assert cli("replay", "m.safetensors", "-o", "again.safetensors").code == 0, cli.err
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+
+
+def test_ranks_by_component_do_not_meet(tmp_path):
+    """Both text encoders of SDXL have modules of the same name."""
+    name = "text_model_encoder_layers_0_mlp_fc1"
+    tensors = pairs({f"lora_te1_{name}": (8, 8)}, rank=4, alpha=4.0) | pairs(
+        {f"lora_te2_{name}": (8, 8)}, rank=2, alpha=2.0
+    )
+    merge = lm.combine([saved(tmp_path / "a.safetensors", tensors)], "cat", out=tmp_path / "m.safetensors")
+
+    assert {t.component: slot.rank for t, slot in merge.adapter.slots.items()} == {
+        "text_encoder": 4,
+        "text_encoder_2": 2,
+    }
+    with pytest.raises(lm.IncompatibleError, match="several models"):
+        lm.to_state_dict(merge.adapter)
+
+
+def test_adapters_of_two_formats_are_compared_module_by_module(tmp_path):
+    kohya = saved(tmp_path / "k.safetensors", pairs(FLUX_KOHYA, alpha=1.0))
+    lm.convert(kohya, tmp_path / "d.safetensors", "diffusers")
+    found = lm.diff(kohya, tmp_path / "d.safetensors")
+    assert (found.missing, found.largest < 1e-6) == ([], True)
+
+    unet = saved(
+        tmp_path / "u.safetensors", pairs(flat({k: v for k, v in SD15.items() if "unet" in k}), alpha=1.0)
+    )
+    lm.convert(unet, tmp_path / "p", "peft")
+    found = lm.diff(unet, tmp_path / "p")
+    assert (found.missing, found.largest < 1e-6) == ([], True)
 
 
 def test_many_weightings_of_sources_of_two_formats(tmp_path):

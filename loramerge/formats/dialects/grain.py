@@ -17,6 +17,7 @@ from loramerge.adapter import Adapter, Slot, Tensor
 from loramerge.backend import Array
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
+from loramerge.formats.dialects.places import located
 from loramerge.formats.models import flux
 from loramerge.formats.views import Shared, View
 from loramerge.target import Target
@@ -39,6 +40,26 @@ def split(adapter: Adapter) -> Adapter:
         for name, spans in zip(names, flux.rows(target.path, *slot.shape), strict=True):
             slots[Target(name, component=PART)] = Slot(_rows(up, spans), down, slot.scale)
     return replace(adapter, slots=slots)
+
+
+def comparable(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Adapters of several formats under the finest names that they share; those of one format as they are."""
+    if len({adapter.dialect for adapter in adapters}) < 2:
+        return list(adapters)
+    parts = [{target.component for target in adapter.slots} for adapter in adapters]
+    several = any("model" not in each for each in parts)
+    return [
+        split(_placed(a) if several and each == {"model"} else a)
+        for a, each in zip(adapters, parts, strict=True)
+    ]
+
+
+def _placed(adapter: Adapter) -> Adapter:
+    """The adapter of one model in its part of a pipeline, if its names tell which."""
+    try:
+        return located(adapter)
+    except IncompatibleError:
+        return adapter
 
 
 def fused(adapter: Adapter, strict: bool = True) -> Adapter:

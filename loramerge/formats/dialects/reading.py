@@ -53,8 +53,9 @@ class Found:
             told.append(f"its {' and '.join(exact)} modules are read as low-rank updates, exactly")
         if self.silent and header.alpha is None:
             count = len(self.silent)
-            which = "no module says" if count == len(self.slots) else f"{count} modules do not say"
-            told.append(f"{which} an alpha, so {rule}")
+            total = len(self.slots)
+            said = "no module says an" if count == total else f"{count} of {total} modules say no"
+            told.append(f"{said} alpha, so {rule}")
         return told
 
 
