@@ -45,6 +45,7 @@ _CONTENTS = {
     "algorithms.ties": "Ties",
     "algorithms.tsv": "Tsv",
     "algorithms.wudi": "Wudi",
+    "converting": "Conversion convert",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -140,6 +140,7 @@ class Adapter(Mapping[Target, LowRank]):
         dialect: the file format it came in.
         bare: it came as one file without a config of its own.
         biases: what it adds to the biases of its modules (PEFT's ``lora_bias``).
+        metadata: the header of its file, verbatim.
         oddities: sentences about what looked wrong but could be read.
     """
 
@@ -153,6 +154,7 @@ class Adapter(Mapping[Target, LowRank]):
     bare: bool = False
     oddities: tuple[str, ...] = ()
     biases: Mapping[Target, Scaled] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:

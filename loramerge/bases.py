@@ -18,6 +18,7 @@ QUANTISED = re.compile(
 )
 ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 LAYER = re.compile(r"(?P<stack>.*?)\.(?P<number>\d+)\.(?:.*\.)?(?P<last>[^.]+)", re.DOTALL)
+VERSION = "ss_base_model_version"  # in the header of kohya's files
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
 
@@ -30,6 +31,7 @@ def compare_bases(adapters: Sequence[Adapter], allow_mismatch: bool) -> list[str
     """
     for first, second in combinations(adapters, 2):
         _check_depth(first, second)
+    _check_versions(adapters, allow_mismatch)
     by_name = {a.base.name: a for a in reversed(adapters) if a.base.name}  # the first of each name
     pairs = combinations([a for a in adapters if a in by_name.values()], 2)
     notes = [_compared(first, other, allow_mismatch) for first, other in pairs]
@@ -39,6 +41,17 @@ def compare_bases(adapters: Sequence[Adapter], allow_mismatch: bool) -> list[str
         listed = printable(", ".join(unnamed))
         notes.append(f"{listed} {verb} not name a base model: that it is the same one is taken on trust")
     return notes
+
+
+def _check_versions(adapters: Sequence[Adapter], allow_mismatch: bool) -> None:
+    """Image adapters name no model, but some a family of models, such as `sdxl_base_v1-0`."""
+    said = [(adapter.name, adapter.metadata[VERSION]) for adapter in adapters if VERSION in adapter.metadata]
+    for name, version in said[1:]:
+        if version != said[0][1] and not allow_mismatch:
+            raise IncompatibleError(
+                f"{printable(said[0][0])} was trained on {printable(said[0][1])} but {printable(name)} on "
+                f"{printable(version)}. If these are the same weights, add --allow-base-mismatch."
+            )
 
 
 def _compared(first: Adapter, other: Adapter, allow_mismatch: bool) -> str:

@@ -15,6 +15,7 @@ from loramerge.adapter import Adapter
 from loramerge.backend import Array, workers
 from loramerge.dtypes import wide
 from loramerge.errors import SourceError, VerificationError, printable
+from loramerge.formats.dialects.grain import comparable
 from loramerge.lowrank import LowRank
 from loramerge.planning import Effort
 from loramerge.report import aligned
@@ -171,7 +172,7 @@ def diff(
     q       5.0e-01   1.000    1.500
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
-    first, second = open_all([a, b], alpha)
+    first, second = comparable(open_all([a, b], alpha))
     targets = list(align([first, second]))
     with workers(Effort(threads).workers) as run:
         found: Iterable[ModuleDifference] = run(

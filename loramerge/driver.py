@@ -17,6 +17,7 @@ from loramerge.fitting import file_size
 from loramerge.folding import unfolded
 from loramerge.formats import load, output
 from loramerge.formats.beside import parted
+from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.masks import mark_of
 from loramerge.gram import Grams
 from loramerge.measuring import measure, measure_fit
@@ -182,6 +183,7 @@ def combine(
     extras: str = "refuse",
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
+    format: str | None = None,
     scale: Scale | None = None,
     max_error: float | None = None,
     threads: int | None = None,
@@ -208,6 +210,7 @@ def combine(
             source that has them), ``"average"`` or ``"drop"``.
         initial: {source: folder of the adapter that its PiSSA, OLoRA, CorDA or LoRA-GA training began with}.
         renormalise: where a source lacks a module, divide by the weights of the others, not count it as zero.
+        format: how it is written: ``peft``, ``kohya``, …; by default as the sources, if these are of one.
         scale: strength of the merge: a number, or ``"norm"`` (every module as strong as its sources are on
             average), or ``"cosine"`` (modules weighed for the largest smallest cosine with a source).
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
@@ -248,6 +251,7 @@ def combine(
         extras=extras,
         initial=initial,
         renormalise=renormalise,
+        format=format,
         scale=scale,
         effort=effort,
         **options,
@@ -301,6 +305,8 @@ def merged(plan: Plan, slots: dict[Target, Slot]) -> Adapter:
         config=config,
         provenance=Provenance("merged"),
         bare=plan.sources.bare,
+        dialect=plan.sources.dialect.name,
+        metadata=plan.outline.kept,
         **parted(plan.outline.extras),
     )
 
@@ -315,6 +321,7 @@ def _to_disk(
 ) -> Merge:
     marks: dict[Target, str] = {}
     _check_size(plan, out)
+    check_place(plan.sources.dialect, output.is_bare(out), out)
     outline = replace(plan.outline, recipe=record(plan, unhashed(plan.sources.whole)))
     with output.create(out, output.is_bare(out), outline, overwrite) as draft:
 

@@ -17,7 +17,6 @@ from loramerge.budgets import Budget, Market, largest, share, share_bytes
 from loramerge.dtypes import FLOATS
 from loramerge.errors import UsageError
 from loramerge.formats import output
-from loramerge.formats.keys import Keys, shapes
 from loramerge.formats.output import Outline
 from loramerge.recipe import Planned, record, unhashed
 from loramerge.schedule import Schedule, sized
@@ -141,9 +140,9 @@ def _together(squares: Sequence[Array]) -> Array:
 
 def unit_bytes(outline: Outline) -> Mapping[str, int]:
     """Place -> bytes of one more unit of all that is stored there."""
-    keys, sizes = Keys(outline.shapes), dict[tuple[str, str], int]()
+    names, sizes = outline.dialect.keys(outline.shapes), dict[tuple[str, str], int]()
     for target, size in outline.shapes.items():
-        for name, shape in zip(keys.of(target), shapes(target, size, 1), strict=True):
+        for name, shape in zip(names(target), outline.dialect.shapes(target, size, 1), strict=True):
             sizes[target.place, name] = prod(shape) * FLOATS[outline.dtype].itemsize
     totals: dict[str, int] = defaultdict(int)
     for (path, _), count in sizes.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loramerge.adapter import Adapter
 from loramerge.errors import SourceError, UsageError, printable
+from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.peft import CONFIG
 from loramerge.schedule import Weight
 from loramerge.selection import Source
@@ -66,14 +67,19 @@ def _found(name: str) -> list[str]:
 
 def _is_collection(name: str) -> bool:
     """A folder without a config, with an adapter in a folder of its own or with several files."""
-    if not os.path.isdir(name) or os.path.lexists(os.path.join(name, CONFIG)):
+    if not os.path.isdir(name) or _is_folder(Path(name)):
         return False
     members = [path for path in _visible(name) if _is_adapter(path)]
     return len(members) > 1 or any(path.is_dir() for path in members)
 
 
 def _is_adapter(path: Path) -> bool:
-    return (path / CONFIG).is_file() or (path.suffix == ".safetensors" and path.is_file())
+    return _is_folder(path) or (path.suffix == ".safetensors" and path.is_file())
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder holds one adapter, by the names that its files have."""
+    return any((path / name).is_file() for name in (CONFIG, *FOLDER_FILES))
 
 
 def _visible(folder: str) -> list[Path]:

@@ -15,6 +15,7 @@ from loramerge.adapter import Adapter
 from loramerge.backend import Array, workers
 from loramerge.errors import printable
 from loramerge.formats import Alpha, load
+from loramerge.formats.dialects import named
 from loramerge.gram import spectrum
 from loramerge.report import aligned
 from loramerge.units import align, batches
@@ -101,7 +102,9 @@ class Inspection:
     @property
     def kind(self) -> str:
         """The file format, in words."""
-        return "bare PEFT file" if self.adapter.bare else "PEFT folder"
+        if self.adapter.dialect == "peft":
+            return "bare PEFT file" if self.adapter.bare else "PEFT folder"
+        return named(self.adapter.dialect).words
 
     def table(self) -> list[list[str]]:
         """Rows by the last part of the module name, the header first."""
@@ -164,8 +167,13 @@ def inspect(
 
 
 def _last(name: str) -> str:
-    """The last part of a module's name; experts of one parameter are one kind."""
-    return name.rpartition(".")[2].partition("[")[0]
+    """The last part of a module's name, with the one before a number; experts of one parameter are one kind.
+
+    >>> _last("attn1.to_out.0"), _last("mlp.experts.down_proj[3]")
+    ('to_out.0', 'down_proj')
+    """
+    before, _, last = name.partition("[")[0].rpartition(".")
+    return f"{before.rpartition('.')[2]}.{last}" if last.isdigit() and before else last
 
 
 def _row(name: str, members: list[ModuleFacts]) -> list[str]:

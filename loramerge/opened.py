@@ -121,6 +121,7 @@ def open(  # the verb of the library, as in lm.open
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
+    format: str | None = None,
     threads: int | None = None,
     memory: float = MEMORY,
 ) -> Opened:
@@ -134,6 +135,11 @@ def open(  # the verb of the library, as in lm.open
     [6.0, 4.0, 2.0]
     """
     together = open_together(
-        sources, alpha=alpha, only=only, exclude=exclude, allow_base_mismatch=allow_base_mismatch
+        sources,
+        alpha=alpha,
+        only=only,
+        exclude=exclude,
+        allow_base_mismatch=allow_base_mismatch,
+        format=format,
     )
     return Opened(together, Effort(threads, memory))

@@ -19,7 +19,9 @@ from loramerge.budgets import Budget
 from loramerge.errors import UsageError, printable
 from loramerge.fitting import Fitting, Seen, looking
 from loramerge.folding import crowded, folded
-from loramerge.formats import portable
+from loramerge.formats import portable, saving
+from loramerge.formats.dialects import PEFT, Dialect
+from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline
@@ -31,6 +33,7 @@ from loramerge.selection import (
     Alphas,
     Source,
     check_together,
+    matched,
     missing_modules,
     open_all,
     renormalised,
@@ -80,6 +83,7 @@ class Sources:
         whole: as they are.   adapters: without the modules left out.
         signatures: every module with the rank of each source in it.
         notes: sentences about them.   settings: what was left out, for provenance.
+        dialect: the format of their merge; they are under the names that it gives to modules.
     """
 
     whole: tuple[Adapter, ...]
@@ -87,6 +91,7 @@ class Sources:
     signatures: Mapping[Target, Signature]
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
+    dialect: Dialect = PEFT
 
     def shape(self, target: Target) -> tuple[int, int]:
         """(out, in) of a module."""
@@ -102,17 +107,21 @@ class Sources:
 
     def outline(self, units: Mapping[Target, int], kind: str, profile: Profile) -> Outline:
         """What a merge of these sources with so many units in each module looks like."""
+        profile = "compact" if self.dialect.keeps_alpha else profile
         rank, own = arranged(profile, units)
         shapes = {target: self.shape(target) for target in self.signatures}
         said = {
             **portable.config(self.whole, shapes, rank),
             **{name: patterns(own) for name in ("rank_pattern", "alpha_pattern")},
         }
-        return Outline(shapes, rank, kind, said, ranks=own, profile=profile)
+        kept = saving.shared_metadata(self.whole, self.dialect)
+        return Outline(shapes, rank, kind, said, ranks=own, profile=profile, dialect=self.dialect, kept=kept)
 
     @property
     def bare(self) -> bool:
-        """All of them are files without a config of their own."""
+        """Whether their merge is one file: all of them are, or the format knows nothing else."""
+        if self.dialect.weights is None or not self.dialect.single:
+            return self.dialect.single
         return all(adapter.bare for adapter in self.adapters)
 
     def batches(
@@ -163,6 +172,7 @@ class Plan:
         outline = self.sources.outline(units, self.outline.dtype, self.outline.profile)
         policy = self.sources.settings["extras"]
         kept = settle_extras(self.sources.adapters, self.weights, policy, outline.shapes)
+        saving.check_beside(self.sources.adapters, self.sources.dialect, list(kept.tensors))
         config = {**outline.config, **kept.config}
         outline = replace(
             outline, config=config, extras=kept.tensors, apart=kept.apart, masks=self._masks(method, outline)
@@ -203,11 +213,13 @@ def open_together(
     extras: str = "refuse",
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
+    format: str | None = None,
 ) -> Sources:
     """Open the adapters and check that they belong together. Reads headers only."""
-    whole = open_all(sources, alpha, allow_pickle, initial)
+    found = open_all(sources, alpha, allow_pickle, initial)
+    dialect = saving.written(found, format)
+    whole, adapters = alike(found, select(found, only, exclude), dialect)
     oddities = check_together(whole, allow_base_mismatch)
-    adapters = select(whole, only, exclude)
     return Sources(
         tuple(whole),
         tuple(adapters),
@@ -219,8 +231,22 @@ def open_together(
             "allow_base_mismatch": allow_base_mismatch,
             "extras": extras,
             "renormalise": renormalise,
+            "format": dialect.name,
         },
+        dialect,
     )
+
+
+def alike(
+    whole: Sequence[Adapter], chosen: Sequence[Adapter], dialect: Dialect
+) -> tuple[list[Adapter], list[Adapter]]:
+    """The sources, and the modules chosen of them, under the names and in the grain of a dialect.
+
+    Parts of a pipeline that nothing is chosen of are left out of both: they need no name there.
+    """
+    parts = {target.component for adapter in chosen for target in adapter}
+    near = [replace(a, slots={t: slot for t, slot in a.slots.items() if t.component in parts}) for a in whole]
+    return matched([dialect.adopt(a) for a in near]), matched([dialect.adopt(a) for a in chosen])
 
 
 Observe = Callable[[Method, Sources, Schedule], Sequence[Seen]]
@@ -251,6 +277,7 @@ def settle(
     """Fix weights, method and the shape of the output. `observe` looks at all modules, if it must be known
     what is in them."""
     budget, written = Budget.of(total_rank, size), check_profile(profile)
+    check_ranks(sources.dialect, profile)
     kinds = (a.dtype for a in sources.adapters if a)
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
@@ -331,6 +358,7 @@ def plan(
     extras: str = "refuse",
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
+    format: str | None = None,
     scale: Scale | None = None,
     effort: Effort = EFFORT,
     **options: Any,
@@ -356,6 +384,7 @@ def plan(
         extras=extras,
         initial=initial,
         renormalise=renormalise,
+        format=format,
     )
 
     return settle(
@@ -377,12 +406,12 @@ def plan(
 
 def _size_notes(outline: Outline) -> list[str]:
     notes = []
-    if outline.largest > SERVER_RANK:
+    if outline.dialect is PEFT and outline.largest > SERVER_RANK:
         notes.append(
             f"rank {outline.largest} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
             f"linear, svd and lego with --rank {SERVER_RANK} stay within it"
         )
-    if outline.ranks:
+    if outline.ranks and not outline.dialect.keeps_alpha:
         notes.append(
             "modules have ranks of their own, which PEFT, vLLM and diffusers read; llama.cpp would scale "
             "them wrongly: --profile portable is for it"

@@ -30,6 +30,7 @@ KEYS = (
     "allow_base_mismatch",
     "extras",
     "renormalise",
+    "format",
     "scale",
     "modules",
 )
@@ -63,6 +64,7 @@ class Recipe:
     allow_base_mismatch: bool = False
     extras: str = "refuse"
     renormalise: bool = False
+    format: str | None = None
     scale: float | str | None = None
     modules: tuple[Rule, ...] = ()
 
@@ -113,6 +115,7 @@ class Recipe:
             allow_base_mismatch=self.allow_base_mismatch,
             extras=self.extras,
             renormalise=self.renormalise,
+            format=self.format,
             scale=self.scale,
             effort=effort,
         )
@@ -146,6 +149,7 @@ class Recipe:
             "allow_base_mismatch": self.allow_base_mismatch,
             "extras": None if self.extras == "refuse" else self.extras,
             "renormalise": self.renormalise,
+            "format": self.format,
             "scale": self.scale,
             "modules": [rule.to_plain() for rule in self.modules],
         }
@@ -189,7 +193,7 @@ def parse(values: Any, where: str) -> Recipe:
         scale=reader.scale(given["scale"]) if "scale" in given else None,
         **{
             key: reader.typed(given, key, str)
-            for key in ("method", "dtype", "profile", "only", "exclude", "extras")
+            for key in ("method", "dtype", "profile", "format", "only", "exclude", "extras")
             if key in given
         },
         **{

@@ -22,6 +22,7 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "allow_base_mismatch": bool,
     "extras": str,
     "renormalise": bool,
+    "format": str,
     "scale": float,
     "modules": list,
     "ranks": dict,

@@ -160,6 +160,19 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> li
     return [*(f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities), *doubts]
 
 
+def matched(adapters: list[Adapter]) -> list[Adapter]:
+    """A 1×1 convolution is stored as a matrix by some tools: then it is a convolution in all sources."""
+    pointwise = {t: t.layout for a in adapters for t in a if t.kind == "conv" and set(t.layout.kernel) == {1}}
+
+    def seen(target: Target) -> Target:
+        known = pointwise.get(target) if target.kind == "linear" else None
+        return target if known is None else replace(target, kind="conv", layout=known)
+
+    if not pointwise:
+        return adapters
+    return [replace(a, slots={seen(t): slot for t, slot in a.slots.items()}) for a in adapters]
+
+
 def _check_kinds(adapters: Sequence[Adapter]) -> None:
     known: dict[Target, tuple[Adapter, Target]] = {}
     for adapter in adapters:

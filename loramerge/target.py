@@ -50,7 +50,8 @@ class Target:
     @property
     def place(self) -> str:
         """The name that a config's patterns are held against: a module's, or an expert parameter's."""
-        return f"{self.path}.{self.parameter}" if self.kind == "expert" else self.path
+        path = self.path if self.component == "model" else f"{self.component}.{self.path}"
+        return f"{path}.{self.parameter}" if self.kind == "expert" else path
 
     def __str__(self) -> str:
         prefix = "" if self.component == "model" else f"{self.component}."

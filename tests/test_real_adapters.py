@@ -23,6 +23,9 @@ ROOT = Path(PLACE).resolve()
 
 STEP_460 = "examples_monteclora_finetuning_monteclora-roberta-mrpc_checkpoint-460"
 LORA = "reads"
+DIFFUSERS = "reads diffusers"
+MLX = "reads mlx-lm"
+NUMBERED = "reads cloneofsimo"
 BIN = (3, "adapter_model.bin is a pickle")
 FOREIGN = (1, "is no PEFT folder. To read its file alone, name it")
 PICKLED = (1, "it is no PEFT adapter")
@@ -36,8 +39,8 @@ FOLDERS = {
     "F-opt/huggingface-28fe1f1e": BIN,
     "F-opt/huggingface-28fe1f1e-tests_regression_lora_opt-350m_bnb_4bit_0.6.1": BIN,
     "F-opt/huggingface-3db9c681": BIN,
-    "G-sd15-attn/catundchat-f8871a36": FOREIGN,
-    "G-sd15-attn/huggingface-086ac9d8": FOREIGN,
+    "G-sd15-attn/catundchat-f8871a36": DIFFUSERS,
+    "G-sd15-attn/huggingface-086ac9d8": DIFFUSERS,
     "H-sd15-cloneofsimo/cloneofsimo-70372bdb": FOREIGN,
     "H-sd15-cloneofsimo/cloneofsimo-90f972e1": FOREIGN,
     "H-sd15-cloneofsimo/cloneofsimo-c23803d3": FOREIGN,
@@ -45,8 +48,8 @@ FOLDERS = {
     "I-cloneofsimo-pt/cloneofsimo-be51b8f7": PICKLED,
     "K-sam-vit-b/MathieuNlp-69127970": FOREIGN,
     "K-sam-vit-b/MathieuNlp-75b957c1": FOREIGN,
-    "M-mlx-qwen2.5-0.5b/ml-explore-d8f27a27": (3, "mlx-lm"),
-    "M-mlx-qwen2.5-0.5b/wyek1n-8ad1c6c8": (3, "mlx-lm"),
+    "M-mlx-qwen2.5-0.5b/ml-explore-d8f27a27": MLX,
+    "M-mlx-qwen2.5-0.5b/wyek1n-8ad1c6c8": (1, "it holds checkpoints only"),
     "T-textual-inversion/huggingface-2913dedd": PICKLED,
     "T-textual-inversion/huggingface-4f3f2196": PICKLED,
     "T-textual-inversion/huggingface-5c3dec58": PICKLED,
@@ -65,10 +68,10 @@ FOLDERS = {
 FILES = {  # by their set; every .safetensors in it
     "A-gpt2": LORA,
     "E-roberta-base": LORA,
-    "G-sd15-attn": (3, "diffusers"),
-    "H-sd15-cloneofsimo": (3, "cloneofsimo"),
+    "G-sd15-attn": DIFFUSERS,
+    "H-sd15-cloneofsimo": NUMBERED,
     "K-sam-vit-b": (3, "SAM"),
-    "M-mlx-qwen2.5-0.5b": (3, "mlx-lm"),
+    "M-mlx-qwen2.5-0.5b": MLX,
     "X-other-peft": (3, "LoRA"),
 }
 
@@ -143,12 +146,22 @@ def test_a_folder_with_a_pickle_is_read_when_allowed(cli, name):
 
 def hold(cli, path, expected):
     """What was printed must be this refusal, or agree with an independent reading of the file."""
+    if expected == DIFFUSERS:
+        assert cli.code == 0
+        (told,) = cli.json()
+        assert told["format"] == "a diffusers LoRA"
+        assert {(m["rank"], m["scale"]) for m in told["modules"]} == {(4, 1.0)}
+        return hold_diffusers(told, path.parent / "pytorch_lora_weights.safetensors")
+    if expected in (MLX, NUMBERED):
+        assert cli.code == 0
+        (told,) = cli.json()
+        return hold_mlx(told, path) if expected == MLX else hold_numbered(told, path)
     if expected != LORA:
         words = cli.err.splitlines()
         assert (cli.code, len(words)) == (expected[0], 1)
         assert words[0].startswith("Error: ")
         assert expected[1] in words[0]
-        return
+        return None
     assert cli.code == 0
     (told,) = cli.json()
     config = json.loads((path.parent / "adapter_config.json").read_text())
@@ -166,6 +179,35 @@ def hold(cli, path, expected):
         assert (module["rank"], module["scale"]) == (config["r"], config["lora_alpha"] / root)
         assert module["shape"] == list(update.shape)
         assert module["norm"] == pytest.approx(np.linalg.norm(update), rel=1e-6)
+
+
+def hold_mlx(told, path):
+    """Against lora_bᵀ @ lora_aᵀ times the scale of the config. A folder's file has mlx-lm's own name."""
+    path = path if path.is_file() else path.parent / "adapters.safetensors"
+    config = json.loads((path.parent / "adapter_config.json").read_text())
+    parameters, values = config["lora_parameters"], read(path)
+    assert (told["format"], told["base_model"], told["extras"]) == ("an mlx-lm adapter", config["model"], [])
+    assert len(told["modules"]) == len(values) // 2
+    for module in told["modules"]:
+        update = (
+            parameters["scale"] * (values[f"{module['name']}.lora_a"] @ values[f"{module['name']}.lora_b"]).T
+        )
+        assert (module["rank"], module["scale"]) == (parameters["rank"], parameters["scale"])
+        assert module["shape"] == list(update.shape)
+        assert module["norm"] == pytest.approx(np.linalg.norm(update), rel=1e-4)
+
+
+def hold_numbered(told, path):
+    """Against up @ down of every number; the second attention of a block reads the text, 768 wide."""
+    values = read(path)
+    numbers = {key.rpartition(":")[0] for key in values if key.endswith(":up")}
+    assert told["format"] == "a cloneofsimo LoRA"
+    assert told["extras"] == sorted(key for key in values if key.startswith("<"))
+    norms = sorted(np.linalg.norm(values[f"{n}:up"].astype("f4") @ values[f"{n}:down"]) for n in numbers)
+    assert sorted(module["norm"] for module in told["modules"]) == pytest.approx(norms, rel=1e-3)
+    wide = {m["name"] for m in told["modules"] if m["name"].startswith("unet") and m["shape"][1] == 768}
+    assert all(name.endswith(("attn2.to_k", "attn2.to_v")) for name in wide)
+    assert (len(wide), len(told["modules"])) == (32, 192)
 
 
 CONFIGS = found("configs/*.json", lambda p: p.name != "index.json")
@@ -258,3 +300,45 @@ def test_the_heads_of_the_roberta_checkpoints_are_averaged_when_told(cli, tmp_pa
     for key in heads:
         np.testing.assert_allclose(merged[key], (first[key] + second[key]) / 2, rtol=1e-6, atol=1e-9)
     assert json.loads((tmp_path / "m/adapter_config.json").read_text())["modules_to_save"] == ["classifier"]
+
+
+def hold_diffusers(told, path):
+    """‖up @ down‖ of every module, paired by sorting the two lists of keys."""
+    values = read(path)
+    sides = [[values[name] for name in sorted(values) if f".{side}." in name] for side in ("up", "down")]
+    norms = sorted(float(np.linalg.norm(up @ down)) for up, down in zip(*sides, strict=True))
+    assert sorted(m["norm"] for m in told["modules"]) == pytest.approx(norms, rel=1e-5, abs=1e-12)
+
+
+def test_the_mlx_adapters_merge_although_they_adapt_other_layers(cli, tmp_path):
+    places = [ROOT / "M-mlx-qwen2.5-0.5b" / name for name in (
+        "ml-explore-d8f27a27/adapters.safetensors", "wyek1n-8ad1c6c8/0000200_adapters.safetensors"
+    )]  # fmt: skip
+    assert cli("combine", *places, "--method", "cat", "--weights", "0.5,2", "-o", "m").code == 0
+    merged, total = read(tmp_path / "m/adapters.safetensors"), {}
+    for path, weight in zip(places, (0.5, 2), strict=True):
+        scale = json.loads((path.parent / "adapter_config.json").read_text())["lora_parameters"]["scale"]
+        values = read(path)
+        for module in {key.rpartition(".")[0] for key in values}:
+            update = weight * scale * values[f"{module}.lora_a"] @ values[f"{module}.lora_b"]
+            total[module] = total.get(module, 0) + update
+    assert {key.rpartition(".")[0] for key in merged} == set(total)
+    for module, update in total.items():
+        made = merged[f"{module}.lora_a"] @ merged[f"{module}.lora_b"]
+        np.testing.assert_allclose(made, update, rtol=1e-3, atol=1e-6)
+
+
+def test_numbered_adapters_merge_number_by_number(cli, tmp_path):
+    places = sorted((ROOT / "H-sd15-cloneofsimo").glob("*/*.safetensors"))
+    out = tmp_path / "m.safetensors"
+    assert cli("combine", *places, "--method", "cat", "--extras", "first", "-o", out).code == 0
+    merged, sources = read(out), [read(path) for path in places]
+    for number in (0, 4, 6, 143):
+        wide = [
+            {side: each[f"unet:{number}:{side}"].astype("f8") for side in ("up", "down")} for each in sources
+        ]
+        made = merged[f"unet:{number}:up"] @ merged[f"unet:{number}:down"]
+        np.testing.assert_allclose(
+            made, sum(each["up"] @ each["down"] for each in wide), rtol=1e-3, atol=1e-6
+        )
+    assert {"<s1>", "<s2>"} <= set(merged)

@@ -13,6 +13,7 @@ from loramerge.cli.failures import exit_code
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
+    "convert": "Write an adapter in another format.",
     "diff": "Compare two adapters module by module.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
     "resize": "Make one adapter smaller, by its spectra.",

@@ -18,6 +18,8 @@ from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
+from loramerge.formats.dialects import FORMATS
+from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import POLICIES
 from loramerge.formats.profiles import PROFILES
 from loramerge.planning import Effort, Plan
@@ -26,7 +28,7 @@ from loramerge.planning import Effort, Plan
 @click.command(cls=MethodCommand)
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where to write: NAME.safetensors for one "
-    "file, another name for a PEFT folder.  [default: merged.safetensors if all sources are bare files, "
+    "file, another name for a folder.  [default: merged.safetensors if all sources are bare files, "
     "else merged]")  # fmt: skip
 @click.option("--method", default=DEFAULT, show_default=True, metavar="NAME",
     help=f"{', '.join(METHODS)}; see `loramerge methods`.")  # fmt: skip
@@ -40,6 +42,8 @@ from loramerge.planning import Effort, Plan
     "that do not say it: a number, or `rank` for scale 1.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
     help="Type of the output.  [default: the widest of the sources]")  # fmt: skip
+@click.option("--format", type=click.Choice(FORMATS), help="How the merge is written.  [default: as the "
+    "sources, if these are of one format]")  # fmt: skip
 @click.option("--profile", type=click.Choice(PROFILES), help="How ranks are written: portable, one for all "
     "modules; compact, each at its own, for PEFT, vLLM and diffusers.  [default: portable]")  # fmt: skip
 @click.option("--total-rank", type=click.IntRange(min=1), help="Instead of a rank: the ranks of all modules "
@@ -99,9 +103,9 @@ def combine(
 ) -> None:
     """Merge adapters into one adapter.
 
-    A SOURCE is a PEFT folder or a bare .safetensors file; or many: a folder of them, a quoted glob, or
-    @FILE with a source on each line and maybe its weight after it. The options of the method come last
-    in this list: `loramerge combine --method lego --help` shows those of lego.
+    A SOURCE is a folder or a .safetensors of any format that is read; or many: a folder of them, a quoted
+    glob, or @FILE with a source on each line and maybe its weight after it. The options of the method come
+    last in this list: `loramerge combine --method lego --help` shows those of lego.
 
     \b
     Example:
@@ -122,6 +126,7 @@ def combine(
     if todo.outline.masks is not None and not quiet:
         count, taken = len(todo.outline.masks.tasks), show.size(todo.outline.masks.nbytes)
         show.note(f"note: the masks of {count} task{'s' if count > 1 else ''} take {taken}")
+    check_place(todo.sources.dialect, output.is_bare(out), out)
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
         return show_plan(todo, out, effort, as_json, quiet)
@@ -144,6 +149,7 @@ def show_plan(todo: Plan, out: Path, effort: Effort, as_json: bool, quiet: bool)
         "rank": todo.outline.largest,
         "ranks": dict(todo.outline.ranks),
         "dtype": dtypes.word(todo.outline.dtype),
+        "format": todo.sources.dialect.name,
         "bytes": todo.outline.nbytes,
         "curve": [point.to_dict() for point in points],
         "notes": list(todo.notes),

@@ -10,7 +10,9 @@ from loramerge.errors import printable
 from loramerge.formats.names import PREFIX, parse
 from loramerge.target import Target
 
-Role = Literal["head", "bias", "embedding", "tokens", "unknown"]
+Role = Literal["head", "bias", "embedding", "tokens", "delta", "unknown"]
+
+DELTAS = (".diff", ".diff_b", ".w_norm", ".b_norm")  # what image adapters add to biases and norms
 
 TOKENS = "trainable_tokens_delta"
 EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings", "wte")  # saved whole, without any setting
@@ -39,6 +41,8 @@ def role(key: str, adapter: Adapter) -> Role:
     """What a tensor is for."""
     if key.endswith(TOKENS):
         return "tokens"
+    if adapter.dialect != "peft" and key.endswith(DELTAS):
+        return "delta"
     module = owner(key, adapter)
     if not module or not key.startswith(PREFIX):
         return "unknown"

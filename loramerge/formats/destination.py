@@ -6,7 +6,15 @@ from pathlib import Path
 from loramerge.errors import OutputError, printable
 
 ADAPTER_FILES = frozenset(
-    {"adapter_config.json", "adapter_model.safetensors", "loramerge.json", "loramerge.extras", "README.md"}
+    {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "adapters.safetensors",
+        "pytorch_lora_weights.safetensors",
+        "loramerge.json",
+        "loramerge.extras",
+        "README.md",
+    }
 )
 
 

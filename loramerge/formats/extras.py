@@ -73,7 +73,7 @@ def _by_module(adapters: Sequence[Adapter]) -> dict[Module, dict[int, list[str]]
     found: dict[Module, dict[int, list[str]]] = {}
     for place, adapter in enumerate(adapters):
         for key in sorted(adapter.extras):
-            module = beside.role(key, adapter), beside.owner(key, adapter)
+            module = beside.role(key, adapter), beside.owner(key, adapter) or key
             found.setdefault(module, {}).setdefault(place, []).append(key)
     return dict(sorted(found.items()))
 
@@ -96,7 +96,8 @@ def _kept(
             apart |= {(a.name, key): a.extras[key] for a, _, theirs in sources for key in theirs}
         else:
             chosen = sources if policy == "average" else sources[:1]
-            tensors |= {key: _mean(key, [(a, weight) for a, weight, _ in chosen]) for key in keys}
+            put = _total if module[0] == "delta" else _mean
+            tensors |= {key: put(key, [(a, weight) for a, weight, _ in chosen]) for key in keys}
             knows |= dict.fromkeys(keys, first)
         notes.append(_note(module, sources, policy, reason))
     for key, tensor in tensors.items():
@@ -130,6 +131,14 @@ def _mean(key: str, sources: Sequence[tuple[Adapter, float]]) -> Tensor:
     total = math.fsum(weights)
     shares = [weight / total if total else 1 / len(weights) for weight in weights]
     return _sum(parts, shares, dtypes.widest(part.dtype for part in parts))
+
+
+def _total(key: str, sources: Sequence[tuple[Adapter, float]]) -> Tensor:
+    """The weighted sum, as of the updates of weights; a source without the tensor adds nothing."""
+    if len(sources) == 1 and sources[0][1] == 1.0:
+        return sources[0][0].extras[key]
+    parts = tuple(adapter.extras[key] for adapter, _ in sources)
+    return _sum(parts, [weight for _, weight in sources], dtypes.widest(part.dtype for part in parts))
 
 
 def _sum(parts: tuple[Tensor, ...], factors: Sequence[float], dtype: str) -> Tensor:
@@ -206,11 +215,13 @@ def _dropped(adapters: Sequence[Adapter]) -> list[str]:
 
 
 def _note(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]], policy: str, why: str) -> str:
-    what = {"tokens": "the token rows of", "bias": "the bias of"}.get(module[0], "the whole of")
-    name = f"{what} {printable(module[1]) or 'no module'}"
+    own = {"tokens": "the token rows of", "bias": "the bias of", "delta": "what is added to"}
+    name = f"{own.get(module[0], 'the whole of')} {printable(module[1])}"
     names = printable(", ".join(adapter.name for adapter, _, _ in sources))
     if why:
         return f"{name} is kept apart for {names}, since {why}: the merge itself has none"
+    if module[0] == "delta" and policy == "average":
+        return f"{name} is the weighted sum of {names}, like the updates"
     if len(sources) == 1 or policy == "first":
         return f"{name} is that of {printable(sources[0][0].name)}"
     return f"{name} is the weighted mean of {names}"

@@ -45,8 +45,10 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
             )
         if pair.up.shape[1] * pair.target.layout.blocks != pair.down.shape[0]:
             raise IncompatibleError(
-                f"{printable(name)} holds {printable(path)} in PEFT's oldest fused layout, which can be read "
-                "only with the adapter_config.json that says enable_lora: load its folder."
+                f"{printable(name)} adapts equal parts of the outputs of {printable(path)} (loralib's "
+                "MergedLinear, PEFT's oldest fused layout). Which parts, only enable_lora says: load the "
+                'folder with its adapter_config.json, or put {"r": …, "lora_alpha": …, "enable_lora": [true, '
+                "false, true]} into a .json file of its name beside it."
             )
     return pairs
 
@@ -61,8 +63,16 @@ def _parts_of_rows(pairs: Pairs, enabled: Any, rank_of: Callable[[str], int], na
         raise SourceError(f"enable_lora of {printable(name)} must be a list of true and false.")
     return replace(
         pairs,
-        factors={path: _spread(pair, enabled, rank_of(path), name) for path, pair in pairs.factors.items()},
+        factors={
+            path: pair if _is_whole(pair, enabled) else _spread(pair, enabled, rank_of(path), name)
+            for path, pair in pairs.factors.items()
+        },
     )
+
+
+def _is_whole(pair: Pair, enabled: list[bool]) -> bool:
+    """Whether it cannot be meant: factors of several parts do not share a rank."""
+    return sum(enabled) > 1 and pair.up.shape[1] == pair.down.shape[0]
 
 
 def _spread(pair: Pair, enabled: list[bool], rank: int, name: str) -> Pair:

@@ -82,6 +82,20 @@ def shapes(target: Target, size: tuple[int, int], width: int) -> tuple[Shape, Sh
     return down, up
 
 
+def laid(target: Target, up: Array, down: Array) -> tuple[Array, Array]:
+    """The down and up factors of one target in the shapes in which they are stored."""
+    sizes = shapes(target, (up.shape[0], down.shape[1]), down.shape[0])
+    return down.reshape(sizes[0]), up.reshape(sizes[1])
+
+
+def within(target: Target, down: Array, up: Array) -> tuple[Array, Array]:
+    """Where one block lies in the stored factors of all: views (width, in) and (out, width)."""
+    index, blocks = target.index, target.layout.blocks
+    if target.kind == "expert":
+        return _block(down, index, blocks), up[:, index::blocks]
+    return _block(down, index, blocks), _block(up, index, blocks)
+
+
 @dataclass(eq=False)
 class Shelf:
     """Factors on their way out: each tensor is handed to `done` once all blocks of it are there.
@@ -89,36 +103,36 @@ class Shelf:
     Threads may put different targets at once.
     """
 
-    keys: Keys
+    keys: Callable[[Target], tuple[str, str]]
     done: Callable[[str, Array], None]
+    lay: Callable[[Target, Array, Array], tuple[Array, Array]] = laid
+    shapes: Callable[[Target, tuple[int, int], int], tuple[Shape, Shape]] = shapes
+    within: Callable[[Target, Array, Array], tuple[Array, Array]] = within
     _open: dict[str, Array] = field(default_factory=dict)
     _left: dict[str, int] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def put(self, target: Target, up: Array, down: Array) -> None:
         """Take the factors of one target."""
-        names = self.keys.of(target)
-        sizes = shapes(target, (up.shape[0], down.shape[1]), down.shape[0])
+        names = self.keys(target)
         if target.layout.blocks == 1:
-            for name, factor, size in zip(names, (down, up), sizes, strict=True):
-                self.done(name, factor.reshape(size))
+            for name, factor in zip(names, self.lay(target, up, down), strict=True):
+                self.done(name, factor)
             return
+        sizes = self.shapes(target, (up.shape[0], down.shape[1]), down.shape[0])
         with self._lock:
             self._place(target, names, sizes, up, down)
 
     def _place(
         self, target: Target, names: tuple[str, str], sizes: tuple[Shape, Shape], up: Array, down: Array
     ) -> None:
-        index, blocks = target.index, target.layout.blocks
+        blocks = target.layout.blocks
         for name, size, dtype in zip(names, sizes, (down.dtype, up.dtype), strict=True):
             if name not in self._open:
                 self._open[name], self._left[name] = np.zeros(size, dtype), blocks
-        whole_down, whole_up = (self._open[name] for name in names)
-        _block(whole_down, index, blocks)[...] = down
-        if target.kind == "expert":
-            whole_up[:, index::blocks] = up
-        else:
-            _block(whole_up, index, blocks)[...] = up
+        there = self.within(target, *(self._open[name] for name in names))
+        for place, factor in zip(there, (down, up), strict=True):
+            place[...] = factor
         for name in names:
             self._left[name] -= 1
             if not self._left[name]:

@@ -38,8 +38,17 @@ FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
 OTHER = (  # what a tensor name says that no other part of the reader takes; first hit wins
     *FOREIGN,
     (r"\.lora_magnitude_vector", "a DoRA magnitude", "DoRA needs the base weights: merge it into its base"),
-    (r"\.lora_[ab]$", "an mlx-lm adapter", "convert it to PEFT first"),
     (r"^w_[ab]_\d+$", "a numbered SAM LoRA", "there is no telling which module a number means"),
+    (
+        r"\.lora_[ab]\.weight$",
+        "a torchtune adapter",
+        "its heads are in another order: use the PEFT adapter that torchtune's checkpointer writes",
+    ),
+    (
+        r"\.adapter\.linear_(in|out)\.|\.adapter_(q|k|v|gate|up)\.",
+        "a NeMo or Megatron adapter",
+        "its heads are in another order: use its PEFT export (AutoBridge.export_adapter_ckpt)",
+    ),
     (r"lora_", "a LoRA of an unknown layout", "save it with PEFT's save_pretrained"),
 )
 

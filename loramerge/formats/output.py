@@ -1,4 +1,4 @@
-"""Writing an adapter: a PEFT folder or one self-describing .safetensors, tensor by tensor."""
+"""Writing an adapter in its dialect: a folder or one self-describing .safetensors, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from loramerge.errors import IncompatibleError, LoramergeError, UsageError, Veri
 from loramerge.formats import portable
 from loramerge.formats.alpha import OURS, SCHEMA
 from loramerge.formats.atomic import new_file, new_folder, writing
-from loramerge.formats.keys import Keys, Shelf, shapes, width
+from loramerge.formats.dialects import PEFT, Dialect
+from loramerge.formats.dialects.dialect import check_dtype, check_place
+from loramerge.formats.keys import Shelf, width
 from loramerge.formats.masks import FILE, FOLDER, MaskPlan, name_of, packed_shape
 from loramerge.formats.names import WEIGHTS
-from loramerge.formats.peft import CONFIG, load_file, load_folder
+from loramerge.formats.opening import load_path
 from loramerge.formats.profiles import Profile
 from loramerge.formats.safetensors import Writer, open_file
 from loramerge.formats.safetensors import file_size as container_size
@@ -44,6 +46,8 @@ class Outline:
     ranks: place of a target -> rank, for those that have another than `rank`.
     profile: `portable` or `compact`.
     masks: those that come with the merge.
+    dialect: the format it is written in.   kept: metadata that all sources share.
+    scales: target -> scale, where it is not 1; only a dialect that keeps alphas has any.
     """
 
     shapes: Mapping[Target, tuple[int, int]]
@@ -56,15 +60,27 @@ class Outline:
     ranks: Mapping[str, int] = field(default_factory=dict)
     profile: Profile = "portable"
     masks: MaskPlan | None = None
+    dialect: Dialect = PEFT
+    kept: Mapping[str, str] = field(default_factory=dict)
+    scales: Mapping[Target, float] = field(default_factory=dict)
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Tensor name -> (dtype, shape)."""
-        keys = Keys(self.shapes)
+        names = self.dialect.keys(self.shapes)
         entries: dict[str, tuple[str, tuple[int, ...]]] = {}
         for target, size in self.shapes.items():
-            for name, shape in zip(keys.of(target), shapes(target, size, self.width(target)), strict=True):
+            sizes = self.dialect.shapes(target, size, self.width(target))
+            for name, shape in zip(names(target), sizes, strict=True):
                 entries[name] = (self.dtype, shape)
-        return entries | {key: (tensor.dtype, tensor.shape) for key, tensor in self.extras.items()}
+        return entries | {key: (tensor.dtype, tensor.shape) for key, tensor in self.beside().items()}
+
+    def widths(self) -> dict[Target, int]:
+        """Target -> the units that it is stored with."""
+        return {target: self.width(target) for target in self.shapes}
+
+    def beside(self) -> dict[str, Tensor]:
+        """The tensors that are no factors."""
+        return {**self.dialect.beside(self.widths(), self.scales), **self.extras}
 
     def width(self, target: Target) -> int:
         """The units that a target is stored with."""
@@ -80,9 +96,17 @@ class Outline:
         """Bytes of all tensors."""
         return sum(prod(shape) * BITS[dtype] // 8 for dtype, shape in self.layout().values())
 
+    def metadata(self, bare: bool) -> dict[str, str]:
+        """The header's metadata: what the dialect says, and in one file how it was made."""
+        said = self.dialect.metadata(self.widths(), self.kept, bare) | self.dialect.labels(self.extras)
+        return said | self.header() if bare else said
+
     def header(self) -> dict[str, str]:
-        """The one metadata key of a bare file: scale folded, so nothing else decides its strength."""
-        record = {"schema": SCHEMA, "config": portable.summary(self.config), **self.recipe}
+        """How a bare file was made; one of PEFT's names says only there that its scale is folded."""
+        if self.dialect is not PEFT and not self.recipe:
+            return {}
+        config = {"config": portable.summary(self.config)} if self.dialect is PEFT else {}
+        record = {"schema": SCHEMA, **config, **self.recipe}
         return {OURS: json.dumps(record, sort_keys=True, separators=(",", ":"))}
 
 
@@ -102,7 +126,7 @@ class Draft:
     @property
     def weights(self) -> Path:
         """The file of the tensors."""
-        return self.where if self.bare else self.where / WEIGHTS
+        return self.where if self.bare else self.where / (self.outline.dialect.weights or WEIGHTS)
 
     def put(self, target: Target, up: Array, down: Array) -> None:
         """Write one module; threads may put different modules at once."""
@@ -131,12 +155,12 @@ class Draft:
         folder keeps recipe and report in a file of their own.
         """
         if recipe is not None and self.bare:
-            self.writer.amend(replace(self.outline, recipe=recipe).header())
+            self.writer.amend(replace(self.outline, recipe=recipe).metadata(bare=True))
         elif recipe is not None:
             _write_json(self.where / RECORD, {**recipe, "report": report})
         self.shelf.finish()
-        for key, tensor in self.outline.extras.items():
-            array = np.ascontiguousarray(tensor.read())
+        for key, tensor in self.outline.beside().items():
+            array = np.asarray(tensor.read())
             self.marks[key] = array.tobytes()
             self.writer.write(key, array)
         self.writer.close()
@@ -149,9 +173,8 @@ class Draft:
         """
         _check_container(self.weights)
         self._check_extras()
-        read = load_file if self.bare else load_folder
         try:
-            return read(self.where, str(self.out))
+            return load_path(self.where, str(self.out))
         except LoramergeError as error:
             raise VerificationError(f"The output was written, but not as it should be: {error}") from error
 
@@ -169,6 +192,9 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
     Raises:
         OutputError: `out` exists and `overwrite` is not set, or cannot be written.
     """
+    dialect = outline.dialect
+    check_place(dialect, bare, out)
+    check_dtype(dialect, outline.dtype)
     begin = new_file if bare else new_folder
     with begin(out, overwrite) as where:
         if bare and outline.apart:
@@ -177,12 +203,15 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
                 "--extras first."
             )
         if not bare:
-            _write_json(where / CONFIG, outline.config)
+            for name, content in dialect.sidecars(outline.widths(), outline.config).items():
+                _write_json(where / name, content)
             _write_apart(where / APART, outline.apart)
-        metadata = _metadata(outline, bare)
-        weights = where if bare else where / WEIGHTS
-        with Writer(weights, outline.layout(), metadata, name=str(out)) as writer:
-            draft = Draft(out, where, outline, writer, Shelf(Keys(outline.shapes), writer.write), bare)
+        weights = where if bare else where / (dialect.weights or WEIGHTS)
+        with Writer(weights, outline.layout(), outline.metadata(bare), name=str(out)) as writer:
+            shelf = Shelf(
+                dialect.keys(outline.shapes), writer.write, dialect.lay, dialect.shapes, dialect.within
+            )
+            draft = Draft(out, where, outline, writer, shelf, bare)
             with _masks(where, outline, bare) as beside:
                 yield replace(draft, masks=beside)
 
@@ -205,11 +234,7 @@ def _masks(where: Path, outline: Outline, bare: bool) -> Iterator[Writer | None]
 
 def file_size(outline: Outline, bare: bool) -> int:
     """The bytes of the weights file that `create` would write."""
-    return container_size(outline.layout(), _metadata(outline, bare))
-
-
-def _metadata(outline: Outline, bare: bool) -> dict[str, str]:
-    return outline.header() if bare else {"format": "pt"}
+    return container_size(outline.layout(), outline.metadata(bare))
 
 
 def is_bare(out: Path) -> bool:

@@ -50,7 +50,7 @@ def load_folder(
     if not os.path.isfile(folder / CONFIG):
         raise _no_config(folder, name)
     config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
-    _refuse_mlx(config, name)
+    _refuse_mlx(folder, config, name)
     check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)
     file = _weights(folder, name, allow_pickle)
@@ -62,20 +62,13 @@ def load_folder(
     return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
 
 
-def load_file(
-    path: Path,
-    name: str,
-    alpha: Alpha | None = None,
-    optional: bool = True,
-    allow_pickle: bool = False,
-) -> Adapter:
+def read_file(file: File, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
     """A bare file with PEFT's tensor names. Only its header is read.
 
     Raises:
         SourceError, IncompatibleError: as `of_bare_file` and `given` say.
         UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
-    file = open_weights(path, name, allow_pickle)
     pairs = sort_tensors(file.tensors, name)
     said = of_bare_file(file, pairs)
     unused = _unused(alpha, optional, name) if said else []
@@ -109,6 +102,7 @@ def _adapter(
     return Adapter(
         name=name,
         slots=slots,
+        metadata=file.metadata,
         biases=biases,
         base=base,
         extras=pairs.extras,
@@ -176,12 +170,19 @@ def _weights(folder: Path, name: str, allow_pickle: bool) -> File:
     raise SourceError(f"{printable(name)} has an {CONFIG} but no {WEIGHTS}: the download is incomplete.")
 
 
-def _refuse_mlx(config: Mapping[str, Any], name: str) -> None:
-    if "peft_type" not in config and ("lora_parameters" in config or "fine_tune_type" in config):
-        raise IncompatibleError(
-            f"{printable(name)} is an mlx-lm adapter, whose factors are transposed and scaled otherwise: "
-            "it is not read yet. Convert it to PEFT first."
+def _refuse_mlx(folder: Path, config: Mapping[str, Any], name: str) -> None:
+    """mlx-lm's folders are read by their own dialect, unless its weights are not there."""
+    if "peft_type" in config or not ("lora_parameters" in config or "fine_tune_type" in config):
+        return
+    found = sorted(path.name for path in folder.glob("*_adapters.safetensors"))
+    raise SourceError(
+        f"{printable(name)} is a folder of mlx-lm without adapters.safetensors"
+        + (
+            f": it holds checkpoints only. Name one, such as {quote(printable(f'{name}/{found[-1]}', 1000))}"
+            if found
+            else ": the download is incomplete."
         )
+    )
 
 
 def _no_config(folder: Path, name: str) -> SourceError:

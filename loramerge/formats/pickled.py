@@ -30,6 +30,7 @@ from loramerge.formats.safetensors import File, Stored
 LIMIT = 64 * 2**20  # of the pickles, which hold names and shapes; numbers lie outside
 LEGACY = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+WRAPPERS = ("model_state_dict", "state_dict")  # under which training scripts save a state dict
 
 STORAGES = {
     "FloatStorage": "F32",
@@ -228,7 +229,7 @@ def _legacy(stream: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
 
 
 def _tensors(values: Any, starts: Mapping[str, int], file: Stored) -> dict[str, Tensor]:
-    items = list(dict.items(values)) if isinstance(values, dict) else []  # its own methods may be shadowed
+    items = _items(values)
     if not items or not all(isinstance(key, str) for key, _ in items):
         raise IncompatibleError(
             f"{printable(file.name)} holds no tensors by name: there is no telling where they belong."
@@ -246,6 +247,16 @@ def _tensors(values: Any, starts: Mapping[str, int], file: Stored) -> dict[str, 
             )
         found[key] = PickledTensor(value, start, file)
     return found
+
+
+def _items(values: Any) -> list[tuple[Any, Any]]:
+    """Names and values; those of a list are named by their numbers, a state dict may be wrapped once."""
+    if type(values) is list:
+        return [(str(number), value) for number, value in enumerate(values)]
+    items = list(dict.items(values)) if isinstance(values, dict) else []  # its own methods may be shadowed
+    if len(items) == 1 and items[0][0] in WRAPPERS and isinstance(items[0][1], dict):
+        return list(dict.items(items[0][1]))
+    return items
 
 
 def _why(error: Exception) -> str:

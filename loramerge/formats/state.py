@@ -14,6 +14,7 @@ from loramerge.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.alpha import Alpha, check_alpha, check_ranks, understood, with_alpha
 from loramerge.formats.config import check_mergeable, scales
+from loramerge.formats.dialects import PEFT
 from loramerge.formats.extras import settle
 from loramerge.formats.keys import Keys, Shelf
 from loramerge.formats.pairs import sort_tensors
@@ -71,7 +72,7 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
 
     Raises:
         UsageError: another framework.
-        IncompatibleError: a scaled value does not fit the dtype.
+        IncompatibleError: a scaled value does not fit the dtype, or the adapter is for several models.
 
     >>> unit = LowRank(np.ones((2, 1)), np.ones((1, 3)), scale=2.0)
     >>> {key: value.shape for key, value in to_state_dict(Adapter.of({"q": unit})).items()}
@@ -79,8 +80,9 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
     """
     if framework not in ("numpy", "torch"):
         raise UsageError(f"framework={framework!r} is not one of 'numpy', 'torch'.")
+    adapter = PEFT.adopt(adapter)
     state: dict[str, Array] = {}
-    shelf = Shelf(Keys(adapter), state.__setitem__)
+    shelf = Shelf(Keys(adapter).of, state.__setitem__)
     for target, update in adapter.items():
         shelf.put(target, _folded(update, target), np.asarray(update.down))
     shelf.finish()

@@ -75,6 +75,11 @@ def matrix(tensor: Tensor) -> Tensor:
     return View((tensor,), shape, tensor.dtype, lambda array: array.reshape(shape))
 
 
+def transposed(tensor: Tensor) -> Tensor:
+    """A matrix with rows and columns exchanged."""
+    return View((tensor,), tensor.shape[::-1], tensor.dtype, lambda array: np.ascontiguousarray(array.T))
+
+
 def rows(tensor: Tensor, block: int, blocks: int) -> Tensor:
     """Block number `block` of a matrix whose rows fall into `blocks` equal ones."""
     height, width = tensor.shape[0] // blocks, tensor.shape[1]

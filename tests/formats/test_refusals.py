@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.files import CONFIG, SHAPES, bare, folder, key, raw, tensors
+from tests.files import CONFIG, bare, folder, key, raw, tensors
 
 ONE = {"layers.0.q": (6, 5)}
 
@@ -58,17 +58,28 @@ def test_settings_that_do_not_change_the_update_are_read(cli, tmp_path, config):
 
 
 FLAT = "lora_unet_down_blocks_0_attentions_0_proj_in"
+MIXED = {  # names of other tools, which are read, beside a pair of PEFT's
+    "kohya": like(f"{FLAT}.lora_down.weight", f"{FLAT}.lora_up.weight"),
+    "a LyCORIS of SimpleTuner": like("lycoris_x.lokr_w1", "lycoris_x.lokr_w2"),
+    "diffusers": like("unet.x.lora_A.weight", "unet.x.lora_B.weight"),
+    "old diffusers": like(
+        "mid_block.attn1.processor.to_q_lora.down.weight", "mid_block.attn1.processor.to_q_lora.up.weight"
+    ),
+    "diffusers transformer": like("transformer.x.lora_A.weight", "transformer.x.lora_B.weight"),
+    "ComfyUI": like("diffusion_model.x.lora_A.weight", "diffusion_model.x.lora_B.weight"),
+    "cloneofsimo": like("unet:0:down", "unet:0:up"),
+    "loralib": like("h.q.lora_A", "h.q.lora_B"),
+    "mlx-lm": like("model.layers.0.q_proj.lora_a", "model.layers.0.q_proj.lora_b"),
+}
+
+
+@pytest.mark.parametrize("values", MIXED.values(), ids=MIXED)
+def test_names_of_two_tools_in_one_file_are_refused(cli, tmp_path, values):
+    source = bare(tmp_path / "x.safetensors", {**values, **tensors(shapes=ONE)})
+    cli("inspect", source).refused(3, "x.safetensors", "mixes names", "base_model.model.")
+
+
 STYLES = {
-    "kohya": (like(f"{FLAT}.lora_down.weight", f"{FLAT}.lora_up.weight"), "kohya"),
-    "kohya, text encoder": (like("lora_te1_text_model_fc1.lora_down.weight"), "kohya"),
-    "LoHa": (like(f"{FLAT}.hada_w1_a"), "kohya"),
-    "LoKr": (like("lycoris_x.lokr_w1"), "LyCORIS"),
-    "diffusers": (like("unet.x.lora_A.weight", "unet.x.lora_B.weight"), "diffusers"),
-    "old diffusers": (like("x.processor.to_q_lora.down.weight"), "diffusers"),
-    "diffusers transformer": (like("transformer.x.lora_A.weight"), "diffusers"),
-    "cloneofsimo": (like("unet:0:down", "unet:0:up"), "cloneofsimo"),
-    "ComfyUI": (like("diffusion_model.x.lora_A.weight"), "ComfyUI"),
-    "mlx-lm": (like("model.layers.0.q_proj.lora_a", "model.layers.0.q_proj.lora_b"), "mlx-lm"),
     "SAM": (like("w_a_000", "w_b_000"), "SAM"),
     "a DoRA magnitude": (like("base_model.model.q.lora_magnitude_vector", shape=(6,)), "DoRA"),
     "AdaLoRA": (like("base_model.model.q.lora_E"), "AdaLoRA"),
@@ -128,37 +139,3 @@ def test_a_pickle_is_never_opened(cli, tmp_path, end):
     (where / "adapter_model.safetensors").rename(where / "adapter_model.bin")
     cli("inspect", where).refused(3, "pickle")
     assert not (tmp_path / "ran").exists()
-
-
-def test_an_mlx_adapter_is_known_by_its_config_and_by_its_file(cli, tmp_path):
-    where = tmp_path / "m"
-    where.mkdir()
-    (where / "adapter_config.json").write_text('{"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}')
-    entry = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
-    raw(where / "adapters.safetensors", {"__metadata__": None, "model.q_proj.lora_a": entry}, b"1")
-    cli("inspect", where).refused(3, "mlx-lm")
-    cli("inspect", where / "adapters.safetensors").refused(3, "mlx-lm")
-
-
-HEADS = {
-    "a classifier": like("base_model.model.classifier.weight"),
-    "a bias": like("base_model.model.layers.0.q.base_layer.bias", shape=(6,)),
-    "an unknown tensor": like("something"),
-}
-
-
-@pytest.mark.parametrize("more", HEADS.values(), ids=HEADS)
-@pytest.mark.parametrize("only", [[], ["--only", "layers.1"]], ids=["all", "some modules"])
-def test_other_tensors_are_shown_by_inspect_and_never_lost_by_combine(cli, tmp_path, more, only):
-    source = folder(tmp_path / "a", {**tensors(), **more}, modules_to_save=["classifier"])
-    assert cli("inspect", source).code == 0
-    assert f"1 tensors are no low-rank pair: {next(iter(more))}" in cli.out
-    cli("combine", source, folder(tmp_path / "b"), *only).refused(3, next(iter(more)), "would be lost")
-    assert not (tmp_path / "merged").exists()
-
-
-def test_the_layout_of_conv1d_is_carried(tmp_path, cli):
-    for name in "ab":
-        folder(tmp_path / name, tensors(shapes=SHAPES), fan_in_fan_out=True)
-    assert cli("combine", "a", "b", "-o", "m").code == 0
-    assert json.loads((tmp_path / "m/adapter_config.json").read_text())["fan_in_fan_out"] is True

@@ -255,8 +255,17 @@ def test_a_written_file_follows_the_umask(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+def test_metadata_of_many_keys_is_written_in_their_order(tmp_path):
+    names = [f"k{n:02}" for n in range(20)]
+    one, other = ({name: "1" for name in order} for order in (names, reversed(names)))
+    paths = [written(tmp_path / str(i), {}, metadata) for i, metadata in enumerate((one, other))]
+
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    with safetensors.safe_open(paths[0], framework="numpy") as file:
+        assert file.metadata() == one
+
+
 MISUSES = {
-    "two metadata keys": lambda path: Writer(path, {}, {"a": "", "b": ""}),
     "the reserved name": lambda path: Writer(path, {"__metadata__": ("U8", (1,))}, {}),
     "an unread dtype": lambda path: Writer(path, {"a": ("F4", (2,))}, {}),
     "a tensor left out": lambda path: Writer(path, {"a": ("U8", (1,))}, {}).close(),

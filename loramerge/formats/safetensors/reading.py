@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loramerge.adapter import Tensor
-from loramerge.errors import SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.safetensors import header
 from loramerge.formats.safetensors.dtypes import numpy_dtype
 
+GGUF = b"GGUF"  # how llama.cpp's files begin
 MAX_HEADER = 16 * 2**20  # some 100 000 tensors; the format itself allows 100 MB
 
 
@@ -92,6 +93,7 @@ def open_file(path: str | Path, name: str | None = None) -> File:
     Raises:
         SourceError: the file is absent, cut short or malformed in any way, or its header exceeds
             16 MiB.
+        IncompatibleError: it is a GGUF file.
     """
     name, path = str(path) if name is None else name, Path(path)
     with _descriptor(name, path) as fd:
@@ -120,6 +122,12 @@ def _header_length(stored: Stored, fd: int) -> int:
         raise header.Malformed(f"it has only {stored.size} bytes")
     raw = bytearray(8)
     _fill(stored.name, fd, memoryview(raw), 0)
+    if raw.startswith(GGUF):
+        raise IncompatibleError(
+            f"{_shown(stored.name)} is a GGUF file of llama.cpp, which keeps factors under names and in an "
+            "order of its own. Merge the PEFT adapters that such files were made from, and run "
+            "convert_lora_to_gguf.py on the merge."
+        )
     length = int.from_bytes(raw, "little")
     if length == 0 or length > stored.size - 8:
         raise header.Malformed(f"its header cannot have {length} bytes")

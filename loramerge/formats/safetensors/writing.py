@@ -24,8 +24,9 @@ class Writer:
 
     `layout` gives each tensor's dtype and shape. The widest dtypes lie first and keys are sorted
     within a dtype, so that all data is aligned; the bytes are those of the `safetensors` library.
-    `metadata` has one key at most, because the library writes several in random order, and a
-    file read and written again should keep its bytes. `name` is what messages call the file.
+    `metadata` is written in the order of its keys; the library writes several in random order, so
+    that only a file with one key at most is the same when it writes it. `name` is what messages
+    call the file.
 
     The file must not exist; its mode follows the umask. As a context manager the Writer closes
     at the end, and after an exception it only lets go of the file.
@@ -38,8 +39,8 @@ class Writer:
     def __init__(
         self, path: Path, layout: Layout, metadata: Mapping[str, str], *, name: str | None = None
     ) -> None:
-        if len(metadata) > 1 or "__metadata__" in layout:
-            raise ValueError("at most one metadata key, and no tensor named __metadata__")
+        if "__metadata__" in layout:
+            raise ValueError("no tensor may be named __metadata__")
         self._layout = _ordered(layout)
         self._names = dict(layout)
         self._offsets = _offsets(self._layout)
@@ -139,7 +140,7 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 
 def _header(layout: Layout, metadata: Mapping[str, str], offsets: Mapping[str, tuple[int, int]]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     for key, span in offsets.items():
         dtype, shape = layout[key]
         entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": list(span)}

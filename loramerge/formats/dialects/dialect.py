@@ -1,0 +1,206 @@
+"""What a dialect is: one way in which tools name, shape and scale the factors of an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from loramerge.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tensor
+from loramerge.backend import Array
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats.alpha import Alpha, already_known
+from loramerge.formats.keys import Shape, laid, shapes, within
+from loramerge.formats.safetensors import File
+from loramerge.target import Target
+
+Names = Callable[[Target], tuple[str, str]]  # target -> the keys of its down and its up factor
+Widths = Mapping[Target, int]  # target -> the units that it is stored with
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What the files of an adapter say before a number is read.
+
+    Args:
+        file: its tensors by name, and the metadata of the header.
+        name: how messages call the source.
+        config: the JSON object of the config in its folder; None for a bare file.
+        files: every file behind it, for provenance.
+        alpha: what the user says of a source that does not say its own.   optional: it may go unused.
+    """
+
+    file: File
+    name: str
+    config: Mapping[str, Any] | None = None
+    files: tuple[Path, ...] = ()
+    alpha: Alpha | None = None
+    optional: bool = True
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self.file.tensors
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.file.metadata
+
+    def unused_alpha(self) -> list[str]:
+        """What to say about an alpha for a source that says its own in every module.
+
+        Raises:
+            UsageError: the alpha was meant for this source.
+        """
+        if self.alpha is None:
+            return []
+        if not self.optional:
+            raise already_known(self.name)
+        return ["it says its own alpha, so --alpha is not used for it"]
+
+    def adapter(
+        self,
+        dialect: Dialect,
+        slots: Mapping[Target, Slot],
+        *,
+        base: str | None = None,
+        extras: Mapping[str, Tensor] | None = None,
+        biases: Mapping[Target, Scaled] | None = None,
+        oddities: Iterable[str] = (),
+        said_alpha: bool = True,
+    ) -> Adapter:
+        """The adapter that was read. `said_alpha`: the scale is in the files, not the user's word."""
+        return Adapter(
+            self.name,
+            slots,
+            BaseModel(base),
+            extras=extras or {},
+            biases=biases or {},
+            config=self.config or {},
+            provenance=Provenance(
+                Path(self.name).name or self.name,
+                files=self.files or (self.file.path,),
+                alpha=None if said_alpha else self.alpha,
+            ),
+            dialect=dialect.name,
+            bare=self.config is None,
+            oddities=tuple(oddities),
+            metadata=self.metadata,
+        )
+
+
+class Dialect:
+    """One dialect, with the same verbs as every other: detects, read; and to write, adopt, keys, lay, ….
+
+    name: what --format calls it.   words: what messages and `inspect` call it.
+    writes: whether it is written, not only read.
+    weights: the name of the weights in a folder; None where it is one file only.
+    single: it may be written as one file without a folder.
+    keeps_alpha: every module has an alpha of its own, so that scales are stored beside the factors and each
+        module keeps its own rank; otherwise scales are folded into `up`.
+    unread: dtypes that its tools cannot load.   one_rank: they give all modules one rank.
+    kept: metadata that stays true of a merge, beside what is said of the base model.
+    """
+
+    name: ClassVar[str]
+    words: ClassVar[str]
+    writes: ClassVar[bool] = False
+    weights: ClassVar[str | None] = None
+    single: ClassVar[bool] = True
+    keeps_alpha: ClassVar[bool] = False
+    kept: ClassVar[tuple[str, ...]] = ()
+    unread: ClassVar[tuple[str, ...]] = ()
+    one_rank: ClassVar[bool] = False
+
+    def detects(self, header: Header) -> bool:
+        """Whether these files are of this dialect; looks at names, shapes, metadata and config only."""
+        raise NotImplementedError
+
+    def read(self, header: Header) -> Adapter:
+        """The adapter, lazily: factors as tensors that are read when asked for.
+
+        Raises:
+            SourceError: malformed.   IncompatibleError: no sum of low-rank updates.
+        """
+        raise NotImplementedError
+
+    def adopt(self, adapter: Adapter) -> Adapter:
+        """An adapter of any dialect under the targets that `read` would give them, had it been written so.
+
+        Raises:
+            IncompatibleError: one of its modules has no name here.
+        """
+        return adapter if adapter.dialect == self.name else self._renamed(adapter, self.home)
+
+    def home(self, target: Target) -> Target:
+        """The target under which `read` finds what is written for this one. Errors as for `adopt`."""
+        raise NotImplementedError
+
+    def keys(self, targets: Iterable[Target]) -> Names:
+        """The names of the down and up factors of these targets."""
+        raise NotImplementedError
+
+    def shapes(self, target: Target, size: tuple[int, int], width: int) -> tuple[Shape, Shape]:
+        """The stored shapes of down and up, for an update (out, in) of so many units."""
+        return shapes(target, size, width)
+
+    def lay(self, target: Target, up: Array, down: Array) -> tuple[Array, Array]:
+        """Down and up as they are stored, from up (out, width) and down (width, in)."""
+        return laid(target, up, down)
+
+    def within(self, target: Target, down: Array, up: Array) -> tuple[Array, Array]:
+        """Where a target lies in factors that it shares with others: views (width, in) and (out, width)."""
+        return within(target, down, up)
+
+    def beside(self, widths: Widths, scales: Mapping[Target, float]) -> Mapping[str, Tensor]:
+        """Tensors that go with the factors, such as alphas; a target without a scale has scale 1."""
+        return {}
+
+    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+        """The header's metadata. `kept`: what all sources say.   bare: it is one file without a folder."""
+        return {"format": "pt"}
+
+    def labels(self, extras: Iterable[str]) -> dict[str, str]:
+        """What the metadata says of tensors that are no factors, given their keys."""
+        return {}
+
+    def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Name -> JSON object of the files beside the weights. `config`: PEFT's adapter_config.json."""
+        return {}
+
+    def _renamed(self, adapter: Adapter, home: Callable[[Target], Target]) -> Adapter:
+        """The adapter with other targets.
+
+        Raises:
+            IncompatibleError: two modules would have one name.
+        """
+        slots: dict[Target, Slot] = {}
+        for target, slot in adapter.slots.items():
+            if (there := home(target)) in slots:
+                raise IncompatibleError(
+                    f"{printable(adapter.name)} has two modules that {self.words} would call "
+                    f"{printable(there)}: convert its parts one by one, with --only."
+                )
+            slots[there] = slot
+        biases = {home(target): bias for target, bias in adapter.biases.items()}
+        return replace(adapter, slots=slots, biases=biases)
+
+
+def check_dtype(dialect: Dialect, kind: str) -> None:
+    """Raises IncompatibleError: the tools of this dialect cannot load such tensors."""
+    if kind in dialect.unread:
+        raise IncompatibleError(f"{dialect.words} cannot hold {kind} tensors: add --dtype float32.")
+
+
+def check_ranks(dialect: Dialect, profile: str) -> None:
+    """Raises UsageError: the tools of this dialect have no rank for each module."""
+    if dialect.one_rank and profile == "compact":
+        raise UsageError(f"profile='compact' gives modules ranks of their own, and {dialect.words} has one.")
+
+
+def check_place(dialect: Dialect, bare: bool, out: Path) -> None:
+    """Raises UsageError: this dialect is not written to such a place."""
+    if bare and not dialect.single:
+        raise UsageError(f"{dialect.words} is a folder: name one with -o instead of {printable(out)}.")
+    if not bare and dialect.weights is None:
+        raise UsageError(f"{dialect.words} is one file: name it -o {printable(out)}.safetensors.")

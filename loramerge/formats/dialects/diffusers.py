@@ -1,0 +1,170 @@
+"""diffusers: PEFT's factors under the name of a part of the pipeline; three older spellings.
+
+    unet.<module>.lora_A.weight (r, in)   .lora_B.weight (out, r)      also transformer., text_encoder., …
+    unet.<module>.lora.down.weight        .lora.up.weight
+    text_encoder.<module>.lora_linear_layer.down.weight
+    <attention>.processor.to_q_lora.down.weight                        with or without unet.
+
+The scale is 1, unless there are alphas, or the header has `lora_adapter_metadata`: PEFT's settings by part.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from loramerge.adapter import Adapter, Slot
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats import models
+from loramerge.formats.alpha import DIFFUSERS as SETTINGS
+from loramerge.formats.config import Rule, check_mergeable, scales
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.dialects.forms import Update
+from loramerge.formats.dialects.grain import known_flux, split
+from loramerge.formats.dialects.parts import by_module, taken_apart
+from loramerge.formats.dialects.places import located, unnamed
+from loramerge.formats.dialects.reading import Found, read_modules
+from loramerge.formats.json import parse_object
+from loramerge.formats.profiles import arranged, patterns
+from loramerge.target import Target
+
+PARTS = r"unet|transformer(?:_2)?|text_encoder(?:_[23])?|text_conditioner|connectors|prior"
+NAMED = re.compile(rf"(?P<component>{PARTS})\.(?P<path>.+)", re.DOTALL)
+UNET = re.compile(r"(?:down_blocks|up_blocks|mid_block)\.")  # a U-Net's module, before the parts were named
+PROCESSOR = re.compile(
+    r"(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<side>down|up)\.weight", re.DOTALL
+)
+LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a file of PEFT's names
+
+
+class Diffusers(Dialect):
+    name = "diffusers"
+    words = "a diffusers LoRA"
+    writes = True
+    weights = "pytorch_lora_weights.safetensors"
+
+    def detects(self, header: Header) -> bool:
+        return any(_is_ours(key) for key in header.tensors)
+
+    def read(self, header: Header) -> Adapter:
+        found = by_module(header.tensors, header.name, _apart)
+        if foreign := [module for module in found.modules if not NAMED.match(module)]:
+            raise IncompatibleError(
+                f"{printable(header.name)} mixes names of diffusers with others "
+                f"({printable(foreign[0], 80)}): there is no telling how the latter are scaled."
+            )
+        modules = read_modules(header, found, _places)
+        base = None
+        if SETTINGS in header.metadata:
+            base = _set(modules, header)
+            modules.silent.clear()
+        return header.adapter(
+            self,
+            modules.slots,
+            base=base,
+            extras=found.rest,
+            oddities=modules.oddities(header, "the scale is 1 there, as diffusers has it"),
+            said_alpha=not modules.silent,
+        )
+
+    def adopt(self, adapter: Adapter) -> Adapter:
+        if adapter.dialect == self.name:
+            return adapter
+        if any(t.component == "transformer" for t in adapter.slots) and not known_flux(adapter):
+            raise unnamed(next(t for t in adapter.slots if t.component == "transformer"), self.words)
+        return self._renamed(split(located(adapter)), self.home)
+
+    def home(self, target: Target) -> Target:
+        table = models.known(target.component) if target.component in ("unet", "transformer") else {}
+        if "." not in target.path and target.path not in table and target.component != "text_encoder":
+            raise unnamed(target, self.words)
+        if target.component == "unet" and table.get(target.path) != target.path:
+            raise unnamed(target, self.words)
+        if target.kind not in ("linear", "conv") or not re.fullmatch(PARTS, target.component):
+            raise unnamed(target, self.words)
+        return target
+
+    def keys(self, targets: Iterable[Target]) -> Names:
+        def names(target: Target) -> tuple[str, str]:
+            module = f"{target.component}.{target.path}"
+            return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+
+        return names
+
+    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+        """PEFT's settings, where ranks differ: without them older versions scale such modules wrongly."""
+        parts: dict[str, dict[Target, int]] = defaultdict(dict)
+        for target, width in widths.items():
+            parts[target.component][replace(target, component="model")] = width
+        settings: dict[str, Any] = {}
+        for component, units in sorted(parts.items()) if len(set(widths.values())) > 1 else ():
+            rank, own = arranged("compact", units)
+            said = {
+                "r": rank,
+                "lora_alpha": rank,
+                "rank_pattern": patterns(own),
+                "alpha_pattern": patterns(own),
+                "target_modules": sorted(target.path for target in units),
+            }
+            settings |= {f"{component}.{key}": value for key, value in said.items()}
+        found = {**kept, "format": "pt"}
+        return {**found, SETTINGS: json.dumps(settings, sort_keys=True)} if settings else found
+
+
+DIFFUSERS = Diffusers()
+
+
+def _is_ours(key: str) -> bool:
+    if LANGUAGE.match(key) or not (NAMED.match(key) or UNET.match(key)):
+        return False
+    return bool(taken_apart(key) or PROCESSOR.fullmatch(key))
+
+
+def _apart(key: str) -> tuple[str, str] | None:
+    """(module with its component, part) of a key."""
+    named = NAMED.fullmatch(key)
+    whole = key if named or not UNET.match(key) else f"unet.{key}"
+    if old := PROCESSOR.fullmatch(whole):
+        return f"{old['module']}.{_projection(old['module'], old['which'])}", old["side"]
+    return taken_apart(whole)
+
+
+def _projection(module: str, which: str) -> str:
+    """The name of a projection that an attention processor had."""
+    if module.startswith("text_encoder"):
+        return f"{which}_proj"
+    return "to_out.0" if which == "out" else f"to_{which}"
+
+
+def _places(changes: Mapping[str, Update]) -> dict[str, Target]:
+    split = {module: module.partition(".") for module in changes}
+    return {module: Target(path, component=component) for module, (component, _, path) in split.items()}
+
+
+def _set(modules: Found, header: Header) -> str | None:
+    """The scales that the header's settings give, part by part; what they call the base model.
+
+    Raises:
+        SourceError: they name other ranks than the tensors have, or leave out a part.
+    """
+    where = f"the {SETTINGS} of {header.name}"
+    settings = parse_object(header.metadata[SETTINGS], where)
+    rules: dict[str, Rule] = {}
+    for target, slot in modules.slots.items():
+        part = target.component
+        if part not in rules:
+            own = {k.removeprefix(f"{part}."): v for k, v in settings.items() if k.startswith(f"{part}.")}
+            check_mergeable(own, where)
+            rules[part] = scales(own or settings, where)
+        if rules[part].rank(target.path) != slot.rank:
+            raise SourceError(
+                f"{printable(where)} gives {printable(target)} rank {rules[part].rank(target.path)}, but its "
+                f"tensors have rank {slot.rank}: they do not belong together, and the scale would be wrong."
+            )
+        modules.slots[target] = Slot(slot.up, slot.down, rules[part].scale(target.path))
+    named = (value for key, value in settings.items() if key.endswith("base_model_name_or_path"))
+    return next((value for value in named if isinstance(value, str) and value), None)

@@ -1,0 +1,162 @@
+"""Where one model's projection is several modules in one tool and a single one in another.
+
+Cutting a fused update by its rows is exact, and every part keeps the whole of `down`. Joining parts is
+exact too: they stand in the diagonal of `up`, and their ranks add up. Adapters are brought to the grain of
+the output before they are merged, so that nothing is joined that was merged apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from loramerge import dtypes
+from loramerge.adapter import Adapter, Slot, Tensor
+from loramerge.backend import Array
+from loramerge.errors import IncompatibleError, printable
+from loramerge.formats import models
+from loramerge.formats.dialects.places import located
+from loramerge.formats.models import flux
+from loramerge.formats.views import Shared, View
+from loramerge.target import Target
+
+PART = "transformer"  # the part of a pipeline that has fused modules
+
+
+def split(adapter: Adapter) -> Adapter:
+    """The adapter with every fused module cut into diffusers' modules."""
+    table = models.fused(PART)
+    if not any(t.component == PART and t.path in table for t in adapter.slots):
+        return adapter
+    slots: dict[Target, Slot] = {}
+    for target, slot in adapter.slots.items():
+        names = table.get(target.path, ()) if target.component == PART else ()
+        if not names:
+            slots[target] = slot
+            continue
+        up, down = Shared(slot.up), Shared(slot.down)
+        for name, spans in zip(names, flux.rows(target.path, *slot.shape), strict=True):
+            slots[Target(name, component=PART)] = Slot(_rows(up, spans), down, slot.scale)
+    return replace(adapter, slots=slots)
+
+
+def comparable(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Adapters of several formats under the finest names that they share; those of one format as they are."""
+    if len({adapter.dialect for adapter in adapters}) < 2:
+        return list(adapters)
+    parts = [{target.component for target in adapter.slots} for adapter in adapters]
+    several = any("model" not in each for each in parts)
+    return [
+        split(_placed(a) if several and each == {"model"} else a)
+        for a, each in zip(adapters, parts, strict=True)
+    ]
+
+
+def _placed(adapter: Adapter) -> Adapter:
+    """The adapter of one model in its part of a pipeline, if its names tell which."""
+    try:
+        return located(adapter)
+    except IncompatibleError:
+        return adapter
+
+
+def fused(adapter: Adapter, strict: bool = True) -> Adapter:
+    """The adapter with diffusers' modules joined where the first model has one; as it is, if not `strict` and
+    nothing tells that it is Flux's.
+
+    Raises:
+        IncompatibleError: nothing tells that these are Flux's modules, which share names with other models.
+    """
+    owners = models.owner(PART)
+    groups: dict[str, dict[str, Slot]] = {}
+    slots: dict[Target, Slot] = {}
+    for target, slot in adapter.slots.items():
+        if target.component == PART and target.path in owners:
+            groups.setdefault(owners[target.path], {})[target.path] = slot
+        else:
+            slots[target] = slot
+    if groups and not known_flux(adapter):
+        if not strict:
+            return adapter
+        some = next(target for target in adapter.slots if target.path in owners)
+        raise IncompatibleError(
+            f"{printable(adapter.name)} has modules such as {printable(some)}, which several models have, "
+            "and nothing tells which one it is: their names in this format are not known."
+        )
+    for first, parts in groups.items():
+        slots[Target(first, component=PART)] = _joined(first, parts)
+    return replace(adapter, slots=dict(sorted(slots.items()))) if groups else adapter
+
+
+def known_flux(adapter: Adapter) -> bool:
+    """Whether its transformer is Flux: by a name that no other model has, or by what its header says."""
+    sizes = {t.path: slot.shape for t, slot in adapter.slots.items() if t.component == PART}
+    said = " ".join(
+        adapter.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")
+    )
+    own = (
+        any(path.startswith(("single_", "double_")) for path in sizes)
+        or "flux" in f"{said} {adapter.base.name}".lower()
+    )
+    return own and models.is_flux(sizes)
+
+
+def _joined(first: str, parts: dict[str, Slot]) -> Slot:
+    """The update of a fused module from those of its parts; an absent part is zero."""
+    ins = next(iter(parts.values())).shape[1]
+    wide = next(iter(parts.values())).shape[0]
+    outs = {"linear1": 7 * ins, "qkv": 3 * ins}.get(first.rpartition(".")[2], wide)
+    spans = dict(zip(models.fused(PART)[first], flux.rows(first, outs, ins), strict=True))
+    given = [(spans[name], slot) for name, slot in parts.items()]
+    rank = sum(slot.rank for _, slot in given)
+    kind = dtypes.widest([t.dtype for _, slot in given for t in (slot.up, slot.down)])
+    scales = {slot.scale for _, slot in given}
+    scale = scales.pop() if len(scales) == 1 else 1.0
+    kind = kind if len({slot.scale for _, slot in given}) == 1 else dtypes.widest([kind, "F32"])
+    factors = [slot.scale / scale for _, slot in given]
+
+    def up(*arrays: Array) -> Array:
+        whole, at = np.zeros((outs, rank), dtypes.FLOATS[kind]), 0
+        for array, (rows, slot), factor in zip(arrays, given, factors, strict=True):
+            place = np.r_[tuple(rows)]
+            whole[place, at : at + slot.rank] = array if factor == 1.0 else dtypes.wide(array) * factor
+            at += slot.rank
+        return whole
+
+    def down(*arrays: Array) -> Array:
+        return np.concatenate([array.astype(dtypes.FLOATS[kind]) for array in arrays])
+
+    ups, downs = (tuple(getattr(slot, side) for _, slot in given) for side in ("up", "down"))
+    return Slot(View(ups, (outs, rank), kind, up), View(downs, (rank, ins), kind, down), scale)
+
+
+def stacked(ups: Sequence[Tensor], downs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pairs whose outputs follow one another as one pair: up in blocks along the diagonal."""
+    rank, outs = sum(t.shape[0] for t in downs), sum(t.shape[0] for t in ups)
+    kind = dtypes.widest([t.dtype for t in (*ups, *downs)])
+
+    def up(*arrays: Array) -> Array:
+        whole, row, column = np.zeros((outs, rank), dtypes.FLOATS[kind]), 0, 0
+        for array in arrays:
+            height, width = array.shape
+            whole[row : row + height, column : column + width] = array
+            row, column = row + height, column + width
+        return whole
+
+    def down(*arrays: Array) -> Array:
+        return np.concatenate([array.astype(dtypes.FLOATS[kind]) for array in arrays])
+
+    shape = rank, downs[0].shape[1]
+    return View(tuple(ups), (outs, rank), kind, up), View(tuple(downs), shape, kind, down)
+
+
+def _rows(tensor: Tensor, spans: Sequence[slice]) -> Tensor:
+    """Some rows of a matrix, in this order."""
+    height = sum(span.stop - span.start for span in spans)
+
+    def cut(array: Array) -> Array:
+        return array[spans[0]] if len(spans) == 1 else np.concatenate([array[span] for span in spans])
+
+    return View((tensor,), (height, tensor.shape[1]), tensor.dtype, cut)

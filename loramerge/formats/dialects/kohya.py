@@ -1,0 +1,180 @@
+"""kohya: `_` for every dot, an alpha beside every pair. sd-scripts, musubi-tuner, LyCORIS, OneTrainer.
+
+    lora_unet_<module>.lora_down.weight (r, in)   .lora_up.weight (out, r)   .alpha ()
+    lora_te_, lora_te1_, lora_te2_, lora_te3_<module>: the text encoders
+
+The scale is alpha / r of each module; without an alpha, or with 0, it is 1. U-Nets have diffusers' names in
+Stable Diffusion 1 and 2, and the first ones in SDXL; Flux has the names of Black Forest Labs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from loramerge.adapter import Adapter, Held, Tensor
+from loramerge.errors import IncompatibleError, printable
+from loramerge.formats import models
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.dialects.forms import Update
+from loramerge.formats.dialects.grain import fused, known_flux
+from loramerge.formats.dialects.parts import by_module
+from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
+from loramerge.formats.dialects.reading import read_modules
+from loramerge.target import Target
+
+KEY = re.compile(
+    r"(?P<prefix>lora_(?:unet|te[123]?|transformer|prior_unet|prior_te)|lycoris)_(?P<flat>[^.]+)\.", re.DOTALL
+)
+COMPONENTS = {  # prefix -> component
+    "lora_unet": "unet",
+    "lora_transformer": "transformer",
+    "lycoris": "transformer",
+    "lora_te": "text_encoder",
+    "lora_te1": "text_encoder",
+    "lora_te2": "text_encoder_2",
+    "lora_te3": "text_encoder_3",
+    "lora_prior_unet": "prior_unet",
+    "lora_prior_te": "prior_text_encoder",
+}
+MODULES = {"transformer": "networks.lora_flux", "unet": "networks.lora"}
+DYNAMIC = "Dynamic"  # what sd-scripts writes for ranks that differ
+
+
+class Kohya(Dialect):
+    name = "kohya"
+    words = "a kohya LoRA"
+    writes = True
+    keeps_alpha = True
+
+    def detects(self, header: Header) -> bool:
+        return any(KEY.match(key) for key in header.tensors)
+
+    def read(self, header: Header) -> Adapter:
+        found = by_module(header.tensors, header.name)
+        foreign = [key for key in found.modules if not KEY.match(f"{key}.")]
+        if foreign:
+            raise IncompatibleError(
+                f"{printable(header.name)} mixes names of kohya with others ({printable(foreign[0], 80)}): "
+                "there is no telling how the latter are scaled."
+            )
+        modules = read_modules(header, found, _places, zero_is_rank=True)
+        return header.adapter(
+            self,
+            modules.slots,
+            extras=found.rest,
+            oddities=modules.oddities(header, "the scale is 1 there, as kohya has it"),
+            said_alpha=not modules.silent,
+        )
+
+    def adopt(self, adapter: Adapter) -> Adapter:
+        if adapter.dialect == self.name:
+            return fused(adapter, strict=False)
+        whole = fused(located(adapter))
+        for target in whole.slots:
+            if target.component == "transformer" and "." in target.path and not known_flux(whole):
+                raise unnamed(target, self.words)
+        return self._renamed(whole, self.home)
+
+    def home(self, target: Target) -> Target:
+        if target.kind not in ("linear", "conv") or target.layout.blocks > 1:
+            raise IncompatibleError(
+                f"{printable(target)} is {_odd(target)}, for which kohya's format has no name: leave it out "
+                "with --exclude."
+            )
+        known = models.by_flat(part(target))
+        flat = models.flat(first_name(target))
+        return replace(target, path=known.get(flat, models.flat(target.path)))
+
+    def keys(self, targets: Iterable[Target]) -> Names:
+        whole = list(targets)
+        xl = is_sdxl(whole)
+        several = xl or any(t.component not in ("unet", "text_encoder") for t in whole)
+        apart = any(t.component == "transformer" and t.path in models.owner("transformer") for t in whole)
+
+        def names(target: Target) -> tuple[str, str]:
+            first = target.path
+            if xl or (target.component != "unet" and not apart):
+                first = first_name(target)
+            name = f"{_prefix(target, several, apart)}_{models.flat(first)}"
+            return f"{name}.lora_down.weight", f"{name}.lora_up.weight"
+
+        return names
+
+    def beside(self, widths: Widths, scales: Mapping[Target, float]) -> Mapping[str, Tensor]:
+        names = self.keys(widths)
+        return {
+            f"{names(target)[0].partition('.')[0]}.alpha": Held(
+                np.array(scales.get(target, 1.0) * width, np.float32)
+            )
+            for target, width in widths.items()
+        }
+
+    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+        """What sd-scripts and its user interfaces look for, and what still holds of the base model."""
+        components = {target.component for target in widths}
+        module = next((name for part, name in MODULES.items() if part in components), "networks.lora")
+        linear = {width for target, width in widths.items() if len(set(target.layout.kernel) - {1}) == 0}
+        conv = {width for target, width in widths.items() if set(target.layout.kernel) - {1}}
+        dim, conv_dim = (
+            str(ws.pop()) if len(ws) == 1 else DYNAMIC for ws in (linear or set(conv), set(conv))
+        )
+        args = f'{{"conv_dim": "{conv_dim}", "conv_alpha": "{conv_dim}"}}' if conv else "{}"
+        return {
+            **kept,
+            "ss_network_module": module,
+            "ss_network_dim": dim,
+            "ss_network_alpha": dim,
+            "ss_network_args": args,
+        }
+
+
+KOHYA = Kohya()
+
+
+def _places(changes: Mapping[str, Update]) -> dict[str, Target]:
+    """Module name -> the target it means."""
+    split = {module: KEY.match(f"{module}.") for module in changes}
+    named = {module: (key["prefix"], key["flat"]) for module, key in split.items() if key}
+    table = models.by_flat("transformer")
+    flux = models.is_flux(
+        {
+            table.get(flat, ""): (changes[module].up.shape[0], changes[module].down.shape[1])
+            for module, (prefix, flat) in named.items()
+            if COMPONENTS[prefix] in ("unet", "transformer")
+        }
+    )
+    sd3 = any(flat.startswith("joint_blocks") for _, flat in named.values())
+    return {module: _target(prefix, flat, flux, sd3) for module, (prefix, flat) in named.items()}
+
+
+def _target(prefix: str, flat: str, flux: bool, sd3: bool) -> Target:
+    component = COMPONENTS[prefix]
+    if component in ("unet", "transformer"):
+        if flux:
+            return Target(models.by_flat("transformer")[flat], component="transformer")
+        known = models.by_flat("unet") if component == "unet" else {}
+        return Target(known.get(flat, flat), component=component)
+    if flat in models.by_flat("t5"):
+        return Target(models.by_flat("t5")[flat], component="text_encoder_3" if sd3 else "text_encoder_2")
+    return Target(models.by_flat("text_encoder").get(flat, flat), component=component)
+
+
+def _prefix(target: Target, several: bool, apart: bool) -> str:
+    """`several`: the pipeline has more text encoders than one.   apart: Flux under diffusers' names."""
+    if target.component == "transformer":
+        known = target.path in models.known("transformer") and not apart
+        return "lora_unet" if known else "lora_transformer"
+    if target.component.startswith("text_encoder"):
+        number = (
+            "3" if is_t5(target.path) else target.component.removeprefix("text_encoder").lstrip("_") or "1"
+        )
+        return f"lora_te{number}" if several else "lora_te"
+    return next(prefix for prefix, component in COMPONENTS.items() if component == target.component)
+
+
+def _odd(target: Target) -> str:
+    return "a grouped convolution" if target.kind == "conv" else f"an {target.kind}"

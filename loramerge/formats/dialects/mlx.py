@@ -1,0 +1,203 @@
+"""mlx-lm: both factors stored transposed, one rank for all modules, and a scale that is used as it is.
+
+    adapters.safetensors   <module>.lora_a (in, r), <module>.lora_b (r, out)
+                           of a mixture of experts (SwitchLinear): (E, r, in) and (E, out, r)
+    adapter_config.json    fine_tune_type, num_layers, lora_parameters {rank, scale, dropout, keys}
+
+ΔW = scale · lora_bᵀ @ lora_aᵀ: no alpha, no division by the rank (mlx-lm 0.32, tuner/lora.py). Modules are
+called as in transformers, so that such an adapter merges with one of PEFT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapter import Adapter, Slot, Tensor
+from loramerge.backend import Array
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.beside import EMBEDDINGS
+from loramerge.formats.dialects import mlx_config
+from loramerge.formats.dialects.dialect import Dialect, Header, Widths
+from loramerge.formats.keys import Shape
+from loramerge.formats.names import parse
+from loramerge.formats.pairs import check_blocks, check_float, check_full
+from loramerge.formats.views import Shared, View, rows, transposed, widened
+from loramerge.target import Kind, Layout, Target
+
+FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<side>[ab])", re.DOTALL)
+EMBEDDED = {*EMBEDDINGS, "tok_embeddings", "embedding", "embeddings"} - {"lm_head"}
+IN_LAYER = re.compile(r"(?:[^.]+\.)*?\d+\.(?P<key>.+)")  # behind the first number is the name within a layer
+
+
+class Mlx(Dialect):
+    """The folders of mlx-lm's trainer, and the checkpoints in them."""
+
+    name = "mlx"
+    words = "an mlx-lm adapter"
+    writes = True
+    weights = "adapters.safetensors"
+    single = False
+    unread = ("F64",)
+    one_rank = True
+
+    def detects(self, header: Header) -> bool:
+        if header.config is not None and mlx_config.is_mlx(header.config):
+            return True
+        return any(FACTOR.fullmatch(key) for key in header.tensors)
+
+    def read(self, header: Header) -> Adapter:
+        header = mlx_config.with_config(header)
+        pairs, extras = _pairs(header)
+        scale_of, oddities = mlx_config.scale_rule(header)
+        slots: dict[Target, Slot] = {}
+        for path, (down, up) in pairs.items():
+            slots |= _slots(path, down, up, scale_of, header.name)
+        config = header.config or {}
+        return header.adapter(
+            self,
+            slots,
+            base=mlx_config.base_model(config),
+            extras=extras,
+            oddities=oddities,
+            said_alpha=bool(config),
+        )
+
+    def home(self, target: Target) -> Target:
+        if target.component != "model" or target.kind == "conv" or target.parameter != "weight":
+            raise IncompatibleError(
+                f"mlx-lm has no name for {printable(target)}: it adapts linear layers, embeddings and the "
+                "experts of its own switch layers in language models. Leave it out with --exclude."
+            )
+        layout = Layout(blocks=target.layout.blocks)
+        kind = "expert" if target.kind == "expert" else _kind(target.path)
+        return replace(target, kind=kind, layout=layout)
+
+    def keys(self, targets: Iterable[Target]) -> Callable[[Target], tuple[str, str]]:
+        return lambda target: (f"{target.path}.lora_a", f"{target.path}.lora_b")
+
+    def shapes(self, target: Target, size: tuple[int, int], width: int) -> tuple[Shape, Shape]:
+        (outs, ins), experts = size, target.layout.blocks
+        if target.kind == "expert":
+            return (experts, width, ins), (experts, outs, width)
+        return (ins, width), (width, outs)
+
+    def lay(self, target: Target, up: Array, down: Array) -> tuple[Array, Array]:
+        if target.kind == "expert":
+            return down[None], up[None]
+        return np.ascontiguousarray(down.T), np.ascontiguousarray(up.T)
+
+    def within(self, target: Target, down: Array, up: Array) -> tuple[Array, Array]:
+        return down[target.index], up[target.index]
+
+    def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        keys = sorted({within_layer(target.path) for target in widths})
+        rank = max(widths.values(), default=1)
+        return {mlx_config.CONFIG: mlx_config.written(keys, rank, config.get("base_model_name_or_path"))}
+
+
+MLX = Mlx()
+
+
+def within_layer(path: str) -> str:
+    """How `lora_parameters.keys` calls a module: by its name within a layer, or its full one outside of all.
+
+    >>> within_layer("model.layers.3.self_attn.q_proj"), within_layer("model.embed_tokens")
+    ('self_attn.q_proj', 'model.embed_tokens')
+    """
+    found = IN_LAYER.fullmatch(path)
+    return found["key"] if found else path
+
+
+def _kind(path: str) -> Kind:
+    """Embeddings have the keys and shapes of linear layers; only their names tell them apart."""
+    return "embedding" if path.rpartition(".")[2] in EMBEDDED else "linear"
+
+
+def _pairs(header: Header) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+    """Module path -> its lora_a and lora_b; and the tensors that are neither."""
+    sides: dict[str, dict[str, Tensor]] = {}
+    extras: dict[str, Tensor] = {}
+    for key, tensor in sorted(header.tensors.items()):
+        if found := FACTOR.fullmatch(key):
+            sides.setdefault(found["path"], {})[found["side"]] = tensor
+        else:
+            extras[key] = tensor
+    for key in extras:
+        _check_extra(key, sides, header.name)
+    if not sides:
+        raise IncompatibleError(f"{printable(header.name)} holds no lora_a and lora_b: it is no mlx-lm LoRA.")
+    return {path: _both(path, found, header.name) for path, found in sides.items()}, extras
+
+
+def _check_extra(key: str, modules: Mapping[str, Any], name: str) -> None:
+    path, _, last = key.rpartition(".")
+    if last == "m" and path in modules:
+        raise mlx_config.needs_base(f"{name} ({key})")
+    if parse(key) is not None:
+        raise IncompatibleError(
+            f"{printable(name)} mixes names of mlx-lm with those of PEFT ({printable(key, 80)}): save each "
+            "adapter by itself."
+        )
+    if ".lora_" in key:
+        raise IncompatibleError(
+            f"{printable(name)} holds {printable(key, 80)}, which is no factor of a layer that mlx-lm adapts "
+            "as usual: it is not read. Train without this layer, or fuse the adapter into its model."
+        )
+
+
+def _both(path: str, sides: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    for side in "ab":
+        if side not in sides:
+            raise SourceError(
+                f"{printable(path)}.lora_{side} is missing in {printable(name)}: the file was cut or badly "
+                "saved."
+            )
+        check_float(sides[side], f"lora_{side} of {printable(path)} in {printable(name)}")
+    where = f"{printable(path)} in {printable(name)}"
+    check_full(where, sides["a"], sides["b"])
+    return widened(sides["a"]), widened(sides["b"])
+
+
+def _slots(
+    path: str, down: Tensor, up: Tensor, scale_of: Callable[[int], float], name: str
+) -> Iterator[tuple[Target, Slot]]:
+    """The updates in a pair: one, or one for each expert."""
+    if len(up.shape) == 3:
+        yield from _experts(path, down, up, scale_of, name)
+        return
+    if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[1] != up.shape[0]:
+        raise _unlike(path, down, up, name)
+    slot = Slot(transposed(up), transposed(down), scale_of(down.shape[1]))
+    yield Target(path, kind=_kind(path)), slot
+
+
+def _experts(
+    path: str, down: Tensor, up: Tensor, scale_of: Callable[[int], float], name: str
+) -> Iterator[tuple[Target, Slot]]:
+    """Of a SwitchLinear; older versions keep its lora_a as one matrix (E·r, in), expert by expert."""
+    experts, outs, rank = up.shape
+    ins = down.shape[-1]
+    if tuple(down.shape) not in ((experts, rank, ins), (experts * rank, ins)):
+        raise _unlike(path, down, up, name)
+    check_blocks(experts, f"{printable(path)} in {printable(name)}")
+    downs, ups = Shared(_flat(down, (experts * rank, ins))), Shared(_flat(up, (experts * outs, rank)))
+    layout, scale = Layout(blocks=experts), scale_of(rank)
+    for index in range(experts):
+        target = Target(path, kind="expert", index=index, layout=layout)
+        yield target, Slot(rows(ups, index, experts), rows(downs, index, experts), scale)
+
+
+def _flat(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+    return View((tensor,), shape, tensor.dtype, lambda array: array.reshape(shape))
+
+
+def _unlike(path: str, down: Tensor, up: Tensor, name: str) -> SourceError:
+    return SourceError(
+        f"lora_a {list(down.shape)} and lora_b {list(up.shape)} of {printable(path)} in {printable(name)} do "
+        "not share a rank."
+    )

@@ -1,0 +1,61 @@
+"""PEFT: a folder with adapter_config.json, or one file with PEFT's names. What no other dialect detects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from loramerge.adapter import Adapter
+from loramerge.errors import IncompatibleError, printable
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.dialects.grain import split
+from loramerge.formats.keys import Keys
+from loramerge.formats.names import WEIGHTS
+from loramerge.formats.peft import CONFIG, read_file
+from loramerge.target import Target
+
+
+class Peft(Dialect):
+    name = "peft"
+    words = "a PEFT adapter"
+    writes = True
+    weights = WEIGHTS
+
+    def detects(self, header: Header) -> bool:
+        return True
+
+    def read(self, header: Header) -> Adapter:
+        return read_file(header.file, header.name, header.alpha, header.optional)
+
+    def adopt(self, adapter: Adapter) -> Adapter:
+        if adapter.dialect == self.name:
+            return adapter
+        whole = split(adapter)
+        components = sorted({target.component for target in whole.slots})
+        if len(components) > 1:
+            raise IncompatibleError(
+                f"{printable(adapter.name)} adapts several models ({printable(', '.join(components))}), and "
+                f"a PEFT adapter is for one: choose it with --only '^{components[0]}\\.'."
+            )
+        return self._renamed(whole, self.home)
+
+    def home(self, target: Target) -> Target:
+        if "." not in target.path and "_" in target.path and target.component != "model":
+            raise IncompatibleError(
+                f"{printable(target)} is the flat name of a module in a model that is not known here, and "
+                "PEFT needs its dotted name."
+            )
+        return replace(target, component="model")
+
+    def keys(self, targets: Iterable[Target]) -> Names:
+        return Keys(targets).of
+
+    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+        return {} if bare else {"format": "pt"}
+
+    def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        return {CONFIG: config}
+
+
+PEFT = Peft()

@@ -1,0 +1,81 @@
+"""Which part of a pipeline an adapter belongs to, and the first names of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from loramerge.adapter import Adapter
+from loramerge.errors import IncompatibleError, printable
+from loramerge.formats import models
+from loramerge.target import Target
+
+PARTS = {"unet": "unet", "transformer": "transformer", "text_encoder": "text_encoder", "t5": "text_encoder_2"}
+
+
+def located(adapter: Adapter) -> Adapter:
+    """The adapter with every module in a part of a pipeline; one of a single model is told by its names.
+
+    Raises:
+        IncompatibleError: its names are not those of a model that we know.
+    """
+    loose = {target.path for target in adapter.slots if target.component == "model"}
+    if not loose:
+        return adapter
+    part = next((part for part in PARTS if loose <= set(models.known(part).values())), None)
+    if part is None:
+        raise IncompatibleError(
+            f"{printable(adapter.name)} has modules such as {printable(min(loose))}, which are of no image "
+            "model that is known here: this format has no names for them."
+        )
+    return moved(adapter, "model", PARTS[part])
+
+
+def unnamed(target: Target, words: str) -> IncompatibleError:
+    """A module that has no name in a dialect."""
+    return IncompatibleError(
+        f"{printable(target)} is of a model whose names in {words} are not known here: leave it out with "
+        "--exclude, or write another --format."
+    )
+
+
+def moved(adapter: Adapter, old: str, new: str) -> Adapter:
+    """The adapter with the modules of one component in another."""
+
+    def there(target: Target) -> Target:
+        return replace(target, component=new) if target.component == old else target
+
+    return replace(
+        adapter,
+        slots={there(target): slot for target, slot in adapter.slots.items()},
+        biases={there(target): bias for target, bias in adapter.biases.items()},
+    )
+
+
+def part(target: Target) -> str:
+    """The table of names that a target is found in."""
+    if target.component.startswith("text_encoder"):
+        return "t5" if is_t5(target.path) else "text_encoder"
+    return target.component if target.component in models.PARTS else "unet"
+
+
+def is_t5(path: str) -> bool:
+    """Whether a text encoder's module is T5's."""
+    return path in models.known("t5")
+
+
+def is_sdxl(targets: Iterable[Target]) -> bool:
+    """Whether a pipeline with a U-Net is SDXL: by its layers, or by a second text encoder."""
+    whole = list(targets)
+    paths = [target.path for target in whole if target.component == "unet"]
+    return bool(paths) and (
+        models.is_xl(paths) or any(target.component == "text_encoder_2" for target in whole)
+    )
+
+
+def first_name(target: Target, xl: bool = True) -> str:
+    """The name under which a module's model was first published; its own where that is not known."""
+    first = models.first_names(part(target)).get(target.path, target.path)
+    if not xl and target.path == "up_blocks.0.upsamplers.0.conv":  # no attention before it
+        return "output_blocks.2.1.conv"
+    return first

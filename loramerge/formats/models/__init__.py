@@ -1,0 +1,78 @@
+"""One name for one module, whatever the tool: tables made by rule from how the models are built.
+
+The name of a module is diffusers' (transformers' in a text encoder). Other tools keep the names under which a
+model was first published, and some put `_` for every dot: what a flat name means is then looked up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from loramerge.formats.models import flux, text, unet
+
+PARTS = ("unet", "transformer", "text_encoder", "t5")  # the models with a table
+
+
+@cache
+def first_names(part: str) -> Mapping[str, str]:
+    """diffusers' name -> the first name; for U-Nets that of SDXL, where they differ."""
+    if part == "unet":
+        return dict(unet.modules())
+    if part == "transformer":
+        return dict(flux.modules())
+    return {name: name for name in (text.t5() if part == "t5" else text.clip())}
+
+
+@cache
+def fused(part: str) -> Mapping[str, tuple[str, ...]]:
+    """First name of a module that is several of diffusers' -> these, in the order of its rows."""
+    return dict(flux.fused()) if part == "transformer" else {}
+
+
+@cache
+def owner(part: str) -> Mapping[str, str]:
+    """diffusers' name -> the fused module that holds its rows."""
+    return {name: first for first, names in fused(part).items() for name in names}
+
+
+@cache
+def known(part: str) -> Mapping[str, str]:
+    """A dotted name of any spelling -> the name that we use: diffusers', or a fused module's own."""
+    pairs = {"unet": unet.modules, "transformer": flux.modules}.get(part, first_names(part).items)()
+    found = {spelling: ours for ours, theirs in pairs for spelling in (ours, theirs)}
+    return found | {name: name for name in (*fused(part), *owner(part))}
+
+
+@cache
+def by_flat(part: str) -> Mapping[str, str]:
+    """A flat name of any spelling -> the name that we use.
+
+    >>> by_flat("unet")["input_blocks_4_1_transformer_blocks_0_attn1_to_q"]
+    'down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q'
+    """
+    return {flat(spelling): ours for spelling, ours in known(part).items()}
+
+
+def flat(path: str) -> str:
+    """A dotted name as kohya writes it."""
+    return path.replace(".", "_")
+
+
+def is_xl(paths: Iterable[str]) -> bool:
+    """Whether modules of a U-Net are SDXL's: a second transformer block, or attention in the lowest block."""
+    return any(
+        path.startswith("up_blocks.0.attentions")
+        or (".transformer_blocks." in path and ".transformer_blocks.0." not in path)
+        for path in paths
+    )
+
+
+def is_flux(sizes: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether modules of these first names and sizes (out, in) can be Flux's; other models use some of them.
+
+    Args:
+        sizes: under our names, fused modules too.
+    """
+    names = set(known("transformer").values())
+    return bool(sizes) and all(path in names and flux.fits(path, *size) for path, size in sizes.items())

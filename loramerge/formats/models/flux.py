@@ -1,0 +1,81 @@
+"""Flux: diffusers' names, the first names, and which of these are several of diffusers' in one.
+
+`img_attn.qkv` holds the rows of to_q, to_k and to_v; `linear1` of a single block these and the MLP's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+DOUBLE, SINGLE = 19, 38
+
+IN_DOUBLE = {  # diffusers' name in transformer_blocks.N -> the first name in double_blocks.N
+    "norm1.linear": "img_mod.lin",
+    "norm1_context.linear": "txt_mod.lin",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+}
+IN_SINGLE = {"norm.linear": "modulation.lin", "proj_out": "linear2"}
+AROUND = {
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "proj_out": "final_layer.linear",
+}
+
+
+def modules() -> Iterator[tuple[str, str]]:
+    """(diffusers' name, first name) of the modules that both have."""
+    yield "x_embedder", "img_in.proj"  # as OneTrainer calls it; the first name follows
+    yield from AROUND.items()
+    for block in range(DOUBLE):
+        for ours, theirs in IN_DOUBLE.items():
+            yield f"transformer_blocks.{block}.{ours}", f"double_blocks.{block}.{theirs}"
+    for block in range(SINGLE):
+        for ours, theirs in IN_SINGLE.items():
+            yield f"single_transformer_blocks.{block}.{ours}", f"single_blocks.{block}.{theirs}"
+
+
+def fused() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(first name, diffusers' names of its rows, in their order)."""
+    yield "final_layer.adaLN_modulation.1", ("norm_out.linear",)
+    for block in range(DOUBLE):
+        here = f"transformer_blocks.{block}.attn"
+        yield f"double_blocks.{block}.img_attn.qkv", tuple(f"{here}.to_{x}" for x in "qkv")
+        yield f"double_blocks.{block}.txt_attn.qkv", tuple(f"{here}.add_{x}_proj" for x in "qkv")
+    for block in range(SINGLE):
+        here = f"single_transformer_blocks.{block}"
+        attention = tuple(f"{here}.attn.to_{x}" for x in "qkv")
+        yield f"single_blocks.{block}.linear1", (*attention, f"{here}.proj_mlp")
+
+
+def fits(name: str, outs: int, ins: int) -> bool:
+    """Whether a module of Flux can have this shape: FLUX.2 uses some of its names for wider ones."""
+    wide = {"linear1": 7, "proj_mlp": 4, "img_mlp.0": 4, "txt_mlp.0": 4, "ff.net.0.proj": 4, "qkv": 3}
+    factor = next((times for last, times in wide.items() if name.endswith(last)), None)
+    return factor is None or outs == factor * ins
+
+
+def rows(first: str, outs: int, ins: int) -> list[list[slice]]:
+    """Which rows of a fused module (outs, ins) are each of diffusers' modules.
+
+    diffusers keeps the two halves of the last modulation (shift, scale) the other way round.
+
+    >>> rows("single_blocks.0.linear1", 7, 1)[3]
+    [slice(3, 7, None)]
+    """
+    if first.startswith("final_layer"):
+        return [[slice(outs // 2, outs), slice(0, outs // 2)]]
+    step = ins if first.endswith("linear1") else outs // 3
+    ends = [0, step, 2 * step, 3 * step, *([outs] if first.endswith("linear1") else [])]
+    return [[slice(start, stop)] for start, stop in pairwise(ends)]

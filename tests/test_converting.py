@@ -1,0 +1,319 @@
+"""Conversions: the same bytes within a format, the same ΔW between formats; merges across formats."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+import loramerge as lm
+from tests.dialects import ATTENTION, FLUX, FLUX_KOHYA, SD15, SDXL, flat, normal, pairs, same, saved, updates
+from tests.files import Cli, content, folder, read
+
+NEW = ("lora_A", "lora_B")
+COMFY = {
+    "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q": (6, 4),
+    "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": (6, 4),
+}
+METADATA = {f"ss_{n}": str(n) for n in range(12)} | {"sshs_model_hash": "a" * 64, "modelspec.title": "mine"}
+SOURCES = {  # format -> a file of it
+    "kohya": pairs(flat(SD15), alpha=1.0) | {"lora_te_text_model_final_layer_norm.w_norm": np.ones(3)},
+    "diffusers": pairs(SD15, NEW),
+    "comfy": pairs(COMFY, NEW, alpha=3.0),
+}
+
+
+@pytest.fixture
+def cli(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Cli(capsys)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_within_a_format_every_tensor_keeps_its_bytes_and_all_metadata_is_kept(tmp_path, name):
+    source = saved(tmp_path / "a.safetensors", SOURCES[name], METADATA)
+    done = lm.convert(source, tmp_path / "b.safetensors", name)
+
+    assert done.copied
+    assert done.error == 0
+    before, after = (read(path) for path in (source, tmp_path / "b.safetensors"))
+    assert {k: (v.dtype, v.shape, v.tobytes()) for k, v in before.items()} == {
+        k: (v.dtype, v.shape, v.tobytes()) for k, v in after.items()
+    }
+    with safe_open(tmp_path / "b.safetensors", framework="numpy") as file:
+        assert file.metadata() == METADATA
+
+
+def test_a_peft_folder_is_copied_with_its_config(tmp_path):
+    source = folder(tmp_path / "a", lora_alpha=7, some_new_setting={"a": 1})
+    done = lm.convert(source, tmp_path / "b", "peft")
+
+    assert done.copied
+    assert content(source)["adapter_config.json"] == content(tmp_path / "b")["adapter_config.json"]
+    assert lm.diff(source, tmp_path / "b").largest == 0
+
+
+ALPHAS = [None, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("shapes", [SD15, SDXL, FLUX], ids=["SD 1.5", "SDXL", "Flux"])
+@pytest.mark.parametrize("way", [("kohya",), ("comfy",), ("kohya", "comfy"), ("comfy", "kohya")], ids=str)
+def test_there_and_back_is_the_same_update(tmp_path, shapes, way, alpha):
+    tensors = pairs(shapes, NEW, alpha=alpha)
+    source = lm.load(saved(tmp_path / "a.safetensors", tensors))
+    path = source.provenance.files[0]
+    for to in (*way, "diffusers"):
+        done = lm.convert(path, tmp_path / f"{to}.safetensors", to, overwrite=True)
+        assert done.error < 1e-6
+        path = tmp_path / f"{to}.safetensors"
+
+    wanted = dict(updates(tensors, NEW))
+    if shapes is FLUX:  # what a fused module has beside is zero
+        wanted |= {str(t): np.zeros(u.shape) for t, u in done.adapter.items() if str(t) not in wanted}
+    same(done.adapter, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_kohya_keeps_factors_and_puts_the_scale_into_alpha(tmp_path, dtype):
+    tensors = pairs(SD15, NEW, rank=3, alpha=2.0, dtype=dtype)
+    lm.convert(saved(tmp_path / "a.safetensors", tensors), tmp_path / "k.safetensors", "kohya")
+
+    found = read(tmp_path / "k.safetensors")
+    assert {float(v) for k, v in found.items() if k.endswith(".alpha")} == {2.0}
+    assert sorted(
+        v.tobytes() for k, v in found.items() if "lora_" in k.rpartition(".weight")[0][-10:]
+    ) == sorted(v.tobytes() for k, v in tensors.items() if not k.endswith(".alpha"))
+
+
+def test_ranks_of_their_own_are_kept_by_kohya_and_padded_elsewhere(tmp_path):
+    tensors = pairs({f"lora_unet_{ATTENTION.replace('.', '_')}": (8, 8)}, rank=4, alpha=1.0)
+    tensors |= pairs({"lora_unet_mid_block_resnets_0_conv1": (8, 8, 3, 3)}, rank=2, alpha=1.0)
+    source = saved(tmp_path / "a.safetensors", tensors)
+    same_ranks = lm.save(lm.load(source), tmp_path / "k.safetensors")
+    padded = lm.convert(source, tmp_path / "d.safetensors", "diffusers")
+
+    assert same_ranks is None
+    assert {slot.rank for slot in lm.load(tmp_path / "k.safetensors").slots.values()} == {4, 2}
+    assert {slot.rank for slot in padded.adapter.slots.values()} == {4}
+    assert lm.diff(source, padded.adapter).largest < 1e-6
+
+
+def test_a_peft_adapter_of_a_unet_becomes_kohyas_and_comes_back(tmp_path):
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    values = {f"base_model.model.{name}.lora_{x}.weight": np.eye(3, dtype=np.float32) for x in "AB"}
+    source = folder(tmp_path / "a", values, r=3, lora_alpha=6)
+    kohya = lm.convert(source, tmp_path / "k.safetensors", "kohya")
+    back = lm.convert(tmp_path / "k.safetensors", tmp_path / "p", "peft")
+
+    assert {str(t) for t in kohya.adapter} == {f"unet.{name}"}
+    assert lm.diff(source, back.adapter).largest < 1e-6
+    config = json.loads((tmp_path / "p/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (3, 3)
+
+
+REFUSED = {  # arguments of `convert` of a file, and words of the sentence
+    "a language model": (lambda p: (folder(p / "a"), p / "x.safetensors", "kohya"), 3, "no image model"),
+    "several models in PEFT": (
+        lambda p: (saved(p / "a.safetensors", pairs(flat(SD15))), p / "x", "peft"),
+        3,
+        "several models (text_encoder, unet)",
+    ),
+    "flat names in diffusers": (
+        lambda p: (saved(p / "a.safetensors", pairs({"lora_unet_x_y": (2, 2)})), p / "x", "diffusers"),
+        3,
+        "unet.x_y",
+    ),
+    "a transformer of an unknown model": (
+        lambda p: (
+            saved(p / "a.safetensors", pairs({"transformer.transformer_blocks.0.attn.to_q": (2, 2)}, NEW)),
+            p / "x.safetensors",
+            "kohya",
+        ),
+        3,
+        "nothing tells which",
+    ),
+    "a folder of kohya": (
+        lambda p: (saved(p / "a.safetensors", pairs(SD15, NEW)), p / "x", "kohya"),
+        2,
+        "one file",
+    ),
+    "norms in diffusers": (
+        lambda p: (saved(p / "a.safetensors", SOURCES["kohya"]), p / "x", "diffusers", "--extras", "first"),
+        3,
+        "no place in a diffusers LoRA",
+    ),
+    "norms, not decided": (
+        lambda p: (saved(p / "a.safetensors", SOURCES["kohya"]), p / "x", "diffusers"),
+        3,
+        "--extras",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "code", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_converted_is_refused_and_leaves_nothing(cli, tmp_path, make, code, words):
+    source, out, to, *more = make(tmp_path)
+    before = content(tmp_path)
+    cli("convert", source, out, "--to", to, *more).refused(code, words)
+    assert content(tmp_path) == before
+
+
+def test_the_command_says_what_it_did(cli, tmp_path):
+    saved(tmp_path / "a.safetensors", pairs(SD15, NEW))
+    assert cli("convert", "a.safetensors", "b.safetensors", "--to", "kohya").code == 0
+    assert "a diffusers LoRA → a kohya LoRA: 5 modules" in cli.out
+    assert "the scale is 1 there" in cli.err
+    assert cli("convert", "b.safetensors", "c", "--to", "diffusers", "--json").code == 0
+    assert cli.json()["largest_error"] == 0
+    assert cli("convert", "b.safetensors", "c", "--to", "diffusers", "--overwrite", "-q").out == "c\n"
+    assert cli("inspect", "b.safetensors", "c").code == 0
+    assert "a kohya LoRA" in cli.out
+
+
+def mixed(tmp_path):
+    """One model under the names of four tools, each with another update."""
+    made = {
+        "kohya": pairs(flat(SD15), alpha=1.0, seed=1),
+        "diffusers": pairs(SD15, NEW, rank=3, seed=2),
+    }
+    return {name: saved(tmp_path / f"{name}.safetensors", t) for name, t in made.items()}
+
+
+def test_sources_of_several_formats_merge_where_their_modules_have_one_name(tmp_path):
+    files = mixed(tmp_path)
+    with pytest.raises(lm.UsageError, match=r"a kohya LoRA.*a diffusers LoRA.*--format"):
+        lm.combine(list(files.values()))
+    wanted = {
+        str(t): u.dense() - 2 * lm.load(files["diffusers"])[t].dense()
+        for t, u in lm.load(files["kohya"]).items()
+    }
+    for to in ("kohya", "diffusers", "comfy"):
+        merge = lm.combine(
+            list(files.values()), weights=[1, -2], format=to, out=tmp_path / f"{to}-m.safetensors"
+        )
+        same(merge.adapter, wanted, 1e-4)
+        assert merge.adapter.dialect == to
+
+
+def test_flux_merges_in_the_grain_of_the_output(tmp_path):
+    fused = saved(tmp_path / "k.safetensors", pairs(FLUX_KOHYA, alpha=1.0, seed=1))
+    split = saved(tmp_path / "d.safetensors", pairs(FLUX, NEW, seed=2))
+    whole = lm.combine([fused, split], format="kohya", out=tmp_path / "m.safetensors")
+    parts = lm.combine([fused, split], format="diffusers", out=tmp_path / "n.safetensors")
+
+    assert {str(t) for t in whole.adapter} == {str(t) for t in lm.load(fused)}
+    assert lm.convert(tmp_path / "m.safetensors", tmp_path / "o.safetensors", "diffusers").adapter.keys() == (
+        parts.adapter.keys()
+    )
+    assert lm.diff(tmp_path / "o.safetensors", tmp_path / "n.safetensors").largest < 1e-6
+
+
+def test_a_merge_in_any_format_is_replayed_to_the_same_bytes(cli, tmp_path):
+    mixed(tmp_path)
+    for to, out in (("kohya", "m.safetensors"), ("diffusers", "m"), ("comfy", "c.safetensors")):
+        sources = ("kohya.safetensors", "diffusers.safetensors")
+        assert cli("combine", *sources, "--method", "svd", "--format", to, "-o", out).code == 0, cli.err
+        assert cli("replay", out, "-o", f"again-{out}").code == 0, cli.err
+        one, other = (content(tmp_path / name) for name in (out, f"again-{out}"))
+        assert one == other
+
+
+def test_a_recipe_names_the_format(cli, tmp_path):
+    mixed(tmp_path)
+    cli("combine", "kohya.safetensors", "diffusers.safetensors", "--format", "comfy", "--print-recipe")
+    assert "format: comfy" in cli.out
+    (tmp_path / "r.yaml").write_text(cli.out)
+    assert cli("combine", "--recipe", "r.yaml", "-o", "m.safetensors").code == 0, cli.err
+    assert lm.load(tmp_path / "m.safetensors").dialect == "comfy"
+
+
+@pytest.mark.parametrize("limit", [["--total-rank", "9"], ["--size", "9kB"]], ids=str)
+def test_a_budget_holds_in_kohyas_format(cli, tmp_path, limit):
+    saved(tmp_path / "a.safetensors", pairs(flat(SD15), rank=4, alpha=1.0))
+    assert cli("combine", "a.safetensors", "--method", "svd", *limit, "-o", "m.safetensors").code == 0, (
+        cli.err
+    )
+    found = lm.load(tmp_path / "m.safetensors")
+
+    assert sum(slot.rank for slot in found.slots.values()) <= 9 or limit[0] == "--size"
+    assert (tmp_path / "m.safetensors").stat().st_size <= 9000
+    assert {slot.scale for slot in found.slots.values()} == {1.0}
+    assert cli("replay", "m.safetensors", "-o", "again.safetensors").code == 0, cli.err
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+
+
+def test_ranks_by_component_do_not_meet(tmp_path):
+    """Both text encoders of SDXL have modules of the same name."""
+    name = "text_model_encoder_layers_0_mlp_fc1"
+    tensors = pairs({f"lora_te1_{name}": (8, 8)}, rank=4, alpha=4.0) | pairs(
+        {f"lora_te2_{name}": (8, 8)}, rank=2, alpha=2.0
+    )
+    merge = lm.combine([saved(tmp_path / "a.safetensors", tensors)], "cat", out=tmp_path / "m.safetensors")
+
+    assert {t.component: slot.rank for t, slot in merge.adapter.slots.items()} == {
+        "text_encoder": 4,
+        "text_encoder_2": 2,
+    }
+    with pytest.raises(lm.IncompatibleError, match="several models"):
+        lm.to_state_dict(merge.adapter)
+
+
+def test_adapters_of_two_formats_are_compared_module_by_module(tmp_path):
+    kohya = saved(tmp_path / "k.safetensors", pairs(FLUX_KOHYA, alpha=1.0))
+    lm.convert(kohya, tmp_path / "d.safetensors", "diffusers")
+    found = lm.diff(kohya, tmp_path / "d.safetensors")
+    assert (found.missing, found.largest < 1e-6) == ([], True)
+
+    unet = saved(
+        tmp_path / "u.safetensors", pairs(flat({k: v for k, v in SD15.items() if "unet" in k}), alpha=1.0)
+    )
+    lm.convert(unet, tmp_path / "p", "peft")
+    found = lm.diff(unet, tmp_path / "p")
+    assert (found.missing, found.largest < 1e-6) == ([], True)
+
+
+def test_many_weightings_of_sources_of_two_formats(tmp_path):
+    opened = lm.open(list(mixed(tmp_path).values()), format="diffusers")
+    one, two = (opened.combine(weights=[w, 1.0]) for w in (1.0, 2.0))
+
+    assert one.adapter.dialect == "diffusers"
+    assert lm.diff(one.adapter, two.adapter).error > 0.1
+
+
+def test_a_dry_run_tells_the_format_and_writes_nothing(cli, tmp_path):
+    mixed(tmp_path)
+    before = content(tmp_path)
+    assert cli("combine", "kohya.safetensors", "--format", "diffusers", "--dry-run", "--json").code == 0, (
+        cli.err
+    )
+    assert cli.json()["format"] == "diffusers"
+    cli("combine", "kohya.safetensors", "--dry-run", "-o", "folder").refused(2, "one file")
+    assert content(tmp_path) == before
+
+
+def test_one_model_of_several_becomes_a_peft_adapter(cli, tmp_path):
+    saved(tmp_path / "a.safetensors", pairs(flat(SD15), alpha=1.0))
+    assert cli("convert", "a.safetensors", "p", "--to", "peft", "--only", "^text_encoder").code == 0, cli.err
+    assert [str(t) for t in lm.load(tmp_path / "p")] == ["text_model.encoder.layers.11.mlp.fc1"]
+
+
+def test_chosen_parts_need_a_name_and_others_do_not(tmp_path):
+    source = saved(tmp_path / "a.safetensors", pairs(flat(SD15), alpha=1.0))
+    merge = lm.combine([source], only="^unet", format="peft", out=tmp_path / "m")
+
+    assert {str(t) for t in merge.adapter} == {name.removeprefix("unet.") for name in SD15 if "unet" in name}
+
+
+def test_a_pointwise_convolution_meets_the_same_weights_as_a_matrix(tmp_path):
+    name, rng = "unet.down_blocks.0.attentions.1.proj_in", np.random.default_rng(3)
+    conv = {
+        f"{name}.lora_A.weight": normal(rng, 2, 4, 1, 1),
+        f"{name}.lora_B.weight": normal(rng, 4, 2, 1, 1),
+    }
+    flat_ = {key: tensor[..., 0, 0] for key, tensor in conv.items()}
+    paths = [saved(tmp_path / f"{n}.safetensors", t) for n, t in (("a", conv), ("b", flat_))]
+    merge = lm.combine(paths, out=tmp_path / "m.safetensors")
+
+    assert {t.kind for t in merge.adapter} == {"conv"}
+    assert lm.diff(paths[0], merge.adapter).modules[0].norm_ratio == pytest.approx(2)
