@@ -102,13 +102,19 @@ class Provenance:
     """Where an adapter came from: a name, never an absolute path, and the files behind it.
 
     Args:
+        revision: what the user says it is; of the Hub, the commit.
         alpha: what the user said of a file that does not say its own.
+        hub: its place on the Hub, `org/name` or `org/name/path`.   licence: as its card says.
+        peeked: its tensors are still on the Hub; only the header was read.
     """
 
     name: str
     revision: str | None = None
     files: tuple[Path, ...] = ()
     alpha: float | str | None = None
+    hub: str | None = None
+    licence: str | None = None
+    peeked: bool = False
 
     def sha256(self) -> dict[str, str]:
         """File name -> SHA-256 of each file, read now; with its folder where another has that name."""

@@ -83,6 +83,8 @@ def _source(adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict
         "scales": scales_digest(adapter),
         "base_model": _without_folders(adapter.base.name),
         "weight": plain(weight),
+        **({"hub": adapter.provenance.hub} if adapter.provenance.hub else {}),
+        **({"licence": adapter.provenance.licence} if adapter.provenance.licence else {}),
     }
 
 

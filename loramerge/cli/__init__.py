@@ -9,12 +9,14 @@ from importlib import import_module
 import click
 
 from loramerge import __version__
+from loramerge.cli.downloads import one_bar
 from loramerge.cli.failures import exit_code
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
     "diff": "Compare two adapters module by module.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
+    "push": "Put an adapter on the Hub, with a card that says how it was made.",
     "resize": "Make one adapter smaller, by its spectra.",
     "replay": "Do a recorded merge again and compare.",
     "methods": "List the merge methods, or explain one.",
@@ -35,7 +37,8 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with one_bar():
+                return super().invoke(ctx)
         except BrokenPipeError:  # the reader has seen enough; click would call it a failure
             raise click.exceptions.Exit(0) from None
 

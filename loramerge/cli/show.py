@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from loramerge.hub.names import hub_name
 from loramerge.report import Module
 
 
@@ -35,6 +36,8 @@ def opening(sources: Sequence[str]) -> Iterable[str]:
     """The sources one by one, with a bar where there are so many that it takes a second."""
     from tqdm import tqdm
 
+    if any(hub_name(source) for source in sources):  # their downloads have a bar
+        return sources
     bar: Iterable[str] = tqdm(sources, unit="adapter", delay=1.0, disable=None, leave=False)
     return bar
 
