@@ -22,13 +22,13 @@ def plot_spectra(inspection: Inspection, axes: Any = None) -> Any:
     Raises:
         UsageError: matplotlib is not installed, or only a header was read.
     """
+    if inspection.peeked:
+        raise UsageError("Only a header on the Hub was read: inspect(..., download=True) has the spectra.")
     try:
         from matplotlib import pyplot
     except ImportError:
         raise UsageError('A plot needs matplotlib: pip install "loramerge[plot]".') from None
     axes = pyplot.subplots()[1] if axes is None else axes
-    if inspection.peeked:
-        raise UsageError("Only a header on the Hub was read: inspect(..., download=True) has the spectra.")
     for module in inspection.modules:
         sigma = np.asarray(module.sigma)
         sigma = sigma[sigma > 0]
