@@ -9,6 +9,7 @@ from typing import Any
 
 from loramerge import dtypes
 from loramerge.adapter import Adapter
+from loramerge.bases import is_local, without_folders
 from loramerge.errors import LoramergeError, SourceError, printable
 from loramerge.formats import load
 from loramerge.formats.destination import ADAPTER_FILES
@@ -55,6 +56,11 @@ def push(
     files, aside = _files(place)
     now = prepare(target, private)
     notes = [f"{printable(', '.join(aside))} is no part of the adapter, and was not sent"] if aside else []
+    if adapter.base.name and is_local(adapter.base.name):
+        notes.append(
+            "its base model is named by a place on a disk, which others do not have: write the name that it has "
+            "on the Hub as base_model_name_or_path of adapter_config.json"
+        )
     if CARD not in files:
         if kept_card(target, now):
             notes.append(f"{repo_id} has a card that loramerge did not write: it was left as it is")
@@ -80,7 +86,8 @@ def card(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] 
             modules=len(adapter),
             rank=adapter.rank,
             dtype=dtypes.word(adapter.dtype),
-            base=base,
+            base=without_folders(base),
+            base_is_here=bool(base and is_local(base)),
             base_licence=_licence(HubName(base)) if base and REPOSITORY.fullmatch(base) else None,
             task=task if isinstance(task, str) else None,
             place=place.name if adapter.bare else None,
@@ -97,7 +104,8 @@ def card(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] 
 def _source(value: Mapping[str, Any]) -> CardSource:
     """A source as recorded; of the Hub, its licence is asked for where the record does not say it."""
     hub, commit, weight = value.get("hub"), value.get("revision"), value.get("weight")
-    marks = [mark for mark in _table(value.get("sha256")).values() if isinstance(mark, str)]
+    marks = {name: mark for name, mark in _table(value.get("sha256")).items() if isinstance(mark, str)}
+    weights = next((mark for name, mark in marks.items() if not name.endswith(".json")), None)
     hub = hub if isinstance(hub, str) else None
     commit = commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
     licence = value.get("licence") if isinstance(value.get("licence"), str) else None
@@ -107,7 +115,7 @@ def _source(value: Mapping[str, Any]) -> CardSource:
         shown = f"{weight.get('from')} to {weight.get('to')} over depth"
     else:
         shown = f"{weight:g}" if isinstance(weight, int | float) else "–"
-    return CardSource(str(value.get("name")), shown, hub, commit, marks[0] if marks else None, licence)
+    return CardSource(str(value.get("name")), shown, hub, commit, weights, licence)
 
 
 def _licence_of(hub: str, commit: str | None) -> str | None:

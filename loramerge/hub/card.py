@@ -15,8 +15,8 @@ from loramerge.hub.commits import OURS
 from loramerge.hub.escaping import code, markdown, quoted
 from loramerge.hub.names import COMMIT, REPOSITORY
 
-BASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
-SHORT = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # how the Hub writes the licences that it knows
+BASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?")
+SHORT = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # how the Hub writes the licences that it knows
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 PIPELINES = {
     "CAUSAL_LM": "text-generation",
@@ -52,7 +52,8 @@ class Facts:
 
     Args:
         repo: where it goes.   place: the name of the one file, if it is a bare one.
-        base: the base model.   base_licence: None if it is not known.   task: PEFT's task_type.
+        base: the base model.   base_is_here: its name is that of a folder on a disk, not of a repository.
+        base_licence: None if it is not known.   task: PEFT's task_type.
         modules, rank, dtype: of the adapter.   sources: none, if it was not merged by loramerge.
         method, options, settings: as recorded.   report: its figures, if they are at hand.
         versions: of what merged it.
@@ -63,6 +64,7 @@ class Facts:
     rank: int
     dtype: str
     base: str | None = None
+    base_is_here: bool = False
     base_licence: str | None = None
     task: str | None = None
     place: str | None = None
@@ -76,7 +78,7 @@ class Facts:
     @property
     def hub_base(self) -> str | None:
         """The base, if it is the name of a repository rather than a place on somebody's disk."""
-        return self.base if self.base and BASE.fullmatch(self.base) else None
+        return self.base if self.base and not self.base_is_here and BASE.fullmatch(self.base) else None
 
 
 def write(facts: Facts) -> str:
@@ -123,7 +125,7 @@ def _licence_lines(facts: Facts) -> list[str]:
 
 
 def _title(facts: Facts) -> str:
-    base = f" of {_linked(facts.base)}" if facts.base else ""
+    base = f" of {_linked(facts.hub_base) or markdown(facts.base)}" if facts.base else ""
     made = "merged from others" if facts.sources else "put here"
     return (
         f"# {facts.repo.partition('/')[2]}\n\nA LoRA adapter{base}, {made} by loramerge: "
@@ -131,10 +133,9 @@ def _title(facts: Facts) -> str:
     )
 
 
-def _linked(name: str | None) -> str:
-    """A name, with a link where it is one of the Hub for certain."""
-    text = markdown(name)
-    return f"[{text}](https://huggingface.co/{name})" if name and REPOSITORY.fullmatch(name) else text
+def _linked(name: str | None) -> str | None:
+    """A name with a link, where it is one of the Hub for certain."""
+    return f"[{markdown(name)}](https://huggingface.co/{name})" if name and REPOSITORY.fullmatch(name) else None
 
 
 def _sources(facts: Facts) -> str:
