@@ -58,8 +58,8 @@ def push(
     notes = [f"{printable(', '.join(aside))} is no part of the adapter, and was not sent"] if aside else []
     if adapter.base.name and is_local(adapter.base.name):
         notes.append(
-            "its base model is named by a place on a disk, which others do not have: write the name that it has "
-            "on the Hub as base_model_name_or_path of adapter_config.json"
+            "its base model is named by a place on a disk, which others do not have: write the name that it "
+            "has on the Hub as base_model_name_or_path of adapter_config.json"
         )
     if CARD not in files:
         if kept_card(target, now):

@@ -13,7 +13,9 @@ from loramerge.hub.progress import watching
 @contextmanager
 def one_bar() -> Iterator[None]:
     """A bar over the bytes of all downloads of a command: on a terminal only, and only after a second."""
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails is told by our own sentence, and only once
+    os.environ.setdefault(
+        "HF_HUB_VERBOSITY", "error"
+    )  # what fails is told by our own sentence, and only once
     bars: list[Any] = []
 
     def watch(coming: int, come: int) -> None:

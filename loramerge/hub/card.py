@@ -1,7 +1,7 @@
 """The card of a merge: what the Hub asks (its front matter), and what a reader asks (the text).
 
-Front matter by https://huggingface.co/docs/hub/model-cards: one base_model and `base_model_relation: adapter`,
-since a list of them would mean a merged model. `base_model:adapter:…` is the tag by which the Hub lists adapters.
+Front matter by https://huggingface.co/docs/hub/model-cards: one base_model and its relation `adapter`, since
+a list of them would mean a merged model. `base_model:adapter:…` is the tag by which the Hub lists adapters.
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ def _title(facts: Facts) -> str:
 
 def _linked(name: str | None) -> str | None:
     """A name with a link, where it is one of the Hub for certain."""
-    return f"[{markdown(name)}](https://huggingface.co/{name})" if name and REPOSITORY.fullmatch(name) else None
+    return (
+        f"[{markdown(name)}](https://huggingface.co/{name})" if name and REPOSITORY.fullmatch(name) else None
+    )
 
 
 def _sources(facts: Facts) -> str:

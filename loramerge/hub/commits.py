@@ -40,7 +40,7 @@ class Pushed:
 @contextmanager
 def _bars() -> Iterator[None]:
     """The client shows a bar for what it sends: on a terminal only."""
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,

@@ -66,13 +66,13 @@ def test_the_text_names_sources_method_figures_and_ways_on(hub, a, tmp_path):
     _, text = pushed(hub)
     mark = lm.load(tmp_path / "b").provenance.sha256()["adapter_model.safetensors"]
     for words in (
-        f"A LoRA adapter of [org/base](https://huggingface.co/{BASE}), merged from others by loramerge: 4 modules",
+        f"A LoRA adapter of [org/base](https://huggingface.co/{BASE}), merged from others by loramerge: 4",
         f"| [org/a](https://huggingface.co/org/a/tree/{a}) | 0.75 | `{a}` |",
         f"| b | -2 | `{mark}` |",
         "`svd`, with\n\n* rank: `2`\n",
         f"energy lost, of the weighted sum of the updates: {100 * merge.report.energy_lost:.3g} %",
         f"| a | {merge.report.cosines[0]:.3f} | {merge.report.norm_ratios[0]:.3f} |",
-        f'model = AutoModelForCausalLM.from_pretrained("{BASE}")\nmodel = PeftModel.from_pretrained(model, "me/m")',
+        f'model = AutoModelForCausalLM.from_pretrained("{BASE}")\nmodel = PeftModel.from_pretrained(model, ',
         'model.load_adapter("me/m")',
         "vllm serve org/base --enable-lora --max-lora-rank 8 --lora-modules m=me/m",
         "loramerge replay hf://me/m -o again",
@@ -170,9 +170,20 @@ def hostile(text):
     }
     said = {text: text, "rank": text}
     return Facts(
-        "me/m", 1, 1, text, base=text, base_licence=text, task=text, place=None, sources=(source,), method=text,
-        options=said, settings=said, report=report, versions={"loramerge": text},
-    )  # fmt: skip
+        "me/m",
+        1,
+        1,
+        text,
+        base=text,
+        base_licence=text,
+        task=text,
+        sources=(source,),
+        method=text,
+        options=said,
+        settings=said,
+        report=report,
+        versions={"loramerge": text},
+    )
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))

@@ -1,4 +1,4 @@
-"""Everything the Hub can answer but the file is a sentence of its own, with exit code 1 and without a token."""
+"""Everything the Hub can answer but the file is a sentence of its own, exit code 1, and without a token."""
 
 import errno
 
@@ -47,9 +47,17 @@ SENTENCES = {
     "no such revision": ("org/a@v9", nothing, ["org/a has no revision v9"]),
     "no such commit": (f"org/a@{'0' * 40}", nothing, ["org/a has no revision 0000"]),
     "no such folder": ("hf://org/a/sub", nothing, ["org/a has no folder sub", "adapter_model.safetensors"]),
-    "no such file": ("hf://org/a/x.safetensors", nothing, ["no file x.safetensors; it has adapter_model.safet"]),
+    "no such file": (
+        "hf://org/a/x.safetensors",
+        nothing,
+        ["no file x.safetensors; it has adapter_model.safet"],
+    ),
     "no weights": ("org/a", without("adapter_model.safetensors"), ["but no adapter_model.safetensors"]),
-    "nothing to read": ("org/m", lambda hub: hub.add("org/m", {"a.txt": b""}), ["org/m has no adapter_config"]),
+    "nothing to read": (
+        "org/m",
+        lambda hub: hub.add("org/m", {"a.txt": b""}),
+        ["org/m has no adapter_config"],
+    ),
     "a whole model": ("org/m", model, ["org/m has no adapter_config.json: it is a model, not an adapter"]),
     "no login is accepted": ("org/a", status(401), ["org/a"]),
     "not allowed": ("org/a", status(403), ["Your login may not read org/a"]),
@@ -105,9 +113,13 @@ def test_offline_a_config_alone_is_no_adapter(hub, a, offline, cli):
 def test_a_network_that_is_down(hub, a, monkeypatch, cli):
     import huggingface_hub
 
-    monkeypatch.setattr("loramerge.hub.client.api", lambda: huggingface_hub.HfApi(endpoint="http://127.0.0.1:9"))
+    monkeypatch.setattr(
+        "loramerge.hub.client.api", lambda: huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")
+    )
     cli("combine", "org/a").refused(1, "org/a does not exist here", "The Hub cannot be reached")
-    monkeypatch.setattr("loramerge.hub.fetching.api", lambda: huggingface_hub.HfApi(endpoint="http://127.0.0.1:9"))
+    monkeypatch.setattr(
+        "loramerge.hub.fetching.api", lambda: huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")
+    )
     cli("combine", "hf://org/a").refused(1, "The Hub cannot be reached for org/a: check the network")
 
 

@@ -31,7 +31,9 @@ def read(hub):
 def test_only_the_header_is_read(hub, big, tmp_path, cli):
     assert cli("inspect", "org/big").code == 0
     assert "norm" not in cli.out
-    assert cli.out.startswith(f"org/big: PEFT folder, 4 modules, float32, base model tiny, commit {big[:8]}\n")
+    assert cli.out.startswith(
+        f"org/big: PEFT folder, 4 modules, float32, base model tiny, commit {big[:8]}\n"
+    )
     assert "q           4  200×300   100   0.04\n" in cli.out
     assert "only the header was read" in cli.err
     assert read(hub) == 100_000
@@ -100,8 +102,14 @@ def test_a_server_without_ranges_is_not_asked_for_the_whole_file(hub, big, cli):
 
 BROKEN = {
     "an impossible length": (lambda path: raw(path, {}, length=2**60), "its header cannot have"),
-    "a huge header": (lambda path: raw(path, b"{}", bytes(20 * 2**20), length=17 * 2**20), "16 MiB is the limit"),
-    "cut short": (lambda path: raw(path, {"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}), "cut"),
+    "a huge header": (
+        lambda path: raw(path, b"{}", bytes(20 * 2**20), length=17 * 2**20),
+        "16 MiB is the limit",
+    ),
+    "cut short": (
+        lambda path: raw(path, {"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}),
+        "cut",
+    ),
     "next to nothing": (lambda path: path.write_bytes(b"abc"), "it has only 3 bytes"),
 }
 

@@ -1,4 +1,4 @@
-"""An adapter is put on the Hub in one commit, whole, by whoever is logged in; and is read from there as it was."""
+"""An adapter is put on the Hub in one commit, whole, by whoever is logged in, and is read as it was."""
 
 import json
 import os
@@ -90,7 +90,9 @@ def test_a_pull_request_leaves_main_alone(hub, login, merged):
 
 def test_another_commit_meanwhile_is_told_and_nothing_is_changed(hub, login, merged):
     hub.before_commit = lambda repo: repo.commit({"theirs.txt": b"first"})
-    with pytest.raises(OutputError, match="me/m got another commit while this one was prepared.* Run it again"):
+    with pytest.raises(
+        OutputError, match=r"me/m got another commit while this one was prepared.* Run it again"
+    ):
         lm.push(merged, "me/m")
     assert there(hub) == {"theirs.txt": b"first"}
     hub.before_commit = None
@@ -161,7 +163,11 @@ REFUSED = {
     "no login in time": (said(status={"/commit/": 401}), "me/m", "me/m"),
     "the Hub fails": (said(status={"/commit/": 500}), "me/m", "The Hub answers HTTP 500 for me/m"),
     "the Hub says no": (said(status={"/preupload/": 400}), "me/m", "The Hub answers HTTP 400 for me/m"),
-    "a bad card": (said(card_error="license is bad"), "me/m", "does not accept the card: Invalid metadata in README"),
+    "a bad card": (
+        said(card_error="license is bad"),
+        "me/m",
+        "does not accept the card: Invalid metadata in README",
+    ),
     "no such thing": (said(status={"/api/repos/create": 404}), "me/m", "has no me/m that you may write to"),
 }
 
@@ -208,7 +214,7 @@ def test_an_adapter_of_somebody_is_pushed_with_a_plain_card(hub, login, tmp_path
     lm.push(folder(tmp_path / "a", tensors(1), task_type="CAUSAL_LM"), "me/a")
     card = there(hub, "me/a")["README.md"].decode()
     assert "license" not in card
-    assert "- \"merge\"" not in card
+    assert '- "merge"' not in card
     assert "put here by loramerge: 4 modules, rank 2, float32" in card
 
 
@@ -237,8 +243,14 @@ def test_combine_pushes_what_it_has_written(hub, login, tmp_path, cli):
     assert cli.err.endswith(f"pushed {lm.push('m', 'me/m').url}\n")
     assert hub.repos["me/m"].private
     assert lm.diff("m", "me/m").largest == 0
-    assert cli("combine", a, "-o", "x.safetensors", "--push", "me/x", "--json").json()["pushed"].startswith("http")
-    assert b"rounding error" in there(hub, "me/x")["README.md"], "a file holds no report, but combine knows it"
+    assert (
+        cli("combine", a, "-o", "x.safetensors", "--push", "me/x", "--json")
+        .json()["pushed"]
+        .startswith("http")
+    )
+    assert b"rounding error" in there(hub, "me/x")["README.md"], (
+        "a file holds no report, but combine knows it"
+    )
     assert cli("combine", a, "-o", "n", "--push", "me/n", "-q").out == "n\n"
     assert cli("combine", a, "-o", "o", "--private").code == 2
 
@@ -266,7 +278,9 @@ def test_a_dry_run_sends_nothing(hub, login, tmp_path, cli):
 
 def test_a_record_that_cannot_be_read_is_a_sentence(hub, login, merged):
     (merged / "loramerge.json").write_text("[1]")
-    with pytest.raises(LoramergeError, match="loramerge.json"):
+    with pytest.raises(LoramergeError, match=r"loramerge\.json"):
         lm.push(merged, "me/m")
-    (merged / "loramerge.json").write_text(json.dumps({"sources": [{"name": 3}, 4], "method": 5, "report": []}))
+    (merged / "loramerge.json").write_text(
+        json.dumps({"sources": [{"name": 3}, 4], "method": 5, "report": []})
+    )
     assert lm.push(merged, "me/m").changed, "what is odd in it is not told"

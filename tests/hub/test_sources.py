@@ -81,7 +81,9 @@ def test_a_hub_that_is_down_is_told_and_the_cache_is_used(hub, a, tmp_path):
     hub.status["/api/models/org/a"] = 503
     adapter = lm.load("org/a")
     equal(adapter, tmp_path / "a")
-    assert adapter.oddities == (f"the Hub could not be asked, so this is the commit {a[:8]} that the cache has",)
+    assert adapter.oddities == (
+        f"the Hub could not be asked, so this is the commit {a[:8]} that the cache has",
+    )
 
 
 def test_a_moved_branch_is_the_new_commit_and_the_old_one_can_be_named(hub, a, tmp_path):
@@ -97,8 +99,14 @@ def test_a_folder_of_a_repository(hub, tmp_path):
     hub.add("org/many", {f"x/{name}": data for name, data in files.items()} | {"README.md": CARD})
     adapter = lm.load("hf://org/many/x")
     equal(adapter, tmp_path / "a")
-    assert (adapter.name, adapter.provenance.hub, adapter.provenance.licence) == ("org/many/x", "org/many/x", "mit")
-    with pytest.raises(SourceError, match=r"holds adapters in folders \(x\): name one, such as hf://org/many/x"):
+    assert (adapter.name, adapter.provenance.hub, adapter.provenance.licence) == (
+        "org/many/x",
+        "org/many/x",
+        "mit",
+    )
+    with pytest.raises(
+        SourceError, match=r"holds adapters in folders \(x\): name one, such as hf://org/many/x"
+    ):
         lm.load("org/many")
 
 
@@ -134,8 +142,12 @@ def test_a_config_beside_several_files_is_not_taken_for_the_one_that_is_named(hu
 
 def test_a_pickle_is_not_even_downloaded_unless_it_is_allowed(hub, tmp_path):
     files = files_of(folder(tmp_path / "a", tensors(1)))
-    hub.add("org/old", {"adapter_config.json": files["adapter_config.json"], "adapter_model.bin": b"p" * 2000})
-    with pytest.raises(IncompatibleError, match=r"org/old has its weights in a pickle only .* --allow-pickle"):
+    hub.add(
+        "org/old", {"adapter_config.json": files["adapter_config.json"], "adapter_model.bin": b"p" * 2000}
+    )
+    with pytest.raises(
+        IncompatibleError, match=r"org/old has its weights in a pickle only .* --allow-pickle"
+    ):
         lm.load("org/old")
     assert not hub.got("GET", "/lfs/")
     with pytest.raises(SourceError, match="org/old"):  # it is none, which only reading it can tell
