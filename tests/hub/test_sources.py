@@ -191,7 +191,7 @@ def test_a_replay_does_not_take_other_bytes_from_the_hub(hub, a, tmp_path):
     record["sources"][0]["revision"] = new
     (tmp_path / "m/loramerge.json").write_text(json.dumps(record))
     (tmp_path / "a").rename(tmp_path / "hidden")
-    with pytest.raises(IncompatibleError, match="is not the a that was merged: .* has another SHA-256"):
+    with pytest.raises(IncompatibleError, match=r"is not the a that was merged: .* has another SHA-256"):
         lm.replay(tmp_path / "m")
 
 
