@@ -49,6 +49,9 @@ def push(
         SourceError, IncompatibleError: `path` is no adapter that can be read.
         UsageError: no such name can be.
         OutputError: nobody is logged in, the Hub refuses, or another commit came first.
+
+    >>> push("merged", "me/merged", private=True).url  # doctest: +SKIP
+    'https://huggingface.co/me/merged/commit/…'
     """
     target = destination(repo_id, revision, create_pr)
     place = Path(path)

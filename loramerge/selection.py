@@ -59,7 +59,7 @@ def opened(
     with ThreadPoolExecutor(min(waiting, CONNECTIONS)) as pool:
         jobs = [pool.submit(load, source) for source in sources]
         try:
-            return [job.result() for job in watch(jobs)]
+            return [job.result() for _, job in zip(watch(sources), jobs, strict=True)]
         finally:
             pool.shutdown(cancel_futures=True)
 

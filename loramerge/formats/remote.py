@@ -14,7 +14,7 @@ from loramerge.formats.licences import licence_in
 from loramerge.formats.safetensors import File, open_elsewhere
 from loramerge.hub.client import ask
 from loramerge.hub.failures import Missing, Unreachable
-from loramerge.hub.fetching import CONFIG, chosen, download, fetch, offline
+from loramerge.hub.fetching import CONFIG, chosen, download, fetch, offline, sha256_of
 from loramerge.hub.names import HubName, is_hub
 from loramerge.hub.ranges import Ranged
 
@@ -35,6 +35,7 @@ def load_hub(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adap
         revision=found.commit,
         hub=found.name.place,
         licence=adapter.provenance.licence or licence_in(found.card),
+        marks={path.name: mark for path in adapter.provenance.files if (mark := sha256_of(path))},
     )
     notes = (found.note,) if found.note else ()
     return replace(adapter, provenance=known, oddities=(*adapter.oddities, *notes))
@@ -47,8 +48,12 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
     """
     if offline():
         return load_hub(source, name, read, allow_pickle)
+    try:
+        with _both_readings(source):
+            listing = ask(name)
+    except Unreachable:
+        return load_hub(source, name, read, allow_pickle)
     with _both_readings(source):
-        listing = ask(name)
         choice = chosen(name, listing, allow_pickle)
     guessed = choice.place == choice.weights and any(CONFIG in file for file in choice.beside)
     if guessed or not choice.weights.endswith(".safetensors"):
@@ -77,10 +82,10 @@ def _both_readings(source: str) -> Iterator[None]:
     except Missing as error:
         if is_hub(source):
             raise
-        raise Missing(f"{printable(source)} does not exist here; and on the Hub, {error}") from None
+        raise Missing(f"{printable(source)} does not exist here, and {error}") from None
     except Unreachable as error:
         if is_hub(source):
             raise
         raise Unreachable(
-            f"{printable(source)} does not exist here. If a repository is meant: {error}"
+            f"{printable(source)} does not exist here. If a repository of the Hub is meant: {error}"
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from loramerge.hub.progress import Counter
 
 CONFIG, CARD, RECORD = "adapter_config.json", "README.md", "loramerge.json"
 WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
+DIGEST = re.compile(r"[0-9a-f]{64}")
 WHOLE_MODELS = ("model", "pytorch_model", "diffusion_pytorch_model", "consolidated", "tf_model")
 
 
@@ -131,6 +133,15 @@ def cached(name: HubName, allow_pickle: bool = False) -> Snapshot | None:
     ):
         return None  # only its config was looked at
     return Snapshot(name, root.name, root, name.path)
+
+
+def sha256_of(path: Path) -> str | None:
+    """The SHA-256 that the Hub gave a large file of the cache; None for others.
+
+    The client calls what it has downloaded by it, and compares nothing but the size.
+    """
+    name = path.resolve().name
+    return name if DIGEST.fullmatch(name) else None
 
 
 def offline() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
@@ -103,7 +104,8 @@ def _collected(slug: str) -> Found:
         raise SourceError(f"The Hub has no collection {printable(slug)}, or it is private.") from None
     models = [item.item_id for item in collection.items if item.item_type == "model"]
     names = [HubName(model) for model in models if REPOSITORY.fullmatch(model)]
-    adapters = tuple(name for name in names if _is_adapter(name))
+    with ThreadPoolExecutor(8) as pool:
+        adapters = tuple(name for name, fits in zip(names, pool.map(_is_adapter, names), strict=True) if fits)
     aside = len(collection.items) - len(adapters)
     if not adapters:
         raise SourceError(f"The collection {printable(slug)} holds no adapter, only {aside} other things.")

@@ -100,6 +100,8 @@ def parse(text: str) -> HubName:
     >>> parse("hf://org/name@refs/pr/1/sub/file.safetensors")
     HubName(repo='org/name', revision='refs/pr/1', path='sub/file.safetensors')
     """
+    if is_collection(text):
+        raise SourceError(f"{printable(text)} is a list of adapters, and one is needed here.")
     match = FULL.fullmatch(SCHEME.sub("", text, count=1).rstrip("/"))
     revision = unquote(match["revision"]) if match and match["revision"] else None
     path = (match["path"] or "") if match else ""

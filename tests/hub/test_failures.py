@@ -40,7 +40,7 @@ def model(hub):
 
 
 SENTENCES = {
-    "missing": ("org/b", nothing, ["org/b does not exist here", "no repository of the Hub", "hf auth login"]),
+    "missing": ("org/b", nothing, ["org/b does not exist here, and org/b is no repository", "hf auth login"]),
     "missing, in full": ("hf://org/b", nothing, ["org/b is no repository of the Hub", "HF_TOKEN"]),
     "private": ("org/a", private, ["org/a does not exist here", "or a private one"]),
     "gated": ("org/a", gated, ["org/a is gated", "accept its terms", "hf auth login"]),

@@ -94,6 +94,20 @@ def test_offline_it_is_read_from_the_cache(hub, big, offline, tmp_path):
     assert lm.inspect("org/big").norm == lm.inspect(tmp_path / "big").norm
 
 
+def test_where_the_hub_is_down_it_is_read_from_the_cache(hub, big, tmp_path, cli):
+    lm.load("org/big")
+    hub.status["/api/models"] = 503
+    assert cli("inspect", "org/big").code == 0
+    assert "norm" in cli.out
+    assert f"odd: the Hub could not be asked, so this is the commit {big[:8]} that the cache has" in cli.out
+
+
+def test_what_was_only_looked_at_is_not_merged(hub, big, tmp_path):
+    with pytest.raises(SourceError, match=r"Only the header of big was read: load it without peeking"):
+        lm.combine([lm.load("org/big", peeking=True)], out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_server_without_ranges_is_not_asked_for_the_whole_file(hub, big, cli):
     hub.ranges = False
     assert cli("inspect", "org/big").code == 1

@@ -5,7 +5,7 @@ import pytest
 import loramerge as lm
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.gathering import expand
-from loramerge.hub.progress import watching
+from loramerge.hub.progress import Counter, watching
 from tests.files import folder, tensors
 from tests.hub.loopback import files_of
 
@@ -110,6 +110,57 @@ def test_all_downloads_are_one_count_of_bytes(hub, three):
     with watching(watch):
         lm.combine(["hf://collections/me/best-1"])
     assert sum(come) == sizes, "what is cached does not come again"
+
+
+def test_the_command_line_shows_one_bar(hub, three, cli, monkeypatch):
+    import tqdm
+
+    class Bar(list):
+        def __init__(self, total, **_):
+            self.total = total
+            bars.append(self)
+
+        def update(self, n):
+            self.append(n)
+
+        def close(self):
+            self.closed = True
+
+    bars = []
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    assert cli("inspect", "--download", "hf://collections/me/best-1", "org/n0").code == 0
+    (bar,) = bars
+    assert bar.total == sum(bar) == sum(len(data) for path in three for data in files_of(path).values())
+    assert bar.closed
+
+
+def test_a_download_by_xet_is_counted_once():
+    """Its reporter counts bytes on the wire and bytes on the disk apart, on one bar."""
+    from types import SimpleNamespace
+
+    reporting = pytest.importorskip("huggingface_hub.utils._xet_progress_reporting")
+    told = []
+    with (
+        watching(lambda total, done: told.append((total, done))),
+        reporting.XetDownloadProgressReporter(
+            reconstruction_desc="x", total=100, log_level=30, tqdm_class=Counter
+        ) as reporter,
+    ):
+        for done in (40, 100):
+            reporter.update_progress(
+                SimpleNamespace(
+                    total_bytes=100,
+                    total_bytes_completed=done,
+                    total_bytes_completion_rate=1.0,
+                    total_transfer_bytes_completed=done // 2,
+                    total_transfer_bytes_completion_rate=1.0,
+                )
+            )
+    assert [sum(each) for each in zip(*told, strict=True)] == [100, 100]
+
+
+def test_a_list_where_one_adapter_is_needed(hub, three, cli):
+    cli("diff", "hf://collections/me/best-1", three[0]).refused(1, "is a list of adapters, and one is needed")
 
 
 def test_a_name_with_no_repository_fails_by_that_name(hub, three, cli):

@@ -49,6 +49,7 @@ MALFORMED = [
     "hf://org/name/a\x1b[31m",
     "hf://or g/name",
     "hf://org/name@%2e%2e",
+    "hf://org",
 ]
 
 

@@ -265,6 +265,16 @@ def test_a_download_that_never_comes_whole_is_a_sentence_and_leaves_nothing(hub,
     equal(lm.load("org/a"), tmp_path / "a")
 
 
+def test_a_file_that_was_damaged_in_the_cache_is_not_merged(hub, a, tmp_path):
+    place = lm.load("org/a").provenance.files[0].resolve()
+    data = bytearray(place.read_bytes())
+    data[-1] ^= 1
+    place.write_bytes(data)
+    with pytest.raises(SourceError, match=r"adapter_model\.safetensors of a is not what the Hub has"):
+        lm.combine(["org/a"], out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_bytes_of_lfs_come_from_another_host_without_the_token(hub, a, login):
     hub.repos["org/a"].private = True
     lm.load("org/a")
