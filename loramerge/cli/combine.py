@@ -135,9 +135,7 @@ def combine(
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
         if repo is not None:
-            show.note(
-                f"note: it would be put on the Hub as {repo}, {'a private' if private else 'a public'} one"
-            )
+            show.note(f"note: it would be put on the Hub as {repo}{', in private' if private else ''}")
         return show_plan(todo, out, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
     if repo is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from loramerge.errors import SourceError, printable
 from loramerge.hub.failures import explained
@@ -62,16 +64,36 @@ class Ranged:
             get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response,
         ):
             hf_raise_for_status(response)
-            span = SPAN.fullmatch(response.headers.get("Content-Range", ""))
-            if response.status_code != 206 or span is None or int(span[1]) != start:
-                raise SourceError(
-                    f"The server of {printable(self.name.repo)} sends whole files only, so the header cannot "
-                    "be read alone: add --download."
-                )
-            self.size = int(span[3])
-            found = b"".join(response.iter_bytes())
+            skipped, self.size = self._placed(response, start)
+            found = _first(response.iter_bytes(), skipped + count)[skipped:]
         if len(found) != min(count, self.size - start):
             raise SourceError(
                 f"{printable(self.file)} of {self.name.repo} did not arrive whole: run it again."
             )
         return found
+
+    def _placed(self, response: Any, start: int) -> tuple[int, int]:
+        """How many bytes come before the range, and the size of the file.
+
+        A server that knows no ranges sends the file from its beginning; it is read no further than needed.
+        """
+        span = SPAN.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status_code == 206 and span and int(span[1]) == start:
+            return 0, int(span[3])
+        length = response.headers.get("Content-Length", "")
+        if response.status_code == 200 and length.isdecimal():
+            return start, int(length)
+        raise SourceError(
+            f"The server does not let a part of {printable(self.file)} of {self.name.repo} be read: add "
+            "--download."
+        )
+
+
+def _first(chunks: Iterable[bytes], count: int) -> bytes:
+    """So many bytes, or all if there are fewer."""
+    found = bytearray()
+    for chunk in chunks:
+        found += chunk
+        if len(found) >= count:
+            break
+    return bytes(found[:count])

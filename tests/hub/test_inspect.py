@@ -7,8 +7,10 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import IncompatibleError, SourceError, UsageError
+from loramerge.hub.names import HubName
+from loramerge.hub.ranges import Ranged
 from tests.files import bare, content, folder, raw, tensors
-from tests.hub.loopback import files_of
+from tests.hub.loopback import Handler, files_of
 
 SAID = {"lora_adapter_metadata": '{"r": 100, "lora_alpha": 100}'}
 WIDE = {f"layers.{i}.q": (200, 300) for i in range(4)}
@@ -108,10 +110,33 @@ def test_what_was_only_looked_at_is_not_merged(hub, big, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def test_a_server_without_ranges_is_not_asked_for_the_whole_file(hub, big, cli):
+def test_a_server_without_ranges_is_read_from_the_beginning(hub, big, tmp_path):
     hub.ranges = False
-    assert cli("inspect", "org/big").code == 1
-    assert "sends whole files only, so the header cannot be read alone: add --download" in cli.err
+    adapter = lm.load("org/big", peeking=True)
+    assert len(adapter) == 4
+    target = lm.Target("layers.3.q")
+    assert (adapter[target].up == lm.load(tmp_path / "big")[target].up).all()
+
+
+@pytest.mark.parametrize("answer", [{"Content-Range": "bytes 5-9/10"}, {"Content-Range": "?"}, {}])
+def test_an_answer_that_is_another_part_is_refused(hub, big, monkeypatch, answer):
+    def bytes_of(self, data, headers):
+        self._reply(206, data[:10], {**headers, **answer})
+
+    monkeypatch.setattr(Handler, "_bytes", bytes_of)
+    with pytest.raises(
+        SourceError, match=r"does not let a part of adapter_model\.safetensors of org/big be read"
+    ):
+        Ranged(HubName("org/big"), big, "adapter_model.safetensors").open()
+
+
+def test_a_part_that_does_not_come_whole_is_told(hub, big, monkeypatch):
+    def bytes_of(self, data, headers):
+        self._reply(206, data[:10], {**headers, "Content-Range": f"bytes 0-99999/{len(data)}"})
+
+    monkeypatch.setattr(Handler, "_bytes", bytes_of)
+    with pytest.raises(SourceError, match="did not arrive whole: run it again"):
+        lm.inspect("org/big")
 
 
 BROKEN = {
