@@ -11,7 +11,6 @@ from pathlib import Path
 from loramerge.adapter import Adapter
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.formats.peft import CONFIG
-from loramerge.hub.listing import members
 from loramerge.hub.names import is_collection as is_list
 from loramerge.hub.names import is_hub
 from loramerge.schedule import Weight
@@ -59,7 +58,7 @@ def left_aside(name: str) -> list[str]:
 
 def _found(name: str) -> list[str]:
     if is_hub(name):
-        return [str(member) for member in members(name).members] if is_list(name) else [name]
+        return _members(name) if is_list(name) else [name]
     if _is_collection(name):
         return sorted(str(path) for path in _visible(name) if _is_adapter(path))
     if os.path.lexists(name) or not glob.has_magic(name):
@@ -68,6 +67,13 @@ def _found(name: str) -> list[str]:
     if not found:
         raise SourceError(f"{printable(name)} finds no adapter: no folder with {CONFIG}, no .safetensors.")
     return found
+
+
+def _members(name: str) -> list[str]:
+    """The adapters of a list on the Hub."""
+    from loramerge.hub.listing import members  # for those who have one
+
+    return [str(member) for member in members(name).members]
 
 
 def _is_collection(name: str) -> bool:

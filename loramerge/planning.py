@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.output import Outline
 from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
 from loramerge.gathering import gather
-from loramerge.gram import framed
+from loramerge.scaling import Scale, check_scale
 from loramerge.schedule import Rule, Schedule, Weight
 from loramerge.selection import (
     Alphas,
@@ -68,7 +68,7 @@ class Effort:
         return self.memory / self.workers
 
 
-EFFORT = Effort()
+EFFORT: Effort = Effort()
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +114,13 @@ class Sources:
         """All of them are files without a config of their own."""
         return all(adapter.bare for adapter in self.adapters)
 
-    def batches(self, effort: Effort, schedule: Schedule | None = None) -> list[Units]:
-        """The work, in pieces that one worker can hold and, by a schedule, that are merged alike."""
-        groups = [self.signatures] if schedule is None else schedule.groups(self.signatures)
+    def batches(
+        self, effort: Effort, schedule: Schedule | None = None, method: Method | None = None
+    ) -> list[Units]:
+        """The work, in pieces that one worker can hold and, by schedule and method, that are merged alike."""
+        groups: list[Mapping[Target, Signature]] = [self.signatures]
+        if schedule is not None and method is not None:
+            groups = [*schedule.groups(self.signatures, method)]
         return [units for group in groups for units in batches(self.adapters, group, effort.share)]
 
 
@@ -130,6 +134,7 @@ class Plan:
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.
+        scale: the policy of strength.   strengths: what ``cosine`` found, by module.
     """
 
     sources: Sources
@@ -140,6 +145,8 @@ class Plan:
     outline: Outline
     notes: tuple[str, ...]
     budget: Budget | None = None
+    scale: Scale = 1.0
+    strengths: Mapping[str, float] = field(default_factory=dict)
 
     def way(self, units: Units) -> tuple[Method, Array]:
         """The method and the weights of a batch, one for each of `work`."""
@@ -166,7 +173,7 @@ class Plan:
 
     def batches(self, effort: Effort) -> list[Units]:
         """The work in pieces that are merged alike and that one worker can hold."""
-        return self.work.batches(effort, self.schedule)
+        return self.work.batches(effort, self.schedule, self.method)
 
 
 def open_together(
@@ -221,6 +228,7 @@ def settle(
     size: float | str | None = None,
     bare: bool | None = None,
     ranks: Mapping[str, int] | None = None,
+    scale: Scale | None = None,
     fold: bool = True,
     **options: Any,
 ) -> Plan:
@@ -242,11 +250,13 @@ def settle(
     work = sources.folded(weights_of) if fold and chosen.traits.sums else sources
 
     shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
-    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget)
+    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, check_scale(scale))
     most = max(a.rank for a in sources.adapters)
     if budget is None:
-        observed = observe(chosen, work, schedule) if chosen.observes else []
-        return open_.again(chosen.decide([array for _, array in observed], most), schedule)
+        while chosen.observes:  # some methods look more than once: a bracket first, then what is in it
+            observed = observe(chosen, work, schedule)
+            chosen = chosen.decide([array for _, array in observed], most)
+        return open_.again(chosen.decide([], most), schedule)
     seen = observe(looking(chosen, budget), work, schedule)
     as_file = sources.bare if bare is None else bare
     return Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
@@ -269,11 +279,11 @@ def observer(effort: Effort) -> Observe:
             own, weights = schedule.way(method, units.targets[0])
             if not own.observes:  # a rule has given these modules a rank of their own
                 return []
-            grams = framed(units.grams(balance=own.frame != "stored"), own.frame)
+            _, grams = units.seen(own.frame)
             return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
 
         with workers(effort.workers) as run:
-            return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
+            return list(chain.from_iterable(run(look, work.batches(effort, schedule, method))))
 
     return observe
 
@@ -298,6 +308,7 @@ def plan(
     extras: str = "refuse",
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
+    scale: Scale | None = None,
     effort: Effort = EFFORT,
     **options: Any,
 ) -> Plan:
@@ -336,6 +347,7 @@ def plan(
         size=size,
         bare=bare,
         ranks=ranks,
+        scale=scale,
         **options,
     )
 

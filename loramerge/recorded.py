@@ -24,6 +24,7 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "allow_base_mismatch": bool,
     "extras": str,
     "renormalise": bool,
+    "scale": float,
     "modules": list,
     "ranks": dict,
 }
@@ -47,9 +48,9 @@ class SourceRecord:
     @property
     def pinned(self) -> str | None:
         """Its name on the Hub with the commit of then, if it was from there."""
-        return (
-            None if self.hub is None else str(replace(parse_name(f"hf://{self.hub}"), revision=self.revision))
-        )
+        if self.hub is None:
+            return None
+        return str(replace(parse_name(f"hf://{self.hub}"), revision=self.revision))
 
     @property
     def last(self) -> str:
@@ -157,4 +158,5 @@ def _settings(reader: Reader, settings: Mapping[str, Any]) -> dict[str, Any]:
     for path, rank in reader.table(given, "ranks").items() if "ranks" in given else ():
         if type(rank) is not int or rank < 1:
             reader.fail(f"the rank of {printable(path)} is {printable(repr(rank), 40)}")
-    return {name: reader.typed(given, name, SETTINGS[name]) for name in given}
+    kept = {name: reader.typed(given, name, SETTINGS[name]) for name in given if name != "scale"}
+    return {**kept, "scale": reader.scale(given["scale"])} if "scale" in given else kept

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, LowRank
-from loramerge.gram import balanced, canonical, halves, inner, spectrum, weigh
+from loramerge.frames import canonical
+from loramerge.gram import balanced, halves, inner, spectrum, weigh
 from tests.adapters import random_adapters, units_of, update
 
 

@@ -13,20 +13,15 @@ from loramerge.hub.progress import watching
 @contextmanager
 def one_bar() -> Iterator[None]:
     """A bar over the bytes of all downloads of a command: on a terminal only, and only after a second."""
-    os.environ.setdefault(
-        "HF_HUB_VERBOSITY", "error"
-    )  # what fails is told by our own sentence, and only once
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails is told once, by our own sentence
     bars: list[Any] = []
 
     def watch(coming: int, come: int) -> None:
         if not bars:
             from tqdm import tqdm
 
-            bars.append(
-                tqdm(
-                    total=0, unit="B", unit_scale=True, delay=1.0, disable=None, leave=False, desc="download"
-                )
-            )
+            shown = {"unit": "B", "unit_scale": True, "delay": 1.0, "disable": None, "leave": False}
+            bars.append(tqdm(total=0, desc="download", **shown))
         bars[0].total += coming
         bars[0].update(come)
 

@@ -11,6 +11,7 @@ from loramerge.budgets import parse_size
 from loramerge.errors import UsageError
 from loramerge.formats import Alpha
 from loramerge.hub.listing import filter_source
+from loramerge.scaling import check_scale
 from loramerge.selection import Alphas
 
 
@@ -53,6 +54,14 @@ def size(_: click.Context, __: click.Parameter, text: str) -> float:
     """`500MB`, `1GB` or plain bytes."""
     try:
         return parse_size(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def scale(_: click.Context, __: click.Parameter, text: str | None) -> float | str | None:
+    """A number, or the name of a policy."""
+    try:
+        return None if text is None else check_scale(text)
     except UsageError as error:
         raise click.BadParameter(str(error)) from None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from loramerge import __version__
 from loramerge.hub.failures import explained
 from loramerge.hub.names import HubName
 
@@ -19,7 +19,7 @@ def api() -> HfApi:
     """The client; token, endpoint and cache are those of the user's environment."""
     from huggingface_hub import HfApi
 
-    return HfApi(library_name="loramerge", library_version=version("loramerge"))
+    return HfApi(library_name="loramerge", library_version=__version__)
 
 
 @dataclass(frozen=True)
