@@ -14,9 +14,10 @@ from loramerge.errors import LoramergeError, SourceError, printable
 from loramerge.formats import load
 from loramerge.formats.destination import ADAPTER_FILES
 from loramerge.formats.records import find_record
-from loramerge.hub.card import CardSource, Facts, write
+from loramerge.hub.card import write
 from loramerge.hub.client import ask
 from loramerge.hub.commits import Pushed, destination, kept_card, prepare, send
+from loramerge.hub.matter import CardSource, Facts
 from loramerge.hub.names import COMMIT, REPOSITORY, HubName, parse
 
 CARD = "README.md"

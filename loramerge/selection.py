@@ -19,6 +19,7 @@ from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.alpha import check_alpha
 from loramerge.hub.names import hub_name
+from loramerge.hub.progress import ended
 from loramerge.searching import Found, searcher
 from loramerge.target import Target
 
@@ -60,8 +61,10 @@ def opened(
         jobs = [pool.submit(load, source) for source in sources]
         try:
             return [job.result() for _, job in zip(watch(sources), jobs, strict=True)]
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # an interrupt need not wait for gigabytes
+            with ended():
+                pool.shutdown(cancel_futures=True)
+            raise
 
 
 def open_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,14 +17,17 @@ def one_bar() -> Iterator[None]:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails is told once, by our own sentence
     bars: list[Any] = []
 
-    def watch(coming: int, come: int) -> None:
-        if not bars:
-            from tqdm import tqdm
+    one = threading.Lock()  # files come in threads
 
-            shown = {"unit": "B", "unit_scale": True, "delay": 1.0, "disable": None, "leave": False}
-            bars.append(tqdm(total=0, desc="download", **shown))
-        bars[0].total += coming
-        bars[0].update(come)
+    def watch(coming: int, come: int) -> None:
+        with one:
+            if not bars:
+                from tqdm import tqdm
+
+                shown = {"unit": "B", "unit_scale": True, "delay": 1.0, "disable": None, "leave": False}
+                bars.append(tqdm(total=0, desc="download", **shown))
+            bars[0].total += coming
+            bars[0].update(come)
 
     with watching(watch):
         try:

@@ -12,9 +12,10 @@ from loramerge.adapter import Adapter
 from loramerge.errors import printable
 from loramerge.formats.licences import licence_in
 from loramerge.formats.safetensors import File, open_elsewhere
+from loramerge.hub.choosing import CONFIG, chosen
 from loramerge.hub.client import ask
 from loramerge.hub.failures import Missing, Unreachable
-from loramerge.hub.fetching import CONFIG, chosen, download, fetch, offline, sha256_of
+from loramerge.hub.fetching import download, fetch, offline, sha256_of
 from loramerge.hub.names import HubName, is_hub
 from loramerge.hub.ranges import Ranged
 

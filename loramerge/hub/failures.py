@@ -44,10 +44,13 @@ def explained(name: HubName, what: str = "", writing: bool = False) -> Iterator[
     except HFValidationError:
         raise kind(f"{name.repo} is no name that the Hub allows.") from None
     except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError is what hf_xet raises
+        answer = next((each for each in _causes(error) if isinstance(each, HfHubHTTPError)), None)
+        if answer is not None:  # the client has looked into its cache after it, and found nothing
+            raise _answered(answer, name, what, writing) from None
         raise _unanswered(error, name, what, kind) from None
 
 
-def _answered(error: Exception, name: HubName, what: str, writing: bool) -> LoramergeError:
+def _answered(error: BaseException, name: HubName, what: str, writing: bool) -> LoramergeError:
     """The sentence for an HTTP status."""
     from huggingface_hub import errors
 

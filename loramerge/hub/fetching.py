@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.hub.client import Listing, api, ask
+from loramerge.errors import SourceError
+from loramerge.hub.choosing import CONFIG, PICKLED, WEIGHTS, below, chosen
+from loramerge.hub.client import api, ask
 from loramerge.hub.failures import Unreachable, explained
-from loramerge.hub.names import FILES, HubName
+from loramerge.hub.names import HubName
 from loramerge.hub.progress import Counter
 
-CONFIG, CARD, RECORD = "adapter_config.json", "README.md", "loramerge.json"
-WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
+CARD, RECORD = "README.md", "loramerge.json"
 DIGEST = re.compile(r"[0-9a-f]{64}")
-WHOLE_MODELS = ("model", "pytorch_model", "diffusion_pytorch_model", "consolidated", "tf_model")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is needed of a repository.
-
-    Args:
-        place: what is the adapter, a folder or a file.   weights: the file of its tensors.
-        beside: small files that say what they are.
-    """
-
-    place: str
-    weights: str
-    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,35 +67,10 @@ def fetch(name: HubName, allow_pickle: bool = False, record: bool = False) -> Sn
             raise
         return replace(found, note=_unasked(found)) if not offline() else found
     choice = chosen(name, listing, allow_pickle)
-    more = (CARD, *([_below(choice.place, RECORD)] if record else []))
+    more = (CARD, *([below(choice.place, RECORD)] if record else []))
     wanted = [*choice.beside, choice.weights, *(file for file in more if file in listing.files)]
     root = download(name, listing.commit, wanted)
     return Snapshot(replace(name, path=choice.place), listing.commit, root, choice.place)
-
-
-def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choice:
-    """Which files of a repository are the adapter that is named.
-
-    Raises:
-        SourceError: none are, or several could be; the message names them.
-        IncompatibleError: its weights are a pickle, and these are not allowed.
-    """
-    if name.is_file:
-        return _one_file(name, name.path, listing)
-    base, inside = name.path, _inside(name.path, listing.files)
-    if not inside:
-        raise SourceError(f"{name.repo} has no folder {printable(base)}{_others(name, listing)}.")
-    if CONFIG in inside:
-        return Choice(base, _below(base, _weights(name, inside, allow_pickle)), (_below(base, CONFIG),))
-    files = sorted(f for f in inside if f.endswith(".safetensors") and "/" not in f)
-    if not files or "config.json" in inside or files[0].split("-")[0].split(".")[0] in WHOLE_MODELS:
-        raise _no_adapter(name, listing, inside)
-    if len(files) > 1:
-        raise SourceError(
-            f"{name} has no {CONFIG} and {len(files)} files of weights ({_some(files)}): name one, such as "
-            f"{replace(name, path=_below(base, files[0]))}"
-        )
-    return _one_file(name, _below(base, files[0]), listing)
 
 
 def cached(name: HubName, allow_pickle: bool = False) -> Snapshot | None:
@@ -122,7 +81,7 @@ def cached(name: HubName, allow_pickle: bool = False) -> Snapshot | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    probe = name.path if name.is_file else _below(name.path, CONFIG)
+    probe = name.path if name.is_file else below(name.path, CONFIG)
     found = try_to_load_from_cache(name.repo, probe, revision=name.revision)
     if not isinstance(found, str):
         return None
@@ -169,66 +128,6 @@ def download(name: HubName, commit: str, files: Sequence[str]) -> Path:
     if root.name != commit:
         raise SourceError(f"{name} was changed while it was read: run it again.")
     return root
-
-
-def _one_file(name: HubName, path: str, listing: Listing) -> Choice:
-    """One file of weights, and what may tell its alpha."""
-    if path not in listing.files:
-        raise SourceError(f"{name.repo} has no file {printable(path)}{_others(name, listing)}.")
-    folder, stem = os.path.dirname(path), os.path.splitext(path)[0]
-    rivals = [f for f in listing.files if os.path.dirname(f) == folder and f.endswith(FILES)]
-    shared = rivals == [path] or path == _below(folder, WEIGHTS)  # else a config there may mean another file
-    beside = (f"{stem}.json", *([_below(folder, CONFIG)] if shared else []))
-    return Choice(path, path, tuple(file for file in beside if file in listing.files))
-
-
-def _weights(name: HubName, inside: set[str], allow_pickle: bool) -> str:
-    if WEIGHTS in inside:
-        return WEIGHTS
-    if PICKLED not in inside:
-        raise SourceError(f"{name} has an {CONFIG} but no {WEIGHTS}: its upload is incomplete.")
-    if not allow_pickle:
-        raise IncompatibleError(
-            f"{name} has its weights in a pickle only ({PICKLED}), which could run code when it is read. "
-            "--allow-pickle (allow_pickle=True) reads its tensors without running anything."
-        )
-    return PICKLED
-
-
-def _no_adapter(name: HubName, listing: Listing, inside: set[str]) -> SourceError:
-    nested = sorted(os.path.dirname(file) for file in inside if file.endswith(f"/{CONFIG}"))
-    if nested:
-        first = replace(name, path=_below(name.path, nested[0]))
-        return SourceError(f"{name} holds adapters in folders ({_some(nested)}): name one, such as {first}")
-    if "config.json" in inside or any(f.endswith(FILES) and "/" not in f for f in inside):
-        return SourceError(f"{name} has no {CONFIG}: it is a model, not an adapter.")
-    return SourceError(
-        f"{name} has no {CONFIG} and no .safetensors: it is no adapter{_others(name, listing)}."
-    )
-
-
-def _others(name: HubName, listing: Listing) -> str:
-    """What else could be named in this repository."""
-    files = sorted(f for f in listing.files if f.endswith((f"/{CONFIG}", ".safetensors")))
-    places = list(dict.fromkeys(f.removesuffix(f"/{CONFIG}") for f in files if f.removesuffix(CONFIG)))
-    places = [place for place in places if place != name.path]
-    return f"; it has {_some(places)}" if places else ""
-
-
-def _inside(base: str, files: frozenset[str]) -> set[str]:
-    """The files below a folder, named from there."""
-    return {
-        file[len(base) + 1 :] if base else file for file in files if not base or file.startswith(f"{base}/")
-    }
-
-
-def _below(folder: str, file: str) -> str:
-    return f"{folder}/{file}" if folder else file
-
-
-def _some(names: list[str], count: int = 8) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(printable(name, 80) for name in names[:count]) + more
 
 
 def _unasked(found: Snapshot) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
 from loramerge.errors import LoramergeError, SourceError, UsageError, printable
+from loramerge.hub.choosing import CONFIG
 from loramerge.hub.client import api, ask
 from loramerge.hub.failures import Missing, explained
-from loramerge.hub.fetching import CONFIG
 from loramerge.hub.names import REPOSITORY, SCHEME, HubName
 
 KEYS = ("base_model", "author", "tag", "search", "limit")

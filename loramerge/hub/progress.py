@@ -1,14 +1,32 @@
-"""One bar over all downloads: every file that comes tells its bytes to whoever watches."""
+"""One bar over all downloads: every file tells its bytes to whoever watches, and ends when told to."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from loramerge.errors import LoramergeError
+
 Watcher = Callable[[int, int], None]  # (bytes that will come, bytes that have come), both since the last call
 
 _watchers: list[Watcher] = []
+_ending = threading.Event()
+
+
+class Stopped(LoramergeError):
+    """A download was ended, because another one has failed or the user wants no more."""
+
+
+@contextmanager
+def ended() -> Iterator[None]:
+    """End every download that is under way in another thread, at its next piece, while the block runs."""
+    _ending.set()
+    try:
+        yield
+    finally:
+        _ending.clear()
 
 
 @contextmanager
@@ -29,6 +47,8 @@ class Counter:
         _tell(int((total or 0) - initial), 0)
 
     def update(self, n: float | None = 1) -> None:
+        if _ending.is_set():
+            raise Stopped("The download was stopped.")
         self.n += n or 0
         _tell(0, int(n or 0))
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.files import Cli
-from tests.hub import loopback
+from tests.hub import answers, loopback
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     found = loopback.Hub()
-    loopback.start(found)
+    answers.start(found)
     yield found
     leaks = [each for each in found.asked if each.host == "localhost" and each.token]
     assert not leaks, "a token went to another host"

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 import loramerge as lm
-from loramerge.hub.card import CardSource, Facts, agreed, write
+from loramerge.hub.card import write
 from loramerge.hub.escaping import code, markdown, quoted
+from loramerge.hub.matter import CardSource, Facts, agreed
 from tests.files import folder, tensors
 from tests.hub.loopback import files_of
 

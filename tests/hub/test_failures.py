@@ -61,6 +61,11 @@ SENTENCES = {
     "a whole model": ("org/m", model, ["org/m has no adapter_config.json: it is a model, not an adapter"]),
     "no login is accepted": ("org/a", status(401), ["org/a"]),
     "not allowed": ("org/a", status(403), ["Your login may not read org/a"]),
+    "a file that is not allowed": (
+        "org/a",
+        lambda hub: hub.status.update({"/resolve/": 403}),
+        ["may not read"],
+    ),
     "too many requests": ("org/a", status(429), ["asks to wait", "HTTP 429"]),
     "down": ("org/a", status(500), ["The Hub answers HTTP 500 for org/a", "Try again later"]),
     "a strange answer": ("org/a", status(418), ["The Hub answers HTTP 418 for org/a"]),

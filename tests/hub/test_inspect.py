@@ -10,7 +10,8 @@ from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.hub.names import HubName
 from loramerge.hub.ranges import Ranged
 from tests.files import bare, content, folder, raw, tensors
-from tests.hub.loopback import Handler, files_of
+from tests.hub.answers import Handler
+from tests.hub.loopback import files_of
 
 SAID = {"lora_adapter_metadata": '{"r": 100, "lora_alpha": 100}'}
 WIDE = {f"layers.{i}.q": (200, 300) for i in range(4)}

@@ -1,12 +1,15 @@
 """Adapters of the Hub are read as those on the disk are, and recorded with their commit."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 
 import loramerge as lm
 from loramerge.errors import IncompatibleError, SourceError
+from loramerge.hub.progress import Counter, Stopped
+from loramerge.selection import opened
 from tests.files import bare, content, folder, tensors
 from tests.hub.loopback import ELSEWHERE, files_of
 
@@ -292,6 +295,27 @@ def test_several_sources_are_downloaded_at_once_and_stay_in_order(hub, tmp_path)
     merge = lm.combine([f"org/n{n}" for n in range(10)], weights=list(range(10)))
     assert merge.report.sources == tuple(f"n{n}" for n in range(10))
     equal(merge.adapter, lm.combine([tmp_path / f"n{n}" for n in range(10)], weights=list(range(10))).adapter)
+
+
+def test_where_one_source_fails_the_downloads_of_others_end():
+    begun, ends = threading.Barrier(3, timeout=20), []
+
+    def load(source):
+        begun.wait()
+        if source == "org/bad":
+            raise SourceError("bad")
+        counter = Counter(total=10**9)
+        try:
+            for _ in range(10**8):
+                counter.update(1)
+        except Stopped as error:
+            ends.append(error)
+            raise
+
+    with pytest.raises(SourceError, match="bad"):
+        opened(["org/bad", "org/slow", "org/slower"], load)
+    assert len(ends) == 2
+    Counter().update(1)
 
 
 def test_two_repositories_of_one_name_are_told_apart(hub, a, tmp_path):
