@@ -11,6 +11,7 @@ from loramerge.hub.escaping import code, markdown, quoted
 from loramerge.hub.matter import CardSource, Facts, agreed, matter
 from loramerge.hub.names import COMMIT, REPOSITORY
 
+MARK = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # a commit, or a SHA-256
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -61,7 +62,7 @@ def _source(each: CardSource) -> str:
 
 def _mark(each: CardSource) -> str:
     mark = each.commit if each.hub else each.sha256
-    return code(mark, 64) if mark else "–"
+    return code(mark) if mark and MARK.fullmatch(mark) else "–"
 
 
 def _method(facts: Facts) -> str:

@@ -24,21 +24,21 @@ def markdown(text: object, limit: int = 120) -> str:
 
 
 def quoted(text: object, limit: int = 200) -> str:
-    """Text as a value in YAML, or as a string in Python: in double quotes, in ASCII.
+    """Text as a value in YAML, or as a string in Python: in double quotes.
 
     >>> quoted('x"\\nlicense: mit')
     '"x\\\\"\\\\\\\\nlicense: mit"'
     """
-    return json.dumps(printable(text, limit))
+    return json.dumps(printable(text, limit), ensure_ascii=False)
 
 
 def code(text: object, limit: int = 200) -> str:
-    """Text in a code span: between more backticks than it has.
+    """Text in a code span: between more backticks than it has. No cell of a table: a bar would end it.
 
     >>> code("a`b")
     '`` a`b ``'
     """
-    safe = printable(text, limit).replace("|", "\\|")
+    safe = printable(text, limit)
     longest = max((len(run) for run in re.findall("`+", safe)), default=0)
     ticks = "`" * (longest + 1)
     return f"{ticks} {safe} {ticks}" if longest else f"`{safe}`"

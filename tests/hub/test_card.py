@@ -1,12 +1,16 @@
 """The card says what was merged and how; text of others is shown in it, and does nothing."""
 
+import ast
 import json
 import re
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 import loramerge as lm
+from loramerge.errors import printable
 from loramerge.hub.card import write
 from loramerge.hub.escaping import code, markdown, quoted
 from loramerge.hub.matter import CardSource, Facts, agreed
@@ -243,8 +247,24 @@ def test_a_bare_file_is_told_how_to_become_a_folder(hub, a, tmp_path):
     assert "from_pretrained" not in text
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_quoted_text_is_one_value_in_yaml_and_in_python(text):
-    assert yaml.safe_load(f"x: {quoted(text)}").keys() == {"x"}
-    assert isinstance(eval(quoted(text)), str)
-    assert "\n" not in markdown(text) + code(text)
+@given(st.text())
+def test_quoted_text_is_itself_in_yaml_and_in_python(text):
+    shown = printable(text)
+    assert yaml.safe_load(f"x: {quoted(text)}") == {"x": shown}
+    assert ast.literal_eval(quoted(text)) == shown
+
+
+@given(st.text(alphabet=st.sampled_from("\\\\|`[]<>*ab:/ \n\x1b\u202e")) | st.text())
+def test_escaped_text_stays_on_its_line_and_in_its_cell(text):
+    assert markdown(text).isprintable()
+    assert code(text).isprintable()
+    assert not re.search(r"(?<!\\)(\\\\)*\|", markdown(text))
+    assert not re.search(r"[<>]|\w://", markdown(text))
+    assert re.fullmatch(r"(`+) ?.*? ?\1", code(text))
+
+
+@given(st.text(alphabet="`ab ", max_size=12))
+def test_code_ends_where_it_should(text):
+    ticks = re.match("`+", code(text))[0]
+    inside = code(text).removeprefix(ticks).removesuffix(ticks)
+    assert len(ticks) not in [len(run) for run in re.findall("`+", inside)]
