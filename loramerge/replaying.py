@@ -87,7 +87,7 @@ def prepare(
     adapters = [_find(source, given, places) for source in said.sources]
     todo = _plan(said, adapters, str(record))
     _check_scales(said.sources, todo.sources.whole)
-    return Replay(todo, is_bare(path), _original(path), _other_versions(said, todo.method))
+    return Replay(todo, is_bare(path), _original(path, record), _other_versions(said, todo.method))
 
 
 def _plan(said: Record, adapters: Sequence[Adapter], where: str) -> Plan:
@@ -174,13 +174,15 @@ def record_place(record: str | Path) -> Path:
     return Path(record) if name is None else fetch(name, record=True).path
 
 
-def _original(record: Path) -> Adapter | None:
+def _original(path: Path, record: str | Path) -> Adapter | None:
     """The recorded adapter, if it can still be read."""
-    place = adapter_beside(record)
+    place = adapter_beside(path)
     try:
-        return None if place is None else load(place)
+        found = None if place is None else load(place)
     except LoramergeError:
         return None
+    name = hub_name(record)
+    return found if found is None or name is None else replace(found, name=name.shown)
 
 
 def _other_versions(said: Record, method: Method) -> tuple[str, ...]:

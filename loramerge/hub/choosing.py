@@ -66,6 +66,9 @@ def _one_file(name: HubName, path: str, listing: Listing) -> Choice:
 def _weights(name: HubName, inside: set[str], allow_pickle: bool) -> str:
     if WEIGHTS in inside:
         return WEIGHTS
+    others = [file for file in inside if file.endswith(".safetensors") and "/" not in file]
+    if len(others) == 1:  # other tools call it otherwise, and their reader knows what it is
+        return others[0]
     if PICKLED not in inside:
         raise SourceError(f"{name} has an {CONFIG} but no {WEIGHTS}: its upload is incomplete.")
     if not allow_pickle:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loramerge.errors import SourceError
-from loramerge.hub.choosing import CONFIG, PICKLED, WEIGHTS, below, chosen
+from loramerge.hub.choosing import CONFIG, PICKLED, below, chosen
 from loramerge.hub.client import api, ask
 from loramerge.hub.failures import Unreachable, explained
 from loramerge.hub.names import HubName
@@ -87,11 +87,13 @@ def cached(name: HubName, allow_pickle: bool = False) -> Snapshot | None:
         return None
     root = Path(found[: -len(probe) - 1])
     place = root / name.path
-    if not name.is_file and not any(
-        (place / file).is_file() for file in (WEIGHTS, *([PICKLED] if allow_pickle else []))
-    ):
+    if not name.is_file and not _has_weights(place, allow_pickle):
         return None  # only its config was looked at
     return Snapshot(name, root.name, root, name.path)
+
+
+def _has_weights(place: Path, allow_pickle: bool) -> bool:
+    return any(place.glob("*.safetensors")) or (allow_pickle and (place / PICKLED).is_file())
 
 
 def sha256_of(path: Path) -> str | None:

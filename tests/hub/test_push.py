@@ -128,11 +128,13 @@ def test_what_is_no_part_of_the_adapter_stays_here(hub, login, merged):
     assert done.notes == ("checkpoint-1, secrets.env is no part of the adapter, and was not sent",)
 
 
-def test_a_pushed_merge_can_be_replayed_from_its_name(hub, login, merged, tmp_path, monkeypatch):
+def test_a_pushed_merge_can_be_replayed_from_its_name(hub, login, merged, tmp_path, cli):
     lm.push(merged, "me/m")
     again = lm.replay("me/m", tmp_path / "again", folders=[tmp_path])
     assert files_of(tmp_path / "again") == files_of(merged)
     assert lm.diff("me/m", again.adapter).largest == 0
+    assert cli("replay", "me/m", "--source", tmp_path, "-o", "third").code == 0
+    assert "the same numbers as me/m\n" in cli.out
 
 
 def no_login(hub, monkeypatch):

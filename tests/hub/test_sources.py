@@ -158,6 +158,14 @@ def test_a_pickle_is_not_even_downloaded_unless_it_is_allowed(hub, tmp_path):
     assert hub.got("GET", "/lfs/")
 
 
+def test_an_adapter_of_another_tool_is_told_by_its_reader(hub, tmp_path):
+    path = bare(tmp_path / "adapters.safetensors", tensors(1))
+    config = b'{"fine_tune_type": "lora", "lora_parameters": {"rank": 2}}'
+    hub.add("org/mlx", {"adapters.safetensors": path.read_bytes(), "adapter_config.json": config})
+    with pytest.raises(IncompatibleError, match="org/mlx is an mlx-lm adapter"):
+        lm.load("org/mlx")
+
+
 def test_an_alpha_may_be_given_by_any_name_of_the_source(hub, tmp_path):
     path = bare(tmp_path / "x.safetensors", tensors(1))
     hub.add("org/x", {"x.safetensors": path.read_bytes()})
