@@ -21,6 +21,7 @@ from loramerge.hub.matter import CardSource, Facts
 from loramerge.hub.names import COMMIT, REPOSITORY, HubName, parse
 
 CARD = "README.md"
+LIBRARIES = {"peft": "peft", "mlx": "mlx"}  # by dialect; the others are those of image models
 MESSAGE = "Upload a LoRA adapter with loramerge"
 
 
@@ -57,7 +58,7 @@ def push(
     target = destination(repo_id, revision, create_pr)
     place = Path(path)
     adapter = load(_here(place))
-    files, aside = _files(place)
+    files, aside = _files(place, adapter)
     now = prepare(target, private)
     notes = [f"{printable(', '.join(aside))} is no part of the adapter, and was not sent"] if aside else []
     if adapter.base.name and is_local(adapter.base.name):
@@ -95,6 +96,7 @@ def card(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] 
             base_licence=_licence(HubName(base)) if base and REPOSITORY.fullmatch(base) else None,
             task=task if isinstance(task, str) else None,
             place=place.name if adapter.bare else None,
+            library=LIBRARIES.get(adapter.dialect, "diffusers"),
             sources=tuple(_source(each) for each in record.get("sources") or () if isinstance(each, dict)),
             method=method["name"] if isinstance(method.get("name"), str) else None,
             options=_table(method.get("options")),
@@ -138,12 +140,13 @@ def _licence(name: HubName) -> str | None:
         return None
 
 
-def _files(place: Path) -> tuple[dict[str, Path | bytes], list[str]]:
-    """Path there -> file here; and what lies in the folder but is no part of an adapter."""
+def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list[str]]:
+    """Path there -> file here; and what lies in the folder but is no part of the adapter."""
     if not place.is_dir():
         return {place.name: place}, []
     names = sorted(name for name in os.listdir(place) if not name.startswith("."))
-    own = {name for name in names if name in ADAPTER_FILES and (place / name).is_file()}
+    read = {path.name for path in adapter.provenance.files}
+    own = {name for name in names if name in ADAPTER_FILES | read and (place / name).is_file()}
     return {name: place / name for name in sorted(own)}, [name for name in names if name not in own]
 
 

@@ -114,6 +114,8 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def _loading(facts: Facts) -> str:
+    if facts.library != "peft":
+        return _image_loading(facts) if facts.library == "diffusers" else ""
     if facts.place:
         source = f"hf://{facts.repo}/{facts.place}"
         return (
@@ -139,6 +141,16 @@ def _loading(facts: Facts) -> str:
             f"--max-lora-rank {wide} --lora-modules {facts.repo.partition('/')[2]}={facts.repo}\n```"
         )
     return "\n\n".join(parts)
+
+
+def _image_loading(facts: Facts) -> str:
+    base = quoted(facts.hub_base or "PATH OF THE BASE MODEL")
+    named = f", weight_name={quoted(facts.place)}" if facts.place else ""
+    return (
+        "## How to load it\n\ndiffusers:\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
+        f"pipeline = DiffusionPipeline.from_pretrained({base})\n"
+        f'pipeline.load_lora_weights("{facts.repo}"{named})\n```'
+    )
 
 
 def _shell(text: str) -> str:

@@ -42,6 +42,7 @@ class Facts:
 
     Args:
         repo: where it goes.   place: the name of the one file, if it is a bare one.
+        library: by whose format it is: peft, diffusers or mlx.
         base: the base model.   base_is_here: its name is that of a folder on a disk, not of a repository.
         base_licence: None if it is not known.   task: PEFT's task_type.
         modules, rank, dtype: of the adapter.   sources: none, if it was not merged by loramerge.
@@ -58,6 +59,7 @@ class Facts:
     base_licence: str | None = None
     task: str | None = None
     place: str | None = None
+    library: str = "peft"
     sources: tuple[CardSource, ...] = ()
     method: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -87,11 +89,11 @@ def matter(facts: Facts) -> str:
     lines = []
     if facts.hub_base:
         lines += [f"base_model: {quoted(facts.hub_base)}", "base_model_relation: adapter"]
-    lines.append("library_name: peft")
+    lines.append(f"library_name: {facts.library}")
     if facts.task in PIPELINES:
         lines.append(f"pipeline_tag: {PIPELINES[facts.task]}")
     lines += _licence_lines(facts)
-    tags = ["lora", "peft", *(["merge"] if facts.sources else []), "loramerge"]
+    tags = ["lora", facts.library, *(["merge"] if facts.sources else []), "loramerge"]
     tags += [f"base_model:adapter:{facts.hub_base}"] if facts.hub_base else []
     return "\n".join(["---", *lines, "tags:", *(f"- {quoted(tag)}" for tag in tags), "---"])
 

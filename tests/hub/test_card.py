@@ -238,6 +238,17 @@ def test_a_base_on_somebodys_disk_is_not_named_as_one_of_the_hub(hub, login, tmp
     assert "somebody" not in text
 
 
+def test_the_card_of_an_image_adapter_is_for_diffusers():
+    matter, text = parts(
+        write(Facts("me/m", 1, 1, "float32", base=BASE, place="x.safetensors", library="diffusers"))
+    )
+    assert (matter["library_name"], matter["tags"][:2]) == ("diffusers", ["lora", "diffusers"])
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert 'pipeline.load_lora_weights("me/m", weight_name="x.safetensors")' in block
+    compile(block, "card", "exec")
+    assert "peft" not in text.lower()
+
+
 def test_a_bare_file_is_told_how_to_become_a_folder(hub, a, tmp_path):
     lm.combine(["org/a"], out=tmp_path / "m.safetensors")
     lm.push(tmp_path / "m.safetensors", "me/m")
