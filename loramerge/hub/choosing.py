@@ -34,6 +34,8 @@ def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choic
         SourceError: none are, or several could be; the message names them.
         IncompatibleError: its weights are a pickle, and these are not allowed.
     """
+    if name.is_file and not name.path.endswith(".safetensors") and not allow_pickle:
+        raise _unsafe(name, name.path)
     if name.is_file:
         return _one_file(name, name.path, listing)
     base, inside = name.path, _inside(name.path, listing.files)
@@ -47,7 +49,7 @@ def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choic
     if len(files) > 1:
         raise SourceError(
             f"{name} has no {CONFIG} and {len(files)} files of weights ({_some(files)}): name one, such as "
-            f"{replace(name, path=below(base, files[0]))}"
+            f"{printable(replace(name, path=below(base, files[0])))}"
         )
     return _one_file(name, below(base, files[0]), listing)
 
@@ -72,18 +74,24 @@ def _weights(name: HubName, inside: set[str], allow_pickle: bool) -> str:
     if PICKLED not in inside:
         raise SourceError(f"{name} has an {CONFIG} but no {WEIGHTS}: its upload is incomplete.")
     if not allow_pickle:
-        raise IncompatibleError(
-            f"{name} has its weights in a pickle only ({PICKLED}), which could run code when it is read. "
-            "--allow-pickle (allow_pickle=True) reads its tensors without running anything."
-        )
+        raise _unsafe(name, PICKLED)
     return PICKLED
+
+
+def _unsafe(name: HubName, file: str) -> IncompatibleError:
+    return IncompatibleError(
+        f"{name} has its weights in a pickle only ({printable(file)}), which could run code when it is read. "
+        "--allow-pickle (allow_pickle=True) reads its tensors without running anything."
+    )
 
 
 def _no_adapter(name: HubName, listing: Listing, inside: set[str]) -> SourceError:
     nested = sorted(os.path.dirname(file) for file in inside if file.endswith(f"/{CONFIG}"))
     if nested:
         first = replace(name, path=below(name.path, nested[0]))
-        return SourceError(f"{name} holds adapters in folders ({_some(nested)}): name one, such as {first}")
+        return SourceError(
+            f"{name} holds adapters in folders ({_some(nested)}): name one, such as {printable(first)}"
+        )
     if "config.json" in inside or any(f.endswith(FILES) and "/" not in f for f in inside):
         return SourceError(f"{name} has no {CONFIG}: it is a model, not an adapter.")
     return SourceError(

@@ -132,6 +132,17 @@ def test_of_several_files_one_must_be_named(hub, tmp_path):
     equal(lm.load("hf://org/two/two.safetensors"), tmp_path / "2.safetensors")
 
 
+def test_odd_names_of_files_are_shown_harmlessly(hub, tmp_path, cli):
+    data = bare(tmp_path / "x.safetensors", tensors(1), SAID).read_bytes()
+    hub.add("org/odd", {"\x1b[31m.safetensors": data, "b\n.safetensors": data})
+    cli("combine", "org/odd").refused(1, "2 files of weights", "\\x1b[31m.safetensors")
+    hub.add("org/one", {"b\n.safetensors": data})
+    assert cli("inspect", "org/one", "--download").code in (0, 1)
+    assert all(line.isprintable() for line in (cli.out + cli.err).splitlines())
+    hub.add("org/up", {"../up.safetensors": data, "/abs.safetensors": data})
+    cli("combine", "org/up").refused(1, "org/up")
+
+
 def test_a_config_beside_several_files_is_not_taken_for_the_one_that_is_named(hub, tmp_path):
     files = files_of(folder(tmp_path / "a", tensors(1)))
     weights = files["adapter_model.safetensors"]
@@ -148,10 +159,9 @@ def test_a_pickle_is_not_even_downloaded_unless_it_is_allowed(hub, tmp_path):
     hub.add(
         "org/old", {"adapter_config.json": files["adapter_config.json"], "adapter_model.bin": b"p" * 2000}
     )
-    with pytest.raises(
-        IncompatibleError, match=r"org/old has its weights in a pickle only .* --allow-pickle"
-    ):
-        lm.load("org/old")
+    for source in ("org/old", "hf://org/old/adapter_model.bin"):
+        with pytest.raises(IncompatibleError, match=r"has its weights in a pickle only .* --allow-pickle"):
+            lm.load(source)
     assert not hub.got("GET", "/lfs/")
     with pytest.raises(SourceError, match="org/old"):  # it is none, which only reading it can tell
         lm.load("org/old", allow_pickle=True)
