@@ -93,7 +93,8 @@ def cached(name: HubName, allow_pickle: bool = False) -> Snapshot | None:
 
 
 def _has_weights(place: Path, allow_pickle: bool) -> bool:
-    return any(place.glob("*.safetensors")) or (allow_pickle and (place / PICKLED).is_file())
+    found = [*place.glob("*.safetensors"), *([place / PICKLED] if allow_pickle else [])]
+    return any(path.is_file() for path in found)  # a link may lead to what was removed from the cache
 
 
 def sha256_of(path: Path) -> str | None:
