@@ -52,8 +52,9 @@ def push(
         UsageError: no such name can be.
         OutputError: nobody is logged in, the Hub refuses, or another commit came first.
 
-    >>> push("merged", "me/merged", private=True).url  # doctest: +SKIP
-    'https://huggingface.co/me/merged/commit/…'
+    Example (tests/hub/test_push.py has it run against a server)::
+
+        print(push("merged", "me/merged", private=True).url)
     """
     target = destination(repo_id, revision, create_pr)
     place = Path(path)
