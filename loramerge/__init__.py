@@ -56,6 +56,7 @@ _CONTENTS = {
     "opened": "Opened open",
     "planning": "Effort Plan plan",
     "plotting": "plot_spectra",
+    "pushing": "push",
     "replaying": "replay",
     "report": "Report",
     "resizing": "resize",

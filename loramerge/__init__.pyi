@@ -57,6 +57,7 @@ from loramerge.planning import Effort as Effort
 from loramerge.planning import Plan as Plan
 from loramerge.planning import plan as plan
 from loramerge.plotting import plot_spectra as plot_spectra
+from loramerge.pushing import push as push
 from loramerge.replaying import replay as replay
 from loramerge.report import Report as Report
 from loramerge.resizing import resize as resize

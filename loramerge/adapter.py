@@ -102,20 +102,39 @@ class Provenance:
     """Where an adapter came from: a name, never an absolute path, and the files behind it.
 
     Args:
+        revision: what the user says it is; of the Hub, the commit.
         alpha: what the user said of a file that does not say its own.
+        hub: its place on the Hub, `org/name` or `org/name/path`.   licence: as its card says.
+        marks: SHA-256 that a file must have, where somebody has said it.
+        peeked: its tensors are still on the Hub; only the header was read.
     """
 
     name: str
     revision: str | None = None
     files: tuple[Path, ...] = ()
     alpha: float | str | None = None
+    hub: str | None = None
+    licence: str | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
+    peeked: bool = False
 
     def sha256(self) -> dict[str, str]:
-        """File name -> SHA-256 of each file, read now; with its folder where another has that name."""
+        """File name -> SHA-256 of each file, read now; with its folder where another has that name.
+
+        Raises:
+            SourceError: a file cannot be read, or is not the one it should be.
+        """
         found: dict[str, str] = {}
+        if self.peeked:
+            raise SourceError(f"Only the header of {printable(self.name)} was read: load it without peeking.")
         for path in self.files:
             name = path.name if path.name not in found else f"{path.parent.name}/{path.name}"
             found[name] = _sha256(path)
+            if self.marks.get(path.name, found[name]) != found[name]:
+                raise SourceError(
+                    f"{printable(path.name)} of {printable(self.name)} is not what the Hub has: it was "
+                    "damaged in the cache. Remove it there (hf cache), and run again."
+                )
         return found
 
 

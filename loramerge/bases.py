@@ -16,7 +16,6 @@ QUANTISED = re.compile(
     r"|q?int[2348]|[2348]-?bits?|[2348]\.?\d*bpw|w[48]a(8|16)(-g\d+)?|quantized(\.w\w+)?|dynamic))+$",
     re.IGNORECASE,
 )
-ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 LAYER = re.compile(r"(?P<stack>.*?)\.(?P<number>\d+)\.(?:.*\.)?(?P<last>[^.]+)", re.DOTALL)
 VERSION = "ss_base_model_version"  # in the header of kohya's files
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
@@ -76,6 +75,11 @@ def is_local(name: str) -> bool:
     (True, True, False)
     """
     return bool(ABSOLUTE.match(name)) or name.startswith(".") or "\\" in name or name.count("/") > 1
+
+
+def without_folders(name: str | None) -> str | None:
+    """A base model named by an absolute path keeps its last part: the folders are nobody's business."""
+    return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if name and ABSOLUTE.match(name) else name
 
 
 def twins(one: str, two: str) -> bool:

@@ -194,7 +194,7 @@ def combine(
     """Merge adapters into one adapter.
 
     Args:
-        sources: paths (a PEFT folder or a bare .safetensors) or `Adapter` values.
+        sources: paths (a PEFT folder or a bare .safetensors), names on the Hub, or `Adapter` values.
         method: a name of ``loramerge.METHODS`` with its `options`, or a method such as ``Lego(rank=16)``.
         weights: one number per source, 1 each by default; they may be negative. Or a `Ramp` over depth.
         rules: other weights or ranks for modules by name; see `Rule`.

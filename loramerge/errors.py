@@ -2,6 +2,8 @@
 
     LoramergeError                 exit 1   anything we can explain
     ├── SourceError                exit 1   a source cannot be read: absent, cut short, malformed
+    │     ├── hub.failures.Missing          the Hub has no such repository, or does not show it
+    │     └── hub.failures.Unreachable      the Hub does not answer: only the cache can help
     ├── OutputError                exit 1   OUT cannot be written, or would destroy something
     ├── UsageError                 exit 2   an argument is not one of those possible
     ├── IncompatibleError          exit 3   readable, but these adapters cannot be merged as asked

@@ -12,6 +12,8 @@ from loramerge.adapter import Adapter
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.peft import CONFIG
+from loramerge.hub.names import is_collection as is_list
+from loramerge.hub.names import is_hub
 from loramerge.schedule import Weight
 from loramerge.selection import Source
 
@@ -29,18 +31,19 @@ def gather(
     """
     if isinstance(sources, str | Path) or not sources:
         raise UsageError("Give a list of adapters to merge.")
-    members: list[tuple[Source, float | None]] = []
+    found: list[tuple[Source, float | None]] = []
     for source in sources:
-        members += [(source, None)] if isinstance(source, Adapter) else expand(str(source))
-    listed = [weight for _, weight in members]
+        found += [(source, None)] if isinstance(source, Adapter) else expand(str(source))
+    listed = [weight for _, weight in found]
     if weights is None and any(weight is not None for weight in listed):
         weights = [1.0 if weight is None else weight for weight in listed]
-    return [source for source, _ in members], weights
+    return [source for source, _ in found], weights
 
 
 def expand(name: str) -> list[Member]:
     """The adapters that a source stands for, sorted: itself, if it is no collection.
 
+    `hf://collections/owner/slug` and `hf://?base_model=org/name` are lists on the Hub.
     `@list.txt` is a file with a source on each line, and maybe its weight after it. A text with `*`, `?` or
     `[` is a glob. A folder without a config of its own stands for the adapters in it.
     """
@@ -55,6 +58,8 @@ def left_aside(name: str) -> list[str]:
 
 
 def _found(name: str) -> list[str]:
+    if is_hub(name):
+        return _members(name) if is_list(name) else [name]
     if _is_collection(name):
         return sorted(str(path) for path in _visible(name) if _is_adapter(path))
     if os.path.lexists(name) or not glob.has_magic(name):
@@ -65,12 +70,19 @@ def _found(name: str) -> list[str]:
     return found
 
 
+def _members(name: str) -> list[str]:
+    """The adapters of a list on the Hub."""
+    from loramerge.hub.listing import members  # for those who have one
+
+    return [str(member) for member in members(name).members]
+
+
 def _is_collection(name: str) -> bool:
     """A folder without a config, with an adapter in a folder of its own or with several files."""
     if not os.path.isdir(name) or _is_folder(Path(name)):
         return False
-    members = [path for path in _visible(name) if _is_adapter(path)]
-    return len(members) > 1 or any(path.is_dir() for path in members)
+    inside = [path for path in _visible(name) if _is_adapter(path)]
+    return len(inside) > 1 or any(path.is_dir() for path in inside)
 
 
 def _is_adapter(path: Path) -> bool:

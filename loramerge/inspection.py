@@ -18,31 +18,37 @@ from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
 from loramerge.gram import spectrum
 from loramerge.report import aligned
+from loramerge.target import Target
 from loramerge.units import align, batches
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ModuleFacts:
-    """One module: (out, in), stored rank, scale and the singular values of ΔW, largest first."""
+    """One module: (out, in), stored rank, scale and the singular values of ΔW, largest first.
+
+    Where only a header on the Hub was read there are no `sigma`, and so no norm and no effective rank.
+    """
 
     name: str
     shape: tuple[int, int]
     rank: int
     scale: float
     dtype: str
-    sigma: Array  # (rank,)
+    sigma: Array | None  # (rank,)
 
     @property
-    def norm(self) -> float:
+    def norm(self) -> float | None:
         """‖ΔW‖_F."""
-        return float(np.sqrt((self.sigma**2).sum()))
+        return None if self.sigma is None else float(np.sqrt((self.sigma**2).sum()))
 
     @property
-    def effective_rank(self) -> float:
+    def effective_rank(self) -> float | None:
         """exp of the entropy of σ²/Σσ²: how many units share the energy; 0 for a zero update.
 
         Source: Roy & Vetterli 2007, on energies.
         """
+        if self.sigma is None:
+            return None
         energy = self.sigma**2
         if not energy.any():
             return 0.0
@@ -58,7 +64,7 @@ class ModuleFacts:
             "dtype": self.dtype,
             "norm": self.norm,
             "effective_rank": self.effective_rank,
-            "sigma": self.sigma.tolist(),
+            "sigma": None if self.sigma is None else self.sigma.tolist(),
         }
 
 
@@ -70,9 +76,10 @@ class Inspection:
     modules: tuple[ModuleFacts, ...]
 
     @property
-    def norm(self) -> float:
+    def norm(self) -> float | None:
         """‖ΔW‖_F over all modules."""
-        return float(np.sqrt(sum(module.norm**2 for module in self.modules)))
+        norms = [module.norm for module in self.modules if module.norm is not None]
+        return None if len(norms) < len(self.modules) else float(np.sqrt(sum(norm**2 for norm in norms)))
 
     @property
     def oddities(self) -> tuple[str, ...]:
@@ -86,12 +93,19 @@ class Inspection:
             found.append(f"{len(self.adapter.extras)} tensors are no low-rank pair: {some}")
         return tuple(found)
 
+    @property
+    def peeked(self) -> bool:
+        """Whether only the header was read, of a file that is still on the Hub."""
+        return self.adapter.provenance.peeked
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "name": self.adapter.name,
             "format": self.kind,
             "base_model": self.adapter.base.name,
+            **({"hub": self.adapter.provenance.hub} if self.adapter.provenance.hub else {}),
+            **({"revision": self.adapter.provenance.revision} if self.adapter.provenance.hub else {}),
             "dtype": dtypes.word(self.adapter.dtype),
             "norm": self.norm,
             "modules": [module.to_dict() for module in self.modules],
@@ -111,24 +125,19 @@ class Inspection:
         groups: dict[tuple[str, tuple[int, int]], list[ModuleFacts]] = defaultdict(list)
         for module in self.modules:
             groups[_last(module.name), module.shape].append(module)
-        head = [
-            "module",
-            "count",
-            "out×in",
-            "rank",
-            "scale",
-            "norm",
-            "eff. rank",
-            "energy in 1, 2, 4, 8 units",
-        ]
-        return [head, *(_row(name, members) for (name, _), members in groups.items())]
+        head = ["module", "count", "out×in", "rank", "scale"]
+        spectra = [] if self.peeked else ["norm", "eff. rank", "energy in 1, 2, 4, 8 units"]
+        return [[*head, *spectra], *(_row(name, members) for (name, _), members in groups.items())]
 
     def __str__(self) -> str:
         head = (
             f"{printable(self.adapter.name)}: {self.kind}, {len(self.modules)} modules, "
             f"{dtypes.word(self.adapter.dtype)}, "
-            f"base model {printable(self.adapter.base.name or 'not named')}, ‖ΔW‖ {self.norm:.4g}"
+            f"base model {printable(self.adapter.base.name or 'not named')}"
+            f"{'' if self.norm is None else f', ‖ΔW‖ {self.norm:.4g}'}"
         )
+        if self.adapter.provenance.hub:
+            head += f", commit {printable((self.adapter.provenance.revision or '')[:8])}"
         return "\n".join([head, *aligned(self.table()), *(f"odd: {text}" for text in self.oddities)])
 
     def _repr_html_(self) -> str:
@@ -136,13 +145,20 @@ class Inspection:
 
 
 def inspect(
-    source: str | Path | Adapter, alpha: Alpha | None = None, *, allow_pickle: bool = False
+    source: str | Path | Adapter,
+    alpha: Alpha | None = None,
+    *,
+    allow_pickle: bool = False,
+    download: bool = False,
 ) -> Inspection:
     """Read an adapter and measure every module. Factors are read once, batch by batch.
 
+    Of an adapter on the Hub only the header is read, so that its file need not be downloaded: there are then
+    no spectra and no norms.
+
     Args:
         source: as for `load`.   alpha: for a bare file that does not say its own.
-        allow_pickle: as for `load`.
+        allow_pickle: as for `load`.   download: bring it here from the Hub, and measure it too.
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN in a factor.
@@ -151,19 +167,23 @@ def inspect(
     >>> len(facts.modules), facts.modules[0].rank, facts.modules[0].scale, facts.oddities
     (12, 8, 2.0, ())
     """
-    adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle)
+    adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download)
+    if adapter.provenance.peeked:
+        return Inspection(adapter, tuple(_facts(adapter, target, None) for target in sorted(adapter)))
     found: dict[str, ModuleFacts] = {}
     with workers(1):
         for units in batches([adapter], align([adapter])):
             grams = units.grams()
             sigma = spectrum(grams.up, grams.down).sigma
             for target, values in zip(units.targets, sigma, strict=True):
-                slot = adapter.slots[target]
-                kind = dtypes.widest([slot.up.dtype, slot.down.dtype])
-                found[str(target)] = ModuleFacts(
-                    str(target), slot.shape, slot.rank, slot.scale, dtypes.word(kind), values
-                )
+                found[str(target)] = _facts(adapter, target, values)
     return Inspection(adapter, tuple(found[str(target)] for target in sorted(adapter)))
+
+
+def _facts(adapter: Adapter, target: Target, sigma: Array | None) -> ModuleFacts:
+    slot = adapter.slots[target]
+    kind = dtypes.widest([slot.up.dtype, slot.down.dtype])
+    return ModuleFacts(str(target), slot.shape, slot.rank, slot.scale, dtypes.word(kind), sigma)
 
 
 def _last(name: str) -> str:
@@ -184,10 +204,16 @@ def _row(name: str, members: list[ModuleFacts]) -> list[str]:
         f"{shape[0]}×{shape[1]}",
         _span([m.rank for m in members]),
         _span([m.scale for m in members]),
-        _span([m.norm for m in members]),
-        _span([m.effective_rank for m in members]),
-        _energies(members),
+        *_spectra(members),
     ]
+
+
+def _spectra(members: list[ModuleFacts]) -> list[str]:
+    """The columns that need the factors."""
+    known = [m for m in members if m.sigma is not None]
+    if not known:
+        return []
+    return [_span([m.norm for m in known]), _span([m.effective_rank for m in known]), _energies(known)]
 
 
 def _span(values: list[Any]) -> str:
@@ -197,8 +223,9 @@ def _span(values: list[Any]) -> str:
 
 def _energies(members: list[ModuleFacts]) -> str:
     """Share of the energy in the leading units, over all members."""
-    total = sum(m.norm**2 for m in members)
+    squares = [m.sigma**2 for m in members if m.sigma is not None]
+    total = sum(float(each.sum()) for each in squares)
     if total == 0:
         return "–"
-    heads = [sum(float((m.sigma[:k] ** 2).sum()) for m in members) / total for k in (1, 2, 4, 8)]
+    heads = [sum(float(each[:k].sum()) for each in squares) / total for k in (1, 2, 4, 8)]
     return ", ".join(f"{100 * head:.0f}" for head in heads) + " %"

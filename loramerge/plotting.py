@@ -20,15 +20,18 @@ def plot_spectra(inspection: Inspection, axes: Any = None) -> Any:
         The Axes.
 
     Raises:
-        UsageError: matplotlib is not installed.
+        UsageError: matplotlib is not installed, or only a header was read.
     """
+    if inspection.peeked:
+        raise UsageError("Only a header on the Hub was read: inspect(..., download=True) has the spectra.")
     try:
         from matplotlib import pyplot
     except ImportError:
         raise UsageError('A plot needs matplotlib: pip install "loramerge[plot]".') from None
     axes = pyplot.subplots()[1] if axes is None else axes
     for module in inspection.modules:
-        sigma = module.sigma[module.sigma > 0]
+        sigma = np.asarray(module.sigma)
+        sigma = sigma[sigma > 0]
         axes.plot(np.arange(1, len(sigma) + 1), sigma, color="tab:blue", alpha=0.3)
     axes.set(yscale="log", xlabel="unit", ylabel="σ of ΔW", title=inspection.adapter.name)
     return axes

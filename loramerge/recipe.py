@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import numpy as np
 from loramerge import __version__, dtypes
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, name_of, options_of, packages_of
-from loramerge.bases import ABSOLUTE
+from loramerge.bases import without_folders
 from loramerge.formats.output import Outline
 from loramerge.scaling import Scale
 from loramerge.schedule import Schedule, Weight, plain
@@ -84,8 +83,10 @@ def _source(adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict
         "sha256": dict(digest),
         "alpha": float(alpha) if isinstance(alpha, int) else alpha,
         "scales": scales_digest(adapter),
-        "base_model": _without_folders(adapter.base.name),
+        "base_model": without_folders(adapter.base.name),
         "weight": plain(weight),
+        **({"hub": adapter.provenance.hub} if adapter.provenance.hub else {}),
+        **({"licence": adapter.provenance.licence} if adapter.provenance.licence else {}),
     }
 
 
@@ -124,8 +125,3 @@ def hashing(adapters: Sequence[Adapter]) -> Iterator[Callable[[], list[dict[str,
         finally:
             for job in jobs:
                 job.cancel()
-
-
-def _without_folders(name: str | None) -> str | None:
-    """A base model named by an absolute path keeps its last part: the folders are nobody's business."""
-    return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if name and ABSOLUTE.match(name) else name

@@ -10,10 +10,11 @@ from typing import Any
 from loramerge.algorithms import Method, make
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.gathering import expand
+from loramerge.hub.names import pinned
 from loramerge.planning import EFFORT, Effort, Plan, plan
 from loramerge.reader import Reader
 from loramerge.schedule import Rule, Weight, plain
-from loramerge.selection import check_alphas, check_named, open_one
+from loramerge.selection import check_alphas, check_named, open_one, opened
 
 LIMIT = 2**18
 KEYS = (
@@ -35,12 +36,12 @@ KEYS = (
     "modules",
 )
 SOURCE = ("source", "weight", "revision")
-Watch = Callable[[Sequence[str]], Iterable[str]]
+Watch = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """One source of a recipe; `revision` is recorded, and says nothing of a local file."""
+    """One source of a recipe; `revision` is that to fetch from the Hub, and only recorded of a local file."""
 
     source: str
     weight: Weight | None = None
@@ -80,7 +81,7 @@ class Recipe:
         members = [
             replace(each, source=source, weight=weight if each.weight is None else each.weight)
             for each in self.sources
-            for source, weight in expand(each.source)
+            for source, weight in expand(pinned(each.source, each.revision) if each.revision else each.source)
         ]
         return replace(self, sources=tuple(members))
 
@@ -101,7 +102,7 @@ class Recipe:
         check_alphas(names, self.alpha)
         check_named(names, initial or {}, "initial")
         todo = plan(
-            [open_one(name, self.alpha, allow_pickle, initial) for name in watch(names)],
+            opened(names, lambda name: open_one(name, self.alpha, allow_pickle, initial), watch),
             self._chosen(),
             weights=self.weights,
             rules=self.modules,
@@ -121,7 +122,9 @@ class Recipe:
         )
         pairs = zip(todo.sources.whole, self.sources, strict=True)
         whole = (
-            replace(a, provenance=replace(a.provenance, revision=each.revision)) if each.revision else a
+            replace(a, provenance=replace(a.provenance, revision=each.revision))
+            if each.revision and not a.provenance.hub
+            else a
             for a, each in pairs
         )
         return replace(todo, sources=replace(todo.sources, whole=tuple(whole)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loramerge.errors import SourceError, printable
 from loramerge.formats.config import plausible
+from loramerge.hub.names import COMMIT
+from loramerge.hub.names import parse as parse_name
 from loramerge.reader import Reader
 from loramerge.recipe import SCHEMA
 from loramerge.schedule import Rule, Weight
@@ -31,7 +33,10 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """One source as it was: its name, the SHA-256 of its files, alpha given for it, digest of its scales."""
+    """One source as it was: its name, the SHA-256 of its files, alpha given for it, digest of its scales.
+
+    `hub` is its place there; `revision` then is a commit.
+    """
 
     name: str
     revision: str | None
@@ -39,6 +44,14 @@ class SourceRecord:
     weight: Weight
     alpha: Any
     scales: str | None
+    hub: str | None = None
+
+    @property
+    def pinned(self) -> str | None:
+        """Its name on the Hub with the commit of then, if it was from there."""
+        if self.hub is None:
+            return None
+        return str(replace(parse_name(f"hf://{self.hub}"), revision=self.revision))
 
     @property
     def last(self) -> str:
@@ -109,9 +122,24 @@ def _source(reader: Reader, value: Any) -> SourceRecord:
         None if value.get(field) is None else reader.typed(value, field, str)
         for field in ("revision", "scales")
     )
+    hub = _hub(reader, value, revision)
     return SourceRecord(
-        name, revision, marks, reader.weight(value.get("weight")), _alpha(reader, value), scales
+        name, revision, marks, reader.weight(value.get("weight")), _alpha(reader, value), scales, hub
     )
+
+
+def _hub(reader: Reader, value: Mapping[str, Any], revision: str | None) -> str | None:
+    """A place on the Hub at one commit: nothing else there is asked for by a record."""
+    if value.get("hub") is None:
+        return None
+    hub = reader.typed(value, "hub", str)
+    try:
+        name = parse_name(f"hf://{hub}")
+    except SourceError:
+        reader.fail(f"hub is {printable(hub)}, which is no place on the Hub")
+    if name.revision or not COMMIT.fullmatch(revision or ""):
+        reader.fail(f"{printable(hub)} has no commit of 40 digits")
+    return name.place
 
 
 def _alpha(reader: Reader, source: Mapping[str, Any]) -> float | str | None:

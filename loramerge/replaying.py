@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make
@@ -14,6 +15,8 @@ from loramerge.errors import IncompatibleError, LoramergeError, SourceError, Usa
 from loramerge.formats import load
 from loramerge.formats.output import is_bare
 from loramerge.formats.records import adapter_beside, read_record
+from loramerge.hub.fetching import fetch
+from loramerge.hub.names import hub_name
 from loramerge.planning import Effort, Plan, plan
 from loramerge.recipe import scales_digest, versions
 from loramerge.recorded import Record, SourceRecord, parse
@@ -58,7 +61,8 @@ def replay(
     """Do a recorded merge again; the tensors have the same bytes on the same platform and versions.
 
     Args:
-        record: a loramerge.json, the folder it lies in, or a .safetensors written by `combine`.
+        record: a loramerge.json, the folder it lies in, or a .safetensors written by `combine`; or the name
+            of either on the Hub.
         out: as for `combine`.
         sources: where sources lie that are not found by name: {name in the record: path}.
         folders: more places to look in by name, before the record's folder, its parent and this one.
@@ -76,14 +80,14 @@ def prepare(
     record: str | Path, given: Mapping[str, str | Path], folders: Sequence[str | Path] = ()
 ) -> Replay:
     """Read a record, find its sources and settle everything. Errors as for `replay`."""
-    path = Path(record)
+    path = record_place(record)
     said = parse(read_record(path), str(record))
     _check_given(said.sources, given)
     places = [*map(Path, folders), *_folders(path)]
     adapters = [_find(source, given, places) for source in said.sources]
     todo = _plan(said, adapters, str(record))
     _check_scales(said.sources, todo.sources.whole)
-    return Replay(todo, is_bare(path), _original(path), _other_versions(said, todo.method))
+    return Replay(todo, is_bare(path), _original(path, record), _other_versions(said, todo.method))
 
 
 def _plan(said: Record, adapters: Sequence[Adapter], where: str) -> Plan:
@@ -117,23 +121,24 @@ def _folders(record: Path) -> list[Path]:
 
 def _find(source: SourceRecord, given: Mapping[str, str | Path], folders: Sequence[Path]) -> Adapter:
     named = next((given[name] for name in source.names if name in given), None)
-    places = [folder / file for folder in folders for file in source.files]
-    places = [place for place in places if place.exists()] if named is None else [Path(named)]
-    if not places:
+    places: list[Any] = [folder / file for folder in folders for file in source.files]
+    places = [place for place in places if place.exists()] if named is None else [named]
+    found: list[str | Path] = [*places, *([source.pinned] if source.pinned and named is None else [])]
+    if not found:
         raise SourceError(
             f"The source {printable(source.name)} is neither beside the record nor here. Say where it lies: "
             f"--source {printable(source.name)}=PATH."
         )
     failures: list[LoramergeError] = []
-    for place in places:
+    for place in found:
         try:
             return _opened(source, place)
         except LoramergeError as error:
             failures.append(error)
-    raise failures[0]
+    raise failures[-1 if source.pinned else 0]
 
 
-def _opened(source: SourceRecord, place: Path) -> Adapter:
+def _opened(source: SourceRecord, place: str | Path) -> Adapter:
     """The adapter there, under its recorded name.
 
     Raises:
@@ -144,7 +149,7 @@ def _opened(source: SourceRecord, place: Path) -> Adapter:
     if sorted(found.values()) != sorted(source.sha256.values()):
         changed = [name for name, mark in source.sha256.items() if mark not in found.values()]
         raise _other(source, place, f"{changed[0] if changed else 'one more file'} has another SHA-256")
-    provenance = replace(adapter.provenance, name=source.name, revision=source.revision)
+    provenance = replace(adapter.provenance, name=source.name, revision=source.revision, hub=source.hub)
     return replace(adapter, name=source.name, provenance=provenance)
 
 
@@ -156,20 +161,28 @@ def _check_scales(sources: Sequence[SourceRecord], adapters: Sequence[Adapter]) 
             raise _other(source, place, "a file beside it gives it another alpha than then")
 
 
-def _other(source: SourceRecord, place: Path, how: str) -> IncompatibleError:
+def _other(source: SourceRecord, place: str | Path, how: str) -> IncompatibleError:
     return IncompatibleError(
         f"{printable(place)} is not the {printable(source.name)} that was merged: {printable(how)}. Find the "
         f"one of then, and name it with --source {printable(source.name)}=PATH."
     )
 
 
-def _original(record: Path) -> Adapter | None:
+def record_place(record: str | Path) -> Path:
+    """Where a record lies; one on the Hub is brought here with its adapter."""
+    name = hub_name(record)
+    return Path(record) if name is None else fetch(name, record=True).path
+
+
+def _original(path: Path, record: str | Path) -> Adapter | None:
     """The recorded adapter, if it can still be read."""
-    place = adapter_beside(record)
+    place = adapter_beside(path)
     try:
-        return None if place is None else load(place)
+        found = None if place is None else load(place)
     except LoramergeError:
         return None
+    name = hub_name(record)
+    return found if found is None or name is None else replace(found, name=name.shown)
 
 
 def _other_versions(said: Record, method: Method) -> tuple[str, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,12 +18,16 @@ from loramerge.bases import compare_bases
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.alpha import check_alpha
+from loramerge.hub.names import hub_name
+from loramerge.hub.progress import ended
 from loramerge.searching import Found, searcher
 from loramerge.target import Target
 
 Source = str | Path | Adapter
 EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
+Item = TypeVar("Item")
+CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
 
 
@@ -41,7 +46,25 @@ def open_all(
         raise UsageError("Give a list of adapters to merge.")
     check_alphas(sources, alpha)
     check_named(sources, initial or {}, "initial")
-    return _told_apart([open_one(source, alpha, allow_pickle, initial) for source in sources], sources)
+    found = opened(sources, lambda source: open_one(source, alpha, allow_pickle, initial))
+    return _told_apart(found, sources)
+
+
+def opened(
+    sources: Sequence[Item], load: Callable[[Item], Adapter], watch: Callable[[Any], Iterable[Any]] = iter
+) -> list[Adapter]:
+    """Every source loaded, in order; several of the Hub at once, since each waits for its answers."""
+    waiting = sum(hub_name(source) is not None for source in sources)
+    if waiting < 2:
+        return [load(source) for source in watch(sources)]
+    with ThreadPoolExecutor(min(waiting, CONNECTIONS)) as pool:
+        jobs = [pool.submit(load, source) for source in sources]
+        try:
+            return [job.result() for _, job in zip(watch(sources), jobs, strict=True)]
+        except BaseException:  # an interrupt need not wait for gigabytes
+            with ended():
+                pool.shutdown(cancel_futures=True)
+            raise
 
 
 def open_one(
@@ -49,6 +72,7 @@ def open_one(
     alpha: Alphas,
     allow_pickle: bool = False,
     initial: Mapping[str, str | Path] | None = None,
+    peeking: bool = False,
 ) -> Adapter:
     """Load a source with the alpha meant for it; one meant for all may go unused.
 
@@ -57,8 +81,9 @@ def open_one(
     """
     start = _meant_for(source, initial or {})
     if not isinstance(alpha, Mapping):
-        return load(source, alpha, optional=True, allow_pickle=allow_pickle, initial=start)
-    return load(source, _meant_for(source, alpha), allow_pickle=allow_pickle, initial=start)
+        return load(source, alpha, optional=True, allow_pickle=allow_pickle, initial=start, peeking=peeking)
+    own = _meant_for(source, alpha)
+    return load(source, own, allow_pickle=allow_pickle, initial=start, peeking=peeking)
 
 
 def _meant_for(source: Source, given: Mapping[str, Value]) -> Value | None:
@@ -88,12 +113,19 @@ def check_named(sources: Sequence[Source], given: Mapping[str, object], option: 
 
 
 def _names(source: Source) -> tuple[str, ...]:
-    return () if isinstance(source, Adapter) else (str(source), Path(source).name)
+    if isinstance(source, Adapter):
+        return ()
+    found = hub_name(source)
+    there = () if found is None else (found.place, found.repo, Path(found.place).name)
+    return (str(source), Path(source).name, *there)
 
 
 def _told_apart(adapters: list[Adapter], sources: Sequence[Source]) -> list[Adapter]:
     """Each by its last part where no other has the same, else with the folder, else numbered."""
-    paths = [Path(a.name if isinstance(s, Adapter) else s) for a, s in zip(adapters, sources, strict=True)]
+    paths = [
+        Path(a.name if isinstance(s, Adapter) or a.provenance.hub else s)
+        for a, s in zip(adapters, sources, strict=True)
+    ]
     short = [path.name or "." for path in paths]
     longer = [f"{path.parent.name}/{path.name}".lstrip("/") for path in paths]
     names = [s if short.count(s) == 1 else more for s, more in zip(short, longer, strict=True)]

@@ -26,11 +26,21 @@ FORBIDDEN = [  # (who, may not import)
     ("loramerge.algorithms", "loramerge.driver"),
     ("loramerge.formats", "loramerge.algorithms"),
     ("loramerge.formats", "loramerge.driver"),
+    ("loramerge.hub", "loramerge.adapter"),
+    ("loramerge.hub", "loramerge.algorithms"),
+    ("loramerge.hub", "loramerge.driver"),
+    ("loramerge.hub", "loramerge.formats"),
+    ("loramerge.hub", "loramerge.pushing"),
     ("loramerge.cuda", "loramerge.formats"),
     ("loramerge.cuda", "loramerge.algorithms"),
     ("loramerge", "loramerge.cli"),
 ]
-ONLY_IN = {"click": "loramerge.cli", "cupy": ("loramerge.backend", "loramerge.cuda"), "tqdm": "loramerge.cli"}
+ONLY_IN = {
+    "click": "loramerge.cli",
+    "cupy": ("loramerge.backend", "loramerge.cuda"),
+    "huggingface_hub": "loramerge.hub",
+    "tqdm": "loramerge.cli",
+}
 
 
 def name_of(path: Path) -> str:

@@ -9,6 +9,7 @@ from importlib import import_module
 import click
 
 from loramerge import __version__
+from loramerge.cli.downloads import one_bar
 from loramerge.cli.failures import exit_code
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
@@ -16,6 +17,7 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "convert": "Write an adapter in another format.",
     "diff": "Compare two adapters module by module.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
+    "push": "Put an adapter on the Hub, with a card that says how it was made.",
     "resize": "Make one adapter smaller, by its spectra.",
     "restore": "Give one task's adapter back from a merge with masks.",
     "replay": "Do a recorded merge again and compare.",
@@ -37,7 +39,8 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with one_bar():
+                return super().invoke(ctx)
         except BrokenPipeError:  # the reader has seen enough; click would call it a failure
             raise click.exceptions.Exit(0) from None
 

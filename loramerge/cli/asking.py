@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from loramerge.algorithms import find
 from loramerge.cli import show
+from loramerge.cli.downloads import listed
 from loramerge.errors import UsageError, printable
 from loramerge.gathering import left_aside
 from loramerge.recipe_file import Ingredient, Recipe, read
@@ -37,6 +38,7 @@ def asked(
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --recipe that does.")
     said = {k: v for k, v in settings.items() if ctx.get_parameter_source(k) is ParameterSource.COMMANDLINE}
     named = tuple(Ingredient(source) for source in sources) or written.sources
+    named = tuple(replace(each, source=source) for each in named for source in listed(each.source))
     fields = find(ctx.meta["method"]).names()
     own = {name: said.pop(name) for name in list(said) if name in fields}
     for rivals in RIVALS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -12,17 +13,19 @@ from loramerge.algorithms import METHODS, name_of, options_of
 from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
-from loramerge.cli.options import DEFAULT, PICKLE_HELP, MethodCommand
+from loramerge.cli.options import DEFAULT, FILTER_HELP, PICKLE_HELP, MethodCommand
 from loramerge.curve import Point, curve
 from loramerge.driver import Merge, run
-from loramerge.errors import printable
+from loramerge.errors import LoramergeError, printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
 from loramerge.formats.dialects import FORMATS
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import POLICIES
 from loramerge.formats.profiles import PROFILES
+from loramerge.hub.commits import Pushed, destination
 from loramerge.planning import Effort, Plan
+from loramerge.pushing import push
 
 
 @click.command(cls=MethodCommand)
@@ -32,6 +35,7 @@ from loramerge.planning import Effort, Plan
     "else merged]")  # fmt: skip
 @click.option("--method", default=DEFAULT, show_default=True, metavar="NAME",
     help=f"{', '.join(METHODS)}; see `loramerge methods`.")  # fmt: skip
+@click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file that says sources, weights, "
     "method, parameters, and weights or ranks by module; options given here come first.")  # fmt: skip
 @click.option("--print-recipe", is_flag=True, help="Print this command as a recipe; merge nothing.")
@@ -73,6 +77,9 @@ from loramerge.planning import Effort, Plan
 @click.option("--memory", callback=values.size, default="1GB", show_default=True, metavar="SIZE",
     help="Memory for all workers, such as 500MB.")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
+@click.option("--push", "repo", metavar="ORG/NAME", help="Put the merge on the Hub too, with a card, as "
+    "`loramerge push` does.")  # fmt: skip
+@click.option("--private", is_flag=True, help="Make the repository of --push a private one.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
     "other sizes; write nothing.")  # fmt: skip
@@ -99,13 +106,18 @@ def combine(
     memory: float,
     allow_pickle: bool,
     initial: dict[str, str],
+    filters: tuple[str, ...],
+    repo: str | None,
+    private: bool,
     **settings: Any,
 ) -> None:
     """Merge adapters into one adapter.
 
     A SOURCE is a folder or a .safetensors of any format that is read; or many: a folder of them, a quoted
-    glob, or @FILE with a source on each line and maybe its weight after it. The options of the method come
-    last in this list: `loramerge combine --method lego --help` shows those of lego.
+    glob, or @FILE with a source on each line and maybe its weight after it. What is no path here is a
+    repository of the Hub: org/name, org/name@revision, hf://org/name@revision/path,
+    hf://collections/owner/slug. The options of the method come last in this list: `loramerge combine
+    --method lego --help` shows those of lego.
 
     \b
     Example:
@@ -113,7 +125,12 @@ def combine(
     """
     if quiet and as_json:
         raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
+    if private and repo is None:
+        raise click.UsageError("--private is for the repository of --push.")
+    if repo is not None:
+        destination(repo)
     weights = values.weights(each, together)
+    sources = (*sources, *values.hub_filter(filters))
     keep_freed_memory()
     effort = Effort(threads, memory)
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
@@ -129,10 +146,33 @@ def combine(
     check_place(todo.sources.dialect, output.is_bare(out), out)
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
+        if repo is not None:
+            show.note(f"note: it would be put on the Hub as {repo}{', in private' if private else ''}")
         return show_plan(todo, out, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
-    show_merge(merge, todo, out, as_json, quiet)
-    return None
+    if repo is None:
+        return show_merge(merge, todo, out, as_json, quiet)
+    if not as_json:
+        show_merge(merge, todo, out, as_json, quiet)
+    done = pushed(out, repo, private, merge)
+    return show_merge(merge, todo, out, as_json, quiet, done) if as_json else show_pushed(done, quiet)
+
+
+def pushed(out: Path, repo: str, private: bool, merge: Merge) -> Pushed:
+    """The merge on the Hub; what is written stays written, whatever the Hub says."""
+    try:
+        return push(out, repo, private=private, report=merge.report.to_dict())
+    except LoramergeError as error:
+        place = quote(printable(out, 1000))
+        said = f"{error} The merge is written: loramerge push {place} {repo} sends it."
+        raise type(error)(said) from None
+
+
+def show_pushed(done: Pushed, quiet: bool) -> None:
+    for note in done.notes:
+        show.note(f"note: {note}")
+    if not quiet:
+        show.note(f"pushed {printable(done.url)}")
 
 
 def show_plan(todo: Plan, out: Path, effort: Effort, as_json: bool, quiet: bool) -> None:
@@ -174,12 +214,15 @@ def _show_curve(points: list[Point]) -> None:
         click.echo(f"{point.total_rank:>10}  {point.rank:>7}  {size:>9}  {lost:>19}")
 
 
-def show_merge(merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
+def show_merge(
+    merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool, done: Pushed | None = None
+) -> None:
     """What was kept and lost, and where it lies."""
     if as_json:
         name, options = name_of(merge.method), options_of(merge.method)
         made = {"out": str(out), "method": {"name": name, "options": options}}
-        return show.data({**made, **merge.report.to_dict()})
+        sent = {"pushed": done.url} if done else {}
+        return show.data({**made, **sent, **merge.report.to_dict()})
     if quiet:
         return click.echo(str(out))
     for note in merge.report.notes:

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from loramerge.cli import show, values
-from loramerge.cli.options import PICKLE_HELP
+from loramerge.cli.downloads import listed
+from loramerge.cli.options import FILTER_HELP, PICKLE_HELP
 from loramerge.errors import LoramergeError
 from loramerge.gathering import expand
 from loramerge.inspection import inspect as look
@@ -15,39 +16,55 @@ from loramerge.selection import check_alphas, open_one
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="SOURCE...")
+@click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
+@click.option("--download", is_flag=True, help="Download adapters of the Hub, to show their spectra too.")
 @click.option("--alpha", multiple=True, metavar="[SOURCE=]A", help="Training alpha of bare files that do not "
     "say it: a number, or `rank` for scale 1.")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
 @click.pass_context
 def inspect(
-    ctx: click.Context, sources: tuple[str, ...], alpha: tuple[str, ...], allow_pickle: bool, as_json: bool
+    ctx: click.Context,
+    sources: tuple[str, ...],
+    filters: tuple[str, ...],
+    download: bool,
+    alpha: tuple[str, ...],
+    allow_pickle: bool,
+    as_json: bool,
 ) -> None:
     """Tell what adapters are: modules, ranks, scales, spectra, base model, oddities.
 
     One row per kind of module. `energy` is the share of ‖ΔW‖² in the strongest units. A source that
-    cannot be read is told on stderr, and the others are still shown.
+    cannot be read is told on stderr, and the others are still shown. Of an adapter on the Hub only the
+    header is read, without spectra, unless --download is given.
 
     \b
     Example:
       loramerge inspect a.safetensors adapters/*/
     """
     given = values.alphas(alpha)
-    members = [member for source in sources for member, _ in expand(source)]
+    named = [*sources, *values.hub_filter(filters)]
+    if not named:
+        raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --hub-filter.")
+    members = [member for source in named for each in listed(source) for member, _ in expand(each)]
     check_alphas(members, given)
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
+    peeked = 0
     for source in members:
         try:
-            facts = look(open_one(source, given, allow_pickle))
+            facts = look(open_one(source, given, allow_pickle, peeking=not download))
         except LoramergeError as error:
             failures.append(error)
             show.note(f"Error: {error}")
             continue
         shown.append(facts.to_dict())
+        peeked += facts.peeked
         if not as_json:
             click.echo(f"{facts}\n" if len(members) > 1 else str(facts))
+    if peeked and not as_json:
+        show.note("note: only the header was read of what is on the Hub; --download shows its spectra too")
     if as_json:
         show.data(shown)
     if failures:

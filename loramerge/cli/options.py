@@ -14,6 +14,10 @@ from loramerge.algorithms import METHODS, Method, find, not_an_option
 from loramerge.algorithms.method import Interval
 
 DEFAULT = "linear"
+FILTER_HELP = (
+    "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
+    "(20 unless said, the most downloaded first); repeat it to narrow."
+)
 PICKLE_HELP = "Read .bin and .pt files too, without running what they contain."
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from loramerge.hub.names import hub_name
 from loramerge.report import Module
 
 Item = TypeVar("Item")
@@ -33,6 +34,8 @@ def progress(done: Iterable[list[Module]], total: int) -> Iterator[list[Module]]
 
 def opening(sources: Sequence[str]) -> Iterator[str]:
     """The sources one by one, with a bar where there are so many that it takes a second."""
+    if any(hub_name(source) for source in sources):  # their downloads have a bar
+        return iter(sources)
     return _watched(sources, len(sources), "adapter", lambda _: 1)
 
 

@@ -10,6 +10,7 @@ import click
 from loramerge.budgets import parse_size
 from loramerge.errors import UsageError
 from loramerge.formats import Alpha
+from loramerge.hub.listing import filter_source
 from loramerge.scaling import check_scale
 from loramerge.selection import Alphas
 
@@ -86,6 +87,11 @@ def weights(each: tuple[float, ...], together: str | None) -> list[float] | None
         return [float(part) for part in together.split(",")]
     except ValueError:
         raise click.UsageError(f"--weights {together!r} is no list of numbers such as 0.7,-0.3.") from None
+
+
+def hub_filter(texts: tuple[str, ...]) -> list[str]:
+    """`--hub-filter KEY=VALUE`, repeatable, as a source."""
+    return [filter_source(texts)] if texts else []
 
 
 def pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from loramerge.adapter import Adapter
-from loramerge.errors import SourceError, UsageError, printable
+from loramerge.errors import UsageError, printable
 from loramerge.formats.alpha import Alpha, check_alpha
 from loramerge.formats.config import changes_base
 from loramerge.formats.initial import made_plain
 from loramerge.formats.opening import load_path
 from loramerge.formats.peft import load_folder
+from loramerge.formats.safetensors import File
 from loramerge.formats.saving import save
-
-HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.safetensors)")  # how the Hub names a repository
+from loramerge.hub.names import hub_name
 
 __all__ = ["Alpha", "load", "save"]
 
@@ -27,18 +26,21 @@ def load(
     optional: bool = False,
     allow_pickle: bool = False,
     initial: str | Path | None = None,
+    peeking: bool = False,
 ) -> Adapter:
     """Read an adapter of any dialect (see docs/formats.md). Only headers are read; tensors when asked.
 
     Args:
-        source: a path; an `Adapter` comes back as it is.
+        source: a path, else a repository of the Hub (`org/name`, `org/name@revision`,
+            `hf://org/name@revision/path`), which is downloaded; an `Adapter` comes back as it is.
         alpha: for a file that does not say its own: a number, or ``"rank"`` for scale 1.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         initial: the folder of the adapter that a PiSSA, OLoRA, CorDA or LoRA-GA training began with.
         optional: leave `alpha` aside, instead of refusing it, where the source says its own.
+        peeking: of the Hub read the header only; a tensor is then fetched whenever it is asked for.
 
     Raises:
-        SourceError: absent, cut short or malformed.
+        SourceError: absent, cut short or malformed; on the Hub missing, gated, not to be reached.
         IncompatibleError: no plain LoRA, or of unknown alpha.
         UsageError: an alpha for a source that says its own.
 
@@ -50,21 +52,35 @@ def load(
     check_alpha(alpha)
     path, name = Path(source), str(source) or "."
     if initial is not None:
-        return _made_plain(path, Path(initial), alpha, allow_pickle)
-    if HUB.fullmatch(name) and not os.path.exists(path):
-        raise SourceError(
-            f"{printable(name)} does not exist here. If you mean a repository of the Hub: download it first."
-        )
-    return load_path(path, name, alpha, optional, allow_pickle)
+        return _made_plain([_here(each, allow_pickle) for each in (source, initial)], alpha, allow_pickle)
+
+    def read(place: Path, name: str, file: File | None = None) -> Adapter:
+        return load_path(place, name, alpha, optional, allow_pickle, file)
+
+    found = hub_name(source)
+    if found is None:
+        return read(path, name)
+    from loramerge.formats import remote  # the Hub is for those who name it
+
+    return (remote.peek if peeking else remote.load_hub)(name, found, read, allow_pickle)
 
 
-def _made_plain(path: Path, start: Path, alpha: Alpha | None, allow_pickle: bool) -> Adapter:
-    if not os.path.isdir(path) or not os.path.isdir(start):
-        odd = start if os.path.isdir(path) else path
-        raise UsageError(f"--initial is for PEFT folders, and {printable(odd)} is none.")
-    adapter, first = (
-        load_folder(each, str(each), alpha, True, allow_pickle, known_start=True) for each in (path, start)
-    )
+def _here(source: str | Path, allow_pickle: bool) -> tuple[Path, str]:
+    """Where a source lies on this disk, and its name for messages; one of the Hub is downloaded."""
+    found = hub_name(source)
+    if found is None:
+        return Path(source), str(source)
+    from loramerge.hub.fetching import fetch
+
+    return fetch(found, allow_pickle).path, found.shown
+
+
+def _made_plain(pair: list[tuple[Path, str]], alpha: Alpha | None, allow_pickle: bool) -> Adapter:
+    """The first of the two, relative to the second, with which its training began."""
+    for place, name in pair:
+        if not os.path.isdir(place):
+            raise UsageError(f"--initial is for PEFT folders, and {printable(name)} is none.")
+    adapter, first = (load_folder(*each, alpha, True, allow_pickle, known_start=True) for each in pair)
     if not changes_base(adapter.config):
-        raise UsageError(f"{printable(path)} is a plain LoRA already: drop --initial for it.")
+        raise UsageError(f"{printable(adapter.name)} is a plain LoRA already: drop --initial for it.")
     return made_plain(adapter, first)

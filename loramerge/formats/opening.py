@@ -12,6 +12,7 @@ from loramerge.formats.alpha import Alpha
 from loramerge.formats.dialects import FOLDER_FILES, Header, find
 from loramerge.formats.json import read_object
 from loramerge.formats.peft import CONFIG, load_folder, open_weights
+from loramerge.formats.safetensors import File
 
 
 def load_path(
@@ -20,19 +21,25 @@ def load_path(
     alpha: Alpha | None = None,
     optional: bool = True,
     allow_pickle: bool = False,
+    elsewhere: File | None = None,
 ) -> Adapter:
     """The adapter in a file or folder. Only headers are read, and alphas.
+
+    `elsewhere` is given if the weights do not lie at the path, but on the Hub.
 
     Raises:
         SourceError, IncompatibleError, UsageError: as the reader of its dialect says.
     """
     if not os.path.isdir(path):
-        return _read(Header(open_weights(path, name, allow_pickle), name, alpha=alpha, optional=optional))
+        file = elsewhere or open_weights(path, name, allow_pickle)
+        return _read(Header(file, name, alpha=alpha, optional=optional))
     shown = name.rstrip("/") or name
     weights, config = _foreign(path, shown)
+    if elsewhere is not None and config and "peft_type" not in config:
+        weights = elsewhere.path
     if weights is None:
-        return load_folder(path, shown, alpha, optional, allow_pickle)
-    file = open_weights(weights, f"{shown}/{weights.name}", allow_pickle)
+        return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere)
+    file = elsewhere or open_weights(weights, f"{shown}/{weights.name}", allow_pickle)
     beside = (path / CONFIG,) if config else ()
     return _read(Header(file, shown, config, (weights, *beside), alpha, optional))
 

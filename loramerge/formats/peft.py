@@ -23,6 +23,7 @@ from loramerge.formats.alpha import (
 )
 from loramerge.formats.config import check_mergeable, scales
 from loramerge.formats.json import read_object
+from loramerge.formats.licences import licence_in
 from loramerge.formats.names import PICKLED, WEIGHTS
 from loramerge.formats.pairs import Pairs, sort_tensors
 from loramerge.formats.pickled import open_pickle
@@ -40,8 +41,9 @@ def load_folder(
     optional: bool = True,
     allow_pickle: bool = False,
     known_start: bool = False,
+    file: File | None = None,
 ) -> Adapter:
-    """An adapter as PEFT saves it. Only headers are read.
+    """An adapter as PEFT saves it. Only headers are read. `file` is that of its weights, if it is elsewhere.
 
     Raises:
         SourceError: a file is missing or malformed.   IncompatibleError: it is no plain LoRA.
@@ -53,7 +55,7 @@ def load_folder(
     _refuse_mlx(folder, config, name)
     check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)
-    file = _weights(folder, name, allow_pickle)
+    file = file or _weights(folder, name, allow_pickle)
     pairs = sort_tensors(file.tensors, name)
     rule = scales(config, name)
     pairs = understood(pairs, config, rule, name)
@@ -107,10 +109,14 @@ def _adapter(
         base=base,
         extras=pairs.extras,
         config=config,
-        provenance=Provenance(Path(name).name or name, files=tuple(files)),
+        provenance=Provenance(Path(name).name or name, files=tuple(files), licence=_licence(config_path)),
         bare=config_path is None,
         oddities=(*oddities, *pairs.oddities, *_oddities(config, pairs)),
     )
+
+
+def _licence(config_path: Path | None) -> str | None:
+    return None if config_path is None else licence_in(config_path.with_name("README.md"))
 
 
 def updates(

@@ -29,6 +29,17 @@ def read_record(path: Path) -> dict[str, Any]:
     return parse_object(metadata[OURS], f"the record in {path}")
 
 
+def find_record(path: Path) -> dict[str, Any] | None:
+    """The same; None if nothing of a merge is recorded there.
+
+    Raises:
+        SourceError: the record cannot be read.
+    """
+    if path.is_dir():
+        return read_record(path) if (path / RECORD).is_file() else None
+    return read_record(path) if is_bare(path) and OURS in open_file(path).metadata else None
+
+
 def adapter_beside(path: Path) -> Path | None:
     """The adapter that a record belongs to: the file itself, or the folder it lies in."""
     place = path if is_bare(path) or path.is_dir() else path.parent

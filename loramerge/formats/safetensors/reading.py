@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from loramerge.formats.safetensors.dtypes import numpy_dtype
 
 GGUF = b"GGUF"  # how llama.cpp's files begin
 MAX_HEADER = 16 * 2**20  # some 100 000 tensors; the format itself allows 100 MB
+Fill = Callable[[memoryview, int], None]  # fills a buffer with the bytes from a place on
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class Stored:
         """Fill `buffer` with the bytes from `start` on."""
         with self.opened() as fd:
             _fill(self.name, fd, buffer, start)
+
+
+@dataclass(frozen=True)
+class Elsewhere(Stored):
+    """A file that is not on this disk: `fetch` gets so many bytes of it, from a place on."""
+
+    fetch: Callable[[int, int], bytes]
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        buffer[:] = self.fetch(start, len(buffer))
 
 
 @dataclass(frozen=True)
@@ -98,18 +109,28 @@ def open_file(path: str | Path, name: str | None = None) -> File:
     name, path = str(path) if name is None else name, Path(path)
     with _descriptor(name, path) as fd:
         stored = Stored(name, path, os.fstat(fd).st_size)
-        try:
-            return _parsed(stored, fd)
-        except header.Malformed as fault:
-            raise SourceError(
-                f"{_shown(name)} cannot be read as safetensors: {fault}. Download or export it again."
-            ) from None
+        return _checked(stored, lambda buffer, start: _fill(name, fd, buffer, start))
 
 
-def _parsed(stored: Stored, fd: int) -> File:
-    data = 8 + _header_length(stored, fd)
+def open_elsewhere(name: str, path: Path, size: int, fetch: Callable[[int, int], bytes]) -> File:
+    """The same for a file that is not here; `path` is where it would be. Errors also as `fetch` says."""
+    stored = Elsewhere(name, path, size, fetch)
+    return _checked(stored, stored.read_into)
+
+
+def _checked(stored: Stored, fill: Fill) -> File:
+    try:
+        return _parsed(stored, fill)
+    except header.Malformed as fault:
+        raise SourceError(
+            f"{_shown(stored.name)} cannot be read as safetensors: {fault}. Download or export it again."
+        ) from None
+
+
+def _parsed(stored: Stored, fill: Fill) -> File:
+    data = 8 + _header_length(stored, fill)
     raw = bytearray(data - 8)
-    _fill(stored.name, fd, memoryview(raw), 8)
+    fill(memoryview(raw), 8)
     metadata, entries = header.parse(bytes(raw), stored.size - data)
     tensors = {
         e.key: TensorRef(e.key, e.dtype, e.shape, data + e.start, e.stop - e.start, stored) for e in entries
@@ -117,11 +138,11 @@ def _parsed(stored: Stored, fd: int) -> File:
     return File(stored.name, stored.path, stored.size, metadata, tensors)
 
 
-def _header_length(stored: Stored, fd: int) -> int:
+def _header_length(stored: Stored, fill: Fill) -> int:
     if stored.size < 8:
         raise header.Malformed(f"it has only {stored.size} bytes")
     raw = bytearray(8)
-    _fill(stored.name, fd, memoryview(raw), 0)
+    fill(memoryview(raw), 0)
     if raw.startswith(GGUF):
         raise IncompatibleError(
             f"{_shown(stored.name)} is a GGUF file of llama.cpp, which keeps factors under names and in an "

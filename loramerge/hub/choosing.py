@@ -1,0 +1,123 @@
+"""Which files of a repository are the adapter that is named."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.hub.client import Listing
+from loramerge.hub.names import FILES, HubName
+
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+WHOLE_MODELS = ("model", "pytorch_model", "diffusion_pytorch_model", "consolidated", "tf_model")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is needed of a repository.
+
+    Args:
+        place: what is the adapter, a folder or a file.   weights: the file of its tensors.
+        beside: small files that say what they are.
+    """
+
+    place: str
+    weights: str
+    beside: tuple[str, ...] = ()
+
+
+def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choice:
+    """Which files of a repository are the adapter that is named.
+
+    Raises:
+        SourceError: none are, or several could be; the message names them.
+        IncompatibleError: its weights are a pickle, and these are not allowed.
+    """
+    if name.is_file and not name.path.endswith(".safetensors") and not allow_pickle:
+        raise _unsafe(name, name.path)
+    if name.is_file:
+        return _one_file(name, name.path, listing)
+    base, inside = name.path, _inside(name.path, listing.files)
+    if not inside:
+        raise SourceError(f"{name.repo} has no folder {printable(base)}{_others(name, listing)}.")
+    if CONFIG in inside:
+        return Choice(base, below(base, _weights(name, inside, allow_pickle)), (below(base, CONFIG),))
+    files = sorted(f for f in inside if f.endswith(".safetensors") and "/" not in f)
+    if not files or "config.json" in inside or files[0].split("-")[0].split(".")[0] in WHOLE_MODELS:
+        raise _no_adapter(name, listing, inside)
+    if len(files) > 1:
+        raise SourceError(
+            f"{name} has no {CONFIG} and {len(files)} files of weights ({_some(files)}): name one, such as "
+            f"{printable(replace(name, path=below(base, files[0])))}"
+        )
+    return _one_file(name, below(base, files[0]), listing)
+
+
+def _one_file(name: HubName, path: str, listing: Listing) -> Choice:
+    """One file of weights, and what may tell its alpha."""
+    if path not in listing.files:
+        raise SourceError(f"{name.repo} has no file {printable(path)}{_others(name, listing)}.")
+    folder, stem = os.path.dirname(path), os.path.splitext(path)[0]
+    rivals = [f for f in listing.files if os.path.dirname(f) == folder and f.endswith(FILES)]
+    shared = rivals == [path] or path == below(folder, WEIGHTS)  # else a config there may mean another file
+    beside = (f"{stem}.json", *([below(folder, CONFIG)] if shared else []))
+    return Choice(path, path, tuple(file for file in beside if file in listing.files))
+
+
+def _weights(name: HubName, inside: set[str], allow_pickle: bool) -> str:
+    if WEIGHTS in inside:
+        return WEIGHTS
+    others = [file for file in inside if file.endswith(".safetensors") and "/" not in file]
+    if len(others) == 1:  # other tools call it otherwise, and their reader knows what it is
+        return others[0]
+    if PICKLED not in inside:
+        raise SourceError(f"{name} has an {CONFIG} but no {WEIGHTS}: its upload is incomplete.")
+    if not allow_pickle:
+        raise _unsafe(name, PICKLED)
+    return PICKLED
+
+
+def _unsafe(name: HubName, file: str) -> IncompatibleError:
+    return IncompatibleError(
+        f"{name} has its weights in a pickle only ({printable(file)}), which could run code when it is read. "
+        "--allow-pickle (allow_pickle=True) reads its tensors without running anything."
+    )
+
+
+def _no_adapter(name: HubName, listing: Listing, inside: set[str]) -> SourceError:
+    nested = sorted(os.path.dirname(file) for file in inside if file.endswith(f"/{CONFIG}"))
+    if nested:
+        first = replace(name, path=below(name.path, nested[0]))
+        return SourceError(
+            f"{name} holds adapters in folders ({_some(nested)}): name one, such as {printable(first)}"
+        )
+    if "config.json" in inside or any(f.endswith(FILES) and "/" not in f for f in inside):
+        return SourceError(f"{name} has no {CONFIG}: it is a model, not an adapter.")
+    return SourceError(
+        f"{name} has no {CONFIG} and no .safetensors: it is no adapter{_others(name, listing)}."
+    )
+
+
+def _others(name: HubName, listing: Listing) -> str:
+    """What else could be named in this repository."""
+    files = sorted(f for f in listing.files if f.endswith((f"/{CONFIG}", ".safetensors")))
+    places = list(dict.fromkeys(f.removesuffix(f"/{CONFIG}") for f in files if f.removesuffix(CONFIG)))
+    places = [place for place in places if place != name.path]
+    return f"; it has {_some(places)}" if places else ""
+
+
+def _inside(base: str, files: frozenset[str]) -> set[str]:
+    """The files below a folder, named from there."""
+    return {
+        file[len(base) + 1 :] if base else file for file in files if not base or file.startswith(f"{base}/")
+    }
+
+
+def below(folder: str, file: str) -> str:
+    return f"{folder}/{file}" if folder else file
+
+
+def _some(names: list[str], count: int = 8) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(printable(name, 80) for name in names[:count]) + more

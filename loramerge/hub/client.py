@@ -1,0 +1,60 @@
+"""The one place where the client of the Hub is made, and what is asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loramerge import __version__
+from loramerge.hub.failures import explained
+from loramerge.hub.names import HubName
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+TIMEOUT = 20.0  # seconds for an answer about a repository
+
+
+def api() -> HfApi:
+    """The client; token, endpoint and cache are those of the user's environment."""
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="loramerge", library_version=__version__)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository at one commit: the names of its files, and what its card says.
+
+    Args:
+        licence: as its card names it.   tags: the Hub's own.   private: whether it is; None if not said.
+    """
+
+    commit: str
+    files: frozenset[str]
+    licence: str | None = None
+    tags: tuple[str, ...] = ()
+    private: bool | None = None
+
+
+def ask(name: HubName) -> Listing:
+    """What a repository holds now.
+
+    Raises:
+        SourceError: missing, gated, without that revision, or the Hub cannot be reached.
+    """
+    with explained(name):
+        info = api().model_info(name.repo, revision=name.revision, timeout=TIMEOUT)
+    files = frozenset(sibling.rfilename for sibling in info.siblings or ())
+    return Listing(str(info.sha), files, licence_of(info.card_data), tuple(info.tags or ()), info.private)
+
+
+def licence_of(card: Any) -> str | None:
+    """The licence in the metadata of a card: its short name, or `other (name)`; None if it says none."""
+    said = card.to_dict() if card is not None else {}
+    found = said.get("license")
+    found = found[0] if isinstance(found, list) and len(found) == 1 else found
+    if not isinstance(found, str) or not found:
+        return None
+    named = said.get("license_name")
+    return f"other ({named})" if found == "other" and isinstance(named, str) and named else found

@@ -1,0 +1,99 @@
+"""A part of a file on the Hub, by HTTP range: a header is some kilobytes of a file of gigabytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from loramerge.errors import SourceError, printable
+from loramerge.hub.failures import explained
+from loramerge.hub.names import HubName
+
+TIMEOUT = 20.0
+HEAD = 100_000  # most headers are shorter, so that one request is enough
+SPAN = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+@dataclass
+class Ranged:
+    """A file at one commit; its size is known after the first read.
+
+    Args:
+        name: the repository.   commit: the 40 digits.   file: its path there.   head: its first bytes.
+    """
+
+    name: HubName
+    commit: str
+    file: str
+    size: int = 0
+    head: bytes = b""
+
+    def read(self, start: int, count: int) -> bytes:
+        """`count` bytes from `start` on.
+
+        Raises:
+            SourceError: as `ask`; or the server does not know ranges.
+        """
+        if start + count > len(self.head):
+            return self._request(start, count)
+        return self.head[start : start + count]
+
+    def open(self) -> int:
+        """Fetch the head; the size of the file."""
+        self.head = self._request(0, HEAD)
+        return self.size
+
+    def _request(self, start: int, count: int) -> bytes:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            build_hf_headers,
+            get_session,
+            hf_raise_for_status,
+        )
+
+        url = hf_hub_url(self.name.repo, self.file, revision=self.commit)
+        headers = {
+            **build_hf_headers(library_name="loramerge"),
+            "Range": f"bytes={start}-{start + count - 1}",
+            "Accept-Encoding": "identity",
+        }
+        with (
+            explained(self.name, self.file),
+            get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response,
+        ):
+            hf_raise_for_status(response)
+            skipped, self.size = self._placed(response, start)
+            found = _first(response.iter_bytes(), skipped + count)[skipped:]
+        if len(found) != min(count, self.size - start):
+            raise SourceError(
+                f"{printable(self.file)} of {self.name.repo} did not arrive whole: run it again."
+            )
+        return found
+
+    def _placed(self, response: Any, start: int) -> tuple[int, int]:
+        """How many bytes come before the range, and the size of the file.
+
+        A server that knows no ranges sends the file from its beginning; it is read no further than needed.
+        """
+        span = SPAN.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status_code == 206 and span and int(span[1]) == start:
+            return 0, int(span[3])
+        length = response.headers.get("Content-Length", "")
+        if response.status_code == 200 and length.isdecimal():
+            return start, int(length)
+        raise SourceError(
+            f"The server does not let a part of {printable(self.file)} of {self.name.repo} be read: add "
+            "--download."
+        )
+
+
+def _first(chunks: Iterable[bytes], count: int) -> bytes:
+    """So many bytes, or all if there are fewer."""
+    found = bytearray()
+    for chunk in chunks:
+        found += chunk
+        if len(found) >= count:
+            break
+    return bytes(found[:count])

@@ -1,0 +1,162 @@
+"""An adapter put on the Hub: checked, described, sent in one commit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loramerge import dtypes
+from loramerge.adapter import Adapter
+from loramerge.bases import is_local, without_folders
+from loramerge.errors import LoramergeError, SourceError, printable
+from loramerge.formats import load
+from loramerge.formats.destination import ADAPTER_FILES
+from loramerge.formats.records import find_record
+from loramerge.hub.card import write
+from loramerge.hub.client import ask
+from loramerge.hub.commits import Pushed, destination, kept_card, prepare, send
+from loramerge.hub.matter import CardSource, Facts
+from loramerge.hub.names import COMMIT, REPOSITORY, HubName, parse
+
+CARD = "README.md"
+LIBRARIES = {"peft": "peft", "mlx": "mlx"}  # by dialect; the others are those of image models
+MESSAGE = "Upload a LoRA adapter with loramerge"
+
+
+def push(
+    path: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    report: Mapping[str, Any] | None = None,
+) -> Pushed:
+    """Put an adapter on the Hub, in one commit, with a card that says how it was made.
+
+    The adapter is loaded first, so that what nobody could read is not sent. Of a folder its adapter's own
+    files go: config, weights, loramerge.json, loramerge.extras and README.md. Where there is no README.md one
+    is written, unless the repository has one that somebody else wrote. The token is that of the stored login
+    or of HF_TOKEN.
+
+    Args:
+        path: a PEFT folder or a bare .safetensors.   repo_id: `org/name`; made if it is not there.
+        private: make it so.   revision: the branch; made if it is not there.
+        create_pr: open a pull request.
+        report: the figures for the card of a bare file, which has no room for them (`Report.to_dict()`).
+
+    Raises:
+        SourceError, IncompatibleError: `path` is no adapter that can be read.
+        UsageError: no such name can be.
+        OutputError: nobody is logged in, the Hub refuses, or another commit came first.
+
+    Example (tests/hub/test_push.py has it run against a server)::
+
+        print(push("merged", "me/merged", private=True).url)
+    """
+    target = destination(repo_id, revision, create_pr)
+    place = Path(path)
+    adapter = load(_here(place))
+    files, aside = _files(place, adapter)
+    now = prepare(target, private)
+    notes = [f"{printable(', '.join(aside))} is no part of the adapter, and was not sent"] if aside else []
+    if adapter.base.name and is_local(adapter.base.name):
+        notes.append(
+            "its base model is named by a place on a disk, which others do not have: write the name that it "
+            "has on the Hub as base_model_name_or_path of adapter_config.json"
+        )
+    if CARD not in files:
+        if kept_card(target, now):
+            notes.append(f"{repo_id} has a card that loramerge did not write: it was left as it is")
+        else:
+            files[CARD] = card(place, adapter, repo_id, report).encode("utf-8")
+    done = send(target, files, now.commit, MESSAGE, create_pr)
+    return Pushed(done.repo, done.commit, done.url, done.changed, (*notes, *done.notes))
+
+
+def card(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] | None = None) -> str:
+    """The card of an adapter, from what was recorded of its making.
+
+    Raises:
+        SourceError: it has a record that cannot be read.
+    """
+    record = find_record(place) or {}
+    base = adapter.base.name
+    task = adapter.config.get("task_type")
+    method = _table(record.get("method"))
+    return write(
+        Facts(
+            repo=repo_id,
+            modules=len(adapter),
+            rank=adapter.rank,
+            dtype=dtypes.word(adapter.dtype),
+            base=without_folders(base),
+            base_is_here=bool(base and is_local(base)),
+            base_licence=_licence(HubName(base)) if base and REPOSITORY.fullmatch(base) else None,
+            task=task if isinstance(task, str) else None,
+            place=place.name if adapter.bare else None,
+            library=LIBRARIES.get(adapter.dialect, "diffusers"),
+            sources=tuple(_source(each) for each in record.get("sources") or () if isinstance(each, dict)),
+            method=method["name"] if isinstance(method.get("name"), str) else None,
+            options=_table(method.get("options")),
+            settings=_table(record.get("settings")),
+            report=report if report is not None else _table(record.get("report")),
+            versions={k: v for k, v in _table(record.get("versions")).items() if isinstance(v, str)},
+        )
+    )
+
+
+def _source(value: Mapping[str, Any]) -> CardSource:
+    """A source as recorded; of the Hub, its licence is asked for where the record does not say it."""
+    hub, commit, weight = value.get("hub"), value.get("revision"), value.get("weight")
+    marks = {name: mark for name, mark in _table(value.get("sha256")).items() if isinstance(mark, str)}
+    weights = next((mark for name, mark in marks.items() if not name.endswith(".json")), None)
+    hub = hub if isinstance(hub, str) else None
+    commit = commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
+    licence = value.get("licence") if isinstance(value.get("licence"), str) else None
+    if licence is None and hub is not None:
+        licence = _licence_of(hub, commit)
+    if isinstance(weight, dict):
+        shown = f"{weight.get('from')} to {weight.get('to')} over depth"
+    else:
+        shown = f"{weight:g}" if isinstance(weight, int | float) else "–"
+    return CardSource(str(value.get("name")), shown, hub, commit, weights, licence)
+
+
+def _licence_of(hub: str, commit: str | None) -> str | None:
+    try:
+        name = parse(f"hf://{hub}")
+    except SourceError:
+        return None
+    return _licence(HubName(name.repo, commit))
+
+
+def _licence(name: HubName) -> str | None:
+    """What a repository's card says; None where it says nothing or cannot be asked: ours then says so."""
+    try:
+        return ask(name).licence
+    except LoramergeError:
+        return None
+
+
+def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list[str]]:
+    """Path there -> file here; and what lies in the folder but is no part of the adapter."""
+    if not place.is_dir():
+        return {place.name: place}, []
+    names = sorted(name for name in os.listdir(place) if not name.startswith("."))
+    read = {path.name for path in adapter.provenance.files}
+    own = {name for name in names if name in ADAPTER_FILES | read and (place / name).is_file()}
+    return {name: place / name for name in sorted(own)}, [name for name in names if name not in own]
+
+
+def _here(place: Path) -> Path:
+    """What is pushed lies here: a name of the Hub is no source for it."""
+    if not os.path.lexists(place):
+        raise SourceError(f"{printable(place, 1000)} does not exist: push takes a folder or a file.")
+    return place
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
