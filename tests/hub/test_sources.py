@@ -172,7 +172,7 @@ def test_an_adapter_of_another_tool_is_told_by_its_reader(hub, tmp_path):
     path = bare(tmp_path / "adapters.safetensors", tensors(1))
     config = b'{"fine_tune_type": "lora", "lora_parameters": {"rank": 2}}'
     hub.add("org/mlx", {"adapters.safetensors": path.read_bytes(), "adapter_config.json": config})
-    with pytest.raises(IncompatibleError, match="org/mlx is an mlx-lm adapter"):
+    with pytest.raises(IncompatibleError, match="org/mlx mixes names of mlx-lm with those of PEFT"):
         lm.load("org/mlx")
 
 
