@@ -133,6 +133,20 @@ REFUSED = {  # arguments of `convert` of a file, and words of the sentence
         3,
         "nothing tells which",
     ),
+    "a second transformer in kohya": (
+        lambda p: (
+            saved(p / "a.safetensors", pairs({"transformer_2.blocks.0.q": (2, 2)}, NEW)),
+            p / "x.safetensors",
+            "kohya",
+        ),
+        3,
+        "transformer_2.blocks.0.q",
+    ),
+    "an unknown text encoder in diffusers": (
+        lambda p: (saved(p / "a.safetensors", pairs({"lora_te_layers_0_mlp": (2, 2)})), p / "x", "diffusers"),
+        3,
+        "text_encoder.layers_0_mlp",
+    ),
     "a folder of kohya": (
         lambda p: (saved(p / "a.safetensors", pairs(SD15, NEW)), p / "x", "kohya"),
         2,
@@ -296,6 +310,15 @@ def test_one_model_of_several_becomes_a_peft_adapter(cli, tmp_path):
     saved(tmp_path / "a.safetensors", pairs(flat(SD15), alpha=1.0))
     assert cli("convert", "a.safetensors", "p", "--to", "peft", "--only", "^text_encoder").code == 0, cli.err
     assert [str(t) for t in lm.load(tmp_path / "p")] == ["text_model.encoder.layers.11.mlp.fc1"]
+
+
+def test_names_without_a_dot_are_known_too(tmp_path):
+    tensors = pairs({"unet.conv_in": (4, 4, 3, 3), "unet.mid_block.resnets.0.conv1": (4, 4, 3, 3)}, NEW)
+    source = saved(tmp_path / "a.safetensors", tensors)
+    for to, out in (("peft", "p"), ("kohya", "k.safetensors"), ("comfy", "c.safetensors")):
+        lm.convert(source, tmp_path / out, to)
+        lm.convert(tmp_path / out, tmp_path / f"back-{to}", "diffusers", only=".")
+        assert lm.diff(source, tmp_path / f"back-{to}").largest < 1e-6
 
 
 def test_chosen_parts_need_a_name_and_others_do_not(tmp_path):

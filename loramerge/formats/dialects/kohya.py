@@ -85,6 +85,8 @@ class Kohya(Dialect):
                 f"{printable(target)} is {_odd(target)}, for which kohya's format has no name: leave it out "
                 "with --exclude."
             )
+        if target.component not in COMPONENTS.values():
+            raise unnamed(target, self.words)
         known = models.by_flat(part(target))
         flat = models.flat(first_name(target))
         return replace(target, path=known.get(flat, models.flat(target.path)))
@@ -156,8 +158,10 @@ def _target(prefix: str, flat: str, flux: bool, sd3: bool) -> Target:
     if component in ("unet", "transformer"):
         if flux:
             return Target(models.by_flat("transformer")[flat], component="transformer")
-        known = models.by_flat("unet") if component == "unet" else {}
-        return Target(known.get(flat, flat), component=component)
+        unet = models.by_flat("unet")
+        if flat in unet and prefix != "lora_transformer":
+            return Target(unet[flat], component="unet")
+        return Target(flat, component=component)
     if flat in models.by_flat("t5"):
         return Target(models.by_flat("t5")[flat], component="text_encoder_3" if sd3 else "text_encoder_2")
     return Target(models.by_flat("text_encoder").get(flat, flat), component=component)

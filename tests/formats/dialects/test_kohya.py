@@ -109,6 +109,14 @@ def test_names_that_another_model_shares_with_flux_stay_flat(tmp_path):
 MODULE = "lora_unet_mid_block_attentions_0_proj_in"
 
 
+def test_simpletuner_names_a_unet_too(tmp_path):
+    tensors = {"lycoris_mid_block_resnets_0_conv1.diff": np.ones((3, 2, 3, 3), np.float32)}
+    same(
+        lm.load(saved(tmp_path / "a.safetensors", tensors)),
+        {"unet.mid_block.resnets.0.conv1": np.ones((3, 18))},
+    )
+
+
 def test_factors_may_be_called_a_and_b(tmp_path):
     tensors = pairs({Q: (4, 3)}, ("lora_A", "lora_B"), alpha=1.0)
     same(
