@@ -173,6 +173,21 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(cli, tmp_path, m
     assert content(tmp_path) == before
 
 
+def test_values_too_small_for_the_type_are_not_lost_in_silence(cli, tmp_path):
+    tensors = pairs({f"unet.{ATTENTION}": (64, 64)}, NEW)
+    tensors[f"unet.{ATTENTION}.lora_B.weight"] *= np.where(np.arange(64) == 63, 1.0, 1e-9)[:, None].astype(
+        "f4"
+    )
+    tensors[f"unet.{ATTENTION}.lora_B.weight"][63] = 1e-9
+    tensors[f"unet.{ATTENTION}.lora_A.weight"] *= 1e-3
+    saved(tmp_path / "a.safetensors", tensors)
+    before = content(tmp_path)
+    cli("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--dtype", "float16").refused(
+        4, "float32"
+    )
+    assert content(tmp_path) == before
+
+
 def test_the_command_says_what_it_did(cli, tmp_path):
     saved(tmp_path / "a.safetensors", pairs(SD15, NEW))
     assert cli("convert", "a.safetensors", "b.safetensors", "--to", "kohya").code == 0
