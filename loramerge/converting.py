@@ -9,7 +9,7 @@ from typing import Any
 from loramerge import dtypes
 from loramerge.adapter import Adapter
 from loramerge.difference import Difference, diff
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, VerificationError, printable
 from loramerge.formats import load, saving
 from loramerge.formats.alpha import DIFFUSERS, OURS
 from loramerge.formats.dialects import Dialect, named
@@ -108,10 +108,20 @@ def convert(
 
     def check(made: Adapter) -> None:
         seen.append(diff(whole, replace(made, extras=made.extras if whole.extras else {})))
-        seen[0].check(max(4 * dtypes.epsilon(kind), 1e-6))
+        _check(seen[0], kind)
 
     saving.write(whole, saving.outlined(whole, dialect, kind, extras), where, overwrite, check)
     return Conversion(adapter, load(where), where, False, seen[0])
+
+
+def _check(found: Difference, kind: str) -> None:
+    """Raises VerificationError: a module is further off than rounding to its type explains."""
+    worst = found.worst(1)[0]
+    if not worst.error <= max(4 * dtypes.epsilon(kind), 1e-6):
+        raise VerificationError(
+            f"{printable(worst.name)} would be off by {worst.error:.1e} of its norm in {dtypes.word(kind)}, "
+            "more than rounding explains: its values are too small for the type. Use --dtype float32."
+        )
 
 
 def _copies(adapter: Adapter, dialect: Dialect, out: Path) -> bool:

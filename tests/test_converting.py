@@ -133,6 +133,20 @@ REFUSED = {  # arguments of `convert` of a file, and words of the sentence
         3,
         "nothing tells which",
     ),
+    "a second transformer in kohya": (
+        lambda p: (
+            saved(p / "a.safetensors", pairs({"transformer_2.blocks.0.q": (2, 2)}, NEW)),
+            p / "x.safetensors",
+            "kohya",
+        ),
+        3,
+        "transformer_2.blocks.0.q",
+    ),
+    "an unknown text encoder in diffusers": (
+        lambda p: (saved(p / "a.safetensors", pairs({"lora_te_layers_0_mlp": (2, 2)})), p / "x", "diffusers"),
+        3,
+        "text_encoder.layers_0_mlp",
+    ),
     "a folder of kohya": (
         lambda p: (saved(p / "a.safetensors", pairs(SD15, NEW)), p / "x", "kohya"),
         2,
@@ -156,6 +170,21 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(cli, tmp_path, m
     source, out, to, *more = make(tmp_path)
     before = content(tmp_path)
     cli("convert", source, out, "--to", to, *more).refused(code, words)
+    assert content(tmp_path) == before
+
+
+def test_values_too_small_for_the_type_are_not_lost_in_silence(cli, tmp_path):
+    tensors = pairs({f"unet.{ATTENTION}": (64, 64)}, NEW)
+    tensors[f"unet.{ATTENTION}.lora_B.weight"] *= np.where(np.arange(64) == 63, 1.0, 1e-9)[:, None].astype(
+        "f4"
+    )
+    tensors[f"unet.{ATTENTION}.lora_B.weight"][63] = 1e-9
+    tensors[f"unet.{ATTENTION}.lora_A.weight"] *= 1e-3
+    saved(tmp_path / "a.safetensors", tensors)
+    before = content(tmp_path)
+    cli("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--dtype", "float16").refused(
+        4, "float32"
+    )
     assert content(tmp_path) == before
 
 
@@ -296,6 +325,15 @@ def test_one_model_of_several_becomes_a_peft_adapter(cli, tmp_path):
     saved(tmp_path / "a.safetensors", pairs(flat(SD15), alpha=1.0))
     assert cli("convert", "a.safetensors", "p", "--to", "peft", "--only", "^text_encoder").code == 0, cli.err
     assert [str(t) for t in lm.load(tmp_path / "p")] == ["text_model.encoder.layers.11.mlp.fc1"]
+
+
+def test_names_without_a_dot_are_known_too(tmp_path):
+    tensors = pairs({"unet.conv_in": (4, 4, 3, 3), "unet.mid_block.resnets.0.conv1": (4, 4, 3, 3)}, NEW)
+    source = saved(tmp_path / "a.safetensors", tensors)
+    for to, out in (("peft", "p"), ("kohya", "k.safetensors"), ("comfy", "c.safetensors")):
+        lm.convert(source, tmp_path / out, to)
+        lm.convert(tmp_path / out, tmp_path / f"back-{to}", "diffusers", only=".")
+        assert lm.diff(source, tmp_path / f"back-{to}").largest < 1e-6
 
 
 def test_chosen_parts_need_a_name_and_others_do_not(tmp_path):

@@ -26,7 +26,7 @@ from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
 from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import known_flux, split
 from loramerge.formats.dialects.parts import by_module, taken_apart
-from loramerge.formats.dialects.places import located, unnamed
+from loramerge.formats.dialects.places import is_flat, located, unnamed
 from loramerge.formats.dialects.reading import Found, read_modules
 from loramerge.formats.json import parse_object
 from loramerge.formats.profiles import arranged, patterns
@@ -80,7 +80,7 @@ class Diffusers(Dialect):
 
     def home(self, target: Target) -> Target:
         table = models.known(target.component) if target.component in ("unet", "transformer") else {}
-        if "." not in target.path and target.path not in table and target.component != "text_encoder":
+        if is_flat(target):
             raise unnamed(target, self.words)
         if target.component == "unet" and table.get(target.path) != target.path:
             raise unnamed(target, self.words)

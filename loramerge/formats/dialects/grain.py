@@ -110,26 +110,30 @@ def _joined(first: str, parts: dict[str, Slot]) -> Slot:
     outs = {"linear1": 7 * ins, "qkv": 3 * ins}.get(first.rpartition(".")[2], wide)
     spans = dict(zip(models.fused(PART)[first], flux.rows(first, outs, ins), strict=True))
     given = [(spans[name], slot) for name, slot in parts.items()]
-    rank = sum(slot.rank for _, slot in given)
+    places: dict[int, int] = {}  # where the units of each `down` begin; cuts of one module share theirs
+    downs: list[Tensor] = []
+    for _, slot in given:
+        if id(slot.down) not in places:
+            places[id(slot.down)] = sum(tensor.shape[0] for tensor in downs)
+            downs.append(slot.down)
+    rank, alike = sum(tensor.shape[0] for tensor in downs), len({slot.scale for _, slot in given}) == 1
     kind = dtypes.widest([t.dtype for _, slot in given for t in (slot.up, slot.down)])
-    scales = {slot.scale for _, slot in given}
-    scale = scales.pop() if len(scales) == 1 else 1.0
-    kind = kind if len({slot.scale for _, slot in given}) == 1 else dtypes.widest([kind, "F32"])
-    factors = [slot.scale / scale for _, slot in given]
+    kind = kind if alike else dtypes.widest([kind, "F32"])
+    scale = given[0][1].scale if alike else 1.0
 
     def up(*arrays: Array) -> Array:
-        whole, at = np.zeros((outs, rank), dtypes.FLOATS[kind]), 0
-        for array, (rows, slot), factor in zip(arrays, given, factors, strict=True):
-            place = np.r_[tuple(rows)]
-            whole[place, at : at + slot.rank] = array if factor == 1.0 else dtypes.wide(array) * factor
-            at += slot.rank
+        whole = np.zeros((outs, rank), dtypes.FLOATS[kind])
+        for array, (rows, slot) in zip(arrays, given, strict=True):
+            at = places[id(slot.down)]
+            scaled = array if alike else dtypes.wide(array) * slot.scale
+            whole[np.r_[tuple(rows)], at : at + slot.rank] = scaled
         return whole
 
     def down(*arrays: Array) -> Array:
         return np.concatenate([array.astype(dtypes.FLOATS[kind]) for array in arrays])
 
-    ups, downs = (tuple(getattr(slot, side) for _, slot in given) for side in ("up", "down"))
-    return Slot(View(ups, (outs, rank), kind, up), View(downs, (rank, ins), kind, down), scale)
+    ups = tuple(slot.up for _, slot in given)
+    return Slot(View(ups, (outs, rank), kind, up), View(tuple(downs), (rank, ins), kind, down), scale)
 
 
 def stacked(ups: Sequence[Tensor], downs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

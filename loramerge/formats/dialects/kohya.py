@@ -22,7 +22,7 @@ from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
 from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.parts import by_module
-from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
+from loramerge.formats.dialects.places import first_name, is_flat, is_sdxl, is_t5, located, part, unnamed
 from loramerge.formats.dialects.reading import read_modules
 from loramerge.target import Target
 
@@ -85,6 +85,8 @@ class Kohya(Dialect):
                 f"{printable(target)} is {_odd(target)}, for which kohya's format has no name: leave it out "
                 "with --exclude."
             )
+        if target.component not in COMPONENTS.values():
+            raise unnamed(target, self.words)
         known = models.by_flat(part(target))
         flat = models.flat(first_name(target))
         return replace(target, path=known.get(flat, models.flat(target.path)))
@@ -117,6 +119,7 @@ class Kohya(Dialect):
         """What sd-scripts and its user interfaces look for, and what still holds of the base model."""
         components = {target.component for target in widths}
         module = next((name for part, name in MODULES.items() if part in components), "networks.lora")
+        known = not any(target.component == "unet" and is_flat(target) for target in widths)
         linear = {width for target, width in widths.items() if len(set(target.layout.kernel) - {1}) == 0}
         conv = {width for target, width in widths.items() if set(target.layout.kernel) - {1}}
         dim, conv_dim = (
@@ -125,7 +128,7 @@ class Kohya(Dialect):
         args = f'{{"conv_dim": "{conv_dim}", "conv_alpha": "{conv_dim}"}}' if conv else "{}"
         return {
             **kept,
-            "ss_network_module": module,
+            **({"ss_network_module": module} if known else {}),  # each model of musubi-tuner has its own
             "ss_network_dim": dim,
             "ss_network_alpha": dim,
             "ss_network_args": args,
@@ -156,8 +159,10 @@ def _target(prefix: str, flat: str, flux: bool, sd3: bool) -> Target:
     if component in ("unet", "transformer"):
         if flux:
             return Target(models.by_flat("transformer")[flat], component="transformer")
-        known = models.by_flat("unet") if component == "unet" else {}
-        return Target(known.get(flat, flat), component=component)
+        unet = models.by_flat("unet")
+        if flat in unet and prefix != "lora_transformer":
+            return Target(unet[flat], component="unet")
+        return Target(flat, component=component)
     if flat in models.by_flat("t5"):
         return Target(models.by_flat("t5")[flat], component="text_encoder_3" if sd3 else "text_encoder_2")
     return Target(models.by_flat("text_encoder").get(flat, flat), component=component)

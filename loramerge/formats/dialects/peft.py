@@ -10,6 +10,7 @@ from loramerge.adapter import Adapter
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
 from loramerge.formats.dialects.grain import split
+from loramerge.formats.dialects.places import is_flat
 from loramerge.formats.keys import Keys
 from loramerge.formats.names import WEIGHTS
 from loramerge.formats.peft import CONFIG, read_file
@@ -41,7 +42,7 @@ class Peft(Dialect):
         return self._renamed(whole, self.home)
 
     def home(self, target: Target) -> Target:
-        if "." not in target.path and "_" in target.path and target.component != "model":
+        if target.component != "model" and is_flat(target):
             raise IncompatibleError(
                 f"{printable(target)} is the flat name of a module in a model that is not known here, and "
                 "PEFT needs its dotted name."

@@ -59,6 +59,11 @@ def part(target: Target) -> str:
     return target.component if target.component in models.PARTS else "unet"
 
 
+def is_flat(target: Target) -> bool:
+    """Whether a path is a flat name that no table knows: what its dots were cannot be told."""
+    return "." not in target.path and target.path not in models.known(part(target))
+
+
 def is_t5(path: str) -> bool:
     """Whether a text encoder's module is T5's."""
     return path in models.known("t5")

@@ -152,5 +152,6 @@ def test_xlabs_keeps_several_modules_in_its_processors(tmp_path):
     same(adapter, wanted)
     done = lm.convert(adapter, tmp_path / "k.safetensors", "kohya")
     (fused,) = (u for t, u in done.adapter.items() if t.path == "single_blocks.3.linear1")
+    assert fused.rank == 2, "cuts of one module share their units again"
     parts = [wanted[f"transformer.single_transformer_blocks.3.attn.to_{x}"] for x in "qkv"]
     np.testing.assert_allclose(fused.dense(), np.concatenate([*parts, np.zeros((16, 4))]), atol=1e-6)

@@ -97,6 +97,7 @@ def test_a_model_that_is_not_known_keeps_its_flat_names(tmp_path):
     assert {str(target) for target in lm.load(path)} == {"unet.blocks_0_self_attn_q", "unet._blocks_1_ffn_0"}
     assert {key.partition(".")[0] for key in read(tmp_path / "m.safetensors")} == set(shapes)
     assert {t.component for t in merge.adapter} == {"unet"}
+    assert "ss_network_module" not in lm.load(tmp_path / "m.safetensors").metadata, "it is not known either"
 
 
 def test_names_that_another_model_shares_with_flux_stay_flat(tmp_path):
@@ -107,6 +108,14 @@ def test_names_that_another_model_shares_with_flux_stay_flat(tmp_path):
 
 
 MODULE = "lora_unet_mid_block_attentions_0_proj_in"
+
+
+def test_simpletuner_names_a_unet_too(tmp_path):
+    tensors = {"lycoris_mid_block_resnets_0_conv1.diff": np.ones((3, 2, 3, 3), np.float32)}
+    same(
+        lm.load(saved(tmp_path / "a.safetensors", tensors)),
+        {"unet.mid_block.resnets.0.conv1": np.ones((3, 18))},
+    )
 
 
 def test_factors_may_be_called_a_and_b(tmp_path):
