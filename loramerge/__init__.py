@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
-    "algorithms": "METHODS Average Cat IsoC Lego Linear Method Svd",
+    "algorithms": "METHODS Average Cat IsoC Lego Linear Method Sg Svd",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -8,6 +8,7 @@ from loramerge.algorithms import IsoC as IsoC
 from loramerge.algorithms import Lego as Lego
 from loramerge.algorithms import Linear as Linear
 from loramerge.algorithms import Method as Method
+from loramerge.algorithms import Sg as Sg
 from loramerge.algorithms import Svd as Svd
 from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff

@@ -12,6 +12,7 @@ from loramerge import rounding
 from loramerge.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
+from loramerge.describing import Descriptions
 from loramerge.errors import UsageError, printable
 from loramerge.fitting import file_size
 from loramerge.folding import unfolded
@@ -87,7 +88,10 @@ def report(plan: Plan, modules: list[Module]) -> Report:
     """The report of a plan from the facts of its modules, in any order."""
     names = tuple(adapter.name for adapter in plan.sources.adapters)
     ordered = sorted(modules, key=lambda module: module.name)
-    return Report(names, tuple(map(float, plan.weights)), tuple(ordered), plan.notes)
+    similar = plan.schedule.typical if plan.method.traits.given == "similarity" else ()
+    weights, similarities = (tuple(map(float, each)) for each in (plan.weights, similar))
+    left_out = plan.sources.left_out
+    return Report(names, weights, tuple(ordered), plan.notes, similarities, left_out)
 
 
 def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
@@ -173,6 +177,8 @@ def combine(
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
     scale: Scale | None = None,
+    descriptions: Descriptions = None,
+    embedding: str | Path | None = None,
     max_error: float | None = None,
     threads: int | None = None,
     memory: float = MEMORY,
@@ -200,6 +206,9 @@ def combine(
         renormalise: where a source lacks a module, divide by the weights of the others, not count it as zero.
         scale: strength of the merge: a number, or ``"norm"`` (every module as strong as its sources are on
             average), or ``"cosine"`` (modules weighed for the largest smallest cosine with a source).
+        descriptions: for a method with a query (``Sg(describe=…)``): {source: text}, or a JSON file of that;
+            else descriptions.json beside a source, or its model card.
+        embedding: how they are compared: ``"tfidf"``, a file of vectors, or a sentence-transformers model.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers.   memory: bytes for all of them. The result depends on neither.
 
@@ -239,6 +248,8 @@ def combine(
         initial=initial,
         renormalise=renormalise,
         scale=scale,
+        descriptions=descriptions,
+        embedding=embedding,
         effort=effort,
         **options,
     )

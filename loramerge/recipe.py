@@ -35,6 +35,8 @@ class Opened(Protocol):
     def whole(self) -> tuple[Adapter, ...]: ...
     @property
     def settings(self) -> Mapping[str, Any]: ...
+    @property
+    def left_out(self) -> Mapping[str, float]: ...
 
 
 class Planned(Protocol):
@@ -58,12 +60,13 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
     Args:
         digests: (T,) file name -> SHA-256 of each source.
     """
+    given = plan.method.traits.given
     sources = zip(plan.sources.whole, plan.schedule.weights, digests, strict=True)
     rules = [rule.to_plain() for rule in plan.schedule.rules]
     dtype = dtypes.word(plan.outline.dtype)
     return {
         "schema": SCHEMA,
-        "sources": [_source(*each) for each in sources],
+        "sources": [_source(given, *each) for each in sources],
         "method": {"name": name_of(plan.method), "options": plan.method.options()},
         "settings": {
             **plan.sources.settings,
@@ -71,13 +74,14 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
             "profile": plan.outline.profile,
             "modules": rules,
             **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
+            **({"left_out": dict(plan.sources.left_out)} if plan.sources.left_out else {}),
             **({"scale": plan.scale} if plan.scale != 1.0 else {}),
         },
         "versions": versions(),
     }
 
 
-def _source(adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict[str, Any]:
+def _source(given: str, adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict[str, Any]:
     alpha = adapter.provenance.alpha
     return {
         "name": adapter.provenance.name,
@@ -86,7 +90,7 @@ def _source(adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict
         "alpha": float(alpha) if isinstance(alpha, int) else alpha,
         "scales": scales_digest(adapter),
         "base_model": _without_folders(adapter.base.name),
-        "weight": plain(weight),
+        given: plain(weight),
     }
 
 

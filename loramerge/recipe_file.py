@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.gathering import expand
@@ -33,6 +34,8 @@ KEYS = (
     "extras",
     "renormalise",
     "scale",
+    "descriptions",
+    "embedding",
     "modules",
 )
 SOURCE = ("source", "weight", "revision")
@@ -66,6 +69,8 @@ class Recipe:
     extras: str = "refuse"
     renormalise: bool = False
     scale: float | str | None = None
+    descriptions: Mapping[str, str] | str | None = None
+    embedding: str | None = None
     modules: tuple[Rule, ...] = ()
 
     @property
@@ -100,8 +105,9 @@ class Recipe:
         names = [each.source for each in self.sources]
         check_alphas(names, self.alpha)
         check_named(names, initial or {}, "initial")
-        todo = plan(
-            [open_one(name, self.alpha, allow_pickle, initial) for name in watch(names)],
+        opened = [open_one(name, self.alpha, allow_pickle, initial) for name in watch(names)]
+        return plan(
+            [_marked(a, each.revision) for a, each in zip(opened, self.sources, strict=True)],
             self._chosen(),
             weights=self.weights,
             rules=self.modules,
@@ -116,14 +122,10 @@ class Recipe:
             extras=self.extras,
             renormalise=self.renormalise,
             scale=self.scale,
+            descriptions=self.descriptions,
+            embedding=self.embedding,
             effort=effort,
         )
-        pairs = zip(todo.sources.whole, self.sources, strict=True)
-        whole = (
-            replace(a, provenance=replace(a.provenance, revision=each.revision)) if each.revision else a
-            for a, each in pairs
-        )
-        return replace(todo, sources=replace(todo.sources, whole=tuple(whole)))
 
     def _chosen(self) -> Method:
         given = {name: value for name, value in self.parameters.items() if value is not None}
@@ -149,10 +151,20 @@ class Recipe:
             "extras": None if self.extras == "refuse" else self.extras,
             "renormalise": self.renormalise,
             "scale": self.scale,
+            "descriptions": dict(self.descriptions)
+            if isinstance(self.descriptions, Mapping)
+            else self.descriptions,
+            "embedding": self.embedding,
             "modules": [rule.to_plain() for rule in self.modules],
         }
         said = {key: value for key, value in values.items() if value not in (None, False, {}, [])}
         return str(yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=110))
+
+
+def _marked(adapter: Adapter, revision: str | None) -> Adapter:
+    """With the revision that the recipe names."""
+    provenance = adapter.provenance
+    return replace(adapter, provenance=replace(provenance, revision=revision or provenance.revision))
 
 
 def _plain_source(each: Ingredient) -> dict[str, Any]:
@@ -187,9 +199,10 @@ def parse(values: Any, where: str) -> Recipe:
         total_rank=reader.typed(given, "total_rank", int) if "total_rank" in given else None,
         size=_size(reader, given.get("size")),
         scale=reader.scale(given["scale"]) if "scale" in given else None,
+        descriptions=_descriptions(reader, given.get("descriptions")),
         **{
             key: reader.typed(given, key, str)
-            for key in ("method", "dtype", "profile", "only", "exclude", "extras")
+            for key in ("method", "dtype", "profile", "only", "exclude", "extras", "embedding")
             if key in given
         },
         **{
@@ -217,6 +230,18 @@ def _alpha(reader: Reader, value: Any) -> Any:
                 reader.fail(f"alpha names the source {printable(repr(source), 60)}, which is not text")
         return {source: _alpha(reader, each) for source, each in value.items() if not isinstance(each, dict)}
     return value if value is None or value == "rank" else reader.number(value, "alpha")
+
+
+def _descriptions(reader: Reader, value: Any) -> dict[str, str] | str | None:
+    """A table of source -> text, or the path of a file that holds one."""
+    if value is None or isinstance(value, str):
+        return value
+    found = reader.table({"descriptions": value}, "descriptions")
+    for source in found:
+        if not isinstance(source, str):
+            reader.fail(f"descriptions names the source {printable(repr(source), 60)}, which is not text")
+        reader.typed(found, source, str)
+    return found
 
 
 def _size(reader: Reader, value: Any) -> float | str | None:

@@ -22,6 +22,8 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "allow_base_mismatch": bool,
     "extras": str,
     "renormalise": bool,
+    "embedding": str,
+    "left_out": dict,
     "scale": float,
     "modules": list,
     "ranks": dict,
@@ -108,9 +110,13 @@ def _source(reader: Reader, value: Any) -> SourceRecord:
         None if value.get(field) is None else reader.typed(value, field, str)
         for field in ("revision", "scales")
     )
-    return SourceRecord(
-        name, revision, marks, reader.weight(value.get("weight")), _alpha(reader, value), scales
-    )
+    return SourceRecord(name, revision, marks, _weight(reader, value), _alpha(reader, value), scales)
+
+
+def _weight(reader: Reader, source: Mapping[str, Any]) -> Weight:
+    """Its weight, or what a method makes weights of."""
+    given = next((field for field in ("weight", "similarity") if field in source), "weight")
+    return reader.weight(source.get(given), given)
 
 
 def _alpha(reader: Reader, source: Mapping[str, Any]) -> float | str | None:
@@ -130,5 +136,7 @@ def _settings(reader: Reader, settings: Mapping[str, Any]) -> dict[str, Any]:
     for path, rank in reader.table(given, "ranks").items() if "ranks" in given else ():
         if type(rank) is not int or rank < 1:
             reader.fail(f"the rank of {printable(path)} is {printable(repr(rank), 40)}")
+    for path, similarity in reader.table(given, "left_out").items() if "left_out" in given else ():
+        reader.number(similarity, f"the similarity of {printable(path)}")
     kept = {name: reader.typed(given, name, SETTINGS[name]) for name in given if name != "scale"}
     return {**kept, "scale": reader.scale(given["scale"])} if "scale" in given else kept

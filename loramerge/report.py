@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,16 @@ class Report:
     Args:
         sources: names.   weights: as the method used them.   modules: one entry each.
         notes: sentences the user should read.
+        similarities: (T,) of the sources to what was wanted, if they decided the weights.
+        left_out: name -> similarity of sources that were not chosen; their weight is 0.
     """
 
     sources: tuple[str, ...]
     weights: tuple[float, ...]
     modules: tuple[Module, ...]
     notes: tuple[str, ...] = ()
+    similarities: tuple[float, ...] = ()
+    left_out: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def energy_lost(self) -> float | None:
@@ -130,9 +134,10 @@ class Report:
             "cut_by_rank": self.cut,
             "rounding_error": self.rounding_error,
             "sources": [
-                {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio}
-                for name, weight, cosine, ratio in self._rows()
+                {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio, **similar}
+                for (name, weight, cosine, ratio), similar in zip(self._rows(), self._similar(), strict=True)
             ],
+            **({"left_out": self._left()} if self.similarities else {}),
             "pairwise_cosines": self.pairwise,
             "modules": [_module_dict(module) for module in self.modules],
             "notes": list(self.notes),
@@ -141,21 +146,37 @@ class Report:
     def _rows(self) -> Iterable[tuple[str, float, float | None, float | None]]:
         return zip(self.sources, self.weights, self.cosines, self.norm_ratios, strict=True)
 
+    def _similar(self) -> list[dict[str, float]]:
+        """(T,) what decided the weights, if anything did."""
+        found = [{"similarity": similarity} for similarity in self.similarities]
+        return found or [{} for _ in self.sources]
+
+    def _left(self) -> list[dict[str, Any]]:
+        return [{"name": name, "weight": 0.0, "similarity": s} for name, s in self.left_out.items()]
+
     def table(self) -> list[list[str]]:
         """Rows of the short table, the header first."""
         names = [printable(name, 40) for name in self.sources]
         numbers = [f"cos({i})" for i in range(1, len(names) + 1)]
         head = [
             "source",
+            *(["similarity"] if self.similarities else []),
             "weight",
             "cos(merge)",
             "‖merge‖/‖·‖",
             *(numbers if len(names) <= 8 else []),
         ]
         rows = [
-            [f"{i} {name}", f"{weight:g}", _show(cosine), _show(ratio), *map(_show, pairs)]
-            for i, (name, (_, weight, cosine, ratio), pairs) in enumerate(
-                zip(names, self._rows(), self.pairwise, strict=True), 1
+            [
+                f"{i} {name}",
+                *map(_show, similar.values()),
+                f"{weight:g}",
+                _show(cosine),
+                _show(ratio),
+                *map(_show, pairs),
+            ]
+            for i, (name, similar, (_, weight, cosine, ratio), pairs) in enumerate(
+                zip(names, self._similar(), self._rows(), self.pairwise, strict=True), 1
             )
         ]
         rows = [row[: len(head)] for row in rows]

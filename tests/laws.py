@@ -28,6 +28,7 @@ from loramerge import (
     Lego,
     Linear,
     LowRank,
+    Sg,
     Svd,
     combine,
     from_state_dict,
@@ -80,6 +81,12 @@ ROWS = {
     "iso_c": IsoC(),
     "iso_c, rank 3": IsoC(rank=3),
     "iso_c, 90 %": IsoC(energy=0.9),
+    "sg": Sg(),
+    "sg, warm": Sg(temperature=1.0),
+    "sg, warm, rank 3": Sg(temperature=1.0, rank=3),
+    "sg, warm, 90 %": Sg(temperature=1.0, energy=0.9),
+    "sg, the nearest": Sg(temperature=0),
+    "sg, all alike": Sg(temperature=np.inf, top_k=2),
 }
 TRUNCATING = {name: ROWS[name] for name in ("linear, rank 3", "average, rank 3", "svd, rank 3")}
 
@@ -224,7 +231,7 @@ def test_one_adapter_comes_back_as_itself(method):
     alone = [sources[0] for sources, _ in MERGES.values()]
     if method.traits.gauge == "invariant":
         alone += each(alone, doubled)
-    again = [distance(merged([a], with_room(method, a.rank)), dense(a)) for a in alone]
+    again = [distance(merged([a], with_room(method, a.rank), [1.0]), dense(a)) for a in alone]
     claim(method.traits.identity, again)
 
 
@@ -238,7 +245,7 @@ def test_without_a_rank_the_merge_is_the_sum_if_the_method_says_so(method):
 def copies(method, count, weight_of_each):
     """How far `count` copies of one adapter, so weighted, are from one at a weight of 1.7 and of -0.8."""
     for sources, _ in MERGES.values():
-        for weight in (1.7, -0.8):
+        for weight in (1.7, -0.8 if method.traits.given == "weight" else 0.8):
             one = merged(sources[:1], method, [weight])
             yield distance(merged(sources[:1] * count, method, [weight_of_each(weight)] * count), one)
 
@@ -282,7 +289,9 @@ def test_an_untrained_adapter_adds_nothing(method, sources, weights, weight, len
     """Its lora_B is zero, whatever its lora_A. In a mean it still counts, unless its weight is zero."""
     untrained = changed(zero(sources[0]), lambda u: LowRank(u.up, u.down * length, u.scale))
     more = merged([*sources, untrained], method, [*weights, weight])
-    diluted = isinstance(method, Average) and weight != 0
+    shares, alone = method.weights(np.array([*weights, weight])), method.weights(np.array(weights))
+    diluted = np.abs(shares[:-1] - alone).max() > LOOSE
+    assert not diluted or (method.traits.weights == "consensus" and weight != 0)
     claim(not diluted, [distance(more, merged(sources, method, weights))])
 
 
@@ -295,13 +304,24 @@ def test_an_adapter_of_weight_zero_adds_nothing(method, sources, weights):
 
 
 @every_method
+def test_a_negative_number_is_as_good_as_zero_only_if_numbers_are_similarities(method):
+    def apart(sources, weights):
+        none, negative = ([*weights[:-1], last] for last in (0.0, -0.7))
+        return distance(merged(sources, method, negative), merged(sources, method, none))
+
+    claim(method.traits.given == "similarity", [apart(s, [1.0] * len(s)) for s, _ in MERGES.values()])
+
+
+@every_method
 @every_merge
 def test_no_module_gets_more_units_than_asked_for(method, sources, weights):
     merge = combine(sources, method, weights=weights, threads=1)
     asked = getattr(merge.method, "rank", None)
 
     def units(target):
-        total = sum(source[target].rank for source in sources if target in source)
+        numbers = method.weights(np.array(weights)) if method.traits.given == "similarity" else weights
+        counted = [s for s, number in zip(sources, numbers, strict=True) if number or numbers is weights]
+        total = sum(source[target].rank for source in counted if target in source)
         fold = min(merge.adapter[target].shape) if method.traits.sums else total
         return min(asked or total, total, fold)
 
@@ -345,7 +365,7 @@ def test_bfloat16_sources_are_rounded_once_at_the_end(method, sources, weights):
 def test_zeros_never_become_nan(method, untrained, weights):
     sources = [zero(a) if t in untrained else a for t, a in enumerate(MERGES["three of different rank"][0])]
     merge = combine(sources, method, weights=weights, threads=1)
-    left = [t for t in range(3) if t not in untrained and weights[t]]
+    left = [t for t in range(3) if t not in untrained and method.weights(np.array(weights))[t]]
     for matrix in dense(merge.adapter).values():
         assert np.isfinite(matrix).all()
         assert matrix.any() == bool(left)

@@ -12,6 +12,7 @@ from loramerge.algorithms.iso_c import IsoC
 from loramerge.algorithms.lego import Lego
 from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Method, Traits
+from loramerge.algorithms.sg import Sg
 from loramerge.algorithms.svd import Svd
 from loramerge.errors import UsageError
 
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "svd": Svd,
     "lego": Lego,
     "iso_c": IsoC,
+    "sg": Sg,
 }
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Lego",
     "Linear",
     "Method",
+    "Sg",
     "Svd",
     "Traits",
     "make",

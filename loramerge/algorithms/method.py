@@ -34,6 +34,8 @@ class Traits:
         homogeneous: all sources times c > 0 give the merge times c.
         exact: without a rank the result is the weighted sum itself.
         sums: only the weighted sum of all units matters, not which source they are of.
+        given: what the numbers beside the sources are. ``weight``: factors of ΔW. ``similarity``: of a source
+            to what is wanted; 0 or less leaves it out.
     """
 
     family: str
@@ -43,6 +45,7 @@ class Traits:
     homogeneous: bool = True
     exact: bool = False
     sums: bool = False
+    given: Literal["weight", "similarity"] = "weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,11 @@ class Method(ABC):
         hints = typing.get_type_hints(type(self))
         for f in fields(self):
             _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
+
+    @property
+    def query(self) -> str | None:
+        """What the descriptions of the sources are compared with, if that decides their similarities."""
+        return None
 
     def weights(self, weights: Array) -> Array:
         """The weights as the method uses them; the report compares the merge with their sum."""

@@ -36,6 +36,8 @@ def asked(
     if not sources and not written.sources:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --recipe that does.")
     said = {k: v for k, v in settings.items() if ctx.get_parameter_source(k) is ParameterSource.COMMANDLINE}
+    if settings["descriptions"]:  # of two options, the one or the other
+        said["descriptions"] = settings["descriptions"]
     named = tuple(Ingredient(source) for source in sources) or written.sources
     fields = find(ctx.meta["method"]).__dataclass_fields__
     own = {name: said.pop(name) for name in list(said) if name in fields}

@@ -59,6 +59,13 @@ from loramerge.planning import Effort, Plan
 @click.option("--scale", callback=values.scale, metavar="S", help="Strength of the merge: a number; `norm`, "
     "every module as strong as its sources on average; `cosine`, modules weighed for the largest smallest "
     "cosine with a source.  [default: 1]")  # fmt: skip
+@click.option("--description", "told", multiple=True, metavar="SOURCE=TEXT", callback=values.pairs,
+    help="What a source is good at, for --method sg; else descriptions.json beside it, or its model card, "
+    "says it.")  # fmt: skip
+@click.option("--descriptions", metavar="FILE", help='A JSON file of that: {"SOURCE": "TEXT"}.')
+@click.option("--embedding", metavar="HOW", help="How descriptions are compared: tfidf, by the words they "
+    "share; a .npz, .safetensors or .json of vectors by name; or a sentence-transformers model.  "
+    "[default: tfidf]")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(
@@ -95,6 +102,7 @@ def combine(
     memory: float,
     allow_pickle: bool,
     initial: dict[str, str],
+    told: dict[str, str],
     **settings: Any,
 ) -> None:
     """Merge adapters into one adapter.
@@ -110,6 +118,7 @@ def combine(
     if quiet and as_json:
         raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
     weights = values.weights(each, together)
+    settings["descriptions"] = values.descriptions(told, settings["descriptions"])
     keep_freed_memory()
     effort = Effort(threads, memory)
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
