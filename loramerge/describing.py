@@ -34,7 +34,7 @@ def descriptions(adapters: Sequence[Adapter], given: Descriptions = None) -> lis
 
 
 def names(adapter: Adapter) -> tuple[str, ...]:
-    """What a source may be called: as it is shown, by its path, the last part of it, or that without ending."""
+    """What a source may be called: as shown, by its path, the last part of it, or that without its ending."""
     home = _home(adapter)
     paths = () if home is None else (str(home), home.name)
     found = dict.fromkeys([adapter.name, *paths, adapter.name.removesuffix(".safetensors")])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def _of_file(path: Path, query: str, names: Names) -> Array:
     rows = [_row(table, own, path) for own in names]
     if query not in table:
         raise UsageError(
-            f"{printable(path)} has no vector named {printable(repr(query), 60)}: the vector of the query goes "
-            "by the text of --describe."
+            f"{printable(path)} has no vector named {printable(repr(query), 60)}: that of the query goes by "
+            "the text of --describe."
         )
     rows.append(_vector(table[query], query, path))
     if len({len(row) for row in rows}) > 1:
@@ -116,7 +117,7 @@ def _table(path: Path) -> Mapping[str, Any]:
 
         return {name: dtypes.wide(t.read()) for name, t in open_file(path, str(path)).tensors.items()}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zip, zlib and NumPy each have their own
         raise SourceError(f"{printable(path)} cannot be read as .npz: {printable(error)}.") from error
@@ -132,7 +133,24 @@ def _of_model(name: str, texts: Sequence[str]) -> Array:
             f"'loramerge[text]'. Without it there are tfidf and files of vectors ({', '.join(FILES)})."
         ) from None
     try:
-        model = SentenceTransformer(name, device="cpu")
+        with _no_bars():
+            model = SentenceTransformer(name, device="cpu")
     except Exception as error:  # whatever a model that is not there, or is none, may raise
         raise SourceError(f"The model {printable(name)} cannot be loaded: {printable(error)}.") from error
-    return np.asarray(model.encode(list(texts), show_progress_bar=False), dtype=np.float64)
+    different = sorted(set(texts))  # in a batch, the last digits of a text depend on the others
+    rows = np.asarray(model.encode(different, show_progress_bar=False), dtype=np.float64)
+    return rows[[different.index(text) for text in texts]]
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers shows how it loads weights, even of a small model."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

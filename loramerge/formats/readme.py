@@ -12,14 +12,17 @@ CARD = "README.md"
 LIMIT = 2**20
 FRONT = re.compile(r"\A\s*---\s*\n.*?\n(?:---|\.\.\.)\s*(?:\n|\Z)", re.DOTALL)
 NOISE = re.compile(r"<!--.*?(?:-->|\Z)|^(```|~~~).*?(?:^\1|\Z)", re.DOTALL | re.MULTILINE)
-IMAGE, LINK = re.compile(r"!\[[^\]]*\]\([^)]*\)"), re.compile(r"\[([^\]]*)\]\([^)]*\)")
+IMAGE = re.compile(r"!\[[^][]{0,500}\]\([^)]{0,1000}\)")  # bounds, here and below: a card is a stranger's
+LINK = re.compile(r"\[([^][]{0,500})\]\([^)]{0,1000}\)")
 TAG, HEADING = re.compile(r"<[^>\n]{1,200}>"), re.compile(r"(#{1,6})\s+(.*)")
-LABEL = re.compile(r"[-*]?\s*\*\*([^*]+?):?\*\*:?\s*(.*)|[-*]\s+([^:]{1,60}):\s*(.*)")
-EMPTY = re.compile(r"\W*(?:more information needed|needs? more information|todo|n/?a|tbd|none)?\W*", re.I)
+LABEL = re.compile(r"[-*]?\s*\*\*([^*]{1,100}?):?\*\*:?\s*(.*)|[-*]\s+([^:]{1,60}):\s*(.*)")
+NOTHING = {"", "more information needed", "needs more information", "todo", "n a", "na", "tbd", "none"}
+METRIC = re.compile(r"[-*]\s+[\w ./@-]{1,60}:\s*[-+]?\d[\d.,e+-]*\s*%?")
 
 MACHINERY = {  # sections that tools write and that say nothing of what an adapter is good at
-    "framework versions", "training hyperparameters", "training results", "training procedure", "quick start",
-    "citation", "citations", "environmental impact", "technical specifications", "model card authors",
+    "framework versions", "training hyperparameters", "training results", "training procedure",
+    "quick start", "citation", "citations", "environmental impact", "technical specifications",
+    "model card authors",
     "model card contact", "speeds, sizes, times", "compute infrastructure", "how to get started with the model",
     "model sources", "glossary", "bibtex", "hardware", "software",
 }  # fmt: skip
@@ -88,6 +91,7 @@ def _sections(lines: Iterable[str]) -> Iterable[str]:
 
 
 def _title(text: str) -> str:
+    text = text[:200]
     return re.sub(r"\[optional\]|\W+$", "", _unmarked(text).lower()).strip().rstrip(":")
 
 
@@ -97,14 +101,18 @@ def _unmarked(text: str) -> str:
     return re.sub(r"[*`]|(?<!\w)_|_(?!\w)", "", text).strip()
 
 
+def _nothing(text: str) -> bool:
+    return " ".join(re.findall(r"\w+", text.lower())) in NOTHING
+
+
 def _plain(line: str) -> str:
     line = line.strip()
     if heading := HEADING.match(line):
         title = re.sub(r"(?i)^model card for\s+", "", _unmarked(heading[2]))
         return "" if _title(title) in HEADS else title
-    if (label := LABEL.match(line)) and EMPTY.fullmatch(_unmarked(label[2] if label[1] else label[4])):
+    if (label := LABEL.match(line)) and _nothing(_unmarked(label[2] if label[1] else label[4])):
         return ""
     line = UNKNOWN.sub("", _unmarked(line))
-    if EMPTY.fullmatch(line) or any(sentence in line.lower() for sentence in SENTENCES):
+    if _nothing(line) or METRIC.fullmatch(line) or any(sentence in line.lower() for sentence in SENTENCES):
         return ""
     return line
