@@ -1,4 +1,4 @@
-"""What sources are for, in words, and how near words are: every way to say it, and every way to say it badly."""
+"""What sources are for, in words, and how near words are: every way to say it, well and badly."""
 
 import json
 import subprocess

@@ -22,7 +22,7 @@ class Sized(Method):
 
     rank: int | None = option(
         None,
-        "Units in every merged module [default: the largest source rank; all in linear, average and methods "
+        "Units in every merged module [default: the largest source rank; all in linear, average, sg and methods "
         "in the span].",
         Interval(low=1),
     )

@@ -22,8 +22,8 @@ METRIC = re.compile(r"[-*]\s+[\w ./@-]{1,60}:\s*[-+]?\d[\d.,e+-]*\s*%?")
 MACHINERY = {  # sections that tools write and that say nothing of what an adapter is good at
     "framework versions", "training hyperparameters", "training results", "training procedure",
     "quick start", "citation", "citations", "environmental impact", "technical specifications",
-    "model card authors",
-    "model card contact", "speeds, sizes, times", "compute infrastructure", "how to get started with the model",
+    "model card authors", "model card contact",
+    "speeds, sizes, times", "compute infrastructure", "how to get started with the model",
     "model sources", "glossary", "bibtex", "hardware", "software",
 }  # fmt: skip
 HEADS = {  # headings of the Hub's templates
