@@ -28,6 +28,7 @@ from loramerge.results import Fit, Fitted, Remix
 from loramerge.scaling import Scale, best_smallest_cosine, rescaled, strength
 from loramerge.schedule import Rule, Weight
 from loramerge.selection import Alphas, Source
+from loramerge.spreading import write_spread
 from loramerge.target import Target
 from loramerge.units import MEMORY, Units
 
@@ -65,6 +66,16 @@ class Merge:
         """
         return run(self.plan, Path(out), overwrite=overwrite, max_error=max_error)
 
+    def save_spread(self, out: str | Path, *, overwrite: bool = False) -> None:
+        """Write how far the sources of a mixture are apart, entry by entry of ΔW: σ² = Σ_t α_t (ΔW_t − ΔW)², by
+        module name, in a dense .safetensors. `report.spread` is their sum. Reads the sources again.
+
+        Raises:
+            UsageError: the weights are no shares, as those of `Sg` and `Average` are.
+            OutputError: as `combine`.
+        """
+        write_spread(self.plan, Path(out), overwrite)
+
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
 
@@ -89,9 +100,17 @@ def report(plan: Plan, modules: list[Module]) -> Report:
     names = tuple(adapter.name for adapter in plan.sources.adapters)
     ordered = sorted(modules, key=lambda module: module.name)
     similar = plan.schedule.typical if plan.method.traits.given == "similarity" else ()
+    if len(similar):
+        shares = {str(t): plan.schedule.way(plan.method, t)[1] for t in plan.sources.signatures}
+        ordered = [replace(module, spread=_spread(module, shares[module.name])) for module in ordered]
     weights, similarities = (tuple(map(float, each)) for each in (plan.weights, similar))
     left_out = plan.sources.left_out
     return Report(names, weights, tuple(ordered), plan.notes, similarities, left_out)
+
+
+def _spread(module: Module, shares: Array) -> float:
+    """Σ α_t ‖ΔW_t‖² − ‖Σ α_t ΔW_t‖²."""
+    return max(float(shares @ module.inners.diagonal()) - module.wanted, 0.0)
 
 
 def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:

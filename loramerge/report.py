@@ -24,6 +24,7 @@ class Module:
         overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
         whole, cut: ‖·‖² of what the method makes, and of what its rank cuts off; None where nothing is cut.
         scale: the factor that a scale policy put on the merge.
+        spread: Σ α_t ‖ΔW_t − Σ α_u ΔW_u‖² of a mixture with shares α: how far its sources are apart.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Module:
     whole: float | None = None
     cut: float | None = None
     scale: float = 1.0
+    spread: float | None = None
 
     @property
     def energy_lost(self) -> float | None:
@@ -79,6 +81,13 @@ class Report:
             return None
         cut = sum(module.cut or 0.0 for module in self.modules)
         return _ratio(cut, sum(m.merged if m.whole is None else m.whole for m in self.modules))
+
+    @property
+    def spread(self) -> float | None:
+        """Share of Σ α_t ‖ΔW_t‖² in which the sources of a mixture differ: 0 if they are one; else None."""
+        if any(module.spread is None for module in self.modules):
+            return None
+        return _ratio(self._sum("spread"), self._sum("spread") + self._sum("wanted"))
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -137,7 +146,7 @@ class Report:
                 {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio, **similar}
                 for (name, weight, cosine, ratio), similar in zip(self._rows(), self._similar(), strict=True)
             ],
-            **({"left_out": self._left()} if self.similarities else {}),
+            **({"spread": self.spread, "left_out": self._left()} if self.similarities else {}),
             "pairwise_cosines": self.pairwise,
             "modules": [_module_dict(module) for module in self.modules],
             "notes": list(self.notes),
@@ -190,6 +199,8 @@ class Report:
         else:  # the method wants something else than the weighted sum, and the rank cuts that
             sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
             lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
+        if self.spread is not None:
+            lines.append(f"the sources differ in {_percent(self.spread)} of their energy")
         if (least, most) != (1.0, 1.0):
             lines.append(f"scaled by {least:.3g}" + (f" to {most:.3g} by module" if most != least else ""))
         if self.cut is None and (self.energy_lost or 0.0) > 1e-9:
@@ -227,6 +238,7 @@ def _module_dict(module: Module) -> dict[str, Any]:
         "rounding_error": module.rounding_error,
         **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
         **({} if module.scale == 1.0 else {"scale": module.scale}),
+        **({} if module.spread is None else {"spread": module.spread}),
     }
 
 

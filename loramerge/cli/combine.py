@@ -18,9 +18,11 @@ from loramerge.driver import Merge, run
 from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
+from loramerge.formats.destination import real_path
 from loramerge.formats.extras import POLICIES
 from loramerge.formats.profiles import PROFILES
 from loramerge.planning import Effort, Plan
+from loramerge.spreading import check_mixture, write_spread
 
 
 @click.command(cls=MethodCommand)
@@ -66,6 +68,8 @@ from loramerge.planning import Effort, Plan
 @click.option("--embedding", metavar="HOW", help="How descriptions are compared: tfidf, by the words they "
     "share; a .npz, .safetensors or .json of vectors by name; or a sentence-transformers model.  "
     "[default: tfidf]")  # fmt: skip
+@click.option("--spread", type=click.Path(path_type=Path), metavar="FILE", help="Write how far the sources of sg "
+    "or average are apart, entry by entry of ΔW, as a dense .safetensors: 4 bytes a weight.")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(
@@ -103,6 +107,7 @@ def combine(
     allow_pickle: bool,
     initial: dict[str, str],
     told: dict[str, str],
+    spread: Path | None,
     **settings: Any,
 ) -> None:
     """Merge adapters into one adapter.
@@ -127,10 +132,17 @@ def combine(
     bare = None if out is None else output.is_bare(out)
     todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, bare=bare, watch=show.opening)
     out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
+    if spread is not None:
+        check_mixture(todo)
+        check_output(spread, overwrite, folder=False)
+        if real_path(spread) == real_path(out):
+            raise click.UsageError("--spread and --out name the same file.")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
         return show_plan(todo, out, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
+    if spread is not None:
+        write_spread(todo, spread, overwrite=overwrite, effort=effort)
     show_merge(merge, todo, out, as_json, quiet)
     return None
 

@@ -187,3 +187,22 @@ def test_the_task_that_was_asked_for_is_recorded(cli):
     assert asked(cli, "Caesar cipher", "-o", "m").code == 0
     record = json.loads(Path("m/loramerge.json").read_text())
     assert record["method"]["options"]["describe"] == "Caesar cipher"
+
+
+def test_the_spread_is_written_beside_the_merge(cli, tmp_path):
+    assert asked(cli, "letters of the alphabet, backwards", "--spread", "s.safetensors", "-o", "m").code == 0
+    assert "the sources differ in" in cli.out
+    loramerge.combine(["fixtures"], "sg", describe="letters of the alphabet, backwards", out="n").save_spread(
+        "t.safetensors"
+    )
+    assert (tmp_path / "s.safetensors").read_bytes() == (tmp_path / "t.safetensors").read_bytes()
+    before = content(tmp_path)
+    for words, sentence in {
+        ("-o", "o", "--spread", "s.safetensors"): "s.safetensors",
+        ("-o", "o.safetensors", "--spread", "o.safetensors"): "name the same file",
+        ("-o", "o", "--spread", "gone/s.safetensors"): "does not exist",
+    }.items():
+        assert asked(cli, "letters", *words).code in (1, 2)
+        assert sentence in cli.err
+    cli("combine", "sql", "bare", "--spread", "u.safetensors").refused(2, "A spread is of a mixture")
+    assert content(tmp_path) == before
