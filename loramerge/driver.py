@@ -67,8 +67,8 @@ class Merge:
         return run(self.plan, Path(out), overwrite=overwrite, max_error=max_error)
 
     def save_spread(self, out: str | Path, *, overwrite: bool = False) -> None:
-        """Write how far the sources of a mixture are apart, entry by entry of ΔW: σ² = Σ_t α_t (ΔW_t − ΔW)², by
-        module name, in a dense .safetensors. `report.spread` is their sum. Reads the sources again.
+        """Write how far the sources of a mixture are apart, entry by entry of ΔW: σ² = Σ_t α_t (ΔW_t − ΔW)²,
+        by module name, in a dense .safetensors. The report has the sum of each. Reads the sources again.
 
         Raises:
             UsageError: the weights are no shares, as those of `Sg` and `Average` are.

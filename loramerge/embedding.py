@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from loramerge.backend import Array
 from loramerge.errors import SourceError, UsageError, printable
+from loramerge.formats import HUB
 from loramerge.formats.json import read_object
 
 TFIDF = "tfidf"
@@ -124,7 +126,12 @@ def _table(path: Path) -> Mapping[str, Any]:
 
 
 def _of_model(name: str, texts: Sequence[str]) -> Array:
-    """(T + 1, n) by a model of sentence-transformers."""
+    """(T + 1, n) by a model of sentence-transformers: from its folder, or from the Hub by its whole name."""
+    if not os.path.isdir(name) and not HUB.fullmatch(name):
+        raise UsageError(
+            f"--embedding {printable(name)} is neither tfidf nor a file of vectors ({', '.join(FILES)}), nor "
+            "the folder of a model, nor the name of one, such as sentence-transformers/all-MiniLM-L6-v2."
+        )
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:

@@ -29,8 +29,8 @@ def check_mixture(plan: Plan) -> None:
         shares = plan.schedule.way(plan.method, target)[1]
         if shares.min() < 0 or abs(shares.sum() - 1) > 1e-9:
             raise UsageError(
-                f"A spread is of a mixture, and the weights of {printable(target)} are not all 0 or more with "
-                "the sum 1: use --method sg or average."
+                f"A spread needs a mixture, but the weights of {printable(target)} are not all 0 or more "
+                "and of sum 1: use --method sg or average."
             )
 
 

@@ -135,7 +135,7 @@ def near(query, texts, embedding=None):
 
 
 def test_the_cosines_of_tfidf_by_hand():
-    """Three texts, the query among them. idf = ln(4/(1+df)) + 1: "red" and "cars" in two, "fast" and "blue" in one.
+    """Three texts with the query; idf = ln(4/(1+df)) + 1. "red" and "cars" are in two, the rest in one.
 
     ⟨red cars, red fast⟩ = idf₂² over the lengths √(2 idf₂²) and √(idf₂² + idf₁²).
     """
@@ -244,6 +244,12 @@ def test_a_model_that_is_not_there_is_a_sentence(tmp_path):
     assert ("needs the extra `text`" in str(told.value)) == missing
 
 
+@pytest.mark.parametrize("name", ["tf-idf", "v.npy", "folder/v.txt.gz/x", "\x1b"])
+def test_an_embedding_that_is_none_is_refused_before_anything_is_asked_for(name):
+    with pytest.raises(UsageError, match="is neither tfidf nor a file of vectors"):
+        near("x", [SQL], name)
+
+
 def installed():
     from importlib.util import find_spec
 
@@ -311,14 +317,14 @@ def test_another_base_model_is_refused_whatever_is_described():
 
 
 USES = {
-    "weights beside a query": ("sg", {"describe": "sql", "weights": [1, 2]}, "The weights follow from --describe"),
+    "weights beside a query": ("sg", {"describe": "sql", "weights": [1, 2]}, "The weights follow from"),
     "weights in a rule": (
         "sg",
         {"describe": "sql", "rules": [lm.Rule("q", weights=(1, 2))]},
-        "The weights follow from --describe",
+        "The weights follow from",
     ),
     "descriptions of another method": ("linear", {"descriptions": {"sql": SQL}}, "linear has no --describe"),
-    "an embedding without a query": ("sg", {"embedding": "tfidf", "weights": [1, 1]}, "use --method sg --describe"),
+    "an embedding without a query": ("sg", {"embedding": "tfidf", "weights": [1, 1]}, "use --method sg"),
     "a query of another method": ("svd", {"describe": "sql"}, "describe is an option of sg, not of svd"),
 }  # fmt: skip
 

@@ -68,8 +68,8 @@ from loramerge.spreading import check_mixture, write_spread
 @click.option("--embedding", metavar="HOW", help="How descriptions are compared: tfidf, by the words they "
     "share; a .npz, .safetensors or .json of vectors by name; or a sentence-transformers model.  "
     "[default: tfidf]")  # fmt: skip
-@click.option("--spread", type=click.Path(path_type=Path), metavar="FILE", help="Write how far the sources of sg "
-    "or average are apart, entry by entry of ΔW, as a dense .safetensors: 4 bytes a weight.")  # fmt: skip
+@click.option("--spread", type=click.Path(path_type=Path), metavar="FILE", help="Write how far sources of "
+    "sg or average are apart, entry by entry of ΔW, as a dense .safetensors: 4 bytes a weight.")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(

@@ -19,7 +19,7 @@ def corner(row, column, value):
 
 
 def test_by_hand():
-    """Similarities 1 and 1 - 0.05 ln 3 are e^0 : e^-ln3 = 3 : 1, so diag(4, 0) and diag(0, 8) give diag(3, 2)."""
+    """Near by 1 and 1 - 0.05 ln 3 is e^0 : e^-ln3 = 3 : 1; diag(4, 0) and diag(0, 8) give diag(3, 2)."""
     near, far = corner(0, 0, 4.0), corner(1, 1, 8.0)
     merge = combine([near, far], Sg(), weights=[1.0, 1 - 0.05 * math.log(3)], dtype="float64")
     assert merge.adapter[Target("q")].dense() == pytest.approx(np.diag([3.0, 2.0]), abs=1e-12)

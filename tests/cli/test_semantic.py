@@ -138,8 +138,8 @@ WRONG = {
     "no common word": (["sql", "--describe", "zebras"], 2, "'zebras' shares no word with any description"),
     "an empty query": (["sql", "--describe", ""], 2, "describe is empty"),
     "weights beside it": (["sql", "--describe", "SQL", "-w", "1"], 2, "The weights follow from --describe"),
-    "a list that is not there": (["sql", "--describe", "SQL", "--descriptions", "x.json"], 1, "x.json cannot be read"),
-    "vectors that are not there": (["sql", "--describe", "SQL", "--embedding", "x.npz"], 1, "x.npz cannot be read"),
+    "no such list": (["sql", "--describe", "SQL", "--descriptions", "x.json"], 1, "x.json cannot be read"),
+    "no such vectors": (["sql", "--describe", "SQL", "--embedding", "x.npz"], 1, "x.npz cannot be read"),
     "a negative temperature": (["sql", "--temperature", "-1"], 2, "x>=0"),
     "a top k of 0": (["sql", "--top-k", "0"], 2, "x>=1"),
     "no source is similar": (["sql", "--weights", "0"], 2, "No source has a similarity above 0"),
@@ -204,5 +204,5 @@ def test_the_spread_is_written_beside_the_merge(cli, tmp_path):
     }.items():
         assert asked(cli, "letters", *words).code in (1, 2)
         assert sentence in cli.err
-    cli("combine", "sql", "bare", "--spread", "u.safetensors").refused(2, "A spread is of a mixture")
+    cli("combine", "sql", "bare", "--spread", "u.safetensors").refused(2, "A spread needs a mixture")
     assert content(tmp_path) == before

@@ -28,7 +28,7 @@ NOTHING = {
     "code": "```python\nwrite('sql')\n```\n~~~\nsql\n~~~",
     "an image": "![a plot](plot.png)",
     "headings of the template": "# Model Card for Model ID\n## Uses\n### Direct Use\n#### Metrics\n",
-    "labels without values": "- **Developed by:** [More Information Needed]\n- **License:** N/A\n- Author: TODO",
+    "labels without values": "- **By:** [More Information Needed]\n- **License:** N/A\n- Author: TODO",
     "a trainer that knows nothing": (
         "This model is a fine-tuned version of [gpt2](https://huggingface.co/gpt2) on an unknown dataset.\n"
         "It achieves the following results on the evaluation set:\n- Loss: 0.1\n- F1: 93.5%\n"
