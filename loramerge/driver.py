@@ -100,7 +100,7 @@ def report(plan: Plan, modules: list[Module]) -> Report:
     names = tuple(adapter.name for adapter in plan.sources.adapters)
     ordered = sorted(modules, key=lambda module: module.name)
     similar = plan.schedule.typical if plan.method.traits.given == "similarity" else ()
-    if len(similar):
+    if len(similar) and not plan.sources.settings["renormalise"]:  # which scales the sources themselves
         shares = {str(t): plan.schedule.way(plan.method, t)[1] for t in plan.sources.signatures}
         ordered = [replace(module, spread=_spread(module, shares[module.name])) for module in ordered]
     weights, similarities = (tuple(map(float, each)) for each in (plan.weights, similar))

@@ -25,6 +25,8 @@ from loramerge.target import Target
 
 def check_mixture(plan: Plan) -> None:
     """Raises UsageError: the weights of some module are no shares, so that they have no variance."""
+    if plan.sources.settings["renormalise"]:
+        raise UsageError("A spread counts a module that a source lacks as zero: leave --renormalise away.")
     for target in plan.sources.signatures:
         shares = plan.schedule.way(plan.method, target)[1]
         if shares.min() < 0 or abs(shares.sum() - 1) > 1e-9:

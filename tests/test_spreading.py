@@ -103,6 +103,13 @@ def test_a_mean_has_a_spread_too_and_a_sum_has_none(tmp_path):
         assert "spread" not in merge.report.to_dict()
 
 
+def test_renormalised_sources_have_no_spread(tmp_path):
+    merge = lm.combine(SOURCES["one lacks a module"], lm.Sg(), weights=NEAR, renormalise=True)
+    assert merge.report.spread is None
+    with pytest.raises(UsageError, match="leave --renormalise away"):
+        merge.save_spread(tmp_path / "t.safetensors")
+
+
 def test_a_spread_replaces_nothing_unasked(tmp_path):
     merge = lm.combine(random_adapters(1, (2, 3)), "average")
     (tmp_path / "s.safetensors").write_text("mine")
