@@ -199,7 +199,7 @@ class Report:
         else:  # the method wants something else than the weighted sum, and the rank cuts that
             sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
             lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
-        if self.spread is not None:
+        if self.spread is not None and len(self.sources) > 1:
             lines.append(f"the sources differ in {_percent(self.spread)} of their energy")
         if (least, most) != (1.0, 1.0):
             lines.append(f"scaled by {least:.3g}" + (f" to {most:.3g} by module" if most != least else ""))
