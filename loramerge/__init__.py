@@ -40,6 +40,7 @@ _CONTENTS = {
     "algorithms.model_stock": "ModelStock",
     "algorithms.pico": "Pico",
     "algorithms.sce": "Sce",
+    "algorithms.sg": "Sg",
     "algorithms.slerp": "Slerp",
     "algorithms.svd": "Svd",
     "algorithms.ties": "Ties",

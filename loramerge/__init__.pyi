@@ -27,6 +27,7 @@ from loramerge.algorithms.mergevla import MergeVla as MergeVla
 from loramerge.algorithms.model_stock import ModelStock as ModelStock
 from loramerge.algorithms.pico import Pico as Pico
 from loramerge.algorithms.sce import Sce as Sce
+from loramerge.algorithms.sg import Sg as Sg
 from loramerge.algorithms.slerp import Slerp as Slerp
 from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties

@@ -12,6 +12,7 @@ from loramerge import rounding
 from loramerge.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
+from loramerge.describing import Descriptions
 from loramerge.errors import UsageError, printable
 from loramerge.fitting import file_size
 from loramerge.folding import unfolded
@@ -29,6 +30,7 @@ from loramerge.results import Fit, Fitted, Remix
 from loramerge.scaling import Scale, best_smallest_cosine, rescaled, strength
 from loramerge.schedule import Rule, Weight
 from loramerge.selection import Alphas, Source
+from loramerge.spreading import write_spread
 from loramerge.target import Target
 from loramerge.units import MEMORY, Units
 
@@ -69,6 +71,16 @@ class Merge:
         """
         return run(self.plan, Path(out), overwrite=overwrite, max_error=max_error)
 
+    def save_spread(self, out: str | Path, *, overwrite: bool = False) -> None:
+        """Write how far the sources of a mixture are apart, entry by entry of ΔW: σ² = Σ_t α_t (ΔW_t − ΔW)²,
+        by module name, in a dense .safetensors. The report has the sum of each. Reads the sources again.
+
+        Raises:
+            UsageError: the weights are no shares, as those of `Sg` and `Average` are.
+            OutputError: as `combine`.
+        """
+        write_spread(self.plan, Path(out), overwrite)
+
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
 
@@ -94,7 +106,18 @@ def report(plan: Plan, modules: list[Module]) -> Report:
     """The report of a plan from the facts of its modules, in any order."""
     names = tuple(adapter.name for adapter in plan.sources.adapters)
     ordered = sorted(modules, key=lambda module: module.name)
-    return Report(names, tuple(map(float, plan.weights)), tuple(ordered), plan.notes)
+    similar = plan.schedule.typical if plan.method.traits.given == "similarity" else ()
+    if len(similar) and not plan.sources.settings["renormalise"]:  # which scales the sources themselves
+        shares = {str(t): plan.schedule.way(plan.method, t)[1] for t in plan.sources.signatures}
+        ordered = [replace(module, spread=_spread(module, shares[module.name])) for module in ordered]
+    weights, similarities = (tuple(map(float, each)) for each in (plan.weights, similar))
+    left_out = plan.sources.left_out
+    return Report(names, weights, tuple(ordered), plan.notes, similarities, left_out)
+
+
+def _spread(module: Module, shares: Array) -> float:
+    """Σ α_t ‖ΔW_t‖² − ‖Σ α_t ΔW_t‖²."""
+    return max(float(shares @ module.inners.diagonal()) - module.wanted, 0.0)
 
 
 def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
@@ -185,6 +208,8 @@ def combine(
     renormalise: bool = False,
     format: str | None = None,
     scale: Scale | None = None,
+    descriptions: Descriptions = None,
+    embedding: str | Path | None = None,
     max_error: float | None = None,
     threads: int | None = None,
     memory: float = MEMORY,
@@ -213,6 +238,9 @@ def combine(
         format: how it is written: ``peft``, ``kohya``, …; by default as the sources, if these are of one.
         scale: strength of the merge: a number, or ``"norm"`` (every module as strong as its sources are on
             average), or ``"cosine"`` (modules weighed for the largest smallest cosine with a source).
+        descriptions: for a method with a query (``Sg(describe=…)``): {source: text}, or a JSON file of that;
+            else descriptions.json beside a source, or its model card.
+        embedding: how they are compared: ``"tfidf"``, a file of vectors, or a sentence-transformers model.
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers.   memory: bytes for all of them. The result depends on neither.
 
@@ -253,6 +281,8 @@ def combine(
         renormalise=renormalise,
         format=format,
         scale=scale,
+        descriptions=descriptions,
+        embedding=embedding,
         effort=effort,
         **options,
     )

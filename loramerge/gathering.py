@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loramerge.adapter import Adapter
+from loramerge.describing import FILE
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.peft import CONFIG
@@ -53,8 +54,9 @@ def expand(name: str) -> list[Member]:
 
 
 def left_aside(name: str) -> list[str]:
-    """What else lies in a folder that stands for its adapters."""
-    return sorted(p.name for p in _visible(name) if not _is_adapter(p)) if _is_collection(name) else []
+    """What else lies in a folder that stands for its adapters, but for their descriptions."""
+    found = _visible(name) if _is_collection(name) else []
+    return sorted(path.name for path in found if not _is_adapter(path) and path.name != FILE)
 
 
 def _found(name: str) -> list[str]:

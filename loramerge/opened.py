@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Computed, Held, Slot
 from loramerge.algorithms import Method
 from loramerge.algorithms.wrapping import Only
 from loramerge.backend import workers
+from loramerge.choosing import Wording
+from loramerge.describing import Descriptions
 from loramerge.driver import Merge, decided, merged, report, strengths
 from loramerge.errors import UsageError
 from loramerge.fitting import Seen
@@ -47,9 +50,12 @@ class Opened:
         *,
         weights: Sequence[float] | None = None,
         dtype: str | None = None,
+        descriptions: Descriptions = None,
+        embedding: str | Path | None = None,
         **options: Any,
     ) -> Merge:
-        """Merge with these weights. Arguments as for `loramerge.combine`.
+        """Merge with these weights. Arguments as for `loramerge.combine`. Sources that a method does not
+        choose stay in the report, with weight 0, and their units are kept.
 
         Raises:
             UsageError: no such method, option or weights.
@@ -57,8 +63,16 @@ class Opened:
         """
         if isinstance(method, Only):
             raise UsageError("A method for some modules only needs loramerge.combine: here all are alike.")
+        wording = Wording(descriptions, embedding)
         plan = settle(
-            self.sources, method, self._observe, weights=weights, dtype=dtype, fold=False, **options
+            self.sources,
+            method,
+            self._observe,
+            weights=weights,
+            dtype=dtype,
+            wording=wording,
+            fold=False,
+            **options,
         )
         if not plan.schedule.uniform:
             raise UsageError(

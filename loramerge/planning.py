@@ -16,6 +16,8 @@ from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make, name_of
 from loramerge.backend import Array, workers
 from loramerge.budgets import Budget
+from loramerge.choosing import SILENT, Wording, told, unchosen, weighed
+from loramerge.describing import Descriptions
 from loramerge.errors import UsageError, printable
 from loramerge.fitting import Fitting, Seen, looking
 from loramerge.folding import crowded, folded
@@ -84,6 +86,7 @@ class Sources:
         signatures: every module with the rank of each source in it.
         notes: sentences about them.   settings: what was left out, for provenance.
         dialect: the format of their merge; they are under the names that it gives to modules.
+        left_out: name -> similarity of sources that a method has not chosen; nothing of them is read.
     """
 
     whole: tuple[Adapter, ...]
@@ -92,6 +95,30 @@ class Sources:
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
     dialect: Dialect = PEFT
+    left_out: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        whole: Sequence[Adapter],
+        adapters: Sequence[Adapter],
+        settings: Mapping[str, Any],
+        dialect: Dialect,
+    ) -> Sources:
+        """Checked against each other, with what is odd about them."""
+        oddities = check_together(whole, settings["allow_base_mismatch"])
+        missing = missing_modules(adapters, settings["renormalise"])
+        notes = (*oddities, *missing)
+        return cls(tuple(whole), tuple(adapters), align(adapters), notes, settings, dialect)
+
+    def without(self, left: Mapping[int, float]) -> Sources:
+        """As if the sources at these positions had not been named."""
+        kept = [i for i in range(len(self.whole)) if i not in left]
+        whole, adapters = ([some[i] for i in kept] for some in (self.whole, self.adapters))
+        names = {**self.left_out, **{self.whole[i].name: left[i] for i in left}}
+        if not any(adapters):
+            raise UsageError("The sources that were chosen have none of the modules of --only and --exclude.")
+        return replace(Sources.of(whole, adapters, self.settings, self.dialect), left_out=names)
 
     def shape(self, target: Target) -> tuple[int, int]:
         """(out, in) of a module."""
@@ -178,8 +205,8 @@ class Plan:
             outline, config=config, extras=kept.tensors, apart=kept.apart, masks=self._masks(method, outline)
         )
         names = [adapter.name for adapter in self.sources.whole]
-        told = (*schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
-        notes = (*self.sources.notes, *kept.notes, *told, *method.notes)
+        sizes = (*schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
+        notes = (*self.sources.notes, *told(self.sources.left_out), *kept.notes, *sizes, *method.notes)
         return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
 
     def _masks(self, method: Method, outline: Outline) -> MaskPlan | None:
@@ -219,22 +246,15 @@ def open_together(
     found = open_all(sources, alpha, allow_pickle, initial)
     dialect = saving.written(found, format)
     whole, adapters = alike(found, select(found, only, exclude), dialect)
-    oddities = check_together(whole, allow_base_mismatch)
-    return Sources(
-        tuple(whole),
-        tuple(adapters),
-        align(adapters),
-        (*oddities, *missing_modules(adapters, renormalise)),
-        {
-            "only": only,
-            "exclude": exclude,
-            "allow_base_mismatch": allow_base_mismatch,
-            "extras": extras,
-            "renormalise": renormalise,
-            "format": dialect.name,
-        },
-        dialect,
-    )
+    settings = {
+        "only": only,
+        "exclude": exclude,
+        "allow_base_mismatch": allow_base_mismatch,
+        "extras": extras,
+        "renormalise": renormalise,
+        "format": dialect.name,
+    }
+    return Sources.of(whole, adapters, settings, dialect)
 
 
 def alike(
@@ -272,15 +292,23 @@ def settle(
     ranks: Mapping[str, int] | None = None,
     scale: Scale | None = None,
     fold: bool = True,
+    wording: Wording = SILENT,
     **options: Any,
 ) -> Plan:
     """Fix weights, method and the shape of the output. `observe` looks at all modules, if it must be known
-    what is in them."""
+    what is in them. Without `fold` all units stay as they are, those of no use too."""
     budget, written = Budget.of(total_rank, size), check_profile(profile)
     check_ranks(sources.dialect, profile)
     kinds = (a.dtype for a in sources.adapters if a)
     kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
+    weights = weighed(chosen, sources.whole, weights, rules, wording)
+    if chosen.query is not None:
+        sources = replace(sources, settings={**sources.settings, **wording.record})
+    sources = replace(sources, left_out=wording.left_out or {})
+    if fold and (left := unchosen(chosen, sources.whole, weights, rules)):
+        weights = [weight for i, weight in enumerate(weights or ()) if i not in left]
+        sources = sources.without(left)
     everything = {target for adapter in sources.whole for target in adapter}
     schedule = Schedule.of(weights, rules, len(sources.whole), everything)
     schedule = replace(schedule, ranks=_known(ranks or {}, everything))
@@ -360,6 +388,9 @@ def plan(
     renormalise: bool = False,
     format: str | None = None,
     scale: Scale | None = None,
+    descriptions: Descriptions = None,
+    embedding: str | Path | None = None,
+    left_out: Mapping[str, float] | None = None,
     effort: Effort = EFFORT,
     **options: Any,
 ) -> Plan:
@@ -367,7 +398,8 @@ def plan(
     only where the size depends on them (`energy`, `total_rank`, `size`).
 
     `bare` says whether it will be written as one file, which a `size` must know; by default as the sources.
-    `ranks` are those that a record has for each module.
+    `ranks` are those that a record has for each module. `left_out` are the sources
+    that it says were not chosen: its weights are then similarities, and nothing is compared again.
 
     >>> todo = plan(["fixtures/a.safetensors", "fixtures/b.safetensors"], "svd")
     >>> todo.method, todo.outline.rank, len(todo.outline.shapes)
@@ -400,6 +432,7 @@ def plan(
         bare=bare,
         ranks=ranks,
         scale=scale,
+        wording=Wording(descriptions, embedding, left_out),
         **options,
     )
 

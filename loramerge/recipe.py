@@ -33,6 +33,8 @@ class Opened(Protocol):
     def whole(self) -> tuple[Adapter, ...]: ...
     @property
     def settings(self) -> Mapping[str, Any]: ...
+    @property
+    def left_out(self) -> Mapping[str, float]: ...
 
 
 class Planned(Protocol):
@@ -56,12 +58,13 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
     Args:
         digests: (T,) file name -> SHA-256 of each source.
     """
+    given = plan.method.traits.given
     sources = zip(plan.sources.whole, plan.schedule.weights, digests, strict=True)
     rules = [rule.to_plain() for rule in plan.schedule.rules]
     dtype = dtypes.word(plan.outline.dtype)
     return {
         "schema": SCHEMA,
-        "sources": [_source(*each) for each in sources],
+        "sources": [_source(given, *each) for each in sources],
         "method": {"name": name_of(plan.method), "options": options_of(plan.method)},
         "settings": {
             **plan.sources.settings,
@@ -69,13 +72,14 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
             "profile": plan.outline.profile,
             "modules": rules,
             **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
+            **({"left_out": dict(plan.sources.left_out)} if plan.sources.left_out else {}),
             **({"scale": plan.scale} if plan.scale != 1.0 else {}),
         },
         "versions": versions(plan.method),
     }
 
 
-def _source(adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict[str, Any]:
+def _source(given: str, adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict[str, Any]:
     alpha = adapter.provenance.alpha
     return {
         "name": adapter.provenance.name,
@@ -84,7 +88,7 @@ def _source(adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict
         "alpha": float(alpha) if isinstance(alpha, int) else alpha,
         "scales": scales_digest(adapter),
         "base_model": without_folders(adapter.base.name),
-        "weight": plain(weight),
+        given: plain(weight),
         **({"hub": adapter.provenance.hub} if adapter.provenance.hub else {}),
         **({"licence": adapter.provenance.licence} if adapter.provenance.licence else {}),
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.gathering import expand
@@ -33,6 +34,8 @@ KEYS = (
     "renormalise",
     "format",
     "scale",
+    "descriptions",
+    "embedding",
     "modules",
 )
 SOURCE = ("source", "weight", "revision")
@@ -67,6 +70,8 @@ class Recipe:
     renormalise: bool = False
     format: str | None = None
     scale: float | str | None = None
+    descriptions: Mapping[str, str] | str | None = None
+    embedding: str | None = None
     modules: tuple[Rule, ...] = ()
 
     @property
@@ -101,8 +106,9 @@ class Recipe:
         names = [each.source for each in self.sources]
         check_alphas(names, self.alpha)
         check_named(names, initial or {}, "initial")
-        todo = plan(
-            opened(names, lambda name: open_one(name, self.alpha, allow_pickle, initial), watch),
+        adapters = opened(names, lambda name: open_one(name, self.alpha, allow_pickle, initial), watch)
+        return plan(
+            [_marked(a, each.revision) for a, each in zip(adapters, self.sources, strict=True)],
             self._chosen(),
             weights=self.weights,
             rules=self.modules,
@@ -118,16 +124,10 @@ class Recipe:
             renormalise=self.renormalise,
             format=self.format,
             scale=self.scale,
+            descriptions=self.descriptions,
+            embedding=self.embedding,
             effort=effort,
         )
-        pairs = zip(todo.sources.whole, self.sources, strict=True)
-        whole = (
-            replace(a, provenance=replace(a.provenance, revision=each.revision))
-            if each.revision and not a.provenance.hub
-            else a
-            for a, each in pairs
-        )
-        return replace(todo, sources=replace(todo.sources, whole=tuple(whole)))
 
     def _chosen(self) -> Method:
         given = {name: value for name, value in self.parameters.items() if value is not None}
@@ -154,12 +154,24 @@ class Recipe:
             "renormalise": self.renormalise,
             "format": self.format,
             "scale": self.scale,
+            "descriptions": dict(self.descriptions)
+            if isinstance(self.descriptions, Mapping)
+            else self.descriptions,
+            "embedding": self.embedding,
             "modules": [rule.to_plain() for rule in self.modules],
         }
         import yaml
 
         said = {key: value for key, value in values.items() if value not in (None, False, {}, [])}
         return str(yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=110))
+
+
+def _marked(adapter: Adapter, revision: str | None) -> Adapter:
+    """With the revision that the recipe names."""
+    provenance = adapter.provenance
+    if provenance.hub:  # fetched at that revision, and known by its commit
+        return adapter
+    return replace(adapter, provenance=replace(provenance, revision=revision or provenance.revision))
 
 
 def _plain_source(each: Ingredient) -> dict[str, Any]:
@@ -194,9 +206,10 @@ def parse(values: Any, where: str) -> Recipe:
         total_rank=reader.typed(given, "total_rank", int) if "total_rank" in given else None,
         size=_size(reader, given.get("size")),
         scale=reader.scale(given["scale"]) if "scale" in given else None,
+        descriptions=_descriptions(reader, given.get("descriptions")),
         **{
             key: reader.typed(given, key, str)
-            for key in ("method", "dtype", "profile", "format", "only", "exclude", "extras")
+            for key in ("method", "dtype", "profile", "format", "only", "exclude", "extras", "embedding")
             if key in given
         },
         **{
@@ -224,6 +237,18 @@ def _alpha(reader: Reader, value: Any) -> Any:
                 reader.fail(f"alpha names the source {printable(repr(source), 60)}, which is not text")
         return {source: _alpha(reader, each) for source, each in value.items() if not isinstance(each, dict)}
     return value if value is None or value == "rank" else reader.number(value, "alpha")
+
+
+def _descriptions(reader: Reader, value: Any) -> dict[str, str] | str | None:
+    """A table of source -> text, or the path of a file that holds one."""
+    if value is None or isinstance(value, str):
+        return value
+    found = reader.table({"descriptions": value}, "descriptions")
+    for source in found:
+        if not isinstance(source, str):
+            reader.fail(f"descriptions names the source {printable(repr(source), 60)}, which is not text")
+        reader.typed(found, source, str)
+    return found
 
 
 def _size(reader: Reader, value: Any) -> float | str | None:

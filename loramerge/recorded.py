@@ -25,6 +25,8 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "extras": str,
     "renormalise": bool,
     "format": str,
+    "embedding": str,
+    "left_out": dict,
     "scale": float,
     "modules": list,
     "ranks": dict,
@@ -123,9 +125,13 @@ def _source(reader: Reader, value: Any) -> SourceRecord:
         for field in ("revision", "scales")
     )
     hub = _hub(reader, value, revision)
-    return SourceRecord(
-        name, revision, marks, reader.weight(value.get("weight")), _alpha(reader, value), scales, hub
-    )
+    return SourceRecord(name, revision, marks, _weight(reader, value), _alpha(reader, value), scales, hub)
+
+
+def _weight(reader: Reader, source: Mapping[str, Any]) -> Weight:
+    """Its weight, or what a method makes weights of."""
+    given = next((field for field in ("weight", "similarity") if field in source), "weight")
+    return reader.weight(source.get(given), given)
 
 
 def _hub(reader: Reader, value: Mapping[str, Any], revision: str | None) -> str | None:
@@ -159,5 +165,7 @@ def _settings(reader: Reader, settings: Mapping[str, Any]) -> dict[str, Any]:
     for path, rank in reader.table(given, "ranks").items() if "ranks" in given else ():
         if type(rank) is not int or rank < 1:
             reader.fail(f"the rank of {printable(path)} is {printable(repr(rank), 40)}")
+    for path, similarity in reader.table(given, "left_out").items() if "left_out" in given else ():
+        reader.number(similarity, f"the similarity of {printable(path)}")
     kept = {name: reader.typed(given, name, SETTINGS[name]) for name in given if name != "scale"}
     return {**kept, "scale": reader.scale(given["scale"])} if "scale" in given else kept

@@ -98,7 +98,8 @@ def _plan(said: Record, adapters: Sequence[Adapter], where: str) -> Plan:
             searcher(pattern, option, trusted=False)
     try:
         method = make(said.method, said.options)
-        return plan(adapters, method, weights=said.weights, rules=said.rules, **said.settings)
+        settings = {"left_out": {}, **said.settings}  # similarities are in the record, descriptions are not
+        return plan(adapters, method, weights=said.weights, rules=said.rules, **settings)
     except UsageError as error:
         raise SourceError(f"{printable(where)} cannot be replayed: {printable(error, 300)}") from None
     except RecursionError:

@@ -25,6 +25,7 @@ class Module:
         whole, cut: ‖·‖² of what the method makes, and of what its rank cuts off; None where nothing is cut.
         scale: the factor that a scale policy put on the merge.
         facts: what else the method says of the module, by name; before any scale.
+        spread: Σ α_t ‖ΔW_t − Σ α_u ΔW_u‖² of a mixture with shares α: how far its sources are apart.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Module:
     cut: float | None = None
     scale: float = 1.0
     facts: Mapping[str, float] = field(default_factory=dict)
+    spread: float | None = None
 
     @property
     def energy_lost(self) -> float | None:
@@ -58,12 +60,16 @@ class Report:
     Args:
         sources: names.   weights: as the method used them.   modules: one entry each.
         notes: sentences the user should read.
+        similarities: (T,) of the sources to what was wanted, if they decided the weights.
+        left_out: name -> similarity of sources that were not chosen; their weight is 0.
     """
 
     sources: tuple[str, ...]
     weights: tuple[float, ...]
     modules: tuple[Module, ...]
     notes: tuple[str, ...] = ()
+    similarities: tuple[float, ...] = ()
+    left_out: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def energy_lost(self) -> float | None:
@@ -77,6 +83,13 @@ class Report:
             return None
         cut = sum(module.cut or 0.0 for module in self.modules)
         return _ratio(cut, sum(m.merged if m.whole is None else m.whole for m in self.modules))
+
+    @property
+    def spread(self) -> float | None:
+        """Share of Σ α_t ‖ΔW_t‖² in which the sources of a mixture differ: 0 if they are one; else None."""
+        if any(module.spread is None for module in self.modules):
+            return None
+        return _ratio(self._sum("spread"), self._sum("spread") + self._sum("wanted"))
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -139,9 +152,10 @@ class Report:
             "cut_by_rank": self.cut,
             "rounding_error": self.rounding_error,
             "sources": [
-                {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio}
-                for name, weight, cosine, ratio in self._rows()
+                {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio, **similar}
+                for (name, weight, cosine, ratio), similar in zip(self._rows(), self._similar(), strict=True)
             ],
+            **({"spread": self.spread, "left_out": self._left()} if self.similarities else {}),
             "pairwise_cosines": self.pairwise,
             "modules": [_module_dict(module) for module in self.modules],
             "notes": list(self.notes),
@@ -150,21 +164,37 @@ class Report:
     def _rows(self) -> Iterable[tuple[str, float, float | None, float | None]]:
         return zip(self.sources, self.weights, self.cosines, self.norm_ratios, strict=True)
 
+    def _similar(self) -> list[dict[str, float]]:
+        """(T,) what decided the weights, if anything did."""
+        found = [{"similarity": similarity} for similarity in self.similarities]
+        return found or [{} for _ in self.sources]
+
+    def _left(self) -> list[dict[str, Any]]:
+        return [{"name": name, "weight": 0.0, "similarity": s} for name, s in self.left_out.items()]
+
     def table(self) -> list[list[str]]:
         """Rows of the short table, the header first."""
         names = [printable(name, 40) for name in self.sources]
         numbers = [f"cos({i})" for i in range(1, len(names) + 1)]
         head = [
             "source",
+            *(["similarity"] if self.similarities else []),
             "weight",
             "cos(merge)",
             "‖merge‖/‖·‖",
             *(numbers if len(names) <= 8 else []),
         ]
         rows = [
-            [f"{i} {name}", f"{weight:g}", _show(cosine), _show(ratio), *map(_show, pairs)]
-            for i, (name, (_, weight, cosine, ratio), pairs) in enumerate(
-                zip(names, self._rows(), self.pairwise, strict=True), 1
+            [
+                f"{i} {name}",
+                *map(_show, similar.values()),
+                f"{weight:g}",
+                _show(cosine),
+                _show(ratio),
+                *map(_show, pairs),
+            ]
+            for i, (name, similar, (_, weight, cosine, ratio), pairs) in enumerate(
+                zip(names, self._similar(), self._rows(), self.pairwise, strict=True), 1
             )
         ]
         rows = [row[: len(head)] for row in rows]
@@ -178,6 +208,8 @@ class Report:
         else:  # the method wants something else than the weighted sum, and the rank cuts that
             sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
             lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
+        if self.spread is not None and len(self.sources) > 1:
+            lines.append(f"the sources differ in {_percent(self.spread)} of their energy")
         if (least, most) != (1.0, 1.0):
             lines.append(f"scaled by {_range(least, most)}")
         if self.facts:
@@ -218,6 +250,7 @@ def _module_dict(module: Module) -> dict[str, Any]:
         **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
         **({} if module.scale == 1.0 else {"scale": module.scale}),
         **({"facts": dict(module.facts)} if module.facts else {}),
+        **({} if module.spread is None else {"spread": module.spread}),
     }
 
 

@@ -77,6 +77,16 @@ EXACT = {
 }
 
 
+ASKED = {"write a word backwards": "a", "a Caesar cipher: the next letter": "b"}
+
+
+@pytest.mark.parametrize(("words", "expert"), ASKED.items(), ids=ASKED)
+def test_a_task_asked_for_in_words_is_done(accuracy, words, expert):
+    """At τ = 0, by fixtures/descriptions.json: the nearest adapter does all that it has learned."""
+    measured = accuracy("sg", describe=words, temperature=0)
+    assert measured == pytest.approx(SAID[expert], abs=TWO_WORDS)
+
+
 @pytest.mark.parametrize(("method", "options"), EXACT.values(), ids=EXACT)
 def test_an_exact_merge_does_what_both_adapters_do_together(accuracy, method, options):
     assert accuracy(method, **options) == pytest.approx(SAID["a and b"], abs=TWO_WORDS)

@@ -204,7 +204,8 @@ import loramerge
 state = {f"base_model.model.q.lora_{s}.weight": np.ones((2, 2), np.float32) for s in "AB"}
 sources = [loramerge.from_state_dict(state, alpha=a) for a in (1, 2)]
 for method in loramerge.METHODS:
-    loramerge.to_state_dict(loramerge.combine(sources, method, out=sys.argv[1] + method).adapter)
+    merge = loramerge.combine(sources, method, weights=[1, 1], out=sys.argv[1] + method)
+    loramerge.to_state_dict(merge.adapter)
 print([name for name in ("torch", "sklearn", "peft", "transformers", "cupy") if name in sys.modules])
 """
 

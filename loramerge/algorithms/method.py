@@ -39,6 +39,8 @@ class Traits:
         most: the most sources with a weight other than zero.
         negative: whether weights below zero have a meaning.
         units: ``any`` ranks, ``equal`` ones in all sources, or ``shared``: their lora_A is one and the same.
+        given: what the numbers beside the sources are. ``weight``: factors of ΔW. ``similarity``: of a source
+            to what is wanted; 0 or less leaves it out.
     """
 
     family: str
@@ -53,6 +55,7 @@ class Traits:
     most: int | None = None
     negative: bool = True
     units: Literal["any", "equal", "shared"] = "any"
+    given: Literal["weight", "similarity"] = "weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,11 @@ class Method(ABC):
     def at(self, module: str) -> Method:
         """The method for one module, if it is not the same for all."""
         return self
+
+    @property
+    def query(self) -> str | None:
+        """What the descriptions of the sources are compared with, if that decides their similarities."""
+        return None
 
     def weights(self, weights: Array) -> Array:
         """The weights as the method uses them; the report compares the merge with their sum."""

@@ -22,8 +22,8 @@ class Sized(Method):
 
     rank: int | None = option(
         None,
-        "Units in every merged module [default: the largest source rank; all in linear, average and methods "
-        "in the span].",
+        "Units in every merged module [default: the largest source rank; all in linear, average, sg and "
+        "methods in the span].",
         Interval(low=1),
     )
     energy: float | None = option(

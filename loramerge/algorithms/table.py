@@ -68,5 +68,6 @@ METHODS = Table(
         "fair": "fair.Fair",
         "fedavg": "fedavg.FedAvg",
         "mergevla": "mergevla.MergeVla",
+        "sg": "sg.Sg",
     }
 )

@@ -37,6 +37,8 @@ def asked(
     if not sources and not written.sources:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --recipe that does.")
     said = {k: v for k, v in settings.items() if ctx.get_parameter_source(k) is ParameterSource.COMMANDLINE}
+    if settings["descriptions"]:  # of two options, the one or the other
+        said["descriptions"] = settings["descriptions"]
     named = tuple(Ingredient(source) for source in sources) or written.sources
     named = tuple(replace(each, source=source) for each in named for source in listed(each.source))
     fields = find(ctx.meta["method"]).names()

@@ -19,6 +19,7 @@ from loramerge.driver import Merge, run
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
+from loramerge.formats.destination import real_path
 from loramerge.formats.dialects import FORMATS
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import POLICIES
@@ -26,6 +27,7 @@ from loramerge.formats.profiles import PROFILES
 from loramerge.hub.commits import Pushed, destination
 from loramerge.planning import Effort, Plan
 from loramerge.pushing import push
+from loramerge.spreading import check_mixture, write_spread
 
 
 @click.command(cls=MethodCommand)
@@ -67,6 +69,15 @@ from loramerge.pushing import push
 @click.option("--scale", callback=values.scale, metavar="S", help="Strength of the merge: a number; `norm`, "
     "every module as strong as its sources on average; `cosine`, modules weighed for the largest smallest "
     "cosine with a source.  [default: 1]")  # fmt: skip
+@click.option("--description", "told", multiple=True, metavar="SOURCE=TEXT", callback=values.pairs,
+    help="What a source is good at, for --method sg; else descriptions.json beside it, or its model card, "
+    "says it.")  # fmt: skip
+@click.option("--descriptions", metavar="FILE", help='A JSON file of that: {"SOURCE": "TEXT"}.')
+@click.option("--embedding", metavar="HOW", help="How descriptions are compared: tfidf, by the words they "
+    "share; a .npz, .safetensors or .json of vectors by name; or a sentence-transformers model.  "
+    "[default: tfidf]")  # fmt: skip
+@click.option("--spread", type=click.Path(path_type=Path), metavar="FILE", help="Write how far sources of "
+    "sg or average are apart, entry by entry of ΔW, as a dense .safetensors: 4 bytes a weight.")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(
@@ -109,6 +120,8 @@ def combine(
     filters: tuple[str, ...],
     repo: str | None,
     private: bool,
+    told: dict[str, str],
+    spread: Path | None,
     **settings: Any,
 ) -> None:
     """Merge adapters into one adapter.
@@ -131,6 +144,7 @@ def combine(
         destination(repo)
     weights = values.weights(each, together)
     sources = (*sources, *values.hub_filter(filters))
+    settings["descriptions"] = values.descriptions(told, settings["descriptions"])
     keep_freed_memory()
     effort = Effort(threads, memory)
     wanted = asked(ctx, recipe, sources, weights, values.alphas(alpha), settings)
@@ -144,12 +158,19 @@ def combine(
         count, taken = len(todo.outline.masks.tasks), show.size(todo.outline.masks.nbytes)
         show.note(f"note: the masks of {count} task{'s' if count > 1 else ''} take {taken}")
     check_place(todo.sources.dialect, output.is_bare(out), out)
+    if spread is not None:
+        check_mixture(todo)
+        check_output(spread, overwrite, folder=False)
+        if real_path(spread) == real_path(out):
+            raise click.UsageError("--spread and --out name the same file.")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
         if repo is not None:
             show.note(f"note: it would be put on the Hub as {repo}{', in private' if private else ''}")
         return show_plan(todo, out, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
+    if spread is not None:
+        write_spread(todo, spread, overwrite=overwrite, effort=effort)
     if repo is None:
         return show_merge(merge, todo, out, as_json, quiet)
     if not as_json:

@@ -44,6 +44,8 @@ def _type(hint: Any, interval: Interval | None) -> click.ParamType[Any]:
     choices = [v for k in (hint, *kinds) if typing.get_origin(k) is Literal for v in typing.get_args(k)]
     if choices:
         return click.Choice(choices)
+    if str in kinds:
+        return click.STRING
     bounds = interval or Interval()
     if float in kinds:
         return click.FloatRange(bounds.low, bounds.high, min_open=bounds.low_open)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loramerge.budgets import parse_size
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, printable
 from loramerge.formats import Alpha
 from loramerge.hub.listing import filter_source
 from loramerge.scaling import check_scale
@@ -94,12 +94,21 @@ def hub_filter(texts: tuple[str, ...]) -> list[str]:
     return [filter_source(texts)] if texts else []
 
 
-def pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+def descriptions(told: dict[str, str], file: str | None) -> dict[str, str] | str | None:
+    """`--description SOURCE=TEXT`, repeated, or `--descriptions FILE`."""
+    if told and file is not None:
+        raise click.UsageError("Describe the sources by --description or by --descriptions, not by both.")
+    return told or file
+
+
+def pairs(_: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
     """`SOURCE=PATH`, repeatable."""
     found = {}
     for text in texts:
         source, equals, path = text.partition("=")
         if not (equals and source and path):
-            raise click.BadParameter(f"{text!r} is not SOURCE=PATH.")
+            raise click.BadParameter(f"{printable(repr(text))} is not {parameter.metavar}.")
+        if source in found:
+            raise click.BadParameter(f"{printable(source)} is given twice.")
         found[source] = path
     return found

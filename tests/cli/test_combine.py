@@ -275,9 +275,9 @@ def test_nothing_but_zeros_has_no_cosines_and_no_nan(cli, tmp_path):
     for name in "xy":
         folder(tmp_path / name, {k: 0 * v for k, v in tensors().items()})
     for method in METHODS:
-        assert cli("combine", "x", "y", "--method", method, "--json", "--overwrite").code == 0
+        assert cli("combine", "x", "y", "-w1", "-w1", "--method", method, "--json", "--overwrite").code == 0
         assert {s["cosine"] for s in cli.json()["sources"]} == {None}
-        assert cli("combine", "x", "y", "--method", method, "--overwrite").code == 0
+        assert cli("combine", "x", "y", "-w1", "-w1", "--method", method, "--overwrite").code == 0
         assert "–" in cli.out
 
 
