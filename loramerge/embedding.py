@@ -14,10 +14,10 @@ import numpy as np
 
 from loramerge.backend import Array
 from loramerge.errors import SourceError, UsageError, printable
-from loramerge.formats.json import reaHUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # how the Hub names a repository
-d_object
+from loramerge.formats.json import read_object
 
 TFIDF = "tfidf"
+HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # how the Hub names a repository
 FILES = (".npz", ".safetensors", ".json")
 DIGITS = 12  # of a similarity: texts that are alike are then exactly so, on every machine
 Names = Sequence[tuple[str, ...]]  # what each source may be called, the shown name first
