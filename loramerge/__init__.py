@@ -31,6 +31,7 @@ _CONTENTS = {
     "algorithms.sce": "Sce",
     "algorithms.svd": "Svd",
     "algorithms.ties": "Ties",
+    "deltas": "write_deltas",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

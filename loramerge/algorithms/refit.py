@@ -17,7 +17,7 @@ PATIENCE = 8  # rounds, before twice as many vectors are used
 
 
 def energy(matrix: Array) -> float:
-    """‖·‖², added up in float64 row by row."""
+    """‖·‖², rows added up in float64."""
     return (
         float(sum(np.dot(row, row) for row in matrix.astype(np.float64, copy=False)))
         if matrix.size < 1 << 16
