@@ -40,10 +40,10 @@ def write_deltas(
     effort: Effort = EFFORT,
     progress: Progress | None = None,
 ) -> Report:
-    """Write ΔW of every module as it is, not refitted to a rank: adding it to the base parameter merges it in.
+    """Write ΔW of every module as it is, not refitted to a rank: to be added to the base parameter.
 
-    One tensor per module under the name and in the shape of the base parameter. What is read back must be what
-    was written. A method that has factors is multiplied out.
+    One tensor per module under the name and in the shape of the base parameter. What is read back must be
+    what was written. A method that has factors is multiplied out.
 
     Args:
         todo: from `loramerge.plan`.   out: a name that ends in .safetensors.

@@ -6,16 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import loramerge as lm
 from loramerge.adapter import Held, Slot
-from loramerge.cli import main
 from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.target import Layout
 from tests.adapters import cast, distance, merged, random_adapters
+from tests.files import Cli
 
 SHAPES = {"layers.0.q": (40, 30), "layers.0.v": (12, 30)}
 
@@ -86,7 +85,7 @@ def test_a_delta_has_the_shape_of_its_parameter(tmp_path, said, shape):
 
 def test_what_they_cannot_hold_is_refused_by_name(tmp_path):
     sources, out = random_adapters(1, (3, 4), SHAPES), tmp_path / "deltas.safetensors"
-    with pytest.raises(UsageError, match="must end in .safetensors"):
+    with pytest.raises(UsageError, match=r"must end in \.safetensors"):
         lm.write_deltas(lm.plan(sources, "ties"), tmp_path / "folder")
     with pytest.raises(UsageError, match="total_rank shares ranks"):
         lm.write_deltas(lm.plan(sources, "ties", total_rank=9), out)
@@ -101,14 +100,14 @@ def test_what_they_cannot_hold_is_refused_by_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_on_the_command_line(tmp_path):
+def test_on_the_command_line(tmp_path, capsys):
     sources = ["fixtures/a.safetensors", "fixtures/b.safetensors"]
     out = tmp_path / "deltas.safetensors"
-    run = CliRunner().invoke(main, ["combine", *sources, "--method", "ties", "--dense-delta", "-o", str(out)])
-    assert run.exit_code == 0, run.output
+    cli = Cli(capsys)
+    again = ["combine", *sources, "--method", "ties", "--dense-delta", "-o", str(out)]
+    assert cli(*again).code == 0
     assert len(load_file(out)) == 18
     with pytest.raises(SourceError, match="it is of dense deltas: combine --dense-delta"):
         lm.replay(out)
-    again = ["combine", *sources, "--dense-delta", "-o", str(out)]
-    assert CliRunner().invoke(main, again).exit_code != 0
-    assert CliRunner().invoke(main, [*again, "--overwrite", "--dry-run"]).exit_code == 2
+    assert cli(*again).code == 1
+    assert cli(*again, "--overwrite", "--dry-run").code == 2

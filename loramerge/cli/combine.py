@@ -70,8 +70,8 @@ from loramerge.planning import Effort, Plan
     help="Memory for all workers, such as 500MB.")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--dense-delta", is_flag=True, help="Write full matrices ΔW instead of an adapter: one tensor for "
-    "each base parameter, in one .safetensors.")  # fmt: skip
+@click.option("--dense-delta", is_flag=True, help="Write full matrices ΔW instead of an adapter: one "
+    "tensor for each base parameter, in one .safetensors.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
     "other sizes; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
