@@ -37,6 +37,7 @@ _CONTENTS = {
     "algorithms.ties": "Ties",
     "algorithms.tsv": "Tsv",
     "algorithms.wudi": "Wudi",
+    "deltas": "write_deltas",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -24,6 +24,7 @@ from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties
 from loramerge.algorithms.tsv import Tsv as Tsv
 from loramerge.algorithms.wudi import Wudi as Wudi
+from loramerge.deltas import write_deltas as write_deltas
 from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff
 from loramerge.driver import Merge as Merge

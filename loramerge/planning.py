@@ -255,10 +255,12 @@ def settle(
     shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
     open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, check_scale(scale))
     most = max(a.rank for a in sources.adapters)
+    if budget is not None:
+        looking(chosen, budget)  # says what does not go together, before anything is read
+    while chosen.observes:  # some methods look more than once: a bracket first, then what is in it
+        observed = observe(chosen, work, schedule)
+        chosen = chosen.decide([array for _, array in observed], most)
     if budget is None:
-        while chosen.observes:  # some methods look more than once: a bracket first, then what is in it
-            observed = observe(chosen, work, schedule)
-            chosen = chosen.decide([array for _, array in observed], most)
         return open_.again(chosen.decide([], most), schedule)
     seen = observe(looking(chosen, budget), work, schedule)
     as_file = sources.bare if bare is None else bare

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed import peers, sections, span
+from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
 from loramerge.backend import keep_freed_memory
 
@@ -32,6 +33,7 @@ SECTIONS = (
     "curve",
     "layer70b",
     "span",
+    "elementwise",
     "peft",
     "mergekit",
 )
@@ -60,6 +62,8 @@ def rows(names: list[str], work: Path, options: argparse.Namespace) -> Iterator[
         yield from sections.one_layer_70b(work)
     if "span" in names:
         yield from span.rows(work)
+    if "elementwise" in names:
+        yield from elementwise(work)
     if "peft" in names:
         yield from peers.peft(work)
     if "mergekit" in names and options.mergekit:

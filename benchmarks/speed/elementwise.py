@@ -1,0 +1,99 @@
+"""TIES on dense tiles: against PEFT's dense way, on one 7B layer, and against TIES in the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import loramerge as lm
+from benchmarks.speed.measure import Cost, call
+from benchmarks.speed.sections import Row
+from loramerge.algorithms import tiled
+from loramerge.algorithms.tiles import Dense, dense
+from loramerge.backend import workers
+from loramerge.units import Units
+
+LAYER_7B = {
+    **{f"layers.0.{name}": (4096, 4096) for name in ("q", "k", "v", "o")},
+    **{f"layers.0.{name}": (11008, 4096) for name in ("gate", "up")},
+    "layers.0.down": (4096, 11008),
+}
+LAYERS, DENSITY = 32, 0.2
+TIES = lm.Ties(density=DENSITY, rank=16)
+
+
+def elementwise(_: Path) -> Iterator[Row]:
+    """All rows; one BLAS thread everywhere."""
+    with workers(1):
+        yield from against_peft()
+        yield from one_layer()
+
+
+def against_peft(size: int = 2048, count: int = 4) -> Iterator[Row]:
+    """Both make the merged matrix from the factors of all adapters; PEFT's is that of its `ties_svd`."""
+    import torch
+    from peft.utils.merge_utils import ties
+
+    torch.set_num_threads(1)
+    sources = adapters({"q": (size, size)}, count)
+    factors = [
+        (torch.from_numpy(s[lm.Target("q")].up), torch.from_numpy(s[lm.Target("q")].down)) for s in sources
+    ]
+
+    def theirs() -> torch.Tensor:
+        return ties([up @ down for up, down in factors], torch.ones(count), DENSITY)
+
+    def ours() -> np.ndarray:
+        entries = tiles(sources)
+        return tiled.merged(TIES, entries, tiled.limits(TIES, entries))
+
+    first, second = ours(), theirs().numpy()
+    flipped = np.abs(first - second) > 1e-4 * np.abs(second).max()
+    assert flipped.sum() <= 4 * count, f"{flipped.sum()} entries differ"  # those of equal size at a limit
+    peft, mine = call(theirs, 3), call(ours, 5)
+    yield Row(f"dense TIES by PEFT, {size}², {count} × r16", peft)
+    yield Row("dense TIES, ours", mine, "PEFT's, CPU", peft.cpu / mine.cpu, "≥ 3")
+    floor = call(lambda: [entries_made(tiles(sources))], 5)
+    yield Row("the products alone, once", floor, "dense TIES, CPU", mine.cpu / floor.cpu)
+
+
+def entries_made(entries: Dense) -> None:
+    """Every entry of every source, once."""
+    for tile in entries.tiles():
+        entries.values(tile)
+
+
+def one_layer(count: int = 8) -> Iterator[Row]:
+    """The seven modules of a 7B layer, to rank 16: dense, then in the core."""
+    sources = adapters(LAYER_7B, count)
+    whole = call(lambda: lm.combine(sources, TIES, threads=1), 1)
+    minutes = Cost(whole.wall * LAYERS / 60, whole.cpu * LAYERS / 60)
+    yield Row(f"dense TIES to rank 16, one 7B layer, {count} × r16", whole)
+    yield Row("the same, 32 layers, in minutes", minutes, goal="≤ 15")
+    core = call(lambda: lm.combine(sources, replace(TIES, space="core"), threads=1), 5)
+    yield Row("TIES in the core, the same layer", core, "dense, CPU", whole.cpu / core.cpu, "≥ 100")
+
+
+def adapters(shapes: dict[str, tuple[int, int]], count: int) -> list[lm.Adapter]:
+    """Random float32 adapters of rank 16."""
+    made = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        updates = {
+            name: lm.LowRank(*(rng.standard_normal(s, dtype=np.float32) for s in ((out, 16), (16, wide))))
+            for name, (out, wide) in shapes.items()
+        }
+        made.append(lm.Adapter.of(updates, f"adapter{seed}"))
+    return made
+
+
+def tiles(sources: list[lm.Adapter]) -> Dense:
+    """The one module of these adapters, as dense tiles."""
+    target = next(iter(sources[0]))
+    units = Units((target,), tuple(sources), tuple(s[target].rank for s in sources))
+    entries = dense(replace(units.grams(), weights=np.ones(len(sources))), 0)
+    assert entries is not None
+    return entries
