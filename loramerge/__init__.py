@@ -47,6 +47,7 @@ _CONTENTS = {
     "algorithms.tsv": "Tsv",
     "algorithms.wudi": "Wudi",
     "converting": "Conversion convert",
+    "deltas": "write_deltas",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

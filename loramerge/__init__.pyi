@@ -35,6 +35,7 @@ from loramerge.algorithms.tsv import Tsv as Tsv
 from loramerge.algorithms.wudi import Wudi as Wudi
 from loramerge.converting import Conversion as Conversion
 from loramerge.converting import convert as convert
+from loramerge.deltas import write_deltas as write_deltas
 from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff
 from loramerge.driver import Merge as Merge

@@ -8,8 +8,8 @@ import numpy as np
 
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.ruled import Ruled
-from loramerge.algorithms.span import present
-from loramerge.algorithms.tucker import Cores, subspaces
+from loramerge.algorithms.span import lengths
+from loramerge.algorithms.tucker import subspaces
 from loramerge.backend import Array
 from loramerge.basis import Basis
 from loramerge.gram import Grams
@@ -63,22 +63,20 @@ class Ctm(Ruled):
         total = self.bases(grams).weighted_sum(grams)
         return np.asarray(np.linalg.svd(total, compute_uv=False) ** 2)
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
-        x, sigma, yt = self.units(grams, bases)
-        return np.asarray((x * sigma[:, None, :]) @ yt)
-
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         assert grams.weights is not None
         modules, size = grams.live.shape
         k = min(self.rank or size, size)
-        heard = present(grams)
+        norms = lengths(grams)
         left, right = np.zeros((modules, size, k)), np.zeros((modules, size, k))
         values = np.zeros((len(grams.weights), modules, k, k))
         for m in range(modules):
-            sources = np.flatnonzero(heard[m]).tolist()
+            sources = np.flatnonzero(norms[m]).tolist()
             cores = [_core(grams, bases, m, source) for source in sources]
-            weights = grams.weights[sources]
-            left[m], right[m] = subspaces(_evened(cores, weights, self.beta), k)
+            strengths = norms[m, sources] * np.abs(grams.weights[sources])
+            gains = self.beta * strengths + (1 - self.beta) * strengths.mean() if sources else strengths
+            even = [(up * g, down) for g, (up, down) in zip(gains / norms[m, sources], cores, strict=True)]
+            left[m], right[m] = subspaces(even, k)
             for source, (up, down) in zip(sources, cores, strict=True):
                 values[source, m] = (left[m].T @ up) @ (down.T @ right[m])
         sizes = np.minimum(bases.ranks, k)
@@ -92,11 +90,3 @@ def _core(grams: Grams, bases: Basis, module: int, source: int) -> tuple[Array, 
     """M_t = up @ downᵀ of one module, (R, r) each."""
     mine = grams.of(source)
     return bases.reach_up[module][:, mine], bases.reach_down[module][:, mine]
-
-
-def _evened(cores: Cores, weights: Array, beta: float) -> Cores:
-    """The X_t of the cores M_t, as factors."""
-    norms = [abs(w) * np.linalg.norm(up @ down.T) for w, (up, down) in zip(weights, cores, strict=True)]
-    mean = np.mean(norms) if norms else 0.0
-    gains = [abs(w) * (beta + (1 - beta) * mean / norm) for w, norm in zip(weights, norms, strict=True)]
-    return [(up * gain, down) for gain, (up, down) in zip(gains, cores, strict=True)]

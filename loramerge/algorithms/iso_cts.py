@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.span import Span, present
+from loramerge.algorithms.span import Span, lengths
 from loramerge.backend import Array
 from loramerge.basis import Basis
 from loramerge.gram import Grams
 from loramerge.polar import nearest, singular
 
+Side = tuple[Array, Array, float]  # one source: up (R, r) and down (R, r) of its core, and its norm
 Parts = tuple[Array, Array, Array]  # columns (R, k), σ (k,), columns (R, k)
 
 
@@ -52,19 +53,17 @@ class IsoCTS(Span):
     def traits(self) -> Traits:
         return Traits("spectral", weights="none", identity=False)
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
-        x, sigma, yt = self.units(grams, bases)
-        return np.asarray((x * sigma[:, None, :]) @ yt)
-
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         assert grams.weights is not None
         ups = bases.reach_up * grams.weights[grams.owner]
-        heard = present(grams)
+        norms = lengths(grams) * np.abs(grams.weights)
         x, y = np.zeros_like(ups), np.zeros_like(ups)
         sigma = np.zeros(ups.shape[:2])
         for m, up in enumerate(ups):
-            mine = [grams.of(s) for s in np.flatnonzero(heard[m]).tolist()]
-            sides = [(up[:, own], bases.reach_down[m][:, own]) for own in mine]
+            sides = [
+                (up[:, grams.of(s)], bases.reach_down[m][:, grams.of(s)], float(norms[m, s]))
+                for s in np.flatnonzero(norms[m]).tolist()
+            ]
             left, strength, right = self._kept(sides, int(bases.ranks[m].min()))
             order = np.argsort(-strength, kind="stable")
             k = len(order)
@@ -75,12 +74,12 @@ class IsoCTS(Span):
             sigma[m, :k] = strength.mean() if k else 0.0
         return singular(x, sigma, y)
 
-    def _kept(self, sides: list[tuple[Array, Array]], room: int) -> Parts:
-        """Common and own directions of one module, from the factors (R, r) of every source."""
+    def _kept(self, sides: list[Side], room: int) -> Parts:
+        """Common and own directions of one module, from every source."""
         if not sides:
             return np.zeros((1, 0)), np.zeros(0), np.zeros((1, 0))
         own = min(round((room - int(room * self.common)) / len(sides)), room // len(sides))
-        up, down = (np.concatenate(side, axis=1) for side in zip(*sides, strict=True))
+        up, down = (np.concatenate([side[n] for side in sides], axis=1) for n in (0, 1))
         u, sigma, vt = np.linalg.svd(up @ down.T)
         count = min(room - own * len(sides), int((sigma > self.rank_tol * sigma[0]).sum()))
         shared = u[:, :count], sigma[:count], vt[:count].T
@@ -88,11 +87,10 @@ class IsoCTS(Span):
         left, strength, right = zip(*kept, strict=True)
         return np.concatenate(left, axis=1), np.concatenate(strength), np.concatenate(right, axis=1)
 
-    def _own(self, sides: list[tuple[Array, Array]], shared: Array, count: int) -> Iterator[Parts]:
+    def _own(self, sides: list[Side], shared: Array, count: int) -> Iterator[Parts]:
         """The strongest directions of what each source adds to the shared ones."""
-        for up, down in sides if count else ():
+        for up, down, norm in sides if count else ():
             (q_up, r_up), (q_down, r_down) = np.linalg.qr(up - shared @ (shared.T @ up)), np.linalg.qr(down)
             u, sigma, vt = np.linalg.svd(r_up @ r_down.T)
-            strongest = np.linalg.norm(up) * np.linalg.norm(down)
-            k = min(count, int((sigma > self.rank_tol * strongest).sum()))
+            k = min(count, int((sigma > self.rank_tol * norm).sum()))
             yield q_up @ u[:, :k], sigma[:k], q_down @ vt[:k].T

@@ -9,7 +9,7 @@ import numpy as np
 
 from loramerge.algorithms.method import Traits, option
 from loramerge.algorithms.ruled import Ruled
-from loramerge.algorithms.span import present
+from loramerge.algorithms.span import lengths
 from loramerge.backend import Array
 from loramerge.basis import Basis
 from loramerge.gram import Grams, weigh
@@ -57,8 +57,8 @@ class Pico(Ruled):
     def core(self, grams: Grams, bases: Basis) -> Array:
         merged = self._merged(grams, bases, calibration(grams, bases))
         length = np.linalg.norm(merged, axis=(1, 2))
-        heard = present(grams)
-        wanted = _norms(grams, heard.shape[1]).sum(axis=1) / np.maximum(heard.sum(axis=1), 1)
+        norms = lengths(grams)
+        wanted = norms.sum(axis=1) / np.maximum((norms > 0).sum(axis=1), 1)
         gain = np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)
         return np.asarray(gain[:, None, None] * merged)
 
@@ -76,12 +76,5 @@ def calibration(grams: Grams, bases: Basis) -> Array:
     energy = (bases.reach_up**2).sum(axis=2)  # (M, R) = σ_j²
     total = energy.sum(axis=1, keepdims=True)
     share = np.divide(energy, total, out=np.zeros_like(energy), where=total > 0)
-    others = np.maximum(present(grams).sum(axis=1) - 1, 0)
+    others = np.maximum((lengths(grams) > 0).sum(axis=1) - 1, 0)
     return np.asarray(1.0 / (1.0 + others[:, None] * share))
-
-
-def _norms(grams: Grams, sources: int) -> Array:
-    """(M, T) ‖w_t ΔW_t‖."""
-    squares = grams.kernel.diagonal(axis1=1, axis2=2) * grams.live  # units of a source are orthogonal
-    each = [np.sqrt(squares[:, grams.of(s)].sum(axis=1)) for s in range(sources)]
-    return np.stack(each, axis=1)

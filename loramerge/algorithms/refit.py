@@ -17,21 +17,18 @@ PATIENCE = 8  # rounds, before twice as many vectors are used
 
 
 def energy(matrix: Array) -> float:
-    """‖·‖², added up in float64 row by row."""
-    return (
-        float(sum(np.dot(row, row) for row in matrix.astype(np.float64, copy=False)))
-        if matrix.size < 1 << 16
-        else (float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64)))
-    )
+    """‖·‖², rows added up in float64."""
+    return float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
 
 
 def refit(matrix: Array, rank: int, start: Array) -> Fit:
     """The factors up (out, k) and down (k, in) nearest to a matrix A (out, in), k = `rank`.
 
-    Alternates U = orth(A V) and V = orth(Aᵀ U). After each round the residuals r_i = Aᵀu_i - θ_i v_i bound
-    what the leading k could still gain, by Σ_i min(θ_i r_i, (θ_i r_i)² / (θ_i² - θ_b²)) with the last of the guard
-    vectors for the part of the spectrum that is not seen; it ends when that is below 1e-7 ‖A‖². Where that takes
-    long, the spectrum is flat, and more vectors are used; with as many as A has rows or columns it is exact.
+    Alternates U = orth(A V) and V = orth(Aᵀ U). After each round the residuals r_i = ‖Aᵀu_i - θ_i v_i‖ bound
+    what the leading k could still gain, by Σ_i min(θ_i r_i, (θ_i r_i)² / (θ_i² - θ_b²)) with the last of all
+    vectors for the part of the spectrum that is not seen; it ends when that is below 1e-7 ‖A‖². Where that
+    takes long, the spectrum is flat, and more vectors are used; with as many as A has rows or columns it is
+    exact.
 
     Args:
         start: (s, in) rows that span what A is expected to be made of.

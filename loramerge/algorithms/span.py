@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,9 +40,10 @@ class Span(Sized):
         """What the cores are written in."""
         return basis(grams, self.rank_tol)
 
-    @abstractmethod
     def core(self, grams: Grams, bases: Basis) -> Array:
-        """C (M, R, R), from the cores of the sources and `grams.weights`."""
+        """C (M, R, R), from cores of the sources and `grams.weights`. A method has this or its `units`."""
+        x, sigma, yt = self.units(grams, bases)
+        return np.asarray((x * sigma[:, None, :]) @ yt)
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         """X (M, R, R), σ (M, R), Yᵀ (M, R, R) of the core X diag(σ) Yᵀ, in the order that a rank keeps.
@@ -62,8 +62,9 @@ class Span(Sized):
         return bases.leading(grams, x, sigma, yt, self.rank)
 
 
-def present(grams: Grams) -> Array:
-    """(M, T) which sources have anything to say in a module, at a weight that is not 0."""
-    count = grams.owner.max(initial=-1) + 1 if grams.weights is None else len(grams.weights)
-    heard = np.ones(count, bool) if grams.weights is None else grams.weights != 0
-    return np.stack([grams.live[:, grams.of(s)].any(axis=1) & heard[s] for s in range(count)], axis=1)
+def lengths(grams: Grams) -> Array:
+    """(M, T) ‖ΔW_t‖ of canonical sources, with the weights that are folded in; 0 at a weight of 0."""
+    squares = grams.kernel.diagonal(axis1=1, axis2=2) * grams.live  # units of a source are orthogonal
+    each = [squares[:, grams.of(source)].sum(axis=1) for source in range(len(grams.sources))]
+    heard = 1.0 if grams.weights is None else grams.weights != 0
+    return np.asarray(np.sqrt(np.maximum(np.stack(each, axis=1), 0.0)) * heard)

@@ -52,19 +52,11 @@ class Tsv(Span):
     def bases(self, grams: Grams) -> Basis:
         return directions(grams, self._strength(grams) > 0, self.rank_tol)
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
-        up, down = rows_as_directions(bases.reach_up), rows_as_directions(bases.reach_down)
-        return np.asarray((up * self._signed(grams)[:, None, :]) @ down.swapaxes(1, 2))
-
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
-        signed = self._signed(grams)
-        up, down = rows_as_directions(bases.reach_up), rows_as_directions(bases.reach_down)
-        return singular(up * np.sign(signed)[:, None, :], np.abs(signed), down)
-
-    def _signed(self, grams: Grams) -> Array:
-        """(M, R) w σ of every unit that takes part."""
         assert grams.weights is not None
-        return self._strength(grams) * grams.weights[grams.owner]
+        weight = grams.weights[grams.owner]
+        up, down = rows_as_directions(bases.reach_up), rows_as_directions(bases.reach_down)
+        return singular(up * np.sign(weight), self._strength(grams) * np.abs(weight), down)
 
     def _strength(self, grams: Grams) -> Array:
         """(M, R) σ of every unit that takes part, else 0."""

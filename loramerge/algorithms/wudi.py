@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.span import Span, present
+from loramerge.algorithms.span import Span, lengths
 from loramerge.backend import Array
 from loramerge.basis import Basis
 from loramerge.gram import Grams
@@ -50,10 +50,10 @@ class Wudi(Span):
 
     def core(self, grams: Grams, bases: Basis) -> Array:
         assert grams.weights is not None
-        heard = present(grams)
-        count = heard.sum(axis=1)  # (M,) = tr(G)
-        squares = grams.kernel.diagonal(axis1=1, axis2=2) * heard[:, grams.owner]  # (M, R) σ² of every unit
-        share = squares / _of_owner(squares, grams)  # of units of one source: orthogonal on both sides
+        norms = lengths(grams)[:, grams.owner]  # (M, R)
+        count = (lengths(grams) > 0).sum(axis=1)  # (M,) = tr(G)
+        squares = grams.kernel.diagonal(axis1=1, axis2=2) * (norms > 0)  # σ² of every unit
+        share = squares / np.where(norms > 0, norms, 1.0) ** 2  # units of a source are orthogonal
         weight = grams.weights[grams.owner]
         down = bases.reach_down.swapaxes(1, 2)
         length = np.sqrt(squares)[:, None, :]
@@ -65,10 +65,3 @@ class Wudi(Span):
         return np.asarray(
             mean + np.linalg.solve(gram + pull, (wanted - mean @ gram).swapaxes(1, 2)).swapaxes(1, 2)
         )
-
-
-def _of_owner(squares: Array, grams: Grams) -> Array:
-    """(M, R) the sum over all units of a unit's source, 1 where it is zero."""
-    same = (grams.owner[:, None] == grams.owner).astype(float)
-    total = squares @ same
-    return np.where(total > 0, total, 1.0)

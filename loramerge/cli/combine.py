@@ -92,6 +92,8 @@ from loramerge.spreading import check_mixture, write_spread
     "`loramerge push` does.")  # fmt: skip
 @click.option("--private", is_flag=True, help="Make the repository of --push a private one.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--dense-delta", is_flag=True, help="Write full matrices ΔW instead of an adapter: one "
+    "tensor for each base parameter, in one .safetensors.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
     "other sizes; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -110,6 +112,7 @@ def combine(
     alpha: tuple[str, ...],
     max_error: float | None,
     overwrite: bool,
+    dense_delta: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -151,13 +154,17 @@ def combine(
     if print_recipe:
         return click.echo(wanted.to_yaml(), nl=False)
     bare = None if out is None else output.is_bare(out)
+    rivals = {"--dry-run": dry_run, "--max-error": max_error is not None, "--push": repo, "--spread": spread}
+    if dense_delta and any(rivals.values()):
+        raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --dense-delta.")
     todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, bare=bare, watch=show.opening)
-    as_file = todo.sources.bare and todo.outline.masks is None
+    as_file = dense_delta or (todo.sources.bare and todo.outline.masks is None)
     out = out or Path("merged.safetensors" if as_file else "merged")
     if todo.outline.masks is not None and not quiet:
         count, taken = len(todo.outline.masks.tasks), show.size(todo.outline.masks.nbytes)
         show.note(f"note: the masks of {count} task{'s' if count > 1 else ''} take {taken}")
-    check_place(todo.sources.dialect, output.is_bare(out), out)
+    if not dense_delta:
+        check_place(todo.sources.dialect, output.is_bare(out), out)
     if spread is not None:
         check_mixture(todo)
         check_output(spread, overwrite, folder=False)
@@ -168,6 +175,8 @@ def combine(
         if repo is not None:
             show.note(f"note: it would be put on the Hub as {repo}{', in private' if private else ''}")
         return show_plan(todo, out, effort, as_json, quiet)
+    if dense_delta:
+        return show_deltas(todo, out, overwrite, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
     if spread is not None:
         write_spread(todo, spread, overwrite=overwrite, effort=effort)
@@ -194,6 +203,22 @@ def show_pushed(done: Pushed, quiet: bool) -> None:
         show.note(f"note: {note}")
     if not quiet:
         show.note(f"pushed {printable(done.url)}")
+
+
+def show_deltas(todo: Plan, out: Path, overwrite: bool, effort: Effort, as_json: bool, quiet: bool) -> None:
+    """Write dense deltas, and what they kept and lost."""
+    from loramerge.deltas import write_deltas
+
+    made = write_deltas(todo, out, overwrite=overwrite, effort=effort, progress=show.progress)
+    if as_json:
+        return show.data({"out": str(out), **made.to_dict()})
+    if quiet:
+        return click.echo(str(out))
+    for note in made.notes:
+        show.note(f"note: {note}")
+    click.echo(str(made))
+    show.note(f"wrote {printable(out)}: {name_of(todo.method)}, {len(made.modules)} dense deltas")
+    return None
 
 
 def show_plan(todo: Plan, out: Path, effort: Effort, as_json: bool, quiet: bool) -> None:

@@ -164,3 +164,22 @@ def test_a_faint_source_beside_a_strong_one_blows_nothing_up(method):
     alone = merged([a], "linear")
     for path in found:
         assert 0.1 < np.linalg.norm(found[path]) / np.linalg.norm(alone[path]) < 2
+
+
+COMMON = {
+    name: method for name, method in ALL.items() if not isinstance(method, Tsv)
+}  # one tolerance for all
+
+
+@pytest.mark.parametrize("method", COMMON.values(), ids=COMMON)
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [1.0, 1e-2]], ids=str)
+def test_a_source_below_the_tolerance_brings_no_directions_of_its_own(method, weights):
+    """1e-13 of the other: its directions are rounding there, and neither whitened nor evened out."""
+    (a, b) = random_adapters(55, (8, 6), LARGE)
+    found = merged([a, changed(b, lambda u: u * 1e-13)], method, weights)
+    for path, matrix in merged([a], "linear").items():
+        u, _, v = spectral.svd(matrix, 8)
+        assert np.linalg.norm(found[path] - u @ (u.T @ found[path] @ v) @ v.T) < 1e-4 * np.linalg.norm(
+            found[path]
+        )
+        assert np.linalg.norm(found[path]) < 10 * np.linalg.norm(matrix)
