@@ -32,9 +32,9 @@ class Knots(Sized):
         [ΔW_1 | … | ΔW_T] = U Σ [V_1 | … | V_T]        ΔW = U · rule(Σ V_1, …, Σ V_T)
 
     Σ V_t = Uᵀ ΔW_t has a row for each direction of the outputs, the strongest first, so that entries of
-    different adapters mean the same there. The rule is `ties` or `dare_ties`, with weights as these take them.
-    U is from the units of the adapters, the published SVD is of dense updates side by side. Directions below
-    rank_tol of the strongest are left out; the published limit is 1e-5, whatever the strength of the adapters.
+    different adapters mean the same there. The rule is `ties` or `dare_ties`, with weights as these take
+    them. U comes from the small factors; no dense update is put beside another. Directions weaker than
+    rank_tol times the strongest are left out; the published limit is a σ of 1e-5, however weak adapters are.
 
     With rule=linear it is the plain sum, whatever the basis, and the same as `linear`.
 

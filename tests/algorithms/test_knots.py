@@ -140,3 +140,18 @@ def test_the_densities_are_the_published_ones():
         )
         == 0
     )
+
+
+@pytest.mark.parametrize("offset", [1e-3, 1e-5, 1e-7, 0.0])
+@pytest.mark.parametrize("side", ["up", "down"])
+def test_sources_that_nearly_share_a_factor_are_no_obstacle(side, offset):
+    rng = np.random.default_rng(11)
+    common = {"up": rng.standard_normal((24, 4)), "down": rng.standard_normal((4, 30))}
+
+    def near():
+        own = {name: rng.standard_normal(shared.shape) for name, shared in common.items()}
+        return Adapter.of({"q": LowRank(**(own | {side: common[side] + offset * own[side]}))})
+
+    sources = [near() for _ in range(4)]
+    wanted = plain([dense(a)["q"] for a in sources], [1] * 4, 0.3)
+    assert distance(merged(sources, "knots", density=0.3), {"q": wanted}) < 1e-11
