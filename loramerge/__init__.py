@@ -38,6 +38,7 @@ _CONTENTS = {
     "algorithms.slerp": "Slerp",
     "algorithms.svd": "Svd",
     "algorithms.ties": "Ties",
+    "deltas": "write_deltas",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

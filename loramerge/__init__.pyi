@@ -25,6 +25,7 @@ from loramerge.algorithms.sce import Sce as Sce
 from loramerge.algorithms.slerp import Slerp as Slerp
 from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties
+from loramerge.deltas import write_deltas as write_deltas
 from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff
 from loramerge.driver import Merge as Merge

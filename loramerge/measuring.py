@@ -62,3 +62,18 @@ def _in_frame(grams: Grams, remix: Remix) -> tuple[Array, Array]:
     alive = (left != 0) & (right != 0)
     left, right = (np.where(alive, side, np.inf) for side in (left, right))
     return remix.P / left[:, :, None], remix.Q / right[:, None, :]
+
+
+def measure_dense(grams: Grams, module: int, matrix: Array, weights: Array, ranks: Ranks) -> Module:
+    """The facts of one module of a batch that is merged into a full matrix (out, in)."""
+    assert grams.read is not None
+    up, down = grams.read(module)
+    only = _members(grams, ranks)  # (T, R)
+    inners = only @ grams.kernel[module] @ only.T  # (T, T)
+    scale = grams.lift.P[module].diagonal() * grams.lift.Q[module].diagonal()  # (R,)
+    reached = up.T.astype(matrix.dtype) @ matrix  # (R, in)
+    overlaps = only @ (scale * np.einsum("ri,ri->r", reached, down))  # (T,)
+    merged = float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
+    wanted = float(weights @ inners @ weights)
+    lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
+    return Module(grams.labels[module], ranks, wanted, merged, lost, None, overlaps, inners)

@@ -123,6 +123,10 @@ def _alpha(reader: Reader, source: Mapping[str, Any]) -> float | str | None:
 
 
 def _settings(reader: Reader, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if settings.get("dense_delta"):
+        reader.fail(
+            "it is of dense deltas: combine --dense-delta with the same sources and options makes them"
+        )
     for name in settings:
         if name not in SETTINGS:
             reader.fail(f"it has the setting {printable(name)}, which this version does not know")

@@ -20,9 +20,9 @@ class Breadcrumbs(Trimming, Voting):
     γ and d are shares of all entries; where γ + d > 1, fewer outliers are left out. Entries as large as a
     limit go together: the outliers' out, the last kept in.
 
-    Source: Model Breadcrumbs, Davari and Belilovsky 2023, arXiv:2312.06795, per layer as here, which keeps 10 to
-    15 %; γ as in mergekit, which once
-    returned zeros where γ is less than one entry, and which leaves outliers in at density 1, as here. Its `breadcrumbs_ties` is election="weighted".
+    Source: Model Breadcrumbs, Davari and Belilovsky 2023, arXiv:2312.06795, per layer as here, which keeps
+    10 to 15 %; γ as in mergekit, which once returned zeros where γ is less than one entry, and which leaves
+    outliers in at density 1, as here. Its `breadcrumbs_ties` is election="weighted".
 
     Limits: one adapter alone comes back without its outliers. The merge has full rank, and a rank cuts off
     much of it.

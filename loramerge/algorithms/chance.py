@@ -16,8 +16,8 @@ def uniform(
 ) -> Array:
     """Numbers (rows, columns) in [0, 1) for one tile of one module of one source.
 
-    A counter-based generator (Philox) keyed by the names starts at a counter given by the tile, so no tile waits
-    for another: threads, batches and the order of modules and sources change nothing.
+    A counter-based generator (Philox) keyed by the names starts at a counter given by the tile, so no tile
+    waits for another: threads, batches and the order of modules and sources change nothing.
 
     >>> one = uniform(0, "a", "q", (0, 1), (2, 3), np.dtype("f4"))
     >>> bool((one == uniform(0, "a", "q", (0, 1), (2, 3), np.dtype("f4"))).all()), one.dtype.name
@@ -31,11 +31,13 @@ def uniform(
 
 
 def own_names(names: Sequence[str], strengths: Sequence[float]) -> list[str]:
-    """Names for chance, that depend as little as can be on what else is merged: the last part of each if no other
-    has it, else with the folder. Sources of one name are numbered, the strongest first, not by their order.
+    """Names for chance, that depend as little as can be on what else is merged: the last part of each if no
+    other has it, else with the folder. Sources of one name are numbered by strength, not by their order.
 
-    >>> own_names(["a/x", "b/y"], [1, 2]), own_names(["a/x", "b/x"], [1, 2]), own_names(["x#1", "x#4"], [1, 2])
-    (['x', 'y'], ['a/x', 'b/x'], ['x#1', 'x#0'])
+    >>> own_names(["a/x", "b/y"], [1, 2]), own_names(["a/x", "b/x"], [1, 2])
+    (['x', 'y'], ['a/x', 'b/x'])
+    >>> own_names(["x#1", "x#4"], [1, 2])
+    ['x#1', 'x#0']
     """
     longer = [re.sub(r"#\d+$", "", name) for name in names]
     short = [name.rpartition("/")[2] for name in longer]

@@ -22,7 +22,7 @@ class Della(Dropping, Voting):
         ΔW   = Σ_t w_t τ_t / Σ_t |w_t|        over the t with sign(w_t τ_t) = sign(Σ_t w_t τ_t)
 
     Source: DELLA-Merging, Deep et al. 2024, arXiv:2406.11617, whose code divides every kept entry by its own
-    probability, as here. mergekit restores Σ|ΔW_t| instead: rescale="l1", and its ε = 0.15 is the default here.
+    probability, as here. mergekit restores Σ|ΔW_t| instead (rescale="l1"); its ε = 0.15 is the default.
     Its `della_linear` is election="none" with divisor="none".
 
     Limits: as of `dare_ties`. In the core (space="core") rows are those of the core.

@@ -93,13 +93,15 @@ class Elementwise(Span):
         if self.keeps(1) is None:
             return None
         sizes = self.ranking(entries.values)  # (S, M, a, b)
-        flat = -np.sort(-sizes.reshape(*sizes.shape[:2], -1), axis=-1)
-        found = np.zeros((2, *flat.shape[:2]))
+        flat = sizes.reshape(*sizes.shape[:2], -1)
+        low, high = np.full(flat.shape[:2], np.inf), np.full(flat.shape[:2], np.inf)
         for m, (rows, columns) in enumerate(entries.sizes.tolist()):
             skipped, kept = self.keeps(rows * columns) or (0, 0)
-            found[0, :, m] = flat[:, m, skipped + kept - 1] if skipped + kept else np.inf
-            found[1, :, m] = flat[:, m, skipped - 1] if skipped else np.inf
-        return Limits(*found)
+            if skipped + kept:
+                low[:, m] = _largest(flat[:, m], skipped + kept)
+            if skipped:
+                high[:, m] = _largest(flat[:, m], skipped)
+        return Limits(low, high)
 
     # --- in the core
 
@@ -179,6 +181,12 @@ class Elementwise(Span):
 
     def remix(self, grams: Grams) -> Result:
         return super().remix(grams) if self.space == "core" else Fitted(partial(self._fit, grams))
+
+
+def _largest(values: Array, rank: int) -> Array:
+    """(S,) the `rank`-th largest of each row."""
+    place = values.shape[1] - rank
+    return np.asarray(np.partition(values, place, axis=1)[:, place])
 
 
 def _weights(grams: Grams) -> Array:

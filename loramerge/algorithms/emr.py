@@ -20,9 +20,9 @@ class Emr(Elementwise):
         γ  = sign(Σ_t w_t ΔW_t)
         ΔW = γ max_t |w_t ΔW_t|        over the t with sign(w_t ΔW_t) = γ, entry by entry
 
-    The published method also keeps a mask M_t = (ΔW_t ΔW > 0) and a scale Σ|ΔW_t| / Σ|M_t ΔW| of every source, and
-    needs to know the task when the model is used. An adapter cannot hold these: this is the unified part
-    alone, as papers use it for a baseline. Where the votes cancel the entry is 0.
+    The published method also keeps a mask M_t = (ΔW_t ΔW > 0) and a scale Σ|ΔW_t| / Σ|M_t ΔW| of every
+    source, and needs to know the task when the model is used. An adapter cannot hold these: this is the
+    unified part alone, as papers use it for a baseline. Where the votes cancel the entry is 0.
 
     Source: EMR-Merging, Huang et al. 2024, arXiv:2405.17461.
 

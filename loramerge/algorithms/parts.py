@@ -6,7 +6,7 @@
     agree   which sources have that sign
     mean    the mean of those that agree
 
-Arrays have a leading axis over sources, x (T, …); weights are (T,). A source without a say is left out before.
+Arrays have a leading axis over sources, x (T, …); weights are (T,). Sources of weight 0 are left out before.
 Sums run over the sources in a loop: each entry then has the same bits in whatever tile or batch it comes.
 """
 
@@ -38,7 +38,7 @@ def trim(x: Array, ranking: Array, low: Array, high: Array) -> Array:
 
 
 def drop(x: Array, chance: Array, density: float | Array, rescale: bool) -> Array:
-    """Keep an entry where its `chance`, uniform in [0, 1), is below `density`; with `rescale` divided by that.
+    """Keep an entry where its `chance`, uniform in [0, 1), is below `density`; `rescale` divides by that.
 
     >>> drop(np.array([[1.0, 2.0]]), np.array([[0.7, 0.2]]), 0.5, rescale=True)
     array([[0., 4.]])
@@ -117,8 +117,8 @@ def strongest(x: Array, elected: Array) -> Array:
 
 
 def chances(x: Array, density: float, spread: float, columns: Array) -> Array:
-    """(…, a, b) probability to be kept, by rank within the row: density + spread for the largest entry, linear
-    down to density - spread for the smallest of the first `columns` largest. Equal sizes: the first is larger.
+    """(…, a, b) probability to be kept, by rank within the row: density + spread for the largest entry,
+    linear down to density - spread for the `columns`-th. Of entries of one size the first counts as larger.
 
     >>> chances(np.array([[1.0, -3.0, 2.0]]), 0.5, 0.25, np.array(3)).round(3)
     array([[0.25, 0.75, 0.5 ]])

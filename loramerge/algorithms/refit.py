@@ -12,25 +12,23 @@ from loramerge.results import Fit
 SMALL = 192  # rows or columns: below, a whole SVD is as fast
 EXCESS = 1e-7  # of ‖A‖², that the fit may lose more than the best one
 GUARD = 8  # vectors more than asked for, which make the others converge
+WIDEST = 256  # rows of a start that are all used: what it spans is strong, and told apart in one round
 PATIENCE = 8  # rounds, before twice as many vectors are used
 
 
 def energy(matrix: Array) -> float:
-    """‖·‖², added up in float64 row by row."""
-    return (
-        float(sum(np.dot(row, row) for row in matrix.astype(np.float64, copy=False)))
-        if matrix.size < 1 << 16
-        else (float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64)))
-    )
+    """‖·‖², rows added up in float64."""
+    return float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
 
 
 def refit(matrix: Array, rank: int, start: Array) -> Fit:
     """The factors up (out, k) and down (k, in) nearest to a matrix A (out, in), k = `rank`.
 
-    Alternates U = orth(A V) and V = orth(Aᵀ U). After each round the residuals r_i = Aᵀu_i - θ_i v_i bound
-    what the leading k could still gain, by Σ_i min(θ_i r_i, (θ_i r_i)² / (θ_i² - θ_b²)) with the last of the guard
-    vectors for the part of the spectrum that is not seen; it ends when that is below 1e-7 ‖A‖². Where that takes
-    long, the spectrum is flat, and more vectors are used; with as many as A has rows or columns it is exact.
+    Alternates U = orth(A V) and V = orth(Aᵀ U). After each round the residuals r_i = ‖Aᵀu_i - θ_i v_i‖ bound
+    what the leading k could still gain, by Σ_i min(θ_i r_i, (θ_i r_i)² / (θ_i² - θ_b²)) with the last of all
+    vectors for the part of the spectrum that is not seen; it ends when that is below 1e-7 ‖A‖². Where that
+    takes long, the spectrum is flat, and more vectors are used; with as many as A has rows or columns it is
+    exact.
 
     Args:
         start: (s, in) rows that span what A is expected to be made of.
@@ -50,8 +48,8 @@ def refit(matrix: Array, rank: int, start: Array) -> Fit:
 def _iterated(matrix: Array, rank: int, start: Array, excess: float) -> tuple[Array, Array, Array]:
     """(out, b), (b,), (b, in) leading singular units."""
     most = min(matrix.shape)
-    block = min(rank + max(GUARD, rank // 2), most)
-    v = _orthonormal(_begun(start, block, most).T.astype(matrix.dtype))
+    block = min(max(rank + max(GUARD, rank // 2), min(len(start), WIDEST)), most)
+    v = _orthonormal(_begun(start, block).T.astype(matrix.dtype))
     for turn in count(1):
         q, triangle = np.linalg.qr(matrix @ v)
         x, theta, zt = np.linalg.svd(triangle)
@@ -66,19 +64,17 @@ def _iterated(matrix: Array, rank: int, start: Array, excess: float) -> tuple[Ar
             break
         if turn % PATIENCE == 0:  # too flat a spectrum for so few vectors
             block = min(2 * block, most)
-            v = _orthonormal(_begun(v.T, block, most).T)
+            v = _orthonormal(_begun(v.T, block).T.astype(matrix.dtype))
     x, theta, zt = np.linalg.svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
     return u @ zt.T, theta, (v @ x).T
 
 
-def _begun(start: Array, block: int, most: int) -> Array:
-    """Between b and 4 b rows (s, in) of the start, by chance where there are too few or too many."""
+def _begun(start: Array, block: int) -> Array:
+    """(block, in) rows of the start, with some by chance where there are too few, mixed where too many."""
     rng = np.random.default_rng(0)
-    if len(start) > max(4 * block, 128):
-        start = rng.standard_normal((2 * block, len(start))).astype(start.dtype) @ start
-    if len(start) < block:
-        start = np.concatenate([start, rng.standard_normal((block - len(start), start.shape[1]))])
-    return start[:most]
+    if len(start) > block:
+        return rng.standard_normal((block, len(start))).astype(start.dtype) @ start
+    return np.concatenate([start, rng.standard_normal((block - len(start), start.shape[1]))])
 
 
 def _orthonormal(columns: Array) -> Array:

@@ -20,9 +20,10 @@ class Sce(Trimming):
 
         select       τ_t = ΔW_t where the variance over the sources is among the largest, else 0
         calculate    c_t = Σ τ_t² / Σ_s Σ τ_s²        over the entries of the module
-        erase        ΔW = Σ_t w_t c_t τ_t / Σ_t |w_t| c_t        over the t with sign(w_t τ_t) = sign(Σ_t w_t τ_t)
+        erase        ΔW = Σ_t w_t c_t τ_t / Σ_t |w_t| c_t
+                     over the t with sign(w_t τ_t) = sign(Σ_t w_t τ_t), entry by entry
 
-    Source: SCE of FuseChat-3.0, Wan et al. 2024, arXiv:2408.07990. It and mergekit have no weights: with equal
+    Source: SCE, Wan et al. 2024 (FuseChat), arXiv:2408.07990. It and mergekit have no weights: with equal
     ones this is their merge. mergekit counts the density among the entries whose variance is not 0, and keeps
     nothing of one adapter alone; here it is among all, and all of equal variance go together, so that one
     adapter comes back. Sources that do not change the module are not counted.

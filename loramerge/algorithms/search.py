@@ -1,7 +1,7 @@
 """The limits of a whole adapter, found by looking at all modules a few times.
 
-First a sample of every module brackets them, then each look counts more finely what is inside the brackets, until
-only one value is left there. What modules report adds up, so that none of them waits for another.
+First a sample of every module brackets them, then each look counts more finely what is inside the brackets,
+until only one value is left there. What modules report adds up, so that none of them waits for another.
 """
 
 from __future__ import annotations

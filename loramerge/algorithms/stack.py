@@ -1,4 +1,4 @@
-"""What an elementwise rule looks at: entries of T sources in M matrices of one size, and what must be known."""
+"""What an elementwise rule looks at: entries of T sources in M matrices of one size, and facts of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Stack:
         weights: (T,), none of them zero.
         sizes: (M, 2) how many rows and columns of each matrix are real.
         chance: makes (T, M, a, b) uniform numbers in [0, 1), the same for the same source and place.
-        limits: what to trim, for rules that do.   facts: (F, M) sums over whole matrices, for rules that measure.
+        limits: what to trim, for rules that do.   facts: (F, M) sums over whole matrices, for rules that have
+            any.
     """
 
     values: Array

@@ -1,8 +1,8 @@
 """The exact k-th largest of more values than memory holds, by passing over them a few times.
 
-A sample brackets it; a pass counts what is above the bracket and collects what is inside, or, where that is too
-much, counts it in bins, and the bin that holds it is the next bracket. Values are made again in every pass, by
-the same arithmetic, so the answer is one of them, bit for bit.
+A sample brackets it; a pass counts what is above the bracket and collects what is inside, or, where that is
+too much, counts it in bins, and the bin that holds it is the next bracket. Values are made again in every
+pass, by the same arithmetic, so the answer is one of them, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLLECT = 1 << 21  # values: 16 MB of float64
 
 @dataclass(frozen=True, slots=True)
 class Bracket:
-    """The `rank`-th largest value is looked for (1 is the largest): low <= it < high, if the bracket is right."""
+    """The `rank`-th largest value is looked for (1: the largest): low <= it < high, if that is right."""
 
     rank: int
     low: float = 0.0
@@ -28,7 +28,7 @@ class Bracket:
 
     @property
     def edges(self) -> Array:
-        """(BINS + 1,) of bins that are even in the order of floats; bounds of float32 as long as these differ."""
+        """(BINS + 1,) of bins that are even in the order of floats; float32 as long as these differ."""
         low, high = (int(np.float64(bound).view(np.int64)) for bound in (self.low, self.high))
         steps = low + (np.arange(BINS + 1) * ((high - low) / BINS)).astype(np.int64)
         steps = np.minimum(steps, high)

@@ -18,8 +18,8 @@ class Ties(Trimming, Voting):
         γ   = sign(Σ_t w_t τ_t)
         ΔW  = Σ_t w_t τ_t / Σ_t |w_t|        over the t with sign(w_t τ_t) = γ, entry by entry
 
-    The paper has no weights: with equal ones this is its merge for λ = 1 (a λ is `scale`), but for entries whose
-    votes cancel: these are 0 here, and positive in PEFT and mergekit. It trims over the whole adapter
+    The paper has no weights: with equal ones this is its merge for λ = 1 (a λ is `scale`), but for entries
+    whose votes cancel: these are 0 here, and positive in PEFT and mergekit. It trims over the whole adapter
     (scope="adapter"); PEFT (`ties_svd`) and mergekit trim each tensor, as here by default. PEFT elects on raw
     entries and divides by the count. Entries as large as the last one kept are all kept.
 

@@ -53,8 +53,8 @@ class Dropping(Elementwise):
     density: float = option(0.5, "The share of entries that is kept by chance.", SHARE)
     rescale: Literal["density", "l1", "none"] = option(
         "density",
-        "How kept entries make up for dropped ones: divided by their probability, or scaled so that the sum of "
-        "sizes is as before.",
+        "How kept entries make up for dropped ones: divided by their probability, or scaled so that the sum "
+        "of sizes is as before.",
     )
     seed: int = option(0, "Another seed keeps other entries.", Interval(low=0))
 
@@ -89,7 +89,8 @@ class Voting(Elementwise):
 
     election: Literal["weighted", "raw", "count", "none"] = option(
         "weighted",
-        "What is added up to elect a sign: weighted entries, raw ones, one vote of each source; none: no election.",
+        "What is added up to elect a sign: weighted entries, raw ones, one vote of each source; none: no "
+        "election.",
     )
     divisor: Literal["weight", "count", "none"] = option(
         "weight", "What the sum of those that agree is divided by: their weights, their number, or nothing."

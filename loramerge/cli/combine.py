@@ -70,6 +70,8 @@ from loramerge.planning import Effort, Plan
     help="Memory for all workers, such as 500MB.")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--dense-delta", is_flag=True, help="Write full matrices ΔW instead of an adapter: one "
+    "tensor for each base parameter, in one .safetensors.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
     "other sizes; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -88,6 +90,7 @@ def combine(
     alpha: tuple[str, ...],
     max_error: float | None,
     overwrite: bool,
+    dense_delta: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -116,13 +119,33 @@ def combine(
     if print_recipe:
         return click.echo(wanted.to_yaml(), nl=False)
     bare = None if out is None else output.is_bare(out)
+    if dense_delta and (dry_run or max_error is not None):
+        raise click.UsageError(f"{'--dry-run' if dry_run else '--max-error'} is not for --dense-delta.")
     todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, bare=bare, watch=show.opening)
-    out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
+    out = out or Path("merged.safetensors" if todo.sources.bare or dense_delta else "merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
         return show_plan(todo, out, effort, as_json, quiet)
+    if dense_delta:
+        return show_deltas(todo, out, overwrite, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
     show_merge(merge, todo, out, as_json, quiet)
+    return None
+
+
+def show_deltas(todo: Plan, out: Path, overwrite: bool, effort: Effort, as_json: bool, quiet: bool) -> None:
+    """Write dense deltas, and what they kept and lost."""
+    from loramerge.deltas import write_deltas
+
+    made = write_deltas(todo, out, overwrite=overwrite, effort=effort, progress=show.progress)
+    if as_json:
+        return show.data({"out": str(out), **made.to_dict()})
+    if quiet:
+        return click.echo(str(out))
+    for note in made.notes:
+        show.note(f"note: {note}")
+    click.echo(str(made))
+    show.note(f"wrote {printable(out)}: {name_of(todo.method)}, {len(made.modules)} dense deltas")
     return None
 
 

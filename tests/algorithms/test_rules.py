@@ -1,4 +1,4 @@
-"""Every elementwise rule against numbers worked out by hand, and against plain loops of its published formula."""
+"""Every elementwise rule against numbers worked out by hand, and against plain loops of its formula."""
 
 from __future__ import annotations
 

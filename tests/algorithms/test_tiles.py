@@ -136,8 +136,8 @@ def test_entries_of_one_size_are_kept_together():
 
 
 def flips(method, sources):
-    """Entries kept of float32 factors but not of float64 ones or the other way, and how far from its limit each is,
-    as a share of that."""
+    """Entries that are kept in float32 or in float64 only: how far from its limit each is, as a share of
+    that."""
     single = tiles_of(grams_of([cast(s, np.float32) for s in sources]), 0)
     rounded = [cast(cast(s, np.float32), np.float64) for s in sources]
     nudge = LowRank(np.full((150, 1), 1e-9), np.full((1, 1100), 1 / 3))  # no float32 number: all in float64
