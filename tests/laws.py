@@ -496,11 +496,12 @@ def test_no_module_gets_more_units_than_asked_for(method, sources, weights):
     assert {slot.rank for slot in merge.adapter.slots.values()} == {max(map(units, merge.adapter))}
 
 
-@every_method
+@pytest.mark.parametrize("method", [m for m in ROWS.values() if m.traits.most], ids=repr)
 def test_more_sources_than_a_method_takes_are_refused(method):
-    if most := method.traits.most:
-        with pytest.raises(UsageError, match=f"{most + 1} have a weight"):
-            merged(random_adapters(0, (2,) * (most + 1)), method)
+    """The others take the four of one merge above."""
+    count = method.traits.most + 1
+    with pytest.raises(UsageError, match=f"{count} have a weight"):
+        merged(random_adapters(0, (2,) * count), method)
 
 
 @every_method

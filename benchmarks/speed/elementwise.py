@@ -21,7 +21,7 @@ LAYER_7B = {
     **{f"layers.0.{name}": (11008, 4096) for name in ("gate", "up")},
     "layers.0.down": (4096, 11008),
 }
-LAYERS, DENSITY = 32, 0.2
+LAYERS, DENSITY, MANY = 32, 0.2, 16
 TIES = lm.Ties(density=DENSITY, rank=16)
 
 
@@ -56,6 +56,12 @@ def against_peft(size: int = 2048, count: int = 4) -> Iterator[Row]:
     peft, mine = call(theirs, 3), call(ours, 5)
     yield Row(f"dense TIES by PEFT, {size}², {count} × r16", peft)
     yield Row("dense TIES, ours", mine, "PEFT's, CPU", peft.cpu / mine.cpu, "≥ 3")
+    many = adapters({f"m{n}": (size, size) for n in range(MANY)}, count)
+    core = call(lambda: lm.combine(many, lm.Ties(density=DENSITY, space="core"), threads=1), 5)
+    each = Cost(core.wall / MANY, core.cpu / MANY)
+    yield Row(
+        "TIES in the core, a module of many, files apart", each, "PEFT's, CPU", peft.cpu / each.cpu, "≥ 100"
+    )
     floor = call(lambda: [entries_made(tiles(sources))], 5)
     yield Row("the products alone, once", floor, "dense TIES, CPU", mine.cpu / floor.cpu)
 

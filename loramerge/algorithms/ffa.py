@@ -87,10 +87,10 @@ def check_shared(grams: Grams, module: int, sources: Array, rank: int) -> None:
     squares = products.diagonal()
     apart = np.sqrt(np.maximum(squares[0] + squares - 2 * products[0], 0.0) / squares[0])
     if (apart > SAME).any():
-        other = sources[int(np.argmax(apart > SAME))]
+        worst = int(np.argmax(apart))
         raise IncompatibleError(
             f"ffa needs one lora_A in all sources: in {printable(grams.labels[module])} that of "
-            f"{printable(grams.sources[other])} differs from that of "
-            f"{printable(grams.sources[sources[0]])} by {apart.max():.2g} of its norm. Use --method fair, "
+            f"{printable(grams.sources[sources[worst]])} differs from that of "
+            f"{printable(grams.sources[sources[0]])} by {apart[worst]:.2g} of its norm. Use --method fair, "
             "or average, which is exact for any A."
         )

@@ -29,8 +29,9 @@ class Karcher(Mixture):
     which has equal weights and stops after 10 steps or at 1e-5 (give these to have its numbers).
 
     Limits: weights below zero are refused. The mean is unique for directions within a half sphere; where
-    they cancel there is none, and the module takes the plain weighted mean. A module that a source lacks or
-    has not trained counts in the norm, not in the direction.
+    they cancel there is none, and the module takes the plain weighted mean. After `iterations` steps a module
+    takes what it has come to. What a source lacks or has not trained counts in the norm, not in the
+    direction.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -23,6 +23,7 @@ from loramerge.gram import Grams, weigh
 from loramerge.results import Fit, Fitted, Result
 
 DENSITIES: Mapping[str, float] = {"ties": 0.2, "dare_ties": 0.9}  # as published
+IDLE = {"ties": ("seed",), "linear": ("density", "seed", "rank_tol")}  # options that a rule has no use for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,9 @@ class Knots(Sized):
         [ΔW_1 | … | ΔW_T] = U Σ [V_1 | … | V_T]        ΔW = U · rule(Σ V_1, …, Σ V_T)
 
     Σ V_t = Uᵀ ΔW_t has a row for each direction of the outputs, the strongest first, so that entries of
-    different adapters mean the same there. The rule is `ties` or `dare_ties`, with weights as these take them.
-    U is from the units of the adapters, the published SVD is of dense updates side by side. Directions below
-    rank_tol of the strongest are left out; the published limit is 1e-5, whatever the strength of the adapters.
+    different adapters mean the same there. The rule is `ties` or `dare_ties`, with weights as these take
+    them. U comes from the small factors; no dense update is put beside another. Directions weaker than
+    rank_tol times the strongest are left out; the published limit is a σ of 1e-5, however weak adapters are.
 
     With rule=linear it is the plain sum, whatever the basis, and the same as `linear`.
 
@@ -62,15 +63,15 @@ class Knots(Sized):
         Interval(low=0, high=1, low_open=True),
     )
     seed: int = option(0, "Seed of dare_ties.", Interval(low=0))
-
     rank_tol: float = option(
         1e-5, "Directions weaker than this share of the strongest are left out.", Interval(low=1e-7, high=0.1)
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rule == "linear" and self.density is not None:
-            raise UsageError("density is for rule=ties and rule=dare_ties; rule=linear keeps everything.")
+        for name in IDLE.get(self.rule, ()):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise UsageError(f"{name} has nothing to do with rule={self.rule}: leave it out.")
 
     @property
     def traits(self) -> Traits:
@@ -120,11 +121,9 @@ class Knots(Sized):
         return found
 
     def remix(self, grams: Grams) -> Result:
-        return (
-            truncate(_summed(grams), self.rank)
-            if self.rule == "linear"
-            else Fitted(partial(self._fit, grams))
-        )
+        if self.rule == "linear":
+            return truncate(_summed(grams), self.rank)
+        return Fitted(partial(self._fit, grams))
 
     def _fit(self, grams: Grams, module: int) -> Fit:
         made = self.merged(grams, module)

@@ -98,8 +98,22 @@ def test_a_linear_rule_is_the_plain_sum_and_says_so():
     assert not any("linear" in note for note in combine(sources, "knots").report.notes)
     best = merged(sources, "linear", weights, rank=2)
     assert distance(merged(sources, "knots", weights, rule="linear", rank=2), best) < 1e-12
-    with pytest.raises(UsageError, match="rule=linear keeps everything"):
-        combine(sources, "knots", rule="linear", density=0.5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("linear", {"density": 0.5}),
+        ("linear", {"rank_tol": 1e-3}),
+        ("linear", {"seed": 1}),
+        ("ties", {"seed": 1}),
+    ],
+    ids=str,
+)
+def test_an_option_that_would_do_nothing_is_refused(rule, options):
+    (name,) = options
+    with pytest.raises(UsageError, match=f"{name} has nothing to do with rule={rule}: leave it out"):
+        combine(random_adapters(7, (3, 2)), "knots", rule=rule, **options)
 
 
 def test_weak_adapters_are_cut_like_strong_ones():
@@ -140,3 +154,18 @@ def test_the_densities_are_the_published_ones():
         )
         == 0
     )
+
+
+@pytest.mark.parametrize("offset", [1e-3, 1e-5, 1e-7, 0.0])
+@pytest.mark.parametrize("side", ["up", "down"])
+def test_sources_that_nearly_share_a_factor_are_no_obstacle(side, offset):
+    rng = np.random.default_rng(11)
+    common = {"up": rng.standard_normal((24, 4)), "down": rng.standard_normal((4, 30))}
+
+    def near():
+        own = {name: rng.standard_normal(shared.shape) for name, shared in common.items()}
+        return Adapter.of({"q": LowRank(**(own | {side: common[side] + offset * own[side]}))})
+
+    sources = [near() for _ in range(4)]
+    wanted = plain([dense(a)["q"] for a in sources], [1] * 4, 0.3)
+    assert distance(merged(sources, "knots", density=0.3), {"q": wanted}) < 1e-11
