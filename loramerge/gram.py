@@ -16,6 +16,8 @@ import numpy as np
 from loramerge.backend import Array, namespace
 from loramerge.results import Remix
 
+FEW = 64  # units, below which a whole SVD costs nothing
+STEEP = 1e-4  # σ_k / σ₁, below which squaring would cost digits
 APART = 1e-5  # sine of a unit against those before it, below which Cholesky's digits run out
 
 
@@ -125,13 +127,41 @@ def spectrum(up: Array, down: Array, halved: tuple[Array, Array] | None = None) 
     U = up @ (H_downᵀ Y Σ⁻¹), because M y = σ x. Accurate to about 1e-16 of ‖up‖‖down‖ in ΔW and
     1e-8 in a single σ, the price of squaring the factors.
     """
-    xp = namespace(up)
-    half_up, half_down = halved or (halves(up), halves(down))
-    x, sigma, yt = xp.linalg.svd(half_up @ half_down.swapaxes(-1, -2))
-    sigma = xp.where(sigma > _noise(up, down)[..., None], sigma, 0.0)
+    halved = halved or (halves(up), halves(down))
+    x, sigma, yt = namespace(up).linalg.svd(halved[0] @ halved[1].swapaxes(-1, -2))
+    return _lifted(x, sigma, yt, halved, _noise(up, down))
+
+
+def leading(up: Array, down: Array, rank: int, halved: tuple[Array, Array] | None = None) -> Spectrum:
+    """The first `rank` singular units alone: sigma (…, k), left (…, R, k), right (…, k, R).
+
+    Where these are few, by the eigenvectors V of MᵀM and the SVD of M V (R, k), which is half the work. What
+    squaring loses is a rotation towards σ of equal size, below 1e-12 of σ₁ as long as σ_k is above 1e-4 of
+    it; the other modules take the whole SVD.
+    """
+    xp, size = namespace(up), up.shape[-1]
+    if size < FEW or 3 * rank > size:
+        parts = spectrum(up, down, halved)
+        return Spectrum(parts.sigma[..., :rank], parts.left[..., :rank], parts.right[..., :rank, :])
+    halved = halved or (halves(up), halves(down))
+    core = halved[0] @ halved[1].swapaxes(-1, -2)  # (…, R, R)
+    v = xp.linalg.eigh(core.swapaxes(-1, -2) @ core)[1][..., : -rank - 1 : -1]  # (…, R, k)
+    x, sigma, zt = xp.linalg.svd(core @ v, full_matrices=False)
+    yt = zt @ v.swapaxes(-1, -2)
+    for where in np.argwhere(sigma[..., -1] <= STEEP * sigma[..., 0]):
+        one = tuple(where)
+        whole, values, rows = xp.linalg.svd(core[one])
+        x[one], sigma[one], yt[one] = whole[:, :rank], values[:rank], rows[:rank]
+    return _lifted(x, sigma, yt, halved, _noise(up, down))
+
+
+def _lifted(x: Array, sigma: Array, yt: Array, halved: tuple[Array, Array], noise: Array) -> Spectrum:
+    """Singular vectors of M = H_up H_downᵀ as combinations of the units."""
+    xp = namespace(x)
+    sigma = xp.where(sigma > noise[..., None], sigma, 0.0)
     inverse = xp.where(sigma > 0, 1.0 / xp.where(sigma > 0, sigma, 1.0), 0.0)
-    left = (half_down.swapaxes(-1, -2) @ yt.swapaxes(-1, -2)) * inverse[..., None, :]
-    right = inverse[..., :, None] * (x.swapaxes(-1, -2) @ half_up)
+    left = (halved[1].swapaxes(-1, -2) @ yt.swapaxes(-1, -2)) * inverse[..., None, :]
+    right = inverse[..., :, None] * (x.swapaxes(-1, -2) @ halved[0])
     return Spectrum(sigma, left, right)
 
 

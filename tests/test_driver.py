@@ -144,7 +144,11 @@ REFUSED = {
     "a path for a list": (("a",), {}, "Give a list of adapters to merge"),
     "an unknown method": (([A], "tise"), {}, "no method 'tise'.* There are: linear, average, cat, svd, lego"),
     "a typo": (([A], "linaer"), {}, r"no method 'linaer'. Did you mean linear\?"),
-    "an option of another method": (([A], "svd"), {"seed": 1}, "seed is an option of lego, not of svd"),
+    "an option of another method": (
+        ([A], "svd"),
+        {"variant": "ctm"},
+        "variant is an option of lego, not of svd",
+    ),
     "nobody's option": (([A], "svd"), {"rnak": 1}, "svd has no option rnak"),
     "options beside a method": (([A], Svd()), {"rank": 2}, r"Give rank to Svd\("),
     "a rank of 0": (([A], "svd"), {"rank": 0}, "rank=0 is not in the range 1<=x"),

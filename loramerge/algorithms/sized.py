@@ -12,7 +12,7 @@ from loramerge.algorithms.method import Interval, Method, option
 from loramerge.backend import Array
 from loramerge.errors import UsageError
 from loramerge.frames import Frame
-from loramerge.gram import Grams, balanced, spectrum
+from loramerge.gram import Grams, balanced, leading, spectrum
 from loramerge.results import Remix
 
 
@@ -85,7 +85,7 @@ def truncate(grams: Grams, rank: int | None) -> Remix:
     """The best approximation of the sum of all units with `rank` of them (Eckart-Young); None: the sum."""
     if rank is None:
         return keep(grams)
-    return grams.remix(*balanced(spectrum(grams.up, grams.down, grams.halves), rank))
+    return grams.remix(*balanced(leading(grams.up, grams.down, rank, grams.halves), rank))
 
 
 def keep(grams: Grams) -> Remix:
