@@ -146,8 +146,8 @@ REFUSED = {
     "a typo": (([A], "linaer"), {}, r"no method 'linaer'. Did you mean linear\?"),
     "an option of another method": (
         ([A], "svd"),
-        {"restarts": 1},
-        "restarts is an option of lego, not of svd",
+        {"variant": "ctm"},
+        "variant is an option of lego, not of svd",
     ),
     "nobody's option": (([A], "svd"), {"rnak": 1}, "svd has no option rnak"),
     "options beside a method": (([A], Svd()), {"rank": 2}, r"Give rank to Svd\("),

@@ -37,9 +37,9 @@ class Dare(Dropping):
 
     @property
     def traits(self) -> Traits:
-        whole = self.density == 1
-        weights = "additive" if whole else "none"
-        return Traits("elementwise", weights, identity=whole, exact=whole and self.whole)  # type: ignore[arg-type]
+        if self.density < 1:
+            return Traits("elementwise", weights="none", identity=False)
+        return Traits("elementwise", weights="additive", exact=self.whole)
 
     def merge(self, entries: Stack) -> Array:
         return weighted_sum(self.dropped(entries), entries.weights)

@@ -102,7 +102,8 @@ class _Count:
 
 def _like(piece: Array, bound: float) -> np.floating:
     """The bound in the type of the values where it fits, so that nothing is converted."""
-    own = piece.dtype.type(bound)
+    with np.errstate(over="ignore"):  # a bound of a module in float64
+        own = piece.dtype.type(bound)
     return own if float(own) == bound else np.float64(bound)
 
 
@@ -139,7 +140,8 @@ def guessed(rank: int, total: float, sample: Array, shares: Array) -> Bracket:
     margin = total * (5 * np.sqrt(part * (1 - part) / effective) + 4 / effective)
     first = int(np.searchsorted(places, rank - margin)) - 1
     last = int(np.searchsorted(places, rank + margin))
-    ordered = sample[order].astype(np.float32).astype(float)
+    with np.errstate(over="ignore"):
+        ordered = sample[order].astype(np.float32).astype(float)
     high = float(ordered[first]) if first >= 0 else np.inf
     low = float(ordered[last]) if last < len(ordered) else 0.0
     return Bracket(rank, low, high) if low < high else Bracket(rank, low, np.inf)
