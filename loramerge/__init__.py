@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
     "algorithms": "METHODS Average Cat Lego Linear Method Svd",
+    "checking": "check",
+    "consumers": "Finding",
     "difference": "Difference diff",
     "driver": "Merge combine",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -8,6 +8,8 @@ from loramerge.algorithms import Lego as Lego
 from loramerge.algorithms import Linear as Linear
 from loramerge.algorithms import Method as Method
 from loramerge.algorithms import Svd as Svd
+from loramerge.checking import check as check
+from loramerge.consumers import Finding as Finding
 from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff
 from loramerge.driver import Merge as Merge

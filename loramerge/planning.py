@@ -21,7 +21,7 @@ from loramerge.fitting import Fitting, Seen, looking
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable
 from loramerge.formats.extras import settle as settle_extras
-from loramerge.formats.output import Outline
+from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
 from loramerge.gathering import gather
 from loramerge.gram import framed
@@ -35,6 +35,7 @@ from loramerge.selection import (
     renormalised,
     select,
 )
+from loramerge.tailoring import Tailor, tailored
 from loramerge.target import Target
 from loramerge.units import MEMORY, Signature, Units, align, batches
 
@@ -129,7 +130,7 @@ class Plan:
         weights: (T,) in the middle layer, as the method uses them; the report shows them.
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
-        budget: what it may cost.
+        budget: what it may cost.   tailor: the consumer that it is made for.
     """
 
     sources: Sources
@@ -140,6 +141,7 @@ class Plan:
     outline: Outline
     notes: tuple[str, ...]
     budget: Budget | None = None
+    tailor: Tailor | None = None
 
     def way(self, units: Units) -> tuple[Method, Array]:
         """The method and the weights of a batch, one for each of `work`."""
@@ -155,9 +157,20 @@ class Plan:
         config = {**outline.config, **kept.config}
         outline = replace(outline, config=config, extras=kept.tensors, apart=kept.apart)
         names = [adapter.name for adapter in self.sources.whole]
-        told = (*schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
+        sizes = [] if self.tailor else _size_notes(outline)
+        told = (*schedule.notes(names, list(outline.shapes)), *sizes)
         notes = (*self.sources.notes, *kept.notes, *told)
         return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
+
+    def default_out(self, name: str) -> Path:
+        """Where it is written if nobody says: a file from files, unless the consumer loads folders."""
+        bare = self.sources.bare and not (self.tailor and self.tailor.consumer.folder)
+        return Path(f"{name}.safetensors" if bare else name)
+
+    def check_destination(self, out: Path) -> None:
+        """Raises UsageError: the consumer loads folders, and this is one file."""
+        if self.tailor:
+            self.tailor.check_destination(out, is_bare(out))
 
     @property
     def folds(self) -> bool:
@@ -221,14 +234,20 @@ def settle(
     size: float | str | None = None,
     bare: bool | None = None,
     ranks: Mapping[str, int] | None = None,
+    consumer: str | None = None,
+    max_rank: int | None = None,
     fold: bool = True,
     **options: Any,
 ) -> Plan:
     """Fix weights, method and the shape of the output. `observe` looks at all modules, if it must be known
     what is in them."""
     budget, written = Budget.of(total_rank, size), check_profile(profile)
-    kinds = (a.dtype for a in sources.adapters if a)
-    kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
+    tailor = Tailor.of(consumer, max_rank)
+    widest = dtypes.widest(a.dtype for a in sources.adapters if a)
+    if tailor is not None:
+        tailor.check_profile(written)
+        widest = tailor.dtype(widest)
+    kind = widest if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
     everything = {target for adapter in sources.whole for target in adapter}
     schedule = Schedule.of(weights, rules, len(sources.whole), everything)
@@ -242,14 +261,30 @@ def settle(
     work = sources.folded(weights_of) if fold and chosen.traits.sums else sources
 
     shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
-    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget)
+    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, tailor)
     most = max(a.rank for a in sources.adapters)
+
+    def narrowed(method: Method) -> Plan:
+        return open_.again(method.decide([], most), schedule)
+
     if budget is None:
         observed = observe(chosen, work, schedule) if chosen.observes else []
-        return open_.again(chosen.decide([array for _, array in observed], most), schedule)
-    seen = observe(looking(chosen, budget), work, schedule)
-    as_file = sources.bare if bare is None else bare
-    return Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
+        settled = open_.again(chosen.decide([array for _, array in observed], most), schedule)
+    else:
+        seen = observe(looking(chosen, budget), work, schedule)
+        as_file = is_bare(open_.default_out("merged")) if bare is None else bare
+        settled = Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
+    fit, notes = tailored(tailor, settled, chosen, _sized_by(chosen, schedule, budget), narrowed)
+    return replace(fit, notes=(*fit.notes, *notes))
+
+
+def _sized_by(method: Method, schedule: Schedule, budget: Budget | None) -> str:
+    """What the user said of the size, in words; empty if nothing."""
+    options = {name: method.options().get(name) for name in ("rank", "energy")}
+    said = [f"{name}={value}" for name, value in options.items() if value is not None]
+    said += [f"the rule for {rule.match}" for rule in schedule.rules if rule.rank is not None]
+    said += ["the record"] if schedule.ranks else []
+    return ", ".join([*said, *([] if budget is None else [budget.name])])
 
 
 def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:
@@ -291,6 +326,8 @@ def plan(
     size: float | str | None = None,
     bare: bool | None = None,
     ranks: Mapping[str, int] | None = None,
+    consumer: str | None = None,
+    max_rank: int | None = None,
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
@@ -336,6 +373,8 @@ def plan(
         size=size,
         bare=bare,
         ranks=ranks,
+        consumer=consumer,
+        max_rank=max_rank,
         **options,
     )
 

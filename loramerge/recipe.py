@@ -36,6 +36,12 @@ class Opened(Protocol):
     def settings(self) -> Mapping[str, Any]: ...
 
 
+class Tailored(Protocol):
+    """The consumer that a merge is for, as far as it is recorded."""
+
+    def settings(self) -> dict[str, Any]: ...
+
+
 class Planned(Protocol):
     """A merge that is settled, as far as it is recorded."""
 
@@ -47,6 +53,8 @@ class Planned(Protocol):
     def method(self) -> Method: ...
     @property
     def outline(self) -> Outline: ...
+    @property
+    def tailor(self) -> Tailored | None: ...
 
 
 def record(plan: Planned, digests: Digests) -> dict[str, Any]:
@@ -68,6 +76,7 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
             "profile": plan.outline.profile,
             "modules": rules,
             **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
+            **(plan.tailor.settings() if plan.tailor else {}),
         },
         "versions": versions(),
     }

@@ -24,6 +24,8 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "renormalise": bool,
     "modules": list,
     "ranks": dict,
+    "consumer": str,
+    "max_rank": int,
 }
 
 

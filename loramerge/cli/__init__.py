@@ -14,6 +14,7 @@ from loramerge.cli.failures import exit_code
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
     "diff": "Compare two adapters module by module.",
+    "check": "Tell what vLLM, llama.cpp, diffusers and others would do with an adapter.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
     "resize": "Make one adapter smaller, by its spectra.",
     "replay": "Do a recorded merge again and compare.",
@@ -48,7 +49,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 known error, 2 usage, 3 incompatible adapters, 4 verification failed, "
+    epilog="Exit codes: 0 done, 1 known error, 2 usage, 3 incompatible adapters, or something found by `check`, 4 verification failed, "
     "70 bug in loramerge, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="loramerge")

@@ -13,6 +13,7 @@ from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
 from loramerge.cli.options import DEFAULT, PICKLE_HELP, MethodCommand
+from loramerge.consumers import CONSUMERS
 from loramerge.curve import Point, curve
 from loramerge.driver import Merge, run
 from loramerge.errors import printable
@@ -46,6 +47,10 @@ from loramerge.planning import Effort, Plan
     "together, shared so that the least energy is lost.")  # fmt: skip
 @click.option("--size", callback=values.budget, metavar="SIZE", help="Instead of a rank: the bytes of the "
     "file of weights, such as 20MB, shared alike; never above.")  # fmt: skip
+@click.option("--for", "consumer", type=click.Choice(list(CONSUMERS)), help="The program that shall load it: "
+    "the merge keeps to what it loads, or is refused. See `loramerge check`.")  # fmt: skip
+@click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that this program was told to "
+    "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
 @click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
 @click.option("--extras", type=click.Choice(POLICIES), default="refuse", show_default=True,
@@ -114,9 +119,10 @@ def combine(
         return click.echo(wanted.to_yaml(), nl=False)
     bare = None if out is None else output.is_bare(out)
     todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, bare=bare, watch=show.opening)
-    out = out or Path("merged.safetensors" if todo.sources.bare else "merged")
+    out = out or todo.default_out("merged")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
+        todo.check_destination(out)
         return show_plan(todo, out, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
     show_merge(merge, todo, out, as_json, quiet)
