@@ -1,4 +1,4 @@
-"""What the programs that load adapters would do with one: refuse it, scale it wrongly, ignore a part of it."""
+"""What the programs that load adapters would do with one: refuse it, scale it wrongly, ignore a part."""
 
 from __future__ import annotations
 

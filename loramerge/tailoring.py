@@ -75,8 +75,8 @@ class Tailor:
         """Raises UsageError: it loads folders, and this is one file."""
         if bare and self.consumer.folder:
             raise UsageError(
-                f"{self.consumer.title} loads a folder with an adapter_config.json: write {printable(out.stem)} "
-                f"instead of {printable(out.name)}."
+                f"{self.consumer.title} loads a folder with an adapter_config.json: write to "
+                f"{printable(out.stem)} instead of {printable(out.name)}."
             )
 
     def narrower(self, method: Method, size: int, given: str) -> Method | None:
@@ -113,7 +113,7 @@ class Tailor:
         if found:
             raise IncompatibleError(f"{found[0].sentence} {self._remedy(found[0], plan.outline)}")
         own = f"{self.consumer.title} {self.consumer.version} loads the merge as it is meant"
-        rank = f"rank {self.limit} is the largest that {self.consumer.title} was told to load, so it is cut there"
+        rank = f"rank {self.limit} is the largest that {self.consumer.title} loads, so the merge is cut to it"
         return (*([rank] if narrowed else []), own)
 
     def _remedy(self, finding: Finding, outline: Outline) -> str:

@@ -49,8 +49,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 known error, 2 usage, 3 incompatible adapters, or something found by `check`, 4 verification failed, "
-    "70 bug in loramerge, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 known error, 2 usage, 3 incompatible adapters, or a finding of `check`, "
+    "4 verification failed, 70 bug in loramerge, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="loramerge")
 @click.pass_context

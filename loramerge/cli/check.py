@@ -21,7 +21,7 @@ WIDTH = 100
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--for", "consumers", multiple=True, type=click.Choice(list(CONSUMERS)),
-    help="The program that shall load it; once for each.  [default: all that an adapter of its kind is for]")  # fmt: skip
+    help="The program that shall load it; once for each.  [default: all it may be meant for]")  # fmt: skip
 @click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that the program was told to "
     "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
@@ -46,9 +46,9 @@ def check(
     """
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
-    for source in [member for source in sources for member, _ in expand(source)]:
+    for member in [member for source in sources for member, _ in expand(source)]:
         try:
-            facts = facts_of(source, allow_pickle)
+            facts = facts_of(member, allow_pickle)
         except LoramergeError as error:
             failures.append(error)
             show.note(f"Error: {error}")

@@ -18,9 +18,9 @@ def rules(facts: Facts) -> Iterator[Finding]:
     """What it passes over."""
     if facts.dialect == "peft":
         yield COMFYUI.ignoring(
-            "keys with base_model.model but in a few models (SD 3, PixArt, HunyuanDiT): it logs `lora key not "
+            "keys with base_model.model, but for a few models such as SD 3 and PixArt: it logs `lora key not "
             "loaded` and goes on",
-            "convert it to kohya's names",
+            facts.convert("kohya"),
         )
 
 

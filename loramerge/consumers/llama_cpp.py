@@ -23,7 +23,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     if facts.folder and "lora_alpha" not in facts.config:
         yield LLAMA_CPP.rejecting("adapter_config.json does not give lora_alpha", facts.combine("llama.cpp"))
     for what in ("conv", "expert"):
-        if places := facts.of_kind(what):  # type: ignore[arg-type]
+        if places := facts.of_kind(what):
             noun = "convolution" if what == "conv" else "fused experts"
             yield LLAMA_CPP.rejecting(f"its converter knows no {noun} ({printable(places[0])})")
     if strange := [key for key in facts.tensors if not _taken(key)]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loramerge.consumers.consumer import Consumer, Finding
@@ -11,7 +11,7 @@ from loramerge.formats.config import scales
 from loramerge.formats.names import PREFIX
 
 TYPES = frozenset(  # peft.PeftType of 0.21.2
-    "ADALORA ADAMSS ADAPTION_PROMPT ARROW BEFT BOFT C3A CARTRIDGE CPT DEFT DELORA FOURIERFT FROD GLORA "
+    "ADALORA ADAMSS ADAPTION_PROMPT BEFT BOFT C3A CARTRIDGE CPT DEFT DELORA FOURIERFT FROD GLORA "
     "GRALORA HIRA HRA IA3 LILY LN_TUNING LOHA LOKR LORA MISS MULTITASK_PROMPT_TUNING OFT OSF PEANUT POLY "
     "PREFIX_TUNING PROMPT_TUNING PSOFT PVERA P_TUNING RANDLORA ROAD SHADOW SHIRA SUPERTUNING TINYLORA "
     "TRAINABLE_TOKENS UNILORA VBLORA VERA WAVEFT XLORA".split()
@@ -25,16 +25,22 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """What it does not find."""
+    odd = [key for key, name in facts.names.items() if not name.prefixed]
+    if odd:
+        what = f"{_share(odd, facts)} factors, whose keys have no {PREFIX.rstrip('.')}"
+        yield PEFT.ignoring(what, facts.combine("peft"))
     yield from misnamed(PEFT, facts)
 
 
 def misnamed(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
     """Keys that it does not find in the model: it warns of missing keys, and goes on without them."""
-    odd = [key for key, name in facts.names.items() if name.adapter or not name.prefixed]
-    if odd:
-        what = "an adapter's name in them" if facts.names[odd[0]].adapter else f"no {PREFIX.rstrip('.')}"
-        share = "all" if len(odd) == len(facts.names) else f"{len(odd)} of {len(facts.names)}"
-        yield consumer.ignoring(f"{share} factors, whose keys have {what}", facts.combine(consumer.name))
+    if odd := [key for key, name in facts.names.items() if name.adapter]:
+        what = f"{_share(odd, facts)} factors, whose keys hold the adapter's name"
+        yield consumer.ignoring(what, facts.combine(consumer.name))
+
+
+def _share(keys: Sequence[str], facts: Facts) -> str:
+    return "all" if len(keys) == len(facts.names) else f"{len(keys)} of {len(facts.names)}"
 
 
 PEFT = Consumer(

@@ -87,13 +87,13 @@ def _unseen(facts: Facts) -> Iterator[Finding]:
         )
     if places := facts.of_kind("expert"):
         yield SGLANG.rejecting(f"it finds no place for fused experts ({printable(places[0])})")
-    if places := facts.of_kind("conv"):
+    if places := [place for place in facts.of_kind("conv") if _layer(place)]:
         yield SGLANG.rejecting(f"it adapts no convolution ({printable(places[0])})")
 
 
 def _others(facts: Facts) -> Iterator[Finding]:
     """Any tensor of a layer that is no lora_A is taken for its lora_B."""
-    strange = [k for k in facts.tensors if _layer(k) and not re.search(r"lora_[AB]\.weight$", k)]
+    strange = [k for k in facts.tensors if _layer(k) and not re.search(r"lora_[AB]\b", k)]
     strange = [k for k in strange if not k.endswith((".lora_magnitude_vector", ".lora_B.bias"))]
     if strange:
         why = f"it would take {printable(strange[0])} for a lora_B"
