@@ -119,7 +119,7 @@ class Tailor:
     def _remedy(self, finding: Finding, outline: Outline) -> str:
         if outline.extras and any(key in finding.sentence for key in outline.extras):
             return "--extras drop leaves these tensors out."
-        if finding.mend and "loramerge " not in finding.mend:
+        if finding.mend and not finding.command:
             return f"What helps: {finding.mend}."
         return f"Merge without --for {self.consumer.name} if it is for another program."
 

@@ -15,7 +15,8 @@ from loramerge.errors import LoramergeError, printable
 from loramerge.gathering import expand
 
 BREAKS = 3  # exit code: somebody would refuse it, or make something else of it
-WIDTH = 100
+WIDTH, MARGIN = 100, " " * 14
+MEND = f"{MARGIN}mend: "
 
 
 @click.command()
@@ -85,14 +86,12 @@ def _text(facts: Facts, found: dict[Consumer, list[Finding]]) -> str:
     for consumer, findings in found.items():
         if not findings:
             lines.append(f"{consumer.name:<13} loads it as it is meant")
-        for finding in findings:
-            lines += _wrapped(f"{consumer.name:<13} ", finding.sentence)
-            lines += _wrapped(f"{'':<13} mend: ", finding.mend) if finding.mend else []
+        for start, finding in zip(
+            [f"{consumer.name:<13} ", *[MARGIN] * len(findings)], findings, strict=False
+        ):
+            lines += textwrap.wrap(finding.sentence, WIDTH, initial_indent=start, subsequent_indent=MARGIN)
+            if finding.mend:
+                lines += textwrap.wrap(finding.mend, WIDTH, initial_indent=MEND, subsequent_indent=MARGIN)
+        if findings and findings[-1].command:
+            lines.append(MEND + findings[-1].command)
     return "\n".join(lines)
-
-
-def _wrapped(start: str, text: str) -> list[str]:
-    """Sentences are wrapped; a command stays on one line, to be pasted."""
-    if "loramerge " in text:
-        return [start + text]
-    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * 14)

@@ -20,7 +20,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         yield COMFYUI.ignoring(
             "keys with base_model.model, but for a few models such as SD 3 and PixArt: it logs `lora key not "
             "loaded` and goes on",
-            facts.convert("kohya"),
+            "convert it to the names of kohya",
         )
 
 

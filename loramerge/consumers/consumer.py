@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from loramerge.consumers.facts import SPECIAL, Facts, Module
@@ -12,6 +12,11 @@ from loramerge.errors import printable
 
 Effect = Literal["rejects", "scales", "ignores"]
 Scale = Callable[[Mapping[str, Any], Module], float]
+REWRITE = "rewrite"  # stands for the command, which is written when all findings are known
+UNMENDED = {  # what `loramerge combine` keeps, so that it does not help
+    "lora_bias": "train it without lora_bias",
+    "layer_replication": "merge it into its base model, and use that",
+}
 CLOSE = 1e-3  # an alpha may be stored in bfloat16
 
 
@@ -22,16 +27,19 @@ class Finding:
     Args:
         consumer: its name in `CONSUMERS`.
         effect: ``rejects`` it; ``scales`` it wrongly, or ``ignores`` a part of it, without saying so.
-        sentence: what happens, and why.   mend: a command to paste, or what else to do.
+        sentence: what happens, and why.   mend: what helps, in words.
+        command: to paste: mends this and all else that the consumer finds. Empty where nothing does.
     """
 
     consumer: str
     effect: Effect
     sentence: str
     mend: str = ""
+    command: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        return {"effect": self.effect, "sentence": self.sentence, "mend": self.mend}
+        said = {"effect": self.effect, "sentence": self.sentence}
+        return said | {"mend": self.mend, "command": self.command}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +52,10 @@ class Consumer:
         scale: (config, module) -> the factor of ``up @ down`` that it uses.
         rules: its own findings, beyond those that all share.
         rejects, heeds: which of `SPECIAL` it refuses, and which it carries out; it ignores the others.
-        patterns: it reads rank and alpha patterns.   max_rank: that it loads, where nobody tells it another.
-        rank_option, rank_choices: the option by which one tells it, and the values that it may have.
-        types: PEFT's kinds of adapters that it knows.
+        keeps: it loads tensors beside the pairs, by their key.
+        patterns: it reads rank and alpha patterns.   types: PEFT's kinds of adapters that it knows.
+        max_rank: that it loads where nobody tells it another.
+        rank_option, rank_choices: by which option one tells it, and the values that this may have.
     """
 
     name: str
@@ -58,27 +67,53 @@ class Consumer:
     rules: Callable[[Facts], Iterator[Finding]]
     rejects: frozenset[str] = frozenset()
     heeds: frozenset[str] = frozenset()
+    keeps: Callable[[str], bool] = lambda key: False
     patterns: bool = False
+    types: frozenset[str] = frozenset({"LORA"})
     max_rank: int | None = None
     rank_option: str = ""
     rank_choices: tuple[int, ...] = ()
-    types: frozenset[str] = frozenset({"LORA"})
 
     def findings(self, facts: Facts, max_rank: int | None = None) -> list[Finding]:
         """All that is to say of an adapter; nothing if it loads as it was meant."""
         if facts.dialect not in self.dialects:
             return [self._foreign(facts)]
+        limit = max_rank or self.max_rank
         if facts.folder and facts.dialect == "peft" and facts.peft_type not in self.types:
-            kind = printable(facts.peft_type, 40)
-            return [self.rejecting(f"it knows no adapter of type {kind}", facts.combine(self.name))]
-        found = [*self._bare(facts), *self._special(facts), *self.rules(facts), *self._wrong_scale(facts)]
-        return found + self._too_wide(facts, max_rank or self.max_rank)
+            found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
+        else:
+            special = list(self._special(facts))
+            found = [*self._bare(facts), *special, *self.rules(facts)]
+            if not any(each.effect == "rejects" for each in special):
+                found += self._wrong_scale(facts)
+            found += self._too_wide(facts, limit)
+        return self._mended(found, facts, limit)
 
-    def rejecting(self, why: str, mend: str = "") -> Finding:
-        return Finding(self.name, "rejects", f"{self.title} rejects it: {why}.", mend)
+    def rejecting(self, why: str, mend: str = "", command: str | None = None) -> Finding:
+        """Without words about what else to do, `loramerge combine --for` makes one that it loads."""
+        return self._found("rejects", f"{self.title} rejects it: {why}.", mend, command)
 
-    def ignoring(self, what: str, mend: str = "") -> Finding:
-        return Finding(self.name, "ignores", f"{self.title} ignores {what}.", mend)
+    def ignoring(self, what: str, mend: str = "", command: str | None = None) -> Finding:
+        return self._found("ignores", f"{self.title} ignores {what}.", mend, command)
+
+    def _found(self, effect: Effect, sentence: str, mend: str, command: str | None = None) -> Finding:
+        if command is None:
+            command = "" if mend else REWRITE
+        return Finding(self.name, effect, sentence, mend, command)
+
+    def _mended(self, found: list[Finding], facts: Facts, limit: int | None) -> list[Finding]:
+        """With one command for all of them, if it mends them all."""
+        if facts.unread:
+            return [replace(f, mend=facts.unread, command="") if f.command else f for f in found]
+        if not all(f.command for f in found):
+            return [replace(f, command="") for f in found]
+        words = ["loramerge combine", facts.quoted, f"--for {self.name}"]
+        if limit is not None and limit != self.max_rank:
+            words.append(f"--max-rank {limit}")
+        if facts.others:
+            words.append("--extras " + ("first" if all(map(self.keeps, facts.others)) else "drop"))
+        command = " ".join(filter(None, [*words, facts.options, f"-o {facts.elsewhere(self.name)}"]))
+        return [replace(f, command=command) for f in found]
 
     def _foreign(self, facts: Facts) -> Finding:
         some = printable(next(iter(facts.tensors), "none"), 80)
@@ -87,44 +122,31 @@ class Consumer:
         sentence = (
             f"{self.title} finds nothing to load: it reads the names of {names}, and {some} is {whose}."
         )
-        mend = facts.unread if facts.dialect == "unknown" else facts.convert(self.dialects[0])
+        known = facts.dialect != "unknown"
+        mend = f"convert it to the names of {self.dialects[0]}" if known else facts.unread
         return Finding(self.name, "rejects", sentence, mend)
 
     def _bare(self, facts: Facts) -> Iterator[Finding]:
         if self.folder and not facts.folder:
-            yield self.rejecting(
-                "it loads a folder with an adapter_config.json, and this is one file",
-                facts.combine(self.name),
-            )
+            yield self.rejecting("it loads a folder with an adapter_config.json, and this is one file")
 
     def _special(self, facts: Facts) -> Iterator[Finding]:
         for setting in facts.bent:
             value = printable(facts.config[setting], 40)
+            mend = UNMENDED.get(setting, "")
             if setting in self.rejects:
-                yield self.rejecting(f"{setting} is {value}", self._without(setting, facts))
+                yield self.rejecting(f"{setting} is {value}", mend)
             elif setting not in self.heeds:
-                lost = f"{setting} ({value}), and with it {SPECIAL[setting]}"
-                yield self.ignoring(lost, self._without(setting, facts))
-
-    def _without(self, setting: str, facts: Facts) -> str:
-        if setting == "init_lora_weights":
-            start = f"--initial {printable(facts.path)}=START"
-            return facts.combine(self.name, start)
-        if setting == "lora_bias":
-            return "train it without lora_bias; loramerge keeps these biases"
-        if setting == "bias" and not facts.others:
-            return facts.combine(self.name)
-        return facts.without_others(self.name)
+                yield self.ignoring(f"{setting} ({value}), and with it {SPECIAL[setting]}", mend)
 
     def _wrong_scale(self, facts: Facts) -> Iterator[Finding]:
         factors = {m.place: self.scale(facts.config, m) / m.scale for m in facts.modules if m.scale}
         wrong = {place: f for place, f in factors.items() if not math.isclose(f, 1, rel_tol=CLOSE)}
         if not wrong:
             return
-        why = self._unheeded(facts)
         share = "" if len(wrong) == len(factors) else f"in {len(wrong)} of {len(factors)} modules "
-        sentence = f"{self.title} {why}: the adapter would act {share}{_strength(wrong)}."
-        yield Finding(self.name, "scales", sentence, facts.combine(self.name))
+        why = f"{self.title} {self._unheeded(facts)}"
+        yield self._found("scales", f"{why}: the adapter would act {share}{_strength(wrong)}.", "")
 
     def _unheeded(self, facts: Facts) -> str:
         """Which of the settings that decide the scale it does not read."""
@@ -134,27 +156,24 @@ class Consumer:
         said = [setting for setting in settings if facts.config.get(setting)]
         return f"ignores {' and '.join(said)}" if said else "scales otherwise"
 
-    def _too_wide(self, facts: Facts, limit: int | None) -> list[Finding]:
+    def _too_wide(self, facts: Facts, limit: int | None) -> Iterator[Finding]:
         patterns = facts.config.get("rank_pattern")
         listed = [r for r in patterns.values() if isinstance(r, int)] if isinstance(patterns, dict) else []
         widest = max([*facts.ranks.values(), *listed, *(m.rank for m in facts.modules)], default=0)
         if limit is None or widest <= limit:
-            return []
+            return
         whose = f"its default {self.rank_option}" if limit == self.max_rank else "the limit given"
-        smaller = facts.combine(self.name, "" if limit == self.max_rank else f"--max-rank {limit}")
-        wider = next((n for n in self.rank_choices if n >= widest), None)
-        if facts.unread or not self.rank_option or (self.rank_choices and wider is None):
-            mend = smaller
-        else:
-            mend = f"start it with {self.rank_option} {wider or widest}, or make it smaller: {smaller}"
-        return [self.rejecting(f"rank {widest} is above {limit}, {whose}", mend)]
+        enough = next((n for n in self.rank_choices if n >= widest), None)
+        able = bool(self.rank_option) and not (self.rank_choices and enough is None)
+        start = f"start it with {self.rank_option} {enough or widest}, or cut it to that rank" if able else ""
+        yield self.rejecting(f"rank {widest} is above {limit}, {whose}", start, REWRITE)
 
 
 def _strength(factors: Mapping[str, float]) -> str:
     """Words for factors that are not 1.
 
     >>> _strength({"q": 0.5, "v": 0.5}), _strength({"q": 4.0, "v": 0.5})
-    ('2 times too weak', 'from 2 times too weak (q) to 4 times too strong (v)')
+    ('2 times too weak', 'from 2 times too weak (v) to 4 times too strong (q)')
     """
     ordered = sorted(factors, key=lambda place: factors[place])
     least, most = ordered[0], ordered[-1]
@@ -165,8 +184,6 @@ def _strength(factors: Mapping[str, float]) -> str:
 
 
 def _times(factor: float) -> str:
-    if factor == 0:
-        return "not at all"
-    if factor < 0:
-        return f"{abs(factor):.3g} times as strong, with the wrong sign"
+    if factor <= 0:
+        return "not at all" if factor == 0 else f"{-factor:.3g} times as strong, with the wrong sign"
     return f"{1 / factor:.3g} times too weak" if factor < 1 else f"{factor:.3g} times too strong"

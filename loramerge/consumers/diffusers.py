@@ -22,9 +22,13 @@ def rules(facts: Facts) -> Iterator[Finding]:
     """What it refuses or drops of a file."""
     alphas = [key for key in facts.tensors if key.endswith(".alpha")]
     if alphas and "r" in facts.config and facts.dialect == "diffusers":
-        yield DIFFUSERS.rejecting("it has alpha tensors and lora_adapter_metadata, and either says the scale")
+        yield DIFFUSERS.rejecting(
+            "it has alpha tensors and lora_adapter_metadata, and either says the scale", "remove one"
+        )
     if lost := [key for key in facts.tensors if key.endswith(".dora_scale")]:
-        yield DIFFUSERS.ignoring(f"the DoRA magnitudes ({printable(lost[0])} and others)")
+        yield DIFFUSERS.ignoring(
+            f"the DoRA magnitudes ({printable(lost[0])} and others)", "load it with ComfyUI"
+        )
 
 
 DIFFUSERS = Consumer(

@@ -52,7 +52,6 @@ class Facts:
         weights: name of the file of weights.
         modules: as loramerge reads them; empty if it does not.
         unread: why it does not.   options: what `loramerge combine` must be told to read it.
-        dropped: keys of tensors that are no low-rank pair.
     """
 
     path: str
@@ -111,26 +110,14 @@ class Facts:
             elif value:
                 yield setting
 
-    def combine(self, consumer: str, *more: str) -> str:
-        """The command that mends it, or why there is none."""
-        if self.unread:
-            return self.unread
-        words = ["loramerge combine", quote(self.path), f"--for {consumer}", *more, self.options]
-        return " ".join([*(word for word in words if word), f"-o {quote(self.mended(consumer))}"])
+    @property
+    def quoted(self) -> str:
+        """Its path, to be pasted."""
+        return quote(self.path)
 
-    def without_others(self, consumer: str) -> str:
-        """The same without the tensors that are no pair."""
-        if self.unread or not self.others:
-            return self.combine(consumer)
-        return f"without these tensors: {self.combine(consumer, '--extras drop')}"
-
-    def convert(self, dialect: str) -> str:
-        """How it comes to have the names of another dialect."""
-        return f"convert it to {dialect}'s names first"
-
-    def mended(self, consumer: str) -> str:
-        """Where the mended adapter would lie."""
-        return f"{self.path.rstrip('/').removesuffix('.safetensors')}-{consumer}"
+    def elsewhere(self, consumer: str) -> str:
+        """Where an adapter made of it for a consumer would lie, to be pasted."""
+        return quote(f"{self.path.rstrip('/').removesuffix('.safetensors')}-{consumer}")
 
 
 MUTATES = ("pissa", "olora", "corda", "loftq")  # inits that PEFT repeats on the base when it loads them

@@ -9,6 +9,7 @@ from loramerge.consumers.consumer import Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
+OTHERS = "use PEFT, or leave these modules out with --exclude"
 FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 
 
@@ -21,15 +22,17 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 def rules(facts: Facts) -> Iterator[Finding]:
     """What its converter stops at."""
     if facts.folder and "lora_alpha" not in facts.config:
-        yield LLAMA_CPP.rejecting("adapter_config.json does not give lora_alpha", facts.combine("llama.cpp"))
+        yield LLAMA_CPP.rejecting(
+            "adapter_config.json does not give lora_alpha", "add it, as it was in training"
+        )
     for what in ("conv", "expert"):
         if places := facts.of_kind(what):
             noun = "convolution" if what == "conv" else "fused experts"
-            yield LLAMA_CPP.rejecting(f"its converter knows no {noun} ({printable(places[0])})")
+            yield LLAMA_CPP.rejecting(f"its converter knows no {noun} ({printable(places[0])})", OTHERS)
     if strange := [key for key in facts.tensors if not _taken(key)]:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         why = f"its converter stops at {printable(strange[0])}{more}"
-        yield LLAMA_CPP.rejecting(why, facts.without_others("llama.cpp"))
+        yield LLAMA_CPP.rejecting(why)
 
 
 def _taken(key: str) -> bool:
@@ -45,6 +48,6 @@ LLAMA_CPP = Consumer(
     True,
     scale,
     rules,
-    rejects=frozenset({"use_dora", "lora_bias"}),
+    rejects=frozenset({"use_dora", "lora_bias", "enable_lora"}),
     heeds=frozenset({"alora_invocation_tokens"}),
 )

@@ -22,20 +22,23 @@ def rules(facts: Facts) -> Iterator[Finding]:
     if not facts.folder:
         return
     if facts.weights != WEIGHTS:
-        yield MLX.rejecting(f"it reads {WEIGHTS}, and the weights are in {printable(facts.weights)}")
+        yield MLX.rejecting(
+            f"it reads {WEIGHTS}, and the weights are in {printable(facts.weights)}",
+            f"rename the file to {WEIGHTS}",
+        )
     said = facts.config.get("lora_parameters")
     said = said if isinstance(said, dict) else {}
     lacks = [key for key in ("rank", "scale", "dropout") if key not in said]
     lacks += [key for key in ("num_layers",) if key not in facts.config]
     if lacks:
-        yield MLX.rejecting(f"adapter_config.json does not give {', '.join(lacks)}")
+        yield MLX.rejecting(f"adapter_config.json does not give {', '.join(lacks)}", "add them")
     odd = {key: rank for key, rank in _ranks(facts).items() if rank != said.get("rank")}
     if odd and "rank" in said:
         key, rank = next(iter(odd.items()))
         why = f"lora_parameters says rank {printable(said['rank'])}, and {printable(key)} has {rank}"
-        yield MLX.rejecting(why)
+        yield MLX.rejecting(why, "train or merge it at one rank")
     if strange := [k for k in facts.tensors if k.rpartition(".")[2] not in ("lora_a", "lora_b", "m")]:
-        yield MLX.rejecting(f"it takes no tensor such as {printable(strange[0])}")
+        yield MLX.rejecting(f"it takes no tensor such as {printable(strange[0])}", "remove it")
 
 
 def _ranks(facts: Facts) -> dict[str, int]:

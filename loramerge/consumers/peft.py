@@ -28,7 +28,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     odd = [key for key, name in facts.names.items() if not name.prefixed]
     if odd:
         what = f"{_share(odd, facts)} factors, whose keys have no {PREFIX.rstrip('.')}"
-        yield PEFT.ignoring(what, facts.combine("peft"))
+        yield PEFT.ignoring(what)
     yield from misnamed(PEFT, facts)
 
 
@@ -36,7 +36,7 @@ def misnamed(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
     """Keys that it does not find in the model: it warns of missing keys, and goes on without them."""
     if odd := [key for key, name in facts.names.items() if name.adapter]:
         what = f"{_share(odd, facts)} factors, whose keys hold the adapter's name"
-        yield consumer.ignoring(what, facts.combine(consumer.name))
+        yield consumer.ignoring(what)
 
 
 def _share(keys: Sequence[str], facts: Facts) -> str:
@@ -53,6 +53,7 @@ PEFT = Consumer(
     rules,
     rejects=frozenset({"enable_lora"}),
     heeds=frozenset(SPECIAL),
+    keeps=lambda key: True,
     patterns=True,
     types=TYPES,
 )

@@ -12,6 +12,8 @@ from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
 LAYER = re.compile(r"layers\.\d+\.")
+OTHERS = "serve it with vLLM or PEFT, or leave these modules out with --exclude"
+MISSING = "serve it with vLLM, or merge it with an adapter that has them"
 WORDS = ("embed_tokens", "lm_head")
 
 
@@ -33,7 +35,7 @@ def _settings(facts: Facts) -> Iterator[Finding]:
     wanted = facts.config.get("target_modules")
     if facts.folder and not isinstance(wanted, list) and wanted not in ("all", "all-linear"):
         why = f"target_modules must be a list of names, and is {printable(repr(wanted), 60)}"
-        yield SGLANG.rejecting(why, facts.combine("sglang"))
+        yield SGLANG.rejecting(why)
     if "added_tokens.json" in facts.beside:
         yield SGLANG.rejecting(
             "added_tokens.json lists tokens, unless the base model has all of them already",
@@ -44,10 +46,10 @@ def _settings(facts: Facts) -> Iterator[Finding]:
 def _ranks(facts: Facts) -> Iterator[Finding]:
     """Its buffers have config.r rows for every module."""
     r = facts.config.get("r")
-    if odd := {path: rank for path, rank in facts.ranks.items() if rank != r}:
+    if facts.folder and (odd := {path: rank for path, rank in facts.ranks.items() if rank != r}):
         path, rank = next(iter(odd.items()))
         why = f"it wants rank {printable(r)} in every module, and {printable(path)} has {rank}"
-        yield SGLANG.rejecting(why, facts.combine("sglang"))
+        yield SGLANG.rejecting(why)
 
 
 def _stacked(facts: Facts) -> Iterator[Finding]:
@@ -63,11 +65,11 @@ def _stacked(facts: Facts) -> Iterator[Finding]:
             why = (
                 f"it stacks q, k and v, and {printable(parent)} has {', '.join(sorted(have))} without {lacks}"
             )
-            yield SGLANG.rejecting(why, "serve it with vLLM, or merge it with an adapter that has them")
+            yield SGLANG.rejecting(why, MISSING)
             return
         if "up_proj" in names and "gate_proj" not in names:
             why = f"it stacks gate and up, and {printable(parent)} has up_proj without gate_proj"
-            yield SGLANG.rejecting(why, "serve it with vLLM, or merge it with an adapter that has them")
+            yield SGLANG.rejecting(why, MISSING)
             return
 
 
@@ -77,18 +79,19 @@ def _unseen(facts: Facts) -> Iterator[Finding]:
     for word in WORDS:
         if word not in names and (keys := [p for p in facts.ranks if p.endswith(word) and not _layer(p)]):
             what = f"{printable(keys[0])}, which target_modules does not list"
-            yield SGLANG.ignoring(what, facts.combine("sglang"))
+            yield SGLANG.ignoring(what)
     outside = [p for p in facts.ranks if not _layer(p) and not p.endswith(WORDS)]
     if outside:
         share = "all" if len(outside) == len(facts.ranks) else f"{len(outside)} of {len(facts.ranks)}"
         yield SGLANG.ignoring(
             f"{share} modules, such as {printable(outside[0])}: it looks for `layers.N.`, embed_tokens and "
-            "lm_head only"
+            "lm_head only",
+            OTHERS,
         )
     if places := facts.of_kind("expert"):
-        yield SGLANG.rejecting(f"it finds no place for fused experts ({printable(places[0])})")
+        yield SGLANG.rejecting(f"it finds no place for fused experts ({printable(places[0])})", OTHERS)
     if places := [place for place in facts.of_kind("conv") if _layer(place)]:
-        yield SGLANG.rejecting(f"it adapts no convolution ({printable(places[0])})")
+        yield SGLANG.rejecting(f"it adapts no convolution ({printable(places[0])})", OTHERS)
 
 
 def _others(facts: Facts) -> Iterator[Finding]:
@@ -97,7 +100,7 @@ def _others(facts: Facts) -> Iterator[Finding]:
     strange = [k for k in strange if not k.endswith((".lora_magnitude_vector", ".lora_B.bias"))]
     if strange:
         why = f"it would take {printable(strange[0])} for a lora_B"
-        yield SGLANG.rejecting(why, facts.without_others("sglang"))
+        yield SGLANG.rejecting(why)
     if lost := [k for k in facts.others if not _layer(k)]:
         count = "a tensor that is" if len(lost) == 1 else f"{len(lost)} tensors that are"
         yield SGLANG.ignoring(f"{count} no pair ({printable(lost[0])})")
@@ -115,6 +118,6 @@ SGLANG = Consumer(
     True,
     scale,
     rules,
-    rejects=frozenset({"use_dora", "lora_bias"}),
+    rejects=frozenset({"use_dora", "lora_bias", "enable_lora"}),
     rank_option="--max-lora-rank",
 )

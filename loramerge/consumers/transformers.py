@@ -24,6 +24,7 @@ TRANSFORMERS = Consumer(
     rules,
     rejects=frozenset({"enable_lora"}),
     heeds=frozenset(SPECIAL),
+    keeps=lambda key: True,
     patterns=True,
     types=TYPES,
 )

@@ -10,6 +10,7 @@ from loramerge.consumers.facts import Facts
 from loramerge.consumers.peft import scale
 from loramerge.errors import printable
 
+ELSEWHERE = "use PEFT, or leave these modules out with --exclude"
 HEADS = ("classifier", "score")
 READ = re.compile(  # the keys that it takes; all others are refused
     r".*\.lora_[AB]\.weight|.*\.lora_embedding_[AB]|(.*\.)?(score|classifier)\.(weight|bias)"
@@ -23,17 +24,18 @@ def rules(facts: Facts) -> Iterator[Finding]:
     if facts.folder:
         for field in ("r", "lora_alpha", "target_modules"):
             if field not in facts.config:
-                yield VLLM.rejecting(f"adapter_config.json does not give {field}", facts.combine("vllm"))
+                mend = "" if field == "target_modules" else f"add {field} to it, as it was in training"
+                yield VLLM.rejecting(f"adapter_config.json does not give {field}", mend)
     heads = facts.config.get("modules_to_save") or []
     odd = [str(head) for head in heads if head not in HEADS] if isinstance(heads, list) else []
     if odd:
         why = f"modules_to_save lists {printable(', '.join(odd))}, and it takes score and classifier only"
-        yield VLLM.rejecting(why, facts.without_others("vllm"))
+        yield VLLM.rejecting(why)
     if not odd and (unread := [key for key in facts.tensors if not READ.fullmatch(key)]):
         some = f"{printable(unread[0])}{f' and {len(unread) - 1} more' if len(unread) > 1 else ''}"
-        yield VLLM.rejecting(f"it takes no tensor such as {some}", facts.without_others("vllm"))
+        yield VLLM.rejecting(f"it takes no tensor such as {some}")
     if places := facts.of_kind("conv"):
-        yield VLLM.rejecting(f"it adapts no convolution ({printable(places[0])})")
+        yield VLLM.rejecting(f"it adapts no convolution ({printable(places[0])})", ELSEWHERE)
 
 
 VLLM = Consumer(
@@ -46,8 +48,9 @@ VLLM = Consumer(
     rules,
     rejects=frozenset(
         "use_dora lora_bias bias init_lora_weights alora_invocation_tokens layer_replication use_bdlora "
-        "use_qalora".split()
+        "use_qalora enable_lora".split()
     ),
+    keeps=lambda key: READ.fullmatch(key) is not None,
     patterns=True,
     max_rank=16,
     rank_option="--max-lora-rank",

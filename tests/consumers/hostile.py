@@ -115,3 +115,83 @@ HOSTILE = {
     "experts": _experts,
     "one file": lambda place: bare(place.with_suffix(".safetensors"), pairs(0, SCALINGS["plain"])),
 }
+
+
+def _oldest(place):
+    """PEFT 0.2's fused layout."""
+    path = "transformer.layers.0.query_key_value"
+    values = {
+        key(path, "lora_A.weight"): np.ones((4, 6), np.float32),
+        key(path, "lora_B.weight"): np.ones((12, 2, 1), np.float32),
+    }
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query_key_value"]}
+    return folder(place, values, config=said | {"enable_lora": [True, False, True]})
+
+
+def _unknown(place):
+    values = {"base_model.model.layers.0.gate": np.ones(3, np.float32)}
+    return folder(place, values, config={"peft_type": "FINEGATES"})
+
+
+def _up(place):
+    values = {
+        key("model.layers.0.mlp.up_proj", "lora_A.weight"): np.ones((4, 6), np.float32),
+        key("model.layers.0.mlp.up_proj", "lora_B.weight"): np.ones((10, 4), np.float32),
+    }
+    said = {"peft_type": "LORA", "target_modules": ["up_proj"], **SCALINGS["plain"]}
+    return folder(place, values, config=said)
+
+
+def _diffusers(place, more=None, metadata=None):
+    path = "unet.down_blocks.0.attentions.0.to_q"
+    values = {
+        f"{path}.lora_A.weight": np.ones((2, 6), np.float32),
+        f"{path}.lora_B.weight": np.ones((8, 2), np.float32),
+        **(more or {}),
+    }
+    return bare(place.with_suffix(".safetensors"), values, metadata)
+
+
+def _mlx(place, rank=4, more=None, name="adapters.safetensors", **config):
+    place.mkdir()
+    values = {
+        "model.layers.0.q.lora_a": np.ones((6, rank), np.float32),
+        "model.layers.0.q.lora_b": np.ones((rank, 8), np.float32),
+        **(more or {}),
+    }
+    bare(place / name, values)
+    said = {"num_layers": 1, "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0}} | config
+    said = {key: value for key, value in said.items() if value is not None}
+    (place / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora", **said}))
+    return place
+
+
+ALPHA = {"unet.down_blocks.0.attentions.0.to_q.alpha": np.float32(2)}
+DORA = {
+    "lora_unet_a.lora_down.weight": np.ones((2, 6), np.float32),
+    "lora_unet_a.lora_up.weight": np.ones((8, 2), np.float32),
+    "lora_unet_a.dora_scale": np.ones((8, 1), np.float32),
+}
+Q_BIAS = {key("model.layers.0.self_attn.q_proj", "base_layer.bias"): np.ones(8, np.float32)}
+HOSTILE |= {
+    "enable_lora": _oldest,
+    "unknown type": _unknown,
+    "up alone": _up,
+    "a bias in a layer": _with(Q_BIAS, bias="all"),
+    "without lora_alpha": lambda place: _without(place, "lora_alpha"),
+    "sd15": _diffusers,
+    "sd15 with two answers": lambda place: _diffusers(
+        place, ALPHA, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 2})}
+    ),
+    "kohya with DoRA": lambda place: bare(place.with_suffix(".safetensors"), DORA),
+    "numbered": lambda place: bare(
+        place.with_suffix(".safetensors"), {"w_a_000": np.ones((2, 6), np.float32)}
+    ),
+    "mlx": _mlx,
+    "mlx of two ranks": lambda place: _mlx(place, rank=2),
+    "mlx without a scale": lambda place: _mlx(
+        place, num_layers=None, lora_parameters={"rank": 4, "dropout": 0.0}
+    ),
+    "mlx renamed": lambda place: _mlx(place, name="0000100_adapters.safetensors"),
+    "mlx with more": lambda place: _mlx(place, more={"model.norm.weight": np.ones(6, np.float32)}),
+}

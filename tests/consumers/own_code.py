@@ -1,4 +1,4 @@
-"""The code of consumers that are too large to install, taken out of the archives that docs/consumers.md fetches."""
+"""The code of consumers that are too large to install, out of the archives that docs/consumers.md names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""diffusers' own code on a tiny UNet and a tiny Flux: the strength of a merge, with and without its config."""
+"""diffusers' own code on a tiny UNet and a tiny Flux: the strength of a merge, whoever says its scale."""
 
 import json
 

@@ -21,7 +21,7 @@ INPUTS = {
     "plain": PLAIN,
     "rslora": PLAIN | {"use_rslora": True},
     "mixed ranks": PLAIN | {"rank_pattern": {"q_proj": 2, "layers.1.self_attn.v_proj": 6}},
-    "patterns": PLAIN | {"alpha_pattern": {"v_proj": 3, "0.mlp.down_proj": 16}, "rank_pattern": {"q_proj": 2}},
+    "patterns": PLAIN | {"alpha_pattern": {"v_proj": 3, "mlp.down_proj": 16}, "rank_pattern": {"q_proj": 2}},
     "embedding": PLAIN | {"target_modules": [*MLP, "embed_tokens"]},
     "all": PLAIN | {"use_rslora": True, "rank_pattern": {"q_proj": 2, "embed_tokens": 3},
                     "alpha_pattern": {"embed_tokens": 5}, "target_modules": [*MLP, "embed_tokens"]},
