@@ -52,6 +52,7 @@ class Consumer:
         scale: (config, module) -> the factor of ``up @ down`` that it uses.
         rules: its own findings, beyond those that all share.
         rejects, heeds: which of `SPECIAL` it refuses, and which it carries out; it ignores the others.
+        needs: settings that must be there.
         keeps: it loads tensors beside the pairs, by their key.
         patterns: it reads rank and alpha patterns.   types: PEFT's kinds of adapters that it knows.
         max_rank: that it loads where nobody tells it another.
@@ -67,6 +68,7 @@ class Consumer:
     rules: Callable[[Facts], Iterator[Finding]]
     rejects: frozenset[str] = frozenset()
     heeds: frozenset[str] = frozenset()
+    needs: tuple[str, ...] = ()
     keeps: Callable[[str], bool] = lambda key: False
     patterns: bool = False
     types: frozenset[str] = frozenset({"LORA"})
@@ -83,7 +85,7 @@ class Consumer:
             found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
         else:
             special = list(self._special(facts))
-            found = [*self._bare(facts), *special, *self.rules(facts)]
+            found = [*self._bare(facts), *self._lacking(facts), *special, *self.rules(facts)]
             if not any(each.effect == "rejects" for each in special):
                 found += self._wrong_scale(facts)
             found += self._too_wide(facts, limit)
@@ -113,7 +115,8 @@ class Consumer:
         if facts.others:
             words.append("--extras " + ("first" if all(map(self.keeps, facts.others)) else "drop"))
         command = " ".join(filter(None, [*words, facts.options, f"-o {facts.elsewhere(self.name)}"]))
-        return [replace(f, command=command) for f in found]
+        alpha = "A is its training alpha, or `rank` if the scale is in the weights already"
+        return [replace(f, command=command, mend=f.mend or alpha * facts.asks_alpha) for f in found]
 
     def _foreign(self, facts: Facts) -> Finding:
         some = printable(next(iter(facts.tensors), "none"), 80)
@@ -129,6 +132,12 @@ class Consumer:
     def _bare(self, facts: Facts) -> Iterator[Finding]:
         if self.folder and not facts.folder:
             yield self.rejecting("it loads a folder with an adapter_config.json, and this is one file")
+
+    def _lacking(self, facts: Facts) -> Iterator[Finding]:
+        for field in self.needs if facts.folder else ():
+            if field not in facts.config:
+                mend = "" if field == "target_modules" else "add it, as it was in training"
+                yield self.rejecting(f"adapter_config.json does not give {field}", mend)
 
     def _special(self, facts: Facts) -> Iterator[Finding]:
         for setting in facts.bent:

@@ -111,6 +111,11 @@ class Facts:
                 yield setting
 
     @property
+    def asks_alpha(self) -> bool:
+        """Whether only its user knows its scale."""
+        return "--alpha" in self.options
+
+    @property
     def quoted(self) -> str:
         """Its path, to be pasted."""
         return quote(self.path)

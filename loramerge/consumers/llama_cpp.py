@@ -21,10 +21,6 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """What its converter stops at."""
-    if facts.folder and "lora_alpha" not in facts.config:
-        yield LLAMA_CPP.rejecting(
-            "adapter_config.json does not give lora_alpha", "add it, as it was in training"
-        )
     for what in ("conv", "expert"):
         if places := facts.of_kind(what):
             noun = "convolution" if what == "conv" else "fused experts"
@@ -49,5 +45,6 @@ LLAMA_CPP = Consumer(
     scale,
     rules,
     rejects=frozenset({"use_dora", "lora_bias", "enable_lora"}),
+    needs=("lora_alpha",),
     heeds=frozenset({"alora_invocation_tokens"}),
 )

@@ -46,7 +46,7 @@ def _settings(facts: Facts) -> Iterator[Finding]:
 def _ranks(facts: Facts) -> Iterator[Finding]:
     """Its buffers have config.r rows for every module."""
     r = facts.config.get("r")
-    if facts.folder and (odd := {path: rank for path, rank in facts.ranks.items() if rank != r}):
+    if r is not None and (odd := {path: rank for path, rank in facts.ranks.items() if rank != r}):
         path, rank = next(iter(odd.items()))
         why = f"it wants rank {printable(r)} in every module, and {printable(path)} has {rank}"
         yield SGLANG.rejecting(why)
@@ -119,5 +119,6 @@ SGLANG = Consumer(
     scale,
     rules,
     rejects=frozenset({"use_dora", "lora_bias", "enable_lora"}),
+    needs=("r", "lora_alpha"),
     rank_option="--max-lora-rank",
 )

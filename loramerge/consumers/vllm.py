@@ -21,11 +21,6 @@ READ = re.compile(  # the keys that it takes; all others are refused
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """What its PEFTHelper and its reader of tensors refuse."""
-    if facts.folder:
-        for field in ("r", "lora_alpha", "target_modules"):
-            if field not in facts.config:
-                mend = "" if field == "target_modules" else f"add {field} to it, as it was in training"
-                yield VLLM.rejecting(f"adapter_config.json does not give {field}", mend)
     heads = facts.config.get("modules_to_save") or []
     odd = [str(head) for head in heads if head not in HEADS] if isinstance(heads, list) else []
     if odd:
@@ -50,6 +45,7 @@ VLLM = Consumer(
         "use_dora lora_bias bias init_lora_weights alora_invocation_tokens layer_replication use_bdlora "
         "use_qalora enable_lora".split()
     ),
+    needs=("r", "lora_alpha", "target_modules"),
     keeps=lambda key: READ.fullmatch(key) is not None,
     patterns=True,
     max_rank=16,

@@ -43,11 +43,11 @@ def ranks(config: dict) -> dict[str, int]:
     return {path: by_name.get(path.rpartition(".")[2], config["r"]) for path in LAYERS}
 
 
-def pairs(seed: int, config: dict, dtype=np.float32) -> dict[str, np.ndarray]:
-    """Random factors of all modules."""
+def pairs(seed: int, config: dict, dtype=np.float32, wide: int = 1) -> dict[str, np.ndarray]:
+    """Random factors of all modules, `wide` times as large."""
     rng, made = np.random.default_rng(seed), {}
     for path, rank in ranks(config).items():
-        outs, ins = LAYERS[path]
+        outs, ins = (wide * size for size in LAYERS[path])
         made[key(path, "lora_A.weight")] = rng.standard_normal((rank, ins)).astype(dtype)
         made[key(path, "lora_B.weight")] = rng.standard_normal((outs, rank)).astype(dtype)
     return made
@@ -72,10 +72,12 @@ def convolution(seed: int, rank: int, path: str = "conv") -> dict[str, np.ndarra
     }
 
 
-def write(place, seed: int = 0, config: dict | None = None, more: dict | None = None, **changes):
+def write(
+    place, seed: int = 0, config: dict | None = None, more: dict | None = None, wide: int = 1, **changes
+):
     """A PEFT folder of that config; `changes` go into its adapter_config.json only."""
     said = SCALINGS["plain"] if config is None else config
-    values = {**pairs(seed, said), **(more or {})}
+    values = {**pairs(seed, said, wide=wide), **(more or {})}
     settings = {"peft_type": "LORA", "base_model_name_or_path": "tiny", "target_modules": NAMES}
     return folder(place, values, config={**settings, **said, **changes})
 

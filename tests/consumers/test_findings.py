@@ -77,6 +77,7 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("sglang", "unknown type"): [("rejects", "type FINEGATES")],
     ("sglang", "experts"): [("rejects", "it wants rank 2"), ("rejects", "no place for fused experts")],
     ("sglang", "enable_lora"): [("rejects", "enable_lora"), ("rejects", "it wants rank 2")],
+    ("sglang", "without lora_alpha"): [("rejects", "does not give lora_alpha")],
     ("sglang", "one file"): [("rejects", "this is one file")],
     ("llama.cpp", "rslora"): [("scales", "use_rslora: the adapter would act 2 times too weak")],
     ("llama.cpp", "patterns"): [("scales", "use_rslora and rank_pattern and alpha_pattern")],

@@ -42,7 +42,7 @@ def load(vllm, place, max_rank=16):
     """Module -> what vLLM adds to the weight, after it has checked and loaded a folder."""
     helper = vllm[0].from_local_dir(str(place), 2048)
     helper.validate_legal(SimpleNamespace(max_lora_rank=max_rank))
-    expected = {*NAMES, "embed_tokens", "experts"}
+    expected = {*NAMES, "embed_tokens", "experts", "up_proj"}
     model = vllm[1].from_local_checkpoint(str(place), expected, helper, device="cpu")
     return {
         path: weights.optimize().lora_b.double().numpy() @ weights.lora_a.double().numpy()
