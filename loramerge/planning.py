@@ -389,6 +389,6 @@ def _size_notes(outline: Outline) -> list[str]:
     if outline.ranks:
         notes.append(
             "modules have ranks of their own, which PEFT, vLLM and diffusers read; llama.cpp would scale "
-            "them wrongly: --profile portable is for it"
+            "them wrongly, and SGLang refuse them: --profile portable is for these"
         )
     return notes

@@ -86,7 +86,7 @@ class Consumer:
         else:
             special = list(self._special(facts))
             found = [*self._bare(facts), *self._lacking(facts), *special, *self.rules(facts)]
-            if not any(each.effect == "rejects" for each in special):
+            if not any(each.effect == "rejects" for each in [*self._bare(facts), *special]):
                 found += self._wrong_scale(facts)
             found += self._too_wide(facts, limit)
         return self._mended(found, facts, limit)

@@ -13,7 +13,7 @@ from loramerge.errors import printable
 
 def scale(config: Mapping[str, Any], module: Module) -> float:
     """PEFT's rule if the header holds its settings; else the module's alpha / rank; else 1."""
-    if "r" in config:
+    if "r" in config and "lora_alpha" in config:
         return peft.scale(config, module)
     return 1.0 if module.alpha is None else module.alpha / module.rank
 
