@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,11 @@ from loramerge.formats.output import Outline
 from loramerge.formats.peft import PICKLES
 from loramerge.formats.raw import Raw, look
 from loramerge.target import Target
+
+DOWN = re.compile(
+    r"(?P<stem>.+?)(\.lora_down|\.lora_A|_lora\.down|\.lora\.down)(\.default)?\.weight", re.DOTALL
+)
+COMPONENT = re.compile(r"^(unet|transformer|text_encoder)(_\d)?\.")
 
 
 def check(
@@ -94,15 +100,33 @@ def _of_files(place: Path, name: str, allow_pickle: bool) -> Facts:
 
 def _understood(facts: Facts, raw: Raw, allow_pickle: bool) -> Facts:
     """With the modules and the scales that are meant, as far as loramerge reads them."""
+    if facts.dialect != "peft":
+        facts = replace(facts, modules=_of_pipelines(raw))
     try:
         adapter = load(raw.place, allow_pickle=allow_pickle)
     except IncompatibleError as error:
+        if facts.modules:
+            return replace(facts, unread=str(error))
         return _without_scales(replace(facts, unread=str(error)), raw, allow_pickle)
     except LoramergeError as error:
         return replace(facts, unread=str(error))
+    if facts.dialect != "peft":
+        return facts
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}
     return replace(facts, modules=_modules(units, scales, _alphas(raw.tensors)))
+
+
+def _of_pipelines(raw: Raw) -> tuple[Module, ...]:
+    """The modules of a file in the names of diffusers, kohya or ComfyUI, at the scale that those mean."""
+    found = []
+    for key, tensor in raw.tensors.items():
+        if name := DOWN.fullmatch(key):
+            stored = raw.tensors.get(f"{name['stem']}.alpha")
+            alpha = _number(stored) if stored is not None and _one(stored) else None
+            module = Module(COMPONENT.sub("", name["stem"]), tensor.shape[0], alpha)
+            found.append(replace(module, scale=find("diffusers").scale(raw.config, module)))
+    return tuple(found)
 
 
 def _without_scales(facts: Facts, raw: Raw, allow_pickle: bool) -> Facts:
@@ -133,7 +157,11 @@ def _modules(
 def _alphas(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     """Module path -> the number in its alpha tensor."""
     named: dict[str, Any] = {name[0]: tensors[key] for key in tensors if (name := alpha_of(key))}
-    return {path: float(np.asarray(t.read()).reshape(-1)[0]) for path, t in named.items() if _one(t)}
+    return {path: _number(tensor) for path, tensor in named.items() if _one(tensor)}
+
+
+def _number(tensor: Tensor) -> float:
+    return float(np.asarray(tensor.read()).reshape(-1)[0])
 
 
 def _one(tensor: Tensor) -> bool:

@@ -160,7 +160,7 @@ class Consumer:
     def _unheeded(self, facts: Facts) -> str:
         """Which of the settings that decide the scale it does not read."""
         if not self.folder:
-            return "reads no adapter_config.json"
+            return f"reads no {'adapter_config.json' if facts.folder else 'lora_adapter_metadata'}"
         settings = ["use_rslora", *([] if self.patterns else ["rank_pattern", "alpha_pattern"])]
         said = [setting for setting in settings if facts.config.get(setting)]
         return f"ignores {' and '.join(said)}" if said else "scales otherwise"

@@ -183,6 +183,9 @@ HOSTILE |= {
     "sd15 with two answers": lambda place: _diffusers(
         place, ALPHA, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 2})}
     ),
+    "sd15 with a config": lambda place: _diffusers(
+        place, None, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 4})}
+    ),
     "kohya with DoRA": lambda place: bare(place.with_suffix(".safetensors"), DORA),
     "numbered": lambda place: bare(
         place.with_suffix(".safetensors"), {"w_a_000": np.ones((2, 6), np.float32)}
