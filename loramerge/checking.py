@@ -121,7 +121,7 @@ def _of_pipelines(raw: Raw) -> tuple[Module, ...]:
     """The modules of a file in the names of diffusers, kohya or ComfyUI, at the scale that those mean."""
     found = []
     for key, tensor in raw.tensors.items():
-        if name := DOWN.fullmatch(key):
+        if (name := DOWN.fullmatch(key)) and tensor.shape and tensor.shape[0]:
             stored = raw.tensors.get(f"{name['stem']}.alpha")
             alpha = _number(stored) if stored is not None and _one(stored) else None
             module = Module(COMPONENT.sub("", name["stem"]), tensor.shape[0], alpha)

@@ -121,7 +121,7 @@ class Consumer:
     def _foreign(self, facts: Facts) -> Finding:
         some = printable(next(iter(facts.tensors), "none"), 80)
         names = " and ".join(self.dialects)
-        whose = "nobody's" if facts.dialect == "unknown" else f"{facts.dialect}'s"
+        whose = "of nobody known" if facts.dialect == "unknown" else f"of {facts.dialect}"
         sentence = (
             f"{self.title} finds nothing to load: it reads the names of {names}, and {some} is {whose}."
         )
@@ -149,7 +149,8 @@ class Consumer:
                 yield self.ignoring(f"{setting} ({value}), and with it {SPECIAL[setting]}", mend)
 
     def _wrong_scale(self, facts: Facts) -> Iterator[Finding]:
-        factors = {m.place: self.scale(facts.config, m) / m.scale for m in facts.modules if m.scale}
+        known = [m for m in facts.modules if m.scale and math.isfinite(m.scale)]
+        factors = {m.place: self.scale(facts.config, m) / m.scale for m in known if m.scale}
         wrong = {place: f for place, f in factors.items() if not math.isclose(f, 1, rel_tol=CLOSE)}
         if not wrong:
             return

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loramerge.consumers import peft
 from loramerge.consumers.consumer import Consumer, Finding
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import printable
+from loramerge.formats.config import scales
 
 
 def scale(config: Mapping[str, Any], module: Module) -> float:
     """PEFT's rule if the header holds its settings; else the module's alpha / rank; else 1."""
     if "r" in config and "lora_alpha" in config:
-        return peft.scale(config, module)
+        return scales(config, "lora_adapter_metadata").scale(module.place)
     return 1.0 if module.alpha is None else module.alpha / module.rank
 
 

@@ -85,7 +85,8 @@ class Facts:
     @property
     def ranks(self) -> dict[str, int]:
         """Module path -> rows of its ``lora_A``."""
-        return {n.path: self.tensors[k][0] for k, n in self.names.items() if n.part in ("A", "embedding_A")}
+        down = {k: n for k, n in self.names.items() if n.part in ("A", "embedding_A") and self.tensors[k]}
+        return {name.path: self.tensors[key][0] for key, name in down.items()}
 
     def of_kind(self, *kinds: Kind) -> list[str]:
         """The places of modules of these kinds."""

@@ -43,8 +43,9 @@ def rules(facts: Facts) -> Iterator[Finding]:
 
 def _ranks(facts: Facts) -> dict[str, int]:
     """Columns of ``lora_a`` (in, r); experts are stored otherwise."""
-    pairs = {key: facts.tensors.get(f"{key[:-1]}b") for key in facts.tensors if key.endswith(".lora_a")}
-    return {key: up[0] for key, up in pairs.items() if up and up[0] == facts.tensors[key][-1]}
+    down = {key: shape[-1] for key, shape in facts.tensors.items() if key.endswith(".lora_a") and shape}
+    up = {key: facts.tensors.get(f"{key[:-1]}b") for key in down}
+    return {key: rank for key, rank in down.items() if (up[key] or ())[:1] == (rank,)}
 
 
 MLX = Consumer("mlx", "mlx-lm", "0.32.2", ("mlx",), True, scale, rules)

@@ -142,8 +142,7 @@ def _up(place):
     return folder(place, values, config=said)
 
 
-def _diffusers(place, more=None, metadata=None):
-    path = "unet.down_blocks.0.attentions.0.to_q"
+def _diffusers(place, more=None, metadata=None, path="unet.down_blocks.0.attentions.0.proj_in"):
     values = {
         f"{path}.lora_A.weight": np.ones((2, 6), np.float32),
         f"{path}.lora_B.weight": np.ones((8, 2), np.float32),
@@ -166,7 +165,7 @@ def _mlx(place, rank=4, more=None, name="adapters.safetensors", **config):
     return place
 
 
-ALPHA = {"unet.down_blocks.0.attentions.0.to_q.alpha": np.float32(2)}
+ALPHA = {"unet.down_blocks.0.attentions.0.proj_in.alpha": np.float32(2)}
 DORA = {
     "lora_unet_a.lora_down.weight": np.ones((2, 6), np.float32),
     "lora_unet_a.lora_up.weight": np.ones((8, 2), np.float32),
@@ -180,6 +179,8 @@ HOSTILE |= {
     "a bias in a layer": _with(Q_BIAS, bias="all"),
     "without lora_alpha": lambda place: _without(place, "lora_alpha"),
     "sd15": _diffusers,
+    "sd15 with attention": lambda place: _diffusers(place, path="unet.mid_block.attentions.0.attn1.to_q"),
+    "sd15 of old": lambda place: _diffusers(place, path="unet.mid_block.attentions.0.attn1.processor.to_q"),
     "sd15 with two answers": lambda place: _diffusers(
         place, ALPHA, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 2})}
     ),

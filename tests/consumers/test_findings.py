@@ -105,12 +105,15 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("diffusers", "sd15"): [],
     ("diffusers", "sd15 with two answers"): [("rejects", "alpha tensors and lora_adapter_metadata")],
     ("diffusers", "kohya with DoRA"): [("ignores", "the DoRA magnitudes (lora_unet_a.dora_scale")],
-    ("diffusers", "numbered"): [("rejects", "w_a_000 is nobody's")],
+    ("diffusers", "numbered"): [("rejects", "w_a_000 is of nobody known")],
     ("comfyui", "plain"): [
         ("ignores", "keys with base_model.model"),
         ("scales", "ComfyUI reads no adapter_config.json: the adapter would act 2 times too weak"),
     ],
     ("comfyui", "sd15"): [],
+    ("comfyui", "sd15 of old"): [],
+    ("diffusers", "sd15 with attention"): [],
+    ("comfyui", "sd15 with attention"): [("ignores", "2 of 2 tensors, such as unet.mid_block.attentions")],
     ("comfyui", "sd15 with two answers"): [],
     ("diffusers", "sd15 with a config"): [],
     ("comfyui", "sd15 with a config"): [
