@@ -106,17 +106,26 @@ class Consumer:
     def _mended(self, found: list[Finding], facts: Facts, limit: int | None) -> list[Finding]:
         """With one command for all of them, if it mends them all."""
         if facts.unread:
-            return [replace(f, mend=facts.unread, command="") if f.command else f for f in found]
+            why = f"loramerge cannot rewrite it: {facts.unread}"
+            return [replace(f, mend=why, command="") if f.command else f for f in found]
         if not all(f.command for f in found):
             return [replace(f, command="") for f in found]
         words = ["loramerge combine", facts.quoted, f"--for {self.name}"]
         if limit is not None and limit != self.max_rank:
             words.append(f"--max-rank {limit}")
         if facts.others:
-            words.append("--extras " + ("first" if all(map(self.keeps, facts.others)) else "drop"))
+            words.append(f"--extras {'first' if all(map(self.keeps, facts.others)) else 'drop'}")
         command = " ".join(filter(None, [*words, facts.options, f"-o {facts.elsewhere(self.name)}"]))
-        alpha = "A is its training alpha, or `rank` if the scale is in the weights already"
-        return [replace(f, command=command, mend=f.mend or alpha * facts.asks_alpha) for f in found]
+        said = self._cost(facts)
+        return [replace(f, command=command, mend=f.mend or said) for f in found]
+
+    def _cost(self, facts: Facts) -> str:
+        """What its user should know of the command."""
+        said = ["A is its training alpha, or `rank` if the weights hold the scale"] * facts.asks_alpha
+        lost = [key for key in facts.others if not self.keeps(key)]
+        if lost:
+            said.append(f"this leaves out what is no pair ({printable(lost[0], 80)} …)")
+        return "; ".join(said)
 
     def _foreign(self, facts: Facts) -> Finding:
         some = printable(next(iter(facts.tensors), "none"), 80)

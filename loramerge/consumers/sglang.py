@@ -86,7 +86,7 @@ def _unseen(facts: Facts) -> Iterator[Finding]:
         yield SGLANG.ignoring(
             f"{share} modules, such as {printable(outside[0])}: it looks for `layers.N.`, embed_tokens and "
             "lm_head only",
-            OTHERS,
+            OTHERS if len(outside) < len(facts.ranks) else "serve it with vLLM or PEFT",
         )
     if places := facts.of_kind("expert"):
         yield SGLANG.rejecting(f"it finds no place for fused experts ({printable(places[0])})", OTHERS)

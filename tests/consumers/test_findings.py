@@ -154,6 +154,16 @@ def _names(folder):
     return "other" if folder.startswith(("sd15", "kohya", "numbered", "mlx")) else "peft"
 
 
+def test_a_command_that_leaves_something_out_says_so(tmp_path):
+    (finding,) = lm.check(HOSTILE["a classifier"](tmp_path / "a"), "llama.cpp")
+    assert finding.mend == "this leaves out what is no pair (base_model.model.score.weight …)"
+    assert " --extras drop " in finding.command
+    (finding,) = lm.check(HOSTILE["dora"](tmp_path / "b"), "sglang")
+    assert finding.mend.startswith("loramerge cannot rewrite it: ")
+    assert "DoRA needs the base weights" in finding.mend
+    assert not finding.command
+
+
 @pytest.mark.parametrize("consumer", ["peft", "transformers", "vllm", "sglang", "llama.cpp"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_command_that_is_offered_mends_it(name, consumer, capsys, monkeypatch, tmp_path):
