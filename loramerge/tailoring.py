@@ -42,7 +42,9 @@ class Tailor:
 
     @classmethod
     def of(cls, consumer: str | None, max_rank: int | None) -> Self | None:
-        """Raises UsageError: no such consumer, or a rank limit for none."""
+        """Raises UsageError: no such consumer, a rank limit for none, or no possible one."""
+        if max_rank is not None and max_rank < 1:
+            raise UsageError(f"max_rank={max_rank} must be at least 1.")
         if consumer is not None:
             return cls(find(consumer), max_rank)
         if max_rank is not None:
