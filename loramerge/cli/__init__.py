@@ -14,7 +14,7 @@ from loramerge.cli.failures import exit_code
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
     "diff": "Compare two adapters module by module.",
-    "check": "Tell what vLLM, llama.cpp, diffusers and others would do with an adapter.",
+    "check": "Tell what the programs that load an adapter would do with it.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
     "resize": "Make one adapter smaller, by its spectra.",
     "replay": "Do a recorded merge again and compare.",

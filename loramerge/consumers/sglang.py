@@ -55,7 +55,7 @@ def _ranks(facts: Facts) -> Iterator[Finding]:
 def _stacked(facts: Facts) -> Iterator[Finding]:
     """It stacks q, k, v of a layer, and gate with up."""
     siblings: dict[str, set[str]] = defaultdict(set)
-    for path in facts.ranks:
+    for path in filter(_layer, facts.ranks):
         parent, _, last = path.rpartition(".")
         siblings[parent].add(last)
     for parent, names in siblings.items():
