@@ -16,7 +16,13 @@ __version__ = "0.1.0"
 
 _CONTENTS = {
     "adapter": "Adapter BaseModel Provenance",
-    "algorithms": "METHODS Average Cat Lego Linear Method Svd",
+    "algorithms": "METHODS Method only",
+    "algorithms.average": "Average",
+    "algorithms.cat": "Cat",
+    "algorithms.iso_c": "IsoC",
+    "algorithms.lego": "Lego",
+    "algorithms.linear": "Linear",
+    "algorithms.svd": "Svd",
     "checking": "check",
     "consumers": "Finding",
     "difference": "Difference diff",

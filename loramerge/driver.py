@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,21 @@ from loramerge.fitting import file_size
 from loramerge.folding import unfolded
 from loramerge.formats import load, output
 from loramerge.formats.beside import parted
-from loramerge.gram import Grams, framed
+from loramerge.gram import Grams
+from loramerge.measuring import measure, measure_fit
 from loramerge.planning import EFFORT, Effort, Plan, plan
 from loramerge.proof import check_honest, check_rounding, check_written, fingerprint
 from loramerge.recipe import hashing, record, unhashed
-from loramerge.report import Module, Report, measure
-from loramerge.results import Remix
+from loramerge.report import Module, Report
+from loramerge.results import Fit, Fitted, Remix
+from loramerge.scaling import Scale, best_smallest_cosine, rescaled, strength
 from loramerge.schedule import Rule, Weight
 from loramerge.selection import Alphas, Source
 from loramerge.target import Target
 from loramerge.units import MEMORY, Units
 
 Put = Callable[[Target, Array, Array], None]
+Factors = Callable[[], tuple[Array, Array]]  # up (out, k) and down (k, in), computed when asked for
 Progress = Callable[[Iterable[list[Module]], int], Iterable[list[Module]]]
 
 
@@ -86,30 +90,66 @@ def report(plan: Plan, modules: list[Module]) -> Report:
     return Report(names, tuple(map(float, plan.weights)), tuple(ordered), plan.notes)
 
 
-def decided(plan: Plan, units: Units, grams: Grams) -> Remix:
+def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
     """What the plan's method makes of one batch, seen in its frame."""
     method, weights = plan.way(units)
     return units.settle(method.remix(method.weigh(grams, weights)))
 
 
 def _merge(plan: Plan, units: Units, put: Put) -> list[Module]:
+    pairs = zip(units.targets, _made(plan, units), strict=True)
+    return [_emit(plan, target, *made, put) for target, made in pairs]
+
+
+def _made(plan: Plan, units: Units) -> Iterator[tuple[Module, Factors]]:
+    """What the method makes of each module of a batch: its facts, and how to come by its factors."""
     method, weights = plan.way(units)
-    grams = units.grams(balance=method.frame != "stored")
-    remix = decided(plan, units, framed(grams, method.frame))
-    errors = [_emit(plan, units, module, remix, put) for module in range(len(units.targets))]
-    facts = measure(grams, remix, weights, units.signature, errors)
-    return unfolded(facts, units, plan.sources.adapters, remix) if plan.folds else facts
+    plain, seen = units.seen(method.frame)
+    made = decided(plan, units, seen)
+    if isinstance(made, Fitted):
+        for m in range(len(units.targets)):
+            fit = made.make(m)
+            yield measure_fit(plain, m, fit, weights, units.signature), partial(_held, fit)
+    else:
+        facts = measure(plain, made, weights, units.signature)
+        facts = unfolded(facts, units, plan.sources.adapters, made) if plan.folds else facts
+        for m, fact in enumerate(facts):
+            yield fact, partial(units.remix, m, made)
 
 
-def _emit(plan: Plan, units: Units, module: int, remix: Remix, put: Put) -> float:
-    """Store one module; its rounding error²."""
-    target, outline = units.targets[module], plan.outline
-    up, down = units.remix(module, remix)
-    stored = rounding.store(up, down, outline.dtype, outline.width(target), str(target))
+def _held(fit: Fit) -> tuple[Array, Array]:
+    return fit.up, fit.down
+
+
+def _emit(plan: Plan, target: Target, fact: Module, factors: Factors, put: Put) -> Module:
+    """Store one module; its facts as it was stored."""
+    factor = strength(plan.scale, fact, plan.strengths)
+    up, down = factors()
+    up = up if factor == 1.0 else up * factor
+    stored = rounding.store(up, down, plan.outline.dtype, plan.outline.width(target), str(target))
     put(target, *stored)
     error = rounding.error(up, down, *stored)
-    check_honest(target, error, stored, outline.dtype)
-    return error
+    check_honest(target, error, stored, plan.outline.dtype)
+    return replace(rescaled(fact, factor), rounding=error)
+
+
+def strengths(plan: Plan, facts: Sequence[Module]) -> dict[str, float]:
+    """The factor of every module."""
+    found = best_smallest_cosine(facts) if plan.scale == "cosine" else {}
+    return {fact.name: strength(plan.scale, fact, found) for fact in facts}
+
+
+def strengthened(plan: Plan, effort: Effort) -> Plan:
+    """The plan with the strengths of its modules, where all must be seen before one can be scaled."""
+    if plan.scale != "cosine":
+        return plan
+
+    def look(units: Units) -> list[Module]:
+        return [fact for fact, _ in _made(plan, units)]
+
+    with workers(effort.workers) as run:
+        facts = [fact for batch in run(look, plan.batches(effort)) for fact in batch]
+    return replace(plan, strengths=best_smallest_cosine(facts))
 
 
 def combine(
@@ -134,6 +174,7 @@ def combine(
     extras: str = "refuse",
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
+    scale: Scale | None = None,
     max_error: float | None = None,
     threads: int | None = None,
     memory: float = MEMORY,
@@ -161,6 +202,8 @@ def combine(
             source that has them), ``"average"`` or ``"drop"``.
         initial: {source: folder of the adapter that its PiSSA, OLoRA, CorDA or LoRA-GA training began with}.
         renormalise: where a source lacks a module, divide by the weights of the others, not count it as zero.
+        scale: strength of the merge: a number, or ``"norm"`` (every module as strong as its sources are on
+            average), or ``"cosine"`` (modules weighed for the largest smallest cosine with a source).
         max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
         threads: workers.   memory: bytes for all of them. The result depends on neither.
 
@@ -201,6 +244,7 @@ def combine(
         extras=extras,
         initial=initial,
         renormalise=renormalise,
+        scale=scale,
         effort=effort,
         **options,
     )
@@ -218,6 +262,7 @@ def run(
     progress: Progress | None = None,
 ) -> Merge:
     """Carry out a plan, into memory or to `out`. Arguments and errors as for `combine`."""
+    todo = strengthened(todo, effort)
     if out is None:
         return _in_memory(todo, max_error, effort, progress)
     return _to_disk(todo, out, overwrite, max_error, effort, progress)

@@ -34,8 +34,9 @@ def looking(method: Method, budget: Budget) -> Method:
         UsageError: it has no rank, or one is given.
     """
     if not isinstance(method, Sized):
-        able = ", ".join(name for name, cls in METHODS.items() if issubclass(cls, Sized))
-        raise UsageError(f"{budget.name} is for methods with a rank ({able}), not for {name_of(method)}.")
+        able = [name for name, cls in METHODS.items() if issubclass(cls, Sized)]
+        some = f"{', '.join(able[:4])} and others"
+        raise UsageError(f"{budget.name} is for methods with a rank ({some}), not for {name_of(method)}.")
     for name in ("rank", "energy"):
         if (value := getattr(method, name)) is not None:
             raise UsageError(

@@ -8,14 +8,16 @@ leading axis over modules, float64; nothing here depends on `in` or `out`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from loramerge.backend import Array, namespace
 from loramerge.results import Remix
 
+FEW = 64  # units, below which a whole SVD costs nothing
+STEEP = 1e-4  # σ_k / σ₁, below which squaring would cost digits
 APART = 1e-5  # sine of a unit against those before it, below which Cholesky's digits run out
 
 
@@ -31,6 +33,10 @@ class Grams:
         lift: how these units are made of the stored factors.
         labels: (M,) names of the modules, the same on every machine.
         halves: (H_up, H_down) of both Grams, if they are at hand: weights only scale their columns.
+        weights: (T,) of the sources, for methods that do not fold them into the units.
+        sources: (T,) names of the sources, all different.
+        read: the stored factors of one module, up (out, R) and down (R, in), for methods that look at
+            more than inner products; the units are up @ lift.P and lift.Q @ down.
     """
 
     up: Array
@@ -40,15 +46,18 @@ class Grams:
     lift: Remix
     labels: tuple[str, ...]
     halves: tuple[Array, Array] | None = None
+    weights: Array | None = None
+    sources: tuple[str, ...] = ()
+    read: Callable[[int], tuple[Array, Array]] | None = None
 
     @property
     def kernel(self) -> Array:
         """⟨uᵢ, uⱼ⟩_F = (bᵢ·bⱼ)(aᵢ·aⱼ) of the rank-1 units u = b aᵀ (M, R, R)."""
         return np.asarray(self.up * self.down)
 
-    def remix(self, P: Array, Q: Array) -> Remix:
+    def remix(self, P: Array, Q: Array, whole: Array | None = None, cut: Array | None = None) -> Remix:
         """A remix of these units, as a remix of the stored factors."""
-        return Remix(P, Q).after(self.lift)
+        return Remix(P, Q, whole, cut).after(self.lift)
 
     def of(self, source: int) -> Array:
         """The positions (r,) of one source's units."""
@@ -69,17 +78,24 @@ class Spectrum:
     right: Array
 
 
-def halves(gram: Array) -> Array:
-    """H (…, R, R) with G = HᵀH: Cholesky's where the units are well apart, else by eigenvectors.
-
-    The units are first brought to length 1, so that a long one does not drown the digits of the others.
-    """
+def cosines_of(gram: Array) -> tuple[Array, Array]:
+    """The Gram (…, R, R) of the units brought to length 1, and their lengths (…, R); a zero unit counts as
+    orthogonal to all others."""
     xp = namespace(gram)
     length = xp.sqrt(xp.maximum(gram.diagonal(axis1=-2, axis2=-1), 0.0))  # (…, R)
     safe = xp.where(length > 0, length, 1.0)
     cosines = gram / (safe[..., :, None] * safe[..., None, :])
     every = range(gram.shape[-1])
-    cosines[..., every, every] = 1.0  # also of zero units, whose columns of H are made zero below
+    cosines[..., every, every] = 1.0
+    return cosines, length
+
+
+def halves(gram: Array) -> Array:
+    """H (…, R, R) with G = HᵀH: Cholesky's where the units are well apart, else by eigenvectors.
+
+    The units are first brought to length 1, so that a long one does not drown the digits of the others.
+    """
+    cosines, length = cosines_of(gram)  # columns of H of zero units become zero here
     flat = cosines.reshape(-1, *gram.shape[-2:])
     return _half(flat).reshape(gram.shape) * length[..., None, :]
 
@@ -111,13 +127,41 @@ def spectrum(up: Array, down: Array, halved: tuple[Array, Array] | None = None) 
     U = up @ (H_downᵀ Y Σ⁻¹), because M y = σ x. Accurate to about 1e-16 of ‖up‖‖down‖ in ΔW and
     1e-8 in a single σ, the price of squaring the factors.
     """
-    xp = namespace(up)
-    half_up, half_down = halved or (halves(up), halves(down))
-    x, sigma, yt = xp.linalg.svd(half_up @ half_down.swapaxes(-1, -2))
-    sigma = xp.where(sigma > _noise(up, down)[..., None], sigma, 0.0)
+    halved = halved or (halves(up), halves(down))
+    x, sigma, yt = namespace(up).linalg.svd(halved[0] @ halved[1].swapaxes(-1, -2))
+    return _lifted(x, sigma, yt, halved, _noise(up, down))
+
+
+def leading(up: Array, down: Array, rank: int, halved: tuple[Array, Array] | None = None) -> Spectrum:
+    """The first `rank` singular units alone: sigma (…, k), left (…, R, k), right (…, k, R).
+
+    Where these are few, by the eigenvectors V of MᵀM and the SVD of M V (R, k), which is half the work. What
+    squaring loses is a rotation towards σ of equal size, below 1e-12 of σ₁ as long as σ_k is above 1e-4 of
+    it; the other modules take the whole SVD.
+    """
+    xp, size = namespace(up), up.shape[-1]
+    if size < FEW or 3 * rank > size:
+        parts = spectrum(up, down, halved)
+        return Spectrum(parts.sigma[..., :rank], parts.left[..., :rank], parts.right[..., :rank, :])
+    halved = halved or (halves(up), halves(down))
+    core = halved[0] @ halved[1].swapaxes(-1, -2)  # (…, R, R)
+    v = xp.linalg.eigh(core.swapaxes(-1, -2) @ core)[1][..., : -rank - 1 : -1]  # (…, R, k)
+    x, sigma, zt = xp.linalg.svd(core @ v, full_matrices=False)
+    yt = zt @ v.swapaxes(-1, -2)
+    for where in np.argwhere(sigma[..., -1] <= STEEP * sigma[..., 0]):
+        one = tuple(where)
+        whole, values, rows = xp.linalg.svd(core[one])
+        x[one], sigma[one], yt[one] = whole[:, :rank], values[:rank], rows[:rank]
+    return _lifted(x, sigma, yt, halved, _noise(up, down))
+
+
+def _lifted(x: Array, sigma: Array, yt: Array, halved: tuple[Array, Array], noise: Array) -> Spectrum:
+    """Singular vectors of M = H_up H_downᵀ as combinations of the units."""
+    xp = namespace(x)
+    sigma = xp.where(sigma > noise[..., None], sigma, 0.0)
     inverse = xp.where(sigma > 0, 1.0 / xp.where(sigma > 0, sigma, 1.0), 0.0)
-    left = (half_down.swapaxes(-1, -2) @ yt.swapaxes(-1, -2)) * inverse[..., None, :]
-    right = inverse[..., :, None] * (x.swapaxes(-1, -2) @ half_up)
+    left = (halved[1].swapaxes(-1, -2) @ yt.swapaxes(-1, -2)) * inverse[..., None, :]
+    right = inverse[..., :, None] * (x.swapaxes(-1, -2) @ halved[0])
     return Spectrum(sigma, left, right)
 
 
@@ -136,56 +180,16 @@ def balanced(parts: Spectrum, rank: int) -> tuple[Array, Array]:
 
 
 def weigh(grams: Grams, weights: Array, even: bool = False) -> Grams:
-    """The same units, each multiplied by its source's weight: on the up side, or `even`: √|w| on both
-    sides and the sign on up, which lengthens a unit without turning it."""
-    weight = np.asarray(weights, dtype=np.float64)[grams.owner]  # (R,)
+    """The same units, each multiplied by its source's weight (T,), or (M, T) if modules differ: on the up
+    side, or `even`: √|w| on both sides and the sign on up, which lengthens a unit without turning it."""
+    weight = np.asarray(weights, dtype=np.float64)[..., grams.owner]  # (R,) or (M, R)
     right = np.sqrt(np.abs(weight)) if even else np.where(weight == 0, 0.0, 1.0)  # a weight of 0 removes both
     left = np.sign(weight) * right if even else weight
-    lift = Remix(grams.lift.P * left, right[:, None] * grams.lift.Q)
-    up, down = left[:, None] * grams.up * left, right[:, None] * grams.down * right
-    own = grams.halves and (grams.halves[0] * left, grams.halves[1] * right)
+    wide, high = left[..., None, :], right[..., :, None]  # along columns, along rows
+    lift = Remix(grams.lift.P * wide, high * grams.lift.Q)
+    up, down = left[..., :, None] * grams.up * wide, high * grams.down * right[..., None, :]
+    own = grams.halves and (grams.halves[0] * wide, grams.halves[1] * right[..., None, :])
     return replace(grams, up=up, down=down, lift=lift, live=grams.live & (weight != 0), halves=own)
-
-
-def halved(grams: Grams) -> Grams:
-    """The same units, with the halves of their Grams at hand."""
-    return replace(grams, halves=(halves(grams.up), halves(grams.down)))
-
-
-def canonical(grams: Grams) -> Grams:
-    """Every source rewritten as its own balanced singular units: the same ΔW in a gauge of its own.
-
-    Two factorisations of one ΔW become the same units (up to joint signs, and up to rotation where
-    singular values coincide).
-    """
-    modules, size = grams.live.shape
-    P, Q = np.zeros((modules, size, size)), np.zeros((modules, size, size))
-    noise_up, noise_down = np.zeros(grams.live.shape), np.zeros(grams.live.shape)
-    for source in np.unique(grams.owner):
-        mine = grams.of(source)
-        block = np.ix_(np.arange(modules), mine, mine)
-        own_up, own_down = grams.up[block], grams.down[block]
-        P[block], Q[block] = balanced(spectrum(own_up, own_down), len(mine))
-        noise_up[:, mine] = _rounding(own_up)[:, None] * (P[block] ** 2).sum(axis=-2)
-        noise_down[:, mine] = _rounding(own_down)[:, None] * (Q[block] ** 2).sum(axis=-1)
-    up = P.swapaxes(-1, -2) @ grams.up @ P
-    down = Q @ grams.down @ Q.swapaxes(-1, -2)
-    live = (up.diagonal(axis1=-2, axis2=-1) > noise_up) & (down.diagonal(axis1=-2, axis2=-1) > noise_down)
-    lift = Remix(P, Q).after(grams.lift)
-    return replace(grams, up=up, down=down, live=live, lift=lift, halves=None)
-
-
-Frame = Literal["stored", "balanced", "halved", "canonical"]
-
-
-def framed(grams: Grams, frame: Frame) -> Grams:
-    """The units as a method wants them, before any weight: what need not be done again for other weights."""
-    return {"halved": halved, "canonical": canonical}.get(frame, lambda same: same)(grams)
-
-
-def _rounding(gram: Array) -> Array:
-    """How far off an entry of a Gram may be (…)."""
-    return np.asarray(np.finfo(np.float64).eps / 2 * gram.trace(axis1=-2, axis2=-1))
 
 
 def inner(grams: Grams, first: Array, second: Array) -> Array:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loramerge.adapter import Computed, Slot
+from loramerge.adapter import Computed, Held, Slot
 from loramerge.algorithms import Method
+from loramerge.algorithms.wrapping import Only
 from loramerge.backend import workers
-from loramerge.driver import Merge, decided, merged, report
+from loramerge.driver import Merge, decided, merged, report, strengths
 from loramerge.errors import UsageError
 from loramerge.fitting import Seen
-from loramerge.gram import Frame, Grams, framed
+from loramerge.frames import Frame
+from loramerge.gram import Grams
+from loramerge.measuring import measure, measure_fit
 from loramerge.planning import Effort, Sources, open_together, settle
-from loramerge.report import Module, measure
-from loramerge.results import Remix
+from loramerge.report import Module
+from loramerge.results import Fitted, Remix
+from loramerge.scaling import rescaled
 from loramerge.schedule import Schedule
 from loramerge.selection import Alphas, Source
 from loramerge.target import Target
@@ -51,6 +55,8 @@ class Opened:
             UsageError: no such method, option or weights.
             SourceError: a factor holds NaN or infinity, or a file has changed.
         """
+        if isinstance(method, Only):
+            raise UsageError("A method for some modules only needs loramerge.combine: here all are alike.")
         plan = settle(
             self.sources, method, self._observe, weights=weights, dtype=dtype, fold=False, **options
         )
@@ -62,9 +68,13 @@ class Opened:
 
         def merge(batch: Batch) -> tuple[list[Module], list[Slot]]:
             units, grams, seen = batch
-            remix = decided(plan, units, seen)
-            facts = measure(grams, remix, plan.weights, units.signature, [None] * len(units.targets))
-            return facts, [_promised(units, m, remix) for m in range(len(units.targets))]
+            made = decided(plan, units, seen)
+            if isinstance(made, Fitted):
+                fits = [made.make(m) for m in range(len(units.targets))]
+                facts = [measure_fit(grams, m, f, plan.weights, units.signature) for m, f in enumerate(fits)]
+                return facts, [Slot(Held(fit.up), Held(fit.down), 1.0) for fit in fits]
+            facts = measure(grams, made, plan.weights, units.signature)
+            return facts, [_promised(units, m, made) for m in range(len(units.targets))]
 
         modules: list[Module] = []
         slots: dict[Target, Slot] = {}
@@ -73,6 +83,9 @@ class Opened:
             for (units, _, _), (facts, promised) in zip(batches, run(merge, batches), strict=True):
                 modules += facts
                 slots |= zip(units.targets, promised, strict=True)
+        factors = strengths(plan, modules)
+        modules = [rescaled(fact, factors[fact.name]) for fact in modules]
+        slots = {t: replace(slot, scale=factors[str(t)]) for t, slot in slots.items()}
         return Merge(merged(plan, slots), report(plan, modules), plan)
 
     def _observe(self, method: Method, _: Sources, schedule: Schedule) -> list[Seen]:
@@ -87,8 +100,7 @@ class Opened:
         if frame not in self._kept:
 
             def look(units: Units) -> Batch:
-                grams = units.grams(balance=frame != "stored")
-                return units, grams, framed(grams, frame)
+                return units, *units.seen(frame)
 
             with workers(self.effort.workers) as run:
                 self._kept[frame] = list(run(look, self.sources.batches(self.effort)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
 from loramerge.gathering import gather
-from loramerge.gram import framed
+from loramerge.scaling import Scale, check_scale
 from loramerge.schedule import Rule, Schedule, Weight
 from loramerge.selection import (
     Alphas,
@@ -35,7 +35,7 @@ from loramerge.selection import (
     renormalised,
     select,
 )
-from loramerge.tailoring import Tailor, tailored
+from loramerge.tailoring import Tailor, sized_by, tailored
 from loramerge.target import Target
 from loramerge.units import MEMORY, Signature, Units, align, batches
 
@@ -69,7 +69,7 @@ class Effort:
         return self.memory / self.workers
 
 
-EFFORT = Effort()
+EFFORT: Effort = Effort()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +115,13 @@ class Sources:
         """All of them are files without a config of their own."""
         return all(adapter.bare for adapter in self.adapters)
 
-    def batches(self, effort: Effort, schedule: Schedule | None = None) -> list[Units]:
-        """The work, in pieces that one worker can hold and, by a schedule, that are merged alike."""
-        groups = [self.signatures] if schedule is None else schedule.groups(self.signatures)
+    def batches(
+        self, effort: Effort, schedule: Schedule | None = None, method: Method | None = None
+    ) -> list[Units]:
+        """The work, in pieces that one worker can hold and, by schedule and method, that are merged alike."""
+        groups: list[Mapping[Target, Signature]] = [self.signatures]
+        if schedule is not None and method is not None:
+            groups = [*schedule.groups(self.signatures, method)]
         return [units for group in groups for units in batches(self.adapters, group, effort.share)]
 
 
@@ -131,6 +135,7 @@ class Plan:
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
+        scale: the policy of strength.   strengths: what ``cosine`` found, by module.
     """
 
     sources: Sources
@@ -141,6 +146,8 @@ class Plan:
     outline: Outline
     notes: tuple[str, ...]
     budget: Budget | None = None
+    scale: Scale = 1.0
+    strengths: Mapping[str, float] = field(default_factory=dict)
     tailor: Tailor | None = None
 
     def way(self, units: Units) -> tuple[Method, Array]:
@@ -179,7 +186,7 @@ class Plan:
 
     def batches(self, effort: Effort) -> list[Units]:
         """The work in pieces that are merged alike and that one worker can hold."""
-        return self.work.batches(effort, self.schedule)
+        return self.work.batches(effort, self.schedule, self.method)
 
 
 def open_together(
@@ -236,6 +243,7 @@ def settle(
     ranks: Mapping[str, int] | None = None,
     consumer: str | None = None,
     max_rank: int | None = None,
+    scale: Scale | None = None,
     fold: bool = True,
     **options: Any,
 ) -> Plan:
@@ -261,30 +269,22 @@ def settle(
     work = sources.folded(weights_of) if fold and chosen.traits.sums else sources
 
     shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
-    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, tailor)
+    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, check_scale(scale), tailor=tailor)
     most = max(a.rank for a in sources.adapters)
 
-    def narrowed(method: Method) -> Plan:
+    def found(method: Method) -> Plan:
+        while method.observes:  # some methods look more than once: a bracket first, then what is in it
+            method = method.decide([array for _, array in observe(method, work, schedule)], most)
         return open_.again(method.decide([], most), schedule)
 
     if budget is None:
-        observed = observe(chosen, work, schedule) if chosen.observes else []
-        settled = open_.again(chosen.decide([array for _, array in observed], most), schedule)
+        settled = found(chosen)
     else:
         seen = observe(looking(chosen, budget), work, schedule)
         as_file = is_bare(open_.default_out("merged")) if bare is None else bare
         settled = Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
-    fit, notes = tailored(tailor, settled, chosen, _sized_by(chosen, schedule, budget), narrowed)
+    fit, notes = tailored(tailor, settled, chosen, sized_by(chosen, schedule, budget), found)
     return replace(fit, notes=(*fit.notes, *notes))
-
-
-def _sized_by(method: Method, schedule: Schedule, budget: Budget | None) -> str:
-    """What the user said of the size, in words; empty if nothing."""
-    options = {name: method.options().get(name) for name in ("rank", "energy")}
-    said = [f"{name}={value}" for name, value in options.items() if value is not None]
-    said += [f"the rule for {rule.match}" for rule in schedule.rules if rule.rank is not None]
-    said += ["the record"] if schedule.ranks else []
-    return ", ".join([*said, *([] if budget is None else [budget.name])])
 
 
 def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:
@@ -304,11 +304,11 @@ def observer(effort: Effort) -> Observe:
             own, weights = schedule.way(method, units.targets[0])
             if not own.observes:  # a rule has given these modules a rank of their own
                 return []
-            grams = framed(units.grams(balance=own.frame != "stored"), own.frame)
+            _, grams = units.seen(own.frame)
             return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
 
         with workers(effort.workers) as run:
-            return list(chain.from_iterable(run(look, work.batches(effort, schedule))))
+            return list(chain.from_iterable(run(look, work.batches(effort, schedule, method))))
 
     return observe
 
@@ -335,6 +335,7 @@ def plan(
     extras: str = "refuse",
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
+    scale: Scale | None = None,
     effort: Effort = EFFORT,
     **options: Any,
 ) -> Plan:
@@ -375,6 +376,7 @@ def plan(
         ranks=ranks,
         consumer=consumer,
         max_rank=max_rank,
+        scale=scale,
         **options,
     )
 

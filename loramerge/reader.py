@@ -51,6 +51,10 @@ class Reader:
             self.fail(f"{field} is {value}, not a finite number")
         return float(value)
 
+    def scale(self, value: Any) -> float | str:
+        """A number, or the name of a policy, which is checked where it is used."""
+        return value if isinstance(value, str) else self.number(value, "scale")
+
     def weight(self, value: Any, field: str = "weight") -> Weight:
         """A number, or a ramp ``{from: 0.2, to: 0.8}`` over depth."""
         if not isinstance(value, dict):

@@ -9,16 +9,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
 
-from loramerge import dtypes
+from loramerge import __version__, dtypes
 from loramerge.adapter import Adapter
-from loramerge.algorithms import Method, name_of
+from loramerge.algorithms import Method, name_of, options_of, packages_of
 from loramerge.bases import ABSOLUTE
 from loramerge.formats.output import Outline
+from loramerge.scaling import Scale
 from loramerge.schedule import Schedule, Weight, plain
 
 SCHEMA = 1
@@ -55,6 +55,8 @@ class Planned(Protocol):
     def outline(self) -> Outline: ...
     @property
     def tailor(self) -> Tailored | None: ...
+    @property
+    def scale(self) -> Scale: ...
 
 
 def record(plan: Planned, digests: Digests) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "sources": [_source(*each) for each in sources],
-        "method": {"name": name_of(plan.method), "options": plan.method.options()},
+        "method": {"name": name_of(plan.method), "options": options_of(plan.method)},
         "settings": {
             **plan.sources.settings,
             "dtype": dtype,
@@ -77,8 +79,9 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
             "modules": rules,
             **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
             **(plan.tailor.settings() if plan.tailor else {}),
+            **({"scale": plan.scale} if plan.scale != 1.0 else {}),
         },
-        "versions": versions(),
+        "versions": versions(plan.method),
     }
 
 
@@ -101,10 +104,11 @@ def scales_digest(adapter: Adapter) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def versions() -> dict[str, str]:
+def versions(method: Method) -> dict[str, str]:
     """What the last digits depend on."""
     return {
-        "loramerge": version("loramerge"),
+        **packages_of(method),
+        "loramerge": __version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform}-{platform.machine()}",

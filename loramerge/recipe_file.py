@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from loramerge.algorithms import Method, make
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.gathering import expand
@@ -34,6 +32,7 @@ KEYS = (
     "allow_base_mismatch",
     "extras",
     "renormalise",
+    "scale",
     "modules",
 )
 SOURCE = ("source", "weight", "revision")
@@ -68,6 +67,7 @@ class Recipe:
     allow_base_mismatch: bool = False
     extras: str = "refuse"
     renormalise: bool = False
+    scale: float | str | None = None
     modules: tuple[Rule, ...] = ()
 
     @property
@@ -119,6 +119,7 @@ class Recipe:
             allow_base_mismatch=self.allow_base_mismatch,
             extras=self.extras,
             renormalise=self.renormalise,
+            scale=self.scale,
             effort=effort,
         )
         pairs = zip(todo.sources.whole, self.sources, strict=True)
@@ -153,8 +154,11 @@ class Recipe:
             "allow_base_mismatch": self.allow_base_mismatch,
             "extras": None if self.extras == "refuse" else self.extras,
             "renormalise": self.renormalise,
+            "scale": self.scale,
             "modules": [rule.to_plain() for rule in self.modules],
         }
+        import yaml
+
         said = {key: value for key, value in values.items() if value not in (None, False, {}, [])}
         return str(yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=110))
 
@@ -192,6 +196,7 @@ def parse(values: Any, where: str) -> Recipe:
         size=_size(reader, given.get("size")),
         consumer=reader.typed(given, "for", str) if "for" in given else None,
         max_rank=reader.typed(given, "max_rank", int) if "max_rank" in given else None,
+        scale=reader.scale(given["scale"]) if "scale" in given else None,
         **{
             key: reader.typed(given, key, str)
             for key in ("method", "dtype", "profile", "only", "exclude", "extras")
@@ -248,24 +253,30 @@ def _source(reader: Reader, value: Any) -> Ingredient:
     )
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+def _loader() -> Any:
     """YAML's safe loader; aliases, which can make a few lines into gigabytes, and double keys are refused."""
+    import yaml
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(problem="aliases (*name) are not read")
-        return super().compose_node(parent, index)
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.constructor.ConstructorError(problem="aliases (*name) are not read")
+            return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} is there twice")
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if str(key.value) in seen:
+                    raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} is there twice")
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _load(path: Path) -> Any:
+    import yaml  # only for those who have a recipe
+
     name = printable(path, 1000)
     try:
         with path.open("rb") as stream:
@@ -275,7 +286,7 @@ def _load(path: Path) -> Any:
     if len(text) > LIMIT:
         raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_loader())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SourceError(f"{name} is not valid YAML: {_fault(error)}.") from None
 

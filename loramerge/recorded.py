@@ -22,6 +22,7 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "allow_base_mismatch": bool,
     "extras": str,
     "renormalise": bool,
+    "scale": float,
     "modules": list,
     "ranks": dict,
     "consumer": str,
@@ -131,4 +132,5 @@ def _settings(reader: Reader, settings: Mapping[str, Any]) -> dict[str, Any]:
     for path, rank in reader.table(given, "ranks").items() if "ranks" in given else ():
         if type(rank) is not int or rank < 1:
             reader.fail(f"the rank of {printable(path)} is {printable(repr(rank), 40)}")
-    return {name: reader.typed(given, name, SETTINGS[name]) for name in given}
+    kept = {name: reader.typed(given, name, SETTINGS[name]) for name in given if name != "scale"}
+    return {**kept, "scale": reader.scale(given["scale"])} if "scale" in given else kept

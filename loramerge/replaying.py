@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loramerge.adapter import Adapter
-from loramerge.algorithms import make
+from loramerge.algorithms import Method, make
 from loramerge.difference import Difference, diff
 from loramerge.driver import Merge, run
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable
@@ -83,7 +83,7 @@ def prepare(
     adapters = [_find(source, given, places) for source in said.sources]
     todo = _plan(said, adapters, str(record))
     _check_scales(said.sources, todo.sources.whole)
-    return Replay(todo, is_bare(path), _original(path), _other_versions(said))
+    return Replay(todo, is_bare(path), _original(path), _other_versions(said, todo.method))
 
 
 def _plan(said: Record, adapters: Sequence[Adapter], where: str) -> Plan:
@@ -172,8 +172,8 @@ def _original(record: Path) -> Adapter | None:
         return None
 
 
-def _other_versions(said: Record) -> tuple[str, ...]:
-    here = versions()
+def _other_versions(said: Record, method: Method) -> tuple[str, ...]:
+    here = versions(method)
     other = [f"{name} {then}" for name, then in sorted(said.versions.items()) if here.get(name) != then]
     if not other:
         return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,6 @@ import numpy as np
 
 from loramerge.backend import Array
 from loramerge.errors import printable
-from loramerge.gram import Grams, inner
-from loramerge.results import Remix
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -24,6 +22,8 @@ class Module:
         wanted: ‖Σ w_t ΔW_t‖².   merged: ‖merge‖² before rounding.   lost: ‖Σ w_t ΔW_t − merge‖².
         rounding: ‖merge − what was written‖²; None before it is stored.
         overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
+        whole, cut: ‖·‖² of what the method makes, and of what its rank cuts off; None where nothing is cut.
+        scale: the factor that a scale policy put on the merge.
     """
 
     name: str
@@ -34,6 +34,9 @@ class Module:
     rounding: float | None
     overlaps: Array
     inners: Array
+    whole: float | None = None
+    cut: float | None = None
+    scale: float = 1.0
 
     @property
     def energy_lost(self) -> float | None:
@@ -44,35 +47,6 @@ class Module:
     def rounding_error(self) -> float | None:
         """‖merge − written‖ / ‖merge‖; None if the merge is zero."""
         return None if self.rounding is None else _root(_ratio(self.rounding, self.merged))
-
-
-def measure(
-    grams: Grams, remix: Remix, weights: Array, ranks: tuple[int, ...], rounding: Sequence[float | None]
-) -> list[Module]:
-    """The facts of one batch. `grams` are the unweighted units, `remix` acts on the stored factors."""
-    P, Q = _in_frame(grams, remix)  # (M, R, k), (M, k, R)
-    only = (grams.owner == np.arange(len(ranks))[:, None]).astype(float)  # (T, R)
-    inners = only @ grams.kernel @ only.T  # (M, T, T)
-    high, wide = grams.up @ P, Q @ grams.down
-    overlaps = (high * wide.swapaxes(1, 2)).sum(axis=2) @ only.T  # (M, T)
-    merged = ((P.swapaxes(1, 2) @ high) * (wide @ Q.swapaxes(1, 2))).sum(axis=(1, 2))
-    missed = np.diag(weights[grams.owner]) - P @ Q  # (M, R, R); exact zeros where nothing is missed
-    lost = inner(grams, missed, missed) if missed.any() else np.zeros(len(missed))
-    wanted = (inners @ weights) @ weights
-    wanted, merged, lost = (np.maximum(each, 0.0).tolist() for each in (wanted, merged, lost))
-    return [
-        Module(label, ranks, wanted[m], merged[m], lost[m], rounding[m], overlaps[m], inners[m])
-        for m, label in enumerate(grams.labels)
-    ]
-
-
-def _in_frame(grams: Grams, remix: Remix) -> tuple[Array, Array]:
-    """(P, Q) of a remix of stored factors, for the units of `grams` (their lift is diagonal)."""
-    left = grams.lift.P.diagonal(axis1=1, axis2=2)  # (M, R)
-    right = grams.lift.Q.diagonal(axis1=1, axis2=2)
-    alive = (left != 0) & (right != 0)
-    left, right = (np.where(alive, side, np.inf) for side in (left, right))
-    return remix.P / left[:, :, None], remix.Q / right[:, None, :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +67,20 @@ class Report:
     def energy_lost(self) -> float | None:
         """Share of ‖Σ w_t ΔW_t‖² that the merge misses, over all modules."""
         return _ratio(self._sum("lost"), self._sum("wanted"))
+
+    @property
+    def cut(self) -> float | None:
+        """Share of ‖what the method makes‖² that its rank cuts off; None if nothing is ever cut."""
+        if all(module.cut is None for module in self.modules):
+            return None
+        cut = sum(module.cut or 0.0 for module in self.modules)
+        return _ratio(cut, sum(m.merged if m.whole is None else m.whole for m in self.modules))
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The smallest and the largest factor that a scale policy put on a module."""
+        found = [module.scale for module in self.modules] or [1.0]
+        return min(found), max(found)
 
     @property
     def rounding_error(self) -> float | None:
@@ -139,6 +127,7 @@ class Report:
         """Plain values for JSON."""
         return {
             "energy_lost": self.energy_lost,
+            "cut_by_rank": self.cut,
             "rounding_error": self.rounding_error,
             "sources": [
                 {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio}
@@ -174,8 +163,15 @@ class Report:
 
     def summary(self) -> list[str]:
         """The lines below the table."""
-        lines = [f"energy lost {_percent(self.energy_lost)}, rounding error {_tiny(self.rounding_error)}"]
-        if (self.energy_lost or 0.0) > 1e-9:
+        rounding, (least, most) = f"rounding error {_tiny(self.rounding_error)}", self.scales
+        if self.cut is None:
+            lines = [f"energy lost {_percent(self.energy_lost)}, {rounding}"]
+        else:  # the method wants something else than the weighted sum, and the rank cuts that
+            sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
+            lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
+        if (least, most) != (1.0, 1.0):
+            lines.append(f"scaled by {least:.3g}" + (f" to {most:.3g} by module" if most != least else ""))
+        if self.cut is None and (self.energy_lost or 0.0) > 1e-9:
             worst = [f"{printable(m.name)} {_percent(m.energy_lost)}" for m in self.worst(3)]
             lines.append(f"most lost in: {', '.join(worst)}")
         return lines
@@ -208,6 +204,8 @@ def _module_dict(module: Module) -> dict[str, Any]:
         "norm": module.merged**0.5,
         "energy_lost": module.energy_lost,
         "rounding_error": module.rounding_error,
+        **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
+        **({} if module.scale == 1.0 else {"scale": module.scale}),
     }
 
 

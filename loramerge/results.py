@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loramerge.backend import Array
@@ -13,14 +14,18 @@ class Remix:
 
     Args:
         P: (M, R, k) float64.   Q: (M, k, R) float64.
+        whole: (M,) ‖·‖² of what the method makes before it is cut to a rank, if that is more.
+        cut: (M,) the part of `whole` that the rank cost.
     """
 
     P: Array
     Q: Array
+    whole: Array | None = None
+    cut: Array | None = None
 
     def after(self, first: Remix) -> Remix:
         """The remix that applies `first`, then this one."""
-        return Remix(first.P @ self.P, self.Q @ first.Q)
+        return Remix(first.P @ self.P, self.Q @ first.Q, self.whole, self.cut)
 
     @property
     def core(self) -> Array:
@@ -48,4 +53,30 @@ class PeakRescaled:
     gain: Array
 
 
-Result = Remix | PeakRescaled
+@dataclass(frozen=True, eq=False, slots=True)
+class Fit:
+    """One merged module by its own factors.
+
+    Args:
+        up: (out, k) and down: (k, in), float64.
+        whole: ‖·‖² of what the method makes.   cut: ‖that − up @ down‖².
+    """
+
+    up: Array
+    down: Array
+    whole: float
+    cut: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fitted:
+    """A merge that is no remix of the units: thresholds on entries of ΔW, for example.
+
+    Args:
+        make: the factors of module m (0 … M-1) of the batch, computed each time they are asked for.
+    """
+
+    make: Callable[[int], Fit]
+
+
+Result = Remix | PeakRescaled | Fitted

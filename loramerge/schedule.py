@@ -128,21 +128,19 @@ class Schedule:
 
     def way(self, method: Method, target: Target) -> tuple[Method, Array]:
         """The method of a module and its (T,) weights, as the method uses them."""
-        at = self._rule(target)
+        method, at = method.at(str(target)), self._rule(target)
         weights = self.lines[at].at(self._depth(target))
         ruled = self.rules[at - 1].rank if at else None
         rank = self.ranks.get(target.place) if ruled is None else ruled
         return sized(method, rank), method.weights(weights)
 
-    def groups(self, signatures: Mapping[Target, Signature]) -> list[dict[Target, Signature]]:
+    def groups(self, signatures: Mapping[Target, Signature], method: Method) -> list[dict[Target, Signature]]:
         """The modules, split so that those of a group are merged alike."""
-        if self.uniform:
-            return [dict(signatures)]
         groups: dict[Any, dict[Target, Signature]] = defaultdict(dict)
         for target, signature in signatures.items():
             at = self._rule(target)
             weights = tuple(self.lines[at].at(self._depth(target)))
-            groups[at, weights, self.ranks.get(target.place)][target] = signature
+            groups[at, weights, self.ranks.get(target.place), method.at(str(target))][target] = signature
         return list(groups.values())
 
     def notes(self, names: Sequence[str], targets: Sequence[Target]) -> list[str]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from loramerge.algorithms import METHODS, Method, name_of
+from loramerge.algorithms import Method, name_of
+from loramerge.budgets import Budget
 from loramerge.checking import of_outline
 from loramerge.consumers import Consumer, Finding, find
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.output import Outline
 from loramerge.formats.profiles import Profile
+from loramerge.schedule import Schedule
 
 SINGLE = "F32"  # no consumer computes in more
 
@@ -96,8 +98,9 @@ class Tailor:
         if given:
             raise UsageError(f"{given} gives rank {size}, and {above}.")
         if "rank" not in type(method).__dataclass_fields__:
-            able = ", ".join(name for name, cls in METHODS.items() if "rank" in cls.__dataclass_fields__)
-            raise UsageError(f"{name_of(method)} gives rank {size}, and {above}; or take one of {able}.")
+            raise UsageError(
+                f"{name_of(method)} gives rank {size}, and {above}; or take one with a rank, such as svd."
+            )
         return replace(method, **{"rank": self.limit})
 
     def _advice(self, size: int) -> str:
@@ -139,3 +142,12 @@ def tailored(
     other = tailor.narrower(method, plan.outline.largest, given)
     fitting = plan if other is None else again(other)
     return fitting, tailor.checked(fitting, narrowed=other is not None)
+
+
+def sized_by(method: Method, schedule: Schedule, budget: Budget | None) -> str:
+    """What the user said of the size, in words; empty if nothing."""
+    options = {name: method.options().get(name) for name in ("rank", "energy")}
+    said = [f"{name}={value}" for name, value in options.items() if value is not None]
+    said += [f"the rule for {rule.match}" for rule in schedule.rules if rule.rank is not None]
+    said += ["the record"] if schedule.ranks else []
+    return ", ".join([*said, *([] if budget is None else [budget.name])])

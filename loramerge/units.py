@@ -12,9 +12,10 @@ from loramerge.adapter import Adapter, Slot
 from loramerge.backend import Array
 from loramerge.dtypes import wide
 from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.frames import Frame, framed
 from loramerge.gram import Grams
 from loramerge.limits import check_units
-from loramerge.results import PeakRescaled, Remix, Result
+from loramerge.results import Fitted, PeakRescaled, Remix, Result
 from loramerge.target import Target
 
 Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it has none
@@ -67,6 +68,15 @@ class Units:
         """(R, in) of one module in float64."""
         return _widened([slot.down.read() for slot in self._slots(module)], axis=0)
 
+    def seen(self, frame: Frame) -> tuple[Grams, Grams]:
+        """The Grams as they are and in the frame of a method."""
+        plain = self.grams(balance=frame != "stored")
+        return plain, framed(plain, frame)
+
+    def read(self, module: int) -> tuple[Array, Array]:
+        """up (out, R) and down (R, in) of one module."""
+        return self.up(module), self.down(module)
+
     def grams(self, balance: bool = True) -> Grams:
         """The Grams of all modules.
 
@@ -88,7 +98,10 @@ class Units:
         if balance:  # the other half of a zero unit may be of any size: its rounding must not hide the rest
             up, down = (np.where(live[:, :, None] & live[:, None, :], side, 0.0) for side in (up, down))
         lift = Remix(left[:, :, None] * eye, right[:, :, None] * eye)
-        return Grams(up, down, self.owner, live, lift, tuple(map(str, self.targets)))
+        names = tuple(adapter.name for adapter in self.adapters)
+        return Grams(
+            up, down, self.owner, live, lift, tuple(map(str, self.targets)), sources=names, read=self.read
+        )
 
     def _gram(self, module: int) -> tuple[Array, Array]:
         up, down = self.up(module), self.down(module)
@@ -109,9 +122,9 @@ class Units:
                     )
         raise SourceError(f"The factors of {printable(target)} overflow float64.")
 
-    def settle(self, result: Result) -> Remix:
-        """The remix that a result comes to, once what is not in the Grams has been measured."""
-        if isinstance(result, Remix):
+    def settle(self, result: Result) -> Remix | Fitted:
+        """What a result comes to, once what is not in the Grams has been measured."""
+        if not isinstance(result, PeakRescaled):
             return result
         stretch = np.stack([self._stretch(module, result) for module in range(len(self.targets))])
         P = result.remix.P * (stretch * result.gain[:, None])[:, None, :]

@@ -19,7 +19,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loramerge import METHODS, Adapter, Average, Cat, Lego, Linear, LowRank, Svd, combine, from_state_dict
+from loramerge import (
+    METHODS,
+    Adapter,
+    Average,
+    Cat,
+    IsoC,
+    Lego,
+    Linear,
+    LowRank,
+    Svd,
+    combine,
+    from_state_dict,
+)
 from loramerge.algorithms.sized import Sized
 from loramerge.errors import UsageError
 from tests.adapters import (
@@ -65,6 +77,9 @@ ROWS = {
     "nsc, not stretched": Lego(variant="nsc", rank=3, rescale="none"),
     "nsc, √(N/k)": Lego(variant="nsc", rank=3, gain="sqrt-N/k"),
     "nsc, no gain": Lego(variant="nsc", rank=3, gain="none"),
+    "iso_c": IsoC(),
+    "iso_c, rank 3": IsoC(rank=3),
+    "iso_c, 90 %": IsoC(energy=0.9),
 }
 TRUNCATING = {name: ROWS[name] for name in ("linear, rank 3", "average, rank 3", "svd, rank 3")}
 

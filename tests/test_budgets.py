@@ -208,7 +208,7 @@ WRONG = {
     "no rank": (
         "cat",
         {"total_rank": 9},
-        "for methods with a rank .linear, average, svd, lego., not for cat",
+        "for methods with a rank .linear, average, svd, lego and others., not for cat",
     ),
     "too small a rank": ("svd", {"total_rank": 3}, "too little: with rank 1 in every module it would be 4"),
     "too small a size": ("svd", {"size": 50}, "size=50 is too little.* or take a smaller --dtype"),

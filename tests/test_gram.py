@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, LowRank
-from loramerge.gram import balanced, canonical, halves, inner, spectrum, weigh
+from loramerge.frames import canonical
+from loramerge.gram import balanced, halves, inner, leading, spectrum, weigh
 from tests.adapters import random_adapters, units_of, update
 
 
@@ -241,3 +242,43 @@ def test_by_hand():
     assert grams.down[0].tolist() == [[25, 2], [2, 0.25]]
     sigma = spectrum(grams.up, grams.down).sigma[0]
     assert sigma**2 == pytest.approx([13 + 160**0.5, 13 - 160**0.5])
+
+
+def steep(rng, sigma, size=90):
+    """An update of 80 units with these singular values, its units mixed."""
+    left, right = (np.linalg.qr(rng.standard_normal((size, 80)))[0] for _ in range(2))
+    mix = np.linalg.qr(rng.standard_normal((80, 80)))[0]
+    return LowRank(left * np.sqrt(sigma) @ mix, mix.T @ (np.sqrt(sigma)[:, None] * right.T))
+
+
+SPECTRA = {
+    "slow": np.linspace(1, 0.5, 80),
+    "fast": np.geomspace(1, 1e-6, 80),
+    "steep at once": np.append(1.0, np.full(79, 1e-9)),
+    "flat": np.ones(80),
+    "a step": np.repeat([1.0, 1e-3], [12, 68]),
+    "of rank 5": np.repeat([1.0, 0.0], [5, 75]),
+    "zero": np.zeros(80),
+}
+
+
+@pytest.mark.parametrize("rank", [1, 5, 12, 26, 40])
+@pytest.mark.parametrize("sigma", SPECTRA.values(), ids=SPECTRA)
+def test_the_leading_units_are_those_of_the_whole_spectrum(sigma, rank):
+    u = steep(np.random.default_rng(6), sigma)
+    (up, down), grams = grams_of(u)
+    some, whole = leading(grams.up, grams.down, rank), spectrum(grams.up, grams.down)
+    np.testing.assert_allclose(some.sigma[0], whole.sigma[0, :rank], atol=1e-8)
+    remix = grams.remix(*balanced(some, rank))
+    lost = np.linalg.norm(up @ remix.core[0] @ down - u.dense()) ** 2
+    assert lost <= (sigma[rank:] ** 2).sum() + 1e-13 * max((sigma**2).sum(), 1e-30)
+
+
+def test_leading_units_do_not_depend_on_the_batch():
+    rng = np.random.default_rng(7)
+    each = [grams_of(steep(rng, sigma))[1] for sigma in SPECTRA.values()]
+    together = leading(*(np.concatenate([getattr(g, side) for g in each]) for side in ("up", "down")), 6)
+    for m, grams in enumerate(each):
+        alone = leading(grams.up, grams.down, 6)
+        for name in ("sigma", "left", "right"):
+            assert (getattr(together, name)[m] == getattr(alone, name)[0]).all()

@@ -1,4 +1,4 @@
-"""Merge methods: one file each, one line in this table."""
+"""Merge methods: one file each, one line in the table of `table.py`."""
 
 from __future__ import annotations
 
@@ -6,33 +6,23 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from loramerge.algorithms.average import Average
-from loramerge.algorithms.cat import Cat
-from loramerge.algorithms.lego import Lego
-from loramerge.algorithms.linear import Linear
+from loramerge.algorithms import plugins
 from loramerge.algorithms.method import Method, Traits
-from loramerge.algorithms.svd import Svd
+from loramerge.algorithms.table import METHODS
+from loramerge.algorithms.wrapping import Only, only
 from loramerge.errors import UsageError
-
-METHODS: dict[str, type[Method]] = {
-    "linear": Linear,
-    "average": Average,
-    "cat": Cat,
-    "svd": Svd,
-    "lego": Lego,
-}
 
 __all__ = [
     "METHODS",
-    "Average",
-    "Cat",
-    "Lego",
-    "Linear",
     "Method",
-    "Svd",
     "Traits",
+    "find",
     "make",
     "name_of",
+    "not_an_option",
+    "only",
+    "options_of",
+    "packages_of",
 ]
 
 
@@ -49,11 +39,44 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         if options:
             raise UsageError(f"Give {', '.join(options)} to {method!r} itself.")
         return method
+    if method == "only":
+        return _wrapped(options)
     cls = find(method)
     for name in options:
         if name not in cls.__dataclass_fields__:
             raise UsageError(not_an_option(name, method))
     return cls(**options)
+
+
+def options_of(method: Method) -> dict[str, Any]:
+    """Plain values from which `make` makes the same method."""
+    return {
+        name: {"name": name_of(value), "options": options_of(value)} if isinstance(value, Method) else value
+        for name, value in method.options().items()
+    }
+
+
+def packages_of(method: Method) -> dict[str, str]:
+    """The packages that bring a method, and those inside it, with their versions; none for our own."""
+    inner = [value for value in method.options().values() if isinstance(value, Method)]
+    points = [plugins.entry_of(type(each)) for each in (method, *inner) if not _ours(each)]
+    dists = [point.dist for point in points if point is not None and point.dist is not None]
+    return {dist.name: dist.version for dist in dists}
+
+
+def _ours(method: Method) -> bool:
+    return isinstance(method, Only) or METHODS.name_of(type(method)) is not None
+
+
+def _wrapped(options: Mapping[str, Any]) -> Method:
+    """`only`, from the plain values of its options."""
+    if options.keys() != {"method", "match", "otherwise"} or not isinstance(options["match"], str):
+        raise UsageError("only is made in Python, by loramerge.only(method, match).")
+    inner = [options["method"], options["otherwise"]]
+    if not all(isinstance(v, Mapping) and isinstance(v.get("options"), Mapping) for v in inner):
+        raise UsageError("only holds two methods, each with a name and options.")
+    first, rest = (make(str(value.get("name")), value["options"]) for value in inner)
+    return only(first, options["match"], rest)
 
 
 def find(name: str) -> type[Method]:
@@ -64,19 +87,29 @@ def find(name: str) -> type[Method]:
     """
     if name in METHODS:
         return METHODS[name]
-    near = difflib.get_close_matches(name, METHODS, n=1)
+    if (other := plugins.loaded(name)) is not None:
+        return other
+    names = [*METHODS, *plugins.installed()]
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    raise UsageError(f"There is no method {name!r}.{hint} There are: {', '.join(METHODS)}.")
+    raise UsageError(f"There is no method {name!r}.{hint} There are: {', '.join(names)}.")
 
 
 def not_an_option(name: str, method: str) -> str:
     """Why `name` cannot be given to `method`: it is another method's option, or nobody's."""
     owners = [other for other, cls in METHODS.items() if name in cls.__dataclass_fields__]
     if owners:
-        return f"{name} is an option of {', '.join(owners)}, not of {method}."
+        more = f" and {len(owners) - 4} others" if len(owners) > 5 else ""
+        some = owners[:4] if more else owners
+        return f"{name} is an option of {', '.join(some)}{more}, not of {method}."
     return f"{method} has no option {name}."
 
 
 def name_of(method: Method) -> str:
-    """The name of a method in the table."""
-    return next((n for n, cls in METHODS.items() if cls is type(method)), type(method).__name__)
+    """The name of a method in the table, or by which its package brings it."""
+    if isinstance(method, Only):
+        return "only"
+    own = METHODS.name_of(type(method))
+    if own is None and (point := plugins.entry_of(type(method))) is not None:
+        return point.name
+    return own or type(method).__name__

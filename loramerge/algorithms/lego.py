@@ -12,7 +12,8 @@ from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.sized import Sized
 from loramerge.backend import Array
 from loramerge.errors import UsageError
-from loramerge.gram import Frame, Grams, balanced, spectrum, weigh
+from loramerge.frames import Frame
+from loramerge.gram import Grams, balanced, spectrum, weigh
 from loramerge.results import PeakRescaled, Remix, Result
 
 PUBLISHED = {  # what the two readings of the paper do where they differ

@@ -14,7 +14,8 @@ import numpy as np
 
 from loramerge.backend import Array
 from loramerge.errors import UsageError
-from loramerge.gram import Frame, Grams, weigh
+from loramerge.frames import Frame
+from loramerge.gram import Grams, weigh
 from loramerge.results import Result
 
 Default = TypeVar("Default")
@@ -84,6 +85,10 @@ class Method(ABC):
         hints = typing.get_type_hints(type(self))
         for f in fields(self):
             _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
+
+    def at(self, module: str) -> Method:
+        """The method for one module, if it is not the same for all."""
+        return self
 
     def weights(self, weights: Array) -> Array:
         """The weights as the method uses them; the report compares the merge with their sum."""

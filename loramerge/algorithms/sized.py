@@ -11,7 +11,8 @@ import numpy as np
 from loramerge.algorithms.method import Interval, Method, option
 from loramerge.backend import Array
 from loramerge.errors import UsageError
-from loramerge.gram import Frame, Grams, balanced, spectrum
+from loramerge.frames import Frame
+from loramerge.gram import Grams, balanced, leading, spectrum
 from loramerge.results import Remix
 
 
@@ -21,7 +22,8 @@ class Sized(Method):
 
     rank: int | None = option(
         None,
-        "Units in every merged module [default: exact in linear and average, else the largest source rank].",
+        "Units in every merged module [default: the largest source rank; all in linear, average and methods "
+        "in the span].",
         Interval(low=1),
     )
     energy: float | None = option(
@@ -36,6 +38,11 @@ class Sized(Method):
             raise UsageError(
                 f"rank={self.rank} and energy={self.energy} both set the size: give one of them."
             )
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off without a rank."""
+        return self.traits.exact
 
     @property
     def observes(self) -> bool:
@@ -53,7 +60,7 @@ class Sized(Method):
     def decide(self, observed: Sequence[Array], largest: int) -> Self:
         if self.energy is not None:
             return replace(self, rank=common_rank(observed, self.energy), energy=None)
-        return self if self.rank or self.traits.exact else replace(self, rank=largest)
+        return self if self.rank or self.whole else replace(self, rank=largest)
 
     def size(self, signature: tuple[int, ...]) -> int:
         return min(self.rank or sum(signature), sum(signature))
@@ -78,7 +85,7 @@ def truncate(grams: Grams, rank: int | None) -> Remix:
     """The best approximation of the sum of all units with `rank` of them (Eckart-Young); None: the sum."""
     if rank is None:
         return keep(grams)
-    return grams.remix(*balanced(spectrum(grams.up, grams.down, grams.halves), rank))
+    return grams.remix(*balanced(leading(grams.up, grams.down, rank, grams.halves), rank))
 
 
 def keep(grams: Grams) -> Remix:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loramerge import dtypes
-from loramerge.algorithms import METHODS, name_of
+from loramerge.algorithms import METHODS, name_of, options_of
 from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
@@ -61,6 +61,9 @@ from loramerge.planning import Effort, Plan
     "plain, exactly.")  # fmt: skip
 @click.option("--renormalise", is_flag=True, help="Where a source lacks a module, divide by the weights "
     "of those that have it, instead of counting it as zero.")  # fmt: skip
+@click.option("--scale", callback=values.scale, metavar="S", help="Strength of the merge: a number; `norm`, "
+    "every module as strong as its sources on average; `cosine`, modules weighed for the largest smallest "
+    "cosine with a source.  [default: 1]")  # fmt: skip
 @click.option("--max-error", type=click.FloatRange(min=0), callback=values.number,
     help="Fail (exit 4) if rounding costs a module more than this share of its norm.")  # fmt: skip
 @click.option(
@@ -136,7 +139,7 @@ def show_plan(todo: Plan, out: Path, effort: Effort, as_json: bool, quiet: bool)
     points = curve(todo, effort, output.is_bare(out))
     facts = {
         "out": str(out),
-        "method": {"name": name_of(todo.method), "options": todo.method.options()},
+        "method": {"name": name_of(todo.method), "options": options_of(todo.method)},
         "sources": [a.name for a in todo.sources.adapters],
         "weights": todo.weights.tolist(),
         "modules": len(todo.sources.signatures),
@@ -170,7 +173,7 @@ def _show_curve(points: list[Point]) -> None:
 def show_merge(merge: Merge, todo: Plan, out: Path, as_json: bool, quiet: bool) -> None:
     """What was kept and lost, and where it lies."""
     if as_json:
-        name, options = name_of(merge.method), merge.method.options()
+        name, options = name_of(merge.method), options_of(merge.method)
         made = {"out": str(out), "method": {"name": name, "options": options}}
         return show.data({**made, **merge.report.to_dict()})
     if quiet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from loramerge.algorithms import METHODS, find
+from loramerge.algorithms.plugins import installed, package_of
 from loramerge.cli.options import from_fields
 
 
@@ -22,6 +23,9 @@ def _table() -> list[str]:
         traits = method().traits
         summary = method.description().partition("\n")[0]
         rows.append([name, traits.family, traits.weights, summary])
+    rows += [
+        [n, "–", "–", f"of the package {package_of(p)}"] for n, p in installed().items() if n not in METHODS
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from loramerge.report import Module
+
+Item = TypeVar("Item")
+PATIENCE = 1.0  # seconds before a bar is shown
 
 
 def data(value: Any) -> None:
@@ -23,20 +28,29 @@ def note(sentence: str) -> None:
 
 def progress(done: Iterable[list[Module]], total: int) -> Iterator[list[Module]]:
     """Pass results on with a bar over modules: on a terminal only, and only after a second."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="module", delay=1.0, disable=None, leave=False) as bar:
-        for modules in done:
-            yield modules
-            bar.update(len(modules))
+    return _watched(done, total, "module", len)
 
 
-def opening(sources: Sequence[str]) -> Iterable[str]:
+def opening(sources: Sequence[str]) -> Iterator[str]:
     """The sources one by one, with a bar where there are so many that it takes a second."""
-    from tqdm import tqdm
+    return _watched(sources, len(sources), "adapter", lambda _: 1)
 
-    bar: Iterable[str] = tqdm(sources, unit="adapter", delay=1.0, disable=None, leave=False)
-    return bar
+
+def _watched(items: Iterable[Item], total: int, unit: str, count: Callable[[Item], int]) -> Iterator[Item]:
+    bar, done, began = None, 0, time.monotonic()
+    try:
+        for item in items:
+            yield item
+            done += count(item)
+            if bar is None and sys.stderr.isatty() and time.monotonic() - began > PATIENCE:
+                from tqdm import tqdm  # an import that a quick merge need not wait for
+
+                bar = tqdm(total=total, initial=done, unit=unit, leave=False)
+            elif bar is not None:
+                bar.update(count(item))
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def size(count: float) -> str:

@@ -10,6 +10,7 @@ import click
 from loramerge.budgets import parse_size
 from loramerge.errors import UsageError
 from loramerge.formats import Alpha
+from loramerge.scaling import check_scale
 from loramerge.selection import Alphas
 
 
@@ -52,6 +53,14 @@ def size(_: click.Context, __: click.Parameter, text: str) -> float:
     """`500MB`, `1GB` or plain bytes."""
     try:
         return parse_size(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def scale(_: click.Context, __: click.Parameter, text: str | None) -> float | str | None:
+    """A number, or the name of a policy."""
+    try:
+        return None if text is None else check_scale(text)
     except UsageError as error:
         raise click.BadParameter(str(error)) from None
 

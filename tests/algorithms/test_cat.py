@@ -17,5 +17,7 @@ def test_by_hand():
 
 @pytest.mark.parametrize("option", ["rank", "energy"])
 def test_it_has_no_size(option):
-    with pytest.raises(UsageError, match=f"{option} is an option of linear, average, svd, lego, not of cat"):
+    with pytest.raises(
+        UsageError, match=f"{option} is an option of linear, average, svd, lego.*, not of cat"
+    ):
         combine([Adapter.of({"q": LowRank(np.ones((2, 1)), np.ones((1, 2)))})], "cat", **{option: 1})

@@ -5,7 +5,7 @@ import pytest
 
 from loramerge import Adapter, Lego, LowRank, Target, combine
 from loramerge.errors import UsageError
-from loramerge.gram import framed
+from loramerge.frames import framed
 from tests.adapters import distance, merged, random_adapters, units_of
 
 

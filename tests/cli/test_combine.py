@@ -184,7 +184,10 @@ USAGE = {
     "no source": ([], "Missing argument"),
     "an unknown option": (["a", "--frobnicate"], "No such option"),
     "an option of another method": (["a", "--seed", "1"], "--seed is an option of lego, not of linear"),
-    "another": (["a", "--method", "cat", "--energy", "0.5"], "linear, average, svd, lego, not of cat"),
+    "another": (
+        ["a", "--method", "cat", "--energy", "0.5"],
+        "--energy is an option of linear, average, svd, lego",
+    ),
     "a choice that is none": (["a", "--method", "lego", "--variant", "x"], "'intrinsic', 'ctm', 'nsc'"),
     "an unknown method": (["a", "--method", "leggo"], "Did you mean lego? There are: linear"),
     "a method without likeness": (["a", "--method", "xyzzy"], "There is no method 'xyzzy'. There are:"),
@@ -320,3 +323,25 @@ def test_sources_of_one_name_are_told_apart(cli, tmp_path):
     assert names == ["x/lora", "y/lora"]
     names = [s["name"] for s in cli("combine", "a", "a", "--json", "--overwrite").json()["sources"]]
     assert names == ["a#1", "a#2"]
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("0.5", 0.5), ("-2", -2.0), ("1e-3", 1e-3)])
+def test_scale_multiplies_the_merge(cli, tmp_path, scale, factor):
+    assert cli("combine", "a", "b", f"--scale={scale}", "-o", "m").code == 0
+    assert_merged(tmp_path / "m" / WEIGHTS, total(tmp_path, factor, factor))
+    assert f"scaled by {factor:.3g}" in cli.out
+
+
+@pytest.mark.parametrize("policy", ["norm", "cosine"])
+def test_a_policy_of_strength_is_said_and_can_be_a_recipe(cli, tmp_path, policy):
+    assert cli("combine", "a", "b", "--scale", policy, "-o", "m").code == 0
+    assert "scaled by" in cli.out
+    recipe = cli("combine", "a", "b", "--scale", policy, "--print-recipe").out
+    (tmp_path / "r.yaml").write_text(recipe)
+    assert cli("combine", "--recipe", "r.yaml", "-o", "again").code == 0
+    assert content(tmp_path / "m") == content(tmp_path / "again")
+
+
+def test_a_scale_that_is_none_is_refused(cli):
+    assert cli("combine", "a", "b", "--scale", "strong").code == 2
+    assert "neither a finite number nor one of norm, cosine" in cli.err

@@ -94,6 +94,6 @@ def test_methods_lists_them_all_and_explains_one(cli):
         assert cli("methods", name).code == 0
         assert cli.out.startswith(f"{name}: ")
         for field in cls.__dataclass_fields__:
-            assert f"\n  --{field}" in cli.out
+            assert f"\n  --{field.replace('_', '-')}" in cli.out
     assert "arXiv:2409.16167" in cli("methods", "lego").out
     cli("methods", "lgeo").refused(2, "Did you mean lego?")

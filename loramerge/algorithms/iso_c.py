@@ -1,0 +1,57 @@
+"""Iso-C: the weighted sum with all its singular values made equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.algorithms.method import Traits
+from loramerge.algorithms.span import Span
+from loramerge.backend import Array
+from loramerge.basis import Basis
+from loramerge.gram import Grams
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsoC(Span):
+    """The isotropic merge in a common space: no direction of the sum outweighs another.
+
+        ΔW = σ̄ U Vᵀ        of Σ_t w_t ΔW_t = U Σ Vᵀ,  σ̄ = mean of the σᵢ above rank_tol · σ₁
+
+    Skills that are weak in the sum are raised to the strength of the strong ones. The published form takes
+    the mean over min(out, in) singular values, most of which are zero for LoRA, and fills the rest of U
+    and V at random; here both stay in the span of the adapters.
+
+    Source: Iso-C, Marczak et al. 2025, arXiv:2502.04959; in the span as in Core Space, arXiv:2509.17786.
+
+    Limits: one adapter does not come back as itself, its spectrum is flattened. A rank keeps the
+    directions that were strongest in the sum; all are equally strong now, so it cuts much: give it room.
+    Near rank_tol a direction jumps from nothing to full strength.
+
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
+    >>> a, b = lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": 3.0 * other})
+    >>> lm.combine([a, b], lm.IsoC()).adapter[lm.Target("q")].dense().round(6)
+    array([[2., 0.],
+           [0., 2.]])
+    """
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("spectral", weights="additive", identity=False)
+
+    def core(self, grams: Grams, bases: Basis) -> Array:
+        return bases.weighted_sum(grams)
+
+    def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
+        u, sigma, vt = super().units(grams, bases)
+        return u, _levelled(sigma, self.rank_tol), vt
+
+
+def _levelled(sigma: Array, rank_tol: float) -> Array:
+    """(M, R) the mean of those above the tolerance, in their place."""
+    kept = sigma > rank_tol * sigma[:, :1]
+    mean = (sigma * kept).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
+    return np.asarray(mean[:, None] * kept)

@@ -1,0 +1,95 @@
+"""A method for some modules and another for the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+from loramerge.algorithms.linear import Linear
+from loramerge.algorithms.method import Method, Traits
+from loramerge.backend import Array
+from loramerge.errors import UsageError
+from loramerge.gram import Grams
+from loramerge.results import Result
+
+Search = Any  # str -> match or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Only(Method):
+    """`method` in the modules whose name holds a match, `otherwise` in the rest.
+
+    Made by `only`. Its declarations are those that hold for both.
+    """
+
+    method: Method
+    match: str
+    otherwise: Method = field(default_factory=Linear)
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.match)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UsageError(f"only: {self.match!r} is no regular expression: {error}.") from None
+        if self.otherwise.observes:
+            raise UsageError(
+                "only: the method for the rest must know its size without a look at all modules: give it a "
+                "rank in place of what it has."
+            )
+
+    @property
+    def traits(self) -> Traits:
+        a, b = self.method.traits, self.otherwise.traits
+        both = {
+            name: getattr(a, name) and getattr(b, name)
+            for name in ("identity", "homogeneous", "exact", "sums")
+        }
+        weights = a.weights if a.weights == b.weights else "none"
+        gauge = a.gauge if a.gauge == b.gauge else "raw"
+        return Traits(a.family, weights=weights, gauge=gauge, **both)
+
+    @cached_property
+    def _search(self) -> Search:
+        return re.compile(self.match).search
+
+    def at(self, module: str) -> Method:
+        return self.method if self._search(module) else self.otherwise
+
+    @property
+    def observes(self) -> bool:
+        return self.method.observes
+
+    def weights(self, weights: Array) -> Array:
+        return self.method.weights(weights)
+
+    def decide(self, observed: Sequence[Array], largest: int) -> Self:
+        rest = self.otherwise.decide([], largest)
+        return replace(self, method=self.method.decide(observed, largest), otherwise=rest)
+
+    def size(self, signature: tuple[int, ...]) -> int:
+        raise AssertionError("asked of the method of a module, by `at`")
+
+    def remix(self, grams: Grams) -> Result:
+        raise AssertionError("asked of the method of a module, by `at`")
+
+
+def only(method: Method, match: str, otherwise: Method | None = None) -> Only:
+    """Use a method in some modules only; the others get `otherwise`, the weighted sum by default.
+
+    Args:
+        match: a regular expression, searched in module names.
+
+    Raises:
+        UsageError: no regular expression, or `otherwise` must see all modules first (``energy``).
+
+    >>> import loramerge as lm
+    >>> pair = ["fixtures/a.safetensors", "fixtures/b.safetensors"]
+    >>> method = lm.only(lm.Lego(rank=4), "q_proj", otherwise=lm.Svd(rank=8))
+    >>> merge = lm.combine(pair, method, profile="compact")
+    >>> sorted(set(merge.plan.outline.ranks.values()) | {merge.plan.outline.rank})
+    [4, 8]
+    """
+    return Only(method=method, match=match, otherwise=Linear() if otherwise is None else otherwise)
