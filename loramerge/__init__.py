@@ -46,6 +46,8 @@ _CONTENTS = {
     "algorithms.ties": "Ties",
     "algorithms.tsv": "Tsv",
     "algorithms.wudi": "Wudi",
+    "checking": "check",
+    "consumers": "Finding",
     "converting": "Conversion convert",
     "deltas": "write_deltas",
     "difference": "Difference diff",

@@ -33,6 +33,8 @@ from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties
 from loramerge.algorithms.tsv import Tsv as Tsv
 from loramerge.algorithms.wudi import Wudi as Wudi
+from loramerge.checking import check as check
+from loramerge.consumers import Finding as Finding
 from loramerge.converting import Conversion as Conversion
 from loramerge.converting import convert as convert
 from loramerge.deltas import write_deltas as write_deltas

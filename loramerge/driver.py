@@ -18,7 +18,6 @@ from loramerge.fitting import file_size
 from loramerge.folding import unfolded
 from loramerge.formats import load, output
 from loramerge.formats.beside import parted
-from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.masks import mark_of
 from loramerge.gram import Grams
 from loramerge.measuring import measure, measure_fit
@@ -198,6 +197,8 @@ def combine(
     profile: str = "portable",
     total_rank: int | None = None,
     size: float | str | None = None,
+    consumer: str | None = None,
+    max_rank: int | None = None,
     only: str | None = None,
     exclude: str | None = None,
     overwrite: bool = False,
@@ -229,6 +230,8 @@ def combine(
         profile: ``portable``, one rank for all modules, or ``compact``, each at its own.
         total_rank, size: instead of a rank: the ranks of all modules together, or the bytes of the file of
             weights (a number or ``"20MB"``), shared so that the least energy is lost.
+        consumer: who shall load it, as for `check`: the merge keeps to what it loads, or is refused.
+        max_rank: the largest rank that the consumer was told to load; 16 for vLLM.
         only, exclude: regular expressions searched in module names.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         extras: tensors that are no low-rank pair (heads, biases): ``"refuse"``, ``"first"`` (of the first
@@ -272,6 +275,8 @@ def combine(
         total_rank=total_rank,
         size=size,
         bare=out is None or output.is_bare(Path(out)),
+        consumer=consumer,
+        max_rank=max_rank,
         only=only,
         exclude=exclude,
         allow_base_mismatch=allow_base_mismatch,
@@ -351,7 +356,7 @@ def _to_disk(
 ) -> Merge:
     marks: dict[Target, str] = {}
     _check_size(plan, out)
-    check_place(plan.sources.dialect, output.is_bare(out), out)
+    plan.check_destination(out)
     outline = replace(plan.outline, recipe=record(plan, unhashed(plan.sources.whole)))
     with output.create(out, output.is_bare(out), outline, overwrite) as draft:
 

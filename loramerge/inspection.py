@@ -13,6 +13,8 @@ import numpy as np
 from loramerge import dtypes
 from loramerge.adapter import Adapter
 from loramerge.backend import Array, workers
+from loramerge.checking import facts_of
+from loramerge.consumers import meant
 from loramerge.errors import printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
@@ -98,6 +100,17 @@ class Inspection:
         """Whether only the header was read, of a file that is still on the Hub."""
         return self.adapter.provenance.peeked
 
+    @property
+    def loads(self) -> dict[str, bool]:
+        """Consumer -> whether it loads the adapter as it is meant; `check` says why not.
+
+        Nothing of a bare file in PEFT's names, which they load once it is in a folder.
+        """
+        facts = facts_of(self.adapter)
+        if facts.dialect == "peft" and not facts.folder:
+            return {}
+        return {consumer.name: not consumer.findings(facts) for consumer in meant(facts)}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -110,6 +123,7 @@ class Inspection:
             "norm": self.norm,
             "modules": [module.to_dict() for module in self.modules],
             "extras": sorted(self.adapter.extras),
+            "loads": self.loads,
             "oddities": list(self.oddities),
         }
 
@@ -138,10 +152,24 @@ class Inspection:
         )
         if self.adapter.provenance.hub:
             head += f", commit {printable((self.adapter.provenance.revision or '')[:8])}"
-        return "\n".join([head, *aligned(self.table()), *(f"odd: {text}" for text in self.oddities)])
+        loads = filter(None, [_told(self.loads)])
+        return "\n".join([head, *aligned(self.table()), *loads, *(f"odd: {text}" for text in self.oddities)])
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _told(loads: dict[str, bool]) -> str:
+    """Who loads it as it is meant.
+
+    >>> _told({"peft": True, "vllm": False})
+    'loads as it is meant in peft; not in vllm (loramerge check says why)'
+    """
+    well, badly = ([name for name, fine in loads.items() if fine is wanted] for wanted in (True, False))
+    said = [f"loads as it is meant in {', '.join(well)}"] if well else []
+    not_in = "not in" if well else "does not load as it is meant in"
+    said += [f"{not_in} {', '.join(badly)} (loramerge check says why)"] if badly else []
+    return "; ".join(said)
 
 
 def inspect(

@@ -23,10 +23,10 @@ from loramerge.fitting import Fitting, Seen, looking
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable, saving
 from loramerge.formats.dialects import PEFT, Dialect
-from loramerge.formats.dialects.dialect import check_ranks
+from loramerge.formats.dialects.dialect import check_place, check_ranks
 from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.masks import MaskPlan, planned
-from loramerge.formats.output import Outline
+from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
 from loramerge.gathering import gather
 from loramerge.scaling import Scale, check_scale
@@ -41,6 +41,7 @@ from loramerge.selection import (
     renormalised,
     select,
 )
+from loramerge.tailoring import Tailor, sized_by, tailored
 from loramerge.target import Target
 from loramerge.units import MEMORY, Signature, Units, align, batches
 
@@ -170,7 +171,7 @@ class Plan:
         weights: (T,) in the middle layer, as the method uses them; the report shows them.
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
-        budget: what it may cost.
+        budget: what it may cost.   tailor: the consumer that it is made for.
         scale: the policy of strength.   strengths: what ``cosine`` found, by module.
     """
 
@@ -184,6 +185,7 @@ class Plan:
     budget: Budget | None = None
     scale: Scale = 1.0
     strengths: Mapping[str, float] = field(default_factory=dict)
+    tailor: Tailor | None = None
 
     def way(self, units: Units) -> tuple[Method, Array]:
         """The method and the weights of a batch, one for each of `work`."""
@@ -205,7 +207,7 @@ class Plan:
             outline, config=config, extras=kept.tensors, apart=kept.apart, masks=self._masks(method, outline)
         )
         names = [adapter.name for adapter in self.sources.whole]
-        sizes = (*schedule.notes(names, list(outline.shapes)), *_size_notes(outline))
+        sizes = (*schedule.notes(names, list(outline.shapes)), *([] if self.tailor else _size_notes(outline)))
         notes = (*self.sources.notes, *told(self.sources.left_out), *kept.notes, *sizes, *method.notes)
         return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
 
@@ -218,6 +220,21 @@ class Plan:
             any(weights) for weights in zip(*(line.first for line in self.schedule.lines), strict=True)
         ]
         return planned(names, self.sources.signatures, weighted, outline.shapes)
+
+    def default_out(self, name: str) -> Path:
+        """Where it is written if nobody says: a file from files, unless the consumer loads folders."""
+        bare = (
+            self.sources.bare
+            and self.outline.masks is None
+            and not (self.tailor and self.tailor.consumer.folder)
+        )
+        return Path(f"{name}.safetensors" if bare else name)
+
+    def check_destination(self, out: Path) -> None:
+        """Raises UsageError: format or consumer wants a folder, and this is a file, or the reverse."""
+        check_place(self.sources.dialect, is_bare(out), out)
+        if self.tailor:
+            self.tailor.check_destination(out, is_bare(out))
 
     @property
     def folds(self) -> bool:
@@ -290,6 +307,8 @@ def settle(
     size: float | str | None = None,
     bare: bool | None = None,
     ranks: Mapping[str, int] | None = None,
+    consumer: str | None = None,
+    max_rank: int | None = None,
     scale: Scale | None = None,
     fold: bool = True,
     wording: Wording = SILENT,
@@ -299,8 +318,12 @@ def settle(
     what is in them. Without `fold` all units stay as they are, those of no use too."""
     budget, written = Budget.of(total_rank, size), check_profile(profile)
     check_ranks(sources.dialect, profile)
-    kinds = (a.dtype for a in sources.adapters if a)
-    kind = dtypes.widest(kinds) if dtype is None else dtypes.parse(dtype)
+    tailor = Tailor.of(consumer, max_rank)
+    widest = dtypes.widest(a.dtype for a in sources.adapters if a)
+    if tailor is not None:
+        tailor.check_profile(written)
+        widest = tailor.dtype(widest)
+    kind = widest if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
     weights = weighed(chosen, sources.whole, weights, rules, wording)
     if chosen.query is not None:
@@ -321,7 +344,7 @@ def settle(
     work = sources.folded(weights_of) if fold and chosen.traits.sums else sources
 
     shown, empty = chosen.weights(schedule.typical), Outline({}, 1, kind, {}, profile=written)
-    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, check_scale(scale))
+    open_ = Plan(sources, schedule, shown, work, chosen, empty, (), budget, check_scale(scale), tailor=tailor)
     most = max(a.rank for a in sources.adapters)
     if chosen.masks and open_.scale != 1.0:
         raise UsageError(
@@ -330,14 +353,24 @@ def settle(
         )
     if budget is not None:
         looking(chosen, budget)  # says what does not go together, before anything is read
-    while chosen.observes:  # some methods look more than once: a bracket first, then what is in it
-        observed = observe(chosen, work, schedule)
-        chosen = chosen.decide([array for _, array in observed], most)
+
+    def known(method: Method) -> Method:
+        while method.observes:  # some methods look more than once: a bracket first, then what is in it
+            method = method.decide([array for _, array in observe(method, work, schedule)], most)
+        return method
+
+    def found(method: Method) -> Plan:
+        return open_.again(known(method).decide([], most), schedule)
+
     if budget is None:
-        return open_.again(chosen.decide([], most), schedule)
-    seen = observe(looking(chosen, budget), work, schedule)
-    as_file = sources.bare if bare is None else bare
-    return Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
+        settled = found(chosen)
+    else:
+        chosen = known(chosen)
+        seen = observe(looking(chosen, budget), work, schedule)
+        as_file = is_bare(open_.default_out("merged")) if bare is None else bare
+        settled = Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
+    fit, notes = tailored(tailor, settled, chosen, sized_by(chosen, schedule, budget), found)
+    return replace(fit, notes=(*fit.notes, *notes))
 
 
 def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:
@@ -379,6 +412,8 @@ def plan(
     size: float | str | None = None,
     bare: bool | None = None,
     ranks: Mapping[str, int] | None = None,
+    consumer: str | None = None,
+    max_rank: int | None = None,
     only: str | None = None,
     exclude: str | None = None,
     allow_base_mismatch: bool = False,
@@ -431,6 +466,8 @@ def plan(
         size=size,
         bare=bare,
         ranks=ranks,
+        consumer=consumer,
+        max_rank=max_rank,
         scale=scale,
         wording=Wording(descriptions, embedding, left_out),
         **options,
@@ -447,6 +484,6 @@ def _size_notes(outline: Outline) -> list[str]:
     if outline.ranks and not outline.dialect.keeps_alpha:
         notes.append(
             "modules have ranks of their own, which PEFT, vLLM and diffusers read; llama.cpp would scale "
-            "them wrongly: --profile portable is for it"
+            "them wrongly, and SGLang refuse them: --profile portable is for these"
         )
     return notes

@@ -37,6 +37,12 @@ class Opened(Protocol):
     def left_out(self) -> Mapping[str, float]: ...
 
 
+class Tailored(Protocol):
+    """The consumer that a merge is for, as far as it is recorded."""
+
+    def settings(self) -> dict[str, Any]: ...
+
+
 class Planned(Protocol):
     """A merge that is settled, as far as it is recorded."""
 
@@ -48,6 +54,8 @@ class Planned(Protocol):
     def method(self) -> Method: ...
     @property
     def outline(self) -> Outline: ...
+    @property
+    def tailor(self) -> Tailored | None: ...
     @property
     def scale(self) -> Scale: ...
 
@@ -73,6 +81,7 @@ def record(plan: Planned, digests: Digests) -> dict[str, Any]:
             "modules": rules,
             **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
             **({"left_out": dict(plan.sources.left_out)} if plan.sources.left_out else {}),
+            **(plan.tailor.settings() if plan.tailor else {}),
             **({"scale": plan.scale} if plan.scale != 1.0 else {}),
         },
         "versions": versions(plan.method),

@@ -27,6 +27,8 @@ KEYS = (
     "profile",
     "total_rank",
     "size",
+    "for",
+    "max_rank",
     "only",
     "exclude",
     "allow_base_mismatch",
@@ -63,6 +65,8 @@ class Recipe:
     profile: str | None = None
     total_rank: int | None = None
     size: float | str | None = None
+    consumer: str | None = None
+    max_rank: int | None = None
     only: str | None = None
     exclude: str | None = None
     allow_base_mismatch: bool = False
@@ -117,6 +121,8 @@ class Recipe:
             total_rank=self.total_rank,
             size=self.size,
             bare=bare,
+            consumer=self.consumer,
+            max_rank=self.max_rank,
             only=self.only,
             exclude=self.exclude,
             allow_base_mismatch=self.allow_base_mismatch,
@@ -147,6 +153,8 @@ class Recipe:
             "profile": self.profile,
             "total_rank": self.total_rank,
             "size": self.size,
+            "for": self.consumer,
+            "max_rank": self.max_rank,
             "only": self.only,
             "exclude": self.exclude,
             "allow_base_mismatch": self.allow_base_mismatch,
@@ -205,6 +213,8 @@ def parse(values: Any, where: str) -> Recipe:
         modules=tuple(reader.rule(value) for value in _list(reader, given, "modules")),
         total_rank=reader.typed(given, "total_rank", int) if "total_rank" in given else None,
         size=_size(reader, given.get("size")),
+        consumer=reader.typed(given, "for", str) if "for" in given else None,
+        max_rank=reader.typed(given, "max_rank", int) if "max_rank" in given else None,
         scale=reader.scale(given["scale"]) if "scale" in given else None,
         descriptions=_descriptions(reader, given.get("descriptions")),
         **{

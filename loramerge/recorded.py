@@ -30,6 +30,8 @@ SETTINGS: dict[str, type] = {  # what a record may set again: nothing that names
     "scale": float,
     "modules": list,
     "ranks": dict,
+    "consumer": str,
+    "max_rank": int,
 }
 
 

@@ -25,6 +25,8 @@ def resize(
     size: float | str | None = None,
     profile: str = "portable",
     dtype: str | None = None,
+    consumer: str | None = None,
+    max_rank: int | None = None,
     alpha: Alphas = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -44,7 +46,8 @@ def resize(
     where, effort = None if out is None else Path(out), Effort(threads)
     bare = where is None or is_bare(where)
     sizes = {"rank": rank, "energy": energy, "total_rank": total_rank, "size": size}
-    todo = resizing(source, sizes, effort, profile=profile, dtype=dtype, alpha=alpha, bare=bare)
+    settings = {"profile": profile, "dtype": dtype, "consumer": consumer, "max_rank": max_rank}
+    todo = resizing(source, sizes, effort, alpha=alpha, bare=bare, **settings)
     return run(todo, where, overwrite=overwrite, effort=effort, progress=progress)
 
 

@@ -16,6 +16,7 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "combine": "Merge adapters into one adapter.",
     "convert": "Write an adapter in another format.",
     "diff": "Compare two adapters module by module.",
+    "check": "Tell what the programs that load an adapter would do with it.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
     "push": "Put an adapter on the Hub, with a card that says how it was made.",
     "resize": "Make one adapter smaller, by its spectra.",
@@ -53,8 +54,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 known error, 2 usage, 3 incompatible adapters, 4 verification failed, "
-    "70 bug in loramerge, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 known error, 2 usage, 3 incompatible adapters, or a finding of `check`, "
+    "4 verification failed, 70 bug in loramerge, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="loramerge")
 @click.pass_context

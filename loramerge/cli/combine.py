@@ -14,6 +14,7 @@ from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
 from loramerge.cli.options import DEFAULT, FILTER_HELP, PICKLE_HELP, MethodCommand
+from loramerge.consumers import CONSUMERS
 from loramerge.curve import Point, curve
 from loramerge.driver import Merge, run
 from loramerge.errors import LoramergeError, printable
@@ -21,7 +22,6 @@ from loramerge.formats import output
 from loramerge.formats.atomic import check_output
 from loramerge.formats.destination import real_path
 from loramerge.formats.dialects import FORMATS
-from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import POLICIES
 from loramerge.formats.profiles import PROFILES
 from loramerge.hub.commits import Pushed, destination
@@ -56,6 +56,10 @@ from loramerge.spreading import check_mixture, write_spread
     "together, shared so that the least energy is lost.")  # fmt: skip
 @click.option("--size", callback=values.budget, metavar="SIZE", help="Instead of a rank: the bytes of the "
     "file of weights, such as 20MB, shared alike; never above.")  # fmt: skip
+@click.option("--for", "consumer", type=click.Choice(list(CONSUMERS)), help="The program that shall load it: "
+    "the merge keeps to what it loads, or is refused. See `loramerge check`.")  # fmt: skip
+@click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that this program was told to "
+    "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Merge only modules whose name holds a match.")
 @click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
 @click.option("--extras", type=click.Choice(POLICIES), default="refuse", show_default=True,
@@ -158,13 +162,12 @@ def combine(
     if dense_delta and any(rivals.values()):
         raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --dense-delta.")
     todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, bare=bare, watch=show.opening)
-    as_file = dense_delta or (todo.sources.bare and todo.outline.masks is None)
-    out = out or Path("merged.safetensors" if as_file else "merged")
+    out = out or (Path("merged.safetensors") if dense_delta else todo.default_out("merged"))
     if todo.outline.masks is not None and not quiet:
         count, taken = len(todo.outline.masks.tasks), show.size(todo.outline.masks.nbytes)
         show.note(f"note: the masks of {count} task{'s' if count > 1 else ''} take {taken}")
     if not dense_delta:
-        check_place(todo.sources.dialect, output.is_bare(out), out)
+        todo.check_destination(out)
     if spread is not None:
         check_mixture(todo)
         check_output(spread, overwrite, folder=False)

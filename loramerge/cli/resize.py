@@ -11,6 +11,7 @@ from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.combine import show_merge, show_plan
 from loramerge.cli.options import PICKLE_HELP
+from loramerge.consumers import CONSUMERS
 from loramerge.driver import run
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
@@ -34,6 +35,10 @@ from loramerge.resizing import resizing
     help="portable: one rank for all modules; compact: each its own.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
     help="Type of the output.  [default: that of the source]")  # fmt: skip
+@click.option("--for", "consumer", type=click.Choice(list(CONSUMERS)), help="The program that shall load it: "
+    "the result keeps to what it loads, or is refused. See `loramerge check`.")  # fmt: skip
+@click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that this program was told to "
+    "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip
 @click.option("--alpha", "alpha", metavar="A", help="Training alpha of a bare file that does not say it: a "
     "number, or `rank` for scale 1.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="Workers; the result does not depend on it.  "
@@ -76,9 +81,10 @@ def resize(
     sizes = {"rank": rank, "energy": energy, "total_rank": total_rank, "size": size}
     given = values.alphas((alpha,) if alpha else ())
     todo = resizing(source, sizes, effort, alpha=given, bare=bare, **settings)
-    out = out or Path("resized.safetensors" if todo.sources.bare else "resized")
+    out = out or todo.default_out("resized")
     if dry_run:
         check_output(out, overwrite, folder=not output.is_bare(out))
+        todo.check_destination(out)
         return show_plan(todo, out, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, effort=effort, progress=show.progress)
     return show_merge(merge, todo, out, as_json, quiet)

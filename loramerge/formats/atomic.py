@@ -47,7 +47,8 @@ def new_file(out: Path, overwrite: bool = False) -> Iterator[Path]:
 def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes OUT when the block ends, or leaves no trace.
 
-    Files in folders below it must be flushed by those who write them. Symlinks and errors are as for `new_file`.
+    Files in folders below it must be flushed by those who write them. Symlinks and errors are as for
+    `new_file`.
     """
     with _work(out, overwrite, folder=True) as new:
         with writing(out):

@@ -1,7 +1,7 @@
 """How the ranks of a merge are written: `portable`, one for all by zero padding; `compact`, each its own.
 
 llama.cpp and others ignore patterns without saying so, which is why `portable` has none. `compact` names an
-alpha for every rank that it names, so that a reader of both, or of neither, scales each module by 1.
+alpha for every rank that it names, so that a reader of both scales each module by 1.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_by_hand():
     assert facts["selfish"] == 0.75
     assert facts["catastrophic"] == 0.25
     assert facts["consensus"] == 0.0
-    # b is restored as [[0 0] [5 -4]], off by [[2 1] [0 2]]: 9 of 66; a as [[6 0] [0 0]], off by [[2 1] [0 2]]: 9 of 21
+    # b comes back as [[0 0] [5 -4]], off by [[2 1] [0 2]]: 9 of 66; a as [[6 0] [0 0]], 9 of 21
     assert facts["restore error"] == pytest.approx(9 / 21)
 
 

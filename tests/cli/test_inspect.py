@@ -18,11 +18,13 @@ def sources(cli, tmp_path):
 def test_the_table_has_a_row_for_every_kind_of_module(cli):
     assert cli("inspect", "a").code == 0
     assert cli.err == ""
-    head, columns, q, v = cli.out.splitlines()
+    head, columns, q, v, loads = cli.out.splitlines()
     assert head.startswith("a: PEFT folder, 4 modules, float32, base model tiny, ‖ΔW‖ ")
     assert columns.split()[:5] == ["module", "count", "out×in", "rank", "scale"]
     assert q.split()[:5] == ["q", "2", "6×5", "2", "2"]
     assert v.split()[:5] == ["v", "2", "4×7", "2", "2"]
+    well = "loads as it is meant in peft, transformers, llama.cpp"
+    assert loads == f"{well}; not in vllm, sglang (loramerge check says why)"
 
 
 def test_json_holds_every_module_with_its_spectrum(cli, tmp_path):

@@ -1,0 +1,97 @@
+"""`loramerge check`."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import click
+
+from loramerge.checking import facts_of
+from loramerge.cli import show
+from loramerge.cli.options import PICKLE_HELP
+from loramerge.consumers import CONSUMERS, Consumer, Facts, Finding, find, meant
+from loramerge.errors import LoramergeError, printable
+from loramerge.gathering import expand
+
+BREAKS = 3  # exit code: somebody would refuse it, or make something else of it
+WIDTH, MARGIN = 100, " " * 14
+MEND = f"{MARGIN}mend: "
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--for", "consumers", multiple=True, type=click.Choice(list(CONSUMERS)),
+    help="The program that shall load it; once for each.  [default: all it may be meant for]")  # fmt: skip
+@click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that the program was told to "
+    "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip
+@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    sources: tuple[str, ...],
+    consumers: tuple[str, ...],
+    max_rank: int | None,
+    allow_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Tell what the programs that load adapters would do with one, and what mends it.
+
+    A program may refuse an adapter; or, without saying so, scale it wrongly or ignore a part of it. Only
+    headers are read. Exit code 3 if there is anything to mend.
+
+    \b
+    Example:
+      loramerge check merged --for vllm --for sglang
+    """
+    failures: list[LoramergeError] = []
+    shown: list[dict[str, Any]] = []
+    for member in [member for source in sources for member, _ in expand(source)]:
+        try:
+            facts = facts_of(member, allow_pickle)
+        except LoramergeError as error:
+            failures.append(error)
+            show.note(f"Error: {error}")
+            continue
+        wanted = [find(name) for name in consumers] or meant(facts)
+        found = {consumer: consumer.findings(facts, max_rank) for consumer in wanted}
+        shown.append(_plain(facts, found))
+        if not as_json:
+            click.echo(_text(facts, found))
+    if as_json:
+        show.data(shown)
+    if failures:
+        ctx.exit(failures[0].exit_code)
+    if not all(row["loads"] for each in shown for row in each["consumers"]):
+        ctx.exit(BREAKS)
+
+
+def _plain(facts: Facts, found: dict[Consumer, list[Finding]]) -> dict[str, Any]:
+    rows = [
+        {
+            "consumer": consumer.name,
+            "version": consumer.version,
+            "loads": not findings,
+            "findings": [finding.to_dict() for finding in findings],
+        }
+        for consumer, findings in found.items()
+    ]
+    return {"source": facts.path, "tensor_names": facts.dialect, "consumers": rows}
+
+
+def _text(facts: Facts, found: dict[Consumer, list[Finding]]) -> str:
+    kind = "adapter_config.json and" if facts.folder else "one file with"
+    lines = [f"{printable(facts.path)}: {kind} {len(facts.tensors)} tensors with {facts.dialect} names"]
+    for consumer, findings in found.items():
+        if not findings:
+            lines.append(f"{consumer.name:<13} loads it as it is meant")
+        for start, finding in zip(
+            [f"{consumer.name:<13} ", *[MARGIN] * len(findings)], findings, strict=False
+        ):
+            lines += textwrap.wrap(finding.sentence, WIDTH, initial_indent=start, subsequent_indent=MARGIN)
+            if finding.mend:
+                lines += textwrap.wrap(finding.mend, WIDTH, initial_indent=MEND, subsequent_indent=MARGIN)
+        if findings and findings[-1].command:
+            lines.append(MEND + findings[-1].command)
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""What the files of an adapter say, as the programs that load it see it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from shlex import quote
+from typing import Any, Literal
+
+from loramerge.formats.names import Name, alpha_of, parse
+from loramerge.target import Kind
+
+Dialect = Literal["peft", "mlx", "kohya", "comfyui", "diffusers", "unknown"]
+Shape = tuple[int, ...]
+GRAMMARS: tuple[tuple[str, Dialect], ...] = (  # by how the keys look; first hit wins
+    (r"^(lora|lycoris)_(unet|te\d?|transformer|prior_unet)_", "kohya"),
+    (r"^(diffusion_model|text_encoders)\.", "comfyui"),
+    (r"^(unet|text_encoder|text_encoder_\d|transformer_\d)\.|^transformer\.(?!h\.\d)", "diffusers"),
+    (r"\.processor\.\S*(lora_|_lora\.)|_lora\.(up|down)\.|\.lora\.(up|down)\.", "diffusers"),
+    (r"\.lora_[ab]$", "mlx"),
+    (r"\.lora_(A|B|E|embedding_A|embedding_B)\b", "peft"),
+    (r"^base_model\.model\.", "peft"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module as a scaling rule sees it.
+
+    Args:
+        place: the name that patterns are held against.
+        rank: r of its factors.   alpha: what an alpha tensor of its own says.
+        scale: the factor of ``up @ down`` that is meant; None if the files do not say it.
+    """
+
+    place: str
+    rank: int
+    alpha: float | None = None
+    scale: float | None = None
+    kind: Kind = "linear"
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """Everything a consumer's rules look at; no numbers but scalar alphas.
+
+    Args:
+        path: how the user named it.   folder: it has an adapter_config.json.
+        config: its settings.   tensors: key -> shape.   beside: other files in its folder.
+        weights: name of the file of weights.
+        modules: as loramerge reads them; empty if it does not.
+        unread: why it does not.   options: what `loramerge combine` must be told to read it.
+    """
+
+    path: str
+    folder: bool
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Shape]
+    modules: tuple[Module, ...] = ()
+    unread: str = ""
+    options: str = ""
+    weights: str = ""
+    beside: frozenset[str] = field(default_factory=frozenset)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """Whose tensor names these are."""
+        for pattern, dialect in GRAMMARS:
+            if any(re.search(pattern, key) for key in self.tensors):
+                return dialect
+        return "unknown"
+
+    @cached_property
+    def names(self) -> Mapping[str, Name]:
+        """The keys of PEFT's factors, taken apart."""
+        return {key: name for key in self.tensors if (name := parse(key)) is not None}
+
+    @cached_property
+    def others(self) -> tuple[str, ...]:
+        """The keys that name no factor and no alpha."""
+        return tuple(sorted(k for k in self.tensors if k not in self.names and alpha_of(k) is None))
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Module path -> rows of its ``lora_A``."""
+        down = {k: n for k, n in self.names.items() if n.part in ("A", "embedding_A") and self.tensors[k]}
+        return {name.path: self.tensors[key][0] for key, name in down.items()}
+
+    def of_kind(self, *kinds: Kind) -> list[str]:
+        """The places of modules of these kinds."""
+        return [module.place for module in self.modules if module.kind in kinds]
+
+    @property
+    def peft_type(self) -> str:
+        """The kind of adapter that its config says."""
+        return str(self.config.get("peft_type") or "LORA").upper()
+
+    @property
+    def bent(self) -> Iterator[str]:
+        """The settings in force under which ``up @ down`` is not the whole of the update."""
+        for setting in SPECIAL:
+            value = self.config.get(setting)
+            if setting == "init_lora_weights":
+                if isinstance(value, str) and value.lower().startswith(MUTATES):
+                    yield setting
+            elif setting == "bias":
+                if value not in (None, "none"):
+                    yield setting
+            elif value:
+                yield setting
+
+    @property
+    def asks_alpha(self) -> bool:
+        """Whether only its user knows its scale."""
+        return "--alpha" in self.options
+
+    @property
+    def quoted(self) -> str:
+        """Its path, to be pasted."""
+        return quote(self.path)
+
+    def elsewhere(self, consumer: str) -> str:
+        """Where an adapter made of it for a consumer would lie, to be pasted."""
+        return quote(f"{self.path.rstrip('/').removesuffix('.safetensors')}-{consumer}")
+
+
+MUTATES = ("pissa", "olora", "corda", "loftq")  # inits that PEFT repeats on the base when it loads them
+SPECIAL = {  # settings beyond a plain LoRA -> what is lost where they are not heeded
+    "use_dora": "the magnitudes of DoRA",
+    "use_qalora": "the pooling of QALoRA",
+    "use_bdlora": "the blocks of BD-LoRA",
+    "alora_invocation_tokens": "the tokens that switch an activated LoRA on",
+    "arrow_config": "the router of Arrow",
+    "kasa_config": "the truncated base of KaSA",
+    "layer_replication": "the layers that layer_replication repeats",
+    "init_lora_weights": "the change of the base weights that its initialisation made",
+    "lora_bias": "the biases of lora_B",
+    "bias": "the trained biases",
+    "enable_lora": "the fused layout of PEFT 0.2",
+}

@@ -1,0 +1,50 @@
+"""llama.cpp: `convert_lora_to_gguf.py`, then `--lora`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.facts import Facts, Module
+from loramerge.errors import printable
+
+OTHERS = "use PEFT, or leave these modules out with --exclude"
+FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
+
+
+def scale(config: Mapping[str, Any], module: Module) -> float:
+    """lora_alpha of the config over the rank of the tensors; 1 if it is 0."""
+    alpha = float(config["lora_alpha"])
+    return alpha / module.rank if alpha else 1.0
+
+
+def rules(facts: Facts) -> Iterator[Finding]:
+    """What its converter stops at."""
+    for what in ("conv", "expert"):
+        if places := facts.of_kind(what):
+            noun = "convolution" if what == "conv" else "fused experts"
+            yield LLAMA_CPP.rejecting(f"its converter knows no {noun} ({printable(places[0])})", OTHERS)
+    if strange := [key for key in facts.tensors if not _taken(key)]:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        why = f"its converter stops at {printable(strange[0])}{more}"
+        yield LLAMA_CPP.rejecting(why)
+
+
+def _taken(key: str) -> bool:
+    whole = "_layernorm" in key or ".norm" in key or ".base_layer.weight" in key
+    return any(part in key for part in FACTORS) or whole
+
+
+LLAMA_CPP = Consumer(
+    "llama.cpp",
+    "llama.cpp",
+    "of llama-cpp-python 0.3.36",
+    ("peft",),
+    True,
+    scale,
+    rules,
+    rejects=frozenset({"use_dora", "lora_bias", "enable_lora"}),
+    needs=("lora_alpha",),
+    heeds=frozenset({"alora_invocation_tokens"}),
+)

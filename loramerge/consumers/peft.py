@@ -1,0 +1,59 @@
+"""PEFT: `PeftModel.from_pretrained`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.facts import SPECIAL, Facts, Module
+from loramerge.formats.config import scales
+from loramerge.formats.names import PREFIX
+
+TYPES = frozenset(  # peft.PeftType of 0.21.2
+    "ADALORA ADAMSS ADAPTION_PROMPT BEFT BOFT C3A CARTRIDGE CPT DEFT DELORA FOURIERFT FROD GLORA "
+    "GRALORA HIRA HRA IA3 LILY LN_TUNING LOHA LOKR LORA MISS MULTITASK_PROMPT_TUNING OFT OSF PEANUT POLY "
+    "PREFIX_TUNING PROMPT_TUNING PSOFT PVERA P_TUNING RANDLORA ROAD SHADOW SHIRA SUPERTUNING TINYLORA "
+    "TRAINABLE_TOKENS UNILORA VBLORA VERA WAVEFT XLORA".split()
+)
+
+
+def scale(config: Mapping[str, Any], module: Module) -> float:
+    """alpha / r, or alpha / √r for rsLoRA; both as the patterns say for this module."""
+    return scales(config, "adapter_config.json").scale(module.place)
+
+
+def rules(facts: Facts) -> Iterator[Finding]:
+    """What it does not find."""
+    odd = [key for key, name in facts.names.items() if not name.prefixed]
+    if odd:
+        what = f"{_share(odd, facts)} factors, whose keys have no {PREFIX.rstrip('.')}"
+        yield PEFT.ignoring(what)
+    yield from misnamed(PEFT, facts)
+
+
+def misnamed(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
+    """Keys that it does not find in the model: it warns of missing keys, and goes on without them."""
+    if odd := [key for key, name in facts.names.items() if name.adapter]:
+        what = f"{_share(odd, facts)} factors, whose keys hold the adapter's name"
+        yield consumer.ignoring(what)
+
+
+def _share(keys: Sequence[str], facts: Facts) -> str:
+    return "all" if len(keys) == len(facts.names) else f"{len(keys)} of {len(facts.names)}"
+
+
+PEFT = Consumer(
+    "peft",
+    "PEFT",
+    "0.21.2",
+    ("peft",),
+    True,
+    scale,
+    rules,
+    rejects=frozenset({"enable_lora"}),
+    heeds=frozenset(SPECIAL),
+    keeps=lambda key: True,
+    patterns=True,
+    types=TYPES,
+)

@@ -1,0 +1,30 @@
+"""transformers: `model.load_adapter`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.facts import SPECIAL, Facts
+from loramerge.consumers.peft import TYPES, misnamed, scale
+
+
+def rules(facts: Facts) -> Iterator[Finding]:
+    """What it does not find."""
+    yield from misnamed(TRANSFORMERS, facts)
+
+
+TRANSFORMERS = Consumer(
+    "transformers",
+    "transformers",
+    "5.23.0",
+    ("peft",),
+    True,
+    scale,
+    rules,
+    rejects=frozenset({"enable_lora"}),
+    heeds=frozenset(SPECIAL),
+    keeps=lambda key: True,
+    patterns=True,
+    types=TYPES,
+)

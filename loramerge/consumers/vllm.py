@@ -1,0 +1,54 @@
+"""vLLM: `--enable-lora`, `LoRARequest`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.facts import Facts
+from loramerge.consumers.peft import scale
+from loramerge.errors import printable
+
+ELSEWHERE = "use PEFT, or leave these modules out with --exclude"
+HEADS = ("classifier", "score")
+READ = re.compile(  # the keys that it takes; all others are refused
+    r".*\.lora_[AB]\.weight|.*\.lora_embedding_[AB]|(.*\.)?(score|classifier)\.(weight|bias)"
+    r"|.*\.(embed_tokens|lm_head)\.base_layer\.weight",
+    re.DOTALL,
+)
+
+
+def rules(facts: Facts) -> Iterator[Finding]:
+    """What its PEFTHelper and its reader of tensors refuse."""
+    heads = facts.config.get("modules_to_save") or []
+    odd = [str(head) for head in heads if head not in HEADS] if isinstance(heads, list) else []
+    if odd:
+        why = f"modules_to_save lists {printable(', '.join(odd))}, and it takes score and classifier only"
+        yield VLLM.rejecting(why)
+    if not odd and (unread := [key for key in facts.tensors if not READ.fullmatch(key)]):
+        some = f"{printable(unread[0])}{f' and {len(unread) - 1} more' if len(unread) > 1 else ''}"
+        yield VLLM.rejecting(f"it takes no tensor such as {some}")
+    if places := facts.of_kind("conv"):
+        yield VLLM.rejecting(f"it adapts no convolution ({printable(places[0])})", ELSEWHERE)
+
+
+VLLM = Consumer(
+    "vllm",
+    "vLLM",
+    "0.33.0",
+    ("peft",),
+    True,
+    scale,
+    rules,
+    rejects=frozenset(
+        "use_dora lora_bias bias init_lora_weights alora_invocation_tokens layer_replication use_bdlora "
+        "use_qalora enable_lora".split()
+    ),
+    needs=("r", "lora_alpha", "target_modules"),
+    keeps=lambda key: READ.fullmatch(key) is not None,
+    patterns=True,
+    max_rank=16,
+    rank_option="--max-lora-rank",
+    rank_choices=(1, 8, 16, 32, 64, 128, 256, 320, 512),
+)

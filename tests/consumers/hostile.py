@@ -1,0 +1,201 @@
+"""Folders that some consumer refuses, scales wrongly or reads in part."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from tests.consumers.inputs import LAYERS, NAMES, SCALINGS, convolution, embedding, key, pairs, write
+from tests.files import bare, folder
+
+HEAD = {"base_model.model.score.weight": np.ones((2, 6), np.float32)}
+LM_HEAD = {"base_model.model.lm_head.weight": np.ones((2, 6), np.float32)}
+BIAS = {key(path, "lora_B.bias"): np.ones(outs, np.float32) for path, (outs, _) in LAYERS.items()}
+MAGNITUDE = {
+    key(path, "lora_magnitude_vector"): np.ones(outs, np.float32) for path, (outs, _) in LAYERS.items()
+}
+
+
+def _part(place, *names):
+    """An adapter of some of the modules only."""
+    kept = {k: v for k, v in pairs(0, SCALINGS["plain"]).items() if any(name in k for name in names)}
+    said = {"peft_type": "LORA", "target_modules": list(names), **SCALINGS["plain"]}
+    return folder(place, kept, config=said)
+
+
+def _without(place, *fields):
+    """One whose config lacks these."""
+    write(place)
+    path = place / "adapter_config.json"
+    said = {k: v for k, v in json.loads(path.read_text()).items() if k not in fields}
+    path.write_text(json.dumps(said))
+    return place
+
+
+def _renamed(place, change):
+    values = {change(name): value for name, value in pairs(0, SCALINGS["plain"]).items()}
+    said = {"peft_type": "LORA", "target_modules": NAMES, **SCALINGS["plain"]}
+    return folder(place, values, config=said)
+
+
+def _tokens(place):
+    write(place)
+    (place / "added_tokens.json").write_text('{"<new>": 12}')
+    return place
+
+
+def _gpt2(place):
+    values = {k.replace("model.layers", "transformer.h"): v for k, v in pairs(0, SCALINGS["plain"]).items()}
+    return folder(place, values, config={"peft_type": "LORA", "target_modules": NAMES, **SCALINGS["plain"]})
+
+
+def _adalora(place):
+    values = {}
+    for path, (outs, ins) in LAYERS.items():
+        shapes = {"lora_A": (4, ins), "lora_B": (outs, 4), "lora_E": (4, 1)}
+        values |= {key(path, end): np.ones(shape, np.float32) for end, shape in shapes.items()}
+    said = {"peft_type": "ADALORA", "r": 8, "init_r": 4, "lora_alpha": 8, "target_modules": NAMES}
+    return folder(place, values, config=said | {"rank_pattern": None})
+
+
+def _experts(place):
+    values = {
+        key("model.layers.0.mlp.experts", "lora_A.weight"): np.ones((6, 5), np.float32),
+        key("model.layers.0.mlp.experts", "lora_B.weight"): np.ones((7, 6), np.float32),
+    }
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": []}
+    return folder(place, values, config=said | {"target_parameters": ["experts.down_proj"]})
+
+
+def _config(**changes):
+    return lambda place: write(place, 0, None, None, **changes)
+
+
+def _with(more, **changes):
+    return lambda place: write(place, 0, None, more, **changes)
+
+
+HOSTILE = {
+    "plain": write,
+    "rslora": lambda place: write(place, 0, SCALINGS["rslora"]),
+    "mixed ranks": lambda place: write(place, 0, SCALINGS["mixed ranks"]),
+    "patterns": lambda place: write(place, 0, SCALINGS["patterns"]),
+    "rank 24": lambda place: write(place, 0, {"r": 24, "lora_alpha": 24}),
+    "rank 24 in one": lambda place: write(place, 0, SCALINGS["plain"] | {"rank_pattern": {"k_proj": 24}}),
+    "dora": _with(MAGNITUDE, use_dora=True),
+    "lora_bias": _with(BIAS, lora_bias=True),
+    "bias without tensors": _config(bias="lora_only"),
+    "pissa": _config(init_lora_weights="pissa_niter_4"),
+    "gaussian": _config(init_lora_weights="gaussian"),
+    "alora": _config(alora_invocation_tokens=[1, 2]),
+    "layer_replication": _config(layer_replication=[[0, 1], [0, 1]]),
+    "qalora": _config(use_qalora=True),
+    "bdlora": _config(use_bdlora={"target_modules_bd_a": ["q_proj"]}),
+    "target_modules as a pattern": _config(target_modules=r".*(proj)"),
+    "all-linear": _config(target_modules="all-linear"),
+    "without target_modules": lambda place: _without(place, "target_modules"),
+    "a classifier": _with(HEAD, modules_to_save=["score"], task_type="SEQ_CLS"),
+    "a head": _with(LM_HEAD, modules_to_save=["lm_head"]),
+    "a head not listed": _with(LM_HEAD),
+    "an adapter's name": lambda place: _renamed(place, lambda k: k.replace(".weight", ".default.weight")),
+    "without a prefix": lambda place: _renamed(place, lambda k: k.removeprefix("base_model.model.")),
+    "q alone": lambda place: _part(place, "q_proj"),
+    "k and v": lambda place: _part(place, "k_proj", "v_proj"),
+    "q and v": lambda place: _part(place, "q_proj", "v_proj"),
+    "embedding": _with(embedding(1, 4), target_modules=[*NAMES, "embed_tokens"]),
+    "embedding not listed": _with(embedding(1, 4)),
+    "convolution": _with(convolution(1, 4), target_modules=[*NAMES, "conv"]),
+    "convolution in a layer": _with(
+        convolution(1, 4, "model.layers.0.conv"), target_modules=[*NAMES, "conv"]
+    ),
+    "added tokens": _tokens,
+    "gpt2": _gpt2,
+    "adalora": _adalora,
+    "experts": _experts,
+    "one file": lambda place: bare(place.with_suffix(".safetensors"), pairs(0, SCALINGS["plain"])),
+}
+
+
+def _oldest(place):
+    """PEFT 0.2's fused layout."""
+    path = "transformer.layers.0.query_key_value"
+    values = {
+        key(path, "lora_A.weight"): np.ones((4, 6), np.float32),
+        key(path, "lora_B.weight"): np.ones((12, 2, 1), np.float32),
+    }
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query_key_value"]}
+    return folder(place, values, config=said | {"enable_lora": [True, False, True]})
+
+
+def _unknown(place):
+    values = {"base_model.model.layers.0.gate": np.ones(3, np.float32)}
+    return folder(place, values, config={"peft_type": "FINEGATES"})
+
+
+def _up(place):
+    values = {
+        key("model.layers.0.mlp.up_proj", "lora_A.weight"): np.ones((4, 6), np.float32),
+        key("model.layers.0.mlp.up_proj", "lora_B.weight"): np.ones((10, 4), np.float32),
+    }
+    said = {"peft_type": "LORA", "target_modules": ["up_proj"], **SCALINGS["plain"]}
+    return folder(place, values, config=said)
+
+
+def _diffusers(place, more=None, metadata=None, path="unet.down_blocks.0.attentions.0.proj_in"):
+    values = {
+        f"{path}.lora_A.weight": np.ones((2, 6), np.float32),
+        f"{path}.lora_B.weight": np.ones((8, 2), np.float32),
+        **(more or {}),
+    }
+    return bare(place.with_suffix(".safetensors"), values, metadata)
+
+
+def _mlx(place, rank=4, more=None, name="adapters.safetensors", **config):
+    place.mkdir()
+    values = {
+        "model.layers.0.q.lora_a": np.ones((6, rank), np.float32),
+        "model.layers.0.q.lora_b": np.ones((rank, 8), np.float32),
+        **(more or {}),
+    }
+    bare(place / name, values)
+    said = {"num_layers": 1, "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0}} | config
+    said = {key: value for key, value in said.items() if value is not None}
+    (place / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora", **said}))
+    return place
+
+
+ALPHA = {"unet.down_blocks.0.attentions.0.proj_in.alpha": np.float32(2)}
+DORA = {
+    "lora_unet_a.lora_down.weight": np.ones((2, 6), np.float32),
+    "lora_unet_a.lora_up.weight": np.ones((8, 2), np.float32),
+    "lora_unet_a.dora_scale": np.ones((8, 1), np.float32),
+}
+Q_BIAS = {key("model.layers.0.self_attn.q_proj", "base_layer.bias"): np.ones(8, np.float32)}
+HOSTILE |= {
+    "enable_lora": _oldest,
+    "unknown type": _unknown,
+    "up alone": _up,
+    "a bias in a layer": _with(Q_BIAS, bias="all"),
+    "without lora_alpha": lambda place: _without(place, "lora_alpha"),
+    "sd15": _diffusers,
+    "sd15 with attention": lambda place: _diffusers(place, path="unet.mid_block.attentions.0.attn1.to_q"),
+    "sd15 of old": lambda place: _diffusers(place, path="unet.mid_block.attentions.0.attn1.processor.to_q"),
+    "sd15 with two answers": lambda place: _diffusers(
+        place, ALPHA, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 2})}
+    ),
+    "sd15 with a config": lambda place: _diffusers(
+        place, None, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 4})}
+    ),
+    "kohya with DoRA": lambda place: bare(place.with_suffix(".safetensors"), DORA),
+    "numbered": lambda place: bare(
+        place.with_suffix(".safetensors"), {"w_a_000": np.ones((2, 6), np.float32)}
+    ),
+    "mlx": _mlx,
+    "mlx of two ranks": lambda place: _mlx(place, rank=2),
+    "mlx without a scale": lambda place: _mlx(
+        place, num_layers=None, lora_parameters={"rank": 4, "dropout": 0.0}
+    ),
+    "mlx renamed": lambda place: _mlx(place, name="0000100_adapters.safetensors"),
+    "mlx with more": lambda place: _mlx(place, more={"model.norm.weight": np.ones(6, np.float32)}),
+}

@@ -1,0 +1,178 @@
+"""Every sentence that a user gets of a consumer, from a folder that provokes it; and what mends it does."""
+
+import shlex
+
+import pytest
+
+import loramerge as lm
+from loramerge.consumers import CONSUMERS
+from tests.consumers.hostile import HOSTILE
+from tests.files import Cli
+
+SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each finding
+    ("peft", "an adapter's name"): [("ignores", "all factors, whose keys hold the adapter's name")],
+    ("peft", "without a prefix"): [("ignores", "all factors, whose keys have no base_model.model")],
+    ("peft", "enable_lora"): [("rejects", "enable_lora is [True, False, True]")],
+    ("peft", "unknown type"): [("rejects", "it knows no adapter of type FINEGATES")],
+    ("peft", "one file"): [("rejects", "it loads a folder with an adapter_config.json")],
+    ("transformers", "an adapter's name"): [("ignores", "all factors")],
+    ("transformers", "unknown type"): [("rejects", "FINEGATES")],
+    ("transformers", "enable_lora"): [("rejects", "enable_lora")],
+    ("transformers", "one file"): [("rejects", "this is one file")],
+    ("vllm", "rank 24"): [("rejects", "rank 24 is above 16, its default --max-lora-rank")],
+    ("vllm", "rank 24 in one"): [("rejects", "rank 24 is above 16")],
+    ("vllm", "dora"): [("rejects", "use_dora is True"), ("rejects", "lora_magnitude_vector")],
+    ("vllm", "lora_bias"): [("rejects", "lora_bias is True"), ("rejects", "lora_B.bias and 7 more")],
+    ("vllm", "bias without tensors"): [("rejects", "bias is lora_only")],
+    ("vllm", "pissa"): [("rejects", "init_lora_weights is pissa_niter_4")],
+    ("vllm", "alora"): [("rejects", "alora_invocation_tokens is [1, 2]")],
+    ("vllm", "layer_replication"): [("rejects", "layer_replication is [[0, 1], [0, 1]]")],
+    ("vllm", "qalora"): [("rejects", "use_qalora is True")],
+    ("vllm", "bdlora"): [("rejects", "use_bdlora")],
+    ("vllm", "without target_modules"): [("rejects", "does not give target_modules")],
+    ("vllm", "a head"): [("rejects", "modules_to_save lists lm_head, and it takes score")],
+    ("vllm", "a head not listed"): [("rejects", "no tensor such as base_model.model.lm_head.weight")],
+    ("vllm", "an adapter's name"): [("rejects", "lora_A.default.weight and 15 more")],
+    ("vllm", "convolution"): [("rejects", "it adapts no convolution (conv)")],
+    ("vllm", "convolution in a layer"): [("rejects", "it adapts no convolution (model.layers.0.conv)")],
+    ("vllm", "adalora"): [("rejects", "type ADALORA")],
+    ("vllm", "unknown type"): [("rejects", "type FINEGATES")],
+    ("vllm", "enable_lora"): [("rejects", "enable_lora is [True, False, True]")],
+    ("vllm", "a bias in a layer"): [("rejects", "bias is all"), ("rejects", "q_proj.base_layer.bias")],
+    ("vllm", "without lora_alpha"): [("rejects", "does not give lora_alpha")],
+    ("vllm", "one file"): [("rejects", "this is one file")],
+    ("sglang", "rslora"): [("scales", "SGLang ignores use_rslora: the adapter would act 2 times too weak")],
+    ("sglang", "mixed ranks"): [
+        ("rejects", "it wants rank 4 in every module, and model.layers.0.mlp.down_proj has 6"),
+        ("scales", "ignores rank_pattern: the adapter would act in 4 of 8 modules from 2 times too weak"),
+    ],
+    ("sglang", "patterns"): [
+        ("rejects", "it wants rank 4"),
+        ("scales", "use_rslora and rank_pattern and alpha_pattern"),
+    ],
+    ("sglang", "rank 24 in one"): [("rejects", "has 24"), ("scales", "6 times too strong")],
+    ("sglang", "dora"): [("rejects", "use_dora is True")],
+    ("sglang", "lora_bias"): [("rejects", "lora_bias is True")],
+    ("sglang", "bias without tensors"): [("ignores", "bias (lora_only), and with it the trained biases")],
+    ("sglang", "pissa"): [("ignores", "the change of the base weights")],
+    ("sglang", "alora"): [("ignores", "the tokens that switch an activated LoRA on")],
+    ("sglang", "layer_replication"): [("ignores", "the layers that layer_replication repeats")],
+    ("sglang", "qalora"): [("ignores", "the pooling of QALoRA")],
+    ("sglang", "bdlora"): [("ignores", "the blocks of BD-LoRA")],
+    ("sglang", "target_modules as a pattern"): [("rejects", "must be a list of names, and is '.*(proj)'")],
+    ("sglang", "without target_modules"): [("rejects", "must be a list of names, and is None")],
+    ("sglang", "a classifier"): [("ignores", "a tensor that is no pair (base_model.model.score.weight)")],
+    ("sglang", "a head"): [("ignores", "a tensor that is no pair (base_model.model.lm_head.weight)")],
+    ("sglang", "a head not listed"): [("ignores", "a tensor that is no pair")],
+    ("sglang", "q alone"): [("rejects", "model.layers.0.self_attn has q_proj without v_proj")],
+    ("sglang", "k and v"): [("rejects", "has k_proj, v_proj without q_proj")],
+    ("sglang", "up alone"): [("rejects", "model.layers.0.mlp has up_proj without gate_proj")],
+    ("sglang", "embedding not listed"): [("ignores", "embed_tokens, which target_modules does not list")],
+    ("sglang", "convolution"): [("ignores", "1 of 9 modules, such as conv: it looks for `layers.N.`")],
+    ("sglang", "convolution in a layer"): [("rejects", "no convolution (model.layers.0.conv)")],
+    ("sglang", "a bias in a layer"): [("ignores", "bias (all)"), ("rejects", "q_proj.base_layer.bias for")],
+    ("sglang", "added tokens"): [("rejects", "added_tokens.json lists tokens")],
+    ("sglang", "gpt2"): [("ignores", "all modules, such as transformer.h.0")],
+    ("sglang", "adalora"): [("rejects", "type ADALORA")],
+    ("sglang", "unknown type"): [("rejects", "type FINEGATES")],
+    ("sglang", "experts"): [("rejects", "it wants rank 2"), ("rejects", "no place for fused experts")],
+    ("sglang", "enable_lora"): [("rejects", "enable_lora"), ("rejects", "it wants rank 2")],
+    ("sglang", "without lora_alpha"): [("rejects", "does not give lora_alpha")],
+    ("sglang", "one file"): [("rejects", "this is one file")],
+    ("llama.cpp", "rslora"): [("scales", "use_rslora: the adapter would act 2 times too weak")],
+    ("llama.cpp", "patterns"): [("scales", "use_rslora and rank_pattern and alpha_pattern")],
+    ("llama.cpp", "dora"): [("rejects", "use_dora is True"), ("rejects", "stops at base_model")],
+    ("llama.cpp", "lora_bias"): [("rejects", "lora_bias is True"), ("rejects", "lora_B.bias and 7 more")],
+    ("llama.cpp", "bias without tensors"): [("ignores", "the trained biases")],
+    ("llama.cpp", "pissa"): [("ignores", "the change of the base weights")],
+    ("llama.cpp", "layer_replication"): [("ignores", "layer_replication")],
+    ("llama.cpp", "qalora"): [("ignores", "QALoRA")],
+    ("llama.cpp", "bdlora"): [("ignores", "BD-LoRA")],
+    ("llama.cpp", "a classifier"): [("rejects", "its converter stops at base_model.model.score.weight")],
+    ("llama.cpp", "a head"): [("rejects", "lm_head.weight")],
+    ("llama.cpp", "a head not listed"): [("rejects", "lm_head.weight")],
+    ("llama.cpp", "an adapter's name"): [("rejects", "lora_A.default.weight and 15 more")],
+    ("llama.cpp", "convolution"): [("rejects", "its converter knows no convolution (conv)")],
+    ("llama.cpp", "convolution in a layer"): [("rejects", "its converter knows no convolution")],
+    ("llama.cpp", "without lora_alpha"): [("rejects", "does not give lora_alpha")],
+    ("llama.cpp", "adalora"): [("rejects", "type ADALORA")],
+    ("llama.cpp", "unknown type"): [("rejects", "type FINEGATES")],
+    ("llama.cpp", "experts"): [("rejects", "its converter knows no fused experts")],
+    ("llama.cpp", "enable_lora"): [("rejects", "enable_lora")],
+    ("llama.cpp", "a bias in a layer"): [("ignores", "bias (all)"), ("rejects", "q_proj.base_layer.bias")],
+    ("llama.cpp", "one file"): [("rejects", "this is one file")],
+    ("diffusers", "plain"): [("rejects", "finds nothing to load: it reads the names of diff")],
+    ("diffusers", "sd15"): [],
+    ("diffusers", "sd15 with two answers"): [("rejects", "alpha tensors and lora_adapter_metadata")],
+    ("diffusers", "kohya with DoRA"): [("ignores", "the DoRA magnitudes (lora_unet_a.dora_scale")],
+    ("diffusers", "numbered"): [("rejects", "w_a_000 is of nobody known")],
+    ("comfyui", "plain"): [
+        ("ignores", "keys with base_model.model"),
+        ("scales", "ComfyUI reads no adapter_config.json: the adapter would act 2 times too weak"),
+    ],
+    ("comfyui", "sd15"): [],
+    ("comfyui", "sd15 of old"): [],
+    ("diffusers", "sd15 with attention"): [],
+    ("comfyui", "sd15 with attention"): [("ignores", "2 of 2 tensors, such as unet.mid_block.attentions")],
+    ("comfyui", "sd15 with two answers"): [],
+    ("diffusers", "sd15 with a config"): [],
+    ("comfyui", "sd15 with a config"): [
+        ("scales", "ComfyUI reads no lora_adapter_metadata: the adapter would act 2 times too weak"),
+    ],
+    ("mlx", "plain"): [("rejects", "finds nothing to load: it reads the names of mlx")],
+    ("mlx", "mlx"): [],
+    ("mlx", "mlx of two ranks"): [("rejects", "says rank 4, and model.layers.0.q.lora_a has 2")],
+    ("mlx", "mlx without a scale"): [("rejects", "adapter_config.json does not give scale, num_layers")],
+    ("mlx", "mlx renamed"): [("rejects", "it reads adapters.safetensors, and the weights are in 0000100_")],
+    ("mlx", "mlx with more"): [("rejects", "it takes no tensor such as model.norm.weight")],
+    ("vllm", "mlx"): [("rejects", "finds nothing to load: it reads the names of peft, and")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("consumer", "name"), SAYS)
+def test_a_finding_says_what_happens_and_why(consumer, name, tmp_path):
+    found = lm.check(HOSTILE[name](tmp_path / "a"), consumer)
+    said = [(finding.effect, finding.sentence) for finding in found]
+    assert len(said) == len(SAYS[consumer, name]), said
+    for (effect, sentence), (wanted, words) in zip(said, SAYS[consumer, name], strict=True):
+        assert effect == wanted
+        assert words in sentence
+        assert sentence.startswith(CONSUMERS[consumer].title)
+        assert sentence.endswith(".")
+        assert sentence.isprintable()
+    assert not found or any(finding.mend or finding.command for finding in found)
+
+
+@pytest.mark.parametrize("consumer", ["peft", "transformers", "vllm", "sglang", "llama.cpp"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_is_said_of_what_loads_well(name, consumer, tmp_path):
+    if (consumer, name) not in SAYS and "peft" in _names(name):
+        assert not lm.check(HOSTILE[name](tmp_path / "a"), consumer)
+
+
+def _names(folder):
+    return "other" if folder.startswith(("sd15", "kohya", "numbered", "mlx")) else "peft"
+
+
+def test_a_command_that_leaves_something_out_says_so(tmp_path):
+    (finding,) = lm.check(HOSTILE["a classifier"](tmp_path / "a"), "llama.cpp")
+    assert finding.mend == "this leaves out what is no pair (base_model.model.score.weight …)"
+    assert " --extras drop " in finding.command
+    (finding,) = lm.check(HOSTILE["dora"](tmp_path / "b"), "sglang")
+    assert finding.mend.startswith("loramerge cannot rewrite it: ")
+    assert "DoRA needs the base weights" in finding.mend
+    assert not finding.command
+
+
+@pytest.mark.parametrize("consumer", ["peft", "transformers", "vllm", "sglang", "llama.cpp"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_command_that_is_offered_mends_it(name, consumer, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    place = HOSTILE[name](tmp_path / "a")
+    commands = {finding.command for finding in lm.check(place, consumer)} - {""}
+    assert len(commands) <= 1
+    for command in commands:
+        program, *words = shlex.split(command.replace("--alpha A", "--alpha 8"))
+        assert program == "loramerge"
+        assert Cli(capsys)(*words).code == 0
+        assert not lm.check(words[-1], consumer)
