@@ -42,6 +42,7 @@ from loramerge.difference import Difference as Difference
 from loramerge.difference import diff as diff
 from loramerge.driver import Merge as Merge
 from loramerge.driver import combine as combine
+from loramerge.effort import Effort as Effort
 from loramerge.errors import IncompatibleError as IncompatibleError
 from loramerge.errors import LoramergeError as LoramergeError
 from loramerge.errors import OutputError as OutputError
@@ -57,7 +58,6 @@ from loramerge.inspection import inspect as inspect
 from loramerge.lowrank import LowRank as LowRank
 from loramerge.opened import Opened as Opened
 from loramerge.opened import open as open
-from loramerge.planning import Effort as Effort
 from loramerge.planning import Plan as Plan
 from loramerge.planning import plan as plan
 from loramerge.plotting import plot_spectra as plot_spectra

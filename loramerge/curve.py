@@ -8,8 +8,9 @@ from typing import Any
 
 from loramerge.algorithms.sized import Sized
 from loramerge.budgets import Budget
+from loramerge.effort import Effort
 from loramerge.fitting import Fitting
-from loramerge.planning import Effort, Plan, observer
+from loramerge.planning import Plan, observer
 
 
 @dataclass(frozen=True, slots=True)

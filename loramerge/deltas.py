@@ -14,6 +14,7 @@ from loramerge import dtypes
 from loramerge.algorithms.elementwise import Elementwise
 from loramerge.backend import Array, workers
 from loramerge.driver import Progress, decided, report
+from loramerge.effort import EFFORT, Effort
 from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable
 from loramerge.formats.alpha import OURS
 from loramerge.formats.atomic import new_file
@@ -21,7 +22,7 @@ from loramerge.formats.output import is_bare
 from loramerge.formats.safetensors import Writer, open_file
 from loramerge.gram import Grams
 from loramerge.measuring import measure_dense
-from loramerge.planning import EFFORT, Effort, Plan
+from loramerge.planning import Plan
 from loramerge.recipe import hashing, record, unhashed
 from loramerge.report import Module, Report
 from loramerge.results import Fitted

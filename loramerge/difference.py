@@ -14,10 +14,10 @@ import numpy as np
 from loramerge.adapter import Adapter
 from loramerge.backend import Array, workers
 from loramerge.dtypes import wide
+from loramerge.effort import Effort
 from loramerge.errors import SourceError, VerificationError, printable
 from loramerge.formats.dialects.grain import comparable
 from loramerge.lowrank import LowRank
-from loramerge.planning import Effort
 from loramerge.report import aligned
 from loramerge.selection import Alphas, open_all
 from loramerge.units import align

@@ -13,6 +13,7 @@ from loramerge.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.algorithms import Method
 from loramerge.backend import Array, workers
 from loramerge.describing import Descriptions
+from loramerge.effort import EFFORT, Effort
 from loramerge.errors import UsageError, printable
 from loramerge.fitting import file_size
 from loramerge.folding import unfolded
@@ -21,7 +22,7 @@ from loramerge.formats.beside import parted
 from loramerge.formats.masks import mark_of
 from loramerge.gram import Grams
 from loramerge.measuring import measure, measure_fit
-from loramerge.planning import EFFORT, Effort, Plan, plan
+from loramerge.planning import Plan, plan
 from loramerge.proof import check_honest, check_rounding, check_written, fingerprint
 from loramerge.recipe import hashing, record, unhashed
 from loramerge.report import Module, Report

@@ -14,17 +14,19 @@ from loramerge.backend import workers
 from loramerge.choosing import Wording
 from loramerge.describing import Descriptions
 from loramerge.driver import Merge, decided, merged, report, strengths
+from loramerge.effort import Effort
 from loramerge.errors import UsageError
 from loramerge.fitting import Seen
 from loramerge.frames import Frame
 from loramerge.gram import Grams
 from loramerge.measuring import measure, measure_fit
-from loramerge.planning import Effort, Sources, open_together, settle
+from loramerge.planning import settle
 from loramerge.report import Module
 from loramerge.results import Fitted, Remix
 from loramerge.scaling import rescaled
 from loramerge.schedule import Schedule
 from loramerge.selection import Alphas, Source
+from loramerge.sources import Sources, open_together
 from loramerge.target import Target
 from loramerge.units import MEMORY, Units
 

@@ -2,164 +2,42 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from loramerge import dtypes
-from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make, name_of
 from loramerge.backend import Array, workers
 from loramerge.budgets import Budget
 from loramerge.choosing import SILENT, Wording, told, unchosen, weighed
 from loramerge.describing import Descriptions
+from loramerge.effort import EFFORT, Effort
 from loramerge.errors import UsageError, printable
 from loramerge.fitting import Fitting, Seen, looking
-from loramerge.folding import crowded, folded
-from loramerge.formats import portable, saving
-from loramerge.formats.dialects import PEFT, Dialect
+from loramerge.formats import saving
+from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place, check_ranks
 from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline, is_bare
-from loramerge.formats.profiles import Profile, arranged, check_profile, patterns
+from loramerge.formats.profiles import check_profile
 from loramerge.gathering import gather
 from loramerge.scaling import Scale, check_scale
 from loramerge.schedule import Rule, Schedule, Weight
 from loramerge.selection import (
     Alphas,
     Source,
-    check_together,
-    matched,
-    missing_modules,
-    open_all,
     renormalised,
-    select,
 )
+from loramerge.sources import Sources, open_together, work_weights
 from loramerge.tailoring import Tailor, sized_by, tailored
 from loramerge.target import Target
-from loramerge.units import MEMORY, Signature, Units, align, batches
+from loramerge.units import Units
 
 SERVER_RANK = 16  # vLLM's default max_lora_rank
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How much of the machine a merge may use; the result does not depend on it.
-
-    Args:
-        threads: workers; by default one per core, up to 8.   memory: bytes for all of them.
-    """
-
-    threads: int | None = None
-    memory: float = MEMORY
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads={self.threads} must be at least 1.")
-        if not self.memory > 0:
-            raise UsageError(f"memory={self.memory} must be a number of bytes above 0.")
-
-    @property
-    def workers(self) -> int:
-        return self.threads or min(os.cpu_count() or 1, 8)
-
-    @property
-    def share(self) -> float:
-        """Bytes for one worker."""
-        return self.memory / self.workers
-
-
-EFFORT: Effort = Effort()
-
-
-@dataclass(frozen=True, eq=False)
-class Sources:
-    """Adapters that were found to belong together.
-
-    Args:
-        whole: as they are.   adapters: without the modules left out.
-        signatures: every module with the rank of each source in it.
-        notes: sentences about them.   settings: what was left out, for provenance.
-        dialect: the format of their merge; they are under the names that it gives to modules.
-        left_out: name -> similarity of sources that a method has not chosen; nothing of them is read.
-    """
-
-    whole: tuple[Adapter, ...]
-    adapters: tuple[Adapter, ...]
-    signatures: Mapping[Target, Signature]
-    notes: tuple[str, ...]
-    settings: Mapping[str, Any]
-    dialect: Dialect = PEFT
-    left_out: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        whole: Sequence[Adapter],
-        adapters: Sequence[Adapter],
-        settings: Mapping[str, Any],
-        dialect: Dialect,
-    ) -> Sources:
-        """Checked against each other, with what is odd about them."""
-        oddities = check_together(whole, settings["allow_base_mismatch"])
-        missing = missing_modules(adapters, settings["renormalise"])
-        notes = (*oddities, *missing)
-        return cls(tuple(whole), tuple(adapters), align(adapters), notes, settings, dialect)
-
-    def without(self, left: Mapping[int, float]) -> Sources:
-        """As if the sources at these positions had not been named."""
-        kept = [i for i in range(len(self.whole)) if i not in left]
-        whole, adapters = ([some[i] for i in kept] for some in (self.whole, self.adapters))
-        names = {**self.left_out, **{self.whole[i].name: left[i] for i in left}}
-        if not any(adapters):
-            raise UsageError("The sources that were chosen have none of the modules of --only and --exclude.")
-        return replace(Sources.of(whole, adapters, self.settings, self.dialect), left_out=names)
-
-    def shape(self, target: Target) -> tuple[int, int]:
-        """(out, in) of a module."""
-        return next(a.slots[target].shape for a in self.adapters if target in a.slots)
-
-    def folded(self, weights: Callable[[Target], Array]) -> Sources:
-        """The same sum from fewer units, where there are more than a module has rows or columns."""
-        full = [t for t, signature in self.signatures.items() if crowded(signature, self.shape(t))]
-        if not full:
-            return self
-        adapters = tuple(folded(self.adapters, weights, full))
-        return replace(self, adapters=adapters, signatures=align(adapters))
-
-    def outline(self, units: Mapping[Target, int], kind: str, profile: Profile) -> Outline:
-        """What a merge of these sources with so many units in each module looks like."""
-        profile = "compact" if self.dialect.keeps_alpha else profile
-        rank, own = arranged(profile, units)
-        shapes = {target: self.shape(target) for target in self.signatures}
-        said = {
-            **portable.config(self.whole, shapes, rank),
-            **{name: patterns(own) for name in ("rank_pattern", "alpha_pattern")},
-        }
-        kept = saving.shared_metadata(self.whole, self.dialect)
-        return Outline(shapes, rank, kind, said, ranks=own, profile=profile, dialect=self.dialect, kept=kept)
-
-    @property
-    def bare(self) -> bool:
-        """Whether their merge is one file: all of them are, or the format knows nothing else."""
-        if self.dialect.weights is None or not self.dialect.single:
-            return self.dialect.single
-        return all(adapter.bare for adapter in self.adapters)
-
-    def batches(
-        self, effort: Effort, schedule: Schedule | None = None, method: Method | None = None
-    ) -> list[Units]:
-        """The work, in pieces that one worker can hold and, by schedule and method, that are merged alike."""
-        groups: list[Mapping[Target, Signature]] = [self.signatures]
-        if schedule is not None and method is not None:
-            groups = [*schedule.groups(self.signatures, method)]
-        return [units for group in groups for units in batches(self.adapters, group, effort.share)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,52 +124,7 @@ class Plan:
         return self.work.batches(effort, self.schedule, self.method)
 
 
-def open_together(
-    sources: Sequence[Source],
-    *,
-    alpha: Alphas = None,
-    only: str | None = None,
-    exclude: str | None = None,
-    allow_base_mismatch: bool = False,
-    allow_pickle: bool = False,
-    extras: str = "refuse",
-    initial: Mapping[str, str | Path] | None = None,
-    renormalise: bool = False,
-    format: str | None = None,
-) -> Sources:
-    """Open the adapters and check that they belong together. Reads headers only."""
-    found = open_all(sources, alpha, allow_pickle, initial)
-    dialect = saving.written(found, format)
-    whole, adapters = alike(found, select(found, only, exclude), dialect)
-    settings = {
-        "only": only,
-        "exclude": exclude,
-        "allow_base_mismatch": allow_base_mismatch,
-        "extras": extras,
-        "renormalise": renormalise,
-        "format": dialect.name,
-    }
-    return Sources.of(whole, adapters, settings, dialect)
-
-
-def alike(
-    whole: Sequence[Adapter], chosen: Sequence[Adapter], dialect: Dialect
-) -> tuple[list[Adapter], list[Adapter]]:
-    """The sources, and the modules chosen of them, under the names and in the grain of a dialect.
-
-    Parts of a pipeline that nothing is chosen of are left out of both: they need no name there.
-    """
-    parts = {target.component for adapter in chosen for target in adapter}
-    near = [replace(a, slots={t: slot for t, slot in a.slots.items() if t.component in parts}) for a in whole]
-    return matched([dialect.adopt(a) for a in near]), matched([dialect.adopt(a) for a in chosen])
-
-
 Observe = Callable[[Method, Sources, Schedule], Sequence[Seen]]
-
-
-def work_weights(work: Sources, weights: Array) -> Array:
-    """The weights of the sources as they are merged: a folded sum has its weights inside already."""
-    return np.concatenate([weights, np.ones(len(work.adapters) - len(weights))])
 
 
 def settle(

@@ -9,10 +9,11 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make
+from loramerge.effort import EFFORT, Effort
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.gathering import expand
 from loramerge.hub.names import pinned
-from loramerge.planning import EFFORT, Effort, Plan, plan
+from loramerge.planning import Plan, plan
 from loramerge.reader import Reader
 from loramerge.schedule import Rule, Weight, plain
 from loramerge.selection import check_alphas, check_named, open_one, opened

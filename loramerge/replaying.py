@@ -11,13 +11,14 @@ from loramerge.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.difference import Difference, diff
 from loramerge.driver import Merge, run
+from loramerge.effort import Effort
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable
 from loramerge.formats import load
 from loramerge.formats.output import is_bare
 from loramerge.formats.records import adapter_beside, read_record
 from loramerge.hub.fetching import fetch
 from loramerge.hub.names import hub_name
-from loramerge.planning import Effort, Plan, plan
+from loramerge.planning import Plan, plan
 from loramerge.recipe import scales_digest, versions
 from loramerge.recorded import Record, SourceRecord, parse
 from loramerge.searching import searcher

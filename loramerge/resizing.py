@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.driver import Merge, Progress, run
+from loramerge.effort import EFFORT, Effort
 from loramerge.errors import UsageError, printable
 from loramerge.formats.output import is_bare
 from loramerge.gathering import gather
-from loramerge.planning import EFFORT, Effort, Plan, plan
+from loramerge.planning import Plan, plan
 from loramerge.selection import Alphas, Source
 
 SIZES = ("rank", "energy", "total_rank", "size")

@@ -9,10 +9,11 @@ from loramerge.adapter import Adapter
 from loramerge.algorithms.restored import Restored
 from loramerge.backend import workers
 from loramerge.driver import Merge, Progress, run
+from loramerge.effort import EFFORT, Effort
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import load
 from loramerge.formats.masks import Masks, mark_of, open_masks
-from loramerge.planning import EFFORT, Effort, Plan, plan
+from loramerge.planning import Plan, plan
 from loramerge.proof import fingerprint
 from loramerge.target import Target
 

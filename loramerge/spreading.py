@@ -15,11 +15,12 @@ import numpy as np
 
 from loramerge.adapter import Adapter
 from loramerge.backend import Array, workers
+from loramerge.effort import EFFORT, Effort
 from loramerge.errors import UsageError, printable
 from loramerge.folding import weighted_sum
 from loramerge.formats.atomic import new_file
 from loramerge.formats.safetensors import Writer
-from loramerge.planning import EFFORT, Effort, Plan
+from loramerge.planning import Plan
 from loramerge.target import Target
 
 

@@ -17,6 +17,7 @@ from loramerge.cli.options import DEFAULT, FILTER_HELP, PICKLE_HELP, MethodComma
 from loramerge.consumers import CONSUMERS
 from loramerge.curve import Point, curve
 from loramerge.driver import Merge, run
+from loramerge.effort import Effort
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
@@ -25,7 +26,7 @@ from loramerge.formats.dialects import FORMATS
 from loramerge.formats.extras import POLICIES
 from loramerge.formats.profiles import PROFILES
 from loramerge.hub.commits import Pushed, destination
-from loramerge.planning import Effort, Plan
+from loramerge.planning import Plan
 from loramerge.pushing import push
 from loramerge.spreading import check_mixture, write_spread
 

@@ -13,10 +13,10 @@ from loramerge.cli.combine import show_merge, show_plan
 from loramerge.cli.options import PICKLE_HELP
 from loramerge.consumers import CONSUMERS
 from loramerge.driver import run
+from loramerge.effort import Effort
 from loramerge.formats import output
 from loramerge.formats.atomic import check_output
 from loramerge.formats.profiles import PROFILES
-from loramerge.planning import Effort
 from loramerge.resizing import resizing
 
 

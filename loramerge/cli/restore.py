@@ -10,7 +10,7 @@ from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.combine import show_merge
 from loramerge.driver import run
-from loramerge.planning import Effort
+from loramerge.effort import Effort
 from loramerge.restoring import restoring
 
 
