@@ -1,5 +1,7 @@
 """What a method declares in its traits must hold, and what it declares not to hold must fail.
 
+Every method is here in every run; more of their variants with `-m slow`.
+
 Every law runs over every row of `ROWS` and over the same few merges. A law that a row does not declare is
 turned into its counter-test, so a wrong declaration fails either way.
 """
@@ -239,7 +241,31 @@ MERGES = {  # (adapters, weights)
 }
 
 TIGHT, LOOSE = 1e-8, 1e-2
-every_method = pytest.mark.parametrize("method", ROWS.values(), ids=ROWS)
+QUICK = {  # in every run: all methods, and variants that take another way; the others with -m slow
+    *(name for name in ROWS if "," not in name),
+    "linear, rank 3",
+    "svd, 90 %",
+    "lego, rank 3",
+    "nsc, √(N/k)",
+    "iso_cts, rank 3",
+    "tsv, rank 3",
+    "pico, ties",
+    "core, rank 3",
+    "compress, then merge",
+    "compress, then merge, dare_ties",
+    "knots, dare_ties",
+    "slerp, whole adapters",
+    "fair, λ = 0",
+    "ties, core",
+    "ties, over the adapter",
+    "dare, core",
+    "mergevla, ties",
+    "sg, warm",
+}
+every_method = pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, id=n, marks=() if n in QUICK else pytest.mark.slow) for n, m in ROWS.items()],
+)
 every_merge = pytest.mark.parametrize(("sources", "weights"), MERGES.values(), ids=MERGES)
 
 
