@@ -29,7 +29,7 @@ def documents() -> dict[Path, str]:
 
 
 def options_table() -> str:
-    """Every option of `combine` with its default; the methods' own are in docs/methods.md, but for the sizes."""
+    """Every option of `combine` with its default; the methods' own, but sizes, are in docs/methods.md."""
     rows = [_row(option, "") for option in combine.params if isinstance(option, click.Option)]
     sizes = [option for option in from_fields(METHODS["svd"]) if option.name in ("rank", "energy")]
     rows += [_row(option, " (most methods)") for option in sizes]

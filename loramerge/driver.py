@@ -74,6 +74,7 @@ def execute(plan: Plan, put: Put, effort: Effort, progress: Progress | None = No
     A worker takes a batch all the way from reading to `put`, so that one reads while another computes
     or writes, and memory follows the largest batches in flight.
     """
+    effort = effort.holding(plan.method, plan.work)
     todo = plan.batches(effort)
     modules: list[Module] = []
     with workers(effort.workers) as run:
@@ -143,6 +144,8 @@ def strengthened(plan: Plan, effort: Effort) -> Plan:
     """The plan with the strengths of its modules, where all must be seen before one can be scaled."""
     if plan.scale != "cosine":
         return plan
+
+    effort = effort.holding(plan.method, plan.work)
 
     def look(units: Units) -> list[Module]:
         return [fact for fact, _ in _made(plan, units)]

@@ -67,6 +67,11 @@ class Effort:
         """Bytes for one worker."""
         return self.memory / self.workers
 
+    def holding(self, method: Method, sources: Sources) -> Effort:
+        """With no more workers than can each hold what the method needs for the largest module."""
+        most = max((method.held(sources.shape(target)) for target in sources.signatures), default=0)
+        return replace(self, threads=int(max(1, min(self.workers, self.memory // most)))) if most else self
+
 
 EFFORT: Effort = Effort()
 
@@ -280,6 +285,8 @@ def observer(effort: Effort) -> Observe:
     """Looks at all modules whose rank is open, with this much of the machine."""
 
     def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
+        own_effort = effort.holding(method, work)
+
         def look(units: Units) -> list[Seen]:
             own, weights = schedule.way(method, units.targets[0])
             if not own.observes:  # a rule has given these modules a rank of their own
@@ -287,8 +294,8 @@ def observer(effort: Effort) -> Observe:
             _, grams = units.seen(own.frame)
             return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
 
-        with workers(effort.workers) as run:
-            return list(chain.from_iterable(run(look, work.batches(effort, schedule, method))))
+        with workers(own_effort.workers) as run:
+            return list(chain.from_iterable(run(look, work.batches(own_effort, schedule, method))))
 
     return observe
 
