@@ -61,6 +61,7 @@ def write_deltas(
     _check(todo, where)
     names = {target: _name(target) for target in todo.sources.signatures}
     layout = {name: (todo.outline.dtype, _shape(t, todo.sources.shape(t))) for t, name in names.items()}
+    effort = effort.holding(todo.work.held(todo.method))
     marks: dict[str, int] = {}
     modules: list[Module] = []
     with new_file(where, overwrite) as file:

@@ -93,6 +93,7 @@ def execute(
     A worker takes a batch all the way from reading to `put`, so that one reads while another computes
     or writes, and memory follows the largest batches in flight.
     """
+    effort = effort.holding(plan.work.held(plan.method))
     todo = plan.batches(effort)
     modules: list[Module] = []
     with workers(effort.workers) as run:
@@ -177,6 +178,8 @@ def strengthened(plan: Plan, effort: Effort) -> Plan:
     """The plan with the strengths of its modules, where all must be seen before one can be scaled."""
     if plan.scale != "cosine":
         return plan
+
+    effort = effort.holding(plan.work.held(plan.method))
 
     def look(units: Units) -> list[Module]:
         return [fact for fact, *_ in _made(plan, units)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loramerge.errors import UsageError
 from loramerge.units import MEMORY
@@ -34,6 +34,10 @@ class Effort:
     def share(self) -> float:
         """Bytes for one worker."""
         return self.memory / self.workers
+
+    def holding(self, most: float) -> Effort:
+        """With no more workers than can each hold so many bytes."""
+        return replace(self, threads=int(max(1, min(self.workers, self.memory // most)))) if most else self
 
 
 EFFORT: Effort = Effort()

@@ -95,7 +95,8 @@ class Opened:
         modules: list[Module] = []
         slots: dict[Target, Slot] = {}
         batches = self._batches(plan.method.frame)
-        with workers(self.effort.workers) as run:
+        effort = self.effort.holding(plan.work.held(plan.method))
+        with workers(effort.workers) as run:
             for (units, _, _), (facts, promised) in zip(batches, run(merge, batches), strict=True):
                 modules += facts
                 slots |= zip(units.targets, promised, strict=True)

@@ -219,6 +219,8 @@ def observer(effort: Effort) -> Observe:
     """Looks at all modules whose rank is open, with this much of the machine."""
 
     def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
+        own_effort = effort.holding(work.held(method))
+
         def look(units: Units) -> list[Seen]:
             own, weights = schedule.way(method, units.targets[0])
             if not own.observes:  # a rule has given these modules a rank of their own
@@ -226,8 +228,8 @@ def observer(effort: Effort) -> Observe:
             _, grams = units.seen(own.frame)
             return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
 
-        with workers(effort.workers) as run:
-            return list(chain.from_iterable(run(look, work.batches(effort, schedule, method))))
+        with workers(own_effort.workers) as run:
+            return list(chain.from_iterable(run(look, work.batches(own_effort, schedule, method))))
 
     return observe
 

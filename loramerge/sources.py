@@ -72,6 +72,10 @@ class Sources:
         """(out, in) of a module."""
         return next(a.slots[target].shape for a in self.adapters if target in a.slots)
 
+    def held(self, method: Method) -> int:
+        """Bytes that a method holds for the largest module."""
+        return max((method.held(self.shape(target)) for target in self.signatures), default=0)
+
     def folded(self, weights: Callable[[Target], Array]) -> Sources:
         """The same sum from fewer units, where there are more than a module has rows or columns."""
         full = [t for t, signature in self.signatures.items() if crowded(signature, self.shape(t))]

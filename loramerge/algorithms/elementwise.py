@@ -179,6 +179,10 @@ class Elementwise(Span):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return self.size(signature) if self.space == "core" else min(self.rank or max(signature), *shape)
 
+    def held(self, shape: tuple[int, int]) -> int:
+        """The merged matrix in float32, and 64 MB for tiles, limits and the refit."""
+        return 0 if self.space == "core" else 4 * shape[0] * shape[1] + (64 << 20)
+
     def remix(self, grams: Grams) -> Result:
         return super().remix(grams) if self.space == "core" else Fitted(partial(self._fit, grams))
 

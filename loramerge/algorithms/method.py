@@ -143,6 +143,10 @@ class Method(ABC):
         """The most units a merged module (out, in) has: more than `size` if the merge leaves the span."""
         return self.size(signature)
 
+    def held(self, shape: tuple[int, int]) -> int:
+        """Bytes that a worker holds for one module (out, in), beside factors and Grams."""
+        return 0
+
     @abstractmethod
     def remix(self, grams: Grams) -> Result:
         """The merged units of one batch, weights already folded in."""

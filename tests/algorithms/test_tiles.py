@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loramerge import Adapter, Breadcrumbs, Dare, Della, LowRank, Magnitude, Sce, Target, Ties, combine
+from loramerge import (
+    Adapter,
+    Breadcrumbs,
+    Dare,
+    Della,
+    Effort,
+    LowRank,
+    Magnitude,
+    Sce,
+    Target,
+    Ties,
+    combine,
+    plan,
+)
 from loramerge import open as open_adapters
 from loramerge.algorithms import tiled
 from loramerge.algorithms.refit import refit, squares
@@ -43,16 +56,17 @@ def grams_of(sources, weights=None):
 
 def value_sets():
     spread = st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=60)
+    huge = st.lists(st.floats(0, 1e300), min_size=1, max_size=60)
     tied = st.lists(st.sampled_from([0.0, 1.0, 1.0 + 2**-23, 2.0]), min_size=1, max_size=60)
-    return st.one_of(spread, tied)
+    return st.one_of(spread, tied, huge)
 
 
 @few
 @given(value_sets(), st.data(), st.sampled_from([np.float32, np.float64]))
 def test_the_kth_largest_is_exact_whatever_the_sample(values, data, kind):
-    array = np.array(values, kind)
+    array = np.minimum(values, np.finfo(kind).max).astype(kind)
     rank = data.draw(st.integers(1, len(values)))
-    sample = np.array(data.draw(st.lists(st.sampled_from(values), min_size=1, max_size=9)), kind)
+    sample = np.array(data.draw(st.lists(st.sampled_from(array.tolist()), min_size=1, max_size=9)), kind)
     found = largest([rank], len(array), sample, lambda: [array[:7], array[7:]])
     assert found == [np.sort(array)[-rank]]
 
@@ -61,7 +75,7 @@ def test_the_kth_largest_is_exact_whatever_the_sample(values, data, kind):
 @given(value_sets(), st.data(), st.sampled_from([np.float32, np.float64]))
 def test_counting_alone_finds_it_too(values, data, kind):
     """As over a whole adapter, where nothing can be collected."""
-    array = np.array(values, kind)
+    array = np.minimum(values, np.finfo(kind).max).astype(kind)
     rank = data.draw(st.integers(1, len(values)))
     bracket, looks = Bracket(rank), 0
     while isinstance(bracket, Bracket):
@@ -194,6 +208,15 @@ def test_large_modules_need_one_matrix_and_little_more(method):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * shape[0] * shape[1] + (64 << 20)
+
+
+def test_no_more_workers_than_there_is_memory_for():
+    todo = plan(random_adapters(1, (3, 4), {"q": (4000, 4000)}), "ties")
+    each = 4 * 4000 * 4000 + (64 << 20)
+    found = [Effort(8, n * each).holding(todo.work.held(todo.method)).workers for n in (0.5, 1, 2.9, 20)]
+    assert found == [1, 1, 2, 8]
+    core = replace(todo.method, space="core")
+    assert Effort(8, each).holding(todo.work.held(core)).workers == 8
 
 
 # --- limits over the whole adapter
