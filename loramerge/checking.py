@@ -65,15 +65,16 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
 
 
 def of_outline(outline: Outline, path: str) -> Facts:
-    """The same of a merge that is not written yet: a folder, whose scales are folded into ``lora_B``."""
-    units = {target: outline.width(target) for target in outline.shapes}
+    """The same of a merge that is not written yet: its scales are folded into ``lora_B``."""
+    units, dialect = {target: outline.width(target) for target in outline.shapes}, outline.dialect
+    beside = dialect.sidecars(outline.widths(), outline.config)
     return Facts(
         path,
-        True,
-        outline.config,
+        dialect.weights is not None,
+        next(iter(beside.values()), {}),
         {key: shape for key, (_, shape) in outline.layout().items()},
         modules=_modules(units, dict.fromkeys(outline.shapes, 1.0), {}),
-        weights=WEIGHTS,
+        weights=dialect.weights or WEIGHTS,
     )
 
 

@@ -91,7 +91,8 @@ def unchosen(
     method: Method, adapters: Sequence[Adapter], weights: Sequence[Weight] | None, rules: Sequence[Rule]
 ) -> dict[int, float]:
     """Position -> similarity of the sources that get no share in any module: they need not be read."""
-    varying = any(isinstance(w, Ramp) for w in weights or ()) or any(r.weights is not None for r in rules)
+    ramps = [w for w in (() if weights is None else weights) if isinstance(w, Ramp)]
+    varying = bool(ramps) or any(rule.weights is not None for rule in rules)
     if weights is None or method.traits.given != "similarity" or varying:
         return {}
     given = check_weights([float(w) for w in weights if not isinstance(w, Ramp)], len(adapters))

@@ -15,7 +15,7 @@ from loramerge.adapter import Adapter
 from loramerge.backend import Array, workers
 from loramerge.checking import facts_of
 from loramerge.consumers import meant
-from loramerge.errors import printable
+from loramerge.errors import LoramergeError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
 from loramerge.gram import spectrum
@@ -104,9 +104,15 @@ class Inspection:
     def loads(self) -> dict[str, bool]:
         """Consumer -> whether it loads the adapter as it is meant; `check` says why not.
 
-        Nothing of a bare file in PEFT's names, which they load once it is in a folder.
+        Nothing of a bare file in PEFT's names, which they load once it is in a folder, nor of what is still
+        on the Hub or no adapter by itself, such as a checkpoint among others.
         """
-        facts = facts_of(self.adapter)
+        if self.peeked:
+            return {}
+        try:
+            facts = facts_of(self.adapter)
+        except LoramergeError:
+            return {}
         if facts.dialect == "peft" and not facts.folder:
             return {}
         return {consumer.name: not consumer.findings(facts) for consumer in meant(facts)}

@@ -287,6 +287,7 @@ def plan(
         initial=initial,
         renormalise=renormalise,
         format=format,
+        consumer=consumer,
     )
 
     return settle(

@@ -12,6 +12,7 @@ import numpy as np
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method
 from loramerge.backend import Array
+from loramerge.consumers import find
 from loramerge.effort import Effort
 from loramerge.errors import UsageError
 from loramerge.folding import crowded, folded
@@ -125,9 +126,12 @@ def open_together(
     initial: Mapping[str, str | Path] | None = None,
     renormalise: bool = False,
     format: str | None = None,
+    consumer: str | None = None,
 ) -> Sources:
     """Open the adapters and check that they belong together. Reads headers only."""
     found = open_all(sources, alpha, allow_pickle, initial)
+    if format is None and consumer is not None:
+        format = find(consumer).format_for([adapter.dialect for adapter in found])
     dialect = saving.written(found, format)
     whole, adapters = alike(found, select(found, only, exclude), dialect)
     settings = {

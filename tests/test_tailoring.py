@@ -83,8 +83,7 @@ def test_float64_is_written_as_float32_unless_it_is_asked_for(tmp_path):
         ("vllm", {"max_rank": 0}, lm.UsageError, "max_rank=0 must be at least 1"),
         (None, {"max_rank": 8}, lm.UsageError, "max_rank=8 is for a consumer: name it with --for"),
         ("vllm", {"out": "m.safetensors"}, lm.UsageError, "write to m instead of m.safetensors"),
-        ("diffusers", {}, lm.IncompatibleError, "diffusers finds nothing to load"),
-        ("mlx", {}, lm.IncompatibleError, "convert it to the names of mlx"),
+        ("diffusers", {}, lm.IncompatibleError, "of no image model that is known here"),
         (
             "sglang",
             {"only": "q_proj"},
@@ -160,3 +159,25 @@ def test_a_loaded_adapter_is_checked_by_its_files(tmp_path):
     alone = lm.load(bare(tmp_path / "x.safetensors", pairs(0, SCALINGS["plain"])), alpha=8)
     (finding,) = lm.check(alone, "vllm")
     assert "this is one file" in finding.sentence
+
+
+def test_the_format_is_the_one_that_it_loads(tmp_path):
+    """PEFT adapters for mlx-lm become its own; kohya's for diffusers, which reads them, stay as they are."""
+    merge = lm.combine(two(tmp_path, r=4), consumer="mlx", out=tmp_path / "m")
+    assert merge.adapter.dialect == "mlx"
+    assert not lm.check(tmp_path / "m", "mlx")
+    written = {t.path: u.dense() for t, u in merge.adapter.items()}
+    plain = lm.combine([tmp_path / "a", tmp_path / "b"]).adapter
+    for target, update in plain.items():
+        np.testing.assert_allclose(written[target.path], update.dense(), atol=1e-6)
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    values = {f"{name}.lora_down.weight": np.ones((2, 1280), np.float32)}
+    values |= {f"{name}.lora_up.weight": np.ones((1280, 2), np.float32), f"{name}.alpha": np.float32(1)}
+    source = bare(tmp_path / "k.safetensors", values)
+    for consumer, wanted in {"diffusers": "kohya", "comfyui": "kohya"}.items():
+        out = tmp_path / f"{consumer}.safetensors"
+        assert lm.combine([source], consumer=consumer, out=out).adapter.dialect == wanted
+        assert not lm.check(out, consumer)
+    converted = lm.combine([source], consumer="diffusers", format="diffusers", out=tmp_path / "d").adapter
+    assert converted.dialect == "diffusers"
+    assert not lm.check(tmp_path / "d", "diffusers")

@@ -117,6 +117,9 @@ class MergeVla(Sized):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return self.rule.width(signature, shape)
 
+    def held(self, shape: tuple[int, int]) -> int:
+        return self.rule.held(shape)
+
     def remix(self, grams: Grams) -> Result:
         weighed = self._weighed(grams)
         return Fitted(partial(self._fit, grams, weighed, self.rule.remix(weighed)))

@@ -11,7 +11,7 @@ from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
 ATTENTION = re.compile(r"(unet\.)?(down|mid|up)_blocks?\..*\.to_(q|k|v|out)\b")
-KOHYA = "convert it to the names of kohya"
+KOHYA = "convert it to the names of kohya, by `loramerge convert --to kohya`"
 
 
 def scale(config: Mapping[str, Any], module: Module) -> float:
@@ -43,4 +43,5 @@ COMFYUI = Consumer(
     False,
     scale,
     rules,
+    formats=("kohya", "comfy"),
 )

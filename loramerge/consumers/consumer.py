@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ class Consumer:
         patterns: it reads rank and alpha patterns.   types: PEFT's kinds of adapters that it knows.
         max_rank: that it loads where nobody tells it another.
         rank_option, rank_choices: by which option one tells it, and the values that this may have.
+        formats: of `combine --format`, those that it loads as they are meant, the best first.
     """
 
     name: str
@@ -75,6 +76,18 @@ class Consumer:
     max_rank: int | None = None
     rank_option: str = ""
     rank_choices: tuple[int, ...] = ()
+    formats: tuple[str, ...] = ("peft",)
+
+    def format_for(self, sources: Collection[str]) -> str | None:
+        """The format to write from sources of these formats; None: theirs, which it loads."""
+        own = set(sources)
+        return None if len(own) == 1 and own <= set(self.formats) else self.formats[0]
+
+    def converting(self, facts: Facts) -> str:
+        """The command that converts an adapter to what it loads."""
+        ending = "" if self.folder else ".safetensors"
+        out = f"{facts.elsewhere(self.name)}{ending}"
+        return f"loramerge convert --to {self.formats[0]} {facts.quoted} {out}"
 
     def findings(self, facts: Facts, max_rank: int | None = None) -> list[Finding]:
         """All that is to say of an adapter; nothing if it loads as it was meant."""
@@ -135,7 +148,9 @@ class Consumer:
             f"{self.title} finds nothing to load: it reads the names of {names}, and {some} is {whose}."
         )
         known = facts.dialect != "unknown"
-        mend = f"convert it to the names of {self.dialects[0]}" if known else facts.unread
+        if not known or facts.unread:
+            return Finding(self.name, "rejects", sentence, facts.unread)
+        mend = f"if its modules have names there, `{self.converting(facts)}` makes one that it reads"
         return Finding(self.name, "rejects", sentence, mend)
 
     def _bare(self, facts: Facts) -> Iterator[Finding]:

@@ -41,4 +41,5 @@ DIFFUSERS = Consumer(
     rules,
     heeds=frozenset(SPECIAL),
     patterns=True,
+    formats=("diffusers", "kohya", "comfy"),
 )

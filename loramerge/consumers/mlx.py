@@ -48,4 +48,4 @@ def _ranks(facts: Facts) -> dict[str, int]:
     return {key: rank for key, rank in down.items() if (up[key] or ())[:1] == (rank,)}
 
 
-MLX = Consumer("mlx", "mlx-lm", "0.32.2", ("mlx",), True, scale, rules)
+MLX = Consumer("mlx", "mlx-lm", "0.32.2", ("mlx",), True, scale, rules, formats=("mlx",))

@@ -104,7 +104,8 @@ def test_an_interrupt_leaves_the_output_as_it_was(cli, tmp_path, monkeypatch, wh
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
 from loramerge.formats.output import Draft
 real = Draft.put
 def put(*args):
@@ -132,7 +133,7 @@ def test_ctrl_c_in_the_middle_of_a_merge(tmp_path):
         assert os.listdir(tmp_path), "work in progress"
         os.killpg(child.pid, signal.SIGINT)
         _, words = child.communicate(timeout=20)
-    assert child.returncode == 130
+    assert child.returncode == 130, words
     assert words.strip() == "Interrupted: the output is as it was before."
     assert os.listdir(tmp_path) == []
 
