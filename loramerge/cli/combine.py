@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,10 +25,10 @@ from loramerge.formats.destination import real_path
 from loramerge.formats.dialects import FORMATS
 from loramerge.formats.extras import POLICIES
 from loramerge.formats.profiles import PROFILES
-from loramerge.hub.commits import Pushed, destination
 from loramerge.planning import Plan
-from loramerge.pushing import push
-from loramerge.spreading import check_mixture, write_spread
+
+if TYPE_CHECKING:
+    from loramerge.hub.commits import Pushed
 
 
 @click.command(cls=MethodCommand)
@@ -149,6 +149,8 @@ def combine(
     if private and repo is None:
         raise click.UsageError("--private is for the repository of --push.")
     if repo is not None:
+        from loramerge.hub.commits import destination  # the Hub is for those who name it
+
         destination(repo)
     weights = values.weights(each, together)
     sources = (*sources, *values.hub_filter(filters))
@@ -170,6 +172,8 @@ def combine(
     if not dense_delta:
         todo.check_destination(out)
     if spread is not None:
+        from loramerge.spreading import check_mixture
+
         check_mixture(todo)
         check_output(spread, overwrite, folder=False)
         if real_path(spread) == real_path(out):
@@ -183,6 +187,8 @@ def combine(
         return show_deltas(todo, out, overwrite, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
     if spread is not None:
+        from loramerge.spreading import write_spread
+
         write_spread(todo, spread, overwrite=overwrite, effort=effort)
     if repo is None:
         return show_merge(merge, todo, out, as_json, quiet)
@@ -194,6 +200,8 @@ def combine(
 
 def pushed(out: Path, repo: str, private: bool, merge: Merge) -> Pushed:
     """The merge on the Hub; what is written stays written, whatever the Hub says."""
+    from loramerge.pushing import push
+
     try:
         return push(out, repo, private=private, report=merge.report.to_dict())
     except LoramergeError as error:
