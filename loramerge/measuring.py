@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from loramerge.backend import Array
@@ -10,6 +12,7 @@ from loramerge.report import Module
 from loramerge.results import Fit, Remix
 
 Ranks = tuple[int, ...]  # of the sources in a module
+SMALL = 1e-4  # share of the norms, below which a loss is not taken from their difference
 
 
 def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Module]:
@@ -20,17 +23,26 @@ def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Mo
     high, wide = grams.up @ P, Q @ grams.down
     overlaps = (high * wide.swapaxes(1, 2)).sum(axis=2) @ only.T  # (M, T)
     merged = ((P.swapaxes(1, 2) @ high) * (wide @ Q.swapaxes(1, 2))).sum(axis=(1, 2))
-    missed = np.diag(weights[grams.owner]) - P @ Q  # (M, R, R); exact zeros where nothing is missed
-    lost = inner(grams, missed, missed) if missed.any() else np.zeros(len(missed))
     wanted = (inners @ weights) @ weights
+    lost = wanted - 2 * (overlaps @ weights) + merged
+    near = lost < SMALL * (wanted + merged)
+    lost[near] = _missed(grams, P[near], Q[near], weights, near)
     wanted, merged, lost = (np.maximum(each, 0.0).tolist() for each in (wanted, merged, lost))
-    whole, cut = ([None] * len(missed) if e is None else e.tolist() for e in (remix.whole, remix.cut))
-    facts = [{name: float(each[m]) for name, each in remix.facts.items()} for m in range(len(missed))]
+    whole, cut = ([None] * len(P) if e is None else e.tolist() for e in (remix.whole, remix.cut))
+    facts = [{name: float(each[m]) for name, each in remix.facts.items()} for m in range(len(P))]
     each = zip(grams.labels, wanted, merged, lost, overlaps, inners, whole, cut, facts, strict=True)
     return [
         Module(label, ranks, asked, made, missing, None, overlap, inner, total, rest, facts=told)
         for label, asked, made, missing, overlap, inner, total, rest, told in each
     ]
+
+
+def _missed(grams: Grams, P: Array, Q: Array, weights: Array, some: Array) -> Array:
+    """‖Σ w_t ΔW_t − merge‖² of some modules from the difference itself: that of norms has too few digits."""
+    missed = np.diag(weights[grams.owner]) - P @ Q  # (m, R, R); exact zeros where nothing is missed
+    if not missed.any():
+        return np.zeros(len(missed))
+    return inner(replace(grams, up=grams.up[some], down=grams.down[some]), missed, missed)
 
 
 def measure_fit(grams: Grams, module: int, fit: Fit, weights: Array, ranks: Ranks) -> Module:
