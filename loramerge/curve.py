@@ -37,7 +37,7 @@ def curve(plan: Plan, effort: Effort, bare: bool) -> list[Point]:
     Reads all factors. It is about the modules without a rank by rule, and about the best merge of a size:
     LEGO loses more. A method without a rank has no curve.
     """
-    if not isinstance(plan.method, Sized):
+    if not isinstance(plan.method, Sized) or not plan.method.foreseen:
         return []
     schedule = replace(plan.schedule, ranks={})
     seen = observer(effort)(replace(plan.method, rank=None, energy=1.0), plan.work, schedule)

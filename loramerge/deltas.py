@@ -58,6 +58,8 @@ def write_deltas(
         OutputError, VerificationError: as `combine`.
     """
     where = Path(out)
+    if todo.method.masks:
+        raise UsageError("Dense deltas have no place for masks: write the merge into a folder.")
     _check(todo, where)
     names = {target: _name(target) for target in todo.sources.signatures}
     layout = {name: (todo.outline.dtype, _shape(t, todo.sources.shape(t))) for t, name in names.items()}

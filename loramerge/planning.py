@@ -181,8 +181,8 @@ def settle(
     most = max(a.rank for a in sources.adapters)
     if chosen.masks and open_.scale != 1.0:
         raise UsageError(
-            f"scale={open_.scale} would make the merge of {name_of(chosen)} stronger than its masks are for: "
-            "give the sources weights instead."
+            f"scale={open_.scale} would give the merge of {name_of(chosen)} another strength than its masks "
+            "are for: give the sources weights instead."
         )
     if budget is not None:
         looking(chosen, budget)  # says what does not go together, before anything is read
@@ -315,7 +315,7 @@ def _size_notes(outline: Outline) -> list[str]:
     if outline.dialect is PEFT and outline.largest > SERVER_RANK:
         notes.append(
             f"rank {outline.largest} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
-            f"linear, svd and lego with --rank {SERVER_RANK} stay within it"
+            f"with --rank {SERVER_RANK}, which most methods take, or by loramerge resize it stays within it"
         )
     if outline.ranks and not outline.dialect.keeps_alpha:
         notes.append(

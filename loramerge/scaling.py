@@ -19,6 +19,7 @@ from loramerge.report import Module
 
 POLICIES = ("norm", "cosine")
 Scale = float | str
+NOTHING = 1e-7  # of the strength of the sources: a merge so faint is rounding of what cancels, in its Grams
 
 
 def check_scale(scale: Scale | None) -> Scale:
@@ -50,7 +51,9 @@ def strength(scale: Scale, fact: Module, found: Mapping[str, float]) -> float:
 def _as_sources(fact: Module) -> float:
     norms = np.sqrt(np.maximum(fact.inners.diagonal(), 0.0))
     present = norms[norms > 0]
-    return float(present.mean()) / fact.merged**0.5 if fact.merged > 0 and len(present) else 1.0
+    if not len(present) or fact.merged <= (NOTHING * present.mean()) ** 2:
+        return 1.0
+    return float(present.mean()) / fact.merged**0.5
 
 
 def best_smallest_cosine(facts: Sequence[Module]) -> dict[str, float]:

@@ -54,7 +54,8 @@ def write_spread(plan: Plan, out: Path, overwrite: bool = False, effort: Effort 
             shares = plan.schedule.way(plan.method, target)[1]
             writer.write(str(target), spread(plan.sources.adapters, shares, target).astype(np.float32))
 
-        with workers(effort.workers) as run:
+        entries = max(outs * ins for outs, ins in map(plan.sources.shape, plan.sources.signatures))
+        with workers(effort.holding(4 * 8 * entries).workers) as run:  # four matrices of float64
             for _ in run(put, list(plan.sources.signatures)):
                 pass
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from loramerge import MergeVla, combine, load, replay, restore
+from loramerge import MergeVla, combine, load, plan, replay, restore, write_deltas
 from loramerge.errors import IncompatibleError, LoramergeError, OutputError, SourceError, UsageError
 from tests.adapters import dense, distance, random_adapters, truncated
 from tests.files import Cli, bare, content, folder, tensors
@@ -122,6 +122,17 @@ def test_what_else_lies_among_masks_is_not_deleted(merge, tmp_path):
     (tmp_path / "m" / "masks" / "mine.txt").write_text("keep")
     with pytest.raises(OutputError, match="would delete masks"):
         combine(SOURCES, "linear", out=tmp_path / "m", overwrite=True)
+
+
+def test_dense_deltas_have_no_place_for_masks(tmp_path):
+    with pytest.raises(UsageError, match="no place for masks"):
+        write_deltas(plan(SOURCES, MergeVla()), tmp_path / "d.safetensors")
+
+
+def test_a_restored_adapter_is_not_replayed(merge, tmp_path):
+    restore(tmp_path / "m", "source0", out=tmp_path / "back")
+    with pytest.raises(SourceError, match="made again by it"):
+        replay(tmp_path / "back", out=tmp_path / "again", sources={})
 
 
 WRONG = {

@@ -152,3 +152,11 @@ def test_what_a_scale_may_be(given, wanted):
 def test_what_a_scale_may_not_be(given):
     with pytest.raises(UsageError, match="neither a finite number nor one of norm, cosine"):
         check_scale(given)
+
+
+@pytest.mark.parametrize("method", ["svd", "tsv", "iso_c", "wudi", "linear"])
+def test_what_cancels_is_not_scaled_up(method):
+    a = SOURCES[0]
+    found = combine([a, a], method, weights=[1, -1], scale="norm", dtype="float64")
+    assert max(np.abs(matrix).max() for matrix in dense(found.adapter).values()) < 1e-6
+    assert found.report.scales == (1.0, 1.0)

@@ -89,7 +89,9 @@ def find(name: str) -> type[Method]:
         return METHODS[name]
     if (other := plugins.loaded(name)) is not None:
         return other
-    names = [*METHODS, *plugins.installed()]
+    if name == "restored":
+        raise UsageError("What `loramerge restore` wrote is made again by it, from the merge with its masks.")
+    names = list(dict.fromkeys([*METHODS, *plugins.installed()]))
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UsageError(f"There is no method {name!r}.{hint} There are: {', '.join(names)}.")
@@ -112,4 +114,4 @@ def name_of(method: Method) -> str:
     own = METHODS.name_of(type(method))
     if own is None and (point := plugins.entry_of(type(method))) is not None:
         return point.name
-    return own or type(method).__name__
+    return own or type(method).__name__.lower()

@@ -14,11 +14,12 @@ from loramerge.algorithms import tiled
 from loramerge.algorithms.method import option
 from loramerge.algorithms.refit import refit, squares
 from loramerge.algorithms.search import Ranked, Search
-from loramerge.algorithms.span import Span
+from loramerge.algorithms.span import RANK_TOL, Span
 from loramerge.algorithms.stack import Limits, Stack, stack
 from loramerge.algorithms.tiles import Dense, dense
 from loramerge.backend import Array
 from loramerge.basis import Basis, basis
+from loramerge.errors import UsageError
 from loramerge.frames import Frame
 from loramerge.gram import Grams
 from loramerge.results import Fit, Fitted, Result
@@ -32,6 +33,11 @@ class Elementwise(Span):
         "dense",
         "What entries are: those of ΔW, or those of the small cores that sources have in common bases.",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.space == "dense" and self.rank_tol != RANK_TOL:
+            raise UsageError(f"rank_tol={self.rank_tol} has nothing to do in dense space: leave it out.")
 
     @property
     def whole(self) -> bool:
@@ -168,7 +174,9 @@ class Elementwise(Span):
             return (self.search or Search()).observe(rankings)
         if self.space == "core":
             return super().observe(grams)
-        found = [squares(self.matrix(grams, m)[0]) for m in range(len(grams.labels))]
+        share = 1.0 if self.energy is None else self.energy
+        pairs = (self.matrix(grams, m) for m in range(len(grams.labels)))
+        found = [squares(matrix, share, start) for matrix, start in pairs]
         return np.stack([np.pad(each, (0, max(map(len, found)) - len(each))) for each in found])
 
     def decide(self, observed: Sequence[Array], largest: int) -> Self:
@@ -180,8 +188,11 @@ class Elementwise(Span):
         return self.size(signature) if self.space == "core" else min(self.rank or max(signature), *shape)
 
     def held(self, shape: tuple[int, int]) -> int:
-        """The merged matrix in float32, and 64 MB for tiles, limits and the refit."""
-        return 0 if self.space == "core" else 4 * shape[0] * shape[1] + (64 << 20)
+        """The merged matrix in float32, and 64 MB for tiles, limits and the refit; all its σ² take more."""
+        if self.space == "core":
+            return 0
+        gram = 0 if self.energy is None else 3 * 8 * min(shape) ** 2
+        return 4 * shape[0] * shape[1] + gram + (64 << 20)
 
     def remix(self, grams: Grams) -> Result:
         return super().remix(grams) if self.space == "core" else Fitted(partial(self._fit, grams))

@@ -58,8 +58,12 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(top, min(top + step, rows))
 
 
-def masks(merged: Pair, sources: list[Pair], strictness: float) -> Masks:
-    """The masks (T, …) of these sources over the merge."""
+def masks(merged: Pair, sources: list[Pair], strictness: float, within: Array | None = None) -> Masks:
+    """The masks (T, …) of these sources over the merge.
+
+    Args:
+        within: (T, out, ⌈in/8⌉) masks that are kept to, instead of those by λ.
+    """
     rows, columns = len(merged[0]), merged[1].shape[1]
     packed = np.zeros((len(sources), rows, -(-columns // 8)), np.uint8)
     counts = np.zeros(len(sources) + 1)
@@ -69,7 +73,10 @@ def masks(merged: Pair, sources: list[Pair], strictness: float) -> Masks:
         wanted = np.zeros(tau.shape, np.int64)
         for t, (up, down) in enumerate(sources):
             own = up[part] @ down
-            mask = np.abs(own) > strictness * np.abs(tau - own)
+            if within is None:
+                mask = np.abs(own) > strictness * np.abs(tau - own)
+            else:
+                mask = np.unpackbits(within[t, part], axis=1, count=columns).astype(bool)
             packed[t, part] = np.packbits(mask, axis=1)
             wanted += mask
             kept[t] += np.count_nonzero(mask)

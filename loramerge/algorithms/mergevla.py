@@ -11,7 +11,7 @@ import numpy as np
 
 from loramerge.algorithms.emr import Emr
 from loramerge.algorithms.linear import Linear
-from loramerge.algorithms.masks import Masks, masked, masks, wanted_by, weighted_sources
+from loramerge.algorithms.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.refit import refit
 from loramerge.algorithms.sized import Sized
@@ -19,6 +19,7 @@ from loramerge.algorithms.ties import Ties
 from loramerge.algorithms.tsv import Tsv
 from loramerge.algorithms.wudi import Wudi
 from loramerge.backend import Array
+from loramerge.errors import UsageError
 from loramerge.frames import Frame
 from loramerge.gram import Grams
 from loramerge.results import Fit, Fitted, Remix, Result
@@ -41,8 +42,9 @@ class MergeVla(Sized):
         S_t ∘ τ        is what `loramerge restore MERGED --task t` brings back
 
     An entry that one mask keeps is selfish, that several keep consensus, that none keeps catastrophic; the
-    report shows their shares. With `consensus` k > 0 the merge itself loses the entries that fewer than k
-    tasks want (Consensus TA with k = 2), and a restored task has them no more either.
+    report shows their shares. With `consensus` k > 0 merge and masks lose the entries that fewer than k tasks
+    want (Consensus TA with k = 2): no restored task has them, and what the merge's rank brings back of them
+    is in what the rank cuts.
 
     `base=ties` is the one of MergeVLA: nothing is trimmed, the elected sign's entries are added. Its KnOTS
     with a sum is `linear`, exactly.
@@ -69,6 +71,21 @@ class MergeVla(Sized):
     )
     mask_lambda: float = option(0.6, "λ: the larger, the fewer entries a mask keeps.", Interval(low=0))
     consensus: int = option(0, "Keep only entries that so many tasks want; 0 keeps all.", Interval(low=0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.consensus and self.energy is not None:
+            raise UsageError("With consensus entries are chosen after the rank: give a rank, no other size.")
+
+    def weights(self, weights: Array) -> Array:
+        present = int(np.count_nonzero(weights))
+        if self.consensus > present:
+            raise UsageError(f"consensus={self.consensus} is more than the {present} sources with a weight.")
+        return weights
+
+    @property
+    def foreseen(self) -> bool:
+        return self.consensus == 0
 
     @property
     def rule(self) -> Sized:
@@ -128,21 +145,19 @@ class MergeVla(Sized):
         fit = made.make(module) if isinstance(made, Fitted) else _held(weighed, made, module)
         sources = weighted_sources(grams, module)
         found = masks((fit.up, fit.down), list(sources.values()), self.mask_lambda)
-        if self.consensus:
-            fit = self._agreed(fit, found, len(grams.owner))
+        if self.consensus and sources:
+            fit, found = self._agreed(fit, found, list(sources.values()), len(grams.owner))
         names = [grams.sources[t] for t in sources]
         return replace(fit, facts=_facts(found), masks=dict(zip(names, found.packed, strict=True)))
 
-    def _agreed(self, fit: Fit, found: Masks, units: int) -> Fit:
-        """Without the entries that too few want."""
+    def _agreed(self, fit: Fit, found: Masks, sources: list[Pair], units: int) -> tuple[Fit, Masks]:
+        """Without the entries that too few want, in the merge and in all masks."""
         rows, columns = len(fit.up), fit.down.shape[1]
-        kept = (
-            wanted_by(found.packed, self.consensus, columns)
-            if len(found.packed)
-            else np.zeros((rows, columns))
-        )
+        kept = wanted_by(found.packed, self.consensus, columns)
         rank = min(self.rank or units, rows, columns)
-        return refit((fit.up @ fit.down) * kept, rank, fit.down)
+        fit = refit((fit.up @ fit.down) * kept, rank, fit.down)
+        packed = found.packed & np.packbits(kept, axis=1)
+        return fit, masks((fit.up, fit.down), sources, self.mask_lambda, packed)
 
 
 def _held(grams: Grams, made: Result, module: int) -> Fit:

@@ -18,6 +18,7 @@ import numpy as np
 
 from loramerge.backend import Array
 
+TIE = 1e-12  # share of all votes, below which a majority is rounding
 Divisor = Literal["weight", "count", "none"]
 
 
@@ -69,7 +70,10 @@ def elect(x: Array, weights: Array) -> Array:
     >>> elect(np.array([[1.0, 2.0, 5.0], [-3.0, 1.0, -5.0]]), np.ones(2))
     array([-1.,  1.,  0.])
     """
-    return np.sign(weighted_sum(x, weights))
+    votes = weighted_sum(x, weights)
+    if x.dtype == np.float64:  # where updates cancel, products and bases leave a trace of rounding
+        votes[np.abs(votes) <= TIE * weighted_sum(np.abs(x), np.abs(weights))] = 0.0
+    return np.sign(votes)
 
 
 def turn(x: Array, weights: Array) -> Array:

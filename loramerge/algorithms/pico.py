@@ -14,6 +14,8 @@ from loramerge.backend import Array
 from loramerge.basis import Basis
 from loramerge.gram import Grams, weigh
 
+NOTHING = 1e-12  # of the sources' strength: less is rounding of what cancels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pico(Ruled):
@@ -59,7 +61,7 @@ class Pico(Ruled):
         length = np.linalg.norm(merged, axis=(1, 2))
         norms = lengths(grams)
         wanted = norms.sum(axis=1) / np.maximum((norms > 0).sum(axis=1), 1)
-        gain = np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)
+        gain = np.divide(wanted, length, out=np.zeros_like(length), where=length > NOTHING * wanted)
         return np.asarray(gain[:, None, None] * merged)
 
     def _merged(self, grams: Grams, bases: Basis, calm: Array) -> Array:

@@ -81,13 +81,31 @@ def _orthonormal(columns: Array) -> Array:
     return np.asarray(np.linalg.qr(columns)[0])
 
 
-def squares(matrix: Array) -> Array:
-    """All σ² of a matrix, largest first."""
+def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Array:
+    """All σ² of a matrix, largest first; or only the leading ones that hold this share of ‖·‖², and then what
+    is left of it as one number.
+
+    Args:
+        start: as for `refit`, for a share below 1.
+    """
     if min(matrix.shape) <= SMALL:
         return np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
+    if share < 1 and start is not None and (found := _leading(matrix, share, start)) is not None:
+        return found
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     gram = np.zeros((len(wide), len(wide)))
     for left in range(0, wide.shape[1], 1024):
         piece = wide[:, left : left + 1024].astype(np.float64)
         gram += piece @ piece.T
     return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
+
+
+def _leading(matrix: Array, share: float, start: Array) -> Array | None:
+    """The leading σ², ever more until they hold the share; None if it takes so many that all cost less."""
+    whole, rank = energy(matrix), 8
+    while rank <= min(matrix.shape) // 8:
+        found = _iterated(matrix, rank, start, EXCESS * whole)[1][:rank].astype(np.float64) ** 2
+        if found.sum() >= share * whole:
+            return np.append(found, max(whole - found.sum(), 0.0))
+        rank *= 2
+    return None

@@ -45,6 +45,11 @@ class Sized(Method):
         return self.traits.exact
 
     @property
+    def foreseen(self) -> bool:
+        """Whether the spectra of the merge can be known before it is made."""
+        return True
+
+    @property
     def observes(self) -> bool:
         return self.energy is not None
 

@@ -14,13 +14,15 @@ from loramerge.frames import Frame
 from loramerge.gram import Grams
 from loramerge.results import Result
 
+RANK_TOL = 1e-5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Span(Sized):
     """A method whose merge is E_up C E_down for some core C; without a rank nothing of it is cut off."""
 
     rank_tol: float = option(
-        1e-5,
+        RANK_TOL,
         "Directions weaker than this share of the strongest are noise: neither whitened nor counted.",
         Interval(low=1e-7, high=0.1),
     )

@@ -107,4 +107,8 @@ def only(method: Method, match: str, otherwise: Method | None = None) -> Only:
     for given in (method, otherwise):
         if not isinstance(given, Method) and given is not None:
             raise UsageError(f"only takes methods such as loramerge.Svd(rank=8), not {given!r}.")
+        if isinstance(given, Only) or (given is not None and given.masks):
+            raise UsageError(
+                "only takes no other `only` and no method with masks: merge these modules alone."
+            )
     return Only(method=method, match=match, otherwise=Linear() if otherwise is None else otherwise)

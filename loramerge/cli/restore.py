@@ -46,7 +46,8 @@ def restore(
 ) -> None:
     """Give one task's adapter back from a merge by --method mergevla.
 
-    Its mask says which entries of the merge it wants; what is left has no low rank and is fitted again.
+    Its mask says which entries of the merge it wants; what is left has no low rank and is fitted again. It
+    is as strong as it went into the merge, its weight included.
 
     \b
     Example:

@@ -56,6 +56,29 @@ def test_consensus_keeps_what_enough_tasks_want():
     np.testing.assert_allclose(one, [[6, 2], [5, -4]], atol=1e-12)
 
 
+def test_consensus_takes_entries_out_of_masks_and_facts_too():
+    merge = combine(SOURCES, MergeVla(consensus=2, rank=9), weights=WEIGHTS, dtype="float64", threads=1)
+    for module in merge.report.modules:
+        assert module.facts["selfish"] == 0.0
+        assert module.facts["consensus"] + module.facts["catastrophic"] == pytest.approx(1.0)
+    for path in dense(merge.adapter):
+        count = sum(unpacked(merge, source.name, path).astype(int) for source in SOURCES)
+        assert 1 not in count
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"consensus": 4}, "consensus=4 is more than the 3 sources"),
+        ({"consensus": 2, "energy": 0.9}, "give a rank, no other size"),
+        ({"consensus": 2, "total_rank": 9}, "give a rank, no other size"),
+    ],
+)
+def test_what_consensus_cannot_be_is_a_sentence(options, words):
+    with pytest.raises(UsageError, match=words):
+        combine(SOURCES, "mergevla", **options)
+
+
 @every_base
 @pytest.mark.parametrize("strictness", [0.0, 0.3, 0.6, 1.5])
 @pytest.mark.parametrize("weights", [[1, 1, 1], WEIGHTS], ids=str)
@@ -124,7 +147,7 @@ def test_rules_may_take_a_task_out_of_some_modules():
 
 
 def test_a_scale_would_leave_the_masks_behind():
-    with pytest.raises(UsageError, match=r"scale=0\.5 would make the merge of mergevla stronger"):
+    with pytest.raises(UsageError, match=r"scale=0\.5 would give the merge of mergevla another strength"):
         combine(SOURCES, MergeVla(), scale=0.5)
 
 

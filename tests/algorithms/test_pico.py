@@ -77,3 +77,9 @@ def test_before_a_rule_it_is_the_plain_loop(density):
     sources, weights = random_adapters(86, (4, 3, 5), SHAPES), [1.0, -2.0, 0.5]
     found = merged(sources, Pico(rule="ties", density=density), weights)
     assert distance(found, pico_ties(sources, weights, density)) < 1e-9
+
+
+def test_what_cancels_is_not_brought_to_full_strength():
+    (a,) = random_adapters(77, (3,), SHAPES)
+    found = merged([a, a], Pico(), [1.0, -1.0])
+    assert max(np.abs(matrix).max() for matrix in found.values()) < 1e-6

@@ -354,3 +354,24 @@ def test_what_a_method_has_found_is_no_option():
     with pytest.raises(UsageError, match="ties has no option search"):
         combine(of(A), "ties", search=1)
     assert "search" not in Ties().options()
+
+
+CANCELLING = [
+    Ties(density=1.0, space="core"),
+    Emr(space="core"),
+    Sce(space="core"),
+    Ties(density=1.0),
+]
+
+
+@pytest.mark.parametrize("method", CANCELLING, ids=repr)
+def test_what_cancels_leaves_no_rounding_at_full_strength(method):
+    (a,) = random_adapters(77, (3,))
+    found = merged([a, a], method, [1.0, -1.0])
+    assert max(np.abs(matrix).max() for matrix in found.values()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["ties", "dare", "sce", "emr"])
+def test_a_tolerance_of_bases_is_refused_where_there_are_none(name):
+    with pytest.raises(UsageError, match=r"rank_tol=0\.01 has nothing to do in dense space"):
+        combine(random_adapters(1, (2, 2)), name, rank_tol=0.01)

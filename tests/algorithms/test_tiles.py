@@ -28,6 +28,7 @@ from loramerge import open as open_adapters
 from loramerge.algorithms import tiled
 from loramerge.algorithms.refit import refit, squares
 from loramerge.algorithms.search import Search
+from loramerge.algorithms.sized import common_rank
 from loramerge.algorithms.thresholds import Bracket, guessed, largest, look, narrowed
 from loramerge.algorithms.tiles import dense as tiles_of
 from loramerge.backend import workers
@@ -305,6 +306,16 @@ def test_a_refit_loses_what_the_best_one_loses(kind, rank, start):
     assert lost <= least + 1e-6 * fit.whole
     assert fit.cut == pytest.approx(lost, abs=1e-9 * fit.whole)
     np.testing.assert_allclose(squares(matrix), best**2, atol=1e-10 * fit.whole)
+
+
+@pytest.mark.parametrize("kind", ["a trimmed sum", "noise", "low rank and noise", "equal values", "low rank"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
+def test_a_share_of_the_spectrum_needs_as_many_units_as_the_whole_says(kind, share):
+    matrix = hard(kind)
+    every, some = squares(matrix), squares(matrix, share, matrix[:12])
+    assert some.sum() == pytest.approx(every.sum())
+    assert common_rank([some[None]], share - 1e-5) <= common_rank([every[None]], share)
+    assert common_rank([some[None]], share) >= common_rank([every[None]], share)
 
 
 def test_a_refit_in_float32_is_as_good_to_its_digits():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loramerge import Average, IsoC, Lego, Linear, Rule, Svd, combine, load, only, open, replay
+from loramerge import Average, IsoC, Lego, Linear, MergeVla, Rule, Svd, combine, load, only, open, replay
 from loramerge.errors import SourceError, UsageError
 from tests.adapters import dense, distance, merged, random_adapters
 from tests.files import bare, tensors
@@ -90,6 +90,9 @@ def test_a_record_of_it_that_makes_no_sense_is_refused(tmp_path, monkeypatch, op
     ("make", "sentence"),
     [
         (lambda: only(Svd(), "("), "is no regular expression"),
+        (lambda: only(only(Svd(), "q"), "v"), "no other `only`"),
+        (lambda: only(MergeVla(), "v"), "no method with masks"),
+        (lambda: only("svd", "v"), "only takes methods such as"),
         (lambda: only(Svd(), "q", Svd(energy=0.5)), "give it a rank"),
         (lambda: open(SOURCES).combine(only(Svd(), "q")), "needs loramerge.combine"),
         (lambda: combine(SOURCES, "only"), "made in Python"),
