@@ -162,6 +162,7 @@ def _again(facts: Facts) -> str:
     if not facts.sources:
         return ""
     place = f"hf://{facts.repo}{f'/{facts.place}' if facts.place else ''}"
+    again = "again.safetensors" if facts.place else "again"
     local = [each for each in facts.sources if not each.hub]
     hint = ""
     if local:
@@ -173,7 +174,7 @@ def _again(facts: Facts) -> str:
     made = f" with loramerge {markdown(version)}" if version else ""
     return (
         f"## How to make it again\n\nIt was merged{made}; weights, method and the SHA-256 of every source "
-        f"are recorded in it.\n\n```bash\nloramerge replay {_shell(place)} -o again\n```{hint}"
+        f"are recorded in it.\n\n```bash\nloramerge replay {_shell(place)} -o {again}\n```{hint}"
     )
 
 
