@@ -115,7 +115,7 @@ def _list(value: Any) -> Sequence[Any]:
 
 def _loading(facts: Facts) -> str:
     if facts.library != "peft":
-        return _image_loading(facts) if facts.library == "diffusers" else ""
+        return {"diffusers": _image_loading, "mlx": _mlx_loading}.get(facts.library or "", _converting)(facts)
     if facts.place:
         source = f"hf://{facts.repo}/{facts.place}"
         return (
@@ -150,6 +150,25 @@ def _image_loading(facts: Facts) -> str:
         "## How to load it\n\ndiffusers:\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
         f"pipeline = DiffusionPipeline.from_pretrained({base})\n"
         f'pipeline.load_lora_weights("{facts.repo}"{named})\n```'
+    )
+
+
+def _mlx_loading(facts: Facts) -> str:
+    """mlx-lm takes an adapter from a folder on the disk."""
+    base = _shell(facts.hub_base or "PATH_OF_THE_BASE")
+    return (
+        f"## How to load it\n\nmlx-lm:\n\n```bash\nhf download {facts.repo} --local-dir adapter\n"
+        f"mlx_lm.generate --model {base} --adapter-path adapter --prompt TEXT\n```"
+    )
+
+
+def _converting(facts: Facts) -> str:
+    """What to do with a format that neither PEFT nor diffusers nor mlx-lm loads as it is."""
+    source = _shell(f"hf://{facts.repo}{f'/{facts.place}' if facts.place else ''}")
+    return (
+        f"## How to load it\n\nIt is {markdown(facts.words)}. ComfyUI loads its own format from "
+        "`models/loras`. This makes one for other tools of it:\n\n"
+        f"```bash\nloramerge convert {source} adapter.safetensors --to diffusers\n```"
     )
 
 

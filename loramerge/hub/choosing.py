@@ -91,8 +91,8 @@ def _weights(name: HubName, inside: set[str], allow_pickle: bool) -> str:
 
 def _several(name: HubName, files: list[str]) -> SourceError:
     return SourceError(
-        f"{name} has {len(files)} files of weights ({_some(sorted(files))}), none of the name that one adapter "
-        f"has: name one, such as {printable(replace(name, path=below(name.path, min(files))))}"
+        f"{name} has {len(files)} files of weights ({_some(sorted(files))}), none by the name that an "
+        f"adapter's has: name one, such as {printable(replace(name, path=below(name.path, min(files))))}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Repositories in the formats of other tools: read, looked at, merged, pushed, replayed and found in the cache."""
+"""Repositories in the formats of other tools: read, looked at, pushed, replayed, cached."""
 
 import json
 
@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.errors import IncompatibleError, SourceError
-from loramerge.formats.dialects import FOLDER_FILES
+from loramerge.describing import descriptions
+from loramerge.errors import IncompatibleError, SourceError, UsageError
+from loramerge.formats.dialects import FOLDER_FILES, named
 from loramerge.hub import choosing
+from loramerge.hub.card import write
+from loramerge.hub.matter import Facts
 from tests.dialects import SD15, flat, pairs, saved
 from tests.hub.loopback import files_of
 
@@ -144,3 +147,59 @@ def test_old_weights_of_diffusers_are_called_a_pickle(hub):
     hub.add("org/old", {"pytorch_lora_weights.bin": b"x", "README.md": CARD})
     with pytest.raises(IncompatibleError, match=r"pickle only \(pytorch_lora_weights\.bin\).*--allow-pickle"):
         lm.load("org/old")
+
+
+@every_tool
+def test_the_card_of_a_merge_takes_the_base_from_its_sources_and_says_what_loads_it(
+    hub, login, tmp_path, tool
+):
+    put(hub, tool, tmp_path)
+    place = tmp_path / ("m" if tool in FOLDERS else "m.safetensors")
+    lm.combine(["org/x"], out=place)
+    lm.push(place, "me/m")
+    card = hub.repos["me/m"].files()["README.md"].decode()
+    library = "mlx" if tool == "mlx" else "diffusers"
+    for line in ('base_model: "org/base"', f"library_name: {library}", '- "base_model:adapter:org/base"'):
+        assert line in card.splitlines()
+    named = ', weight_name="m.safetensors"' if tool == "kohya" else ""
+    how = {
+        "mlx": "hf download me/m --local-dir adapter\nmlx_lm.generate --model org/base --adapter-path a",
+        "diffusers": f'.from_pretrained("org/base")\npipeline.load_lora_weights("me/m"{named})',
+    }
+    assert how[library] in card
+
+
+def test_bases_on_which_the_cards_differ_are_not_named(hub, login, tmp_path):
+    put(hub, "diffusers", tmp_path)
+    put(hub, "diffusers", tmp_path, "org/y", 2)
+    hub.add("org/y", {"README.md": CARD.replace(b"org/base", b"org/other")})
+    lm.combine(["org/x", "org/y"], out=tmp_path / "m")
+    lm.push(tmp_path / "m", "me/m")
+    assert "base_model" not in hub.repos["me/m"].files()["README.md"].decode()
+
+
+@pytest.mark.parametrize(("form", "words"), [("comfy", "ComfyUI"), ("cloneofsimo", "cloneofsimo")])
+def test_what_diffusers_does_not_load_is_told_to_be_converted(form, words):
+    card = write(Facts("me/m", 1, 1, "float32", place="m.safetensors", library=None, words=named(form).words))
+    assert "load_lora_weights" not in card
+    assert "library_name" not in card
+    assert words in card
+    assert "loramerge convert hf://me/m/m.safetensors adapter.safetensors --to diffusers" in card
+
+
+@every_tool
+def test_the_card_of_its_repository_says_what_it_is_good_at(hub, tmp_path, tool):
+    put(hub, tool, tmp_path)
+    assert descriptions([lm.load("org/x")]) == ["cats\nDraws cats in watercolour."]
+
+
+def test_the_card_of_a_repository_is_that_of_a_file_deep_in_it(hub, tmp_path):
+    files = {f"a/b/{name}": data for name, data in files_of(kohya(tmp_path / "x")).items()}
+    hub.add("org/x", {**files, "README.md": CARD})
+    assert descriptions([lm.load("hf://org/x/a/b/cats.safetensors")]) == ["cats\nDraws cats in watercolour."]
+
+
+def test_a_file_of_a_repository_without_a_card_is_told(hub, tmp_path):
+    hub.add("org/x", files_of(kohya(tmp_path / "x")))
+    with pytest.raises(UsageError, match=r"it has no README\.md"):
+        descriptions([lm.load("org/x")])
