@@ -60,7 +60,7 @@ class Ranged:
                 spans[-1] = (spans[-1][0], max(spans[-1][1], start + count))
             else:
                 spans.append((start, start + count))
-        if len(spans) > REQUESTS:
+        if len(spans) > REQUESTS or sum(stop - start for start, stop in spans) > self.size / 2:
             return False
         self.parts |= {start: self._request(start, stop - start) for start, stop in spans}
         return True

@@ -172,16 +172,16 @@ def test_many_at_once_and_what_fails_is_told_beside_them(hub, big, cli):
     assert os.listdir() == []
 
 
-def numbered(path, modules, apart):
-    """kohya's alphas: all together behind the factors (types are sorted), or each between large factors."""
+def numbered(path, modules, rank, together=False):
+    """kohya's alphas: each before the factors of its module, or all behind them, as another type is."""
     shapes = {f"lora_unet_mid_block_attentions_{i}_proj_in": (100, 100) for i in range(modules)}
-    values = pairs(shapes, rank=apart, alpha=1)
+    values = pairs(shapes, rank=rank, alpha=1)
     alphas = {key: value.astype("f2") for key, value in values.items() if key.endswith(".alpha")}
-    return saved(path / "k.safetensors", values | (alphas if apart < 300 else {}))
+    return saved(path / "k.safetensors", values | (alphas if together else {}))
 
 
 def test_alphas_that_lie_together_are_read_together(hub, tmp_path):
-    path = numbered(tmp_path / "k", 40, 20)
+    path = numbered(tmp_path / "k", 40, 20, together=True)
     hub.add("org/k", {"k.safetensors": path.read_bytes()})
     far, near = lm.inspect("org/k"), lm.inspect(path)
     assert far.peeked
@@ -191,8 +191,9 @@ def test_alphas_that_lie_together_are_read_together(hub, tmp_path):
     assert len(hub.got("GET", "/lfs/")) == 2, "the head, and all alphas"
 
 
-def test_a_file_with_its_alphas_all_over_it_is_downloaded(hub, tmp_path):
-    path = numbered(tmp_path / "k", 12, 300)
+@pytest.mark.parametrize("rank", [300, 20], ids=["far from each other", "near, and so half of the file"])
+def test_a_file_with_its_alphas_all_over_it_is_downloaded(hub, tmp_path, rank):
+    path = numbered(tmp_path / "k", 40, rank)
     hub.add("org/k", {"k.safetensors": path.read_bytes()})
     assert lm.inspect("org/k").norm == lm.inspect(path).norm
     assert len(hub.got("GET", "/lfs/")) == 2, "the head, and the file"
