@@ -203,3 +203,12 @@ def test_a_file_of_a_repository_without_a_card_is_told(hub, tmp_path):
     hub.add("org/x", files_of(kohya(tmp_path / "x")))
     with pytest.raises(UsageError, match=r"it has no README\.md"):
         descriptions([lm.load("org/x")])
+
+
+def test_old_weights_of_diffusers_are_read_where_pickles_are_allowed(hub, tmp_path):
+    torch = pytest.importorskip("torch")
+    values = pairs(SD15, ("lora_A", "lora_B"), seed=1)
+    torch.save({key: torch.from_numpy(value) for key, value in values.items()}, tmp_path / "old.bin")
+    hub.add("org/old", {"pytorch_lora_weights.bin": (tmp_path / "old.bin").read_bytes()})
+    there = lm.load("org/old", allow_pickle=True)
+    assert lm.diff(there, diffusers(tmp_path / "here")).largest == 0
