@@ -50,6 +50,13 @@ def _home(adapter: Adapter) -> Path | None:
     return file if adapter.bare else file.parent
 
 
+def _repository(adapter: Adapter) -> Path | None:
+    """The root of the repository that a file of the Hub lies in: what is said there is said of the file."""
+    came = adapter.provenance
+    depth = len((came.hub or "").split("/")) - 2  # org/name/path
+    return came.files[0].parents[depth - 1] if depth > 0 and came.files else None
+
+
 def _checked(told: Mapping[str, str], adapters: Sequence[Adapter]) -> dict[str, str]:
     """By names without a trailing slash or a leading dot."""
     known = {name for adapter in adapters for name in names(adapter)}
@@ -97,9 +104,10 @@ def _read(path: Path, name: str) -> dict[str, str]:
 def _of_card(adapter: Adapter) -> str:
     home, name = _home(adapter), printable(adapter.name)
     remedy = f'Say it with --description "{name}=…", or in {FILE} beside it.'
-    text = None if home is None or adapter.bare else card(home, adapter.name)
+    folder = _repository(adapter) if adapter.bare else home
+    text = None if folder is None else card(folder, adapter.name)
     if text is None:
-        why = f"has no {CARD}" if home is not None and not adapter.bare else "has no model card of its own"
+        why = f"has no {CARD}" if folder is not None else "has no model card of its own"
         raise UsageError(f"Nothing says what {name} is good at: it {why}. {remedy}")
     if not text:
         raise UsageError(

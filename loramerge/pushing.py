@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,22 @@ from loramerge.bases import is_local, without_folders
 from loramerge.errors import LoramergeError, SourceError, printable
 from loramerge.formats import load
 from loramerge.formats.destination import ADAPTER_FILES
+from loramerge.formats.dialects import named
 from loramerge.formats.records import find_record
 from loramerge.hub.card import write
-from loramerge.hub.client import ask
+from loramerge.hub.client import Listing, ask
 from loramerge.hub.commits import Pushed, destination, kept_card, prepare, send
 from loramerge.hub.matter import CardSource, Facts
 from loramerge.hub.names import COMMIT, REPOSITORY, HubName, parse
 
 CARD = "README.md"
-LIBRARIES = {"peft": "peft", "mlx": "mlx"}  # by dialect; the others are those of image models
+LIBRARIES = {
+    "peft": "peft",
+    "mlx": "mlx",
+    "diffusers": "diffusers",
+    "kohya": "diffusers",
+    "xlabs": "diffusers",
+}
 MESSAGE = "Upload a LoRA adapter with loramerge"
 
 
@@ -83,7 +90,8 @@ def card(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] 
         SourceError: it has a record that cannot be read.
     """
     record = find_record(place) or {}
-    base = adapter.base.name
+    told = [each for each in record.get("sources") or () if isinstance(each, dict)]
+    base = adapter.base.name or _base_of_cards(told)
     task = adapter.config.get("task_type")
     method = _table(record.get("method"))
     return write(
@@ -97,8 +105,9 @@ def card(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] 
             base_licence=_licence(HubName(base)) if base and REPOSITORY.fullmatch(base) else None,
             task=task if isinstance(task, str) else None,
             place=place.name if adapter.bare else None,
-            library=LIBRARIES.get(adapter.dialect, "diffusers"),
-            sources=tuple(_source(each) for each in record.get("sources") or () if isinstance(each, dict)),
+            library=LIBRARIES.get(adapter.dialect),
+            words=named(adapter.dialect).words,
+            sources=tuple(map(_source, told)),
             method=method["name"] if isinstance(method.get("name"), str) else None,
             options=_table(method.get("options")),
             settings=_table(record.get("settings")),
@@ -125,20 +134,30 @@ def _source(value: Mapping[str, Any]) -> CardSource:
     return CardSource(str(value.get("name")), shown, hub, commit, weights, licence)
 
 
-def _licence_of(hub: str, commit: str | None) -> str | None:
+def _base_of_cards(sources: Sequence[Mapping[str, Any]]) -> str | None:
+    """The base model of a merge whose files name none: what the cards of its sources on the Hub agree on."""
+    places = {(s["hub"], s.get("revision")) for s in sources if isinstance(s.get("hub"), str)}
+    found = {said.base for place in places if (said := _said(*place)) and said.base}
+    return found.pop() if len(found) == 1 else None
+
+
+def _said(hub: str, commit: object) -> Listing | None:
+    """What a recorded source's repository says; None if it cannot be asked."""
+    pinned = commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
     try:
-        name = parse(f"hf://{hub}")
-    except SourceError:
+        return ask(HubName(parse(f"hf://{hub}").repo, pinned))
+    except LoramergeError:
         return None
-    return _licence(HubName(name.repo, commit))
+
+
+def _licence_of(hub: str, commit: str | None) -> str | None:
+    found = _said(hub, commit)
+    return found.licence if found else None
 
 
 def _licence(name: HubName) -> str | None:
     """What a repository's card says; None where it says nothing or cannot be asked: ours then says so."""
-    try:
-        return ask(name).licence
-    except LoramergeError:
-        return None
+    return _licence_of(name.repo, name.revision)
 
 
 def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list[str]]:

@@ -30,18 +30,22 @@ def load_path(
     Raises:
         SourceError, IncompatibleError, UsageError: as the reader of its dialect says.
     """
-    if not os.path.isdir(path):
+    if not os.path.isdir(path) and (elsewhere is None or elsewhere.path == path):
         file = elsewhere or open_weights(path, name, allow_pickle)
         return _read(Header(file, name, alpha=alpha, optional=optional))
     shown = name.rstrip("/") or name
     weights, config = _foreign(path, shown)
-    if elsewhere is not None and config and "peft_type" not in config:
+    if elsewhere is not None and "peft_type" not in config and (config or _is_foreign(elsewhere)):
         weights = elsewhere.path
     if weights is None:
         return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere)
     file = elsewhere or open_weights(weights, f"{shown}/{weights.name}", allow_pickle)
     beside = (path / CONFIG,) if config else ()
     return _read(Header(file, shown, config, (weights, *beside), alpha, optional))
+
+
+def _is_foreign(file: File) -> bool:
+    return file.path.name in FOLDER_FILES
 
 
 def _read(header: Header) -> Adapter:

@@ -11,7 +11,7 @@ from pathlib import Path
 from loramerge.adapter import Adapter
 from loramerge.errors import printable
 from loramerge.formats.licences import licence_in
-from loramerge.formats.safetensors import File, open_elsewhere
+from loramerge.formats.safetensors import File, TensorRef, open_elsewhere
 from loramerge.hub.choosing import CONFIG, chosen
 from loramerge.hub.client import ask
 from loramerge.hub.failures import Missing, Unreachable
@@ -19,6 +19,7 @@ from loramerge.hub.fetching import download, fetch, offline, sha256_of
 from loramerge.hub.names import HubName, is_hub
 from loramerge.hub.ranges import Ranged
 
+NUMBER = 8  # bytes at most
 Read = Callable[[Path, str, File | None], Adapter]  # place, name for messages, weights that are elsewhere
 
 
@@ -45,7 +46,8 @@ def load_hub(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adap
 def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
     """The same from its config and the header of its weights, which are read by range and stay on the Hub.
 
-    Where that cannot be done (no network, a pickle, a file whose alpha another one tells) it is downloaded.
+    Where that cannot be done (no network, a pickle, a file whose alpha another one tells, or with
+    alphas strewn all over it) it is downloaded.
     """
     if offline():
         return load_hub(source, name, read, allow_pickle)
@@ -64,6 +66,9 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
     found = replace(name, path=choice.place)
     ranged = Ranged(name, listing.commit, choice.weights)
     file = open_elsewhere(found.shown, root / choice.weights, ranged.open(), ranged.read)
+    alphas = [t for key, t in file.tensors.items() if key.endswith(".alpha") and isinstance(t, TensorRef)]
+    if not ranged.read_ahead((alpha.start, alpha.nbytes) for alpha in alphas if alpha.nbytes <= NUMBER):
+        return load_hub(source, name, read, allow_pickle)
     adapter = read(root / choice.place, found.shown, file)
     known = replace(
         adapter.provenance,

@@ -115,7 +115,7 @@ def _list(value: Any) -> Sequence[Any]:
 
 def _loading(facts: Facts) -> str:
     if facts.library != "peft":
-        return _image_loading(facts) if facts.library == "diffusers" else ""
+        return {"diffusers": _image_loading, "mlx": _mlx_loading}.get(facts.library or "", _converting)(facts)
     if facts.place:
         source = f"hf://{facts.repo}/{facts.place}"
         return (
@@ -153,6 +153,25 @@ def _image_loading(facts: Facts) -> str:
     )
 
 
+def _mlx_loading(facts: Facts) -> str:
+    """mlx-lm takes an adapter from a folder on the disk."""
+    base = _shell(facts.hub_base or "PATH_OF_THE_BASE")
+    return (
+        f"## How to load it\n\nmlx-lm:\n\n```bash\nhf download {facts.repo} --local-dir adapter\n"
+        f"mlx_lm.generate --model {base} --adapter-path adapter --prompt TEXT\n```"
+    )
+
+
+def _converting(facts: Facts) -> str:
+    """What to do with a format that neither PEFT nor diffusers nor mlx-lm loads as it is."""
+    source = _shell(f"hf://{facts.repo}{f'/{facts.place}' if facts.place else ''}")
+    return (
+        f"## How to load it\n\nIt is {markdown(facts.words)}. ComfyUI loads its own format from "
+        "`models/loras`. This makes one for other tools of it:\n\n"
+        f"```bash\nloramerge convert {source} adapter.safetensors --to diffusers\n```"
+    )
+
+
 def _shell(text: str) -> str:
     """A name in a line for a shell; those with other signs than these have never got here."""
     return text if re.fullmatch(r"[\w./:@%+-]+", text) else "'" + text.replace("'", "") + "'"
@@ -162,6 +181,7 @@ def _again(facts: Facts) -> str:
     if not facts.sources:
         return ""
     place = f"hf://{facts.repo}{f'/{facts.place}' if facts.place else ''}"
+    again = "again.safetensors" if facts.place else "again"
     local = [each for each in facts.sources if not each.hub]
     hint = ""
     if local:
@@ -173,7 +193,7 @@ def _again(facts: Facts) -> str:
     made = f" with loramerge {markdown(version)}" if version else ""
     return (
         f"## How to make it again\n\nIt was merged{made}; weights, method and the SHA-256 of every source "
-        f"are recorded in it.\n\n```bash\nloramerge replay {_shell(place)} -o again\n```{hint}"
+        f"are recorded in it.\n\n```bash\nloramerge replay {_shell(place)} -o {again}\n```{hint}"
     )
 
 

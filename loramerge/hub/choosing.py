@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 
 from loramerge.errors import IncompatibleError, SourceError, printable
@@ -10,6 +11,10 @@ from loramerge.hub.client import Listing
 from loramerge.hub.names import FILES, HubName
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapters.safetensors")  # of diffusers and of mlx-lm
+KNOWN = (WEIGHTS, *reversed(FOLDER_FILES))  # beside a config: PEFT's first, then mlx-lm's, which has one too
+OLD = "pytorch_lora_weights.bin"  # of diffusers, before it wrote safetensors
+CHECKPOINT = re.compile(r"(\d+_)?adapters\.safetensors")  # of mlx-lm: the config in its folder means it
 WHOLE_MODELS = ("model", "pytorch_model", "diffusion_pytorch_model", "consolidated", "tf_model")
 
 
@@ -43,14 +48,17 @@ def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choic
         raise SourceError(f"{name.repo} has no folder {printable(base)}{_others(name, listing)}.")
     if CONFIG in inside:
         return Choice(base, below(base, _weights(name, inside, allow_pickle)), (below(base, CONFIG),))
+    if known := next((file for file in FOLDER_FILES if file in inside), None):
+        return Choice(base, below(base, known))
+    if OLD in inside and not any(f.endswith(".safetensors") and "/" not in f for f in inside):
+        if not allow_pickle:
+            raise _unsafe(name, OLD)
+        return _one_file(name, below(base, OLD), listing)
     files = sorted(f for f in inside if f.endswith(".safetensors") and "/" not in f)
     if not files or "config.json" in inside or files[0].split("-")[0].split(".")[0] in WHOLE_MODELS:
         raise _no_adapter(name, listing, inside)
     if len(files) > 1:
-        raise SourceError(
-            f"{name} has no {CONFIG} and {len(files)} files of weights ({_some(files)}): name one, such as "
-            f"{printable(replace(name, path=below(base, files[0])))}"
-        )
+        raise _several(name, files)
     return _one_file(name, below(base, files[0]), listing)
 
 
@@ -60,22 +68,32 @@ def _one_file(name: HubName, path: str, listing: Listing) -> Choice:
         raise SourceError(f"{name.repo} has no file {printable(path)}{_others(name, listing)}.")
     folder, stem = os.path.dirname(path), os.path.splitext(path)[0]
     rivals = [f for f in listing.files if os.path.dirname(f) == folder and f.endswith(FILES)]
-    shared = rivals == [path] or path == below(folder, WEIGHTS)  # else a config there may mean another file
+    own = os.path.basename(path) == WEIGHTS or CHECKPOINT.fullmatch(os.path.basename(path))
+    shared = rivals == [path] or own  # else a config there may mean another file
     beside = (f"{stem}.json", *([below(folder, CONFIG)] if shared else []))
     return Choice(path, path, tuple(file for file in beside if file in listing.files))
 
 
 def _weights(name: HubName, inside: set[str], allow_pickle: bool) -> str:
-    if WEIGHTS in inside:
-        return WEIGHTS
+    if known := next((file for file in KNOWN if file in inside), None):
+        return known
     others = [file for file in inside if file.endswith(".safetensors") and "/" not in file]
     if len(others) == 1:  # other tools call it otherwise, and their reader knows what it is
         return others[0]
+    if others and PICKLED not in inside:
+        raise _several(name, others)
     if PICKLED not in inside:
         raise SourceError(f"{name} has an {CONFIG} but no {WEIGHTS}: its upload is incomplete.")
     if not allow_pickle:
         raise _unsafe(name, PICKLED)
     return PICKLED
+
+
+def _several(name: HubName, files: list[str]) -> SourceError:
+    return SourceError(
+        f"{name} has {len(files)} files of weights ({_some(sorted(files))}), none by the name that an "
+        f"adapter's has: name one, such as {printable(replace(name, path=below(name.path, min(files))))}"
+    )
 
 
 def _unsafe(name: HubName, file: str) -> IncompatibleError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge import __version__
 from loramerge.hub.failures import explained
-from loramerge.hub.names import HubName
+from loramerge.hub.names import REPOSITORY, HubName
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -28,6 +28,7 @@ class Listing:
 
     Args:
         licence: as its card names it.   tags: the Hub's own.   private: whether it is; None if not said.
+        base: the one base model that its card names.
     """
 
     commit: str
@@ -35,6 +36,7 @@ class Listing:
     licence: str | None = None
     tags: tuple[str, ...] = ()
     private: bool | None = None
+    base: str | None = None
 
 
 def ask(name: HubName) -> Listing:
@@ -46,7 +48,10 @@ def ask(name: HubName) -> Listing:
     with explained(name):
         info = api().model_info(name.repo, revision=name.revision, timeout=TIMEOUT)
     files = frozenset(sibling.rfilename for sibling in info.siblings or ())
-    return Listing(str(info.sha), files, licence_of(info.card_data), tuple(info.tags or ()), info.private)
+    said = info.card_data
+    return Listing(
+        str(info.sha), files, licence_of(said), tuple(info.tags or ()), info.private, base_of(said)
+    )
 
 
 def licence_of(card: Any) -> str | None:
@@ -58,3 +63,10 @@ def licence_of(card: Any) -> str | None:
         return None
     named = said.get("license_name")
     return f"other ({named})" if found == "other" and isinstance(named, str) and named else found
+
+
+def base_of(card: Any) -> str | None:
+    """The base model in the metadata of a card, if it names one repository; None otherwise."""
+    found = (card.to_dict() if card is not None else {}).get("base_model")
+    found = found[0] if isinstance(found, list) and len(found) == 1 else found
+    return found if isinstance(found, str) and REPOSITORY.fullmatch(found) else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loramerge.errors import SourceError
-from loramerge.hub.choosing import CONFIG, PICKLED, below, chosen
+from loramerge.hub.choosing import CHECKPOINT, CONFIG, FOLDER_FILES, KNOWN, PICKLED, below, chosen
 from loramerge.hub.client import api, ask
 from loramerge.hub.failures import Unreachable, explained
 from loramerge.hub.names import HubName
@@ -79,22 +79,26 @@ def cached(name: HubName, allow_pickle: bool = False) -> Snapshot | None:
     A repository of one file is found by the name of its file only: the cache does not know whether there are
     others.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    probe = name.path if name.is_file else below(name.path, CONFIG)
-    found = try_to_load_from_cache(name.repo, probe, revision=name.revision)
-    if not isinstance(found, str):
-        return None
-    root = Path(found[: -len(probe) - 1])
-    place = root / name.path
-    if not name.is_file and not _has_weights(place, allow_pickle):
-        return None  # only its config was looked at
+    probes = [name.path] if name.is_file else [below(name.path, file) for file in (CONFIG, *FOLDER_FILES)]
+    root = next((root for probe in probes if (root := _cached_root(name, probe))), None)
+    if root is None or (not name.is_file and not _has_weights(root / name.path, allow_pickle)):
+        return None  # or only its config was looked at
     return Snapshot(name, root.name, root, name.path)
 
 
+def _cached_root(name: HubName, file: str) -> Path | None:
+    """The folder of a commit in the cache, if it holds this file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name.repo, file, revision=name.revision)
+    return Path(found[: -len(file) - 1]) if isinstance(found, str) else None
+
+
 def _has_weights(place: Path, allow_pickle: bool) -> bool:
-    found = [*place.glob("*.safetensors"), *([place / PICKLED] if allow_pickle else [])]
-    return any(path.is_file() for path in found)  # a link may lead to what was removed from the cache
+    """Whether the weights of a folder are here, rather than one of the checkpoints beside them."""
+    known = [place / file for file in (*KNOWN, *([PICKLED] if allow_pickle else []))]
+    others = [path for path in place.glob("*.safetensors") if not CHECKPOINT.fullmatch(path.name)]
+    return any(path.is_file() for path in [*known, *others])  # a link may lead to what was removed
 
 
 def sha256_of(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
 from loramerge.errors import LoramergeError, SourceError, UsageError, printable
-from loramerge.hub.choosing import CONFIG
+from loramerge.hub.choosing import CONFIG, FOLDER_FILES
 from loramerge.hub.client import api, ask
 from loramerge.hub.failures import Missing, explained
 from loramerge.hub.names import REPOSITORY, SCHEME, HubName
@@ -119,11 +119,8 @@ def _is_adapter(name: HubName) -> bool:
         listing = ask(name)
     except LoramergeError:
         return True
-    return (
-        CONFIG in listing.files
-        or "lora" in listing.tags
-        or any(file.endswith(f"/{CONFIG}") for file in listing.files)
-    )
+    files = {file.rpartition("/")[2] for file in listing.files}
+    return "lora" in listing.tags or not files.isdisjoint({CONFIG, *FOLDER_FILES})
 
 
 def _listed(names: Sequence[HubName], some: int = 20) -> str:

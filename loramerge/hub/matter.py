@@ -42,7 +42,8 @@ class Facts:
 
     Args:
         repo: where it goes.   place: the name of the one file, if it is a bare one.
-        library: by whose format it is: peft, diffusers or mlx.
+        library: what loads it: peft, diffusers or mlx; None if it must be converted for these.
+        words: what its format is called.
         base: the base model.   base_is_here: its name is that of a folder on a disk, not of a repository.
         base_licence: None if it is not known.   task: PEFT's task_type.
         modules, rank, dtype: of the adapter.   sources: none, if it was not merged by loramerge.
@@ -59,7 +60,8 @@ class Facts:
     base_licence: str | None = None
     task: str | None = None
     place: str | None = None
-    library: str = "peft"
+    library: str | None = "peft"
+    words: str = "a LoRA"
     sources: tuple[CardSource, ...] = ()
     method: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -89,11 +91,16 @@ def matter(facts: Facts) -> str:
     lines = []
     if facts.hub_base:
         lines += [f"base_model: {quoted(facts.hub_base)}", "base_model_relation: adapter"]
-    lines.append(f"library_name: {facts.library}")
+    lines += [f"library_name: {facts.library}"] if facts.library else []
     if facts.task in PIPELINES:
         lines.append(f"pipeline_tag: {PIPELINES[facts.task]}")
     lines += _licence_lines(facts)
-    tags = ["lora", facts.library, *(["merge"] if facts.sources else []), "loramerge"]
+    tags = [
+        "lora",
+        *([facts.library] if facts.library else []),
+        *(["merge"] if facts.sources else []),
+        "loramerge",
+    ]
     tags += [f"base_model:adapter:{facts.hub_base}"] if facts.hub_base else []
     return "\n".join(["---", *lines, "tags:", *(f"- {quoted(tag)}" for tag in tags), "---"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from loramerge.errors import SourceError, printable
@@ -13,6 +13,7 @@ from loramerge.hub.names import HubName
 
 TIMEOUT = 20.0
 HEAD = 100_000  # most headers are shorter, so that one request is enough
+REQUESTS = 10  # for numbers that are strewn over a file; above, it is downloaded
 SPAN = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -22,6 +23,7 @@ class Ranged:
 
     Args:
         name: the repository.   commit: the 40 digits.   file: its path there.   head: its first bytes.
+        parts: start -> bytes of what was read ahead.
     """
 
     name: HubName
@@ -29,6 +31,7 @@ class Ranged:
     file: str
     size: int = 0
     head: bytes = b""
+    parts: dict[int, bytes] = field(default_factory=dict)
 
     def read(self, start: int, count: int) -> bytes:
         """`count` bytes from `start` on.
@@ -36,9 +39,31 @@ class Ranged:
         Raises:
             SourceError: as `ask`; or the server does not know ranges.
         """
-        if start + count > len(self.head):
-            return self._request(start, count)
-        return self.head[start : start + count]
+        if start + count <= len(self.head):
+            return self.head[start : start + count]
+        for first, part in self.parts.items():
+            if first <= start and start + count <= first + len(part):
+                return part[start - first : start - first + count]
+        return self._request(start, count)
+
+    def read_ahead(self, places: Iterable[tuple[int, int]]) -> bool:
+        """Read (start, count) places that will be asked for one by one, neighbours in one request.
+
+        False, and nothing is read, if they lie so far apart that the whole file is had sooner. Errors: as
+        `read`.
+        """
+        spans: list[tuple[int, int]] = []
+        for start, count in sorted(places):
+            if start + count <= len(self.head):
+                continue
+            if spans and start - spans[-1][1] <= HEAD:
+                spans[-1] = (spans[-1][0], max(spans[-1][1], start + count))
+            else:
+                spans.append((start, start + count))
+        if len(spans) > REQUESTS or sum(stop - start for start, stop in spans) > self.size / 2:
+            return False
+        self.parts |= {start: self._request(start, stop - start) for start, stop in spans}
+        return True
 
     def open(self) -> int:
         """Fetch the head; the size of the file."""

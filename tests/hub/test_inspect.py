@@ -9,6 +9,7 @@ import loramerge as lm
 from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.hub.names import HubName
 from loramerge.hub.ranges import Ranged
+from tests.dialects import pairs, saved
 from tests.files import bare, content, folder, raw, tensors
 from tests.hub.answers import Handler
 from tests.hub.loopback import files_of
@@ -169,3 +170,30 @@ def test_many_at_once_and_what_fails_is_told_beside_them(hub, big, cli):
     assert cli.out.count("PEFT folder, 4 modules") == 2
     assert "org/none does not exist here" in cli.err
     assert os.listdir() == []
+
+
+def numbered(path, modules, rank, together=False):
+    """kohya's alphas: each before the factors of its module, or all behind them, as another type is."""
+    shapes = {f"lora_unet_mid_block_attentions_{i}_proj_in": (100, 100) for i in range(modules)}
+    values = pairs(shapes, rank=rank, alpha=1)
+    alphas = {key: value.astype("f2") for key, value in values.items() if key.endswith(".alpha")}
+    return saved(path / "k.safetensors", values | (alphas if together else {}))
+
+
+def test_alphas_that_lie_together_are_read_together(hub, tmp_path):
+    path = numbered(tmp_path / "k", 40, 20, together=True)
+    hub.add("org/k", {"k.safetensors": path.read_bytes()})
+    far, near = lm.inspect("org/k"), lm.inspect(path)
+    assert far.peeked
+    assert (
+        [module.scale for module in far.modules] == [module.scale for module in near.modules] == [1 / 20] * 40
+    )
+    assert len(hub.got("GET", "/lfs/")) == 2, "the head, and all alphas"
+
+
+@pytest.mark.parametrize("rank", [300, 20], ids=["far from each other", "near, and so half of the file"])
+def test_a_file_with_its_alphas_all_over_it_is_downloaded(hub, tmp_path, rank):
+    path = numbered(tmp_path / "k", 40, rank)
+    hub.add("org/k", {"k.safetensors": path.read_bytes()})
+    assert lm.inspect("org/k").norm == lm.inspect(path).norm
+    assert len(hub.got("GET", "/lfs/")) == 2, "the head, and the file"
