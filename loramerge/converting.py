@@ -129,6 +129,8 @@ def _copies(adapter: Adapter, dialect: Dialect, out: Path) -> bool:
     files = adapter.provenance.files
     if named(adapter.dialect) is not dialect or not files or adapter.provenance.alpha is not None:
         return False
-    if files[0].suffix != ".safetensors" or is_bare(out) != adapter.bare:
+    if files[0].suffix != ".safetensors":
         return False
+    if is_bare(out) != adapter.bare:
+        return not dialect.sidecar  # else the config beside would be lost, or is missing
     return dialect.name != "peft" or not adapter.bare or bool({OURS, DIFFUSERS} & adapter.metadata.keys())

@@ -44,6 +44,38 @@ def test_within_a_format_every_tensor_keeps_its_bytes_and_all_metadata_is_kept(t
         assert file.metadata() == METADATA
 
 
+def test_between_folder_and_file_a_diffusers_lora_is_copied_too(tmp_path):
+    settings = {"unet.r": 4, "unet.lora_alpha": 8}
+    told = METADATA | {"lora_adapter_metadata": json.dumps(settings)}
+    (tmp_path / "a").mkdir()
+    tensors = pairs({name: shape for name, shape in SD15.items() if name.startswith("unet.")}, NEW, rank=4)
+    weights = "pytorch_lora_weights.safetensors"
+    saved(tmp_path / "a" / weights, tensors, told)
+    one = lm.convert(tmp_path / "a", tmp_path / "b.safetensors", "diffusers")
+    other = lm.convert(tmp_path / "b.safetensors", tmp_path / "c", "diffusers")
+
+    assert one.copied
+    assert other.copied
+    assert {slot.scale for slot in one.adapter.slots.values()} == {2.0}
+    for path in (tmp_path / "b.safetensors", tmp_path / "c" / weights):
+        found = read(path)
+        assert {k: v.tobytes() for k, v in found.items()} == {k: v.tobytes() for k, v in tensors.items()}
+        with safe_open(path, framework="numpy") as file:
+            assert file.metadata() == told
+
+
+def test_between_folder_and_file_peft_keeps_the_bytes_of_tensors_at_scale_one(tmp_path):
+    source = folder(tmp_path / "a", r=2, lora_alpha=2)
+    lm.convert(source, tmp_path / "b.safetensors", "peft")
+    lm.convert(tmp_path / "b.safetensors", tmp_path / "c", "peft")
+    before = read(source / "adapter_model.safetensors")
+
+    for path in (tmp_path / "b.safetensors", tmp_path / "c/adapter_model.safetensors"):
+        after = read(path)
+        assert {k: v.tobytes() for k, v in after.items()} == {k: v.tobytes() for k, v in before.items()}
+    assert lm.diff(source, tmp_path / "c").largest == 0
+
+
 def test_a_peft_folder_is_copied_with_its_config(tmp_path):
     source = folder(tmp_path / "a", lora_alpha=7, some_new_setting={"a": 1})
     done = lm.convert(source, tmp_path / "b", "peft")

@@ -170,7 +170,7 @@ def _stored(whole: Adapter, target: Target, outline: output.Outline) -> tuple[Ar
 
 
 def copy(adapter: Adapter, out: Path, overwrite: bool) -> None:
-    """Every tensor of an adapter's files as it is, with all metadata and the files beside it.
+    """Every tensor of an adapter's files as it is, with all metadata; into a folder, its config too.
 
     Raises:
         OutputError: `out` cannot be written.   UsageError: the format is not for such an `out`.
@@ -181,7 +181,7 @@ def copy(adapter: Adapter, out: Path, overwrite: bool) -> None:
     file = open_weights(weights, adapter.name, allow_pickle=False)
     with (new_file if bare else new_folder)(out, overwrite) as where:
         _copy(file, where if bare else where / str(dialect.weights))
-        for path in beside:
+        for path in () if bare else beside:
             (where / path.name).write_bytes(path.read_bytes())
 
 
