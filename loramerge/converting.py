@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from loramerge.errors import UsageError, VerificationError, printable
 from loramerge.formats import load, saving
 from loramerge.formats.alpha import DIFFUSERS, OURS
 from loramerge.formats.dialects import Dialect, named
-from loramerge.formats.output import is_bare
+from loramerge.formats.dialects.dialect import check_ranks
+from loramerge.formats.output import Outline, is_bare
+from loramerge.formats.profiles import Profile, check_profile
+from loramerge.formats.records import left_behind
 from loramerge.selection import Alphas, Source, open_one, select
 
 
@@ -25,6 +29,7 @@ class Conversion:
         source, adapter: before and after.   out: where it was written.
         copied: source and result are of one format, and every tensor was copied as it is.
         difference: module by module.
+        notes: what the files of the source hold beside, and the result does not; how it has grown.
     """
 
     source: Adapter
@@ -32,6 +37,7 @@ class Conversion:
     out: Path
     copied: bool
     difference: Difference
+    notes: tuple[str, ...] = ()
 
     @property
     def error(self) -> float:
@@ -47,7 +53,7 @@ class Conversion:
             "copied": self.copied,
             "modules": len(self.adapter),
             "largest_error": self.error,
-            "notes": list(self.source.oddities),
+            "notes": [*self.source.oddities, *self.notes],
         }
 
     def __str__(self) -> str:
@@ -62,6 +68,7 @@ def convert(
     to: str,
     *,
     dtype: str | None = None,
+    profile: str | None = None,
     alpha: Alphas = None,
     allow_pickle: bool = False,
     only: str | None = None,
@@ -71,7 +78,8 @@ def convert(
 ) -> Conversion:
     """Write an adapter in another format; its ΔW is compared module by module before `out` appears.
 
-    Where source and result are of one format and no `dtype` is asked for, every tensor is copied as it is.
+    Where source and result are of one format and neither `dtype` nor `profile` is asked for, every tensor is
+    copied as it is.
 
     Args:
         source: as for `load`.
@@ -79,6 +87,8 @@ def convert(
         to: ``peft``, ``kohya``, …
         only, exclude: regular expressions searched in module names.
         dtype: of the result; by default the widest of the source.
+        profile: ``compact``, every module at its own rank, or ``portable``, all at the largest one; by
+            default ``compact`` for kohya and diffusers, which load it as it is meant.
         extras: tensors that are no low-rank pair, which few formats have a place for: ``"refuse"``,
             ``"first"`` (keep them), ``"drop"``.
 
@@ -96,10 +106,11 @@ def convert(
         raise UsageError(f"extras={extras!r} is not one of refuse, first, drop.")
     adapter, where = open_one(source, alpha, allow_pickle), Path(out)
     dialect = saving.written([adapter], to)
-    if dtype is None and only is exclude is None and _copies(adapter, dialect, where):
+    written = _profile(profile, dialect)
+    if dtype is profile is only is exclude is None and _copies(adapter, dialect, where):
         saving.copy(adapter, where, overwrite)
         made = load(where)
-        return Conversion(adapter, made, where, True, diff(adapter, made))
+        return Conversion(adapter, made, where, True, diff(adapter, made), tuple(left_behind(adapter)))
     whole = dialect.adopt(select([adapter], only, exclude)[0])
     if extras == "drop":
         whole = replace(whole, extras={})
@@ -110,8 +121,26 @@ def convert(
         seen.append(diff(whole, replace(made, extras=made.extras if whole.extras else {})))
         _check(seen[0], kind)
 
-    saving.write(whole, saving.outlined(whole, dialect, kind, extras), where, overwrite, check)
-    return Conversion(adapter, load(where), where, False, seen[0])
+    outline = saving.outlined(whole, dialect, kind, extras, written)
+    saving.write(whole, outline, where, overwrite, check)
+    notes = (*left_behind(adapter, rewritten=True), *_grown(whole, outline))
+    return Conversion(adapter, load(where), where, False, seen[0], notes)
+
+
+def _profile(asked: str | None, dialect: Dialect) -> Profile:
+    """The profile asked for, else the one in which this dialect loses neither room nor strength."""
+    chosen = check_profile(asked or ("compact" if dialect.name == "diffusers" else "portable"))
+    check_ranks(dialect, chosen)
+    return chosen
+
+
+def _grown(whole: Adapter, outline: Outline) -> Iterator[str]:
+    """A note where one rank for all modules takes at least twice the units of the source."""
+    before, after = sum(slot.rank for slot in whole.slots.values()), sum(outline.widths().values())
+    if after < 2 * before:
+        return
+    said = f"every module is padded with zeros to rank {outline.rank}, {after} units instead of {before}"
+    yield said + ("" if outline.dialect.one_rank else ": --profile compact keeps each at its own")
 
 
 def _check(found: Difference, kind: str) -> None:
@@ -129,6 +158,8 @@ def _copies(adapter: Adapter, dialect: Dialect, out: Path) -> bool:
     files = adapter.provenance.files
     if named(adapter.dialect) is not dialect or not files or adapter.provenance.alpha is not None:
         return False
-    if files[0].suffix != ".safetensors" or is_bare(out) != adapter.bare:
+    if files[0].suffix != ".safetensors":
         return False
+    if is_bare(out) != adapter.bare:
+        return not dialect.sidecar  # else the config beside would be lost, or is missing
     return dialect.name != "peft" or not adapter.bare or bool({OURS, DIFFUSERS} & adapter.metadata.keys())

@@ -44,6 +44,38 @@ def test_within_a_format_every_tensor_keeps_its_bytes_and_all_metadata_is_kept(t
         assert file.metadata() == METADATA
 
 
+def test_between_folder_and_file_a_diffusers_lora_is_copied_too(tmp_path):
+    settings = {"unet.r": 4, "unet.lora_alpha": 8}
+    told = METADATA | {"lora_adapter_metadata": json.dumps(settings)}
+    (tmp_path / "a").mkdir()
+    tensors = pairs({name: shape for name, shape in SD15.items() if name.startswith("unet.")}, NEW, rank=4)
+    weights = "pytorch_lora_weights.safetensors"
+    saved(tmp_path / "a" / weights, tensors, told)
+    one = lm.convert(tmp_path / "a", tmp_path / "b.safetensors", "diffusers")
+    other = lm.convert(tmp_path / "b.safetensors", tmp_path / "c", "diffusers")
+
+    assert one.copied
+    assert other.copied
+    assert {slot.scale for slot in one.adapter.slots.values()} == {2.0}
+    for path in (tmp_path / "b.safetensors", tmp_path / "c" / weights):
+        found = read(path)
+        assert {k: v.tobytes() for k, v in found.items()} == {k: v.tobytes() for k, v in tensors.items()}
+        with safe_open(path, framework="numpy") as file:
+            assert file.metadata() == told
+
+
+def test_between_folder_and_file_peft_keeps_the_bytes_of_tensors_at_scale_one(tmp_path):
+    source = folder(tmp_path / "a", r=2, lora_alpha=2)
+    lm.convert(source, tmp_path / "b.safetensors", "peft")
+    lm.convert(tmp_path / "b.safetensors", tmp_path / "c", "peft")
+    before = read(source / "adapter_model.safetensors")
+
+    for path in (tmp_path / "b.safetensors", tmp_path / "c/adapter_model.safetensors"):
+        after = read(path)
+        assert {k: v.tobytes() for k, v in after.items()} == {k: v.tobytes() for k, v in before.items()}
+    assert lm.diff(source, tmp_path / "c").largest == 0
+
+
 def test_a_peft_folder_is_copied_with_its_config(tmp_path):
     source = folder(tmp_path / "a", lora_alpha=7, some_new_setting={"a": 1})
     done = lm.convert(source, tmp_path / "b", "peft")
@@ -86,17 +118,74 @@ def test_kohya_keeps_factors_and_puts_the_scale_into_alpha(tmp_path, dtype):
     ) == sorted(v.tobytes() for k, v in tensors.items() if not k.endswith(".alpha"))
 
 
-def test_ranks_of_their_own_are_kept_by_kohya_and_padded_elsewhere(tmp_path):
-    tensors = pairs({f"lora_unet_{ATTENTION.replace('.', '_')}": (8, 8)}, rank=4, alpha=1.0)
+def two_ranks(tmp_path):
+    tensors = pairs({f"lora_unet_{ATTENTION.replace('.', '_')}": (8, 8)}, rank=8, alpha=1.0)
     tensors |= pairs({"lora_unet_mid_block_resnets_0_conv1": (8, 8, 3, 3)}, rank=2, alpha=1.0)
-    source = saved(tmp_path / "a.safetensors", tensors)
-    same_ranks = lm.save(lm.load(source), tmp_path / "k.safetensors")
-    padded = lm.convert(source, tmp_path / "d.safetensors", "diffusers")
+    tensors |= pairs({"lora_unet_mid_block_resnets_1_conv1": (8, 8, 3, 3)}, rank=1, alpha=1.0)
+    return saved(tmp_path / "a.safetensors", tensors)
 
-    assert same_ranks is None
-    assert {slot.rank for slot in lm.load(tmp_path / "k.safetensors").slots.values()} == {4, 2}
-    assert {slot.rank for slot in padded.adapter.slots.values()} == {4}
-    assert lm.diff(source, padded.adapter).largest < 1e-6
+
+RANKS = {  # format, profile -> the ranks that modules of rank 8, 2 and 1 are written with
+    ("kohya", None): [1, 2, 8],
+    ("kohya", "compact"): [1, 2, 8],
+    ("diffusers", None): [1, 2, 8],
+    ("diffusers", "portable"): [8, 8, 8],
+    ("peft", None): [8, 8, 8],
+    ("peft", "compact"): [1, 2, 8],
+}
+
+
+@pytest.mark.parametrize(("to", "profile"), RANKS, ids=str)
+def test_a_profile_says_whether_modules_keep_ranks_of_their_own(tmp_path, to, profile):
+    source, out = two_ranks(tmp_path), tmp_path / "b.safetensors"
+    done = lm.convert(source, tmp_path / "b" if to == "peft" else out, to, profile=profile)
+
+    assert sorted(slot.rank for slot in done.adapter.slots.values()) == RANKS[to, profile]
+    assert lm.diff(source, done.adapter).largest < 1e-6
+    padded = [note for note in done.notes if "24 units instead of 11: --profile compact" in note]
+    assert len(padded) == (RANKS[to, profile] == [8, 8, 8])
+
+
+def test_save_pads_as_before(tmp_path):
+    lm.save(lm.load(two_ranks(tmp_path)), tmp_path / "d.safetensors", format="diffusers")
+    assert {slot.rank for slot in lm.load(tmp_path / "d.safetensors").slots.values()} == {8}
+
+
+def test_the_profile_is_asked_for_by_name(cli, tmp_path):
+    two_ranks(tmp_path)
+    assert cli("convert", "a.safetensors", "p", "--to", "peft").code == 0
+    assert "padded with zeros to rank 8" in cli.err
+    assert cli("convert", "a.safetensors", "q", "--to", "peft", "--profile", "compact").code == 0
+    assert "padded" not in cli.err
+    with pytest.raises(lm.UsageError, match="portable"):
+        lm.convert(tmp_path / "a.safetensors", tmp_path / "r", "peft", profile="small")
+    folder(tmp_path / "language")
+    cli("convert", "language", "m", "--to", "mlx", "--profile", "compact").refused(2, "ranks of their own")
+
+
+def test_what_lies_beside_a_merge_and_is_left_behind_is_said(cli, tmp_path):
+    """A record and masks are of the files that they lie beside."""
+    for name in "ab":
+        folder(tmp_path / name)
+    assert cli("combine", "a", "b", "--method", "mergevla", "-o", "merged").code == 0, cli.err
+    for to, out in (("mlx", "x"), ("peft", "y")):
+        assert cli("convert", "merged", out, "--to", to).code == 0, cli.err
+        assert "loramerge.json (how it was merged, for replay) is left behind" in cli.err
+        assert "masks (the masks of its tasks, for restore) is left behind" in cli.err
+        assert not (tmp_path / out / "loramerge.json").exists()
+    assert cli("convert", "merged", "z", "--to", "peft", "--json").code == 0
+    assert len([note for note in cli.json()["notes"] if "left behind" in note]) == 2
+
+
+def test_a_record_in_a_header_that_is_rewritten_is_left_behind(cli, tmp_path):
+    folder(tmp_path / "a")
+    cli("combine", "a", "-o", "m.safetensors")
+    assert cli("convert", "m.safetensors", "n.safetensors", "--to", "peft").code == 0, cli.err
+    assert "left behind" not in cli.err
+    assert cli("convert", "m.safetensors", "x", "--to", "mlx").code == 0, cli.err
+    assert "the record in its header" in cli.err
+    assert cli("convert", "a", "c", "--to", "peft").code == 0, cli.err
+    assert "left behind" not in cli.err
 
 
 def test_a_peft_adapter_of_a_unet_becomes_kohyas_and_comes_back(tmp_path):

@@ -10,6 +10,7 @@ from loramerge.cli import show, values
 from loramerge.cli.options import PICKLE_HELP
 from loramerge.converting import convert as convert_adapter
 from loramerge.formats.dialects import FORMATS
+from loramerge.formats.profiles import PROFILES
 
 
 @click.command()
@@ -18,6 +19,9 @@ from loramerge.formats.dialects import FORMATS
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="The format of OUT.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
     help="Type of the output.  [default: that of the source]")  # fmt: skip
+@click.option("--profile", type=click.Choice(PROFILES), help="How ranks are written: compact, each "
+    "module at its own; portable, all at the largest.  [default: compact for kohya and diffusers, else "
+    "portable]")  # fmt: skip
 @click.option("--alpha", "alpha", metavar="A", help="Training alpha of a file that does not say it: a "
     "number, or `rank` for scale 1.")  # fmt: skip
 @click.option("--only", metavar="REGEX", help="Only modules whose name holds a match.")
@@ -33,6 +37,7 @@ def convert(
     out: Path,
     to: str,
     dtype: str | None,
+    profile: str | None,
     alpha: str | None,
     only: str | None,
     exclude: str | None,
@@ -58,6 +63,7 @@ def convert(
         out,
         to,
         dtype=dtype,
+        profile=profile,
         alpha=values.alphas((alpha,) if alpha else ()),
         allow_pickle=allow_pickle,
         only=only,
@@ -69,7 +75,7 @@ def convert(
         return show.data(done.to_dict())
     if quiet:
         return click.echo(str(out))
-    for note in done.source.oddities:
+    for note in (*done.source.oddities, *done.notes):
         show.note(f"note: {note}")
     click.echo(str(done))
     return None

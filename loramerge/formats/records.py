@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapter import Adapter
 from loramerge.errors import SourceError, printable
 from loramerge.formats.alpha import OURS
+from loramerge.formats.destination import ADAPTER_FILES
 from loramerge.formats.json import parse_object, read_object
-from loramerge.formats.output import RECORD, is_bare
+from loramerge.formats.masks import FOLDER
+from loramerge.formats.output import APART, RECORD, is_bare
 from loramerge.formats.safetensors import open_file
 
 
@@ -38,6 +42,29 @@ def find_record(path: Path) -> dict[str, Any] | None:
     if path.is_dir():
         return read_record(path) if (path / RECORD).is_file() else None
     return read_record(path) if is_bare(path) and OURS in open_file(path).metadata else None
+
+
+LEFT = {  # what may lie beside an adapter, and what is lost without it
+    RECORD: "how it was merged, for replay",
+    APART: "tensors of several sources kept apart",
+    FOLDER: "the masks of its tasks, for restore",
+}
+
+
+def left_behind(adapter: Adapter, rewritten: bool = False) -> Iterator[str]:
+    """Notes on what belongs to an adapter and does not go where its tensors are converted to.
+
+    `rewritten`: so is the header of its file, which may hold the record of a merge.
+    """
+    if rewritten and adapter.bare and '"method"' in adapter.metadata.get(OURS, ""):
+        yield "the record in its header (how it was merged, for replay) is left behind"
+    if not adapter.provenance.files:
+        return
+    weights = adapter.provenance.files[0]
+    if not adapter.bare or weights.name in ADAPTER_FILES:
+        for name, meaning in LEFT.items():
+            if (weights.parent / name).exists():
+                yield f"{name} ({meaning}) is left behind"
 
 
 def adapter_beside(path: Path) -> Path | None:

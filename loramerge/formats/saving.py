@@ -18,7 +18,7 @@ from loramerge.formats.dialects import DIALECTS, Dialect, named
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import settle
 from loramerge.formats.peft import open_weights
-from loramerge.formats.profiles import Profile, arranged
+from loramerge.formats.profiles import Profile, arranged, patterns
 from loramerge.formats.safetensors import File, Writer
 from loramerge.target import Target
 
@@ -134,15 +134,18 @@ def write(
             check(draft.reread())
 
 
-def outlined(whole: Adapter, dialect: Dialect, kind: str, extras: str) -> output.Outline:
+def outlined(
+    whole: Adapter, dialect: Dialect, kind: str, extras: str, profile: Profile = "portable"
+) -> output.Outline:
     """What must be known before an adapter is written in a dialect."""
     units = {target: slot.rank for target, slot in whole.slots.items()}
-    profile: Profile = "compact" if dialect.keeps_alpha else "portable"
+    profile = "compact" if dialect.keeps_alpha else profile
     rank, own = arranged(profile, units)
     shapes = {target: slot.shape for target, slot in whole.slots.items()}
     kept = settle([whole], [1.0], extras, shapes)
     check_beside([whole], dialect, list(kept.tensors))
-    config = {**portable.config([whole], shapes, rank), **kept.config}
+    ranks = {name: patterns(own) for name in ("rank_pattern", "alpha_pattern")}
+    config = {**portable.config([whole], shapes, rank), **ranks, **kept.config}
     scales = {t: slot.scale for t, slot in whole.slots.items()} if dialect.keeps_alpha else {}
     return output.Outline(
         shapes,
@@ -170,7 +173,7 @@ def _stored(whole: Adapter, target: Target, outline: output.Outline) -> tuple[Ar
 
 
 def copy(adapter: Adapter, out: Path, overwrite: bool) -> None:
-    """Every tensor of an adapter's files as it is, with all metadata and the files beside it.
+    """Every tensor of an adapter's files as it is, with all metadata; into a folder, its config too.
 
     Raises:
         OutputError: `out` cannot be written.   UsageError: the format is not for such an `out`.
@@ -181,7 +184,7 @@ def copy(adapter: Adapter, out: Path, overwrite: bool) -> None:
     file = open_weights(weights, adapter.name, allow_pickle=False)
     with (new_file if bare else new_folder)(out, overwrite) as where:
         _copy(file, where if bare else where / str(dialect.weights))
-        for path in beside:
+        for path in () if bare else beside:
             (where / path.name).write_bytes(path.read_bytes())
 
 

@@ -96,6 +96,7 @@ class Dialect:
     writes: whether it is written, not only read.
     weights: the name of the weights in a folder; None where it is one file only.
     single: it may be written as one file without a folder.
+    sidecar: a config beside the weights says how strong they are; elsewhere placing is only a file name.
     keeps_alpha: every module has an alpha of its own, so that scales are stored beside the factors and each
         module keeps its own rank; otherwise scales are folded into `up`.
     unread: dtypes that its tools cannot load.   one_rank: they give all modules one rank.
@@ -107,6 +108,7 @@ class Dialect:
     writes: ClassVar[bool] = False
     weights: ClassVar[str | None] = None
     single: ClassVar[bool] = True
+    sidecar: ClassVar[bool] = False
     keeps_alpha: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     unread: ClassVar[tuple[str, ...]] = ()

@@ -38,6 +38,7 @@ UNET = re.compile(r"(?:down_blocks|up_blocks|mid_block)\.")  # a U-Net's module,
 PROCESSOR = re.compile(
     r"(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<side>down|up)\.weight", re.DOTALL
 )
+CLIP = ("text_encoder", "text_encoder_2", "text_encoder_3")
 LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a file of PEFT's names
 
 
@@ -103,12 +104,13 @@ class Diffusers(Dialect):
         settings: dict[str, Any] = {}
         for component, units in sorted(parts.items()) if len(set(widths.values())) > 1 else ():
             rank, own = arranged("compact", units)
+            others = _ends(own) if component in CLIP else patterns(own)
             said = {
                 "r": rank,
                 "lora_alpha": rank,
-                "rank_pattern": patterns(own),
-                "alpha_pattern": patterns(own),
-                "target_modules": sorted(target.path for target in units),
+                "rank_pattern": others,
+                "alpha_pattern": others,
+                "target_modules": sorted(_end(t.path) if component in CLIP else t.path for t in units),
             }
             settings |= {f"{component}.{key}": value for key, value in said.items()}
         found = {**kept, "format": "pt"}
@@ -116,6 +118,16 @@ class Diffusers(Dialect):
 
 
 DIFFUSERS = Diffusers()
+
+
+def _end(path: str) -> str:
+    """A text encoder's module as every version of transformers has it: from 5 on CLIP has no text_model."""
+    return path.removeprefix("text_model.")
+
+
+def _ends(ranks: Mapping[str, int]) -> dict[str, int]:
+    """The ranks by keys without an anchor, which PEFT looks for at the end of a module's name."""
+    return {re.escape(_end(path)): rank for path, rank in ranks.items()}
 
 
 def _is_ours(key: str) -> bool:

@@ -42,6 +42,7 @@ class Mlx(Dialect):
     writes = True
     weights = "adapters.safetensors"
     single = False
+    sidecar = True
     unread = ("F64",)
     one_rank = True
 

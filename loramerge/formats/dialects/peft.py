@@ -22,6 +22,7 @@ class Peft(Dialect):
     words = "a PEFT adapter"
     writes = True
     weights = WEIGHTS
+    sidecar = True
 
     def detects(self, header: Header) -> bool:
         return True
