@@ -154,7 +154,8 @@ def settle(
     tailor = Tailor.of(consumer, max_rank)
     widest = dtypes.widest(a.dtype for a in sources.adapters if a)
     if tailor is not None:
-        tailor.check_profile(written)
+        if not sources.dialect.keeps_alpha:  # whose files hold the rank of each module anyway
+            tailor.check_profile(written)
         widest = tailor.dtype(widest)
     kind = widest if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})
