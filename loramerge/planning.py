@@ -93,6 +93,11 @@ class Plan:
         """The masks that come with it, if the method makes any."""
         if not method.masks:
             return None
+        if self.sources.dialect.weights is None:
+            raise UsageError(
+                f"{name_of(method)} makes masks of tasks, and the format {self.sources.dialect.name} has no "
+                "place for them: give --format peft or --format diffusers."
+            )
         names = [adapter.name for adapter in self.sources.adapters]
         weighted = [
             any(weights) for weights in zip(*(line.first for line in self.schedule.lines), strict=True)

@@ -210,3 +210,20 @@ def kohya(tmp_path):
         }
         bare(tmp_path / f"{name}.safetensors", values)
     return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("consumer", "format"),
+    [("mlx", "peft"), ("vllm", "mlx"), ("diffusers", "cloneofsimo"), ("diffusers", "comfy")],
+)
+def test_a_format_that_it_does_not_load_is_said_to_be_none(consumer, format, tmp_path):
+    with pytest.raises(lm.UsageError, match=rf"does not load the format {format} .* drop --format or --for"):
+        lm.combine(two(tmp_path), consumer=consumer, format=format)
+
+
+@pytest.mark.parametrize("format", ["kohya", "comfy", "cloneofsimo"])
+@pytest.mark.parametrize("out", ["m", "m.safetensors"])
+def test_a_format_of_one_file_has_no_place_for_masks(format, out, tmp_path):
+    words = f"the format {format} has no place for them: give --format peft or --format diffusers"
+    with pytest.raises(lm.UsageError, match=words):
+        lm.combine(kohya(tmp_path), "mergevla", format=format, out=tmp_path / out)
