@@ -11,7 +11,9 @@ from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import printable
 from loramerge.formats.config import scales
 
-COMFY = re.compile(r"diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\.")
+COMFY = re.compile(
+    r"diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\."
+)
 OTHER_FORMS = re.compile(r"lora_(?!.*norm).*\.(hada_|lokr_|lora_mid\b|diff$|diff_b$)")
 OWN = "convert it to its own names, by `loramerge convert --to diffusers`"
 
@@ -32,8 +34,8 @@ def rules(facts: Facts) -> Iterator[Finding]:
         )
     if nameless := [key for key in facts.tensors if COMFY.match(key)]:
         yield DIFFUSERS.ignoring(
-            f"keys such as {printable(nameless[0], 80)}: with Stable Diffusion and Flux.1 it loads nothing of "
-            "the names of ComfyUI",
+            f"keys such as {printable(nameless[0], 80)}: with Stable Diffusion and Flux.1 it loads nothing "
+            "of the names of ComfyUI",
             OWN,
         )
     if odd := [key for key in facts.tensors if OTHER_FORMS.match(key)]:
