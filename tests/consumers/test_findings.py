@@ -183,3 +183,12 @@ def test_the_command_that_is_offered_mends_it(name, consumer, capsys, monkeypatc
         assert program == "loramerge"
         assert Cli(capsys)(*words).code == 0
         assert not lm.check(words[-1], consumer)
+
+
+@pytest.mark.parametrize("name", ["kohya with LoHa", "sd15 with a config"])
+def test_pairs_in_other_names_than_those_of_peft_are_pairs(name, tmp_path):
+    consumer = "diffusers" if name.startswith("kohya") else "comfyui"
+    (finding,) = lm.check(HOSTILE[name](tmp_path / "a"), consumer)
+    assert finding.command
+    assert "--extras" not in finding.command
+    assert "no pair" not in finding.mend
