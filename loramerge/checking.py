@@ -112,7 +112,7 @@ def _understood(facts: Facts, raw: Raw, allow_pickle: bool) -> Facts:
     except LoramergeError as error:
         return replace(facts, unread=str(error))
     if facts.dialect != "peft":
-        return facts
+        return replace(facts, beyond=tuple(adapter.extras))
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}
     return replace(facts, modules=_modules(units, scales, _alphas(raw.tensors)))

@@ -93,6 +93,11 @@ class Plan:
         """The masks that come with it, if the method makes any."""
         if not method.masks:
             return None
+        if self.sources.dialect.weights is None:
+            raise UsageError(
+                f"{name_of(method)} makes masks of tasks, and the format {self.sources.dialect.name} has no "
+                "place for them: give --format peft or --format diffusers."
+            )
         names = [adapter.name for adapter in self.sources.adapters]
         weighted = [
             any(weights) for weights in zip(*(line.first for line in self.schedule.lines), strict=True)
@@ -154,7 +159,8 @@ def settle(
     tailor = Tailor.of(consumer, max_rank)
     widest = dtypes.widest(a.dtype for a in sources.adapters if a)
     if tailor is not None:
-        tailor.check_profile(written)
+        if not sources.dialect.keeps_alpha:  # whose files hold the rank of each module anyway
+            tailor.check_profile(written)
         widest = tailor.dtype(widest)
     kind = widest if dtype is None else dtypes.parse(dtype)
     chosen = make(method, {name: value for name, value in options.items() if value is not None})

@@ -17,7 +17,7 @@ from loramerge.effort import Effort
 from loramerge.errors import UsageError
 from loramerge.folding import crowded, folded
 from loramerge.formats import portable, saving
-from loramerge.formats.dialects import PEFT, Dialect
+from loramerge.formats.dialects import FORMATS, PEFT, Dialect
 from loramerge.formats.output import Outline
 from loramerge.formats.profiles import Profile, arranged, patterns
 from loramerge.schedule import Schedule
@@ -130,8 +130,8 @@ def open_together(
 ) -> Sources:
     """Open the adapters and check that they belong together. Reads headers only."""
     found = open_all(sources, alpha, allow_pickle, initial)
-    if format is None and consumer is not None:
-        format = find(consumer).format_for([adapter.dialect for adapter in found])
+    if consumer is not None:
+        format = _for(consumer, format, found)
     dialect = saving.written(found, format)
     whole, adapters = alike(found, select(found, only, exclude), dialect)
     settings = {
@@ -143,6 +143,17 @@ def open_together(
         "format": dialect.name,
     }
     return Sources.of(whole, adapters, settings, dialect)
+
+
+def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | None:
+    """The format to write for it. Raises UsageError: the one asked for has names that it does not know."""
+    wanted = find(consumer)
+    if format is None:
+        return wanted.format_for([adapter.dialect for adapter in found])
+    if format in FORMATS and format not in (*wanted.formats, *wanted.dialects):
+        said = f"{wanted.title} does not load the format {format} (it loads {' and '.join(wanted.formats)})"
+        raise UsageError(f"{said}: drop --format or --for.")
+    return format
 
 
 def alike(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.consumers import CONSUMERS
 from tests.consumers.hostile import HOSTILE
 from tests.consumers.inputs import LAYERS, NAMES, SCALINGS, pairs, write
 from tests.files import bare, folder, read
@@ -181,3 +182,48 @@ def test_the_format_is_the_one_that_it_loads(tmp_path):
     converted = lm.combine([source], consumer="diffusers", format="diffusers", out=tmp_path / "d").adapter
     assert converted.dialect == "diffusers"
     assert not lm.check(tmp_path / "d", "diffusers")
+
+
+@pytest.mark.parametrize("consumer", sorted(CONSUMERS))
+def test_a_replay_for_any_consumer_gives_the_same_bytes(consumer, tmp_path):
+    sources = (kohya if consumer in ("diffusers", "comfyui") else two)(tmp_path)
+    suffix = "" if CONSUMERS[consumer].folder else ".safetensors"
+    first, second = (tmp_path / f"{name}{suffix}" for name in ("first", "second"))
+    lm.combine(sources, consumer=consumer, out=first)
+    lm.replay(first, second)
+    assert weights_of(first) == weights_of(second)
+
+
+def weights_of(place):
+    return next(place.glob("*.safetensors")).read_bytes() if place.is_dir() else place.read_bytes()
+
+
+def kohya(tmp_path):
+    """Two adapters of a UNet, of one module each."""
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    random = np.random.default_rng(0)
+    for name, rank in {"a": 2, "b": 3}.items():
+        values = {
+            f"{stem}.lora_down.weight": random.normal(size=(rank, 1280)).astype(np.float32),
+            f"{stem}.lora_up.weight": random.normal(size=(1280, rank)).astype(np.float32),
+            f"{stem}.alpha": np.float32(1),
+        }
+        bare(tmp_path / f"{name}.safetensors", values)
+    return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("consumer", "format"),
+    [("mlx", "peft"), ("vllm", "mlx"), ("diffusers", "cloneofsimo"), ("diffusers", "comfy")],
+)
+def test_a_format_that_it_does_not_load_is_said_to_be_none(consumer, format, tmp_path):
+    with pytest.raises(lm.UsageError, match=rf"does not load the format {format} .* drop --format or --for"):
+        lm.combine(two(tmp_path), consumer=consumer, format=format)
+
+
+@pytest.mark.parametrize("format", ["kohya", "comfy", "cloneofsimo"])
+@pytest.mark.parametrize("out", ["m", "m.safetensors"])
+def test_a_format_of_one_file_has_no_place_for_masks(format, out, tmp_path):
+    words = f"the format {format} has no place for them: give --format peft or --format diffusers"
+    with pytest.raises(lm.UsageError, match=words):
+        lm.combine(kohya(tmp_path), "mergevla", format=format, out=tmp_path / out)

@@ -162,6 +162,7 @@ def combine(
         return click.echo(wanted.to_yaml(), nl=False)
     bare = None if out is None else output.is_bare(out)
     rivals = {"--dry-run": dry_run, "--max-error": max_error is not None, "--push": repo, "--spread": spread}
+    rivals["--for"] = wanted.consumer  # nothing checks that it loads full matrices
     if dense_delta and any(rivals.values()):
         raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --dense-delta.")
     todo = wanted.plan(effort, allow_pickle=allow_pickle, initial=initial, bare=bare, watch=show.opening)

@@ -85,16 +85,18 @@ class Consumer:
 
     def converting(self, facts: Facts) -> str:
         """The command that converts an adapter to what it loads."""
-        ending = "" if self.folder else ".safetensors"
-        out = f"{facts.elsewhere(self.name)}{ending}"
-        return f"loramerge convert --to {self.formats[0]} {facts.quoted} {out}"
+        return f"loramerge convert --to {self.formats[0]} {facts.quoted} {self._beside(facts)}"
+
+    def _beside(self, facts: Facts) -> str:
+        """Where what is made of it would lie: a folder or a file, as it loads them."""
+        return f"{facts.elsewhere(self.name)}{'' if self.folder else '.safetensors'}"
 
     def findings(self, facts: Facts, max_rank: int | None = None) -> list[Finding]:
         """All that is to say of an adapter; nothing if it loads as it was meant."""
         if facts.dialect not in self.dialects:
             return [self._foreign(facts)]
         limit = max_rank or self.max_rank
-        if facts.folder and facts.dialect == "peft" and facts.peft_type not in self.types:
+        if self.folder and facts.folder and facts.dialect == "peft" and facts.peft_type not in self.types:
             found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
         else:
             special = list(self._special(facts))
@@ -128,7 +130,7 @@ class Consumer:
             words.append(f"--max-rank {limit}")
         if facts.others:
             words.append(f"--extras {'first' if all(map(self.keeps, facts.others)) else 'drop'}")
-        command = " ".join(filter(None, [*words, facts.options, f"-o {facts.elsewhere(self.name)}"]))
+        command = " ".join(filter(None, [*words, facts.options, f"-o {self._beside(facts)}"]))
         said = self._cost(facts)
         return [replace(f, command=command, mend=f.mend or said) for f in found]
 

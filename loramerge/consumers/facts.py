@@ -51,6 +51,7 @@ class Facts:
         config: its settings.   tensors: key -> shape.   beside: other files in its folder.
         weights: name of the file of weights.
         modules: as loramerge reads them; empty if it does not.
+        beyond: the keys of what it reads as no part of a pair; None where the names alone must tell.
         unread: why it does not.   options: what `loramerge combine` must be told to read it.
     """
 
@@ -59,6 +60,7 @@ class Facts:
     config: Mapping[str, Any]
     tensors: Mapping[str, Shape]
     modules: tuple[Module, ...] = ()
+    beyond: tuple[str, ...] | None = None
     unread: str = ""
     options: str = ""
     weights: str = ""
@@ -80,6 +82,8 @@ class Facts:
     @cached_property
     def others(self) -> tuple[str, ...]:
         """The keys that name no factor and no alpha."""
+        if self.beyond is not None:
+            return tuple(sorted(self.beyond))
         return tuple(sorted(k for k in self.tensors if k not in self.names and alpha_of(k) is None))
 
     @property

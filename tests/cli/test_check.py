@@ -128,3 +128,13 @@ def test_resize_for_a_consumer(cli, tmp_path):
     write(tmp_path / "a", 0, {"r": 24, "lora_alpha": 24}, wide=8)
     assert cli("resize", "a", "--rank", 8, "--for", "vllm", "-o", "m").code == 0
     cli("resize", "a", "--rank", 20, "--for", "vllm", "-o", "n").refused(2, "rank=20 gives rank 20")
+
+
+def test_dense_deltas_are_for_no_consumer(cli, tmp_path):
+    write(tmp_path / "a", 0)
+    (tmp_path / "recipe.yaml").write_text("sources: [a]\nfor: vllm\n")
+    for words in (["a", "--for", "vllm"], ["--recipe", "recipe.yaml"]):
+        cli("combine", *words, "--dense-delta")
+        assert cli.code == 2
+        assert "--for is not for --dense-delta" in cli.err
+    assert not (tmp_path / "merged.safetensors").exists()

@@ -171,6 +171,35 @@ DORA = {
     "lora_unet_a.lora_up.weight": np.ones((8, 2), np.float32),
     "lora_unet_a.dora_scale": np.ones((8, 1), np.float32),
 }
+COMFY = {
+    "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_A.weight": np.ones(
+        (2, 320), np.float32
+    ),
+    "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_B.weight": np.ones(
+        (320, 2), np.float32
+    ),
+}
+
+
+def in_kohya(form):
+    """One module of the UNet of Stable Diffusion 1 in each of the forms that kohya's names have."""
+    linear = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    conv = "lora_unet_down_blocks_0_resnets_0_conv1"
+    shapes = {
+        "hada": {f"hada_w{i}_{x}": s for i in (1, 2) for x, s in {"a": (320, 2), "b": (2, 320)}.items()},
+        "lokr": {"lokr_w1": (4, 4), "lokr_w2": (80, 80)},
+        "mid": {
+            "lora_down.weight": (2, 320, 1, 1),
+            "lora_mid.weight": (2, 2, 3, 3),
+            "lora_up.weight": (320, 2, 1, 1),
+        },
+        "diff": {"diff": (320, 320)},
+    }.get(form, {"lora_down.weight": (2, 320), "lora_up.weight": (320, 2)})
+    stem = conv if form == "mid" else linear
+    values = {f"{stem}.{part}": np.ones(shape, np.float32) for part, shape in shapes.items()}
+    return values if form == "diff" else values | {f"{stem}.alpha": np.float32(2)}
+
+
 Q_BIAS = {key("model.layers.0.self_attn.q_proj", "base_layer.bias"): np.ones(8, np.float32)}
 HOSTILE |= {
     "enable_lora": _oldest,
@@ -188,6 +217,12 @@ HOSTILE |= {
         place, None, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 4})}
     ),
     "kohya with DoRA": lambda place: bare(place.with_suffix(".safetensors"), DORA),
+    "kohya": lambda place: bare(place.with_suffix(".safetensors"), in_kohya("lora_down lora_up")),
+    "kohya with LoHa": lambda place: bare(place.with_suffix(".safetensors"), in_kohya("hada")),
+    "kohya with LoKr": lambda place: bare(place.with_suffix(".safetensors"), in_kohya("lokr")),
+    "kohya with Tucker": lambda place: bare(place.with_suffix(".safetensors"), in_kohya("mid")),
+    "kohya with a difference": lambda place: bare(place.with_suffix(".safetensors"), in_kohya("diff")),
+    "comfy": lambda place: bare(place.with_suffix(".safetensors"), COMFY),
     "numbered": lambda place: bare(
         place.with_suffix(".safetensors"), {"w_a_000": np.ones((2, 6), np.float32)}
     ),

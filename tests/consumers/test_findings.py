@@ -105,6 +105,13 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("diffusers", "sd15"): [],
     ("diffusers", "sd15 with two answers"): [("rejects", "alpha tensors and lora_adapter_metadata")],
     ("diffusers", "kohya with DoRA"): [("ignores", "the DoRA magnitudes (lora_unet_a.dora_scale")],
+    ("diffusers", "kohya"): [],
+    ("diffusers", "kohya with LoHa"): [("rejects", "lora_down and lora_up only, and no lora_unet_down")],
+    ("diffusers", "kohya with LoKr"): [("rejects", "attn1_to_q.lokr_w1")],
+    ("diffusers", "kohya with Tucker"): [("rejects", "conv1.lora_mid.weight")],
+    ("diffusers", "kohya with a difference"): [("rejects", "attn1_to_q.diff")],
+    ("diffusers", "comfy"): [("ignores", "keys such as diffusion_model.input_blocks.1.1.transformer_blocks")],
+    ("comfyui", "comfy"): [],
     ("diffusers", "numbered"): [("rejects", "w_a_000 is of nobody known")],
     ("comfyui", "plain"): [
         ("ignores", "keys with base_model.model"),
@@ -151,7 +158,7 @@ def test_nothing_is_said_of_what_loads_well(name, consumer, tmp_path):
 
 
 def _names(folder):
-    return "other" if folder.startswith(("sd15", "kohya", "numbered", "mlx")) else "peft"
+    return "other" if folder.startswith(("sd15", "kohya", "comfy", "numbered", "mlx")) else "peft"
 
 
 def test_a_command_that_leaves_something_out_says_so(tmp_path):
@@ -164,7 +171,7 @@ def test_a_command_that_leaves_something_out_says_so(tmp_path):
     assert not finding.command
 
 
-@pytest.mark.parametrize("consumer", ["peft", "transformers", "vllm", "sglang", "llama.cpp"])
+@pytest.mark.parametrize("consumer", CONSUMERS)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_command_that_is_offered_mends_it(name, consumer, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -176,3 +183,12 @@ def test_the_command_that_is_offered_mends_it(name, consumer, capsys, monkeypatc
         assert program == "loramerge"
         assert Cli(capsys)(*words).code == 0
         assert not lm.check(words[-1], consumer)
+
+
+@pytest.mark.parametrize("name", ["kohya with LoHa", "sd15 with a config"])
+def test_pairs_in_other_names_than_those_of_peft_are_pairs(name, tmp_path):
+    consumer = "diffusers" if name.startswith("kohya") else "comfyui"
+    (finding,) = lm.check(HOSTILE[name](tmp_path / "a"), consumer)
+    assert finding.command
+    assert "--extras" not in finding.command
+    assert "no pair" not in finding.mend
