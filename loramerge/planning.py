@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loramerge import dtypes
 from loramerge.algorithms import Method, make, name_of
@@ -33,9 +33,11 @@ from loramerge.selection import (
     renormalised,
 )
 from loramerge.sources import Sources, open_together, work_weights
-from loramerge.tailoring import Tailor, sized_by, tailored
 from loramerge.target import Target
 from loramerge.units import Units
+
+if TYPE_CHECKING:
+    from loramerge.tailoring import Tailor
 
 SERVER_RANK = 16  # vLLM's default max_lora_rank
 
@@ -156,7 +158,7 @@ def settle(
     what is in them. Without `fold` all units stay as they are, those of no use too."""
     budget, written = Budget.of(total_rank, size), check_profile(profile)
     check_ranks(sources.dialect, profile)
-    tailor = Tailor.of(consumer, max_rank)
+    tailor = None if consumer is None and max_rank is None else _tailor(consumer, max_rank)
     widest = dtypes.widest(a.dtype for a in sources.adapters if a)
     if tailor is not None:
         if not sources.dialect.keeps_alpha:  # whose files hold the rank of each module anyway
@@ -208,8 +210,18 @@ def settle(
         seen = observe(looking(chosen, budget), work, schedule)
         as_file = is_bare(open_.default_out("merged")) if bare is None else bare
         settled = Fitting(seen, chosen.decide([], most), schedule, open_.again, as_file).within(budget)
+    if tailor is None:
+        return settled
+    from loramerge.tailoring import sized_by, tailored
+
     fit, notes = tailored(tailor, settled, chosen, sized_by(chosen, schedule, budget), found)
     return replace(fit, notes=(*fit.notes, *notes))
+
+
+def _tailor(consumer: str | None, max_rank: int | None) -> Tailor | None:
+    from loramerge.tailoring import Tailor  # consumers are for merges that are made for one
+
+    return Tailor.of(consumer, max_rank)
 
 
 def _known(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:

@@ -12,7 +12,6 @@ import numpy as np
 from loramerge.adapter import Adapter
 from loramerge.algorithms import Method
 from loramerge.backend import Array
-from loramerge.consumers import find
 from loramerge.effort import Effort
 from loramerge.errors import UsageError
 from loramerge.folding import crowded, folded
@@ -147,6 +146,8 @@ def open_together(
 
 def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | None:
     """The format to write for it. Raises UsageError: the one asked for has names that it does not know."""
+    from loramerge.consumers import find  # for merges that are made for one
+
     wanted = find(consumer)
     if format is None:
         return wanted.format_for([adapter.dialect for adapter in found])

@@ -13,8 +13,7 @@ from loramerge.algorithms import METHODS, name_of, options_of
 from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
-from loramerge.cli.options import DEFAULT, FILTER_HELP, PICKLE_HELP, MethodCommand
-from loramerge.consumers import CONSUMERS
+from loramerge.cli.options import CONSUMERS, DEFAULT, FILTER_HELP, PICKLE_HELP, MethodCommand
 from loramerge.curve import Point, curve
 from loramerge.driver import Merge, run
 from loramerge.effort import Effort
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     "together, shared so that the least energy is lost.")  # fmt: skip
 @click.option("--size", callback=values.budget, metavar="SIZE", help="Instead of a rank: the bytes of the "
     "file of weights, such as 20MB, shared alike; never above.")  # fmt: skip
-@click.option("--for", "consumer", type=click.Choice(list(CONSUMERS)), help="The program that shall load it: "
+@click.option("--for", "consumer", type=click.Choice(CONSUMERS), help="The program that shall load it: "
     "the merge keeps to what it loads, or is refused. See `loramerge check`.")  # fmt: skip
 @click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that this program was told to "
     "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip

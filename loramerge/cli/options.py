@@ -14,6 +14,7 @@ from loramerge.algorithms import METHODS, Method, find, not_an_option
 from loramerge.algorithms.method import Interval
 
 DEFAULT = "linear"
+CONSUMERS = "peft transformers vllm sglang llama.cpp diffusers comfyui mlx".split()  # without loading them
 FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
     "(20 unless said, the most downloaded first); repeat it to narrow."

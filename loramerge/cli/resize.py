@@ -10,8 +10,7 @@ import click
 from loramerge.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.combine import show_merge, show_plan
-from loramerge.cli.options import PICKLE_HELP
-from loramerge.consumers import CONSUMERS
+from loramerge.cli.options import CONSUMERS, PICKLE_HELP
 from loramerge.driver import run
 from loramerge.effort import Effort
 from loramerge.formats import output
@@ -35,7 +34,7 @@ from loramerge.resizing import resizing
     help="portable: one rank for all modules; compact: each its own.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
     help="Type of the output.  [default: that of the source]")  # fmt: skip
-@click.option("--for", "consumer", type=click.Choice(list(CONSUMERS)), help="The program that shall load it: "
+@click.option("--for", "consumer", type=click.Choice(CONSUMERS), help="The program that shall load it: "
     "the result keeps to what it loads, or is refused. See `loramerge check`.")  # fmt: skip
 @click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that this program was told to "
     "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip

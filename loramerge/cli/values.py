@@ -10,7 +10,6 @@ import click
 from loramerge.budgets import parse_size
 from loramerge.errors import UsageError, printable
 from loramerge.formats import Alpha
-from loramerge.hub.listing import filter_source
 from loramerge.scaling import check_scale
 from loramerge.selection import Alphas
 
@@ -91,7 +90,11 @@ def weights(each: tuple[float, ...], together: str | None) -> list[float] | None
 
 def hub_filter(texts: tuple[str, ...]) -> list[str]:
     """`--hub-filter KEY=VALUE`, repeatable, as a source."""
-    return [filter_source(texts)] if texts else []
+    if not texts:
+        return []
+    from loramerge.hub.listing import filter_source
+
+    return [filter_source(texts)]
 
 
 def descriptions(told: dict[str, str], file: str | None) -> dict[str, str] | str | None:
