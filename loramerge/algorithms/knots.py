@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -15,10 +15,10 @@ from loramerge.algorithms.elementwise import Elementwise
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.rows import Rows, energies, fitted, rows
 from loramerge.algorithms.sized import Sized, truncate
+from loramerge.algorithms.span import Span
 from loramerge.algorithms.ties import Ties
 from loramerge.backend import Array
 from loramerge.errors import UsageError
-from loramerge.frames import Frame
 from loramerge.gram import Grams, weigh
 from loramerge.results import Fit, Fitted, Result
 
@@ -27,7 +27,7 @@ IDLE = {"ties": ("seed",), "linear": ("density", "seed", "rank_tol")}  # options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knots(Sized):
+class Knots(Span):
     """TIES where the updates are aligned: on coordinates in the singular vectors that all have in common.
 
         [ΔW_1 | … | ΔW_T] = U Σ [V_1 | … | V_T]        ΔW = U · rule(Σ V_1, …, Σ V_T)
@@ -63,9 +63,6 @@ class Knots(Sized):
         Interval(low=0, high=1, low_open=True),
     )
     seed: int = option(0, "Seed of dare_ties.", Interval(low=0))
-    rank_tol: float = option(
-        1e-5, "Directions weaker than this share of the strongest are left out.", Interval(low=1e-7, high=0.1)
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,17 +75,6 @@ class Knots(Sized):
         if self.rule == "linear":
             return Traits("linear", weights="additive", exact=True)
         return self.inner.traits
-
-    @property
-    def whole(self) -> bool:
-        return True
-
-    @property
-    def frame(self) -> Frame:
-        return "spectral"
-
-    def weigh(self, grams: Grams, weights: Array) -> Grams:
-        return replace(grams, weights=weights)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -112,7 +98,7 @@ class Knots(Sized):
     def observe(self, grams: Grams) -> Array:
         """σ² of the merge (M, R), largest first."""
         if self.rule == "linear":
-            return super().observe(_summed(grams))
+            return Sized.observe(self, _summed(grams))
         found = np.zeros(grams.live.shape)
         for module, squares in enumerate(found):
             if made := self.merged(grams, module):
