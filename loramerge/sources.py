@@ -110,7 +110,8 @@ class Sources:
         groups: list[Mapping[Target, Signature]] = [self.signatures]
         if schedule is not None and method is not None:
             groups = [*schedule.groups(self.signatures, method)]
-        return [units for group in groups for units in batches(self.adapters, group, effort.share)]
+        share, workers = effort.share, effort.workers
+        return [units for group in groups for units in batches(self.adapters, group, share, workers)]
 
 
 def open_together(

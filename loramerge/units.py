@@ -21,7 +21,8 @@ from loramerge.target import Target
 Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it has none
 
 MEMORY = 1 << 30  # bytes, if nothing else is said
-BATCH = 16  # modules at most: small enough to share among threads, large enough to hide Python
+BATCH = 16  # modules that hide Python's own time where units are many
+NUMBERS = 1 << 17  # in one (M, R, R): with few units a batch takes more modules, as long as they stay in cache
 SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged
 
 
@@ -197,14 +198,19 @@ def _by(shape: tuple[int, int]) -> str:
 
 
 def batches(
-    adapters: Sequence[Adapter], signatures: Mapping[Target, Signature], memory: float = MEMORY
+    adapters: Sequence[Adapter],
+    signatures: Mapping[Target, Signature],
+    memory: float = MEMORY,
+    workers: int = 1,
 ) -> Iterator[Units]:
-    """The modules in batches of one rank signature, each small enough to be merged within `memory` bytes."""
+    """The modules in batches of one rank signature, each small enough to be merged within `memory` bytes and
+    to leave some for every one of the `workers`."""
     groups: dict[Signature, list[Target]] = defaultdict(list)
     for target, signature in signatures.items():
         groups[signature].append(target)
     for signature, targets in groups.items():
-        count = _that_fit(signature, targets, adapters, memory)
+        even = max(BATCH, len(targets) // (2 * workers))
+        count = min(_that_fit(signature, targets, adapters, memory), even)
         for start in range(0, len(targets), count):
             yield Units(tuple(targets[start : start + count]), tuple(adapters), signature)
 
@@ -215,4 +221,4 @@ def _that_fit(signature: Signature, targets: list[Target], adapters: Sequence[Ad
     shapes = [a.slots[t].shape for t in targets for a, r in zip(adapters, signature, strict=True) if r]
     factors = 8 * units * max(map(sum, shapes))
     fit = (memory - 2 * factors) / (8 * SQUARES * units**2)
-    return int(min(max(fit, 1), BATCH))
+    return int(min(max(fit, 1), max(BATCH, NUMBERS // units**2)))

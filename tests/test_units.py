@@ -72,6 +72,19 @@ def test_batches_hold_what_fits_into_the_memory(memory):
     assert max(sizes) == min(BATCH, max(1, (memory - 2 * factors) // squares))
 
 
+def test_few_units_make_larger_batches_but_leave_some_for_every_worker():
+    small = random_adapters(3, (3, 2), {f"m{i}": (10, 10) for i in range(120)})
+    wide = random_adapters(3, (70, 70), {f"m{i}": (150, 150) for i in range(120)})
+
+    def sizes(sources, workers):
+        return [len(units.targets) for units in batches(sources, align(sources), workers=workers)]
+
+    assert sizes(small, 1) == [60, 60]
+    assert sizes(small, 3) == [20] * 6
+    assert sizes(small, 8) == [BATCH] * 7 + [120 - 7 * BATCH]
+    assert max(sizes(wide, 1)) == BATCH
+
+
 def test_how_modules_are_batched_changes_no_bit():
     sources = random_adapters(4, (3, 2, 3), {f"m{i}": (10 + i, 9) for i in range(6)})
     whole = {}

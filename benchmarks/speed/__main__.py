@@ -9,6 +9,7 @@ on a machine that does other work, walls wander, CPU seconds less.
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import platform
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+import loramerge
 from benchmarks.speed import coefficients, peers, sections, span
 from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
@@ -96,6 +98,7 @@ def main() -> None:
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     keep_freed_memory()  # as the command line does
+    compileall.compile_dir(Path(loramerge.__file__).parent, quiet=1)  # as pip does when it installs
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
     print(f"{platform.machine()}, {sections.cores()} cores, {versions}\n")
     print("| what | wall s | CPU s | anonymous | times cheaper than | goal |\n|---|---|---|---|---|---|")

@@ -138,8 +138,8 @@ def _reweighted(folders: list[Path], out: Path, method: str, options: dict[str, 
     fresh = lm.combine(folders, method, weights=[0.5] * count, **options).report
     merge = opened.combine(method, weights=[0.5] * count, **options).report
     assert abs((merge.energy_lost or 0) - (fresh.energy_lost or 0)) < 1e-9
-    weights = iter(np.linspace(0.1, 0.9, 9))
-    again = call(lambda: opened.combine(method, weights=[next(weights)] * count, **options), 9)
+    weights = iter(np.random.default_rng(0).uniform(0.1, 0.9, (9, count)).tolist())
+    again = call(lambda: opened.combine(method, weights=next(weights), **options), 9)
     name = f"7B, {count}×r16, {method}, other weights"
     return Row(name, again, "the first merge, wall", first.wall / again.wall, "≥ 20")
 

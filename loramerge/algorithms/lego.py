@@ -13,7 +13,7 @@ from loramerge.algorithms.sized import Sized
 from loramerge.backend import Array
 from loramerge.errors import UsageError
 from loramerge.frames import Frame
-from loramerge.gram import Grams, balanced, spectrum, weigh
+from loramerge.gram import Grams, balanced, leading, weigh
 from loramerge.results import PeakRescaled, Remix, Result
 
 PUBLISHED = {  # what the two readings of the paper do where they differ
@@ -147,7 +147,7 @@ def _representatives(units: Grams, member: Array) -> tuple[Array, Array]:
         m, c = np.nonzero(count == n)  # (B,) clusters of n units
         where = np.nonzero(member.swapaxes(1, 2)[m, c])[1].reshape(-1, n)  # (B, n)
         block = (m[:, None, None], where[:, :, None], where[:, None, :])
-        p, q = balanced(spectrum(units.up[block], units.down[block]), 1)
+        p, q = balanced(leading(units.up[block], units.down[block], 1), 1)
         P[m[:, None], where, c[:, None]], Q[m[:, None], c[:, None], where] = p[:, :, 0], q[:, 0]
     energy = ((units.up @ P) * P).sum(axis=1)  # (M, k) = σ, because a unit is balanced
     order = np.argsort(-energy, axis=1, kind="stable")
