@@ -8,6 +8,7 @@ same initial centres the labels are scikit-learn's.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,10 +45,13 @@ def centred(kernel: Array, live: Array) -> Array:
     return np.asarray(kernel - mean - mean.swapaxes(1, 2) + middle)
 
 
+@lru_cache(maxsize=256)  # other weights, the same draws: a search over weights asks again and again
 def _uniforms(labels: tuple[str, ...], k: int, seed: str) -> Array:
     """(M, k, trials) numbers in [0, 1), a stream of its own for every module name."""
     trials = 2 + int(np.log(k))
-    return np.stack([_generator(seed, label).random((k, trials)) for label in labels])
+    numbers = np.stack([_generator(seed, label).random((k, trials)) for label in labels])
+    numbers.flags.writeable = False
+    return numbers
 
 
 def _generator(seed: str, label: str) -> np.random.Generator:
