@@ -192,10 +192,12 @@ def _check_written(key: str, tensor: Tensor) -> None:
 
 def _refused(adapters: Sequence[Adapter]) -> IncompatibleError:
     adapter = next(a for a in adapters if a.extras)
+    ways = "first keeps those of the first source that has them, average their weighted mean, drop none"
+    if len(adapters) == 1:
+        ways = "first keeps them, drop leaves them out"
     return IncompatibleError(
         f"{printable(adapter.name)} holds tensors beside its low-rank pairs ({beside.told(adapter.extras)}), "
-        "which would be lost in a merge. Decide with --extras: first keeps those of the first source that "
-        "has them, average their weighted mean, drop none."
+        f"which would be lost. Decide with --extras: {ways}."
     )
 
 

@@ -203,6 +203,6 @@ def check_ranks(dialect: Dialect, profile: str) -> None:
 def check_place(dialect: Dialect, bare: bool, out: Path) -> None:
     """Raises UsageError: this dialect is not written to such a place."""
     if bare and not dialect.single:
-        raise UsageError(f"{dialect.words} is a folder: name one with -o instead of {printable(out)}.")
+        raise UsageError(f"{dialect.words} is a folder: name one instead of {printable(out)}.")
     if not bare and dialect.weights is None:
-        raise UsageError(f"{dialect.words} is one file: name it -o {printable(out)}.safetensors.")
+        raise UsageError(f"{dialect.words} is one file: name it {printable(out)}.safetensors.")
