@@ -1,0 +1,296 @@
+"""The methods that are held to the laws, the merges they are tried on, and what it means to hold.
+
+Every law runs over every row of `ROWS` and over the same few merges. A law that a row does not declare is
+turned into its counter-test, so a wrong declaration fails either way. Every method is here in every run;
+more of their variants with `-m slow`.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from loramerge import (
+    Adapter,
+    Average,
+    Breadcrumbs,
+    Cat,
+    Core,
+    Ctm,
+    Dare,
+    DareTies,
+    Della,
+    Emr,
+    Fair,
+    FedAvg,
+    Ffa,
+    IsoC,
+    IsoCTS,
+    Karcher,
+    Knots,
+    Lego,
+    Linear,
+    LowRank,
+    Magnitude,
+    MergeVla,
+    ModelStock,
+    Pico,
+    Sce,
+    Sg,
+    Slerp,
+    Svd,
+    Ties,
+    Tsv,
+    Wudi,
+)
+from loramerge.algorithms.sized import Sized
+from tests.adapters import changed, distance, merged, random_adapters
+
+ROWS = {
+    "linear": Linear(),
+    "linear, rank 3": Linear(rank=3),
+    "average": Average(),
+    "average, rank 3": Average(rank=3),
+    "average, 90 %": Average(energy=0.9),
+    "cat": Cat(),
+    "svd": Svd(),
+    "svd, rank 3": Svd(rank=3),
+    "svd, 90 %": Svd(energy=0.9),
+    "lego": Lego(),
+    "lego, rank 1": Lego(rank=1),
+    "lego, rank 3": Lego(rank=3),
+    "lego, rank 5": Lego(rank=5),
+    "lego, 90 %": Lego(energy=0.9),
+    "lego, directions": Lego(rank=3, features="normalised"),
+    "lego, restarts": Lego(rank=3, restarts=4, seed=7),
+    "lego, directions, restarts": Lego(rank=3, features="normalised", restarts=4),
+    "ctm": Lego(variant="ctm", rank=3),
+    "ctm, directions": Lego(variant="ctm", rank=3, features="normalised"),
+    "ctm, l2": Lego(variant="ctm", rank=3, rescale="l2"),
+    "ctm, not stretched": Lego(variant="ctm", rank=3, rescale="none"),
+    "ctm, √(r/k)": Lego(variant="ctm", rank=3, gain="sqrt-r/k"),
+    "ctm, no gain": Lego(variant="ctm", rank=3, gain="none", restarts=3),
+    "nsc": Lego(variant="nsc", rank=3),
+    "nsc, raw": Lego(variant="nsc", rank=3, features="raw"),
+    "nsc, l2": Lego(variant="nsc", rank=3, rescale="l2"),
+    "nsc, not stretched": Lego(variant="nsc", rank=3, rescale="none"),
+    "nsc, √(N/k)": Lego(variant="nsc", rank=3, gain="sqrt-N/k"),
+    "nsc, no gain": Lego(variant="nsc", rank=3, gain="none"),
+    "mergevla": MergeVla(),
+    "mergevla, rank 3": MergeVla(rank=3),
+    "mergevla, 90 %": MergeVla(energy=0.9),
+    "mergevla, ties": MergeVla(base="ties"),
+    "mergevla, emr": MergeVla(base="emr", rank=3),
+    "mergevla, consensus": MergeVla(consensus=1),
+    "iso_c": IsoC(),
+    "iso_c, rank 3": IsoC(rank=3),
+    "iso_c, 90 %": IsoC(energy=0.9),
+    "knots": Knots(density=0.5),
+    "knots, all": Knots(density=1.0),
+    "knots, rank 3": Knots(rank=3),
+    "knots, 90 %": Knots(energy=0.9),
+    "knots, dare_ties": Knots(rule="dare_ties", density=0.5),
+    "knots, linear": Knots(rule="linear"),
+    "knots, linear, rank 3": Knots(rule="linear", rank=3),
+    "slerp": Slerp(),
+    "slerp, rank 3": Slerp(rank=3),
+    "slerp, whole adapters": Slerp(scope="adapter"),
+    "slerp, 90 %": Slerp(energy=0.9),
+    "karcher": Karcher(),
+    "karcher, rank 3": Karcher(rank=3),
+    "karcher, whole adapters, 90 %": Karcher(scope="adapter", energy=0.9),
+    "karcher, 90 %": Karcher(energy=0.9),
+    "model_stock": ModelStock(),
+    "model_stock, rank 3": ModelStock(rank=3),
+    "model_stock, whole adapters": ModelStock(scope="adapter"),
+    "model_stock, 90 %": ModelStock(energy=0.9),
+    "ffa": Ffa(),
+    "fair": Fair(),
+    "fair, λ = 0": Fair(ridge=0.0),
+    "fair, λ = 1": Fair(ridge=1.0),
+    "fedavg": FedAvg(),
+    "iso_cts": IsoCTS(common=0.5),
+    "iso_cts, rank 3": IsoCTS(common=0.3, rank=3),
+    "iso_cts, 90 %": IsoCTS(common=0.5, energy=0.9),
+    "tsv": Tsv(),
+    "tsv, two of each": Tsv(per_source=2),
+    "tsv, rank 3": Tsv(rank=3),
+    "tsv, 90 %": Tsv(energy=0.9),
+    "pico": Pico(),
+    "pico, rank 3": Pico(rank=3),
+    "pico, 90 %": Pico(energy=0.9),
+    "pico, ties": Pico(rule="ties", density=0.2),
+    "pico, ties, all": Pico(rule="ties", density=1.0),
+    "pico, dare": Pico(rule="dare", rank=3),
+    "core, sum": Core(rule="sum"),
+    "compress, then sum": Ctm(rule="sum", rank=3),
+    "wudi": Wudi(),
+    "wudi, hard": Wudi(ridge=1e-9),
+    "wudi, rank 3": Wudi(rank=3),
+    "wudi, 90 %": Wudi(energy=0.9),
+    "core": Core(),
+    "core, all": Core(density=1.0),
+    "core, rank 3": Core(rank=3),
+    "core, 90 %": Core(energy=0.9),
+    "core, dare_ties": Core(rule="dare_ties", seed=1),
+    "core, magnitude, all": Core(rule="magnitude", density=1.0),
+    "core, sce": Core(rule="sce"),
+    "compress, then merge": Ctm(),
+    "compress, then merge, all": Ctm(density=1.0),
+    "compress, then merge, rank 3": Ctm(rank=3, beta=1.0),
+    "compress, then merge, 90 %": Ctm(energy=0.9, beta=0.0),
+    "compress, then merge, dare_ties": Ctm(rule="dare_ties", rank=3),
+    "compress, then merge, emr": Ctm(rule="emr", rank=2),
+    "ties": Ties(density=0.5),
+    "ties, all": Ties(density=1.0),
+    "ties, rank 3": Ties(rank=3),
+    "ties, 90 %": Ties(energy=0.9),
+    "ties, raw votes": Ties(density=0.5, election="raw", divisor="count"),
+    "ties, one vote each": Ties(density=0.5, election="count"),
+    "ties, summed": Ties(density=0.5, divisor="none"),
+    "ties, over the adapter": Ties(density=0.3, scope="adapter"),
+    "ties, over the adapter, 90 %": Ties(density=0.3, scope="adapter", energy=0.9),
+    "ties, core": Ties(density=0.5, space="core"),
+    "ties, core, all": Ties(density=1.0, space="core"),
+    "ties, core, rank 3": Ties(density=0.5, space="core", rank=3),
+    "ties, core, over the adapter": Ties(density=0.3, space="core", scope="adapter"),
+    "dare": Dare(),
+    "dare, all": Dare(density=1.0),
+    "dare, l1": Dare(rescale="l1", seed=1),
+    "dare, not rescaled": Dare(rescale="none"),
+    "dare, core": Dare(space="core"),
+    "dare, core, all": Dare(density=1.0, space="core"),
+    "dare_ties": DareTies(),
+    "dare_ties, all": DareTies(density=1.0),
+    "dare_ties, core": DareTies(space="core"),
+    "magnitude": Magnitude(density=0.5),
+    "magnitude, all": Magnitude(density=1.0),
+    "magnitude, over the adapter": Magnitude(density=0.5, scope="adapter"),
+    "magnitude, core": Magnitude(density=0.5, space="core"),
+    "magnitude, core, all": Magnitude(density=1.0, space="core"),
+    "della": Della(),
+    "della, all": Della(density=1.0),
+    "della, l1, no election": Della(rescale="l1", election="none", divisor="none"),
+    "della, core": Della(space="core"),
+    "breadcrumbs": Breadcrumbs(density=0.5, gamma=0.1),
+    "breadcrumbs, all": Breadcrumbs(density=1.0),
+    "breadcrumbs, elected": Breadcrumbs(density=0.5, gamma=0.1, election="weighted", divisor="weight"),
+    "breadcrumbs, over the adapter": Breadcrumbs(density=0.5, gamma=0.1, scope="adapter"),
+    "breadcrumbs, core": Breadcrumbs(density=0.5, gamma=0.1, space="core"),
+    "sce": Sce(),
+    "sce, half": Sce(density=0.5),
+    "sce, over the adapter": Sce(density=0.5, scope="adapter"),
+    "sce, core": Sce(density=0.5, space="core"),
+    "emr": Emr(),
+    "emr, core": Emr(space="core"),
+    "sg": Sg(),
+    "sg, warm": Sg(temperature=1.0),
+    "sg, warm, rank 3": Sg(temperature=1.0, rank=3),
+    "sg, warm, 90 %": Sg(temperature=1.0, energy=0.9),
+    "sg, the nearest": Sg(temperature=0),
+    "sg, all alike": Sg(temperature=np.inf, top_k=2),
+}
+TRUNCATING = {name: ROWS[name] for name in ("linear, rank 3", "average, rank 3", "svd, rank 3")}
+
+
+def doubled(u):
+    """The same units twice over, at half the strength: more units than rank."""
+    return 0.5 * (u + u)
+
+
+MERGES = {  # (adapters, weights)
+    "three of different rank": (random_adapters(1, (3, 2, 4)), [1.0, -0.5, 2.0]),
+    "two of one rank": (random_adapters(2, (3, 3), scale=0.25), [0.5, 0.5]),
+    "more units than the module has columns": (random_adapters(3, (4, 5, 3), {"q": (5, 6)}), [1.0, 1.0, 1.0]),
+    "a source of more units than that": (random_adapters(7, (8, 2), {"q": (5, 6)}), [1.0, 0.8]),
+    "rank 1": (random_adapters(4, (1, 1, 1, 1)), [0.3, 1.0, -2.0, 1.0]),
+    "one module missing in one": (
+        [*random_adapters(5, (3, 4)), *random_adapters(6, (2,), {"layers.0.q": (7, 9)})],
+        [1.0, 2.0, 0.7],
+    ),
+    "one source holds units twice": (
+        [*random_adapters(9, (3,)), changed(random_adapters(10, (2,))[0], doubled)],
+        [1.0, -0.6],
+    ),
+}
+
+TIGHT, LOOSE = 1e-8, 1e-2
+QUICK = {  # in every run: all methods, and variants that take another way; the others with -m slow
+    *(name for name in ROWS if "," not in name),
+    "linear, rank 3",
+    "svd, 90 %",
+    "lego, rank 3",
+    "nsc, √(N/k)",
+    "iso_cts, rank 3",
+    "tsv, rank 3",
+    "pico, ties",
+    "core, rank 3",
+    "compress, then merge",
+    "compress, then merge, dare_ties",
+    "knots, dare_ties",
+    "slerp, whole adapters",
+    "fair, λ = 0",
+    "ties, core",
+    "ties, over the adapter",
+    "dare, core",
+    "mergevla, ties",
+    "sg, warm",
+}
+every_method = pytest.mark.parametrize(
+    "method", [pytest.param(m, id=n, marks=() if n in QUICK else pytest.mark.slow) for n, m in ROWS.items()]
+)
+every_merge = pytest.mark.parametrize(("sources", "weights"), MERGES.values(), ids=MERGES)
+
+
+def alike(sources, shared):
+    """The adapters at one rank in every module, and with one A there if it is to be shared."""
+    had = {target: [s[target] for s in sources if target in s] for source in sources for target in source}
+
+    def cut(target, u):
+        rank = min(each.rank for each in had[target])
+        return LowRank(u.up[:, :rank], (had[target][0] if shared else u).down[:rank], u.scale)
+
+    return [Adapter.of({t.path: cut(t, s[t]) for t in s}, s.name) for s in sources]
+
+
+def taken(method, sources, weights):
+    """As many of the sources as the method takes, of ranks that it takes, at weights that it knows."""
+    traits = method.traits
+    sources, weights = sources[: traits.most], weights[: traits.most]
+    sources = sources if traits.units == "any" else alike(sources, traits.units == "shared")
+    return sources, weights if traits.negative else [abs(weight) for weight in weights]
+
+
+def merges_for(method):
+    return [taken(method, *merge) for merge in MERGES.values()]
+
+
+def claim(declared, differences):
+    """The law if it is declared, its counter-test if not."""
+    worst = max(differences)
+    assert worst < TIGHT if declared else worst > LOOSE, (
+        f"declared {declared}, but the difference is {worst:.1e}"
+    )
+
+
+def with_room(method, rank):
+    """The same method with space for `rank` units."""
+    return replace(method, rank=rank, energy=None) if isinstance(method, Sized) else method
+
+
+def each(sources, change):
+    return [changed(source, change) for source in sources]
+
+
+def each_merge(method, change):
+    """How far every merge of `MERGES` moves if its sources are changed so."""
+    return [distance(merged(each(s, change), method, w), merged(s, method, w)) for s, w in merges_for(method)]
+
+
+def fingerprint(source: Adapter):
+    mark = hashlib.sha256()
+    for target, u in source.items():
+        mark.update(f"{target} {u.scale} {u.up.dtype} {u.up.shape} {u.down.shape}".encode())
+        mark.update(np.ascontiguousarray(u.up).tobytes() + np.ascontiguousarray(u.down).tobytes())
+    return mark.hexdigest()

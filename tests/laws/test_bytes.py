@@ -1,0 +1,48 @@
+"""The same merge is the same bytes, whatever the threads, the order and the hash seed."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from loramerge import combine
+from tests.adapters import random_adapters
+from tests.laws.rows import ROWS, every_method, fingerprint, taken
+
+
+def many_modules():
+    shapes = {f"layers.{i}.{name}": (7 + i, 9) for i in range(4) for name in "qv"}
+    return random_adapters(8, (3, 2, 3), shapes), [1.0, -0.5, 2.0]
+
+
+def bytes_of(method, threads=1, turn=list):
+    sources, weights = taken(method, *many_modules())
+    sources = [replace(s, slots=dict(turn(s.slots.items()))) for s in sources]
+    return fingerprint(combine(sources, method, weights=weights, threads=threads).adapter)
+
+
+@every_method
+def test_the_bytes_do_not_depend_on_the_threads(method):
+    assert len({bytes_of(method, threads) for threads in (1, 2, 5)}) == 1
+
+
+@every_method
+def test_the_bytes_do_not_depend_on_the_order_of_the_modules(method):
+    assert bytes_of(method, turn=lambda items: reversed(list(items))) == bytes_of(method)
+
+
+def test_the_bytes_do_not_depend_on_the_hash_seed():
+    root = Path(__file__).parents[2]
+    script = (
+        "from tests.laws.test_bytes import ROWS, bytes_of; print([bytes_of(row, 2) for row in ROWS.values()])"
+    )
+
+    def under(seed):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        return subprocess.run(
+            [sys.executable, "-c", script], cwd=root, env=env, check=True, capture_output=True, text=True
+        ).stdout
+
+    here = str([bytes_of(method, 2) for method in ROWS.values()]) + "\n"
+    assert {under(seed) for seed in ("0", "1", "12345")} == {here}

@@ -1,0 +1,99 @@
+"""What weights mean: copies, multiples, zero and below."""
+
+import numpy as np
+import pytest
+
+from loramerge import LowRank
+from tests.adapters import changed, distance, merged, zero
+from tests.laws.rows import (
+    LOOSE,
+    MERGES,
+    claim,
+    each,
+    every_merge,
+    every_method,
+    merges_for,
+    taken,
+    with_room,
+)
+
+
+def copies(method, weight_of_each):
+    """How far copies of one adapter, so weighted, are from one at a weight of 1.7 and of -0.8."""
+    count = method.traits.most or 3
+    turned, signed = -0.8, method.traits.negative and method.traits.given == "weight"
+    for sources, _ in merges_for(method):
+        for weight in (1.7, turned if signed else 0.8):
+            one = merged(sources[:1], method, [weight])
+            yield distance(merged(sources[:1] * count, method, [weight_of_each(weight, count)] * count), one)
+
+
+@every_method
+def test_copies_that_share_a_weight_equal_one_that_has_it(method):
+    declared = method.traits.weights
+    if declared != "consensus":  # a mean of copies is the adapter at any weights
+        claim(declared == "additive", copies(method, lambda w, n: w / n))
+
+
+@every_method
+def test_copies_at_the_same_weight_equal_one(method):
+    claim(method.traits.weights == "consensus", copies(method, lambda w, _: w))
+
+
+@every_method
+def test_copies_beside_other_adapters_add_up_in_the_linear_family(method):
+    if method.traits.family == "linear":
+        (a, b, c), _ = MERGES["three of different rank"]
+        method = with_room(method, 4) if not method.traits.exact else method
+        apart = distance(merged([a, b, a, c], method, [1, 2, 2, 1]), merged([a, b, c], method, [3, 2, 1]))
+        claim(True, [apart])
+
+
+@every_method
+def test_all_sources_times_a_number_give_the_merge_times_it(method):
+    def apart(sources, weights, c):
+        larger = merged(each(sources, lambda u: u * c), method, weights)
+        return distance(
+            {path: matrix / c for path, matrix in larger.items()}, merged(sources, method, weights)
+        )
+
+    claim(method.traits.homogeneous, [apart(s, w, c) for s, w in merges_for(method) for c in (30.0, 0.01)])
+
+
+@every_method
+@every_merge
+@pytest.mark.parametrize(("weight", "length"), [(0.0, 1.0), (1.0, 1.0), (1.0, 1e8)])
+def test_an_untrained_adapter_adds_nothing(method, sources, weights, weight, length):
+    """Its lora_B is zero, whatever its lora_A. In a mean it still counts, unless its weight is zero."""
+    sources, weights = taken(method, sources, weights)
+    untrained = changed(zero(sources[0]), lambda u: LowRank(u.up, u.down * length, u.scale))
+    sources, weights = (list(all_)[: (method.traits.most or 0) - 1 or None] for all_ in (sources, weights))
+    more = merged([*sources, untrained], method, [*weights, weight])
+    before = merged(sources, method, weights)
+    something = any(matrix.any() for matrix in before.values())  # nothing cannot be diluted
+    shares, alone = (method.weights(np.array(each)) for each in ([*weights, weight], weights))
+    shifted = method.traits.given == "similarity" and np.abs(shares[:-1] - alone).max() > LOOSE
+    claim(not (shifted or (method.traits.shares and weight != 0 and something)), [distance(more, before)])
+
+
+@every_method
+@every_merge
+def test_an_adapter_of_weight_zero_adds_nothing(method, sources, weights):
+    sources, weights = taken(method, sources, weights)
+    strong = changed(sources[0], lambda u: u * 1e8)
+    more = merged([*sources, strong], method, [*weights, 0.0])
+    claim(True, [distance(more, merged(sources, method, weights))])
+
+
+@every_method
+def test_a_negative_number_is_as_good_as_zero_only_if_numbers_are_similarities(method):
+    if not method.traits.negative:
+        return  # refused, as another law says
+    count = method.traits.most
+
+    def apart(sources, weights):
+        none, negative = ([*weights[:-1], last] for last in (0.0, -0.7))
+        return distance(merged(sources, method, negative), merged(sources, method, none))
+
+    found = [apart(sources[:count], [1.0] * len(sources[:count])) for sources, _ in MERGES.values()]
+    claim(method.traits.given == "similarity", found)
