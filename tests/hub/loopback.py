@@ -25,6 +25,7 @@ ELSEWHERE = f"http://localhost:{PORT}"  # another host to a client: where LFS ke
 HOME = tempfile.mkdtemp(prefix="loramerge-tests-hub-")
 TOKEN = "hf_" + "secretsecret" * 2
 
+atexit.register(LISTENER.close)
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_TOKEN_PATH", "TRANSFORMERS_OFFLINE"):
     os.environ.pop(name, None)
