@@ -5,7 +5,7 @@ import pytest
 
 import loramerge
 from tests import zoo
-from tests.files import Cli, dense, folder, key, tensors
+from tests.files import Cli, dense, folder, tensors
 from tests.tiny_models import (
     QUIET,
     distance,
@@ -267,28 +267,6 @@ def test_peft_2_fused_layout(enable, tmp_path):
         np.testing.assert_allclose(x.numpy() @ update.dense().T, expected, rtol=1e-12, atol=1e-14)
 
 
-def renamed(values, change):
-    return {change(name): value for name, value in values.items()}
-
-
-SPELLINGS = {
-    "an adapter name left in": lambda name: name.replace(".weight", ".default.weight"),
-    "no prefix": lambda name: name.removeprefix("base_model.model."),
-    "neither": lambda name: name.removeprefix("base_model.model.").replace(".weight", ".mine.weight"),
-}
-
-
-@pytest.mark.parametrize("change", SPELLINGS.values(), ids=SPELLINGS)
-def test_keys_that_are_spelled_otherwise(change, tmp_path):
-    values = tensors()
-    plain = loramerge.load(folder(tmp_path / "a", values))
-    other = loramerge.load(folder(tmp_path / "b", renamed(values, change)))
-    assert set(plain) == set(other)
-    assert any("keys" in oddity for oddity in other.oddities)
-    for target, update in plain.items():
-        np.testing.assert_array_equal(update.dense(), other[target].dense())
-
-
 def test_factors_in_8_bits_are_widened_exactly(tmp_path):
     values = {name: torch.from_numpy(value) for name, value in tensors().items()}
     for kind in (torch.float8_e4m3fn, torch.float8_e5m2):
@@ -316,94 +294,6 @@ def test_layers_to_transform_are_what_the_file_holds(tmp_path):
     a = folder(tmp_path / "a", tensors(1), layers_to_transform=[0, 1], target_modules=["q", "v"])
     loramerge.combine([a], out=tmp_path / "m")
     assert loramerge.load(tmp_path / "m").config["layers_to_transform"] is None
-
-
-DAMAGED = {
-    "two adapters in one file": (
-        {
-            **renamed(tensors(), SPELLINGS["an adapter name left in"]),
-            **renamed(tensors(), SPELLINGS["neither"]),
-        },
-        {},
-        (3, "several adapters"),
-    ),
-    "one pair under two spellings": (
-        {**tensors(), **renamed(tensors(), SPELLINGS["no prefix"])},
-        {},
-        (1, "twice"),
-    ),
-    "experts without their config": (
-        renamed(tensors(), lambda name: name.replace("layers.0.q", "layers.0.experts")),
-        {},
-        (3, "target_parameters"),
-    ),
-    "experts of another rank": (
-        renamed(tensors(rank=3), lambda name: name.replace("layers.0.q", "layers.0.experts")),
-        {"target_parameters": ["experts.down_proj"]},
-        (1, "not experts of rank 2"),
-    ),
-    "fewer parameters than are named": (
-        renamed(tensors(), lambda name: name.replace("layers.0.q", "layers.0.experts")),
-        {"target_parameters": BOTH},
-        (1, "1 pairs", "2 of its parameters"),
-    ),
-    "parameters of unknown order": (
-        renamed(tensors(), lambda name: name.replace("layers.0.q", "layers.0.experts")),
-        {"target_parameters": ["experts.a", "experts.b"]},
-        (3, "in which order"),
-    ),
-    "a fused layout without its config": (
-        {key("q", "A"): np.ones((4, 5)), key("q", "B"): np.ones((6, 2, 1))},
-        {},
-        (3, "enable_lora"),
-    ),
-    "a fused layout of another shape": (
-        {key("q", "A"): np.ones((4, 5)), key("q", "B"): np.ones((6, 2, 1))},
-        {"enable_lora": [True, False]},
-        (1, "do not fit enable_lora"),
-    ),
-    "target_parameters that are no list": (
-        tensors(),
-        {"target_parameters": "q.weight"},
-        (1, "target_parameters", "list"),
-    ),
-    "a million experts": (
-        {key("experts", "A"): np.ones((10**6, 1), "f2"), key("experts", "B"): np.ones((1, 10**6), "f2")},
-        {"r": 1, "target_parameters": ["experts.down_proj"]},
-        (3, "1000000 experts"),
-    ),
-    "a fused layout of nothing": (
-        {key("q", "A"): np.ones((0, 5)), key("q", "B"): np.ones((6, 0, 1))},
-        {},
-        (1, "empty"),
-    ),
-    "a router": (tensors(), {"peft_type": "XLORA"}, (3, "XLORA", "router")),
-    "an enable_lora of numbers": (tensors(), {"enable_lora": [1, 0]}, (1, "enable_lora")),
-    "AdaLoRA without its config": ({"base_model.model.q.lora_E": np.ones((2, 1))}, {}, (3, "AdaLoRA")),
-    "AdaLoRA cut short": (
-        {"base_model.model.q.lora_E": np.ones((2, 1))},
-        {"peft_type": "ADALORA", "init_r": 2},
-        (1, "lora_A of q"),
-    ),
-    "a convolution of two ranks": (
-        {key("q", "A"): np.ones((4, 5, 3, 3)), key("q", "B"): np.ones((6, 3, 1, 1))},
-        {},
-        (1, "do not share a rank"),
-    ),
-}
-
-
-@pytest.mark.parametrize(("values", "config", "refusal"), DAMAGED.values(), ids=DAMAGED)
-def test_what_does_not_fit_together_is_refused_by_name(values, config, refusal, cli, tmp_path):
-    cli("inspect", folder(tmp_path / "a", values, **config)).refused(*refusal)
-
-
-def test_one_name_for_two_kinds_of_layer_is_refused(cli, tmp_path):
-    flat = folder(tmp_path / "a", {key("q", "A"): np.ones((2, 45)), key("q", "B"): np.ones((6, 2))})
-    conv = folder(
-        tmp_path / "b", {key("q", "A"): np.ones((2, 5, 3, 3)), key("q", "B"): np.ones((6, 2, 1, 1))}
-    )
-    cli("combine", flat, conv, "-o", tmp_path / "m").refused(3, "linear in a", "conv of kernel 3×3 in b")
 
 
 def test_fused_experts_and_experts_one_by_one_are_not_merged_side_by_side(cli, tmp_path):
