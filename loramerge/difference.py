@@ -155,12 +155,18 @@ class Difference:
 
 
 def diff(
-    a: str | Path | Adapter, b: str | Path | Adapter, *, alpha: Alphas = None, threads: int | None = None
+    a: str | Path | Adapter,
+    b: str | Path | Adapter,
+    *,
+    alpha: Alphas = None,
+    allow_pickle: bool = False,
+    threads: int | None = None,
 ) -> Difference:
     """Compare two adapters as updates: other factors, ranks, scales or types of the same ΔW are equal.
 
     Args:
         a, b: as for `combine`.   alpha: for bare files that do not say theirs.
+        allow_pickle: read .bin and .pt files too. Nothing in them is run.
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN, and for modules of other shapes.
@@ -172,7 +178,7 @@ def diff(
     q       5.0e-01   1.000    1.500
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
-    first, second = comparable(open_all([a, b], alpha))
+    first, second = comparable(open_all([a, b], alpha, allow_pickle))
     targets = list(align([first, second]))
     with workers(Effort(threads).workers) as run:
         found: Iterable[ModuleDifference] = run(

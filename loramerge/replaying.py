@@ -57,6 +57,7 @@ def replay(
     sources: Mapping[str, str | Path] | None = None,
     folders: Sequence[str | Path] = (),
     overwrite: bool = False,
+    allow_pickle: bool = False,
     threads: int | None = None,
 ) -> Merge:
     """Do a recorded merge again; the tensors have the same bytes on the same platform and versions.
@@ -67,25 +68,29 @@ def replay(
         out: as for `combine`.
         sources: where sources lie that are not found by name: {name in the record: path}.
         folders: more places to look in by name, before the record's folder, its parent and this one.
+        allow_pickle: read .bin and .pt sources too, as then. No record says so by itself.
 
     Raises:
         SourceError: the record is malformed, or a source is not found.
         IncompatibleError: a source is not the one that was merged.
         UsageError, OutputError, VerificationError: as for `combine`.
     """
-    todo = prepare(record, sources or {}, folders).plan
+    todo = prepare(record, sources or {}, folders, allow_pickle).plan
     return run(todo, None if out is None else Path(out), overwrite=overwrite, effort=Effort(threads))
 
 
 def prepare(
-    record: str | Path, given: Mapping[str, str | Path], folders: Sequence[str | Path] = ()
+    record: str | Path,
+    given: Mapping[str, str | Path],
+    folders: Sequence[str | Path] = (),
+    allow_pickle: bool = False,
 ) -> Replay:
     """Read a record, find its sources and settle everything. Errors as for `replay`."""
     path = record_place(record)
     said = parse(read_record(path), str(record))
     _check_given(said.sources, given)
     places = [*map(Path, folders), *_folders(path)]
-    adapters = [_find(source, given, places) for source in said.sources]
+    adapters = [_find(source, given, places, allow_pickle) for source in said.sources]
     todo = _plan(said, adapters, str(record))
     _check_scales(said.sources, todo.sources.whole)
     return Replay(todo, is_bare(path), _original(path, record), _other_versions(said, todo.method))
@@ -121,7 +126,9 @@ def _folders(record: Path) -> list[Path]:
     return [home, home / "..", Path()]
 
 
-def _find(source: SourceRecord, given: Mapping[str, str | Path], folders: Sequence[Path]) -> Adapter:
+def _find(
+    source: SourceRecord, given: Mapping[str, str | Path], folders: Sequence[Path], allow_pickle: bool
+) -> Adapter:
     named = next((given[name] for name in source.names if name in given), None)
     places: list[Any] = [folder / file for folder in folders for file in source.files]
     places = [place for place in places if place.exists()] if named is None else [named]
@@ -134,19 +141,19 @@ def _find(source: SourceRecord, given: Mapping[str, str | Path], folders: Sequen
     failures: list[LoramergeError] = []
     for place in found:
         try:
-            return _opened(source, place)
+            return _opened(source, place, allow_pickle)
         except LoramergeError as error:
             failures.append(error)
     raise failures[-1 if source.pinned else 0]
 
 
-def _opened(source: SourceRecord, place: str | Path) -> Adapter:
+def _opened(source: SourceRecord, place: str | Path, allow_pickle: bool) -> Adapter:
     """The adapter there, under its recorded name.
 
     Raises:
         IncompatibleError: it is another one.
     """
-    adapter = load(place, source.alpha, optional=True)
+    adapter = load(place, source.alpha, optional=True, allow_pickle=allow_pickle)
     found = adapter.provenance.sha256()
     if sorted(found.values()) != sorted(source.sha256.values()):
         changed = [name for name, mark in source.sha256.items() if mark not in found.values()]

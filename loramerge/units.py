@@ -22,7 +22,7 @@ Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it 
 
 MEMORY = 1 << 30  # bytes, if nothing else is said
 BATCH = 16  # modules that hide Python's own time where units are many
-NUMBERS = 1 << 17  # in one (M, R, R): with few units a batch takes more modules, as long as they stay in cache
+NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
 SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged
 
 

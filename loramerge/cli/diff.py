@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from loramerge.cli import show, values
+from loramerge.cli.options import PICKLE_HELP
 from loramerge.difference import diff as compare
 
 
@@ -19,8 +20,11 @@ from loramerge.difference import diff as compare
 )
 @click.option("--alpha", multiple=True, metavar="[SOURCE=]A", help="Training alpha of bare files that do not "
     "say it: a number, or `rank` for scale 1.")  # fmt: skip
+@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
-def diff(a: str, b: str, max_error: float | None, alpha: tuple[str, ...], as_json: bool) -> None:
+def diff(
+    a: str, b: str, max_error: float | None, alpha: tuple[str, ...], allow_pickle: bool, as_json: bool
+) -> None:
     """Compare two adapters: the relative error, cosine and norm ratio of every module.
 
     What is compared is the update ΔW, so ranks, factors, scales and types may differ. A module that
@@ -30,7 +34,7 @@ def diff(a: str, b: str, max_error: float | None, alpha: tuple[str, ...], as_jso
     Example:
       loramerge diff merged merged-again --max-error 1e-6
     """
-    found = compare(a, b, alpha=values.alphas(alpha))
+    found = compare(a, b, alpha=values.alphas(alpha), allow_pickle=allow_pickle)
     if as_json:
         show.data(found.to_dict())
     else:

@@ -9,6 +9,7 @@ import click
 
 from loramerge.backend import keep_freed_memory
 from loramerge.cli import show
+from loramerge.cli.options import PICKLE_HELP
 from loramerge.difference import Difference
 from loramerge.driver import run
 from loramerge.errors import printable
@@ -22,9 +23,17 @@ from loramerge.replaying import Replay, prepare
     "else replayed]")  # fmt: skip
 @click.option("--source", "sources", multiple=True, metavar="[NAME=]PATH",
     help="Where a source lies that is not beside the record or here, or a folder to look in.")  # fmt: skip
+@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
-def replay(record: Path, out: Path | None, sources: tuple[str, ...], overwrite: bool, quiet: bool) -> None:
+def replay(
+    record: Path,
+    out: Path | None,
+    sources: tuple[str, ...],
+    allow_pickle: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
     """Do a recorded merge again, from the sources of then.
 
     RECORD is a loramerge.json, the folder it lies in, or a .safetensors written by combine. Every source
@@ -35,7 +44,7 @@ def replay(record: Path, out: Path | None, sources: tuple[str, ...], overwrite: 
     Example:
       loramerge replay merged/loramerge.json -o again --source a=/data/a
     """
-    todo = prepare(record, *_places(sources))
+    todo = prepare(record, *_places(sources), allow_pickle)
     out = out or Path("replayed.safetensors" if todo.bare else "replayed")
     keep_freed_memory()
     merge = run(todo.plan, out, overwrite=overwrite, progress=show.progress)
