@@ -15,7 +15,10 @@ COMFY = re.compile(
     r"diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\."
 )
 OTHER_FORMS = re.compile(r"lora_(?!.*norm).*\.(hada_|lokr_|lora_mid\b|diff$|diff_b$)")
-OWN = "convert it to its own names, by `loramerge convert --to diffusers`"
+CONTROL = "query_norm.scale"
+UNET = re.compile(r"(down_blocks|up_blocks|mid_block)\.")
+OLD = re.compile(r"unet\..*\.(lora_(down|up)|lora_linear_layer\.(down|up))\.weight$")
+OTHER_PREFIXES = re.compile(r"(lycoris|lora_prior_unet|lora_prior_te)_")
 
 
 def scale(config: Mapping[str, Any], module: Module) -> float:
@@ -25,19 +28,15 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
     return 1.0 if module.alpha is None else module.alpha / module.rank
 
 
+def alphas(facts: Facts) -> bool:
+    """Whether it heeds alpha tensors: in its own names only where they are of a transformer, such as Flux."""
+    return facts.dialect != "diffusers" or any(key.startswith("transformer") for key in facts.tensors)
+
+
 def rules(facts: Facts) -> Iterator[Finding]:
     """What it refuses or drops of a file."""
-    alphas = [key for key in facts.tensors if key.endswith(".alpha")]
-    if alphas and "r" in facts.config and facts.dialect == "diffusers":
-        yield DIFFUSERS.rejecting(
-            "it has alpha tensors and lora_adapter_metadata, and either says the scale", "remove one"
-        )
-    if nameless := [key for key in facts.tensors if COMFY.match(key)]:
-        yield DIFFUSERS.ignoring(
-            f"keys such as {printable(nameless[0], 80)}: with Stable Diffusion and Flux.1 it loads nothing "
-            "of the names of ComfyUI",
-            OWN,
-        )
+    yield from _unnamed(facts)
+    yield from _settings(facts)
     if odd := [key for key in facts.tensors if OTHER_FORMS.match(key)]:
         why = f"of the names of kohya it loads lora_down and lora_up only, and no {printable(odd[0], 80)}"
         yield DIFFUSERS.rejecting(why)
@@ -47,15 +46,53 @@ def rules(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _unnamed(facts: Facts) -> Iterator[Finding]:
+    """Names in which it finds no module."""
+    if nameless := [key for key in facts.tensors if COMFY.match(key)]:
+        yield DIFFUSERS.ignoring(
+            f"keys such as {printable(nameless[0], 80)}: with Stable Diffusion and Flux.1 it loads nothing "
+            "of the names of ComfyUI"
+        )
+    if facts.dialect == "bfl" and not any(CONTROL in key for key in facts.tensors):
+        some = printable(next(iter(facts.tensors)), 80)
+        yield DIFFUSERS.ignoring(f"keys such as {some}: of these names it loads control LoRAs of Flux only")
+    if others := [key for key in facts.tensors if OTHER_PREFIXES.match(key)]:
+        yield DIFFUSERS.ignoring(f"keys such as {printable(others[0], 80)}, whose prefix it does not know")
+    if bare := [key for key in facts.tensors if facts.dialect == "diffusers" and UNET.match(key)]:
+        yield DIFFUSERS.ignoring(f"keys without unet. before them, such as {printable(bare[0], 80)}")
+    if old := [key for key in facts.tensors if facts.dialect == "diffusers" and OLD.match(key)]:
+        yield DIFFUSERS.rejecting(f"of a UNet in its own names it reads no {printable(old[0], 80)}")
+    if named := [key for key in facts.tensors if facts.dialect == "diffusers" and ".default." in key]:
+        yield DIFFUSERS.ignoring(f"keys that hold an adapter's name, such as {printable(named[0], 80)}")
+
+
+def _settings(facts: Facts) -> Iterator[Finding]:
+    """What it stops at in `lora_adapter_metadata`."""
+    if not facts.parts:
+        return
+    if alphas(facts) and any(key.endswith(".alpha") for key in facts.tensors):
+        yield DIFFUSERS.rejecting(
+            "it has alpha tensors and lora_adapter_metadata, and either says the scale", "remove one"
+        )
+    for component in sorted({key.partition(".")[0] for key in facts.tensors}):
+        said = facts.parts.get(component, {})
+        if not said:
+            yield DIFFUSERS.rejecting(f"lora_adapter_metadata says nothing of {printable(component, 40)}")
+        elif "target_modules" not in said:
+            why = f"lora_adapter_metadata does not give {printable(component, 40)}.target_modules"
+            yield DIFFUSERS.rejecting(why)
+
+
 DIFFUSERS = Consumer(
     "diffusers",
     "diffusers",
     "0.42.1",
-    ("diffusers", "kohya", "comfyui"),
+    ("diffusers", "kohya", "comfy", "xlabs", "bfl"),
     False,
     scale,
     rules,
     heeds=frozenset(SPECIAL),
     patterns=True,
     formats=("diffusers", "kohya"),
+    alphas=alphas,
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"  # in a folder that PEFT saved
 PICKLED = "adapter_model.bin"  # the same, before PEFT 0.6
+UNKNOWN = "unknown"  # the format of names that no reader knows
 
 _NAME = re.compile(
     r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.lora_(?P<part>[ABE]|embedding_[AB])"
