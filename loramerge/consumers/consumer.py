@@ -99,7 +99,7 @@ class Consumer:
     def findings(self, facts: Facts, max_rank: int | None = None) -> list[Finding]:
         """All that is to say of an adapter; nothing if it loads as it was meant."""
         if facts.dialect not in self.dialects:
-            return self._mended([self._foreign(facts)], facts, max_rank or self.max_rank)
+            return [self._foreign(facts)]
         limit = max_rank or self.max_rank
         if self.folder and facts.folder and facts.dialect == "peft" and facts.peft_type not in self.types:
             found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
@@ -127,8 +127,7 @@ class Consumer:
 
     def _mended(self, found: list[Finding], facts: Facts, limit: int | None) -> list[Finding]:
         """With one command for all of them, if it mends them all."""
-        if obstacle := facts.unread or facts.unfit(self.format_for([facts.dialect]) or facts.dialect):
-            why = f"loramerge cannot rewrite it: {obstacle}"
+        if why := self._obstacle(facts, self.format_for([facts.dialect]) or facts.dialect):
             return [replace(f, mend=why, command="") if f.command else f for f in found]
         if not all(f.command for f in found):
             return [replace(f, command="") for f in found]
@@ -136,7 +135,7 @@ class Consumer:
         if limit is not None and limit != self.max_rank:
             words.append(f"--max-rank {limit}")
         if facts.others:
-            words.append(f"--extras {'first' if all(map(self.keeps, facts.others)) else 'drop'}")
+            words.append(f"--extras {'drop' if self._lost(facts) else 'first'}")
         command = " ".join(filter(None, [*words, facts.options, f"-o {self._beside(facts)}"]))
         said = self._cost(facts)
         return [replace(f, command=command, mend=f.mend or said) for f in found]
@@ -144,10 +143,14 @@ class Consumer:
     def _cost(self, facts: Facts) -> str:
         """What its user should know of the command."""
         said = ["A is its training alpha, or `rank` if the weights hold the scale"] * facts.asks_alpha
-        lost = [key for key in facts.others if not self.keeps(key)]
-        if lost:
+        if lost := self._lost(facts):
             said.append(f"this leaves out what is no pair ({printable(lost[0], 80)} …)")
         return "; ".join(said)
+
+    def _lost(self, facts: Facts) -> list[str]:
+        """The keys beside the pairs that it does not load, or that its format has no place for."""
+        alike = self.format_for([facts.dialect]) is None
+        return [key for key in facts.others if not (alike and self.keeps(key))]
 
     def _foreign(self, facts: Facts) -> Finding:
         some = printable(next(iter(facts.tensors), "none"), 80)
@@ -157,7 +160,22 @@ class Consumer:
         if facts.dialect != UNKNOWN:
             whose = f"this is {what} ({some})"
         sentence = f"{self.title} finds nothing to load: it reads {own}, and {whose}."
-        return Finding(self.name, "rejects", sentence, "", REWRITE)
+        known = "" if facts.dialect == UNKNOWN else self._obstacle(facts, self.formats[0])
+        if facts.dialect == UNKNOWN or known:
+            return Finding(self.name, "rejects", sentence, known or facts.unread)
+        words = [
+            f"loramerge convert --to {self.formats[0]}",
+            facts.options,
+            "--extras drop" * bool(facts.others),
+        ]
+        command = " ".join(filter(None, [*words, facts.quoted, self._beside(facts)]))
+        mend = "; ".join(filter(None, [f"`{command}` writes it in names that it reads", self._cost(facts)]))
+        return Finding(self.name, "rejects", sentence, mend)
+
+    def _obstacle(self, facts: Facts, name: str) -> str:
+        """Why it cannot be written in a format; "" if it can."""
+        why = facts.unread or facts.unfit(name)
+        return why and f"loramerge cannot rewrite it: {why}"
 
     def _doubtful(self, facts: Facts) -> Finding:
         """Its files do not say what is meant, and no rule tells what becomes of it."""

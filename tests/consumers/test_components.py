@@ -11,7 +11,10 @@ from tests.files import bare
 from tests.tiny_models import QUIET, LoraLayer
 
 pytestmark = QUIET
-FLUX, TEXT = "transformer.transformer_blocks.0.attn", "text_encoder.text_model.encoder.layers.0.self_attn"
+FLUX, TEXT = (
+    "transformer.single_transformer_blocks.0.attn",
+    "text_encoder.text_model.encoder.layers.0.self_attn",
+)
 OWN = {  # what the two components say -> the scale of each of their modules, by hand; all have rank 4
     "alphas": ({"lora_alpha": 8}, {"lora_alpha": 1}, {"to_q": 2, "to_k": 2, "q_proj": 0.25, "k_proj": 0.25}),
     "rsLoRA in one": (
@@ -104,5 +107,5 @@ def test_diffusers_itself_scales_the_transformer_so(name, tmp_path):
     file = write(tmp_path, name)
     model.load_lora_adapter(str(tmp_path), weight_name=file.name, prefix="transformer", adapter_name="other")
     found = {p: m.scaling["other"] for p, m in model.named_modules() if isinstance(m, LoraLayer)}
-    wanted = {f"transformer_blocks.0.attn.{x}": OWN[name][2][x] for x in ("to_q", "to_k")}
+    wanted = {f"single_transformer_blocks.0.attn.{x}": OWN[name][2][x] for x in ("to_q", "to_k")}
     assert found == pytest.approx(wanted)
