@@ -20,7 +20,7 @@ from loramerge.formats.names import WEIGHTS, alpha_of
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import PICKLES
 from loramerge.formats.raw import Raw, look
-from loramerge.hub.names import hub_name
+from loramerge.hub.names import HubName, hub_name
 from loramerge.target import Target
 
 
@@ -34,7 +34,8 @@ def check(
     """What a consumer would do with an adapter other than what was meant; empty if it loads it well.
 
     Args:
-        source: a folder or a file; an `Adapter` made in memory is taken as `save` would write it.
+        source: a folder, a file, or a name on the Hub, of which only the header is read; an `Adapter` made in
+            memory is taken as `save` would write it.
         consumer: peft, transformers, vllm, sglang, llama.cpp, diffusers, comfyui or mlx.
         max_rank: the largest rank that it was told to load; vLLM's own default is 16.
         allow_pickle: as for `load`.
@@ -65,6 +66,9 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
 
 def _of_adapter(adapter: Adapter) -> Facts:
     known = adapter.provenance
+    if known.peeked and known.hub:
+        owner, name, *path = known.hub.split("/")
+        return facts_of(str(HubName(f"{owner}/{name}", known.revision, "/".join(path))))
     if not known.files:
         return _of_memory(adapter)
     place = known.files[0] if len(known.files) == 1 else known.files[0].parent

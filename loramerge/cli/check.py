@@ -9,6 +9,7 @@ import click
 
 from loramerge.checking import facts_of
 from loramerge.cli import show
+from loramerge.cli.downloads import listed
 from loramerge.cli.options import PICKLE_HELP
 from loramerge.consumers import CONSUMERS, Consumer, Facts, Finding, find, meant
 from loramerge.errors import LoramergeError, printable
@@ -39,15 +40,16 @@ def check(
     """Tell what the programs that load adapters would do with one, and what mends it.
 
     A program may refuse an adapter; or, without saying so, scale it wrongly or ignore a part of it. Only
-    headers are read. Exit code 3 if there is anything to mend.
+    headers are read, of adapters on the Hub too. Exit code 3 if there is anything to mend.
 
     \b
     Example:
-      loramerge check merged --for vllm --for sglang
+      loramerge check merged org/name@v1 --for vllm --for sglang
     """
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
-    for member in [member for source in sources for member, _ in expand(source)]:
+    members = [member for source in sources for each in listed(source) for member, _ in expand(each)]
+    for member in members:
         try:
             facts = facts_of(member, allow_pickle)
         except LoramergeError as error:
@@ -58,7 +60,7 @@ def check(
         found = {consumer: consumer.findings(facts, max_rank) for consumer in wanted}
         shown.append(_plain(facts, found))
         if not as_json:
-            click.echo(_text(facts, found))
+            click.echo(_text(facts, found) + "\n" * (len(members) > 1))
     if as_json:
         show.data(shown)
     if failures:
