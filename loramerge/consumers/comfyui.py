@@ -29,12 +29,13 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 def rules(facts: Facts) -> Iterator[Finding]:
     """What it passes over."""
     if missed := [key for key in facts.tensors if ATTENTION.match(key) and ".processor." not in key]:
+        share = "all" if len(missed) == len(facts.tensors) else f"{len(missed)} of {len(facts.tensors)}"
         yield COMFYUI.ignoring(
-            f"{len(missed)} of {len(facts.tensors)} tensors, such as {printable(missed[0], 100)}: in a UNet "
+            f"{share} tensors, such as {printable(missed[0], 100)}: in a UNet "
             "it looks for them under `.processor.to_q` and the like only"
         )
     if facts.dialect in WHOLE and not all(key in facts.tensors for key in WHOLE[facts.dialect]):
-        some = printable(next(iter(facts.tensors)), 80)
+        some = printable(facts.example, 80)
         yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads {ONLY[facts.dialect]} only")
     if facts.dialect == "peft":
         yield COMFYUI.ignoring(

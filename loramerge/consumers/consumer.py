@@ -30,7 +30,8 @@ class Finding:
         consumer: its name in `CONSUMERS`.
         effect: ``rejects`` it; ``scales`` it wrongly, or ``ignores`` a part of it, without saying so.
         sentence: what happens, and why.   mend: what helps, in words.
-        command: to paste: mends this and all else that the consumer finds. Empty where nothing does.
+        command: to paste: mends this and all else that the consumer finds; of names that are foreign to it,
+            it makes its own. Empty where nothing does.
     """
 
     consumer: str
@@ -142,9 +143,9 @@ class Consumer:
 
     def _cost(self, facts: Facts) -> str:
         """What its user should know of the command."""
-        said = ["A is its training alpha, or `rank` if the weights hold the scale"] * facts.asks_alpha
+        said = ["give its training alpha for A, or `rank` if the weights hold the scale"] * facts.asks_alpha
         if lost := self._lost(facts):
-            said.append(f"this leaves out what is no pair ({printable(lost[0], 80)} …)")
+            said.append(f"leave out what is no pair ({printable(lost[0], 80)} …)")
         return "; ".join(said)
 
     def _lost(self, facts: Facts) -> list[str]:
@@ -153,13 +154,13 @@ class Consumer:
         return [key for key in facts.others if not (alike and self.keeps(key))]
 
     def _foreign(self, facts: Facts) -> Finding:
-        some = printable(next(iter(facts.tensors), "none"), 80)
-        own = _either([named(name).words for name in self.dialects])
+        some = printable(facts.example, 80)
+        own = _listed([named(name).tool for name in self.dialects])
         what = named(facts.dialect).words
         whose = f"{some} is of no format that is known here"
         if facts.dialect != UNKNOWN:
             whose = f"this is {what} ({some})"
-        sentence = f"{self.title} finds nothing to load: it reads {own}, and {whose}."
+        sentence = f"{self.title} finds nothing to load: it reads the names of {own}, and {whose}."
         known = "" if facts.dialect == UNKNOWN else self._obstacle(facts, self.formats[0])
         if facts.dialect == UNKNOWN or known:
             return Finding(self.name, "rejects", sentence, known or facts.unread)
@@ -169,8 +170,7 @@ class Consumer:
             "--extras drop" * bool(facts.others),
         ]
         command = " ".join(filter(None, [*words, facts.quoted, self._beside(facts)]))
-        mend = "; ".join(filter(None, [f"`{command}` writes it in names that it reads", self._cost(facts)]))
-        return Finding(self.name, "rejects", sentence, mend)
+        return Finding(self.name, "rejects", sentence, self._cost(facts), command)
 
     def _obstacle(self, facts: Facts, name: str) -> str:
         """Why it cannot be written in a format; "" if it can."""
@@ -234,9 +234,9 @@ class Consumer:
         yield self.rejecting(f"rank {widest} is above {limit}, {whose}", start, REWRITE)
 
 
-def _either(words: Sequence[str]) -> str:
-    """`a, b or c`."""
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+def _listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _strength(factors: Mapping[str, float]) -> str:

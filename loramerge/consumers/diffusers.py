@@ -54,7 +54,7 @@ def _unnamed(facts: Facts) -> Iterator[Finding]:
             "of the names of ComfyUI"
         )
     if facts.dialect == "bfl" and not any(CONTROL in key for key in facts.tensors):
-        some = printable(next(iter(facts.tensors)), 80)
+        some = printable(facts.example, 80)
         yield DIFFUSERS.ignoring(f"keys such as {some}: of these names it loads control LoRAs of Flux only")
     if others := [key for key in facts.tensors if OTHER_PREFIXES.match(key)]:
         yield DIFFUSERS.ignoring(f"keys such as {printable(others[0], 80)}, whose prefix it does not know")

@@ -93,6 +93,11 @@ class Facts:
         return tuple(sorted(k for k in self.tensors if k not in self.names and alpha_of(k) is None))
 
     @property
+    def example(self) -> str:
+        """A key to show: that of a factor, if it has one."""
+        return next((k for k in self.tensors if k not in self.others), next(iter(self.tensors), "none"))
+
+    @property
     def ranks(self) -> dict[str, int]:
         """Module path -> rows of its ``lora_A``."""
         down = {k: n for k, n in self.names.items() if n.part in ("A", "embedding_A") and self.tensors[k]}

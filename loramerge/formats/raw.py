@@ -112,7 +112,8 @@ def _weights(names: list[str], name: str) -> str:
     known = [each for each in (WEIGHTS, PICKLED, *reversed(FOLDER_FILES)) if each in names]
     found = known or [each for each in names if each.endswith(".safetensors")]
     if not found:
-        raise SourceError(f"{printable(name)} holds no file of weights: name the adapter's folder or file.")
+        some = ", ".join(printable(each, 60) for each in names[:3]) or "it holds no files"
+        raise SourceError(f"{printable(name)} holds no file of weights ({some}): name the adapter's own.")
     if len(found) > 1 and not known:
         some = ", ".join(printable(each, 60) for each in found[:3])
         raise SourceError(f"{printable(name)} holds several files of weights ({some}): name one of them.")

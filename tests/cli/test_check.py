@@ -61,14 +61,14 @@ def test_a_file_that_does_not_say_its_alpha_gets_a_command_with_a_place_for_it(c
     HOSTILE["one file"](tmp_path / "x")
     assert cli("check", "x.safetensors", "--for", "peft").code == 3
     assert "loramerge combine x.safetensors --for peft --alpha A -o x-peft" in cli.out
-    assert "A is its training alpha" in cli.out
+    assert "give its training alpha for A, or" in cli.out
 
 
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [
         ("nowhere", 1, "nowhere"),
-        ("empty", 1, "holds no file of weights"),
+        ("empty", 1, "holds no file of weights (it holds no files)"),
         ("many", 1, "holds several files of weights (1.safetensors, 2.safetensors): name one of them"),
         ("cut", 1, "cut"),
     ],

@@ -24,7 +24,7 @@ def test_a_repository_is_checked_as_its_folder_is(hub, cli, tmp_path, source):
     here, there = (lm.check(each, "sglang") for each in (tmp_path / "a", source))
     assert [finding.sentence for finding in here] == [finding.sentence for finding in there]
     assert cli("check", source, "--for", "sglang").code == 3
-    assert cli.out.startswith(f"{source}: adapter_config.json and 16 tensors with peft names\n")
+    assert cli.out.startswith(f"{source}: a PEFT adapter in a folder with its config, 16 tensors\n")
 
 
 def test_a_commit_and_a_folder_of_it_are_what_is_checked(hub, cli, tmp_path):
@@ -96,9 +96,9 @@ def test_of_several_each_has_its_findings_under_its_name(hub, cli, tmp_path, for
     }
     assert cli("check", *sources[form], "--for", "sglang", "--for", "vllm").code == 3
     first, second = cli.out.split("\n\n")[:2]
-    assert first.splitlines()[0].endswith("org/a: adapter_config.json and 16 tensors with peft names")
+    assert first.splitlines()[0].endswith("org/a: a PEFT adapter in a folder with its config, 16 tensors")
     assert first.count("loads it as it is meant") == 2
-    assert second.splitlines()[0].endswith("org/b: adapter_config.json and 16 tensors with peft names")
+    assert second.splitlines()[0].endswith("org/b: a PEFT adapter in a folder with its config, 16 tensors")
     assert "SGLang ignores use_rslora" in second
     rows = cli("check", *sources[form], "--json").json()
     assert [row["source"].removeprefix("hf://") for row in rows] == ["org/a", "org/b"]
