@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from loramerge.adapter import Adapter, Tensor
 from loramerge.consumers import Facts, Finding, Module, find
 from loramerge.errors import IncompatibleError, LoramergeError, UsageError
 from loramerge.formats import portable
-from loramerge.formats.dialects import DIFFUSERS, PEFT, named
+from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
 from loramerge.formats.keys import common_rank, own_ranks
 from loramerge.formats.names import WEIGHTS, alpha_of
 from loramerge.formats.output import Outline
@@ -57,7 +58,10 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
     if isinstance(source, Adapter):
         return _of_adapter(source)
     if (found := hub_name(source)) is None:
-        return _of_raw(look(Path(source), str(source) or ".", allow_pickle), str(source) or ".", allow_pickle)
+        raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
+        if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
+            path = str(raw.place)  # `load` wants such a file by its name
+        return _of_raw(raw, path, allow_pickle)
     from loramerge.formats.remote import look_hub  # for those who name it
 
     facts = _of_raw(look_hub(str(source), found, allow_pickle), str(source), allow_pickle)
