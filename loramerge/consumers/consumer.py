@@ -14,7 +14,7 @@ from loramerge.formats.names import UNKNOWN
 
 Effect = Literal["rejects", "scales", "ignores"]
 Scale = Callable[[Mapping[str, Any], Module], float]
-REWRITE = "rewrite"  # stands for the command, which is written when all findings are known
+REWRITE = "rewrite"  # stands for the command, which is written when all are known; options may follow
 UNMENDED = {  # what `loramerge combine` keeps, so that it does not help
     "lora_bias": "train it without lora_bias",
     "layer_replication": "merge it into its base model, and use that",
@@ -133,6 +133,7 @@ class Consumer:
         if not all(f.command for f in found):
             return [replace(f, command="") for f in found]
         words = ["loramerge combine", facts.quoted, f"--for {self.name}"]
+        words += sorted({f.command.removeprefix(REWRITE).strip() for f in found})
         if limit is not None and limit != self.max_rank:
             words.append(f"--max-rank {limit}")
         if facts.others:

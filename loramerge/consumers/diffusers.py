@@ -6,18 +6,21 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import REWRITE, Consumer, Finding
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import printable
 from loramerge.formats.config import scales
 
 COMFY = re.compile(
-    r"diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\."
+    r"diffusion_model\.((input_blocks|middle_block|output_blocks)\.|(double|single)_blocks\..*\.lora_[AB]\b)"
 )
 OTHER_FORMS = re.compile(r"lora_(?!.*norm).*\.(hada_|lokr_|lora_mid\b|diff$|diff_b$)")
 CONTROL = "query_norm.scale"
 UNET = re.compile(r"(down_blocks|up_blocks|mid_block)\.")
 OLD = re.compile(r"unet\..*\.(lora_(down|up)|lora_linear_layer\.(down|up))\.weight$")
+OUTSIDE = re.compile(
+    r"transformer\.(final_layer\.|x_embedder|context_embedder|time_text_embed\.|norm_out\.|proj_out$)"
+)
 OTHER_PREFIXES = re.compile(r"(lycoris|lora_prior_unet|lora_prior_te)_")
 
 
@@ -37,6 +40,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     """What it refuses or drops of a file."""
     yield from _unnamed(facts)
     yield from _settings(facts)
+    yield from _outside(facts)
     if odd := [key for key in facts.tensors if OTHER_FORMS.match(key)]:
         why = f"of the names of kohya it loads lora_down and lora_up only, and no {printable(odd[0], 80)}"
         yield DIFFUSERS.rejecting(why)
@@ -50,8 +54,8 @@ def _unnamed(facts: Facts) -> Iterator[Finding]:
     """Names in which it finds no module."""
     if nameless := [key for key in facts.tensors if COMFY.match(key)]:
         yield DIFFUSERS.ignoring(
-            f"keys such as {printable(nameless[0], 80)}: with Stable Diffusion and Flux.1 it loads nothing "
-            "of the names of ComfyUI"
+            f"keys such as {printable(nameless[0], 80)}: of Stable Diffusion, and of Flux.1 with "
+            "lora_A and lora_B, it loads nothing in the names of ComfyUI"
         )
     if facts.dialect == "bfl" and not any(CONTROL in key for key in facts.tensors):
         some = printable(facts.example, 80)
@@ -81,6 +85,17 @@ def _settings(facts: Facts) -> Iterator[Finding]:
         elif "target_modules" not in said:
             why = f"lora_adapter_metadata does not give {printable(component, 40)}.target_modules"
             yield DIFFUSERS.rejecting(why)
+
+
+def _outside(facts: Facts) -> Iterator[Finding]:
+    """It takes what Flux has beside its blocks from the names of kohya, but without its prefix."""
+    spelled = any(key.startswith("lora_unet_") for key in facts.tensors)
+    if spelled and (lost := [m.place for m in facts.modules if OUTSIDE.match(m.place)]):
+        yield DIFFUSERS.ignoring(
+            f"{len(lost)} of {len(facts.modules)} modules, such as {printable(lost[0], 80)}: of Flux in the "
+            "names of kohya it loads the blocks only",
+            command=f"{REWRITE} --format diffusers",
+        )
 
 
 DIFFUSERS = Consumer(

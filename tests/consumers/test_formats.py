@@ -67,13 +67,19 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
         "comfy",
         pair(f"diffusion_model.{ATTENTION}"),
         ["comfyui"],
-        {"diffusers": "it loads nothing of the names of ComfyUI"},
+        {"diffusers": "it loads nothing in the names of ComfyUI"},
     ),
     "ComfyUI of Flux": (
         "comfy",
         pair("diffusion_model.double_blocks.0.img_attn.qkv"),
         ["comfyui"],
-        {"diffusers": "it loads nothing of the names of ComfyUI"},
+        {"diffusers": "it loads nothing in the names of ComfyUI"},
+    ),
+    "ComfyUI of Flux, as of kohya": (
+        "comfy",
+        pair("diffusion_model.double_blocks.0.img_attn.qkv", KOHYA),
+        IMAGES,
+        {},
     ),
     "Black Forest Labs": (
         "bfl",
@@ -102,6 +108,38 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
     "cloneofsimo": ("cloneofsimo", pair("unet:0", (":down", ":up")), [], {}),
     "loralib": ("loralib", pair("transformer.h.0.attn.c_attn", ("lora_A", "lora_B")), [], {}),
 }
+
+
+OUTSIDE = {
+    "final_layer_linear": "proj_out",
+    "final_layer_adaLN_modulation_1": "norm_out.linear",
+    "txt_in": "context_embedder",
+    "img_in": "x_embedder",
+    "vector_in_in_layer": "time_text_embed.text_embedder.linear_1",
+    "time_in_in_layer": "time_text_embed.timestep_embedder.linear_1",
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_of_flux_in_the_names_of_kohya_diffusers_loads_the_blocks(name, cli, tmp_path):
+    torch = pytest.importorskip("torch", reason="diffusers comes with the extra `test`")
+    conversion = pytest.importorskip(
+        "diffusers.loaders.lora_conversion_utils", reason="diffusers comes with the extra `test`"
+    )
+    values = pair(f"lora_unet_{name}", KOHYA) | pair("lora_unet_double_blocks_0_img_attn_qkv", KOHYA)
+    own = conversion._convert_kohya_flux_lora_to_diffusers({k: torch.tensor(v) for k, v in values.items()})
+    lost = {key.partition(".lora_")[0] for key in own if not key.startswith("transformer.")}
+    assert lost == {OUTSIDE[name]}
+    bare(tmp_path / "a.safetensors", values)
+    (finding,) = lm.check("a.safetensors", "diffusers")
+    assert finding.effect == "ignores"
+    assert "1 of 2 modules, such as transformer." in finding.sentence
+    assert "double_blocks" not in finding.sentence
+    assert cli(*finding.command.split()[1:]).code == 0, cli.err
+    assert not lm.check(finding.command.split()[-1], "diffusers")
+    cli("combine", "a.safetensors", "--for", "diffusers", "--format", "kohya", "-o", "k.safetensors")
+    assert cli.code == 3
+    assert "the names of kohya it loads the blocks only" in cli.err
 
 
 def test_no_format_is_missing_here():
