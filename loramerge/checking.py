@@ -90,6 +90,7 @@ def of_outline(outline: Outline, path: str) -> Facts:
         {key: shape for key, (_, shape) in outline.layout().items()},
         dialect.name,
         modules=_modules(units, dict.fromkeys(outline.shapes, 1.0), {}),
+        beyond=None if dialect is PEFT else tuple(outline.extras),
         weights=dialect.weights or WEIGHTS,
     )
 

@@ -18,6 +18,7 @@ WHOLE = {  # the keys by which it knows the names of others
         "double_blocks.18.processor.qkv_lora2.up.weight",
     ),
 }
+KEPT = tuple(".diff .diff_b .w_norm .b_norm .dora_scale .set_weight .reshape_weight".split())
 ONLY = {"bfl": "control LoRAs of Flux", "xlabs": "files that have every block of Flux"}
 
 
@@ -37,6 +38,8 @@ def rules(facts: Facts) -> Iterator[Finding]:
     if facts.dialect in WHOLE and not all(key in facts.tensors for key in WHOLE[facts.dialect]):
         some = printable(facts.example, 80)
         yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads {ONLY[facts.dialect]} only")
+    if facts.dialect in ("kohya", "comfy", "diffusers"):
+        yield from COMFYUI.passing_over([key for key in facts.beyond or () if not key.endswith(KEPT)])
     if facts.dialect == "peft":
         yield COMFYUI.ignoring(
             "keys with base_model.model, but for a few models such as SD 3 and PixArt: it logs `lora key not "

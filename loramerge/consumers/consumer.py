@@ -121,6 +121,12 @@ class Consumer:
     def ignoring(self, what: str, mend: str = "", command: str | None = None) -> Finding:
         return self._found("ignores", f"{self.title} ignores {what}.", mend, command)
 
+    def passing_over(self, keys: Sequence[str]) -> Iterator[Finding]:
+        """What it says of tensors that it has no use for, if there are any."""
+        if keys:
+            count = "a tensor that is" if len(keys) == 1 else f"{len(keys)} tensors that are"
+            yield self.ignoring(f"{count} no pair ({printable(keys[0])})")
+
     def _found(self, effect: Effect, sentence: str, mend: str, command: str | None = None) -> Finding:
         if command is None:
             command = "" if mend else REWRITE
@@ -128,6 +134,8 @@ class Consumer:
 
     def _mended(self, found: list[Finding], facts: Facts, limit: int | None) -> list[Finding]:
         """With one command for all of them, if it mends them all."""
+        if not found:
+            return []
         if why := self._obstacle(facts, self.format_for([facts.dialect]) or facts.dialect):
             return [replace(f, mend=why, command="") if f.command else f for f in found]
         if not all(f.command for f in found):

@@ -15,6 +15,7 @@ COMFY = re.compile(
     r"diffusion_model\.((input_blocks|middle_block|output_blocks)\.|(double|single)_blocks\..*\.lora_[AB]\b)"
 )
 OTHER_FORMS = re.compile(r"lora_(?!.*norm).*\.(hada_|lokr_|lora_mid\b|diff$|diff_b$)")
+KEPT = (".lora_B.bias", ".lora_magnitude_vector", ".dora_scale")
 CONTROL = "query_norm.scale"
 UNET = re.compile(r"(down_blocks|up_blocks|mid_block)\.")
 OLD = re.compile(r"unet\..*\.(lora_(down|up)|lora_linear_layer\.(down|up))\.weight$")
@@ -41,6 +42,8 @@ def rules(facts: Facts) -> Iterator[Finding]:
     yield from _unnamed(facts)
     yield from _settings(facts)
     yield from _outside(facts)
+    if facts.dialect == "diffusers":
+        yield from DIFFUSERS.passing_over([key for key in facts.beyond or () if not key.endswith(KEPT)])
     if odd := [key for key in facts.tensors if OTHER_FORMS.match(key)]:
         why = f"of the names of kohya it loads lora_down and lora_up only, and no {printable(odd[0], 80)}"
         yield DIFFUSERS.rejecting(why)
@@ -78,7 +81,8 @@ def _settings(facts: Facts) -> Iterator[Finding]:
         yield DIFFUSERS.rejecting(
             "it has alpha tensors and lora_adapter_metadata, and either says the scale", "remove one"
         )
-    for component in sorted({key.partition(".")[0] for key in facts.tensors}):
+    named = [key for key in facts.tensors if key not in facts.others and not UNET.match(key)]
+    for component in sorted({key.partition(".")[0] for key in named}):
         said = facts.parts.get(component, {})
         if not said:
             yield DIFFUSERS.rejecting(f"lora_adapter_metadata says nothing of {printable(component, 40)}")

@@ -102,9 +102,7 @@ def _others(facts: Facts) -> Iterator[Finding]:
     if strange:
         why = f"it would take {printable(strange[0])} for a lora_B"
         yield SGLANG.rejecting(why)
-    if lost := [k for k in facts.others if not _layer(k)]:
-        count = "a tensor that is" if len(lost) == 1 else f"{len(lost)} tensors that are"
-        yield SGLANG.ignoring(f"{count} no pair ({printable(lost[0])})")
+    yield from SGLANG.passing_over([key for key in facts.others if not _layer(key)])
 
 
 def _layer(text: str) -> bool:

@@ -177,6 +177,7 @@ def _mlx(place, rank=4, more=None, name="adapters.safetensors", **config):
     return place
 
 
+MORE = {"bundle_emb.style.clip_l": np.ones((2, 6), np.float32)}
 FLUX = "transformer.transformer_blocks.0.attn.to_q"
 ALPHA = {"unet.down_blocks.0.attentions.0.proj_in.alpha": np.float32(2)}
 DORA = {
@@ -224,6 +225,7 @@ HOSTILE |= {
     "sd15 with attention": lambda place: _diffusers(place, path="unet.mid_block.attentions.0.attn1.to_q"),
     "sd15 of old": lambda place: _diffusers(place, path="unet.mid_block.attentions.0.attn1.processor.to_q"),
     "sd15 with two answers": lambda place: _diffusers(place, ALPHA, settings(unet={"lora_alpha": 2})),
+    "sd15 with more": lambda place: _diffusers(place, MORE, settings(unet={})),
     "sd15 with alphas": lambda place: _diffusers(place, {key: np.float32(4) for key in ALPHA}),
     "sd15 with a config": lambda place: _diffusers(place, None, settings(unet={"lora_alpha": 4})),
     "sd15 without targets": lambda place: _diffusers(

@@ -104,6 +104,8 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("diffusers", "plain"): [("rejects", "finds nothing to load: it reads the names of diffusers, k")],
     ("diffusers", "sd15"): [],
     ("diffusers", "sd15 with two answers"): [],
+    ("diffusers", "sd15 with more"): [("ignores", "a tensor that is no pair (bundle_emb.style.clip_l)")],
+    ("comfyui", "sd15 with more"): [("ignores", "a tensor that is no pair (bundle_emb.style.clip_l)")],
     ("diffusers", "sd15 with alphas"): [("scales", "ignores alpha tensors: the adapter would act 2 times")],
     ("diffusers", "sd15 without a part"): [("ignores", "keys without unet. before them, such as mid_block.")],
     ("diffusers", "sd15 in the way of kohya"): [("rejects", "of a UNet in its own names it reads no unet")],
