@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,15 @@ import numpy as np
 from loramerge.adapter import Adapter, Tensor
 from loramerge.consumers import Facts, Finding, Module, find
 from loramerge.errors import IncompatibleError, LoramergeError, UsageError
-from loramerge.formats import load, portable
+from loramerge.formats import portable
+from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
 from loramerge.formats.keys import common_rank, own_ranks
 from loramerge.formats.names import WEIGHTS, alpha_of
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import PICKLES
 from loramerge.formats.raw import Raw, look
+from loramerge.hub.names import HubName, hub_name
 from loramerge.target import Target
-
-DOWN = re.compile(
-    r"(?P<stem>.+?)(\.lora_down|\.lora_A|_lora\.down|\.lora\.down)(\.default)?\.weight", re.DOTALL
-)
-COMPONENT = re.compile(r"^(unet|transformer|text_encoder)(_\d)?\.")
 
 
 def check(
@@ -37,7 +35,8 @@ def check(
     """What a consumer would do with an adapter other than what was meant; empty if it loads it well.
 
     Args:
-        source: a folder or a file; an `Adapter` made in memory is taken as `save` would write it.
+        source: a folder, a file, or a name on the Hub, of which only the header is read; an `Adapter` made in
+            memory is taken as `save` would write it.
         consumer: peft, transformers, vllm, sglang, llama.cpp, diffusers, comfyui or mlx.
         max_rank: the largest rank that it was told to load; vLLM's own default is 16.
         allow_pickle: as for `load`.
@@ -55,13 +54,29 @@ def check(
 
 
 def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
-    """What consumers look at. Only headers are read, and alpha tensors."""
-    if not isinstance(source, Adapter):
-        return _of_files(Path(source), str(source) or ".", allow_pickle)
-    if files := source.provenance.files:
-        place = files[0] if len(files) == 1 else files[0].parent
-        return _of_files(place, str(place), allow_pickle=True)
-    return _of_memory(source)
+    """What consumers look at. Only headers are read, and alpha tensors; of the Hub by range."""
+    if isinstance(source, Adapter):
+        return _of_adapter(source)
+    if (found := hub_name(source)) is None:
+        raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
+        if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
+            path = str(raw.place)  # `load` wants such a file by its name
+        return _of_raw(raw, path, allow_pickle)
+    from loramerge.formats.remote import look_hub  # for those who name it
+
+    facts = _of_raw(look_hub(str(source), found, allow_pickle), str(source), allow_pickle)
+    return replace(facts, stem=(found.path or found.repo).rpartition("/")[2])
+
+
+def _of_adapter(adapter: Adapter) -> Facts:
+    known = adapter.provenance
+    if known.peeked and known.hub:
+        owner, name, *path = known.hub.split("/")
+        return facts_of(str(HubName(f"{owner}/{name}", known.revision, "/".join(path))))
+    if not known.files:
+        return _of_memory(adapter)
+    place = known.files[0] if len(known.files) == 1 else known.files[0].parent
+    return _of_raw(look(place, str(place), allow_pickle=True), str(place), allow_pickle=True)
 
 
 def of_outline(outline: Outline, path: str) -> Facts:
@@ -73,7 +88,9 @@ def of_outline(outline: Outline, path: str) -> Facts:
         dialect.weights is not None,
         next(iter(beside.values()), {}),
         {key: shape for key, (_, shape) in outline.layout().items()},
+        dialect.name,
         modules=_modules(units, dict.fromkeys(outline.shapes, 1.0), {}),
+        beyond=None if dialect is PEFT else tuple(outline.extras),
         weights=dialect.weights or WEIGHTS,
     )
 
@@ -85,49 +102,45 @@ def _of_memory(adapter: Adapter) -> Facts:
     return of_outline(Outline(shapes, rank, adapter.dtype, config, extras=adapter.extras), adapter.name)
 
 
-def _of_files(place: Path, name: str, allow_pickle: bool) -> Facts:
-    raw = look(place, name, allow_pickle)
+def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
     facts = Facts(
-        name,
+        path,
         raw.folder,
         raw.config,
         {key: tensor.shape for key, tensor in raw.tensors.items()},
+        raw.dialect,
+        raw.settings if raw.dialect == DIFFUSERS.name else {},
         weights=raw.weights,
         beside=raw.beside,
         options="--allow-pickle" if Path(raw.weights).suffix in PICKLES else "",
     )
-    return _understood(facts, raw, allow_pickle)
-
-
-def _understood(facts: Facts, raw: Raw, allow_pickle: bool) -> Facts:
-    """With the modules and the scales that are meant, as far as loramerge reads them."""
-    if facts.dialect != "peft":
-        facts = replace(facts, modules=_of_pipelines(raw))
     try:
-        adapter = load(raw.place, allow_pickle=allow_pickle)
+        return _understood(facts, raw, raw.read(None, allow_pickle))
     except IncompatibleError as error:
-        if facts.modules:
-            return replace(facts, unread=str(error))
         return _without_scales(replace(facts, unread=str(error)), raw, allow_pickle)
     except LoramergeError as error:
-        return replace(facts, unread=str(error))
-    if facts.dialect != "peft":
-        return replace(facts, beyond=tuple(adapter.extras))
+        return replace(facts, unread=str(error), broken=True)
+
+
+def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
+    """With the modules and the scales that are meant."""
+    facts = replace(facts, unfit=partial(_unfit, adapter))
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}
-    return replace(facts, modules=_modules(units, scales, _alphas(raw.tensors)))
+    if facts.dialect == PEFT.name:
+        return replace(facts, modules=_modules(units, scales, _alphas(raw.tensors)))
+    facts = replace(facts, beyond=tuple(adapter.extras))
+    if facts.dialect == DIFFUSERS.name:
+        found = _modules(units, scales, _alphas(raw.tensors))
+        return replace(facts, modules=tuple(map(_in_component, found)))
+    alphas = {_path(target): scale * units[target] for target, scale in scales.items()}
+    return replace(facts, modules=_modules(units, scales, alphas))  # every reader finds the scale in them
 
 
-def _of_pipelines(raw: Raw) -> tuple[Module, ...]:
-    """The modules of a file in the names of diffusers, kohya or ComfyUI, at the scale that those mean."""
-    found = []
-    for key, tensor in raw.tensors.items():
-        if (name := DOWN.fullmatch(key)) and tensor.shape and tensor.shape[0]:
-            stored = raw.tensors.get(f"{name['stem']}.alpha")
-            alpha = _number(stored) if stored is not None and _one(stored) else None
-            module = Module(COMPONENT.sub("", name["stem"]), tensor.shape[0], alpha)
-            found.append(replace(module, scale=find("diffusers").scale(raw.config, module)))
-    return tuple(found)
+def _in_component(module: Module) -> Module:
+    """With the name that it has in its own component."""
+    component, _, place = module.place.partition(".")
+    return replace(module, place=place, component=component)
 
 
 def _without_scales(facts: Facts, raw: Raw, allow_pickle: bool) -> Facts:
@@ -135,12 +148,22 @@ def _without_scales(facts: Facts, raw: Raw, allow_pickle: bool) -> Facts:
     if raw.folder:
         return facts
     try:
-        adapter = load(raw.place, "rank", allow_pickle=allow_pickle)
+        adapter = raw.read("rank", allow_pickle)
     except LoramergeError:
         return facts
     units = {target: slot.rank for target, slot in adapter.slots.items()}
-    modules = _modules(units, {}, _alphas(raw.tensors))
-    return replace(facts, modules=modules, unread="", options=f"{facts.options} --alpha A".strip())
+    options = f"{facts.options} --alpha A".strip()
+    modules, unfit = _modules(units, {}, {}), partial(_unfit, adapter)
+    return replace(facts, modules=modules, unread="", unfit=unfit, options=options)
+
+
+def _unfit(adapter: Adapter, name: str) -> str:
+    """Why an adapter has no names in that format; "" if it has."""
+    try:
+        named(name).adopt(adapter)
+    except LoramergeError as error:
+        return str(error)
+    return ""
 
 
 def _modules(
@@ -150,9 +173,14 @@ def _modules(
     ranks = own_ranks(units)
     found: dict[str, Module] = {}
     for target in units:
-        alpha, scale = alphas.get(target.path), scales.get(target)
+        alpha, scale = alphas.get(_path(target)), scales.get(target)
         found[target.place] = Module(target.place, ranks[target.place], alpha, scale, target.kind)
     return tuple(found.values())
+
+
+def _path(target: Target) -> str:
+    """The path of a module in the keys of a file."""
+    return target.path if target.component == "model" else f"{target.component}.{target.path}"
 
 
 def _alphas(tensors: Mapping[str, Tensor]) -> dict[str, float]:

@@ -214,11 +214,16 @@ def kohya(tmp_path):
 
 @pytest.mark.parametrize(
     ("consumer", "format"),
-    [("mlx", "peft"), ("vllm", "mlx"), ("diffusers", "cloneofsimo"), ("diffusers", "comfy")],
+    [("mlx", "peft"), ("vllm", "mlx"), ("diffusers", "cloneofsimo"), ("comfyui", "mlx")],
 )
 def test_a_format_that_it_does_not_load_is_said_to_be_none(consumer, format, tmp_path):
     with pytest.raises(lm.UsageError, match=rf"does not load the format {format} .* drop --format or --for"):
         lm.combine(two(tmp_path), consumer=consumer, format=format)
+
+
+def test_a_format_that_it_loads_of_some_models_is_refused_for_the_others(tmp_path):
+    with pytest.raises(lm.IncompatibleError, match="it loads nothing in the names of ComfyUI"):
+        lm.combine(kohya(tmp_path), consumer="diffusers", format="comfy")
 
 
 @pytest.mark.parametrize("format", ["kohya", "comfy", "cloneofsimo"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from typing import Any
 
@@ -9,9 +10,12 @@ import click
 
 from loramerge.checking import facts_of
 from loramerge.cli import show
+from loramerge.cli.downloads import listed
 from loramerge.cli.options import PICKLE_HELP
 from loramerge.consumers import CONSUMERS, Consumer, Facts, Finding, find, meant
 from loramerge.errors import LoramergeError, printable
+from loramerge.formats.dialects import named
+from loramerge.formats.names import UNKNOWN
 from loramerge.gathering import expand
 
 BREAKS = 3  # exit code: somebody would refuse it, or make something else of it
@@ -39,15 +43,16 @@ def check(
     """Tell what the programs that load adapters would do with one, and what mends it.
 
     A program may refuse an adapter; or, without saying so, scale it wrongly or ignore a part of it. Only
-    headers are read. Exit code 3 if there is anything to mend.
+    headers are read, of adapters on the Hub too. Exit code 3 if there is anything to mend.
 
     \b
     Example:
-      loramerge check merged --for vllm --for sglang
+      loramerge check merged org/name@v1 --for vllm --for sglang
     """
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
-    for member in [member for source in sources for member, _ in expand(source)]:
+    members = [member for source in sources for each in listed(source) for member, _ in expand(each)]
+    for member in members:
         try:
             facts = facts_of(member, allow_pickle)
         except LoramergeError as error:
@@ -58,7 +63,7 @@ def check(
         found = {consumer: consumer.findings(facts, max_rank) for consumer in wanted}
         shown.append(_plain(facts, found))
         if not as_json:
-            click.echo(_text(facts, found))
+            click.echo(_text(facts, found) + "\n" * (len(members) > 1))
     if as_json:
         show.data(shown)
     if failures:
@@ -81,17 +86,33 @@ def _plain(facts: Facts, found: dict[Consumer, list[Finding]]) -> dict[str, Any]
 
 
 def _text(facts: Facts, found: dict[Consumer, list[Finding]]) -> str:
-    kind = "adapter_config.json and" if facts.folder else "one file with"
-    lines = [f"{printable(facts.path)}: {kind} {len(facts.tensors)} tensors with {facts.dialect} names"]
+    what = "of no format that is known here" if facts.dialect == UNKNOWN else named(facts.dialect).words
+    where = "in a folder with its config" if facts.folder else "in one file"
+    count = f"{len(facts.tensors)} tensor{'s' if len(facts.tensors) != 1 else ''}"
+    lines = [f"{printable(facts.path)}: {what} {where}, {count}"]
     for consumer, findings in found.items():
-        if not findings:
-            lines.append(f"{consumer.name:<13} loads it as it is meant")
-        for start, finding in zip(
-            [f"{consumer.name:<13} ", *[MARGIN] * len(findings)], findings, strict=False
-        ):
-            lines += textwrap.wrap(finding.sentence, WIDTH, initial_indent=start, subsequent_indent=MARGIN)
-            if finding.mend:
-                lines += textwrap.wrap(finding.mend, WIDTH, initial_indent=MEND, subsequent_indent=MARGIN)
-        if findings and findings[-1].command:
-            lines.append(MEND + findings[-1].command)
+        lines += _said(f"{consumer.name:<13} ", findings) or [f"{consumer.name:<13} loads it as it is meant"]
     return "\n".join(lines)
+
+
+def _said(start: str, findings: list[Finding]) -> list[str]:
+    """The lines about one program; what mends several findings is said after the last of them."""
+    lines = []
+    for number, finding in enumerate(findings):
+        lines += _wrapped(finding.sentence, MARGIN if number else start)
+        if finding.mend and all(finding.mend != other.mend for other in findings[number + 1 :]):
+            lines += _wrapped(finding.mend, MEND)
+    return [*lines, MEND + findings[-1].command] if findings and findings[-1].command else lines
+
+
+def _wrapped(text: str, start: str) -> list[str]:
+    """For the width of the terminal, if it is narrow; names are not broken."""
+    width = max(40, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=start,
+        subsequent_indent=MARGIN,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -13,18 +13,14 @@ from loramerge.consumers.sglang import SGLANG
 from loramerge.consumers.transformers import TRANSFORMERS
 from loramerge.consumers.vllm import VLLM
 from loramerge.errors import UsageError
+from loramerge.formats.names import UNKNOWN
 
 __all__ = ["CONSUMERS", "Consumer", "Facts", "Finding", "Module", "find", "meant"]
 
 CONSUMERS = {c.name: c for c in (PEFT, TRANSFORMERS, VLLM, SGLANG, LLAMA_CPP, DIFFUSERS, COMFYUI, MLX)}
-MEANT = {  # whose adapters are for whom, where nobody says
-    "peft": ("peft", "transformers", "vllm", "sglang", "llama.cpp"),
-    "diffusers": ("diffusers", "comfyui"),
-    "kohya": ("diffusers", "comfyui"),
-    "comfyui": ("diffusers", "comfyui"),
-    "mlx": ("mlx",),
-    "unknown": ("peft", "diffusers"),
-}
+IMAGES = ("diffusers", "comfyui")
+SERVERS = ("peft", "transformers", "vllm", "sglang", "llama.cpp")
+MEANT = {"peft": SERVERS, "loralib": SERVERS, "mlx": ("mlx",), UNKNOWN: ("peft", "diffusers")}
 
 
 def find(name: str) -> Consumer:
@@ -40,4 +36,4 @@ def find(name: str) -> Consumer:
 
 def meant(facts: Facts) -> list[Consumer]:
     """The consumers that make sense for an adapter, by its tensor names."""
-    return [CONSUMERS[name] for name in MEANT[facts.dialect]]
+    return [CONSUMERS[name] for name in MEANT.get(facts.dialect, IMAGES)]

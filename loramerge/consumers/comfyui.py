@@ -11,7 +11,15 @@ from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
 ATTENTION = re.compile(r"(unet\.)?(down|mid|up)_blocks?\..*\.to_(q|k|v|out)\b")
-KOHYA = "convert it to the names of kohya, by `loramerge convert --to kohya`"
+WHOLE = {  # the keys by which it knows the names of others
+    "bfl": ("img_in.lora_A.weight", "single_blocks.0.norm.key_norm.scale"),
+    "xlabs": (
+        "single_blocks.37.processor.qkv_lora.up.weight",
+        "double_blocks.18.processor.qkv_lora2.up.weight",
+    ),
+}
+KEPT = tuple(".diff .diff_b .w_norm .b_norm .dora_scale .set_weight .reshape_weight".split())
+ONLY = {"bfl": "control LoRAs of Flux", "xlabs": "files that have every block of Flux"}
 
 
 def scale(config: Mapping[str, Any], module: Module) -> float:
@@ -22,16 +30,20 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 def rules(facts: Facts) -> Iterator[Finding]:
     """What it passes over."""
     if missed := [key for key in facts.tensors if ATTENTION.match(key) and ".processor." not in key]:
+        share = "all" if len(missed) == len(facts.tensors) else f"{len(missed)} of {len(facts.tensors)}"
         yield COMFYUI.ignoring(
-            f"{len(missed)} of {len(facts.tensors)} tensors, such as {printable(missed[0], 100)}: in a UNet "
-            "it looks for them under `.processor.to_q` and the like only",
-            KOHYA,
+            f"{share} tensors, such as {printable(missed[0], 100)}: in a UNet "
+            "it looks for them under `.processor.to_q` and the like only"
         )
+    if facts.dialect in WHOLE and not all(key in facts.tensors for key in WHOLE[facts.dialect]):
+        some = printable(facts.example, 80)
+        yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads {ONLY[facts.dialect]} only")
+    if facts.dialect in ("kohya", "comfy", "diffusers"):
+        yield from COMFYUI.passing_over([key for key in facts.beyond or () if not key.endswith(KEPT)])
     if facts.dialect == "peft":
         yield COMFYUI.ignoring(
             "keys with base_model.model, but for a few models such as SD 3 and PixArt: it logs `lora key not "
-            "loaded` and goes on",
-            KOHYA,
+            "loaded` and goes on"
         )
 
 
@@ -39,7 +51,7 @@ COMFYUI = Consumer(
     "comfyui",
     "ComfyUI",
     "as of 2026",
-    ("kohya", "comfyui", "diffusers", "peft"),
+    ("kohya", "comfy", "diffusers", "xlabs", "bfl", "peft"),
     False,
     scale,
     rules,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import printable
+from loramerge.formats.dialects import named
+from loramerge.formats.names import UNKNOWN
 
 Effect = Literal["rejects", "scales", "ignores"]
 Scale = Callable[[Mapping[str, Any], Module], float]
-REWRITE = "rewrite"  # stands for the command, which is written when all findings are known
+REWRITE = "rewrite"  # stands for the command, which is written when all are known; options may follow
 UNMENDED = {  # what `loramerge combine` keeps, so that it does not help
     "lora_bias": "train it without lora_bias",
     "layer_replication": "merge it into its base model, and use that",
@@ -28,7 +30,8 @@ class Finding:
         consumer: its name in `CONSUMERS`.
         effect: ``rejects`` it; ``scales`` it wrongly, or ``ignores`` a part of it, without saying so.
         sentence: what happens, and why.   mend: what helps, in words.
-        command: to paste: mends this and all else that the consumer finds. Empty where nothing does.
+        command: to paste: mends this and all else that the consumer finds; of names that are foreign to it,
+            it makes its own. Empty where nothing does.
     """
 
     consumer: str
@@ -48,8 +51,9 @@ class Consumer:
 
     Args:
         name: as in ``--for``.   title: as it calls itself.   version: the one whose code was read.
-        dialects: the tensor names that it reads.   folder: it wants a folder with a config.
+        dialects: the formats whose names it reads.   folder: it wants a folder with a config.
         scale: (config, module) -> the factor of ``up @ down`` that it uses.
+        alphas: whether it heeds the alpha tensors of these files.
         rules: its own findings, beyond those that all share.
         rejects, heeds: which of `SPECIAL` it refuses, and which it carries out; it ignores the others.
         needs: settings that must be there.
@@ -77,15 +81,17 @@ class Consumer:
     rank_option: str = ""
     rank_choices: tuple[int, ...] = ()
     formats: tuple[str, ...] = ("peft",)
+    alphas: Callable[[Facts], bool] = lambda facts: True
+
+    def strength(self, facts: Facts, module: Module) -> float:
+        """The factor of ``up @ down`` that it uses for a module of these files."""
+        seen = module if self.alphas(facts) else replace(module, alpha=None)
+        return self.scale(facts.settings(module), seen)
 
     def format_for(self, sources: Collection[str]) -> str | None:
         """The format to write from sources of these formats; None: theirs, which it loads."""
         own = set(sources)
         return None if len(own) == 1 and own <= set(self.formats) else self.formats[0]
-
-    def converting(self, facts: Facts) -> str:
-        """The command that converts an adapter to what it loads."""
-        return f"loramerge convert --to {self.formats[0]} {facts.quoted} {self._beside(facts)}"
 
     def _beside(self, facts: Facts) -> str:
         """Where what is made of it would lie: a folder or a file, as it loads them."""
@@ -99,11 +105,13 @@ class Consumer:
         if self.folder and facts.folder and facts.dialect == "peft" and facts.peft_type not in self.types:
             found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
         else:
-            special = list(self._special(facts))
-            found = [*self._bare(facts), *self._lacking(facts), *special, *self.rules(facts)]
-            if not any(each.effect == "rejects" for each in [*self._bare(facts), *special]):
+            first = [*self._bare(facts), *self._special(facts)]
+            found = [*first, *self._lacking(facts), *self.rules(facts)]
+            if not any(each.effect == "rejects" for each in (first if self.folder else found)):
                 found += self._wrong_scale(facts)
             found += self._too_wide(facts, limit)
+        if facts.broken and not found:
+            return [self._doubtful(facts)]
         return self._mended(found, facts, limit)
 
     def rejecting(self, why: str, mend: str = "", command: str | None = None) -> Finding:
@@ -113,6 +121,12 @@ class Consumer:
     def ignoring(self, what: str, mend: str = "", command: str | None = None) -> Finding:
         return self._found("ignores", f"{self.title} ignores {what}.", mend, command)
 
+    def passing_over(self, keys: Sequence[str]) -> Iterator[Finding]:
+        """What it says of tensors that it has no use for, if there are any."""
+        if keys:
+            count = "a tensor that is" if len(keys) == 1 else f"{len(keys)} tensors that are"
+            yield self.ignoring(f"{count} no pair ({printable(keys[0])})")
+
     def _found(self, effect: Effect, sentence: str, mend: str, command: str | None = None) -> Finding:
         if command is None:
             command = "" if mend else REWRITE
@@ -120,40 +134,62 @@ class Consumer:
 
     def _mended(self, found: list[Finding], facts: Facts, limit: int | None) -> list[Finding]:
         """With one command for all of them, if it mends them all."""
-        if facts.unread:
-            why = f"loramerge cannot rewrite it: {facts.unread}"
+        if not found:
+            return []
+        if why := self._obstacle(facts, self.format_for([facts.dialect]) or facts.dialect):
             return [replace(f, mend=why, command="") if f.command else f for f in found]
         if not all(f.command for f in found):
             return [replace(f, command="") for f in found]
         words = ["loramerge combine", facts.quoted, f"--for {self.name}"]
+        words += sorted({f.command.removeprefix(REWRITE).strip() for f in found})
         if limit is not None and limit != self.max_rank:
             words.append(f"--max-rank {limit}")
         if facts.others:
-            words.append(f"--extras {'first' if all(map(self.keeps, facts.others)) else 'drop'}")
+            words.append(f"--extras {'drop' if self._lost(facts) else 'first'}")
         command = " ".join(filter(None, [*words, facts.options, f"-o {self._beside(facts)}"]))
         said = self._cost(facts)
         return [replace(f, command=command, mend=f.mend or said) for f in found]
 
     def _cost(self, facts: Facts) -> str:
         """What its user should know of the command."""
-        said = ["A is its training alpha, or `rank` if the weights hold the scale"] * facts.asks_alpha
-        lost = [key for key in facts.others if not self.keeps(key)]
-        if lost:
-            said.append(f"this leaves out what is no pair ({printable(lost[0], 80)} …)")
+        said = ["give its training alpha for A, or `rank` if the weights hold the scale"] * facts.asks_alpha
+        if lost := self._lost(facts):
+            said.append(f"leave out what is no pair ({printable(lost[0], 80)} …)")
         return "; ".join(said)
 
+    def _lost(self, facts: Facts) -> list[str]:
+        """The keys beside the pairs that it does not load, or that its format has no place for."""
+        alike = self.format_for([facts.dialect]) is None
+        return [key for key in facts.others if not (alike and self.keeps(key))]
+
     def _foreign(self, facts: Facts) -> Finding:
-        some = printable(next(iter(facts.tensors), "none"), 80)
-        names = " and ".join(self.dialects)
-        whose = "of nobody known" if facts.dialect == "unknown" else f"of {facts.dialect}"
-        sentence = (
-            f"{self.title} finds nothing to load: it reads the names of {names}, and {some} is {whose}."
-        )
-        known = facts.dialect != "unknown"
-        if not known or facts.unread:
-            return Finding(self.name, "rejects", sentence, facts.unread)
-        mend = f"if its modules have names there, `{self.converting(facts)}` makes one that it reads"
-        return Finding(self.name, "rejects", sentence, mend)
+        some = printable(facts.example, 80)
+        own = _listed([named(name).tool for name in self.dialects])
+        what = named(facts.dialect).words
+        whose = f"{some} is of no format that is known here"
+        if facts.dialect != UNKNOWN:
+            whose = f"this is {what} ({some})"
+        sentence = f"{self.title} finds nothing to load: it reads the names of {own}, and {whose}."
+        known = "" if facts.dialect == UNKNOWN else self._obstacle(facts, self.formats[0])
+        if facts.dialect == UNKNOWN or known:
+            return Finding(self.name, "rejects", sentence, known or facts.unread)
+        words = [
+            f"loramerge convert --to {self.formats[0]}",
+            facts.options,
+            "--extras drop" * bool(facts.others),
+        ]
+        command = " ".join(filter(None, [*words, facts.quoted, self._beside(facts)]))
+        return Finding(self.name, "rejects", sentence, self._cost(facts), command)
+
+    def _obstacle(self, facts: Facts, name: str) -> str:
+        """Why it cannot be written in a format; "" if it can."""
+        why = facts.unread or facts.unfit(name)
+        return why and f"loramerge cannot rewrite it: {why}"
+
+    def _doubtful(self, facts: Facts) -> Finding:
+        """Its files do not say what is meant, and no rule tells what becomes of it."""
+        sentence = f"{self.title} cannot load it as it is meant, for its files do not say how: {facts.unread}"
+        return Finding(self.name, "scales", sentence, "complete its settings, as they were in training")
 
     def _bare(self, facts: Facts) -> Iterator[Finding]:
         if self.folder and not facts.folder:
@@ -167,7 +203,7 @@ class Consumer:
 
     def _special(self, facts: Facts) -> Iterator[Finding]:
         for setting in facts.bent:
-            value = printable(facts.config[setting], 40)
+            value = printable(facts.said(setting), 40)
             mend = UNMENDED.get(setting, "")
             if setting in self.rejects:
                 yield self.rejecting(f"{setting} is {value}", mend)
@@ -176,7 +212,7 @@ class Consumer:
 
     def _wrong_scale(self, facts: Facts) -> Iterator[Finding]:
         known = [m for m in facts.modules if m.scale and math.isfinite(m.scale)]
-        factors = {m.place: self.scale(facts.config, m) / m.scale for m in known if m.scale}
+        factors = {m.name: self.strength(facts, m) / m.scale for m in known if m.scale}
         wrong = {place: f for place, f in factors.items() if not math.isclose(f, 1, rel_tol=CLOSE)}
         if not wrong:
             return
@@ -186,14 +222,16 @@ class Consumer:
 
     def _unheeded(self, facts: Facts) -> str:
         """Which of the settings that decide the scale it does not read."""
+        if not self.alphas(facts) and any(module.alpha for module in facts.modules):
+            return "ignores alpha tensors"
         if not self.folder:
             return f"reads no {'adapter_config.json' if facts.folder else 'lora_adapter_metadata'}"
         settings = ["use_rslora", *([] if self.patterns else ["rank_pattern", "alpha_pattern"])]
-        said = [setting for setting in settings if facts.config.get(setting)]
+        said = [setting for setting in settings if facts.said(setting)]
         return f"ignores {' and '.join(said)}" if said else "scales otherwise"
 
     def _too_wide(self, facts: Facts, limit: int | None) -> Iterator[Finding]:
-        patterns = facts.config.get("rank_pattern")
+        patterns = facts.said("rank_pattern")
         listed = [r for r in patterns.values() if isinstance(r, int)] if isinstance(patterns, dict) else []
         widest = max([*facts.ranks.values(), *listed, *(m.rank for m in facts.modules)], default=0)
         if limit is None or widest <= limit:
@@ -203,6 +241,11 @@ class Consumer:
         able = bool(self.rank_option) and not (self.rank_choices and enough is None)
         start = f"start it with {self.rank_option} {enough or widest}, or cut it to that rank" if able else ""
         yield self.rejecting(f"rank {widest} is above {limit}, {whose}", start, REWRITE)
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _strength(factors: Mapping[str, float]) -> str:

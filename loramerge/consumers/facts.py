@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from shlex import quote
-from typing import Any, Literal
+from typing import Any
 
 from loramerge.formats.names import Name, alpha_of, parse
 from loramerge.target import Kind
 
-Dialect = Literal["peft", "mlx", "kohya", "comfyui", "diffusers", "unknown"]
 Shape = tuple[int, ...]
-GRAMMARS: tuple[tuple[str, Dialect], ...] = (  # by how the keys look; first hit wins
-    (r"^(lora|lycoris)_(unet|te\d?|transformer|prior_unet)_", "kohya"),
-    (r"^(diffusion_model|text_encoders)\.", "comfyui"),
-    (r"^(unet|text_encoder|text_encoder_\d|transformer_\d)\.|^transformer\.(?!h\.\d)", "diffusers"),
-    (r"\.processor\.\S*(lora_|_lora\.)|_lora\.(up|down)\.|\.lora\.(up|down)\.", "diffusers"),
-    (r"\.lora_[ab]$", "mlx"),
-    (r"\.lora_(A|B|E|embedding_A|embedding_B)\b", "peft"),
-    (r"^base_model\.model\.", "peft"),
-)
+Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +23,7 @@ class Module:
         place: the name that patterns are held against.
         rank: r of its factors.   alpha: what an alpha tensor of its own says.
         scale: the factor of ``up @ down`` that is meant; None if the files do not say it.
+        component: the part of the pipeline that its key names, in the names of diffusers.
     """
 
     place: str
@@ -40,6 +31,11 @@ class Module:
     alpha: float | None = None
     scale: float | None = None
     kind: Kind = "linear"
+    component: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.component}.{self.place}" if self.component else self.place
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,30 +45,40 @@ class Facts:
     Args:
         path: how the user named it.   folder: it has an adapter_config.json.
         config: its settings.   tensors: key -> shape.   beside: other files in its folder.
-        weights: name of the file of weights.
+        dialect: the format that its reader found, by the name of `DIALECTS`; `UNKNOWN` for no known names.
+        parts: component -> its settings, in the header of a file of diffusers.
+        weights: name of the file of weights.   stem: what is made of it is named after this.
         modules: as loramerge reads them; empty if it does not.
         beyond: the keys of what it reads as no part of a pair; None where the names alone must tell.
-        unread: why it does not.   options: what `loramerge combine` must be told to read it.
+        unread: why it does not.   broken: what of it contradicts itself, or is missing.
+        unfit: format -> why it cannot be written in that; "" if it can.
+        options: what `loramerge combine` must be told to read it.
     """
 
     path: str
     folder: bool
-    config: Mapping[str, Any]
+    config: Settings
     tensors: Mapping[str, Shape]
+    dialect: str = "peft"
+    parts: Mapping[str, Settings] = field(default_factory=dict)
     modules: tuple[Module, ...] = ()
     beyond: tuple[str, ...] | None = None
     unread: str = ""
+    broken: bool = False
+    unfit: Callable[[str], str] = lambda name: ""
     options: str = ""
     weights: str = ""
+    stem: str = ""
     beside: frozenset[str] = field(default_factory=frozenset)
 
-    @cached_property
-    def dialect(self) -> Dialect:
-        """Whose tensor names these are."""
-        for pattern, dialect in GRAMMARS:
-            if any(re.search(pattern, key) for key in self.tensors):
-                return dialect
-        return "unknown"
+    def settings(self, module: Module) -> Settings:
+        """What its files say of a module: the settings of its component, where these are told apart."""
+        return self.parts.get(module.component, {}) if self.parts else self.config
+
+    def said(self, setting: str) -> Any:
+        """What the files say of a setting, of any component."""
+        every = (self.config, *self.parts.values())
+        return next((value for each in every if (value := each.get(setting))), None)
 
     @cached_property
     def names(self) -> Mapping[str, Name]:
@@ -85,6 +91,11 @@ class Facts:
         if self.beyond is not None:
             return tuple(sorted(self.beyond))
         return tuple(sorted(k for k in self.tensors if k not in self.names and alpha_of(k) is None))
+
+    @property
+    def example(self) -> str:
+        """A key to show: that of a factor, if it has one."""
+        return next((k for k in self.tensors if k not in self.others), next(iter(self.tensors), "none"))
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -105,7 +116,7 @@ class Facts:
     def bent(self) -> Iterator[str]:
         """The settings in force under which ``up @ down`` is not the whole of the update."""
         for setting in SPECIAL:
-            value = self.config.get(setting)
+            value = self.said(setting)
             if setting == "init_lora_weights":
                 if isinstance(value, str) and value.lower().startswith(MUTATES):
                     yield setting
@@ -127,7 +138,8 @@ class Facts:
 
     def elsewhere(self, consumer: str) -> str:
         """Where an adapter made of it for a consumer would lie, to be pasted."""
-        return quote(f"{self.path.rstrip('/').removesuffix('.safetensors')}-{consumer}")
+        stem = (self.stem or self.path).rstrip("/").removesuffix(".safetensors")
+        return quote(f"{stem}-{consumer}")
 
 
 MUTATES = ("pissa", "olora", "corda", "loftq")  # inits that PEFT repeats on the base when it loads them

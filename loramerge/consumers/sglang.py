@@ -14,6 +14,7 @@ from loramerge.errors import printable
 LAYER = re.compile(r"layers\.\d+\.")
 OTHERS = "serve it with vLLM or PEFT, or leave these modules out with --exclude"
 MISSING = "serve it with vLLM, or merge it with an adapter that has them"
+ALL = ("serve it with vLLM or PEFT", "use PEFT")  # without and with convolutions
 WORDS = ("embed_tokens", "lm_head")
 
 
@@ -86,7 +87,7 @@ def _unseen(facts: Facts) -> Iterator[Finding]:
         yield SGLANG.ignoring(
             f"{share} modules, such as {printable(outside[0])}: it looks for `layers.N.`, embed_tokens and "
             "lm_head only",
-            OTHERS if len(outside) < len(facts.ranks) else "serve it with vLLM or PEFT",
+            OTHERS if len(outside) < len(facts.ranks) else ALL[bool(facts.of_kind("conv"))],
         )
     if places := facts.of_kind("expert"):
         yield SGLANG.rejecting(f"it finds no place for fused experts ({printable(places[0])})", OTHERS)
@@ -101,9 +102,7 @@ def _others(facts: Facts) -> Iterator[Finding]:
     if strange:
         why = f"it would take {printable(strange[0])} for a lora_B"
         yield SGLANG.rejecting(why)
-    if lost := [k for k in facts.others if not _layer(k)]:
-        count = "a tensor that is" if len(lost) == 1 else f"{len(lost)} tensors that are"
-        yield SGLANG.ignoring(f"{count} no pair ({printable(lost[0])})")
+    yield from SGLANG.passing_over([key for key in facts.others if not _layer(key)])
 
 
 def _layer(text: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"  # in a folder that PEFT saved
 PICKLED = "adapter_model.bin"  # the same, before PEFT 0.6
+UNKNOWN = "unknown"  # the format of names that no reader knows
 
 _NAME = re.compile(
     r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.lora_(?P<part>[ABE]|embedding_[AB])"
@@ -29,7 +30,8 @@ _ALPHA = re.compile(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.D
 FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
     (r"^lora_(unet|te\d?|transformer)_", "a kohya LoRA", "convert it to PEFT first"),
     (r"hada_w|lokr_w|oft_blocks", "a LyCORIS adapter", "these are not read yet"),
-    (r"\.processor\.|_lora\.(up|down)\.|\.lora\.(up|down)\.", "a diffusers LoRA", "convert it to PEFT first"),
+    (r"^(?!base_model\.model\.)\S*\.processor\.|_lora\.(up|down)\.|\.lora\.(up|down)\.", "a diffusers LoRA",
+     "convert it to PEFT first"),
     (r"^(unet|text_encoder|transformer_\d)(_\d)?[.:]\S*(lora_|up|down)", "a diffusers or cloneofsimo LoRA",
      "convert it to PEFT first"),
     (r"^transformer\.(?!h\.\d)\S*lora_", "a diffusers LoRA", "convert it to PEFT first"),

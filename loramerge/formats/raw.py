@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter import Tensor
+from loramerge.adapter import Adapter, Tensor
 from loramerge.errors import LoramergeError, SourceError, printable
-from loramerge.formats.alpha import DIFFUSERS
+from loramerge.formats.alpha import DIFFUSERS, Alpha
+from loramerge.formats.dialects import FOLDER_FILES, PEFT, Header, find
 from loramerge.formats.json import parse_object, read_object
-from loramerge.formats.names import PICKLED, WEIGHTS
+from loramerge.formats.names import PICKLED, UNKNOWN, WEIGHTS, parse
+from loramerge.formats.opening import load_path
 from loramerge.formats.peft import CONFIG, open_weights
-
-MLX = "adapters.safetensors"  # in a folder that mlx-lm saved
+from loramerge.formats.safetensors import File
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +27,60 @@ class Raw:
 
     Args:
         place: the folder, or the file.   folder: it has a config of its own.
-        config: adapter_config.json; of a bare file, what diffusers keeps in the header.
-        tensors: under their own names.   weights: name of the file that holds them.
-        beside: names of the files in its folder.
+        header: its config and its tensors under their own names.
+        beside: names of the files in its folder.   elsewhere: its weights, if they are not there.
     """
 
     place: Path
     folder: bool
-    config: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
-    weights: str
+    header: Header
     beside: frozenset[str] = field(default_factory=frozenset)
+    elsewhere: File | None = None
+
+    def read(self, alpha: Alpha | None = None, allow_pickle: bool = False) -> Adapter:
+        """The adapter that loramerge makes of it.
+
+        Raises:
+            SourceError, IncompatibleError: as `load`.
+        """
+        return load_path(self.place, self.header.name, alpha, True, allow_pickle, self.elsewhere)
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self.header.tensors
+
+    @property
+    def weights(self) -> str:
+        """The name of the file that holds the tensors."""
+        return self.header.file.path.name
+
+    @property
+    def dialect(self) -> str:
+        """The name of the format as which it is read; `UNKNOWN` where its names say nothing."""
+        if "peft_type" in (self.header.config or {}):
+            return PEFT.name
+        found = find(self.header)
+        return UNKNOWN if found is PEFT and not any(map(parse, self.tensors)) else found.name
+
+    @cached_property
+    def settings(self) -> Mapping[str, Mapping[str, Any]]:
+        """Component -> its settings in the header of a file, as diffusers keeps them; "" for the nameless."""
+        said: dict[str, dict[str, Any]] = defaultdict(dict)
+        if not self.folder and DIFFUSERS in self.header.metadata:
+            try:
+                parsed = parse_object(self.header.metadata[DIFFUSERS], DIFFUSERS)
+            except LoramergeError:  # who reads it says so; to others it is nothing
+                parsed = {}
+            for key, value in parsed.items():
+                component, _, setting = key.rpartition(".")
+                said[component][setting] = value
+        return said
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """adapter_config.json; of a file, the settings of its only component."""
+        one = next(iter(self.settings.values())) if len(self.settings) == 1 else {}
+        return self.header.config or one
 
 
 def look(place: Path, name: str, allow_pickle: bool = False) -> Raw:
@@ -45,14 +91,13 @@ def look(place: Path, name: str, allow_pickle: bool = False) -> Raw:
         IncompatibleError: a pickle, and these are not allowed.
     """
     if not os.path.isdir(place):
-        file = open_weights(place, name, allow_pickle)
-        return Raw(place, False, _of_header(file.metadata, name), file.tensors, place.name)
+        return Raw(place, False, Header(open_weights(place, name, allow_pickle), name))
     names = _listed(place, name)
     weights = _weights(names, name)
     file = open_weights(place / weights, f"{name}/{weights}", allow_pickle)
     folder = CONFIG in names
-    said = read_object(place / CONFIG, f"{CONFIG} of {name}") if folder else _of_header(file.metadata, name)
-    return Raw(place if folder else place / weights, folder, said, file.tensors, weights, frozenset(names))
+    config = read_object(place / CONFIG, f"{CONFIG} of {name}") if folder else None
+    return Raw(place if folder else place / weights, folder, Header(file, name, config), frozenset(names))
 
 
 def _listed(place: Path, name: str) -> list[str]:
@@ -64,27 +109,12 @@ def _listed(place: Path, name: str) -> list[str]:
 
 def _weights(names: list[str], name: str) -> str:
     """The file of weights among these."""
-    known = [each for each in (WEIGHTS, PICKLED, MLX) if each in names]
+    known = [each for each in (WEIGHTS, PICKLED, *reversed(FOLDER_FILES)) if each in names]
     found = known or [each for each in names if each.endswith(".safetensors")]
     if not found:
-        raise SourceError(f"{printable(name)} holds no file of weights: name the adapter's folder or file.")
+        some = ", ".join(printable(each, 60) for each in names[:3]) or "it holds no files"
+        raise SourceError(f"{printable(name)} holds no file of weights ({some}): name the adapter's own.")
     if len(found) > 1 and not known:
         some = ", ".join(printable(each, 60) for each in found[:3])
         raise SourceError(f"{printable(name)} holds several files of weights ({some}): name one of them.")
     return found[0]
-
-
-def _of_header(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
-    """diffusers' settings, without the name of their component where they have one."""
-    if DIFFUSERS not in metadata:
-        return {}
-    try:
-        said = parse_object(metadata[DIFFUSERS], f"the {DIFFUSERS} of {name}")
-    except LoramergeError:
-        return {}  # who reads it says so; to others it is nothing
-    prefixes = {key.rpartition(".")[0] for key in said if key.rpartition(".")[2] == "r"}
-    if len(prefixes) != 1:
-        return {}
-    prefix = prefixes.pop()
-    start = f"{prefix}." if prefix else ""
-    return {key.removeprefix(start): value for key, value in said.items() if key.startswith(start)}

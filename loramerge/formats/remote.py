@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loramerge.adapter import Adapter
 from loramerge.errors import printable
+from loramerge.formats.dialects import Header
+from loramerge.formats.json import read_object
 from loramerge.formats.licences import licence_in
+from loramerge.formats.raw import Raw, look
 from loramerge.formats.safetensors import File, TensorRef, open_elsewhere
 from loramerge.hub.choosing import CONFIG, chosen
-from loramerge.hub.client import ask
+from loramerge.hub.client import Listing, ask
 from loramerge.hub.failures import Missing, Unreachable
 from loramerge.hub.fetching import download, fetch, offline, sha256_of
 from loramerge.hub.names import HubName, is_hub
@@ -43,24 +46,39 @@ def load_hub(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adap
     return replace(adapter, provenance=known, oddities=(*adapter.oddities, *notes))
 
 
-def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
-    """The same from its config and the header of its weights, which are read by range and stay on the Hub.
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """An adapter of the Hub of which only what is small lies here.
 
-    Where that cannot be done (no network, a pickle, a file whose alpha another one tells, or with
-    alphas strewn all over it) it is downloaded.
+    Args:
+        name: with the path of its file, if it is one.   listing: its repository at the commit.
+        place: where its folder or file would lie; its config does.   file: its weights, still on the Hub.
+    """
+
+    name: HubName
+    listing: Listing
+    place: Path
+    file: File
+
+
+def seen(source: str, name: HubName, allow_pickle: bool) -> Seen | None:
+    """The header of its weights, read by range, and its config.
+
+    None where that cannot be done: no network, a pickle, a file whose alpha another one tells, or with
+    alphas strewn all over it.
     """
     if offline():
-        return load_hub(source, name, read, allow_pickle)
+        return None
     try:
         with _both_readings(source):
             listing = ask(name)
     except Unreachable:
-        return load_hub(source, name, read, allow_pickle)
+        return None
     with _both_readings(source):
         choice = chosen(name, listing, allow_pickle)
     guessed = choice.place == choice.weights and any(CONFIG in file for file in choice.beside)
     if guessed or not choice.weights.endswith(".safetensors"):
-        return load_hub(source, name, read, allow_pickle)
+        return None
     nowhere = Path(os.devnull)  # nothing can lie beside it
     root = download(name, listing.commit, choice.beside) if choice.beside else nowhere
     found = replace(name, path=choice.place)
@@ -68,16 +86,42 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
     file = open_elsewhere(found.shown, root / choice.weights, ranged.open(), ranged.read)
     alphas = [t for key, t in file.tensors.items() if key.endswith(".alpha") and isinstance(t, TensorRef)]
     if not ranged.read_ahead((alpha.start, alpha.nbytes) for alpha in alphas if alpha.nbytes <= NUMBER):
+        return None
+    return Seen(found, listing, root / choice.place, file)
+
+
+def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
+    """The same from what is `seen` of it; else it is downloaded."""
+    found = seen(source, name, allow_pickle)
+    if found is None:
         return load_hub(source, name, read, allow_pickle)
-    adapter = read(root / choice.place, found.shown, file)
+    adapter = read(found.place, found.name.shown, found.file)
     known = replace(
         adapter.provenance,
-        revision=listing.commit,
-        hub=found.place,
-        licence=adapter.provenance.licence or listing.licence,
+        revision=found.listing.commit,
+        hub=found.name.place,
+        licence=adapter.provenance.licence or found.listing.licence,
         peeked=True,
     )
     return replace(adapter, provenance=known)
+
+
+def look_hub(source: str, name: HubName, allow_pickle: bool) -> Raw:
+    """The files of an adapter of the Hub as they are, for whoever wants no adapter made of them.
+
+    Raises:
+        SourceError, IncompatibleError: as `load_hub` and `raw.look`.
+    """
+    if (found := seen(source, name, allow_pickle)) is None:
+        with _both_readings(source):
+            here = fetch(name, allow_pickle)
+        return look(here.path, here.name.shown, allow_pickle)
+    folder = found.place != found.file.path and os.path.isfile(found.place / CONFIG)
+    shown = found.name.shown
+    config = read_object(found.place / CONFIG, f"{CONFIG} of {shown}") if folder else None
+    inside = (f for f in found.listing.files if os.path.dirname(f) == found.name.path)
+    beside = frozenset(map(os.path.basename, inside)) if folder else frozenset()
+    return Raw(found.place, folder, Header(found.file, shown, config), beside, found.file)
 
 
 @contextmanager

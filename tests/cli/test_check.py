@@ -31,6 +31,7 @@ def test_without_for_the_tensor_names_say_who_is_asked(cli, tmp_path):
     HOSTILE["sd15"](tmp_path / "d")
     HOSTILE["mlx"](tmp_path / "m")
     assert cli("check", "d.safetensors").code == 0
+    assert cli.out.startswith("d.safetensors: a diffusers LoRA in one file, 2 tensors\n")
     assert [line.split()[0] for line in cli.out.splitlines()[1:]] == ["diffusers", "comfyui"]
     assert cli("check", "m").code == 0
     assert [line.split()[0] for line in cli.out.splitlines()[1:]] == ["mlx"]
@@ -61,14 +62,14 @@ def test_a_file_that_does_not_say_its_alpha_gets_a_command_with_a_place_for_it(c
     HOSTILE["one file"](tmp_path / "x")
     assert cli("check", "x.safetensors", "--for", "peft").code == 3
     assert "loramerge combine x.safetensors --for peft --alpha A -o x-peft" in cli.out
-    assert "A is its training alpha" in cli.out
+    assert "give its training alpha for A, or" in cli.out
 
 
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [
         ("nowhere", 1, "nowhere"),
-        ("empty", 1, "holds no file of weights"),
+        ("empty", 1, "holds no file of weights (it holds no files)"),
         ("many", 1, "holds several files of weights (1.safetensors, 2.safetensors): name one of them"),
         ("cut", 1, "cut"),
     ],
@@ -85,6 +86,35 @@ def test_what_cannot_be_read_is_one_sentence(cli, tmp_path, name, code, words):
     before = content(tmp_path)
     cli("check", name, "--for", "vllm").refused(code, words)
     assert content(tmp_path) == before
+
+
+def test_the_one_file_of_a_folder_is_named_so_that_other_commands_read_it(cli, tmp_path):
+    (tmp_path / "a").mkdir()
+    HOSTILE["comfy"](tmp_path / "a" / "x")
+    assert cli("check", "a", "--for", "diffusers").code == 3
+    assert cli.out.startswith("a/x.safetensors: a ComfyUI LoRA in one file, 2 tensors\n")
+    command = cli.out.splitlines()[-1].partition("mend: ")[2]
+    assert cli(*command.split()[1:]).code == 0
+    assert cli("check", "a/x-diffusers.safetensors", "--for", "diffusers").code == 0
+
+
+def test_sentences_keep_to_a_narrow_terminal_and_commands_stay_whole(cli, tmp_path, monkeypatch):
+    write(tmp_path / "a", 0, SCALINGS["patterns"])
+    cli("check", "a", "--for", "sglang")
+    wide = cli.out
+    monkeypatch.setenv("COLUMNS", "60")
+    cli("check", "a", "--for", "sglang")
+    *sentences, command = cli.out.splitlines()
+    assert max(len(line) for line in sentences[1:]) <= 60 < max(map(len, wide.splitlines()[1:-1]))
+    assert command == wide.splitlines()[-1]
+    assert cli.out.split() == wide.split()
+
+
+def test_what_mends_several_findings_is_said_once(cli, tmp_path):
+    HOSTILE["dora"](tmp_path / "a")
+    cli("check", "a", "--for", "vllm")
+    assert cli.out.count("vLLM rejects it") == 2
+    assert cli.out.count("loramerge cannot rewrite it") == 1
 
 
 def test_a_pickle_is_read_only_if_it_is_allowed(cli, tmp_path):

@@ -142,10 +142,22 @@ def _up(place):
     return folder(place, values, config=said)
 
 
-def _diffusers(place, more=None, metadata=None, path="unet.down_blocks.0.attentions.0.proj_in"):
+def settings(**components):
+    """A header that says these settings of each component, beside rank 2 and alpha 2."""
+    said = {}
+    for component, own in components.items():
+        whole = {"r": 2, "lora_alpha": 2, "target_modules": ["to_q", "proj_in"]} | own
+        prefix = f"{component}." if component else ""
+        said |= {f"{prefix}{key}": value for key, value in whole.items() if value is not None}
+    return {"lora_adapter_metadata": json.dumps(said)}
+
+
+def _diffusers(
+    place, more=None, metadata=None, path="unet.down_blocks.0.attentions.0.proj_in", ends=("lora_A", "lora_B")
+):
     values = {
-        f"{path}.lora_A.weight": np.ones((2, 6), np.float32),
-        f"{path}.lora_B.weight": np.ones((8, 2), np.float32),
+        f"{path}.{ends[0]}.weight": np.ones((2, 6), np.float32),
+        f"{path}.{ends[1]}.weight": np.ones((8, 2), np.float32),
         **(more or {}),
     }
     return bare(place.with_suffix(".safetensors"), values, metadata)
@@ -165,6 +177,8 @@ def _mlx(place, rank=4, more=None, name="adapters.safetensors", **config):
     return place
 
 
+MORE = {"bundle_emb.style.clip_l": np.ones((2, 6), np.float32)}
+FLUX = "transformer.transformer_blocks.0.attn.to_q"
 ALPHA = {"unet.down_blocks.0.attentions.0.proj_in.alpha": np.float32(2)}
 DORA = {
     "lora_unet_a.lora_down.weight": np.ones((2, 6), np.float32),
@@ -210,11 +224,23 @@ HOSTILE |= {
     "sd15": _diffusers,
     "sd15 with attention": lambda place: _diffusers(place, path="unet.mid_block.attentions.0.attn1.to_q"),
     "sd15 of old": lambda place: _diffusers(place, path="unet.mid_block.attentions.0.attn1.processor.to_q"),
-    "sd15 with two answers": lambda place: _diffusers(
-        place, ALPHA, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 2})}
+    "sd15 with two answers": lambda place: _diffusers(place, ALPHA, settings(unet={"lora_alpha": 2})),
+    "sd15 with more": lambda place: _diffusers(place, MORE, settings(unet={})),
+    "sd15 with alphas": lambda place: _diffusers(place, {key: np.float32(4) for key in ALPHA}),
+    "sd15 with a config": lambda place: _diffusers(place, None, settings(unet={"lora_alpha": 4})),
+    "sd15 without targets": lambda place: _diffusers(
+        place, None, settings(unet={"lora_alpha": 4, "target_modules": None})
     ),
-    "sd15 with a config": lambda place: _diffusers(
-        place, None, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 4})}
+    "sd15 of other settings": lambda place: _diffusers(place, None, settings(**{"": {"lora_alpha": 4}})),
+    "sd15 of another rank": lambda place: _diffusers(place, None, settings(unet={"r": 3})),
+    "sd15 without a part": lambda place: _diffusers(
+        place, path="mid_block.attentions.0.attn1.processor.to_q"
+    ),
+    "sd15 in the way of kohya": lambda place: _diffusers(place, ends=("lora_down", "lora_up")),
+    "sd15 with a name": lambda place: _diffusers(place, ends=("lora_A.default", "lora_B.default")),
+    "flux with alphas": lambda place: _diffusers(place, {f"{FLUX}.alpha": np.float32(4)}, path=FLUX),
+    "flux with two answers": lambda place: _diffusers(
+        place, {f"{FLUX}.alpha": np.float32(4)}, settings(transformer={"lora_alpha": 4}), path=FLUX
     ),
     "kohya with DoRA": lambda place: bare(place.with_suffix(".safetensors"), DORA),
     "kohya": lambda place: bare(place.with_suffix(".safetensors"), in_kohya("lora_down lora_up")),

@@ -101,9 +101,24 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("llama.cpp", "enable_lora"): [("rejects", "enable_lora")],
     ("llama.cpp", "a bias in a layer"): [("ignores", "bias (all)"), ("rejects", "q_proj.base_layer.bias")],
     ("llama.cpp", "one file"): [("rejects", "this is one file")],
-    ("diffusers", "plain"): [("rejects", "finds nothing to load: it reads the names of diff")],
+    ("diffusers", "plain"): [("rejects", "finds nothing to load: it reads the names of diffusers, k")],
     ("diffusers", "sd15"): [],
-    ("diffusers", "sd15 with two answers"): [("rejects", "alpha tensors and lora_adapter_metadata")],
+    ("diffusers", "sd15 with two answers"): [],
+    ("diffusers", "sd15 with more"): [("ignores", "a tensor that is no pair (bundle_emb.style.clip_l)")],
+    ("comfyui", "sd15 with more"): [("ignores", "a tensor that is no pair (bundle_emb.style.clip_l)")],
+    ("diffusers", "sd15 with alphas"): [("scales", "ignores alpha tensors: the adapter would act 2 times")],
+    ("diffusers", "sd15 without a part"): [("ignores", "keys without unet. before them, such as mid_block.")],
+    ("diffusers", "sd15 in the way of kohya"): [("rejects", "of a UNet in its own names it reads no unet")],
+    ("diffusers", "sd15 with a name"): [("ignores", "keys that hold an adapter's name, such as unet.down_")],
+    ("diffusers", "sd15 without targets"): [("rejects", "does not give unet.target_modules")],
+    ("diffusers", "sd15 of other settings"): [("rejects", "lora_adapter_metadata says nothing of unet")],
+    ("diffusers", "sd15 of another rank"): [("scales", "do not say how: the lora_adapter_metadata of")],
+    ("diffusers", "flux with two answers"): [("rejects", "alpha tensors and lora_adapter_metadata")],
+    ("diffusers", "flux with alphas"): [],
+    ("comfyui", "sd15 with alphas"): [],
+    ("comfyui", "flux with alphas"): [],
+    ("peft", "without lora_alpha"): [("scales", "PEFT cannot load it as it is meant, for its files do no")],
+    ("transformers", "without lora_alpha"): [("scales", "a does not give lora_alpha")],
     ("diffusers", "kohya with DoRA"): [("ignores", "the DoRA magnitudes (lora_unet_a.dora_scale")],
     ("diffusers", "kohya"): [],
     ("diffusers", "kohya with LoHa"): [("rejects", "lora_down and lora_up only, and no lora_unet_down")],
@@ -112,7 +127,7 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("diffusers", "kohya with a difference"): [("rejects", "attn1_to_q.diff")],
     ("diffusers", "comfy"): [("ignores", "keys such as diffusion_model.input_blocks.1.1.transformer_blocks")],
     ("comfyui", "comfy"): [],
-    ("diffusers", "numbered"): [("rejects", "w_a_000 is of nobody known")],
+    ("diffusers", "numbered"): [("rejects", "w_a_000 is of no format that is known here")],
     ("comfyui", "plain"): [
         ("ignores", "keys with base_model.model"),
         ("scales", "ComfyUI reads no adapter_config.json: the adapter would act 2 times too weak"),
@@ -120,19 +135,19 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("comfyui", "sd15"): [],
     ("comfyui", "sd15 of old"): [],
     ("diffusers", "sd15 with attention"): [],
-    ("comfyui", "sd15 with attention"): [("ignores", "2 of 2 tensors, such as unet.mid_block.attentions")],
+    ("comfyui", "sd15 with attention"): [("ignores", "all tensors, such as unet.mid_block.attentions")],
     ("comfyui", "sd15 with two answers"): [],
     ("diffusers", "sd15 with a config"): [],
     ("comfyui", "sd15 with a config"): [
         ("scales", "ComfyUI reads no lora_adapter_metadata: the adapter would act 2 times too weak"),
     ],
-    ("mlx", "plain"): [("rejects", "finds nothing to load: it reads the names of mlx")],
+    ("mlx", "plain"): [("rejects", "finds nothing to load: it reads the names of mlx-lm, and")],
     ("mlx", "mlx"): [],
     ("mlx", "mlx of two ranks"): [("rejects", "says rank 4, and model.layers.0.q.lora_a has 2")],
     ("mlx", "mlx without a scale"): [("rejects", "adapter_config.json does not give scale, num_layers")],
     ("mlx", "mlx renamed"): [("rejects", "it reads adapters.safetensors, and the weights are in 0000100_")],
     ("mlx", "mlx with more"): [("rejects", "it takes no tensor such as model.norm.weight")],
-    ("vllm", "mlx"): [("rejects", "finds nothing to load: it reads the names of peft, and")],
+    ("vllm", "mlx"): [("rejects", "it reads the names of PEFT, and this is an mlx-lm adapter")],
 }  # fmt: skip
 
 
@@ -158,12 +173,12 @@ def test_nothing_is_said_of_what_loads_well(name, consumer, tmp_path):
 
 
 def _names(folder):
-    return "other" if folder.startswith(("sd15", "kohya", "comfy", "numbered", "mlx")) else "peft"
+    return "other" if folder.startswith(("sd15", "flux", "kohya", "comfy", "numbered", "mlx")) else "peft"
 
 
 def test_a_command_that_leaves_something_out_says_so(tmp_path):
     (finding,) = lm.check(HOSTILE["a classifier"](tmp_path / "a"), "llama.cpp")
-    assert finding.mend == "this leaves out what is no pair (base_model.model.score.weight …)"
+    assert finding.mend == "leave out what is no pair (base_model.model.score.weight …)"
     assert " --extras drop " in finding.command
     (finding,) = lm.check(HOSTILE["dora"](tmp_path / "b"), "sglang")
     assert finding.mend.startswith("loramerge cannot rewrite it: ")
@@ -182,7 +197,9 @@ def test_the_command_that_is_offered_mends_it(name, consumer, capsys, monkeypatc
         program, *words = shlex.split(command.replace("--alpha A", "--alpha 8"))
         assert program == "loramerge"
         assert Cli(capsys)(*words).code == 0
-        assert not lm.check(words[-1], consumer)
+        left = lm.check(words[-1], consumer)
+        assert not any("finds nothing to load" in finding.sentence for finding in left)
+        assert words[0] == "convert" or not left
 
 
 @pytest.mark.parametrize("name", ["kohya with LoHa", "sd15 with a config"])

@@ -5,6 +5,8 @@ from hypothesis import given, settings
 
 from loramerge.consumers import CONSUMERS, Facts, meant
 from loramerge.consumers.facts import SPECIAL
+from loramerge.formats.dialects import DIALECTS
+from loramerge.formats.names import UNKNOWN
 
 FIELDS = (*SPECIAL, "peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "rank_pattern",
     "alpha_pattern", "use_rslora", "lora_parameters", "num_layers")  # fmt: skip
@@ -30,15 +32,18 @@ SHAPES = st.lists(st.integers(0, 20), max_size=4).map(tuple)
     config=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6),
     tensors=st.dictionaries(KEYS, SHAPES, max_size=6),
     folder=st.booleans(),
+    dialect=st.sampled_from([UNKNOWN, *(dialect.name for dialect in DIALECTS)]),
+    components=st.lists(st.sampled_from(["", "unet", "transformer", "text_encoder"]), max_size=2),
     max_rank=st.none() | st.integers(1, 32),
 )
 @settings(max_examples=400, deadline=None)
-def test_rules_never_stumble_over_what_a_file_says(config, tensors, folder, max_rank):
-    facts = Facts("some where/a", folder, config, tensors)
+def test_rules_never_stumble_over_what_a_file_says(config, tensors, folder, dialect, components, max_rank):
+    parts = dict.fromkeys(components, config)
+    facts = Facts("some where/a", folder, config, tensors, dialect, parts)
     assert meant(facts)
     for consumer in CONSUMERS.values():
         for finding in consumer.findings(facts, max_rank):
             assert finding.sentence.isprintable()
             assert finding.command == "" or finding.command.startswith(
-                "loramerge combine 'some where/a' --for"
+                ("loramerge combine 'some where/a' --for", "loramerge convert --to")
             )

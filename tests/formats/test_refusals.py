@@ -139,3 +139,8 @@ def test_a_pickle_is_never_opened(cli, tmp_path, end):
     (where / "adapter_model.safetensors").rename(where / "adapter_model.bin")
     cli("inspect", where).refused(3, "pickle")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_module_of_peft_may_be_called_processor(cli, tmp_path):
+    place = folder(tmp_path / "a", tensors(shapes={"image.processor.q": (4, 3)}))
+    assert cli("inspect", place).code == 0

@@ -12,7 +12,7 @@ from loramerge.formats.dialects.mlx import MLX
 from loramerge.formats.dialects.peft import PEFT
 from loramerge.formats.dialects.xlabs import XLABS
 
-__all__ = ["DIALECTS", "FOLDER_FILES", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
+__all__ = ["DIALECTS", "DIFFUSERS", "FOLDER_FILES", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
 
 DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEFT is last
     KOHYA,

@@ -114,6 +114,11 @@ class Dialect:
     unread: ClassVar[tuple[str, ...]] = ()
     one_rank: ClassVar[bool] = False
 
+    @property
+    def tool(self) -> str:
+        """Whose format it is, without what `words` has around it."""
+        return self.words.partition(" ")[2].rpartition(" ")[0]
+
     def detects(self, header: Header) -> bool:
         """Whether these files are of this dialect; looks at names, shapes, metadata and config only."""
         raise NotImplementedError
