@@ -113,6 +113,15 @@ class Consumer:
     def ignoring(self, what: str, mend: str = "", command: str | None = None) -> Finding:
         return self._found("ignores", f"{self.title} ignores {what}.", mend, command)
 
+    def scaling(self, why: str, factors: Mapping[str, float]) -> Iterator[Finding]:
+        """A finding, if one of the factors by which it scales modules otherwise than is meant is not 1."""
+        wrong = {place: f for place, f in factors.items() if not math.isclose(f, 1, rel_tol=CLOSE)}
+        if not wrong:
+            return
+        share = "" if len(wrong) == len(factors) else f"in {len(wrong)} of {len(factors)} modules "
+        said = f"{self.title} {why}: the adapter would act {share}{_strength(wrong)}."
+        yield self._found("scales", said, "")
+
     def _found(self, effect: Effect, sentence: str, mend: str, command: str | None = None) -> Finding:
         if command is None:
             command = "" if mend else REWRITE
@@ -177,12 +186,7 @@ class Consumer:
     def _wrong_scale(self, facts: Facts) -> Iterator[Finding]:
         known = [m for m in facts.modules if m.scale and math.isfinite(m.scale)]
         factors = {m.place: self.scale(facts.config, m) / m.scale for m in known if m.scale}
-        wrong = {place: f for place, f in factors.items() if not math.isclose(f, 1, rel_tol=CLOSE)}
-        if not wrong:
-            return
-        share = "" if len(wrong) == len(factors) else f"in {len(wrong)} of {len(factors)} modules "
-        why = f"{self.title} {self._unheeded(facts)}"
-        yield self._found("scales", f"{why}: the adapter would act {share}{_strength(wrong)}.", "")
+        yield from self.scaling(self._unheeded(facts), factors)
 
     def _unheeded(self, facts: Facts) -> str:
         """Which of the settings that decide the scale it does not read."""

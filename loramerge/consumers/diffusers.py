@@ -6,16 +6,30 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loramerge.consumers import diffusers_alphas
 from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.diffusers_alphas import FLUX
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import printable
 from loramerge.formats.config import scales
 
 COMFY = re.compile(
-    r"diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\."
+    r"text_encoders\.|diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\."
 )
-OTHER_FORMS = re.compile(r"lora_(?!.*norm).*\.(hada_|lokr_|lora_mid\b|diff$|diff_b$)")
+OTHER_FORMS = re.compile(
+    r"(lora_[^.]*|unet.*|transformer.*|text_encoder.*)\.(hada_|lokr_|lora_mid\b|diff(_b)?$|[wb]_norm$)",
+    re.DOTALL,
+)
+BARE = re.compile(r"(down_blocks|up_blocks|mid_block)\.")
+NESTED = re.compile(r"unet\.base_model\.")
+LYCORIS = re.compile(r"lycoris_")
+ONETRAINER = re.compile(r"lora_transformer_(single_)?transformer_blocks_\d+_(?!attn_)")
+T5 = re.compile(r"text_encoders\.t5|text_encoder.*\.encoder\.block\.|lora_te\d?_encoder_block_")
+AROUND = re.compile(r"(lora_unet_|diffusion_model\.)((img|txt|time|vector|guidance)_in|final_layer)[._]")
+CLIP = re.compile(r"lora_te\d?_text_model_.*_self_attn_(?P<which>q|k|v|out)_proj\.")
+TEXT = re.compile(r"(?P<part>text_encoder\w*)\.(?P<module>.+)\.lora_A\.weight", re.DOTALL)
 OWN = "convert it to its own names, by `loramerge convert --to diffusers`"
+LEAVE = "a merge without them is made by `loramerge combine --exclude`"
 
 
 def scale(config: Mapping[str, Any], module: Module) -> float:
@@ -26,25 +40,102 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
-    """What it refuses or drops of a file."""
+    """What it refuses, drops, or scales otherwise."""
+    for rule in (_alphas, _names, _forms, _parts):
+        yield from rule(facts)
+    if lost := _first(re.compile(r".*\.dora_scale$", re.DOTALL), facts):
+        yield DIFFUSERS.ignoring(
+            f"the DoRA magnitudes ({printable(lost)} and others)", "load it with ComfyUI"
+        )
+
+
+def _first(pattern: re.Pattern[str], facts: Facts) -> str | None:
+    """A key that begins so."""
+    return next(filter(pattern.match, facts.tensors), None)
+
+
+def _is_flux(facts: Facts) -> bool:
+    return any(map(FLUX.search, facts.tensors))
+
+
+def _is_split(facts: Facts) -> bool:
+    """Whether its factors are called as kohya calls them, so that it renames what is of Flux.1."""
+    return any(key.endswith(".lora_down.weight") for key in facts.tensors)
+
+
+def _alphas(facts: Facts) -> Iterator[Finding]:
     alphas = [key for key in facts.tensors if key.endswith(".alpha")]
     if alphas and "r" in facts.config and facts.dialect == "diffusers":
         yield DIFFUSERS.rejecting(
             "it has alpha tensors and lora_adapter_metadata, and either says the scale", "remove one"
         )
-    if nameless := [key for key in facts.tensors if COMFY.match(key)]:
+    elif any(key.startswith("unet.") for key in alphas):
+        yield DIFFUSERS.rejecting(
+            f"beside its own names it takes no alpha, such as {printable(alphas[0], 80)}"
+        )
+    else:
+        why = "takes one alpha for attention, for a text encoder and where a module has none"
+        yield from DIFFUSERS.scaling(why, diffusers_alphas.factors(facts))
+
+
+def _names(facts: Facts) -> Iterator[Finding]:
+    renamed = _is_flux(facts) and (_is_split(facts) or any(".processor." in key for key in facts.tensors))
+    if (key := _first(COMFY, facts)) and not renamed:
         yield DIFFUSERS.ignoring(
-            f"keys such as {printable(nameless[0], 80)}: with Stable Diffusion and Flux.1 it loads nothing "
-            "of the names of ComfyUI",
+            f"keys such as {printable(key, 80)}: with Stable Diffusion and Flux.1 it loads nothing of the "
+            "names of ComfyUI",
             OWN,
         )
-    if odd := [key for key in facts.tensors if OTHER_FORMS.match(key)]:
-        why = f"of the names of kohya it loads lora_down and lora_up only, and no {printable(odd[0], 80)}"
+    if (key := _first(BARE, facts)) and facts.dialect == "diffusers":
+        yield DIFFUSERS.ignoring(f"keys without `unet.`, such as {printable(key, 80)}", OWN)
+    if key := _first(NESTED, facts):
+        yield DIFFUSERS.rejecting(f"no module of a U-Net is called {printable(key, 80)}", OWN)
+    if key := _first(LYCORIS, facts):
+        why = f"it loads names such as {printable(key, 80)} with Flux.2 alone, and there LoKr alone"
         yield DIFFUSERS.rejecting(why)
-    if lost := [key for key in facts.tensors if key.endswith(".dora_scale")]:
+    if key := _first(ONETRAINER, facts):
+        why = f"of names with lora_transformer_ it loads attention only, and no {printable(key, 80)}"
+        yield DIFFUSERS.rejecting(why)
+
+
+def _forms(facts: Facts) -> Iterator[Finding]:
+    odd = _first(OTHER_FORMS, facts)
+    if odd is None:
+        return
+    only = f"of the names of kohya it loads lora_down and lora_up only, and no {printable(odd, 80)}"
+    if facts.dialect != "kohya":
+        yield DIFFUSERS.rejecting(f"under its own names it loads pairs only, and no {printable(odd, 80)}")
+    elif _is_flux(facts) and (not _is_split(facts) or _forms_of(facts) == {"diff_b"}):
+        yield DIFFUSERS.ignoring(f"what is no pair: {only}")
+    else:
+        yield DIFFUSERS.rejecting(only)
+
+
+def _forms_of(facts: Facts) -> set[str]:
+    return {form[2] for form in map(OTHER_FORMS.match, facts.tensors) if form}
+
+
+def _parts(facts: Facts) -> Iterator[Finding]:
+    if key := _first(T5, facts):
+        yield DIFFUSERS.ignoring(f"what is of T5, such as {printable(key, 80)}: it loads CLIP only", LEAVE)
+    if _is_flux(facts) and _is_split(facts) and (key := _first(AROUND, facts)):
+        why = f"{printable(key, 80)} and all else that is in no block of Flux.1, in the names of kohya"
+        yield DIFFUSERS.ignoring(why)
+    yield from _text(facts)
+
+
+def _text(facts: Facts) -> Iterator[Finding]:
+    """CLIP is renamed by what its attention is called."""
+    which = {name["which"] for name in map(CLIP.match, facts.tensors) if name}
+    if which and "out" not in which and not _is_flux(facts):
         yield DIFFUSERS.ignoring(
-            f"the DoRA magnitudes ({printable(lost[0])} and others)", "load it with ComfyUI"
+            "the attention of a text encoder that has no out_proj, in the names of kohya"
         )
+    text = [name for name in map(TEXT.fullmatch, facts.tensors) if name and not T5.match(name[0])]
+    attended = {name["part"] for name in text if "self_attn" in name["module"]}
+    if alone := [name["part"] for name in text if name["part"] not in attended]:
+        why = f"under its own names it loads no {alone[0]} without a module of its attention"
+        yield DIFFUSERS.rejecting(why, "convert it to the names of kohya, by `loramerge convert --to kohya`")
 
 
 DIFFUSERS = Consumer(
@@ -57,5 +148,5 @@ DIFFUSERS = Consumer(
     rules,
     heeds=frozenset(SPECIAL),
     patterns=True,
-    formats=("diffusers", "kohya"),
+    formats=("diffusers",),
 )
