@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loramerge.consumers.alphas import ZERO, zeros
 from loramerge.consumers.consumer import Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
 ATTENTION = re.compile(r"(unet\.)?(down|mid|up)_blocks?\..*\.to_(q|k|v|out)\b")
+T5 = re.compile(r"text_encoder\w*\.encoder\.block\.")
 KOHYA = "convert it to the names of kohya, by `loramerge convert --to kohya`"
 
 
@@ -27,6 +29,9 @@ def rules(facts: Facts) -> Iterator[Finding]:
             "it looks for them under `.processor.to_q` and the like only",
             KOHYA,
         )
+    if text := next(filter(T5.match, facts.tensors), None):
+        yield COMFYUI.ignoring(f"what is of T5 under the names of diffusers ({printable(text, 80)})", KOHYA)
+    yield from COMFYUI.scaling(ZERO, zeros(facts))
     if facts.dialect == "peft":
         yield COMFYUI.ignoring(
             "keys with base_model.model, but for a few models such as SD 3 and PixArt: it logs `lora key not "

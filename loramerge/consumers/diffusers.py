@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loramerge.consumers import diffusers_alphas
+from loramerge.consumers.alphas import FLUX, ZERO, misnamed, zeros
 from loramerge.consumers.consumer import Consumer, Finding
-from loramerge.consumers.diffusers_alphas import FLUX
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import printable
 from loramerge.formats.config import scales
@@ -75,7 +74,8 @@ def _alphas(facts: Facts) -> Iterator[Finding]:
         )
     else:
         why = "takes one alpha for attention, for a text encoder and where a module has none"
-        yield from DIFFUSERS.scaling(why, diffusers_alphas.factors(facts))
+        wrong = misnamed(facts)
+        yield from DIFFUSERS.scaling(why, wrong) if wrong else DIFFUSERS.scaling(ZERO, zeros(facts))
 
 
 def _names(facts: Facts) -> Iterator[Finding]:

@@ -7,7 +7,8 @@ import pytest
 
 import loramerge as lm
 from loramerge.checking import facts_of
-from loramerge.consumers import CONSUMERS, Module, diffusers_alphas
+from loramerge.consumers import CONSUMERS, Module
+from loramerge.consumers.alphas import misnamed
 from loramerge.formats import models
 from tests.consumers.pipelines import MODELS, applied, shapes
 from tests.dialects import pairs, saved
@@ -130,7 +131,7 @@ def test_under_kohyas_names_it_scales_as_check_says(model, name, tmp_path):
     merge = lm.combine(places, weights=[0.7, -0.3], format="kohya", out=tmp_path / "m.safetensors")
     for file, adapter in [(places[0], lm.load(places[0])), (tmp_path / "m.safetensors", merge.adapter)]:
         stems = dict(zip(names_of_kohya(shapes(model, ENDS)), shapes(model, ENDS), strict=True))
-        said = {stems[stem]: f for stem, f in diffusers_alphas.factors(facts_of(file)).items()}
+        said = {stems[stem]: f for stem, f in misnamed(facts_of(file)).items()}
         same(applied(model, file), adapter, said)
         assert len(lm.check(file, "diffusers")) == any(factor != 1 for factor in said.values())
     assert len(lm.check(places[0], "diffusers")) == (name == "two of each")

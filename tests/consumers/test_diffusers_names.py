@@ -76,6 +76,7 @@ SD_FILES = {  # name of the file -> (its tensors, what diffusers does beside loa
     "its own in LoKr": (form(f"{ATTENTION}.to_q", "LoKr"), "rejects"),
     "PEFT's in a part": (renamed(pairs(SD, OWN), ("unet.", "unet.base_model.model.")), "rejects"),
     "kohya": (pairs({Q: (16, 16), K: (8, 8, 3, 3)}, alpha=1.0), None),
+    "kohya, an alpha of 0": (pairs({Q: (16, 16), K: (8, 8, 3, 3)}, alpha=0.0), "scales"),
     "kohya, some with an alpha": (SOME_ALPHAS, "scales"),
     "kohya, text without out_proj": (
         pairs({f"{TEXT}_mlp_fc1": (32, 16), f"{TEXT}_self_attn_q_proj": (16, 16)}, alpha=1.0),
@@ -100,6 +101,7 @@ FLUX_FILES = {
     "its own with two alphas": (pairs(FLUX_OWN, OWN, alpha=1.0) | ANOTHER, "scales"),
     "its own in LoKr": (form(f"{SINGLE}.proj_out", "LoKr"), "rejects"),
     "kohya": (pairs(BLOCKS, alpha=1.0) | pairs(ONE, alpha=5.0), None),
+    "kohya, an alpha of 0": (pairs(BLOCKS, alpha=1.0) | pairs(ONE, alpha=0.0), "scales"),
     "kohya around the blocks": (pairs(BLOCKS | {"lora_unet_img_in": (32, 4)}, alpha=1.0), "ignores"),
     "kohya with T5": (pairs(BLOCKS | T5, alpha=1.0), "ignores"),
     "kohya in LoHa": (form(f"{DOUBLE}_img_attn_proj", "LoHa"), "ignores"),

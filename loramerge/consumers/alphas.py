@@ -1,4 +1,4 @@
-"""Which alphas diffusers takes for which module, in files where it does not fold them into the factors."""
+"""Alphas that are not taken as they are meant: by diffusers under misunderstood names, and zeros."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ UNET = re.compile(
     r"(lora_unet_|unet\.)((down|up|input|output)_blocks|mid(dle)?_block|conv_(in|out)|time_embed)"
 )
 MISNAMED = re.compile(r"lora_unet_.*_to_(q|k|v|out_0)|lora_te.*|text_encoder.*", re.DOTALL)
+ZERO = "takes an alpha of 0 as no strength, where kohya means the rank"
 
 Said = tuple[int, float | None]  # the rank of a module, and its alpha if it says one
 
 
-def factors(facts: Facts) -> dict[str, float]:
+def misnamed(facts: Facts) -> dict[str, float]:
     """Module -> the scale that diffusers takes, by the one that is meant; empty if alphas are no matter.
 
     Alphas go into PEFT's alpha_pattern, but those of attention and of text encoders under names that no
@@ -33,6 +34,13 @@ def factors(facts: Facts) -> dict[str, float]:
     for modules in _said(facts).values():
         found |= _taken(modules)
     return found
+
+
+def zeros(facts: Facts) -> dict[str, float]:
+    """Module -> 0 where kohya's alpha is 0, by which sd-scripts means the rank; else 1."""
+    if facts.dialect != "kohya":
+        return {}
+    return {module.place: 0.0 if module.alpha == 0 else 1.0 for module in facts.modules}
 
 
 def _said(facts: Facts) -> Mapping[str, dict[str, Said]]:
