@@ -11,8 +11,9 @@ from loramerge.consumers.facts import Facts
 DOWN = re.compile(r"(?P<stem>.+)\.(lora_down|lora_A)\.weight", re.DOTALL)
 PART = re.compile(r"(lora_)?(?P<part>unet|transformer|te\d?|text_encoder(_\d)?)[._]")
 FLUX = re.compile(r"(double|single)_blocks|single_transformer_blocks")
-UNET = re.compile(
-    r"(lora_unet_|unet\.)((down|up|input|output)_blocks|mid(dle)?_block|conv_(in|out)|time_embed)"
+DIFFUSION = re.compile(
+    r"lora_unet_((down|up|input|output)_blocks|mid(dle)?_block|conv_(in|out)|time_embed|label_emb|out_2)"
+    r"|lora_te"
 )
 MISNAMED = re.compile(r"lora_unet_.*_to_(q|k|v|out_0)|lora_te.*|text_encoder.*", re.DOTALL)
 ZERO = "takes an alpha of 0 as no strength, where kohya means the rank"
@@ -27,7 +28,7 @@ def misnamed(facts: Facts) -> dict[str, float]:
     module has. There, as where a module has none, the alpha counts that most modules of its part have.
     """
     flux = any(map(FLUX.search, facts.tensors))
-    sd = facts.dialect == "kohya" and any(map(UNET.match, facts.tensors)) and not flux
+    sd = facts.dialect == "kohya" and all(map(DIFFUSION.match, facts.tensors))
     if not sd and not (facts.dialect == "diffusers" and flux):
         return {}
     found: dict[str, float] = {}

@@ -146,6 +146,17 @@ def test_for_diffusers_a_merge_gets_its_names_and_acts_as_it_is_meant(name, tmp_
     same(applied("unet", tmp_path / "m.safetensors"), lm.load(file))
 
 
+def test_for_diffusers_ranks_that_differ_are_not_written_under_kohyas_names(tmp_path):
+    ranks = {"a": (4, 2), "b": (4,)}
+    files = {n: in_kohya(tmp_path / f"{n}.safetensors", "unet", 1, r, (1.0,)) for n, r in ranks.items()}
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(lm.IncompatibleError, match="takes one alpha for attention"):
+        lm.combine([files["a"]], consumer="diffusers", format="kohya", out=out)
+    assert not out.exists()
+    merge = lm.combine([files["b"]], consumer="diffusers", format="kohya", out=out)
+    same(applied("unet", out), merge.adapter)
+
+
 @pytest.mark.parametrize("profile", ["portable", "compact"])
 @pytest.mark.parametrize("way", [("diffusers",), ("kohya", "diffusers"), ("comfy", "kohya", "diffusers")])
 def test_a_conversion_acts_as_its_source(way, profile, tmp_path):

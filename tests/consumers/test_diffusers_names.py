@@ -78,6 +78,11 @@ SD_FILES = {  # name of the file -> (its tensors, what diffusers does beside loa
     "kohya": (pairs({Q: (16, 16), K: (8, 8, 3, 3)}, alpha=1.0), None),
     "kohya, an alpha of 0": (pairs({Q: (16, 16), K: (8, 8, 3, 3)}, alpha=0.0), "scales"),
     "kohya, some with an alpha": (SOME_ALPHAS, "scales"),
+    "kohya, text of two alphas": (
+        pairs({f"{TEXT}_self_attn_{x}_proj": (16, 16) for x in ("q", "out")}, alpha=1.0)
+        | pairs({f"{TEXT}_self_attn_v_proj": (16, 16)}, alpha=3.0),
+        "scales",
+    ),
     "kohya, text without out_proj": (
         pairs({f"{TEXT}_mlp_fc1": (32, 16), f"{TEXT}_self_attn_q_proj": (16, 16)}, alpha=1.0),
         "ignores",
