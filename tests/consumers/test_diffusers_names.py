@@ -1,11 +1,15 @@
 """What diffusers' own loader does with files of every name and form, and that `check` says so."""
 
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import loramerge as lm
 from tests.consumers.pipelines import applied
 from tests.dialects import normal, pairs, saved
+from tests.files import Cli
 from tests.tiny_models import QUIET
 
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match")]
@@ -22,27 +26,28 @@ TEXT = "lora_te_text_model_encoder_layers_0"
 FLUX = "transformer.transformer_blocks.0"
 SINGLE = "transformer.single_transformer_blocks.0"
 DOUBLE = "lora_unet_double_blocks_0"
-BLOCKS = {f"{DOUBLE}_img_attn_proj": (32, 32), f"{DOUBLE}_txt_mlp_2": (32, 128)}
+LINEAR2 = "lora_unet_single_blocks_0_linear2"  # by its sizes a module of Flux alone
+BLOCKS = {f"{DOUBLE}_img_attn_proj": (32, 32), f"{DOUBLE}_txt_mlp_2": (32, 128), LINEAR2: (32, 160)}
 ONE = {f"{DOUBLE}_txt_attn_proj": (32, 32)}
 COMFY = {"diffusion_model.double_blocks.0.img_attn.proj": (32, 32)}
 T5 = {"lora_te3_encoder_block_0_layer_0_SelfAttention_q": (8, 8)}
 XLABS = ("down", "up")
 
 
-def form(stem, kind):
-    """One module of 16 × 16 (of a convolution, 8 × 8) in a form that is no plain pair."""
+def form(stem, kind, outs=16, ins=16):
+    """One module (of a convolution, 8 × 8 with a kernel of 3 × 3) in a form that is no plain pair."""
     rng = np.random.default_rng(3)
     parts = {
-        "LoHa": {f"hada_w{i}_{x}": s for i in (1, 2) for x, s in {"a": (16, 2), "b": (2, 16)}.items()},
-        "LoKr": {"lokr_w1": (4, 4), "lokr_w2": (4, 4)},
+        "LoHa": {f"hada_w{i}_{x}": s for i in (1, 2) for x, s in {"a": (outs, 2), "b": (2, ins)}.items()},
+        "LoKr": {"lokr_w1": (4, 4), "lokr_w2": (outs // 4, ins // 4)},
         "Tucker": {
             "lora_down.weight": (2, 8, 1, 1),
             "lora_mid.weight": (2, 2, 3, 3),
             "lora_up.weight": (8, 2, 1, 1),
         },
-        "difference": {"diff": (16, 16)},
-        "bias": {"diff_b": (16,)},
-        "norm": {"w_norm": (16,), "b_norm": (16,)},
+        "difference": {"diff": (outs, ins)},
+        "bias": {"diff_b": (outs,)},
+        "norm": {"w_norm": (outs,), "b_norm": (outs,)},
     }[kind]
     return {f"{stem}.{part}": normal(rng, *shape) for part, shape in parts.items()}
 
@@ -104,22 +109,22 @@ FLUX_FILES = {
     "its own": (pairs(FLUX_OWN, OWN), None),
     "its own with one alpha": (pairs(FLUX_OWN, OWN, alpha=1.0), None),
     "its own with two alphas": (pairs(FLUX_OWN, OWN, alpha=1.0) | ANOTHER, "scales"),
-    "its own in LoKr": (form(f"{SINGLE}.proj_out", "LoKr"), "rejects"),
+    "its own in LoKr": (form(f"{SINGLE}.proj_out", "LoKr", 32, 160), "rejects"),
     "kohya": (pairs(BLOCKS, alpha=1.0) | pairs(ONE, alpha=5.0), None),
     "kohya, an alpha of 0": (pairs(BLOCKS, alpha=1.0) | pairs(ONE, alpha=0.0), "scales"),
     "kohya around the blocks": (pairs(BLOCKS | {"lora_unet_img_in": (32, 4)}, alpha=1.0), "ignores"),
     "kohya with T5": (pairs(BLOCKS | T5, alpha=1.0), "ignores"),
-    "kohya in LoHa": (form(f"{DOUBLE}_img_attn_proj", "LoHa"), "ignores"),
-    "kohya in LoHa and pairs": (pairs(ONE) | form(f"{DOUBLE}_img_attn_proj", "LoHa"), "rejects"),
-    "kohya in differences": (form(f"{DOUBLE}_img_attn_proj", "difference"), "ignores"),
-    "kohya with a bias": (pairs(ONE) | form(f"{DOUBLE}_img_attn_proj", "bias"), "ignores"),
-    "LyCORIS": (pairs({"lycoris_transformer_blocks_0_attn_to_q": (32, 32)}, alpha=1.0), "rejects"),
+    "kohya in LoHa": (form(LINEAR2, "LoHa", 32, 160), "ignores"),
+    "kohya in LoHa and pairs": (pairs(ONE) | form(LINEAR2, "LoHa", 32, 160), "rejects"),
+    "kohya in differences": (form(LINEAR2, "difference", 32, 160), "ignores"),
+    "kohya with a bias": (pairs(BLOCKS) | form(LINEAR2, "bias", 32, 160), "ignores"),
+    "LyCORIS": (pairs({"lycoris_single_transformer_blocks_0_proj_out": (32, 160)}, alpha=1.0), "rejects"),
     "OneTrainer, attention": (
         pairs({"lora_transformer_transformer_blocks_0_attn_to_out_0": (32, 32)}, alpha=1.0),
         None,
     ),
     "OneTrainer": (
-        pairs({"lora_transformer_transformer_blocks_0_ff_net_2": (32, 128)}, alpha=1.0),
+        pairs({"lora_transformer_single_transformer_blocks_0_proj_out": (32, 160)}, alpha=1.0),
         "rejects",
     ),
     "ComfyUI": (pairs(COMFY, OWN), "ignores"),
@@ -171,3 +176,18 @@ def test_it_does_what_check_says(model, name, tmp_path):
         does = "rejects"
     assert does == wanted
     assert [finding.effect for finding in lm.check(file, "diffusers")] == ([] if wanted is None else [wanted])
+
+
+@pytest.mark.parametrize(("model", "name"), FILES)
+def test_the_command_that_check_offers_makes_what_it_loads(model, name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state, wanted = {"unet": SD_FILES, "transformer": FLUX_FILES}[model][name]
+    file = saved(Path("a.safetensors"), state)
+    commands = {finding.command for finding in lm.check(file, "diffusers")} - {""}
+    assert wanted is not None or not commands
+    for command in commands:
+        program, *words = shlex.split(command)
+        assert program == "loramerge"
+        assert Cli(capsys)(*words).code == 0, command
+        assert done(model, Path(words[-1])) is None
+        assert not lm.check(words[-1], "diffusers")
