@@ -87,9 +87,11 @@ def _names(facts: Facts) -> Iterator[Finding]:
             OWN,
         )
     if (key := _first(BARE, facts)) and facts.dialect == "diffusers":
-        yield DIFFUSERS.ignoring(f"keys without `unet.`, such as {printable(key, 80)}", OWN)
+        yield DIFFUSERS.ignoring(f"keys without `unet.`, such as {printable(key, 80)}")
     if key := _first(NESTED, facts):
-        yield DIFFUSERS.rejecting(f"no module of a U-Net is called {printable(key, 80)}", OWN)
+        yield DIFFUSERS.rejecting(
+            f"no module of a U-Net is called {printable(key, 80)}", "take base_model.model. out of its keys"
+        )
     if key := _first(LYCORIS, facts):
         why = f"it loads names such as {printable(key, 80)} with Flux.2 alone, and there LoKr alone"
         yield DIFFUSERS.rejecting(why)

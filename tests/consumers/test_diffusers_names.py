@@ -29,7 +29,10 @@ DOUBLE = "lora_unet_double_blocks_0"
 LINEAR2 = "lora_unet_single_blocks_0_linear2"  # by its sizes a module of Flux alone
 BLOCKS = {f"{DOUBLE}_img_attn_proj": (32, 32), f"{DOUBLE}_txt_mlp_2": (32, 128), LINEAR2: (32, 160)}
 ONE = {f"{DOUBLE}_txt_attn_proj": (32, 32)}
-COMFY = {"diffusion_model.double_blocks.0.img_attn.proj": (32, 32)}
+COMFY = {
+    "diffusion_model.double_blocks.0.img_attn.proj": (32, 32),
+    "diffusion_model.single_blocks.0.linear2": (32, 160),
+}
 T5 = {"lora_te3_encoder_block_0_layer_0_SelfAttention_q": (8, 8)}
 XLABS = ("down", "up")
 
@@ -191,3 +194,15 @@ def test_the_command_that_check_offers_makes_what_it_loads(model, name, tmp_path
         assert Cli(capsys)(*words).code == 0, command
         assert done(model, Path(words[-1])) is None
         assert not lm.check(words[-1], "diffusers")
+
+
+@pytest.mark.parametrize(("model", "name"), FILES)
+def test_the_conversion_that_check_names_makes_what_it_loads(model, name, tmp_path):
+    state, _ = {"unet": SD_FILES, "transformer": FLUX_FILES}[model][name]
+    file = saved(tmp_path / "a.safetensors", state)
+    for finding in lm.check(file, "diffusers"):
+        _, named, format = finding.mend.partition("`loramerge convert --to ")
+        if named and not finding.sentence.startswith("diffusers finds nothing"):
+            out = tmp_path / "b.safetensors"
+            lm.convert(file, out, format.rstrip("`"))
+            assert done(model, out) is None
