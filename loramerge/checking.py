@@ -110,6 +110,7 @@ def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
         {key: tensor.shape for key, tensor in raw.tensors.items()},
         raw.dialect,
         raw.settings if raw.dialect == DIFFUSERS.name else {},
+        _alphas(raw.tensors),
         weights=raw.weights,
         beside=raw.beside,
         options="--allow-pickle" if Path(raw.weights).suffix in PICKLES else "",
@@ -128,10 +129,10 @@ def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}
     if facts.dialect == PEFT.name:
-        return replace(facts, modules=_modules(units, scales, _alphas(raw.tensors)))
+        return replace(facts, modules=_modules(units, scales, facts.alphas))
     facts = replace(facts, beyond=tuple(adapter.extras))
     if facts.dialect == DIFFUSERS.name:
-        found = _modules(units, scales, _alphas(raw.tensors))
+        found = _modules(units, scales, facts.alphas)
         return replace(facts, modules=tuple(map(_in_component, found)))
     alphas = {_path(target): scale * units[target] for target, scale in scales.items()}
     return replace(facts, modules=_modules(units, scales, alphas))  # every reader finds the scale in them

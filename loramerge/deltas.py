@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,6 +31,8 @@ from loramerge.scaling import rescaled, strength
 from loramerge.target import Target
 from loramerge.units import Units
 
+FACTOR = re.compile(r"\.lora_(down|A)\.weight$")
+
 Put = Callable[[Target, Array], None]
 
 
@@ -43,8 +46,9 @@ def write_deltas(
 ) -> Report:
     """Write ΔW of every module as it is, not refitted to a rank: to be added to the base parameter.
 
-    One tensor per module under the name and in the shape of the base parameter. What is read back must be
-    what was written. A method that has factors is multiplied out.
+    One tensor per module in the shape of the base parameter, under its name; in the formats kohya and comfy
+    as `<module>.diff`, which ComfyUI and LyCORIS load. What is read back must be what was written. A method
+    that has factors is multiplied out.
 
     Args:
         todo: from `loramerge.plan`.   out: a name that ends in .safetensors.
@@ -61,7 +65,7 @@ def write_deltas(
     if todo.method.masks:
         raise UsageError("Dense deltas have no place for masks: write the merge into a folder.")
     _check(todo, where)
-    names = {target: _name(target) for target in todo.sources.signatures}
+    names = _names(todo)
     layout = {name: (todo.outline.dtype, _shape(t, todo.sources.shape(t))) for t, name in names.items()}
     effort = effort.holding(todo.work.held(todo.method))
     marks: dict[str, int] = {}
@@ -104,10 +108,19 @@ def _check(todo: Plan, out: Path) -> None:
 def _header(todo: Plan, digests: list[dict[str, str]]) -> dict[str, str]:
     said = record(todo, digests)
     told = {**said, "settings": {**said["settings"], "dense_delta": True}}
-    return {OURS: json.dumps(told, sort_keys=True, separators=(",", ":"))}
+    return {**todo.outline.kept, OURS: json.dumps(told, sort_keys=True, separators=(",", ":"))}
 
 
-def _name(target: Target) -> str:
+def _names(todo: Plan) -> dict[Target, str]:
+    """What the tensor of each module is called in the format of the merge."""
+    targets, dialect = list(todo.sources.signatures), todo.sources.dialect
+    if not dialect.differences:
+        return {target: _parameter(target) for target in targets}
+    named = dialect.keys(targets)
+    return {target: f"{FACTOR.sub('', named(target)[0])}.diff" for target in targets}
+
+
+def _parameter(target: Target) -> str:
     return f"{'' if target.component == 'model' else f'{target.component}.'}{target.path}.{target.parameter}"
 
 

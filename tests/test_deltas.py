@@ -14,6 +14,7 @@ from loramerge.adapter import Held, Slot
 from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.target import Layout
 from tests.adapters import cast, distance, merged, random_adapters
+from tests.dialects import pairs, saved, updates
 from tests.files import Cli
 
 SHAPES = {"layers.0.q": (40, 30), "layers.0.v": (12, 30)}
@@ -111,3 +112,64 @@ def test_on_the_command_line(tmp_path, capsys):
         lm.replay(out)
     assert cli(*again).code == 1
     assert cli(*again, "--overwrite", "--dry-run").code == 2
+
+
+IMAGE = {  # modules of Stable Diffusion 1.5 in the names of kohya: (out, in, *kernel)
+    "lora_unet_down_blocks_0_resnets_0_conv1": (6, 4, 3, 3),
+    "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q": (8, 6),
+    "lora_te_text_model_encoder_layers_0_mlp_fc1": (8, 6),
+}
+FIRST = {  # the same as each format calls them
+    "kohya": [f"{name}.diff" for name in IMAGE],
+    "comfy": [
+        "diffusion_model.input_blocks.1.0.in_layers.2.diff",
+        "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.diff",
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.diff",
+    ],
+    "diffusers": [
+        "unet.down_blocks.0.resnets.0.conv1.weight",
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight",
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1.weight",
+    ],
+}
+
+
+def images(tmp_path):
+    base = {"ss_base_model_version": "sd_v1"}
+    return [
+        saved(tmp_path / f"{rank}.safetensors", pairs(IMAGE, rank=rank, alpha=1.5, seed=rank), base)
+        for rank in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize("format", FIRST)
+def test_each_format_has_its_names_for_them(tmp_path, format):
+    sources, out = images(tmp_path), tmp_path / "deltas.safetensors"
+    lm.write_deltas(lm.plan(sources, "linear", format=format), out)
+    found = load_file(out)
+    assert set(found) == set(FIRST[format])
+    for name, (module, shape) in zip(FIRST[format], IMAGE.items(), strict=True):
+        wanted = sum(updates(load_file(source))[module] for source in sources)
+        assert found[name].shape == shape
+        np.testing.assert_allclose(found[name].reshape(len(wanted), -1), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", [None, "kohya", "comfy"])
+def test_differences_are_read_back_as_the_merge(tmp_path, format):
+    """kohya's sources are written as kohya's, where no format is asked for."""
+    sources, out = images(tmp_path), tmp_path / "deltas.safetensors"
+    lm.write_deltas(lm.plan(sources, "ties", format=format), out)
+    merge = lm.combine(sources, "ties", rank=36, format=format or "kohya").adapter
+    found = lm.load(out)
+    assert found.dialect == merge.dialect
+    assert found.metadata["ss_base_model_version"] == "sd_v1"
+    assert set(found) == set(merge)
+    for target, update in found.items():
+        np.testing.assert_allclose(update.dense(), merge[target].dense(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_command_line_takes_a_format_for_them(tmp_path, capsys):
+    out = tmp_path / "deltas.safetensors"
+    words = ["combine", *map(str, images(tmp_path)), "--dense-delta", "-o", str(out)]
+    assert Cli(capsys)(*words, "--format", "comfy").code == 0
+    assert set(load_file(out)) == set(FIRST["comfy"])

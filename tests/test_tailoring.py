@@ -163,7 +163,7 @@ def test_a_loaded_adapter_is_checked_by_its_files(tmp_path):
 
 
 def test_the_format_is_the_one_that_it_loads(tmp_path):
-    """PEFT adapters for mlx-lm become its own; kohya's for diffusers, which reads them, stay as they are."""
+    """PEFT adapters for mlx-lm become its own; kohya's for ComfyUI stay as they are."""
     merge = lm.combine(two(tmp_path, r=4), consumer="mlx", out=tmp_path / "m")
     assert merge.adapter.dialect == "mlx"
     assert not lm.check(tmp_path / "m", "mlx")
@@ -175,7 +175,7 @@ def test_the_format_is_the_one_that_it_loads(tmp_path):
     values = {f"{name}.lora_down.weight": np.ones((2, 1280), np.float32)}
     values |= {f"{name}.lora_up.weight": np.ones((1280, 2), np.float32), f"{name}.alpha": np.float32(1)}
     source = bare(tmp_path / "k.safetensors", values)
-    for consumer, wanted in {"diffusers": "kohya", "comfyui": "kohya"}.items():
+    for consumer, wanted in {"diffusers": "diffusers", "comfyui": "kohya"}.items():
         out = tmp_path / f"{consumer}.safetensors"
         assert lm.combine([source], consumer=consumer, out=out).adapter.dialect == wanted
         assert not lm.check(out, consumer)

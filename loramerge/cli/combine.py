@@ -97,7 +97,7 @@ if TYPE_CHECKING:
 @click.option("--private", is_flag=True, help="Make the repository of --push a private one.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dense-delta", is_flag=True, help="Write full matrices ΔW instead of an adapter: one "
-    "tensor for each base parameter, in one .safetensors.")  # fmt: skip
+    "tensor for each parameter, in one .safetensors; as .diff in the formats kohya and comfy.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
     "other sizes; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loramerge.consumers.alphas import ZERO, zeros
 from loramerge.consumers.consumer import Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
@@ -20,6 +21,7 @@ WHOLE = {  # the keys by which it knows the names of others
 }
 KEPT = tuple(".diff .diff_b .w_norm .b_norm .dora_scale .set_weight .reshape_weight".split())
 ONLY = {"bfl": "control LoRAs of Flux", "xlabs": "files that have every block of Flux"}
+T5 = re.compile(r"text_encoder\w*\.encoder\.block\.")
 
 
 def scale(config: Mapping[str, Any], module: Module) -> float:
@@ -40,6 +42,9 @@ def rules(facts: Facts) -> Iterator[Finding]:
         yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads {ONLY[facts.dialect]} only")
     if facts.dialect in ("kohya", "comfy", "diffusers"):
         yield from COMFYUI.passing_over([key for key in facts.beyond or () if not key.endswith(KEPT)])
+    if text := next(filter(T5.match, facts.tensors), None):
+        yield COMFYUI.ignoring(f"what is of T5 under the names of diffusers ({printable(text, 80)})")
+    yield from COMFYUI.scaling(ZERO, zeros(facts))
     if facts.dialect == "peft":
         yield COMFYUI.ignoring(
             "keys with base_model.model, but for a few models such as SD 3 and PixArt: it logs `lora key not "

@@ -53,7 +53,6 @@ class Consumer:
         name: as in ``--for``.   title: as it calls itself.   version: the one whose code was read.
         dialects: the formats whose names it reads.   folder: it wants a folder with a config.
         scale: (config, module) -> the factor of ``up @ down`` that it uses.
-        alphas: whether it heeds the alpha tensors of these files.
         rules: its own findings, beyond those that all share.
         rejects, heeds: which of `SPECIAL` it refuses, and which it carries out; it ignores the others.
         needs: settings that must be there.
@@ -81,12 +80,10 @@ class Consumer:
     rank_option: str = ""
     rank_choices: tuple[int, ...] = ()
     formats: tuple[str, ...] = ("peft",)
-    alphas: Callable[[Facts], bool] = lambda facts: True
 
     def strength(self, facts: Facts, module: Module) -> float:
         """The factor of ``up @ down`` that it uses for a module of these files."""
-        seen = module if self.alphas(facts) else replace(module, alpha=None)
-        return self.scale(facts.settings(module), seen)
+        return self.scale(facts.settings(module), module)
 
     def format_for(self, sources: Collection[str]) -> str | None:
         """The format to write from sources of these formats; None: theirs, which it loads."""
@@ -126,6 +123,15 @@ class Consumer:
         if keys:
             count = "a tensor that is" if len(keys) == 1 else f"{len(keys)} tensors that are"
             yield self.ignoring(f"{count} no pair ({printable(keys[0])})")
+
+    def scaling(self, why: str, factors: Mapping[str, float]) -> Iterator[Finding]:
+        """A finding, if one of the factors by which it scales modules otherwise than is meant is not 1."""
+        wrong = {place: f for place, f in factors.items() if not math.isclose(f, 1, rel_tol=CLOSE)}
+        if not wrong:
+            return
+        share = "" if len(wrong) == len(factors) else f"in {len(wrong)} of {len(factors)} modules "
+        said = f"{self.title} {why}: the adapter would act {share}{_strength(wrong)}."
+        yield self._found("scales", said, "")
 
     def _found(self, effect: Effect, sentence: str, mend: str, command: str | None = None) -> Finding:
         if command is None:
@@ -213,17 +219,10 @@ class Consumer:
     def _wrong_scale(self, facts: Facts) -> Iterator[Finding]:
         known = [m for m in facts.modules if m.scale and math.isfinite(m.scale)]
         factors = {m.name: self.strength(facts, m) / m.scale for m in known if m.scale}
-        wrong = {place: f for place, f in factors.items() if not math.isclose(f, 1, rel_tol=CLOSE)}
-        if not wrong:
-            return
-        share = "" if len(wrong) == len(factors) else f"in {len(wrong)} of {len(factors)} modules "
-        why = f"{self.title} {self._unheeded(facts)}"
-        yield self._found("scales", f"{why}: the adapter would act {share}{_strength(wrong)}.", "")
+        yield from self.scaling(self._unheeded(facts), factors)
 
     def _unheeded(self, facts: Facts) -> str:
         """Which of the settings that decide the scale it does not read."""
-        if not self.alphas(facts) and any(module.alpha for module in facts.modules):
-            return "ignores alpha tensors"
         if not self.folder:
             return f"reads no {'adapter_config.json' if facts.folder else 'lora_adapter_metadata'}"
         settings = ["use_rslora", *([] if self.patterns else ["rank_pattern", "alpha_pattern"])]

@@ -47,6 +47,7 @@ class Facts:
         config: its settings.   tensors: key -> shape.   beside: other files in its folder.
         dialect: the format that its reader found, by the name of `DIALECTS`; `UNKNOWN` for no known names.
         parts: component -> its settings, in the header of a file of diffusers.
+        alphas: stem of a key -> the number in its alpha tensor.
         weights: name of the file of weights.   stem: what is made of it is named after this.
         modules: as loramerge reads them; empty if it does not.
         beyond: the keys of what it reads as no part of a pair; None where the names alone must tell.
@@ -61,6 +62,7 @@ class Facts:
     tensors: Mapping[str, Shape]
     dialect: str = "peft"
     parts: Mapping[str, Settings] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
     modules: tuple[Module, ...] = ()
     beyond: tuple[str, ...] | None = None
     unread: str = ""

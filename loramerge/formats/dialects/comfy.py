@@ -31,6 +31,7 @@ class Comfy(Dialect):
     name = "comfy"
     words = "a ComfyUI LoRA"
     writes = True
+    differences = True
     prefixes: ClassVar[
         Mapping[str, str]
     ] = {  # what a key begins with -> component; T5 is told by its modules

@@ -101,6 +101,7 @@ class Dialect:
         module keeps its own rank; otherwise scales are folded into `up`.
     unread: dtypes that its tools cannot load.   one_rank: they give all modules one rank.
     kept: metadata that stays true of a merge, beside what is said of the base model.
+    differences: its tools read a full ΔW of a module too, as `.diff`.
     """
 
     name: ClassVar[str]
@@ -113,6 +114,7 @@ class Dialect:
     kept: ClassVar[tuple[str, ...]] = ()
     unread: ClassVar[tuple[str, ...]] = ()
     one_rank: ClassVar[bool] = False
+    differences: ClassVar[bool] = False
 
     @property
     def tool(self) -> str:

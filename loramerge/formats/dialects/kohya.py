@@ -49,6 +49,7 @@ class Kohya(Dialect):
     words = "a kohya LoRA"
     writes = True
     keeps_alpha = True
+    differences = True
 
     def detects(self, header: Header) -> bool:
         return any(KEY.match(key) for key in header.tensors)

@@ -165,65 +165,6 @@ def test_diffusers_reads_flux_of_kohya_as_we_do_but_for_the_alpha_of_the_last_la
         np.testing.assert_allclose(other @ x, factor * (update.dense() @ x), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore")  # of diffusers about itself
-@pytest.mark.parametrize("profile", ["portable", "compact"])
-def test_diffusers_loads_what_we_write_at_the_same_strength(tmp_path, profile):
-    from diffusers import UNet2DConditionModel
-
-    model = UNet2DConditionModel(**SD, **UNETS["SD 1.5"])
-    chosen = [
-        name for name in layers(model) if "attn1" in name or "resnets.0.conv1" in name or "proj_in" in name
-    ]
-    shapes = {f"unet.{name}": tuple(dict(model.named_modules())[name].weight.shape) for name in chosen}
-    state = {}
-    for number, (module, shape) in enumerate(flat(shapes).items()):
-        state |= pairs({module: shape}, rank=2 + number % 2, alpha=3.0, seed=number)
-    source = lm.load(saved(tmp_path / "k.safetensors", state))
-    lm.combine(
-        [source],
-        "cat",
-        profile=profile,
-        format="diffusers",
-        out=tmp_path / "pytorch_lora_weights.safetensors",
-    )
-    file = "pytorch_lora_weights.safetensors"
-    model.load_lora_adapter(str(tmp_path), prefix="unet", weight_name=file, use_safetensors=True)
-
-    modules = dict(model.named_modules())
-    for target, update in source.items():
-        (name,) = modules[target.path].lora_A.keys()
-        theirs = modules[target.path].get_delta_weight(name).detach().numpy()
-        np.testing.assert_allclose(theirs.reshape(len(theirs), -1), update.dense(), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore")  # of diffusers about itself
-@pytest.mark.parametrize("profile", ["portable", "compact"])
-def test_diffusers_loads_a_text_encoder_whose_model_has_lost_its_first_name(tmp_path, profile):
-    """transformers 5 has CLIP's layers without text_model, and files keep their names."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    model = CLIPTextModel(CLIPTextConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2))
-    name = "text_encoder.text_model.encoder.layers.{}.self_attn.{}"
-    chosen = [name.format(layer, part) for layer in range(2) for part in ("q_proj", "out_proj")]
-    state = {}
-    for number, module in enumerate(chosen):
-        state |= pairs({module: (16, 16)}, ("lora_A", "lora_B"), rank=1 + number % 3, seed=number)
-    source = lm.load(saved(tmp_path / "a.safetensors", state))
-    out = tmp_path / "b.safetensors"
-    lm.convert(tmp_path / "a.safetensors", out, "diffusers", profile=profile)
-    found, alphas, settings = Loader.lora_state_dict(str(out), return_lora_metadata=True)
-    Loader.load_lora_into_text_encoder(
-        found, alphas, model, "text_encoder", adapter_name="x", metadata=settings
-    )
-
-    modules = dict(model.named_modules())
-    for target, update in source.items():
-        path = target.path if target.path in modules else target.path.removeprefix("text_model.")
-        theirs = modules[path].get_delta_weight("x").detach().numpy()
-        np.testing.assert_allclose(theirs, update.dense(), rtol=1e-4, atol=1e-4)
-
-
 def lycoris(form, weights, **options):
     from lycoris import functional
 
