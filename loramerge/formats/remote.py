@@ -11,15 +11,15 @@ from pathlib import Path
 from loramerge.adapter import Adapter
 from loramerge.errors import printable
 from loramerge.formats.licences import licence_in
-from loramerge.formats.safetensors import File, TensorRef, open_elsewhere
-from loramerge.hub.choosing import CONFIG, chosen
+from loramerge.formats.safetensors import File, open_elsewhere
+from loramerge.formats.stated import closed, with_alphas
+from loramerge.hub.choosing import chosen
 from loramerge.hub.client import ask
 from loramerge.hub.failures import Missing, Unreachable
 from loramerge.hub.fetching import download, fetch, offline, sha256_of
 from loramerge.hub.names import HubName, is_hub
 from loramerge.hub.ranges import Ranged
 
-NUMBER = 8  # bytes at most
 Read = Callable[[Path, str, File | None], Adapter]  # place, name for messages, weights that are elsewhere
 
 
@@ -46,8 +46,10 @@ def load_hub(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adap
 def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
     """The same from its config and the header of its weights, which are read by range and stay on the Hub.
 
-    Where that cannot be done (no network, a pickle, a file whose alpha another one tells, or with
-    alphas strewn all over it) it is downloaded.
+    Alphas inside the weights are read too, where few requests reach them all. Where they do not, a sample of
+    them is, and the metadata of the file is believed if it says the same; the adapter then says so, and hands
+    out no factors. It is downloaded where no metadata says the alphas, or the sample says others, and where
+    there is no network or only a pickle.
     """
     if offline():
         return load_hub(source, name, read, allow_pickle)
@@ -58,17 +60,17 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
         return load_hub(source, name, read, allow_pickle)
     with _both_readings(source):
         choice = chosen(name, listing, allow_pickle)
-    guessed = choice.place == choice.weights and any(CONFIG in file for file in choice.beside)
-    if guessed or not choice.weights.endswith(".safetensors"):
+    if not choice.weights.endswith(".safetensors"):
         return load_hub(source, name, read, allow_pickle)
     nowhere = Path(os.devnull)  # nothing can lie beside it
     root = download(name, listing.commit, choice.beside) if choice.beside else nowhere
     found = replace(name, path=choice.place)
     ranged = Ranged(name, listing.commit, choice.weights)
     file = open_elsewhere(found.shown, root / choice.weights, ranged.open(), ranged.read)
-    alphas = [t for key, t in file.tensors.items() if key.endswith(".alpha") and isinstance(t, TensorRef)]
-    if not ranged.read_ahead((alpha.start, alpha.nbytes) for alpha in alphas if alpha.nbytes <= NUMBER):
+    whole = with_alphas(file, ranged)
+    if whole is None:
         return load_hub(source, name, read, allow_pickle)
+    file, note = whole
     adapter = read(root / choice.place, found.shown, file)
     known = replace(
         adapter.provenance,
@@ -76,8 +78,10 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
         hub=found.place,
         licence=adapter.provenance.licence or listing.licence,
         peeked=True,
+        stated=bool(note),
     )
-    return replace(adapter, provenance=known)
+    adapter = replace(adapter, provenance=known, oddities=(*adapter.oddities, *([note] if note else [])))
+    return closed(adapter) if note else adapter
 
 
 @contextmanager
