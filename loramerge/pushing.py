@@ -12,8 +12,10 @@ from loramerge.adapter import Adapter
 from loramerge.bases import is_local, without_folders
 from loramerge.errors import LoramergeError, SourceError, printable
 from loramerge.formats import load
+from loramerge.formats.beside import told
 from loramerge.formats.destination import ADAPTER_FILES
 from loramerge.formats.dialects import named
+from loramerge.formats.masks import PLACE, tasks_in
 from loramerge.formats.records import find_record
 from loramerge.hub.card import write
 from loramerge.hub.client import Listing, ask
@@ -44,9 +46,9 @@ def push(
     """Put an adapter on the Hub, in one commit, with a card that says how it was made.
 
     The adapter is loaded first, so that what nobody could read is not sent. Of a folder its adapter's own
-    files go: config, weights, loramerge.json, loramerge.extras and README.md. Where there is no README.md one
-    is written, unless the repository has one that somebody else wrote. The token is that of the stored login
-    or of HF_TOKEN.
+    files go: config, weights, loramerge.json, loramerge.extras, its masks and README.md. Where there is no
+    README.md one is written, unless the repository has one that somebody else wrote. The token is that of the
+    stored login or of HF_TOKEN.
 
     Args:
         path: a PEFT folder or a bare .safetensors.   repo_id: `org/name`; made if it is not there.
@@ -68,7 +70,11 @@ def push(
     adapter = load(_here(place))
     files, aside = _files(place, adapter)
     now = prepare(target, private)
-    notes = [f"{printable(', '.join(aside))} is no part of the adapter, and was not sent"] if aside else []
+    notes = [_aside(aside)] if aside else []
+    if left := (now.files & {*ADAPTER_FILES, PLACE}) - files.keys() - {CARD}:
+        notes.append(
+            f"{repo_id} still has {told(left)} of an earlier push: delete there what is not of this adapter"
+        )
     if adapter.base.name and is_local(adapter.base.name):
         notes.append(
             "its base model is named by a place on a disk, which others do not have: write the name that it "
@@ -161,13 +167,33 @@ def _licence(name: HubName) -> str | None:
 
 
 def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list[str]]:
-    """Path there -> file here; and what lies in the folder but is no part of the adapter."""
+    """Path there -> file here; and what lies in the folder but is no part of the adapter.
+
+    Raises:
+        SourceError: the masks in it are malformed.
+    """
     if not place.is_dir():
         return {place.name: place}, []
-    names = sorted(name for name in os.listdir(place) if not name.startswith("."))
     read = {path.name for path in adapter.provenance.files}
-    own = {name for name in names if name in ADAPTER_FILES | read and (place / name).is_file()}
-    return {name: place / name for name in sorted(own)}, [name for name in names if name not in own]
+    masks = {PLACE} if tasks_in(place) else set()
+    found = _listed(place)
+    own = {name for name in found if name in ADAPTER_FILES | read | masks and (place / name).is_file()}
+    return {name: place / name for name in sorted(own)}, [name for name in found if name not in own]
+
+
+def _aside(names: Sequence[str]) -> str:
+    be, was = ("is", "was") if len(names) == 1 else ("are", "were")
+    return f"{told(names, 8)} {be} no part of the adapter, and {was} not sent"
+
+
+def _listed(place: Path) -> list[str]:
+    """What lies in a folder, and in its folder of masks."""
+    names = sorted(name for name in os.listdir(place) if not name.startswith("."))
+    folder = os.path.dirname(PLACE)
+    if folder not in names or not (place / folder).is_dir():
+        return names
+    inside = sorted(os.listdir(place / folder))
+    return [name for name in names if name != folder] + [f"{folder}/{name}" for name in inside]
 
 
 def _here(place: Path) -> Path:

@@ -29,7 +29,7 @@ def load_hub(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adap
     Raises:
         SourceError: it is neither here nor there, or cannot be had; each reason has its sentence.
     """
-    with _both_readings(source):
+    with both_readings(source):
         found = fetch(name, allow_pickle)
     adapter = read(found.path, found.name.shown, None)
     known = replace(
@@ -54,11 +54,11 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
     if offline():
         return load_hub(source, name, read, allow_pickle)
     try:
-        with _both_readings(source):
+        with both_readings(source):
             listing = ask(name)
     except Unreachable:
         return load_hub(source, name, read, allow_pickle)
-    with _both_readings(source):
+    with both_readings(source):
         choice = chosen(name, listing, allow_pickle)
     if not choice.weights.endswith(".safetensors"):
         return load_hub(source, name, read, allow_pickle)
@@ -85,7 +85,7 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
 
 
 @contextmanager
-def _both_readings(source: str) -> Iterator[None]:
+def both_readings(source: str) -> Iterator[None]:
     """A source such as `org/name` may have been meant as a path: say so where it is neither."""
     try:
         yield
