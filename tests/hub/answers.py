@@ -150,6 +150,7 @@ class Handler(BaseHTTPRequestHandler):
     def _info(self, repo: Repo, revision: str) -> None:
         sha = self._at(repo, revision)
         siblings = [{"rfilename": name} for name in sorted(repo.commits[sha])]
+        card = self._card(repo.commits[sha].get("README.md", b""))
         self._json(
             {
                 "_id": "x",
@@ -162,7 +163,8 @@ class Handler(BaseHTTPRequestHandler):
                 "downloads": 0,
                 "likes": 0,
                 "siblings": siblings,
-                "cardData": self._card(repo.commits[sha].get("README.md", b"")),
+                "cardData": card,
+                "pipeline_tag": card.get("pipeline_tag"),
             }
         )
 

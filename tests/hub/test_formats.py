@@ -180,7 +180,11 @@ def test_bases_on_which_the_cards_differ_are_not_named(hub, login, tmp_path):
 
 @pytest.mark.parametrize(("form", "words"), [("comfy", "ComfyUI"), ("cloneofsimo", "cloneofsimo")])
 def test_what_diffusers_does_not_load_is_told_to_be_converted(form, words):
-    card = write(Facts("me/m", 1, 1, "float32", place="m.safetensors", library=None, words=named(form).words))
+    loaders = ("comfyui",) if form == "comfy" else ()
+    words = named(form).words
+    card = write(
+        Facts("me/m", 1, 1, "F32", place="m.safetensors", library=None, loaders=loaders, words=words)
+    )
     assert "load_lora_weights" not in card
     assert "library_name" not in card
     assert words in card
