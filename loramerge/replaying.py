@@ -83,7 +83,7 @@ def prepare(
 ) -> Replay:
     """Read a record, find its sources and settle everything. Errors as for `replay`."""
     path = record_place(record)
-    said = parse(read_record(path), str(record))
+    said = parse(read_record(path, str(record)), str(record))
     _check_given(said.sources, given)
     places = [*map(Path, folders), *_folders(path)]
     adapters = [_find(source, given, places) for source in said.sources]

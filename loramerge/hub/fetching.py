@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -104,9 +105,13 @@ def _has_weights(place: Path, allow_pickle: bool) -> bool:
 def sha256_of(path: Path) -> str | None:
     """The SHA-256 that the Hub gave a large file of the cache; None for others.
 
-    The client calls what it has downloaded by it, and compares nothing but the size.
+    The client calls what it has downloaded by it, and compares nothing but the size. Only the first link has
+    that name: newer clients keep the bytes of xet further on, under xet's own hash of as many digits.
     """
-    name = path.resolve().name
+    try:
+        name = os.path.basename(os.readlink(path))
+    except OSError:  # no link
+        return None
     return name if DIGEST.fullmatch(name) else None
 
 

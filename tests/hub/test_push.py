@@ -359,3 +359,8 @@ def test_what_is_no_merge_with_masks_is_told_by_its_name(hub, login, merged, cli
     cli("replay", "me/none", "-o", "x").refused(
         1, "me/none does not exist here, and me/none is no repository"
     )
+
+
+def test_what_has_no_record_is_told_by_its_name(hub, login, tmp_path, cli):
+    hub.add("org/a", files_of(folder(tmp_path / "a", tensors(1))))
+    cli("replay", "org/a", "-o", "x").refused(1, "Error: org/a has no loramerge.json: it was not written by")
