@@ -107,6 +107,7 @@ class Provenance:
         hub: its place on the Hub, `org/name` or `org/name/path`.   licence: as its card says.
         marks: SHA-256 that a file must have, where somebody has said it.
         peeked: its tensors are still on the Hub; only the header was read.
+        stated: its alphas are those that its metadata states; most inside the file were not read.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Provenance:
     licence: str | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
     peeked: bool = False
+    stated: bool = False
 
     def sha256(self) -> dict[str, str]:
         """File name -> SHA-256 of each file, read now; with its folder where another has that name.

@@ -127,6 +127,7 @@ class Inspection:
             **({"revision": self.adapter.provenance.revision} if self.adapter.provenance.hub else {}),
             "dtype": dtypes.word(self.adapter.dtype),
             "norm": self.norm,
+            **({"scales": "as the metadata states"} if self.adapter.provenance.stated else {}),
             "modules": [module.to_dict() for module in self.modules],
             "extras": sorted(self.adapter.extras),
             "loads": self.loads,
@@ -145,7 +146,8 @@ class Inspection:
         groups: dict[tuple[str, tuple[int, int]], list[ModuleFacts]] = defaultdict(list)
         for module in self.modules:
             groups[_last(module.name), module.shape].append(module)
-        head = ["module", "count", "out×in", "rank", "scale"]
+        scale = "stated scale" if self.adapter.provenance.stated else "scale"
+        head = ["module", "count", "out×in", "rank", scale]
         spectra = [] if self.peeked else ["norm", "eff. rank", "energy in 1, 2, 4, 8 units"]
         return [[*head, *spectra], *(_row(name, members) for (name, _), members in groups.items())]
 
@@ -188,7 +190,8 @@ def inspect(
     """Read an adapter and measure every module. Factors are read once, batch by batch.
 
     Of an adapter on the Hub only the header is read, so that its file need not be downloaded: there are then
-    no spectra and no norms.
+    no spectra and no norms. Where alphas lie all over the file, a few are read, and the others are taken from
+    its metadata if these agree with it; `oddities` then says so.
 
     Args:
         source: as for `load`.   alpha: for a bare file that does not say its own.

@@ -16,7 +16,8 @@ from loramerge.errors import IncompatibleError, LoramergeError, SourceError, Usa
 from loramerge.formats import load
 from loramerge.formats.output import is_bare
 from loramerge.formats.records import adapter_beside, read_record
-from loramerge.hub.fetching import fetch
+from loramerge.formats.remote import both_readings
+from loramerge.hub.fetching import RECORD, fetch
 from loramerge.hub.names import hub_name
 from loramerge.planning import Plan, plan
 from loramerge.recipe import scales_digest, versions
@@ -87,7 +88,7 @@ def prepare(
 ) -> Replay:
     """Read a record, find its sources and settle everything. Errors as for `replay`."""
     path = record_place(record)
-    said = parse(read_record(path), str(record))
+    said = parse(read_record(path, str(record)), str(record))
     _check_given(said.sources, given)
     places = [*map(Path, folders), *_folders(path)]
     adapters = [_find(source, given, places, allow_pickle) for source in said.sources]
@@ -180,7 +181,10 @@ def _other(source: SourceRecord, place: str | Path, how: str) -> IncompatibleErr
 def record_place(record: str | Path) -> Path:
     """Where a record lies; one on the Hub is brought here with its adapter."""
     name = hub_name(record)
-    return Path(record) if name is None else fetch(name, record=True).path
+    if name is None:
+        return Path(record)
+    with both_readings(str(record)):
+        return fetch(name, also=[RECORD]).path
 
 
 def _original(path: Path, record: str | Path) -> Adapter | None:

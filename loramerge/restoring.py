@@ -12,7 +12,10 @@ from loramerge.driver import Merge, Progress, run
 from loramerge.effort import EFFORT, Effort
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import load
-from loramerge.formats.masks import Masks, mark_of, open_masks
+from loramerge.formats.masks import PLACE, Masks, mark_of, open_masks
+from loramerge.formats.remote import both_readings
+from loramerge.hub.fetching import fetch
+from loramerge.hub.names import hub_name
 from loramerge.planning import Plan, plan
 from loramerge.proof import fingerprint
 from loramerge.target import Target
@@ -33,7 +36,8 @@ def restore(
     """One task's adapter from a merge by ``mergevla``: S ∘ ΔW, fitted to a rank.
 
     Args:
-        merged: the folder of the merge, with its masks.   task: the name of one of its sources.
+        merged: the folder of the merge, with its masks, here or on the Hub.
+        task: the name of one of its sources.
         rank, energy: of the result; by default the rank that the task's adapter had.
 
     Returns:
@@ -67,14 +71,24 @@ def restoring(
     dtype: str | None = None,
 ) -> Plan:
     """What `restore` would do. Reads the merge, to see that its masks are for it."""
-    folder = Path(merged)
+    folder, source, shown = _brought(merged)
     if folder.suffix == ".safetensors" and not folder.is_dir():
-        raise UsageError(f"{printable(folder)} is one file; masks lie in the folder of a merge: name that.")
-    masks, adapter = open_masks(folder, task), load(folder)
+        raise UsageError(f"{printable(shown)} is one file; masks lie in the folder of a merge: name that.")
+    masks, adapter = open_masks(folder, task, shown), load(source)
     _check_meant_for(masks, adapter, effort)
     own = {target: slot for target, slot in adapter.slots.items() if str(target) in masks.tensors}
     adapter = replace(adapter, slots=own)
     return plan([adapter], Restored(masks_of=masks, rank=rank, energy=energy), dtype=dtype, effort=effort)
+
+
+def _brought(merged: str | Path) -> tuple[Path, str | Path, str]:
+    """Where the merge lies on this disk, with its masks; the source that it is; its name for messages."""
+    name = hub_name(merged)
+    if name is None:
+        return Path(merged), merged, str(merged)
+    with both_readings(str(merged)):
+        found = fetch(name, also=[PLACE])
+    return found.path, str(replace(found.name, revision=found.commit)), found.name.shown
 
 
 def _check_meant_for(masks: Masks, adapter: Adapter, effort: Effort) -> None:

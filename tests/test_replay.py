@@ -291,7 +291,7 @@ def test_files_without_a_record(tmp_path):
     for path, words in {
         "c.safetensors": "holds no record",
         "saved.safetensors": "its sources|names no sources",
-        "a": "loramerge.json cannot be read: No such file",
+        "a": "a has no loramerge.json: it was not written by loramerge combine",
         "nowhere.json": "No such file",
     }.items():
         with pytest.raises(LoramergeError, match=words):

@@ -47,7 +47,8 @@ def restore(
     """Give one task's adapter back from a merge by --method mergevla.
 
     Its mask says which entries of the merge it wants; what is left has no low rank and is fitted again. It
-    is as strong as it went into the merge, its weight included.
+    is as strong as it went into the merge, its weight included. MERGED is a folder here or a repository of
+    the Hub.
 
     \b
     Example:

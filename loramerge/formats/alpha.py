@@ -180,7 +180,7 @@ def _is_only_adapter(path: Path) -> bool:
         names = os.listdir(path.parent)
     except OSError:
         return False
-    return [n for n in names if n.endswith((".safetensors", ".bin", ".pt"))] == [path.name]
+    return not any(n.endswith((".safetensors", ".bin", ".pt")) for n in names if n != path.name)
 
 
 def _fitting(config: Mapping[str, Any], pairs: Pairs, where: str) -> Said:

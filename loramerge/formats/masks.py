@@ -24,6 +24,7 @@ from loramerge.formats.safetensors import open_file
 from loramerge.target import Target
 
 FOLDER, FILE, KEY = "masks", "masks.safetensors", "loramerge.masks"
+PLACE = f"{FOLDER}/{FILE}"  # in the folder of the merge
 Shapes = Mapping[Target, tuple[int, int]]  # (out, in)
 
 
@@ -101,24 +102,31 @@ class Masks:
         return tensor.read()
 
 
-def open_masks(folder: Path, task: str) -> Masks:
-    """The masks of one task beside a merge. Only the header is read.
+def tasks_in(folder: Path) -> tuple[str, ...]:
+    """The tasks that the masks beside a merge are for; none if it has no masks, or others than ours.
+
+    Raises:
+        SourceError: they are malformed.
+    """
+    path = folder / PLACE
+    said = open_file(path).metadata if os.path.isfile(path) else {}
+    return tuple(_said(said, printable(path))[0]) if KEY in said else ()
+
+
+def open_masks(folder: Path, task: str, shown: str | None = None) -> Masks:
+    """The masks of one task beside a merge. Only the header is read. `shown`: its name for messages.
 
     Raises:
         SourceError: there are none, or they are malformed.   UsageError: no such task.
     """
-    path = folder / FOLDER / FILE
+    path, shown = folder / PLACE, printable(folder) if shown is None else printable(shown)
     if not os.path.isfile(path):
-        raise SourceError(
-            f"{printable(folder)} has no {FOLDER}/{FILE}: only a merge by --method mergevla can be restored."
-        )
-    name = printable(path)
+        raise SourceError(f"{shown} has no {PLACE}: only a merge by --method mergevla can be restored.")
+    name = f"{shown}/{PLACE}"
     file = open_file(path, name)
     ranks, mark = _said(file.metadata, name)
     if task not in ranks:
-        raise UsageError(
-            f"{printable(folder)} has no task {printable(task)}; it has {', '.join(map(printable, ranks))}."
-        )
+        raise UsageError(f"{shown} has no task {printable(task)}; it has {', '.join(map(printable, ranks))}.")
     start = f"{task}/"
     tensors = {key.removeprefix(start): t for key, t in file.tensors.items() if key.startswith(start)}
     return Masks(task, ranks[task], mark, tensors)

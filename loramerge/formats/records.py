@@ -16,21 +16,25 @@ from loramerge.formats.output import APART, RECORD, is_bare
 from loramerge.formats.safetensors import open_file
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, shown: str | None = None) -> dict[str, Any]:
     """The record in a loramerge.json, in the folder that holds one, or in a .safetensors.
+
+    `shown` is its name for messages, where that is not its path.
 
     Raises:
         SourceError: there is none, or it cannot be read.
     """
+    name = str(path) if shown is None else shown
+    if path.is_dir() and not (path / RECORD).exists():
+        raise SourceError(f"{printable(name)} has no {RECORD}: it was not written by loramerge combine.")
     if not is_bare(path):
-        file = path / RECORD if path.is_dir() else path
-        return read_object(file, str(file))
-    metadata = open_file(path).metadata
+        return read_object(path / RECORD, f"{name}/{RECORD}") if path.is_dir() else read_object(path, name)
+    metadata = open_file(path, name).metadata
     if OURS not in metadata:
         raise SourceError(
-            f"{printable(path)} holds no record of a merge: it was not written by loramerge combine."
+            f"{printable(name)} holds no record of a merge: it was not written by loramerge combine."
         )
-    return parse_object(metadata[OURS], f"the record in {path}")
+    return parse_object(metadata[OURS], f"the record in {name}")
 
 
 def find_record(path: Path) -> dict[str, Any] | None:

@@ -14,7 +14,8 @@ from loramerge.formats.dialects import Header
 from loramerge.formats.json import read_object
 from loramerge.formats.licences import licence_in
 from loramerge.formats.raw import Raw, look
-from loramerge.formats.safetensors import File, TensorRef, open_elsewhere
+from loramerge.formats.safetensors import File, open_elsewhere
+from loramerge.formats.stated import closed, with_alphas
 from loramerge.hub.choosing import CONFIG, chosen
 from loramerge.hub.client import Listing, ask
 from loramerge.hub.failures import Missing, Unreachable
@@ -22,7 +23,6 @@ from loramerge.hub.fetching import download, fetch, offline, sha256_of
 from loramerge.hub.names import HubName, is_hub
 from loramerge.hub.ranges import Ranged
 
-NUMBER = 8  # bytes at most
 Read = Callable[[Path, str, File | None], Adapter]  # place, name for messages, weights that are elsewhere
 
 
@@ -32,7 +32,7 @@ def load_hub(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adap
     Raises:
         SourceError: it is neither here nor there, or cannot be had; each reason has its sentence.
     """
-    with _both_readings(source):
+    with both_readings(source):
         found = fetch(name, allow_pickle)
     adapter = read(found.path, found.name.shown, None)
     known = replace(
@@ -53,45 +53,47 @@ class Seen:
     Args:
         name: with the path of its file, if it is one.   listing: its repository at the commit.
         place: where its folder or file would lie; its config does.   file: its weights, still on the Hub.
+        note: that its alphas are only stated, if they are.
     """
 
     name: HubName
     listing: Listing
     place: Path
     file: File
+    note: str
 
 
 def seen(source: str, name: HubName, allow_pickle: bool) -> Seen | None:
     """The header of its weights, read by range, and its config.
 
-    None where that cannot be done: no network, a pickle, a file whose alpha another one tells, or with
-    alphas strewn all over it.
+    Alphas inside the weights are read too, where few requests reach them all. Where they do not, a sample of
+    them is, and the metadata of the file is believed if it says the same. None where no metadata says the
+    alphas, or the sample says others, and where there is no network or only a pickle.
     """
     if offline():
         return None
     try:
-        with _both_readings(source):
+        with both_readings(source):
             listing = ask(name)
     except Unreachable:
         return None
-    with _both_readings(source):
+    with both_readings(source):
         choice = chosen(name, listing, allow_pickle)
-    guessed = choice.place == choice.weights and any(CONFIG in file for file in choice.beside)
-    if guessed or not choice.weights.endswith(".safetensors"):
+    if not choice.weights.endswith(".safetensors"):
         return None
     nowhere = Path(os.devnull)  # nothing can lie beside it
     root = download(name, listing.commit, choice.beside) if choice.beside else nowhere
     found = replace(name, path=choice.place)
     ranged = Ranged(name, listing.commit, choice.weights)
     file = open_elsewhere(found.shown, root / choice.weights, ranged.open(), ranged.read)
-    alphas = [t for key, t in file.tensors.items() if key.endswith(".alpha") and isinstance(t, TensorRef)]
-    if not ranged.read_ahead((alpha.start, alpha.nbytes) for alpha in alphas if alpha.nbytes <= NUMBER):
+    if (whole := with_alphas(file, ranged)) is None:
         return None
-    return Seen(found, listing, root / choice.place, file)
+    return Seen(found, listing, root / choice.place, *whole)
 
 
 def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
-    """The same from what is `seen` of it; else it is downloaded."""
+    """The same from what is `seen` of it, which says so and hands out no factors where its alphas are only
+    stated; else it is downloaded."""
     found = seen(source, name, allow_pickle)
     if found is None:
         return load_hub(source, name, read, allow_pickle)
@@ -102,8 +104,11 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
         hub=found.name.place,
         licence=adapter.provenance.licence or found.listing.licence,
         peeked=True,
+        stated=bool(found.note),
     )
-    return replace(adapter, provenance=known)
+    if not found.note:
+        return replace(adapter, provenance=known)
+    return closed(replace(adapter, provenance=known, oddities=(*adapter.oddities, found.note)))
 
 
 def look_hub(source: str, name: HubName, allow_pickle: bool) -> Raw:
@@ -112,8 +117,9 @@ def look_hub(source: str, name: HubName, allow_pickle: bool) -> Raw:
     Raises:
         SourceError, IncompatibleError: as `load_hub` and `raw.look`.
     """
-    if (found := seen(source, name, allow_pickle)) is None:
-        with _both_readings(source):
+    found = seen(source, name, allow_pickle)
+    if found is None or found.note:  # rules need the true alphas
+        with both_readings(source):
             here = fetch(name, allow_pickle)
         return look(here.path, here.name.shown, allow_pickle)
     folder = found.place != found.file.path and os.path.isfile(found.place / CONFIG)
@@ -125,7 +131,7 @@ def look_hub(source: str, name: HubName, allow_pickle: bool) -> Raw:
 
 
 @contextmanager
-def _both_readings(source: str) -> Iterator[None]:
+def both_readings(source: str) -> Iterator[None]:
     """A source such as `org/name` may have been meant as a path: say so where it is neither."""
     try:
         yield

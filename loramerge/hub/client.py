@@ -28,7 +28,7 @@ class Listing:
 
     Args:
         licence: as its card names it.   tags: the Hub's own.   private: whether it is; None if not said.
-        base: the one base model that its card names.
+        base: the one base model that its card names.   pipeline: its task, as the Hub calls it.
     """
 
     commit: str
@@ -37,6 +37,7 @@ class Listing:
     tags: tuple[str, ...] = ()
     private: bool | None = None
     base: str | None = None
+    pipeline: str | None = None
 
 
 def ask(name: HubName) -> Listing:
@@ -50,7 +51,13 @@ def ask(name: HubName) -> Listing:
     files = frozenset(sibling.rfilename for sibling in info.siblings or ())
     said = info.card_data
     return Listing(
-        str(info.sha), files, licence_of(said), tuple(info.tags or ()), info.private, base_of(said)
+        str(info.sha),
+        files,
+        licence_of(said),
+        tuple(info.tags or ()),
+        info.private,
+        base_of(said),
+        info.pipeline_tag,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,19 +46,19 @@ class Snapshot:
         return self.root / CARD
 
 
-def fetch(name: HubName, allow_pickle: bool = False, record: bool = False) -> Snapshot:
+def fetch(name: HubName, allow_pickle: bool = False, also: Sequence[str] = ()) -> Snapshot:
     """Bring an adapter here, and its card; what is in the cache at that commit is not downloaded again.
 
     A name with a commit that is in the cache makes no request; where the Hub cannot be reached, the cache is
     asked for the commit that the revision had.
 
     Args:
-        record: bring loramerge.json too, if there is one.
+        also: files below its place to bring too, if they are there.
 
     Raises:
         SourceError: as `ask`; or it is no adapter, or several.   IncompatibleError: pickles only.
     """
-    if name.is_pinned and not record and (found := cached(name, allow_pickle)):
+    if name.is_pinned and not also and (found := cached(name, allow_pickle)):
         return found
     try:
         listing = ask(name)
@@ -67,7 +68,7 @@ def fetch(name: HubName, allow_pickle: bool = False, record: bool = False) -> Sn
             raise
         return replace(found, note=_unasked(found)) if not offline() else found
     choice = chosen(name, listing, allow_pickle)
-    more = (CARD, *([below(choice.place, RECORD)] if record else []))
+    more = (CARD, *(below(choice.place, file) for file in also))
     wanted = [*choice.beside, choice.weights, *(file for file in more if file in listing.files)]
     root = download(name, listing.commit, wanted)
     return Snapshot(replace(name, path=choice.place), listing.commit, root, choice.place)
@@ -104,9 +105,13 @@ def _has_weights(place: Path, allow_pickle: bool) -> bool:
 def sha256_of(path: Path) -> str | None:
     """The SHA-256 that the Hub gave a large file of the cache; None for others.
 
-    The client calls what it has downloaded by it, and compares nothing but the size.
+    The client calls what it has downloaded by it, and compares nothing but the size. Only the first link has
+    that name: newer clients keep the bytes of xet further on, under xet's own hash of as many digits.
     """
-    name = path.resolve().name
+    try:
+        name = os.path.basename(os.readlink(path))
+    except OSError:  # no link
+        return None
     return name if DIGEST.fullmatch(name) else None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from loramerge.hub.escaping import quoted
 
 BASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?")
-SHORT = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # how the Hub writes the licences that it knows
+SHORT = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # how the Hub writes the licences and tasks that it knows
 PIPELINES = {
     "CAUSAL_LM": "text-generation",
     "SEQ_CLS": "text-classification",
@@ -43,12 +43,12 @@ class Facts:
     Args:
         repo: where it goes.   place: the name of the one file, if it is a bare one.
         library: what loads it: peft, diffusers or mlx; None if it must be converted for these.
-        words: what its format is called.
+        loaders: the programs that load it as it is meant.   words: what its format is called.
         base: the base model.   base_is_here: its name is that of a folder on a disk, not of a repository.
-        base_licence: None if it is not known.   task: PEFT's task_type.
+        base_licence: None if it is not known.   task: PEFT's task_type.   pipeline: the Hub's word for it.
         modules, rank, dtype: of the adapter.   sources: none, if it was not merged by loramerge.
         method, options, settings: as recorded.   report: its figures, if they are at hand.
-        versions: of what merged it.
+        versions: of what merged it.   masks: the tasks that its masks bring back.
     """
 
     repo: str
@@ -59,8 +59,10 @@ class Facts:
     base_is_here: bool = False
     base_licence: str | None = None
     task: str | None = None
+    pipeline: str | None = None
     place: str | None = None
     library: str | None = "peft"
+    loaders: tuple[str, ...] = ("peft", "transformers", "vllm")
     words: str = "a LoRA"
     sources: tuple[CardSource, ...] = ()
     method: str | None = None
@@ -68,6 +70,12 @@ class Facts:
     settings: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    masks: tuple[str, ...] = ()
+
+    @property
+    def tag(self) -> str | None:
+        """The library as the Hub shall know it: none loads a bare file of PEFT's."""
+        return None if self.library == "peft" and self.place else self.library
 
     @property
     def hub_base(self) -> str | None:
@@ -91,13 +99,14 @@ def matter(facts: Facts) -> str:
     lines = []
     if facts.hub_base:
         lines += [f"base_model: {quoted(facts.hub_base)}", "base_model_relation: adapter"]
-    lines += [f"library_name: {facts.library}"] if facts.library else []
-    if facts.task in PIPELINES:
-        lines.append(f"pipeline_tag: {PIPELINES[facts.task]}")
+    lines += [f"library_name: {facts.tag}"] if facts.tag else []
+    pipeline = PIPELINES.get(facts.task or "", facts.pipeline)
+    if pipeline and SHORT.fullmatch(pipeline):
+        lines.append(f"pipeline_tag: {pipeline}")
     lines += _licence_lines(facts)
     tags = [
         "lora",
-        *([facts.library] if facts.library else []),
+        *([facts.tag] if facts.tag else []),
         *(["merge"] if facts.sources else []),
         "loramerge",
     ]

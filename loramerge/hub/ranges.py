@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,9 @@ from loramerge.hub.names import HubName
 
 TIMEOUT = 20.0
 HEAD = 100_000  # most headers are shorter, so that one request is enough
-REQUESTS = 10  # for numbers that are strewn over a file; above, it is downloaded
+REQUESTS = 16  # at most, for numbers that are strewn over a file
+MOST = 2 * 2**20  # bytes for them
+AT_ONCE = 8  # requests
 SPAN = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -49,8 +52,8 @@ class Ranged:
     def read_ahead(self, places: Iterable[tuple[int, int]]) -> bool:
         """Read (start, count) places that will be asked for one by one, neighbours in one request.
 
-        False, and nothing is read, if they lie so far apart that the whole file is had sooner. Errors: as
-        `read`.
+        False, and nothing is read, if that would take more than `REQUESTS` requests or `MOST` bytes. Errors:
+        as `read`.
         """
         spans: list[tuple[int, int]] = []
         for start, count in sorted(places):
@@ -60,9 +63,11 @@ class Ranged:
                 spans[-1] = (spans[-1][0], max(spans[-1][1], start + count))
             else:
                 spans.append((start, start + count))
-        if len(spans) > REQUESTS or sum(stop - start for start, stop in spans) > self.size / 2:
+        if len(spans) > REQUESTS or sum(stop - start for start, stop in spans) > MOST:
             return False
-        self.parts |= {start: self._request(start, stop - start) for start, stop in spans}
+        with ThreadPoolExecutor(AT_ONCE, "loramerge-ranges") as pool:
+            parts = pool.map(lambda span: self._request(span[0], span[1] - span[0]), spans)
+            self.parts |= {start: part for (start, _), part in zip(spans, parts, strict=True)}
         return True
 
     def open(self) -> int:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.hub.loopback import ELSEWHERE, ENDPOINT, LISTENER, PORT, Asked, Files, Hub, Repo
 
+XET = b"xet:"
 MATTER = re.compile(rb"---\n(.*?)\n---", re.DOTALL)
 
 
@@ -117,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._info(repo, action[1] if action else "main")
         if action[0] == "tree":
             return self._tree(repo, action[1])
-        if action[0] == "xet-write-token" and self.hub.xet:
+        if action[0] in ("xet-write-token", "xet-read-token") and self.hub.xet:
             return self._xet_token()
         self._may_write(repo.name)
         if action[0] == "preupload":
@@ -150,6 +151,7 @@ class Handler(BaseHTTPRequestHandler):
     def _info(self, repo: Repo, revision: str) -> None:
         sha = self._at(repo, revision)
         siblings = [{"rfilename": name} for name in sorted(repo.commits[sha])]
+        card = self._card(repo.commits[sha].get("README.md", b""))
         self._json(
             {
                 "_id": "x",
@@ -162,7 +164,8 @@ class Handler(BaseHTTPRequestHandler):
                 "downloads": 0,
                 "likes": 0,
                 "siblings": siblings,
-                "cardData": self._card(repo.commits[sha].get("README.md", b"")),
+                "cardData": card,
+                "pipeline_tag": card.get("pipeline_tag"),
             }
         )
 
@@ -239,7 +242,7 @@ class Handler(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                files[value["path"]] = self.hub.uploads.get(value["oid"], b"xet:" + value["oid"].encode())
+                files[value["path"]] = self.hub.uploads.get(value["oid"], _in_xet(value))
         branch = f"refs/pr/{sum(b.startswith('refs/pr') for b in repo.branches) + 1}" if pull else revision
         repo.branches.setdefault(branch, now)
         sha = repo.commit(files, branch)
@@ -273,6 +276,8 @@ class Handler(BaseHTTPRequestHandler):
             raise Failure(404, "EntryNotFound", "Entry not found")
         data = repo.commits[sha][path]
         known = {"X-Repo-Commit": sha}
+        if data.startswith(XET):
+            return self._xet_file(repo, sha, json.loads(data.removeprefix(XET)), known)
         if len(data) < self.hub.large:
             return self._bytes(data, {**known, "ETag": f'"{_git(data)}"'})
         oid = hashlib.sha256(data).hexdigest()
@@ -280,6 +285,14 @@ class Handler(BaseHTTPRequestHandler):
         linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(data))}
         where = f"{ELSEWHERE}/lfs/{oid}"
         return self._reply(302, b"", {**known, **linked, "Location": where})
+
+    def _xet_file(self, repo: Repo, sha: str, file: dict[str, Any], known: dict[str, str]) -> None:
+        """Where the bytes lie: in the store of xet only, under another name than their SHA-256."""
+        linked = {"X-Linked-Etag": f'"{file["oid"]}"', "X-Linked-Size": str(file["size"])}
+        token = f"{ENDPOINT}/api/models/{repo.name}/xet-read-token/{sha}"
+        xet = {"X-Xet-Hash": self.hub.xet_names[file["oid"]], "X-Xet-Refresh-Route": token}
+        where = f"{ELSEWHERE}/lfs/{file['oid']}"  # where there is nothing
+        self._reply(302, b"", {**known, **linked, **xet, "Location": where})
 
     def _bytes(self, data: bytes, headers: dict[str, str]) -> None:
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -311,6 +324,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+def _in_xet(file: dict[str, Any]) -> bytes:
+    """What stands in a repository for a file whose bytes went to xet."""
+    return XET + json.dumps({"oid": file["oid"], "size": file["size"]}).encode()
 
 
 def _git(data: bytes) -> str:

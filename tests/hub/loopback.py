@@ -93,6 +93,7 @@ class Hub:
     uploads: dict[str, bytes] = field(default_factory=dict)
     large: int = 1000  # bytes from which a file goes through LFS
     xet: str | None = None  # folder of a local CAS
+    xet_names: dict[str, str] = field(default_factory=dict)  # SHA-256 -> what xet calls the file
     broken: int = 0  # so many of the next downloads from LFS break off half-way
     status: dict[str, int] = field(default_factory=dict)  # path -> HTTP status to fail with
     ranges: bool = True

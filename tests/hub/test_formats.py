@@ -21,13 +21,15 @@ Q = "model.layers.0.self_attn.q_proj"
 PARAMETERS = {"rank": 2, "scale": 3.5, "dropout": 0.0}
 SAID = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": PARAMETERS, "model": "org/base"}
 
+MODULES = SD15 | {"text_encoder.text_model.encoder.layers.11.self_attn.out_proj": (6, 6)}  # as diffusers asks
+
 
 def diffusers(path, seed=1):
-    return saved(path / DIFFUSERS, pairs(SD15, ("lora_A", "lora_B"), seed=seed)).parent
+    return saved(path / DIFFUSERS, pairs(MODULES, ("lora_A", "lora_B"), seed=seed)).parent
 
 
 def kohya(path, seed=1):
-    return saved(path / "cats.safetensors", pairs(flat(SD15), alpha=1, seed=seed)).parent
+    return saved(path / "cats.safetensors", pairs(flat(MODULES), alpha=1, seed=seed)).parent
 
 
 def factors(seed):
@@ -180,7 +182,11 @@ def test_bases_on_which_the_cards_differ_are_not_named(hub, login, tmp_path):
 
 @pytest.mark.parametrize(("form", "words"), [("comfy", "ComfyUI"), ("cloneofsimo", "cloneofsimo")])
 def test_what_diffusers_does_not_load_is_told_to_be_converted(form, words):
-    card = write(Facts("me/m", 1, 1, "float32", place="m.safetensors", library=None, words=named(form).words))
+    loaders = ("comfyui",) if form == "comfy" else ()
+    words = named(form).words
+    card = write(
+        Facts("me/m", 1, 1, "F32", place="m.safetensors", library=None, loaders=loaders, words=words)
+    )
     assert "load_lora_weights" not in card
     assert "library_name" not in card
     assert words in card
@@ -207,7 +213,7 @@ def test_a_file_of_a_repository_without_a_card_is_told(hub, tmp_path):
 
 def test_old_weights_of_diffusers_are_read_where_pickles_are_allowed(hub, tmp_path):
     torch = pytest.importorskip("torch")
-    values = pairs(SD15, ("lora_A", "lora_B"), seed=1)
+    values = pairs(MODULES, ("lora_A", "lora_B"), seed=1)
     torch.save({key: torch.from_numpy(value) for key, value in values.items()}, tmp_path / "old.bin")
     hub.add("org/old", {"pytorch_lora_weights.bin": (tmp_path / "old.bin").read_bytes()})
     there = lm.load("org/old", allow_pickle=True)

@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 import loramerge as lm
@@ -172,28 +173,121 @@ def test_many_at_once_and_what_fails_is_told_beside_them(hub, big, cli):
     assert os.listdir() == []
 
 
-def numbered(path, modules, rank, together=False):
+CLIP = {f"lora_te_text_model_encoder_layers_{i}_mlp_fc1": (100, 100) for i in range(10)}
+KOHYA = {f"lora_unet_mid_block_attentions_{i}_proj_in": (100, 100) for i in range(40)}
+RESNET = {f"lora_unet_mid_block_resnets_{i}_conv1": (20, 20, 3, 3) for i in range(20)}
+STATED = {"ss_network_alpha": "8.0", "ss_network_dim": "300", "ss_network_args": "{}"}
+
+
+def numbered(path, rank=300, alpha=8, said=None, together=False, shapes=KOHYA | CLIP, odd=()):
     """kohya's alphas: each before the factors of its module, or all behind them, as another type is."""
-    shapes = {f"lora_unet_mid_block_attentions_{i}_proj_in": (100, 100) for i in range(modules)}
-    values = pairs(shapes, rank=rank, alpha=1)
+    values = pairs(shapes, rank=rank, alpha=alpha)
+    values |= {f"{module}.alpha": np.array(value, "f4") for module, value in odd}
     alphas = {key: value.astype("f2") for key, value in values.items() if key.endswith(".alpha")}
-    return saved(path / "k.safetensors", values | (alphas if together else {}))
+    return saved(path / "k.safetensors", values | (alphas if together else {}), said)
+
+
+def put(hub, path):
+    hub.add("org/k", {"k.safetensors": path.read_bytes()})
+    return path
 
 
 def test_alphas_that_lie_together_are_read_together(hub, tmp_path):
-    path = numbered(tmp_path / "k", 40, 20, together=True)
-    hub.add("org/k", {"k.safetensors": path.read_bytes()})
+    path = put(hub, numbered(tmp_path / "k", rank=20, together=True))
     far, near = lm.inspect("org/k"), lm.inspect(path)
     assert far.peeked
-    assert (
-        [module.scale for module in far.modules] == [module.scale for module in near.modules] == [1 / 20] * 40
-    )
+    assert [m.scale for m in far.modules] == [m.scale for m in near.modules] == [8 / 20] * 50
     assert len(hub.got("GET", "/lfs/")) == 2, "the head, and all alphas"
+    assert "stated" not in str(far)
 
 
-@pytest.mark.parametrize("rank", [300, 20], ids=["far from each other", "near, and so half of the file"])
-def test_a_file_with_its_alphas_all_over_it_is_downloaded(hub, tmp_path, rank):
-    path = numbered(tmp_path / "k", 40, rank)
-    hub.add("org/k", {"k.safetensors": path.read_bytes()})
-    assert lm.inspect("org/k").norm == lm.inspect(path).norm
-    assert len(hub.got("GET", "/lfs/")) == 2, "the head, and the file"
+def test_alphas_in_few_places_are_read_in_as_many_ranges(hub, tmp_path):
+    few = dict(list(KOHYA.items())[:10])
+    path = put(hub, numbered(tmp_path / "k", shapes=few, odd=[(name, i + 1) for i, name in enumerate(few)]))
+    far, near = lm.inspect("org/k"), lm.inspect(path)
+    assert far.peeked
+    assert sorted(m.scale for m in far.modules) == [(i + 1) / 300 for i in range(10)]
+    assert [m.scale for m in far.modules] == [m.scale for m in near.modules]
+    assert read(hub) < 100_100 < path.stat().st_size / 20, "the head, and ten numbers"
+
+
+def test_alphas_all_over_a_file_are_as_its_metadata_states_and_said_to_be(hub, tmp_path, cli):
+    path = put(hub, numbered(tmp_path / "k", said=STATED))
+    assert cli("inspect", "org/k").code == 0
+    assert cli.out.splitlines()[1].split()[-3:] == ["rank", "stated", "scale"]
+    assert (
+        "odd: the alpha (8) is as the metadata states it (ss_network_alpha): 16 of the 50 alphas "
+        "inside the file were read, and say the same; the others were not (--download reads all)\n"
+    ) in cli.out
+    assert len(hub.got("GET", "/lfs/")) == 16, "the head, with the first alpha, and fifteen others"
+    assert read(hub) == 100_000 + 15 * 4 < path.stat().st_size / 100
+    far, near = lm.inspect("org/k"), lm.inspect(path)
+    assert [(m.name, m.shape, m.rank, m.scale) for m in far.modules] == [
+        (m.name, m.shape, m.rank, m.scale) for m in near.modules
+    ]
+    assert far.to_dict()["scales"] == "as the metadata states"
+    assert "scales" not in near.to_dict()
+
+
+def test_convolutions_have_the_alpha_that_is_stated_for_them(hub, tmp_path):
+    said = STATED | {"ss_network_args": '{"conv_dim": "300", "conv_alpha": "3"}'}
+    path = put(hub, numbered(tmp_path / "k", said=said, shapes=KOHYA | RESNET, odd=[(n, 3) for n in RESNET]))
+    far, near = lm.inspect("org/k"), lm.inspect(path)
+    assert far.peeked
+    assert {m.scale for m in far.modules} == {8 / 300, 3 / 300}
+    assert [m.scale for m in far.modules] == [m.scale for m in near.modules]
+
+
+def test_a_stated_alpha_gets_into_no_sum(hub, tmp_path):
+    put(hub, numbered(tmp_path / "k", said=STATED))
+    far = lm.load("org/k", peeking=True)
+    for use in (lambda: far[min(far)], lambda: lm.diff(far, far), lambda: lm.save(far, "x.safetensors")):
+        with pytest.raises(
+            SourceError, match="not all read, only what its metadata states: load it without pe"
+        ):
+            use()
+
+
+def test_a_merge_reads_the_alphas_themselves(hub, tmp_path):
+    middle = list(KOHYA)[20]
+    put(hub, numbered(tmp_path / "k", said=STATED, odd=[(middle, 9)]))
+    lm.combine(["org/k"], out=tmp_path / "m.safetensors")
+    scales = {slot.scale for slot in lm.load("org/k").slots.values()}
+    assert scales == {8 / 300, 9 / 300}
+    assert lm.diff(tmp_path / "m.safetensors", tmp_path / "k/k.safetensors").largest < 1e-6
+
+
+ANYWAY = {
+    "nothing is stated": ({}, ()),
+    "the ranks and alphas are dynamic": (STATED | {"ss_network_alpha": "Dynamic"}, ()),
+    "another is stated": (STATED | {"ss_network_alpha": "16"}, ()),
+    "one of the sample is another": (STATED, [(min(CLIP), 9)]),
+    "blocks have their own": (STATED | {"ss_network_args": '{"block_alphas": "1,2"}'}, ()),
+    "the settings are no JSON": (STATED | {"ss_network_args": "None"}, ()),
+    "the stated alpha is no number": (STATED | {"ss_network_alpha": "nan"}, ()),
+}
+
+
+@pytest.mark.parametrize(("said", "odd"), ANYWAY.values(), ids=ANYWAY)
+def test_a_file_that_does_not_state_its_alphas_is_downloaded(hub, tmp_path, said, odd):
+    path = put(hub, numbered(tmp_path / "k", said=said, odd=odd))
+    far = lm.inspect("org/k")
+    assert not far.peeked
+    assert far.norm == lm.inspect(path).norm
+    assert [each.span for each in hub.got("GET", "/lfs/")].count(None) == 1
+
+
+def test_a_convolution_whose_alpha_is_left_to_the_tool_is_not_known(hub, tmp_path):
+    said = STATED | {"ss_network_args": '{"conv_dim": "300"}'}
+    put(hub, numbered(tmp_path / "k", said=said, shapes=KOHYA | RESNET))
+    assert not lm.inspect("org/k").peeked
+
+
+def test_a_config_beside_a_file_tells_its_alpha_from_afar_too(hub, tmp_path):
+    files = files_of(folder(tmp_path / "x", tensors(1, 100, WIDE), r=100, lora_alpha=50))
+    files["mine.safetensors"] = files.pop("adapter_model.safetensors")
+    hub.add("org/x", files)
+    for place in ("hf://org/x/mine.safetensors", "org/x"):
+        far = lm.inspect(place)
+        assert (far.peeked, {m.scale for m in far.modules}) == (True, {0.5})
+    assert read(hub) == 200_000

@@ -60,19 +60,34 @@ def test_the_cache_can_be_lost_between_two_runs(hub, a, tmp_path, environment):
     assert lm.diff(tmp_path / "m", tmp_path / "n").largest == 0
 
 
-def test_with_xet_too_it_is_sent_and_read(hub, a, tmp_path, environment):
-    """Only a smoke test: the bytes go to a local store of hf_xet, which is not read again here."""
+XET_NAME = """
+import hashlib, json, pathlib, sys, hf_xet
+(found,) = hf_xet.hash_files(sys.argv[1:])
+print(json.dumps([hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest(), found.hash]))
+"""
+
+
+def test_with_xet_too_it_is_sent_and_comes_back(hub, tmp_path, environment):
+    """Through hf_xet into a store of its own in a folder, and out of it again."""
     pytest.importorskip("hf_xet")
     (tmp_path / "cas").mkdir()
-    hub.xet = str(tmp_path / "cas")
+    hub.xet, hub.large = str(tmp_path / "cas"), 20_000
+    wide = tensors(1, 8, {"layers.0.q": (600, 500)})
+    hub.add("org/a", files_of(folder(tmp_path / "a", wide, r=8)))
     on = {**environment, "HF_HUB_DISABLE_XET": "0", "HF_TOKEN": TOKEN}
     done = loramerge("combine", "org/a", "-o", "m", "--push", "me/m", env=on, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert hub.got("GET", "/xet-write-token/")
     assert not hub.got("PUT", "/lfs/"), "it did not go through LFS"
-    assert any(path.is_file() for path in (tmp_path / "cas").rglob("*"))
     assert "adapter_model.safetensors" in hub.repos["me/m"].files()
-    assert lm.diff(tmp_path / "m", tmp_path / "a").largest < 1e-12
+    named = loramerge("m/adapter_model.safetensors", env=on, cwd=tmp_path, code=XET_NAME)
+    hub.xet_names = dict([json.loads(named.stdout)])
+    hub.asked.clear()
+    done = loramerge("combine", "me/m", "-o", "n", env=on, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert hub.got("GET", "/xet-read-token/")
+    assert not hub.got("GET", "/lfs/"), "nor came it from there"
+    assert lm.diff(tmp_path / "n", tmp_path / "m").largest == 0
 
 
 CONSUMERS = """

@@ -125,7 +125,7 @@ def test_what_is_no_part_of_the_adapter_stays_here(hub, login, merged):
     (merged / "checkpoint-1").mkdir()
     done = lm.push(merged, "me/m")
     assert there(hub).keys() == SENT
-    assert done.notes == ("checkpoint-1, secrets.env is no part of the adapter, and was not sent",)
+    assert done.notes == ("checkpoint-1, secrets.env are no part of the adapter, and were not sent",)
 
 
 def test_a_pushed_merge_can_be_replayed_from_its_name(hub, login, merged, tmp_path, cli):
@@ -286,3 +286,81 @@ def test_a_record_that_cannot_be_read_is_a_sentence(hub, login, merged):
         json.dumps({"sources": [{"name": 3}, 4], "method": 5, "report": []})
     )
     assert lm.push(merged, "me/m").changed, "what is odd in it is not told"
+
+
+MASKS = "masks/masks.safetensors"
+
+
+@pytest.fixture
+def masked(tmp_path, monkeypatch):
+    """A merge of two tasks with masks, in the folder `m`, which the sources lie beside."""
+    monkeypatch.chdir(tmp_path)
+    sources = [folder(tmp_path / name, tensors(i)) for i, name in enumerate("ab")]
+    lm.combine(sources, "mergevla", out="m")
+    return tmp_path / "m"
+
+
+def test_masks_go_with_their_merge_and_restore_its_tasks_there(hub, login, masked):
+    assert lm.push(masked, "me/m").notes == ()
+    assert there(hub).keys() == SENT | {MASKS}
+    for task in "ab":
+        lm.restore("me/m", task, f"far-{task}")
+        assert lm.diff(lm.restore(masked, task, f"near-{task}").adapter, f"far-{task}").largest == 0
+
+
+def test_a_clone_of_what_was_pushed_can_be_restored(hub, login, masked, tmp_path):
+    from huggingface_hub import snapshot_download
+
+    lm.push(masked, "me/m")
+    clone = snapshot_download("me/m", local_dir=tmp_path / "clone")
+    assert lm.diff(lm.restore(clone, "a").adapter, lm.restore(masked, "a").adapter).largest == 0
+
+
+def test_combine_pushes_masks_too(hub, login, tmp_path, cli):
+    a, b = (folder(tmp_path / name, tensors(i)) for i, name in enumerate("ab"))
+    assert cli("combine", a, b, "--method", "mergevla", "-o", "m", "--push", "me/m").code == 0, cli.err
+    assert there(hub)[MASKS] == (tmp_path / "here/m" / MASKS).read_bytes()
+    assert cli("restore", "me/m", "--task", "a", "-o", "again").code == 0, cli.err
+    cli("restore", "me/m", "--task", "c", "-o", "x").refused(2, "me/m has no task c; it has a, b")
+
+
+def test_what_else_lies_among_masks_stays_here(hub, login, masked):
+    (masked / "masks/mine.txt").write_text("x")
+    (masked / "masks/deep").mkdir()
+    done = lm.push(masked, "me/m")
+    assert there(hub).keys() == SENT | {MASKS}
+    assert done.notes == ("masks/deep, masks/mine.txt are no part of the adapter, and were not sent",)
+
+
+def test_masks_of_another_tool_are_unknown(hub, login, merged):
+    (merged / "masks").mkdir()
+    bare(merged / MASKS, tensors(1))
+    done = lm.push(merged, "me/m")
+    assert there(hub).keys() == SENT
+    assert done.notes == (f"{MASKS} is no part of the adapter, and was not sent",)
+
+
+def test_what_an_earlier_push_has_left_is_told(hub, login, masked, tmp_path):
+    lm.push(masked, "me/m")
+    lm.combine([tmp_path / "a"], out="n")
+    assert lm.push("n", "me/m").notes == (
+        f"me/m still has {MASKS} of an earlier push: delete there what is not of this adapter",
+    )
+    with pytest.raises(IncompatibleError, match=r"The masks of .* were made for another merge"):
+        lm.restore("me/m", "a")
+
+
+def test_what_is_no_merge_with_masks_is_told_by_its_name(hub, login, merged, cli):
+    lm.push(merged, "me/m")
+    cli("restore", "me/m", "--task", "a", "-o", "x").refused(1, "me/m has no masks/masks.safetensors: only a")
+    cli("restore", "me/none", "--task", "a", "-o", "x").refused(
+        1, "me/none does not exist here, and me/none is no"
+    )
+    cli("replay", "me/none", "-o", "x").refused(
+        1, "me/none does not exist here, and me/none is no repository"
+    )
+
+
+def test_what_has_no_record_is_told_by_its_name(hub, login, tmp_path, cli):
+    hub.add("org/a", files_of(folder(tmp_path / "a", tensors(1))))
+    cli("replay", "org/a", "-o", "x").refused(1, "Error: org/a has no loramerge.json: it was not written by")
