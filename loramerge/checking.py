@@ -89,6 +89,7 @@ def of_outline(outline: Outline, path: str) -> Facts:
         next(iter(beside.values()), {}),
         {key: shape for key, (_, shape) in outline.layout().items()},
         dialect.name,
+        alphas=_alphas(outline.beside()),
         modules=_modules(units, dict.fromkeys(outline.shapes, 1.0), {}),
         beyond=None if dialect is PEFT else tuple(outline.extras),
         weights=dialect.weights or WEIGHTS,

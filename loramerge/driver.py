@@ -160,12 +160,13 @@ def _emit(plan: Plan, target: Target, fact: Module, factors: Factors, put: Put) 
     """Store one module; its facts as it was stored."""
     factor = strength(plan.scale, fact, plan.strengths)
     up, down = factors()
-    up = up if factor == 1.0 else up * factor
+    scale = plan.outline.scale(target)
+    up = up if factor == scale else up * (factor / scale)
     stored = rounding.store(up, down, plan.outline.dtype, plan.outline.width(target), str(target))
     put(target, *stored)
     error = rounding.error(up, down, *stored)
     check_honest(target, error, stored, plan.outline.dtype)
-    return replace(rescaled(fact, factor), rounding=error)
+    return replace(rescaled(fact, factor), rounding=error * scale**2)
 
 
 def strengths(plan: Plan, facts: Sequence[Module]) -> dict[str, float]:
@@ -319,7 +320,7 @@ def _in_memory(plan: Plan, max_error: float | None, effort: Effort, progress: Pr
     slots: dict[Target, Slot] = {}
 
     def put(target: Target, up: Array, down: Array) -> None:
-        slots[target] = Slot(Held(up), Held(down), 1.0)
+        slots[target] = Slot(Held(up), Held(down), plan.outline.scale(target))
 
     masks: dict[str, dict[Target, Array]] = {}
 
@@ -373,7 +374,7 @@ def _to_disk(
             check_rounding(made, max_error)
             draft.close_masks(mark_of(marks))
             draft.close(record(plan, digests()), made.to_dict())
-        check_written(draft.reread(), marks, effort.workers)
+        check_written(draft.reread(), marks, outline.scale, effort.workers)
     return Merge(load(out), made, plan, out)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -25,8 +25,10 @@ def fingerprint(up: Array, down: Array) -> str:
     return f"{up.shape}{down.shape}{up.dtype}" + "".join(f" {value:08x}" for value in sums)
 
 
-def check_written(adapter: Adapter, marks: Mapping[Target, str], threads: int = 1) -> None:
-    """Read back: the same modules, scale 1, and every factor as it was when its error was measured.
+def check_written(
+    adapter: Adapter, marks: Mapping[Target, str], scale: Callable[[Target], float], threads: int = 1
+) -> None:
+    """Read back: the same modules and scales, and every factor as it was when its error was measured.
 
     Raises:
         VerificationError: anything differs.
@@ -39,7 +41,7 @@ def check_written(adapter: Adapter, marks: Mapping[Target, str], threads: int = 
 
     def check(target: Target) -> None:
         update = adapter[target]
-        if update.scale != 1.0 or fingerprint(update.up, update.down) != marks[target]:
+        if update.scale != scale(target) or fingerprint(update.up, update.down) != marks[target]:
             raise VerificationError(
                 f"{printable(target)} was read back with other values or scale {update.scale} than were "
                 "written: the disk or another process changed the output. Run it again."

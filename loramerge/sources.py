@@ -94,7 +94,8 @@ class Sources:
             **{name: patterns(own) for name in ("rank_pattern", "alpha_pattern")},
         }
         kept = saving.shared_metadata(self.whole, self.dialect)
-        return Outline(shapes, rank, kind, said, ranks=own, profile=profile, dialect=self.dialect, kept=kept)
+        bare = Outline(shapes, rank, kind, said, ranks=own, profile=profile, dialect=self.dialect, kept=kept)
+        return replace(bare, scales=self.dialect.scales(bare.widths()))
 
     @property
     def bare(self) -> bool:

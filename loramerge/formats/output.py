@@ -86,6 +86,10 @@ class Outline:
         """The units that a target is stored with."""
         return width(target, self.ranks.get(target.place, self.rank))
 
+    def scale(self, target: Target) -> float:
+        """That of the factors as they are stored."""
+        return self.scales.get(target, 1.0)
+
     @property
     def largest(self) -> int:
         """The largest rank of a module."""
@@ -98,7 +102,8 @@ class Outline:
 
     def metadata(self, bare: bool) -> dict[str, str]:
         """The header's metadata: what the dialect says, and in one file how it was made."""
-        said = self.dialect.metadata(self.widths(), self.kept, bare) | self.dialect.labels(self.extras)
+        said = self.dialect.metadata(self.widths(), self.scales, self.kept, bare)
+        said |= self.dialect.labels(self.extras)
         return said | self.header() if bare else said
 
     def header(self) -> dict[str, str]:

@@ -135,6 +135,7 @@ def test_under_kohyas_names_it_scales_as_check_says(model, name, tmp_path):
         same(applied(model, file), adapter, said)
         assert len(lm.check(file, "diffusers")) == any(factor != 1 for factor in said.values())
     assert len(lm.check(places[0], "diffusers")) == (name == "two of each")
+    assert not lm.check(tmp_path / "m.safetensors", "diffusers")
 
 
 @pytest.mark.parametrize("name", ALPHAS)
@@ -146,15 +147,12 @@ def test_for_diffusers_a_merge_gets_its_names_and_acts_as_it_is_meant(name, tmp_
     same(applied("unet", tmp_path / "m.safetensors"), lm.load(file))
 
 
-def test_for_diffusers_ranks_that_differ_are_not_written_under_kohyas_names(tmp_path):
-    ranks = {"a": (4, 2), "b": (4,)}
-    files = {n: in_kohya(tmp_path / f"{n}.safetensors", "unet", 1, r, (1.0,)) for n, r in ranks.items()}
-    out = tmp_path / "m.safetensors"
-    with pytest.raises(lm.IncompatibleError, match="takes one alpha for attention"):
-        lm.combine([files["a"]], consumer="diffusers", format="kohya", out=out)
-    assert not out.exists()
-    merge = lm.combine([files["b"]], consumer="diffusers", format="kohya", out=out)
+@pytest.mark.parametrize("ranks", [(4,), (4, 2)])
+def test_for_diffusers_kohyas_names_are_written_if_they_are_asked_for(ranks, tmp_path):
+    file, out = in_kohya(tmp_path / "a.safetensors", "unet", 1, ranks, (1.0,)), tmp_path / "m.safetensors"
+    merge = lm.combine([file], consumer="diffusers", format="kohya", out=out)
     same(applied("unet", out), merge.adapter)
+    same(applied("unet", out), lm.load(file))
 
 
 @pytest.mark.parametrize("profile", ["portable", "compact"])

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from loramerge.adapter import Adapter, Slot, Tensor
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.models.walk import named, walked
 from loramerge.formats.pairs import check_float, check_full
 from loramerge.formats.views import matrix, widened
@@ -94,7 +94,7 @@ class Cloneofsimo(Dialect):
 
         return names
 
-    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+    def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         names = self.keys(widths)
         ranks = {names(target)[0].replace(":down", ":rank"): str(width) for target, width in widths.items()}
         components = sorted({target.component for target in widths})

@@ -16,7 +16,7 @@ from typing import ClassVar
 from loramerge.adapter import Adapter
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
-from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.parts import by_module, taken_apart
@@ -91,7 +91,7 @@ class Comfy(Dialect):
 
         return names
 
-    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+    def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         return {**kept, "format": "pt"}
 
     def _prefix(self, key: str) -> str | None:

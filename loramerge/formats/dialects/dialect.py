@@ -17,6 +17,7 @@ from loramerge.target import Target
 
 Names = Callable[[Target], tuple[str, str]]  # target -> the keys of its down and its up factor
 Widths = Mapping[Target, int]  # target -> the units that it is stored with
+Scales = Mapping[Target, float]  # target -> the scale of its factors, where that is not 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,11 +162,15 @@ class Dialect:
         """Where a target lies in factors that it shares with others: views (width, in) and (out, width)."""
         return within(target, down, up)
 
-    def beside(self, widths: Widths, scales: Mapping[Target, float]) -> Mapping[str, Tensor]:
+    def beside(self, widths: Widths, scales: Scales) -> Mapping[str, Tensor]:
         """Tensors that go with the factors, such as alphas; a target without a scale has scale 1."""
         return {}
 
-    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+    def scales(self, widths: Widths) -> Scales:
+        """The scales that the factors of a merge are stored without."""
+        return {}
+
+    def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         """The header's metadata. `kept`: what all sources say.   bare: it is one file without a folder."""
         return {"format": "pt"}
 

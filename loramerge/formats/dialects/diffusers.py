@@ -22,7 +22,7 @@ from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats import models
 from loramerge.formats.alpha import DIFFUSERS as SETTINGS
 from loramerge.formats.config import Rule, check_mergeable, scales
-from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import known_flux, split
 from loramerge.formats.dialects.parts import by_module, taken_apart
@@ -96,7 +96,7 @@ class Diffusers(Dialect):
 
         return names
 
-    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+    def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         """PEFT's settings, where ranks differ: without them older versions scale such modules wrongly."""
         parts: dict[str, dict[Target, int]] = defaultdict(dict)
         for target, width in widths.items():

@@ -18,7 +18,7 @@ import numpy as np
 from loramerge.adapter import Adapter, Held, Tensor
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
-from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.parts import by_module
@@ -107,7 +107,7 @@ class Kohya(Dialect):
 
         return names
 
-    def beside(self, widths: Widths, scales: Mapping[Target, float]) -> Mapping[str, Tensor]:
+    def beside(self, widths: Widths, scales: Scales) -> Mapping[str, Tensor]:
         names = self.keys(widths)
         return {
             f"{names(target)[0].partition('.')[0]}.alpha": Held(
@@ -116,27 +116,36 @@ class Kohya(Dialect):
             for target, width in widths.items()
         }
 
-    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+    def scales(self, widths: Widths) -> Scales:
+        """One alpha for all modules, since diffusers takes that of most for many of the others."""
+        most = max(widths.values(), default=0)
+        return {target: most / width for target, width in widths.items() if width != most}
+
+    def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         """What sd-scripts and its user interfaces look for, and what still holds of the base model."""
         components = {target.component for target in widths}
         module = next((name for part, name in MODULES.items() if part in components), "networks.lora")
         known = not any(target.component == "unet" and is_flat(target) for target in widths)
-        linear = {width for target, width in widths.items() if len(set(target.layout.kernel) - {1}) == 0}
-        conv = {width for target, width in widths.items() if set(target.layout.kernel) - {1}}
-        dim, conv_dim = (
-            str(ws.pop()) if len(ws) == 1 else DYNAMIC for ws in (linear or set(conv), set(conv))
-        )
-        args = f'{{"conv_dim": "{conv_dim}", "conv_alpha": "{conv_dim}"}}' if conv else "{}"
+        conv = [target for target in widths if set(target.layout.kernel) - {1}]
+        linear = [target for target in widths if not set(target.layout.kernel) - {1}] or conv
+        alphas = {target: width * scales.get(target, 1.0) for target, width in widths.items()}
+        said = f'{{"conv_dim": "{_one(widths, conv)}", "conv_alpha": "{_one(alphas, conv)}"}}'
         return {
             **kept,
             **({"ss_network_module": module} if known else {}),  # each model of musubi-tuner has its own
-            "ss_network_dim": dim,
-            "ss_network_alpha": dim,
-            "ss_network_args": args,
+            "ss_network_dim": _one(widths, linear),
+            "ss_network_alpha": _one(alphas, linear),
+            "ss_network_args": said if conv else "{}",
         }
 
 
 KOHYA = Kohya()
+
+
+def _one(numbers: Mapping[Target, float], targets: Iterable[Target]) -> str:
+    """The number that all of these targets have."""
+    found = {f"{numbers[target]:g}" for target in targets}
+    return found.pop() if len(found) == 1 else DYNAMIC
 
 
 def _places(changes: Mapping[str, Update]) -> dict[str, Target]:

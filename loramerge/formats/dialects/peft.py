@@ -8,7 +8,7 @@ from typing import Any
 
 from loramerge.adapter import Adapter
 from loramerge.errors import IncompatibleError, printable
-from loramerge.formats.dialects.dialect import Dialect, Header, Names, Widths
+from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import is_flat
 from loramerge.formats.keys import Keys
@@ -53,7 +53,7 @@ class Peft(Dialect):
     def keys(self, targets: Iterable[Target]) -> Names:
         return Keys(targets).of
 
-    def metadata(self, widths: Widths, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+    def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         return {} if bare else {"format": "pt"}
 
     def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -214,6 +214,30 @@ def test_a_file_of_kohya_says_what_its_user_interfaces_look_for(tmp_path):
     }
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_merge_has_one_alpha_whatever_its_ranks(tmp_path, dtype):
+    """diffusers takes the alpha of most modules for many of the others."""
+    key = f"{Q[:-1]}k"
+    tensors = pairs({Q: (9, 9)}, rank=4, alpha=1.0) | pairs({key: (9, 9)}, rank=2, alpha=3.0)
+    path = saved(tmp_path / "a.safetensors", tensors)
+    merge = lm.combine([path, path], "cat", dtype=dtype, out=tmp_path / "m.safetensors")
+    held = lm.combine([path, path], "cat", dtype=dtype)
+
+    found, wanted = read(tmp_path / "m.safetensors"), updates(tensors)
+    assert [float(found[f"{module}.alpha"]) for module in (Q, key)] == [8.0, 8.0]
+    assert [found[f"{module}.lora_down.weight"].shape[0] for module in (Q, key)] == [8, 4]
+    said = merge.adapter.metadata
+    assert (said["ss_network_dim"], said["ss_network_alpha"]) == ("Dynamic", "8")
+    close = {"float32": 1e-6, "bfloat16": 1e-2, "float16": 2e-3}[dtype]
+    for adapter in (merge.adapter, held.adapter):
+        for module in (Q, key):
+            twice = 2 * wanted[module]
+            (dense,) = (u.dense() for t, u in adapter.items() if t.path.endswith(f"to_{module[-1]}"))
+            assert np.linalg.norm(dense - twice) < close * np.linalg.norm(twice)
+    assert merge.report.to_dict() == held.report.to_dict()
+    assert all(module.rounding_error < close for module in merge.report.modules)
+
+
 def test_a_second_text_encoder_means_sdxl(tmp_path):
     """Without deep layers the U-Net does not tell."""
     name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
