@@ -32,9 +32,8 @@ class Comfy(Dialect):
     words = "a ComfyUI LoRA"
     writes = True
     differences = True
-    prefixes: ClassVar[
-        Mapping[str, str]
-    ] = {  # what a key begins with -> component; T5 is told by its modules
+    # what a key begins with -> component; T5 is told by its modules
+    prefixes: ClassVar[Mapping[str, str]] = {
         "diffusion_model.": "unet",
         "text_encoders.clip_l.transformer.": "text_encoder",
         "text_encoders.clip_h.transformer.": "text_encoder",
