@@ -374,7 +374,7 @@ def _to_disk(
             check_rounding(made, max_error)
             draft.close_masks(mark_of(marks))
             draft.close(record(plan, digests()), made.to_dict())
-        check_written(draft.reread(), marks, outline.scale, effort.workers)
+        check_written(draft.reread(), marks, outline.scales, effort.workers)
     return Merge(load(out), made, plan, out)
 
 

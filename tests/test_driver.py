@@ -229,7 +229,7 @@ def written(source):
 
 def test_what_is_read_back_as_it_was_written_passes():
     merge = combine([A, B], dtype="bfloat16").adapter
-    check_written(merge, written(merge))
+    check_written(merge, written(merge), {})
 
 
 def tampered(merge, **changes):
@@ -265,7 +265,7 @@ TAMPERED = {
 @pytest.mark.parametrize("read", TAMPERED.values(), ids=TAMPERED)
 def test_what_was_changed_on_the_disk_is_found(read):
     with pytest.raises(VerificationError, match=r"layers.0.v was read back with other values or scale"):
-        check_written(read, written(MERGE))
+        check_written(read, written(MERGE), {})
 
 
 def test_modules_that_are_gone_or_new_are_found():
@@ -273,11 +273,11 @@ def test_modules_that_are_gone_or_new_are_found():
     more = replace(MERGE, slots={**MERGE.slots, Target("other"): SLOT})
     for read in (fewer, more):
         with pytest.raises(VerificationError, match="2 modules were written"):
-            check_written(read, written(MERGE))
+            check_written(read, written(MERGE), {})
 
 
 def test_the_sign_of_zero_counts():
     zeros = Held(np.zeros((8, 3)))
     plain = tampered(MERGE, up=zeros)
     with pytest.raises(VerificationError):
-        check_written(tampered(MERGE, up=negative_zero(zeros)), written(plain))
+        check_written(tampered(MERGE, up=negative_zero(zeros)), written(plain), {})
