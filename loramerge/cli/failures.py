@@ -24,7 +24,7 @@ def exit_code(error: BaseException) -> int:
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
         case click.Abort() | KeyboardInterrupt():
-            return _say("Interrupted: the output is as it was before.", INTERRUPTED)
+            return _say("Interrupted: no output was changed.", INTERRUPTED)
         case BrokenPipeError():  # the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

@@ -48,8 +48,8 @@ EXITS = {
     click.UsageError("x"): (2, "Error: x\n"),
     click.exceptions.Exit(3): (3, ""),
     SystemExit(3): (3, ""),
-    click.Abort(): (130, "Interrupted: the output is as it was before.\n"),
-    KeyboardInterrupt(): (130, "Interrupted: the output is as it was before.\n"),
+    click.Abort(): (130, "Interrupted: no output was changed.\n"),
+    KeyboardInterrupt(): (130, "Interrupted: no output was changed.\n"),
     MemoryError(): (1, "Error: there is not enough memory for this merge.\n"),
     OSError(28, "No space left"): (1, "Error: the system refuses to go on: No space left.\n"),
 }
@@ -97,7 +97,7 @@ def test_an_interrupt_leaves_the_output_as_it_was(cli, tmp_path, monkeypatch, wh
     before = content(tmp_path)
     monkeypatch.setattr(output.Draft, where, interrupted)
     assert cli("combine", "a", "b", "-o", name, "--overwrite").code == 130
-    assert cli.err.strip() == "Interrupted: the output is as it was before."
+    assert cli.err.strip() == "Interrupted: no output was changed."
     assert content(tmp_path) == before
     assert cli("combine", "a", "b", "-o", "other").code == 130
     assert content(tmp_path) == before
@@ -134,7 +134,7 @@ def test_ctrl_c_in_the_middle_of_a_merge(tmp_path):
         os.killpg(child.pid, signal.SIGINT)
         _, words = child.communicate(timeout=20)
     assert child.returncode == 130, words
-    assert words.strip() == "Interrupted: the output is as it was before."
+    assert words.strip() == "Interrupted: no output was changed."
     assert os.listdir(tmp_path) == []
 
 
