@@ -45,7 +45,7 @@ def centred(kernel: Array, live: Array) -> Array:
     return np.asarray(kernel - mean - mean.swapaxes(1, 2) + middle)
 
 
-@lru_cache(maxsize=256)  # other weights, the same draws: a search over weights asks again and again
+@lru_cache(maxsize=64)  # other weights, the same draws: a search over weights asks again and again
 def _uniforms(labels: tuple[str, ...], k: int, seed: str) -> Array:
     """(M, k, trials) numbers in [0, 1), a stream of its own for every module name."""
     trials = 2 + int(np.log(k))
