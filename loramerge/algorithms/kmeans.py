@@ -15,6 +15,7 @@ import numpy as np
 from loramerge.backend import Array
 
 DUPLICATE = 1e-12  # squared distances below this share of the largest unit are rounding
+KEPT = 1 << 12  # centres to be drawn in one batch, above which the draws are not kept
 TIE = 1 + 1e-9  # values within this factor are alike, and the first is taken: rounding must not choose
 
 
@@ -45,13 +46,22 @@ def centred(kernel: Array, live: Array) -> Array:
     return np.asarray(kernel - mean - mean.swapaxes(1, 2) + middle)
 
 
-@lru_cache(maxsize=64)  # other weights, the same draws: a search over weights asks again and again
 def _uniforms(labels: tuple[str, ...], k: int, seed: str) -> Array:
-    """(M, k, trials) numbers in [0, 1), a stream of its own for every module name."""
+    """(M, k, trials) numbers in [0, 1), a stream of its own for every module name.
+
+    Other weights, the same draws: a search over weights asks for them again and again, so they are kept.
+    """
+    return (_kept if len(labels) * k <= KEPT else _drawn)(labels, k, seed)
+
+
+def _drawn(labels: tuple[str, ...], k: int, seed: str) -> Array:
     trials = 2 + int(np.log(k))
     numbers = np.stack([_generator(seed, label).random((k, trials)) for label in labels])
     numbers.flags.writeable = False
     return numbers
+
+
+_kept = lru_cache(maxsize=256)(_drawn)  # 60 MB at most
 
 
 def _generator(seed: str, label: str) -> np.random.Generator:

@@ -30,13 +30,12 @@ def with_alphas(file: File, ranged: Ranged) -> tuple[File, str] | None:
     Raises:
         SourceError: as `Ranged.read`.
     """
-    alphas = sorted(
-        (t for key, t in file.tensors.items() if key.endswith(ENDING) and isinstance(t, TensorRef)),
-        key=lambda tensor: tensor.start,
-    )
-    alphas = [alpha for alpha in alphas if alpha.nbytes <= NUMBER]
+    found = [t for key, t in file.tensors.items() if key.endswith(ENDING) and isinstance(t, TensorRef)]
+    alphas = sorted((t for t in found if t.nbytes <= NUMBER), key=lambda tensor: tensor.start)
     if ranged.read_ahead((alpha.start, alpha.nbytes) for alpha in alphas):
         return file, ""
+    if any(prod(alpha.shape) != 1 or alpha.nbytes > NUMBER for alpha in found):
+        return None  # the file is broken, and its reader says how
     stated = stated_alphas(file.metadata, file.tensors)
     sample = _spread(sorted(alphas, key=lambda alpha: (stated or {}).get(alpha.key, 0.0)), REQUESTS)
     if stated is None or not ranged.read_ahead((alpha.start, alpha.nbytes) for alpha in sample):

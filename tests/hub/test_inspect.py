@@ -277,6 +277,17 @@ def test_a_file_that_does_not_state_its_alphas_is_downloaded(hub, tmp_path, said
     assert [each.span for each in hub.got("GET", "/lfs/")].count(None) == 1
 
 
+@pytest.mark.parametrize("numbers", [[8, 8], [8, 8, 8]], ids=str)
+def test_an_alpha_that_is_none_is_told_whatever_is_stated(hub, tmp_path, numbers):
+    path = put(
+        hub, numbered(tmp_path / "k", said=STATED, odd=[(name, numbers) for name in sorted(CLIP)[1:2]])
+    )
+    with pytest.raises(lm.LoramergeError, match="alpha") as here:
+        lm.inspect(path)
+    with pytest.raises(type(here.value), match="alpha"):
+        lm.inspect("org/k")
+
+
 def test_a_convolution_whose_alpha_is_left_to_the_tool_is_not_known(hub, tmp_path):
     said = STATED | {"ss_network_args": '{"conv_dim": "300"}'}
     put(hub, numbered(tmp_path / "k", said=said, shapes=KOHYA | RESNET))

@@ -24,7 +24,7 @@ def bytes_of(method, threads=1, turn=list, layers=4):
 
 @every_method
 def test_the_bytes_do_not_depend_on_the_threads(method):
-    """The more of them, the smaller the batches."""
+    """With more of them batches are smaller."""
     assert len({bytes_of(method, threads, layers=20) for threads in (1, 2, 5)}) == 1
 
 
