@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loramerge.adapter import Adapter
-from loramerge.difference import diff
+from loramerge.adapters.adapter import Adapter
 from loramerge.errors import VerificationError
-from loramerge.report import aligned
-from loramerge.selection import Alphas
+from loramerge.merge.report import aligned
+from loramerge.sources.open import Alphas
+from loramerge.verbs.diff import diff
 
 __all__ = ["assert_adapters_close"]
 

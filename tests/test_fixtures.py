@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 import loramerge
-from tests.tiny_models import QUIET, load_file, peft
+from tests.helpers.tiny_models import QUIET, load_file, peft
 
 pytestmark = QUIET
 

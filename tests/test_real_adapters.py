@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from loramerge.gathering import expand
-from tests.files import Cli, bare, dense, read, tensors
+from loramerge.sources.expand import expand
+from tests.helpers.files import Cli, bare, dense, read, tensors
 
 PLACE = os.environ.get("LORAMERGE_REAL_ADAPTERS")
 if not PLACE:

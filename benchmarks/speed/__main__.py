@@ -23,7 +23,7 @@ import loramerge
 from benchmarks.speed import coefficients, peers, sections, span
 from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
-from loramerge.backend import keep_freed_memory
+from loramerge.arrays.backend import keep_freed_memory
 
 SECTIONS = (
     "start",

@@ -11,10 +11,10 @@ import numpy as np
 import loramerge as lm
 from benchmarks.speed.measure import Cost, call
 from benchmarks.speed.sections import Row
-from loramerge.algorithms import tiled
-from loramerge.algorithms.tiles import Dense, dense
-from loramerge.backend import workers
-from loramerge.units import Units
+from loramerge.algorithms.entries import tiled
+from loramerge.algorithms.entries.tiles import Dense, dense
+from loramerge.arrays.backend import workers
+from loramerge.sources.units import Units
 
 LAYER_7B = {
     **{f"layers.0.{name}": (4096, 4096) for name in ("q", "k", "v", "o")},

@@ -8,7 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from loramerge.formats.safetensors import Writer
+from loramerge.formats.files.safetensors import Writer
 
 Shapes = dict[str, tuple[int, int]]  # module -> (out, in)
 

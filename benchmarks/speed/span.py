@@ -50,8 +50,8 @@ def _cost(folders: list[Path], where: Path, method: str, repeats: int) -> Cost:
 
 def check(method: str) -> None:
     """On small modules it is the plain loop of the tests, and no other in another gauge."""
-    from tests.adapters import changed, distance, merged, random_adapters
     from tests.algorithms import spectral
+    from tests.helpers.adapters import changed, distance, merged, random_adapters
 
     adapters = random_adapters(1, (8, 8, 8), {"q": (60, 48)})
     other = changed(adapters[0], lambda u: lm.LowRank(u.up * 7, u.down / 7, u.scale))

@@ -8,8 +8,8 @@ from typing import Any
 
 from loramerge.algorithms import plugins
 from loramerge.algorithms.method import Method, Traits
+from loramerge.algorithms.only import Only, only
 from loramerge.algorithms.table import METHODS
-from loramerge.algorithms.wrapping import Only, only
 from loramerge.errors import UsageError
 
 __all__ = [

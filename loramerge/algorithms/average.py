@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loramerge.algorithms.families.shares import shares
+from loramerge.algorithms.families.sized import Sized, truncate
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.shares import shares
-from loramerge.algorithms.sized import Sized, truncate
-from loramerge.backend import Array
-from loramerge.gram import Grams
-from loramerge.results import Remix
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Remix
 
 
 @dataclass(frozen=True, kw_only=True)

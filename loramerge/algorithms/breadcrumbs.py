@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from loramerge.algorithms.entries.stack import Stack
+from loramerge.algorithms.entries.voting import SHARE, Trimming, Voting, share_of
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.stack import Stack
-from loramerge.algorithms.voting import SHARE, Trimming, Voting, share_of
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.entries.ruled import Ruled
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.ruled import Ruled
-from loramerge.backend import Array
-from loramerge.basis import Basis
-from loramerge.gram import Grams
+from loramerge.arrays.backend import Array
+from loramerge.arrays.basis import Basis
+from loramerge.arrays.gram import Grams
 
 
 @dataclass(frozen=True, kw_only=True)

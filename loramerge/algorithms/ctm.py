@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.entries.ruled import Ruled
+from loramerge.algorithms.families.span import lengths
+from loramerge.algorithms.families.tucker import subspaces
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.ruled import Ruled
-from loramerge.algorithms.span import lengths
-from loramerge.algorithms.tucker import subspaces
-from loramerge.backend import Array
-from loramerge.basis import Basis
-from loramerge.gram import Grams
+from loramerge.arrays.backend import Array
+from loramerge.arrays.basis import Basis
+from loramerge.arrays.gram import Grams
 
 
 @dataclass(frozen=True, kw_only=True)

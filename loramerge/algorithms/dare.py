@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loramerge.algorithms.entries.parts import weighted_sum
+from loramerge.algorithms.entries.stack import Stack
+from loramerge.algorithms.entries.voting import Dropping
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.parts import weighted_sum
-from loramerge.algorithms.stack import Stack
-from loramerge.algorithms.voting import Dropping
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
 
 
 @dataclass(frozen=True, kw_only=True)

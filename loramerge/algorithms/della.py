@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from loramerge.algorithms.entries.parts import chances
+from loramerge.algorithms.entries.stack import Stack
+from loramerge.algorithms.entries.voting import Dropping, Voting
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.parts import chances
-from loramerge.algorithms.stack import Stack
-from loramerge.algorithms.voting import Dropping, Voting
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
 from loramerge.errors import UsageError
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramerge.algorithms.elementwise import Elementwise
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.parts import elect, strongest
+from loramerge.algorithms.entries.stack import Stack
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.parts import elect, strongest
-from loramerge.algorithms.stack import Stack
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from loramerge.algorithms.federated import Federated, Projection, mean_units, told
+from loramerge.algorithms.families.federated import Federated, Projection, mean_units, told
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.gram import Grams
-from loramerge.results import Remix
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Remix
 
 
 @dataclass(frozen=True, kw_only=True)

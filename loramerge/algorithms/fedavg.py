@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from loramerge.algorithms.federated import Federated, Projection, mean_units, told
+from loramerge.algorithms.families.federated import Federated, Projection, mean_units, told
 from loramerge.algorithms.method import Traits
-from loramerge.gram import Grams
-from loramerge.results import Remix
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Remix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from loramerge.algorithms.federated import Federated, mean_units, places, present
+from loramerge.algorithms.families.federated import Federated, mean_units, places, present
 from loramerge.algorithms.method import Traits
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Remix
 from loramerge.errors import IncompatibleError, printable
-from loramerge.gram import Grams
-from loramerge.results import Remix
 
 SAME = 1e-6  # ‖A_t − A_u‖ / ‖A_t‖ of factors that are one and the same but for rounding
 

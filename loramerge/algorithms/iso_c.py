@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.span import Span
-from loramerge.backend import Array
-from loramerge.basis import Basis
-from loramerge.gram import Grams
+from loramerge.arrays.backend import Array
+from loramerge.arrays.basis import Basis
+from loramerge.arrays.gram import Grams
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.families.span import Span, lengths
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.span import Span, lengths
-from loramerge.backend import Array
-from loramerge.basis import Basis
-from loramerge.gram import Grams
-from loramerge.polar import nearest, singular
+from loramerge.arrays.backend import Array
+from loramerge.arrays.basis import Basis
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.polar import nearest, singular
 
 Side = tuple[Array, Array, float]  # one source: up (R, r) and down (R, r) of its core, and its norm
 Parts = tuple[Array, Array, Array]  # columns (R, k), σ (k,), columns (R, k)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.families.mixture import Mixture, directions
+from loramerge.algorithms.families.shares import positive_shares
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.mixture import Mixture, directions
-from loramerge.algorithms.shares import positive_shares
-from loramerge.backend import Array
-from loramerge.gram import halves
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import halves
 
 FLAT = 1e-8  # a sine or a sum of directions below this is none
 

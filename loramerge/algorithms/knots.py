@@ -9,18 +9,18 @@ from typing import Literal
 
 import numpy as np
 
-from loramerge.algorithms import tiled
 from loramerge.algorithms.dare_ties import DareTies
-from loramerge.algorithms.elementwise import Elementwise
+from loramerge.algorithms.entries import tiled
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.rows import Rows, energies, fitted, rows
+from loramerge.algorithms.families.sized import Sized, truncate
+from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.rows import Rows, energies, fitted, rows
-from loramerge.algorithms.sized import Sized, truncate
-from loramerge.algorithms.span import Span
 from loramerge.algorithms.ties import Ties
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams, weigh
+from loramerge.arrays.remix import Fit, Fitted, Result
 from loramerge.errors import UsageError
-from loramerge.gram import Grams, weigh
-from loramerge.results import Fit, Fitted, Result
 
 DENSITIES: Mapping[str, float] = {"ties": 0.2, "dare_ties": 0.9}  # as published
 IDLE = {"ties": ("seed",), "linear": ("density", "seed", "rank_tol")}  # options that a rule has no use for

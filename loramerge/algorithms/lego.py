@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from loramerge.algorithms.kmeans import cluster
+from loramerge.algorithms.families.kmeans import cluster
+from loramerge.algorithms.families.sized import Sized
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.sized import Sized
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
+from loramerge.arrays.frames import Frame
+from loramerge.arrays.gram import Grams, balanced, leading, weigh
+from loramerge.arrays.remix import PeakRescaled, Remix, Result
 from loramerge.errors import UsageError
-from loramerge.frames import Frame
-from loramerge.gram import Grams, balanced, leading, weigh
-from loramerge.results import PeakRescaled, Remix, Result
 
 PUBLISHED = {  # what the two readings of the paper do where they differ
     "ctm": {"features": "raw", "rescale": "inf", "gain": "sqrt-N/k"},

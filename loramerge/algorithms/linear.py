@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loramerge.algorithms.families.sized import Sized, truncate
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.sized import Sized, truncate
-from loramerge.gram import Grams
-from loramerge.results import Remix
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Remix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,19 +10,19 @@ from typing import Literal, Self
 import numpy as np
 
 from loramerge.algorithms.emr import Emr
+from loramerge.algorithms.entries.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
+from loramerge.algorithms.families.refit import refit
+from loramerge.algorithms.families.sized import Sized
 from loramerge.algorithms.linear import Linear
-from loramerge.algorithms.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.refit import refit
-from loramerge.algorithms.sized import Sized
 from loramerge.algorithms.ties import Ties
 from loramerge.algorithms.tsv import Tsv
 from loramerge.algorithms.wudi import Wudi
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
+from loramerge.arrays.frames import Frame
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Fit, Fitted, Remix, Result
 from loramerge.errors import UsageError
-from loramerge.frames import Frame
-from loramerge.gram import Grams
-from loramerge.results import Fit, Fitted, Remix, Result
 
 BASES: dict[str, Sized] = {
     "linear": Linear(),

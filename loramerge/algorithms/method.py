@@ -12,11 +12,11 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
+from loramerge.arrays.frames import Frame
+from loramerge.arrays.gram import Grams, weigh
+from loramerge.arrays.remix import Result
 from loramerge.errors import UsageError
-from loramerge.frames import Frame
-from loramerge.gram import Grams, weigh
-from loramerge.results import Result
 
 Default = TypeVar("Default")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.families.mixture import Mixture, directions
+from loramerge.algorithms.families.shares import positive_shares
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.mixture import Mixture, directions
-from loramerge.algorithms.shares import positive_shares
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
 
 
 @dataclass(frozen=True, kw_only=True)

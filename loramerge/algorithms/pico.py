@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
+from loramerge.algorithms.entries.ruled import Ruled
+from loramerge.algorithms.families.span import lengths
 from loramerge.algorithms.method import Traits, option
-from loramerge.algorithms.ruled import Ruled
-from loramerge.algorithms.span import lengths
-from loramerge.backend import Array
-from loramerge.basis import Basis
-from loramerge.gram import Grams, weigh
+from loramerge.arrays.backend import Array
+from loramerge.arrays.basis import Basis
+from loramerge.arrays.gram import Grams, weigh
 
 NOTHING = 1e-12  # of the sources' strength: less is rounding of what cancels
 

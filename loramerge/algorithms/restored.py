@@ -9,13 +9,13 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from loramerge.algorithms.masks import masked, weighted_sources
+from loramerge.algorithms.entries.masks import masked, weighted_sources
+from loramerge.algorithms.families.refit import refit, squares
+from loramerge.algorithms.families.sized import Sized
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.refit import refit, squares
-from loramerge.algorithms.sized import Sized
-from loramerge.backend import Array
-from loramerge.gram import Grams
-from loramerge.results import Fit, Fitted, Result
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Fit, Fitted, Result
 
 
 class Masked(Protocol):

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from loramerge.algorithms.entries.parts import agree, elect, mean, turn, weighted_sum
+from loramerge.algorithms.entries.stack import Stack
+from loramerge.algorithms.entries.voting import SHARE, Trimming
 from loramerge.algorithms.method import Traits, option
-from loramerge.algorithms.parts import agree, elect, mean, turn, weighted_sum
-from loramerge.algorithms.stack import Stack
-from loramerge.algorithms.voting import SHARE, Trimming
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
 
 
 @dataclass(frozen=True, kw_only=True)

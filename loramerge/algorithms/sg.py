@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from loramerge.algorithms.families.sized import Sized, truncate
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.sized import Sized, truncate
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Remix
 from loramerge.errors import UsageError
-from loramerge.gram import Grams
-from loramerge.results import Remix
 
 
 @dataclass(frozen=True, kw_only=True)

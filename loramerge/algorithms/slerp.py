@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.families.mixture import Mixture, directions
+from loramerge.algorithms.families.shares import shares
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.mixture import Mixture, directions
-from loramerge.algorithms.shares import shares
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
 from loramerge.errors import UsageError
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loramerge.algorithms.entries.stack import Stack
+from loramerge.algorithms.entries.voting import Trimming, Voting
 from loramerge.algorithms.method import Traits
-from loramerge.algorithms.stack import Stack
-from loramerge.algorithms.voting import Trimming, Voting
-from loramerge.backend import Array
+from loramerge.arrays.backend import Array
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.span import Span
-from loramerge.backend import Array
-from loramerge.basis import Basis, directions
-from loramerge.gram import Grams
-from loramerge.polar import rows_as_directions, singular
+from loramerge.arrays.backend import Array
+from loramerge.arrays.basis import Basis, directions
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.polar import rows_as_directions, singular
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.families.span import Span, lengths
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.span import Span, lengths
-from loramerge.backend import Array
-from loramerge.basis import Basis
-from loramerge.gram import Grams
+from loramerge.arrays.backend import Array
+from loramerge.arrays.basis import Basis
+from loramerge.arrays.gram import Grams
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from loramerge.algorithms import find
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
 from loramerge.errors import UsageError, printable
-from loramerge.gathering import left_aside
-from loramerge.recipe_file import Ingredient, Recipe, read
-from loramerge.schedule import Weight
-from loramerge.selection import Alphas
+from loramerge.request.recipe import Ingredient, Recipe, read
+from loramerge.request.schedule import Weight
+from loramerge.sources.expand import left_aside
+from loramerge.sources.open import Alphas
 
 RIVALS = (
     {"rank", "energy", "total_rank", "size"},

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from loramerge.checking import facts_of
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import PICKLE_HELP
 from loramerge.consumers import CONSUMERS, Consumer, Facts, Finding, find, meant
+from loramerge.consumers.check import facts_of
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats.dialects import named
-from loramerge.formats.names import UNKNOWN
-from loramerge.gathering import expand
+from loramerge.formats.peft.names import UNKNOWN
+from loramerge.sources.expand import expand
 
 BREAKS = 3  # exit code: somebody would refuse it, or make something else of it
 WIDTH, MARGIN = 100, " " * 14

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loramerge import dtypes
 from loramerge.algorithms import METHODS, name_of, options_of
-from loramerge.backend import keep_freed_memory
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.asking import asked
 from loramerge.cli.options import CONSUMERS, DEFAULT, FILTER_HELP, PICKLE_HELP, MethodCommand
-from loramerge.curve import Point, curve
-from loramerge.driver import Merge, run
-from loramerge.effort import Effort
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats import output
-from loramerge.formats.atomic import check_output
-from loramerge.formats.destination import real_path
 from loramerge.formats.dialects import FORMATS
 from loramerge.formats.extras import POLICIES
-from loramerge.formats.profiles import PROFILES
-from loramerge.planning import Plan
+from loramerge.formats.files.atomic import check_output
+from loramerge.formats.files.destination import real_path
+from loramerge.formats.peft.profiles import PROFILES
+from loramerge.merge.curve import Point, curve
+from loramerge.merge.plan import Plan
+from loramerge.merge.run import Merge, run
+from loramerge.request.effort import Effort
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
@@ -172,7 +172,7 @@ def combine(
     if not dense_delta:
         todo.check_destination(out)
     if spread is not None:
-        from loramerge.spreading import check_mixture
+        from loramerge.merge.spread import check_mixture
 
         check_mixture(todo)
         check_output(spread, overwrite, folder=False)
@@ -187,7 +187,7 @@ def combine(
         return show_deltas(todo, out, overwrite, effort, as_json, quiet)
     merge = run(todo, out, overwrite=overwrite, max_error=max_error, effort=effort, progress=show.progress)
     if spread is not None:
-        from loramerge.spreading import write_spread
+        from loramerge.merge.spread import write_spread
 
         write_spread(todo, spread, overwrite=overwrite, effort=effort)
     if repo is None:
@@ -200,7 +200,7 @@ def combine(
 
 def pushed(out: Path, repo: str, private: bool, merge: Merge) -> Pushed:
     """The merge on the Hub; what is written stays written, whatever the Hub says."""
-    from loramerge.pushing import push
+    from loramerge.verbs.push import push
 
     try:
         return push(out, repo, private=private, report=merge.report.to_dict())
@@ -219,7 +219,7 @@ def show_pushed(done: Pushed, quiet: bool) -> None:
 
 def show_deltas(todo: Plan, out: Path, overwrite: bool, effort: Effort, as_json: bool, quiet: bool) -> None:
     """Write dense deltas, and what they kept and lost."""
-    from loramerge.deltas import write_deltas
+    from loramerge.verbs.deltas import write_deltas
 
     made = write_deltas(todo, out, overwrite=overwrite, effort=effort, progress=show.progress)
     if as_json:

@@ -8,9 +8,9 @@ import click
 
 from loramerge.cli import show, values
 from loramerge.cli.options import PICKLE_HELP
-from loramerge.converting import convert as convert_adapter
 from loramerge.formats.dialects import FORMATS
-from loramerge.formats.profiles import PROFILES
+from loramerge.formats.peft.profiles import PROFILES
+from loramerge.verbs.convert import convert as convert_adapter
 
 
 @click.command()

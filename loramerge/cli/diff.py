@@ -6,7 +6,7 @@ import click
 
 from loramerge.cli import show, values
 from loramerge.cli.options import PICKLE_HELP
-from loramerge.difference import diff as compare
+from loramerge.verbs.diff import diff as compare
 
 
 @click.command()

@@ -40,7 +40,7 @@ def one_bar() -> Iterator[None]:
 def listed(source: str) -> list[str]:
     """The source, or the members of a list on the Hub, told on stderr."""
     from loramerge.cli import show
-    from loramerge.hub.listing import members
+    from loramerge.hub.lists import members
     from loramerge.hub.names import is_collection
 
     if not is_collection(source):

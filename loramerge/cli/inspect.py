@@ -10,9 +10,9 @@ from loramerge.cli import show, values
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import FILTER_HELP, PICKLE_HELP
 from loramerge.errors import LoramergeError
-from loramerge.gathering import expand
-from loramerge.inspection import inspect as look
-from loramerge.selection import check_alphas, open_one
+from loramerge.sources.expand import expand
+from loramerge.sources.open import check_alphas, open_one
+from loramerge.verbs.inspect import inspect as look
 
 
 @click.command()

@@ -91,6 +91,6 @@ def _of_recipe(path: str | None) -> str | None:
     """The method of a recipe."""
     if not path:
         return None
-    from loramerge.recipe_file import read  # YAML is for those who have a recipe
+    from loramerge.request.recipe import read  # YAML is for those who have a recipe
 
     return read(Path(path)).method

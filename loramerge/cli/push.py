@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from loramerge.cli import show
-from loramerge.pushing import push as send
+from loramerge.verbs.push import push as send
 
 
 @click.command()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from loramerge.backend import keep_freed_memory
+from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
 from loramerge.cli.options import PICKLE_HELP
-from loramerge.difference import Difference
-from loramerge.driver import run
 from loramerge.errors import printable
-from loramerge.replaying import Replay, prepare
+from loramerge.merge.run import run
+from loramerge.verbs.diff import Difference
+from loramerge.verbs.replay import Replay, prepare
 
 
 @click.command()

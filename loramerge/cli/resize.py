@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from loramerge.backend import keep_freed_memory
+from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.combine import show_merge, show_plan
 from loramerge.cli.options import CONSUMERS, PICKLE_HELP
-from loramerge.driver import run
-from loramerge.effort import Effort
 from loramerge.formats import output
-from loramerge.formats.atomic import check_output
-from loramerge.formats.profiles import PROFILES
-from loramerge.resizing import resizing
+from loramerge.formats.files.atomic import check_output
+from loramerge.formats.peft.profiles import PROFILES
+from loramerge.merge.run import run
+from loramerge.request.effort import Effort
+from loramerge.verbs.resize import resizing
 
 
 @click.command()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from loramerge.backend import keep_freed_memory
+from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.combine import show_merge
-from loramerge.driver import run
-from loramerge.effort import Effort
-from loramerge.restoring import restoring
+from loramerge.merge.run import run
+from loramerge.request.effort import Effort
+from loramerge.verbs.restore import restoring
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from loramerge.hub.names import hub_name
-from loramerge.report import Module
+from loramerge.merge.report import Module
 
 Item = TypeVar("Item")
 PATIENCE = 1.0  # seconds before a bar is shown

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from loramerge.budgets import parse_size
 from loramerge.errors import UsageError, printable
 from loramerge.formats import Alpha
-from loramerge.scaling import check_scale
-from loramerge.selection import Alphas
+from loramerge.merge.strength import check_scale
+from loramerge.request.budgets import parse_size
+from loramerge.sources.open import Alphas
 
 
 def alphas(texts: tuple[str, ...]) -> Alphas:
@@ -92,7 +92,7 @@ def hub_filter(texts: tuple[str, ...]) -> list[str]:
     """`--hub-filter KEY=VALUE`, repeatable, as a source."""
     if not texts:
         return []
-    from loramerge.hub.listing import filter_source
+    from loramerge.hub.lists import filter_source
 
     return [filter_source(texts)]
 

@@ -13,7 +13,7 @@ from loramerge.consumers.sglang import SGLANG
 from loramerge.consumers.transformers import TRANSFORMERS
 from loramerge.consumers.vllm import VLLM
 from loramerge.errors import UsageError
-from loramerge.formats.names import UNKNOWN
+from loramerge.formats.peft.names import UNKNOWN
 
 __all__ = ["CONSUMERS", "Consumer", "Facts", "Finding", "Module", "find", "meant"]
 

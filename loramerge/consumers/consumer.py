@@ -10,7 +10,7 @@ from typing import Any, Literal
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import printable
 from loramerge.formats.dialects import named
-from loramerge.formats.names import UNKNOWN
+from loramerge.formats.peft.names import UNKNOWN
 
 Effect = Literal["rejects", "scales", "ignores"]
 Scale = Callable[[Mapping[str, Any], Module], float]

@@ -10,7 +10,7 @@ from loramerge.consumers.alphas import FLUX, ZERO, misnamed, zeros
 from loramerge.consumers.consumer import Consumer, Finding
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import printable
-from loramerge.formats.config import scales
+from loramerge.formats.peft.config import scales
 
 COMFY = re.compile(
     r"text_encoders\.|diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\."

@@ -8,8 +8,8 @@ from functools import cached_property
 from shlex import quote
 from typing import Any
 
-from loramerge.formats.names import Name, alpha_of, parse
-from loramerge.target import Kind
+from loramerge.adapters.target import Kind
+from loramerge.formats.peft.names import Name, alpha_of, parse
 
 Shape = tuple[int, ...]
 Settings = Mapping[str, Any]

@@ -7,8 +7,8 @@ from typing import Any
 
 from loramerge.consumers.consumer import Consumer, Finding
 from loramerge.consumers.facts import SPECIAL, Facts, Module
-from loramerge.formats.config import scales
-from loramerge.formats.names import PREFIX
+from loramerge.formats.peft.config import scales
+from loramerge.formats.peft.names import PREFIX
 
 TYPES = frozenset(  # peft.PeftType of 0.21.2
     "ADALORA ADAMSS ADAPTION_PROMPT BEFT BOFT C3A CARTRIDGE CPT DEFT DELORA FOURIERFT FROD GLORA "

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from loramerge.adapter import Adapter
+from loramerge.adapters.adapter import Adapter
 from loramerge.errors import UsageError, printable
-from loramerge.formats.alpha import Alpha, check_alpha
-from loramerge.formats.config import changes_base
-from loramerge.formats.initial import made_plain
-from loramerge.formats.opening import load_path
-from loramerge.formats.peft import load_folder
-from loramerge.formats.safetensors import File
-from loramerge.formats.saving import save
+from loramerge.formats.files.safetensors import File
+from loramerge.formats.peft.alpha import Alpha, check_alpha
+from loramerge.formats.peft.config import changes_base
+from loramerge.formats.peft.initial import made_plain
+from loramerge.formats.peft.read import load_folder
+from loramerge.formats.reader import load_path
+from loramerge.formats.writer import save
 from loramerge.hub.names import hub_name
 
 __all__ = ["Alpha", "load", "save"]
@@ -70,7 +70,7 @@ def _here(source: str | Path, allow_pickle: bool) -> tuple[Path, str]:
     found = hub_name(source)
     if found is None:
         return Path(source), str(source)
-    from loramerge.hub.fetching import fetch
+    from loramerge.hub.fetch import fetch
 
     return fetch(found, allow_pickle).path, found.shown
 

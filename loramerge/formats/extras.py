@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from loramerge import dtypes
-from loramerge.adapter import Adapter, Scaled, Tensor
-from loramerge.backend import Array
-from loramerge.dtypes import FLOATS
+from loramerge.adapters.adapter import Adapter, Scaled, Tensor
+from loramerge.adapters.target import Target
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array
+from loramerge.arrays.dtypes import FLOATS
 from loramerge.errors import IncompatibleError, UsageError, printable
-from loramerge.formats import beside
-from loramerge.formats.keys import bias_key
-from loramerge.formats.safetensors.dtypes import numpy_dtype
-from loramerge.formats.views import View
-from loramerge.target import Target
+from loramerge.formats.files.safetensors.dtypes import numpy_dtype
+from loramerge.formats.files.views import View
+from loramerge.formats.peft import beside
+from loramerge.formats.peft.keys import bias_key
 
 POLICIES = ("refuse", "first", "average", "drop")
 

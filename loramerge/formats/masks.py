@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapter import Tensor
-from loramerge.backend import Array
+from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.target import Target
+from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
-from loramerge.formats.safetensors import open_file
-from loramerge.target import Target
+from loramerge.formats.files.safetensors import open_file
 
 FOLDER, FILE, KEY = "masks", "masks.safetensors", "loramerge.masks"
 PLACE = f"{FOLDER}/{FILE}"  # in the folder of the merge

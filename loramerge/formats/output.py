@@ -12,23 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapter import Adapter, Tensor
-from loramerge.backend import Array
+from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.target import Target
+from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, LoramergeError, UsageError, VerificationError, printable
-from loramerge.formats import portable
-from loramerge.formats.alpha import OURS, SCHEMA
-from loramerge.formats.atomic import new_file, new_folder, writing
 from loramerge.formats.dialects import PEFT, Dialect
 from loramerge.formats.dialects.dialect import check_dtype, check_place
-from loramerge.formats.keys import Shelf, width
+from loramerge.formats.files.atomic import new_file, new_folder, writing
+from loramerge.formats.files.safetensors import Writer, open_file
+from loramerge.formats.files.safetensors import file_size as container_size
+from loramerge.formats.files.safetensors.dtypes import BITS
 from loramerge.formats.masks import FILE, FOLDER, MaskPlan, name_of, packed_shape
-from loramerge.formats.names import WEIGHTS
-from loramerge.formats.opening import load_path
-from loramerge.formats.profiles import Profile
-from loramerge.formats.safetensors import Writer, open_file
-from loramerge.formats.safetensors import file_size as container_size
-from loramerge.formats.safetensors.dtypes import BITS
-from loramerge.target import Target
+from loramerge.formats.peft import portable
+from loramerge.formats.peft.alpha import OURS, SCHEMA
+from loramerge.formats.peft.keys import Shelf, width
+from loramerge.formats.peft.names import WEIGHTS
+from loramerge.formats.peft.profiles import Profile
+from loramerge.formats.reader import load_path
 
 RECORD = "loramerge.json"
 APART = "loramerge.extras"

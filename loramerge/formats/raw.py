@@ -10,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter import Adapter, Tensor
+from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.errors import LoramergeError, SourceError, printable
-from loramerge.formats.alpha import DIFFUSERS, Alpha
 from loramerge.formats.dialects import FOLDER_FILES, PEFT, Header, find
-from loramerge.formats.json import parse_object, read_object
-from loramerge.formats.names import PICKLED, UNKNOWN, WEIGHTS, parse
-from loramerge.formats.opening import load_path
-from loramerge.formats.peft import CONFIG, open_weights
-from loramerge.formats.safetensors import File
+from loramerge.formats.files.json import parse_object, read_object
+from loramerge.formats.files.safetensors import File
+from loramerge.formats.peft.alpha import DIFFUSERS, Alpha
+from loramerge.formats.peft.names import PICKLED, UNKNOWN, WEIGHTS, parse
+from loramerge.formats.peft.read import CONFIG, open_weights
+from loramerge.formats.reader import load_path
 
 
 @dataclass(frozen=True, eq=False)

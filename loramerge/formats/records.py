@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapter import Adapter
+from loramerge.adapters.adapter import Adapter
 from loramerge.errors import SourceError, printable
-from loramerge.formats.alpha import OURS
-from loramerge.formats.destination import ADAPTER_FILES
-from loramerge.formats.json import parse_object, read_object
+from loramerge.formats.files.destination import ADAPTER_FILES
+from loramerge.formats.files.json import parse_object, read_object
+from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.masks import FOLDER
 from loramerge.formats.output import APART, RECORD, is_bare
-from loramerge.formats.safetensors import open_file
+from loramerge.formats.peft.alpha import OURS
 
 
 def read_record(path: Path, shown: str | None = None) -> dict[str, Any]:

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loramerge.adapter import Adapter
+from loramerge.adapters.adapter import Adapter
 from loramerge.errors import printable
+from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.dialects import Header
-from loramerge.formats.json import read_object
-from loramerge.formats.licences import licence_in
+from loramerge.formats.files.json import read_object
+from loramerge.formats.files.safetensors import File, open_elsewhere
 from loramerge.formats.raw import Raw, look
-from loramerge.formats.safetensors import File, open_elsewhere
-from loramerge.formats.stated import closed, with_alphas
-from loramerge.hub.choosing import CONFIG, chosen
+from loramerge.formats.remote_alphas import closed, with_alphas
+from loramerge.hub.choice import CONFIG, chosen
 from loramerge.hub.client import Listing, ask
 from loramerge.hub.failures import Missing, Unreachable
-from loramerge.hub.fetching import download, fetch, offline, sha256_of
+from loramerge.hub.fetch import download, fetch, offline, sha256_of
 from loramerge.hub.names import HubName, is_hub
 from loramerge.hub.ranges import Ranged
 

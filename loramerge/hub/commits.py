@@ -12,7 +12,7 @@ from pathlib import Path
 from loramerge.errors import OutputError, UsageError, printable
 from loramerge.hub.client import Listing, api, ask
 from loramerge.hub.failures import LOGIN, explained, without_secrets
-from loramerge.hub.fetching import CARD, offline
+from loramerge.hub.fetch import CARD, offline
 from loramerge.hub.names import REPOSITORY, REVISION, HubName
 
 OURS = "<!-- written by loramerge push -->"  # a card with it may be written anew

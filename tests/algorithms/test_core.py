@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from loramerge import METHODS, Core, LowRank, Ties, UsageError
-from tests.adapters import changed, distance, merged, random_adapters, truncated
 from tests.algorithms import spectral
 from tests.algorithms.test_iso_c import dense_of, unit
 from tests.algorithms.test_span import CASES, near
+from tests.helpers.adapters import changed, distance, merged, random_adapters, truncated
 
 every_case = pytest.mark.parametrize(("sources", "weights"), CASES.values(), ids=CASES)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from loramerge import Ctm, Target, combine
-from loramerge.algorithms.tucker import subspaces
-from tests.adapters import dense, distance, merged, random_adapters, truncated, weighted, zero
+from loramerge.algorithms.families.tucker import subspaces
 from tests.algorithms import spectral
 from tests.algorithms.test_iso_c import dense_of, unit
 from tests.algorithms.test_span import CASES
+from tests.helpers.adapters import dense, distance, merged, random_adapters, truncated, weighted, zero
 
 every_case = pytest.mark.parametrize(("sources", "weights"), CASES.values(), ids=CASES)
 TRIO = unit([10, 0], [1, 0]), unit([0, 1], [0, 1]), unit([0, 1], [0, 1])

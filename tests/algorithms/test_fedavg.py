@@ -3,7 +3,7 @@ import pytest
 
 from loramerge import Adapter, LowRank, combine
 from loramerge.errors import IncompatibleError
-from tests.adapters import dense, distance, merged, random_adapters, weighted
+from tests.helpers.adapters import dense, distance, merged, random_adapters, weighted
 
 
 def one(up, down):

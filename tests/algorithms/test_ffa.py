@@ -3,7 +3,7 @@ import pytest
 
 from loramerge import Adapter, LowRank, Target, combine
 from loramerge.errors import IncompatibleError
-from tests.adapters import changed, dense, distance, merged, random_adapters, weighted
+from tests.helpers.adapters import changed, dense, distance, merged, random_adapters, weighted
 
 P = np.array([0.2, 0.3, 0.5])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, IsoC, LowRank, Target, combine
-from tests.adapters import distance, merged, random_adapters
+from tests.helpers.adapters import distance, merged, random_adapters
 
 
 def unit(up, down):

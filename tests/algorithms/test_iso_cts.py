@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from loramerge import IsoC, IsoCTS, UsageError
-from tests.adapters import distance, merged, random_adapters
 from tests.algorithms.spectral import rank_of
 from tests.algorithms.test_iso_c import dense_of, unit
+from tests.helpers.adapters import distance, merged, random_adapters
 
 PAIR = unit([3, 0], [1, 0]), unit([0.6, 0.8], [0, 1])
 SHAPES = {"q": (40, 50), "v": (60, 30)}

@@ -3,7 +3,7 @@ import pytest
 
 from loramerge import Adapter, LowRank, combine
 from loramerge.errors import UsageError
-from tests.adapters import dense, distance, merged, random_adapters
+from tests.helpers.adapters import dense, distance, merged, random_adapters
 
 
 def diagonal(*values):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from loramerge.algorithms.kmeans import centred, cluster, lloyd, seeded
+from loramerge.algorithms.families.kmeans import centred, cluster, lloyd, seeded
 
 
 def gram(points):

@@ -3,7 +3,7 @@ import pytest
 
 from loramerge import Adapter, LowRank, Target, combine
 from loramerge.errors import UsageError
-from tests.adapters import dense, distance, merged, random_adapters, truncated, weighted
+from tests.helpers.adapters import dense, distance, merged, random_adapters, truncated, weighted
 
 
 def one(matrix):

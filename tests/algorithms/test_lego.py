@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, Lego, LowRank, Target, combine
+from loramerge.arrays.frames import framed
 from loramerge.errors import UsageError
-from loramerge.frames import framed
-from tests.adapters import distance, merged, random_adapters, units_of
+from tests.helpers.adapters import distance, merged, random_adapters, units_of
 
 
 def unit(up, down):

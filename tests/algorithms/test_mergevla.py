@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, Emr, Linear, LowRank, MergeVla, Rule, Target, Ties, Tsv, Wudi, combine
-from loramerge.algorithms.masks import blocks, masked, wanted_by
+from loramerge.algorithms.entries.masks import blocks, masked, wanted_by
 from loramerge.errors import UsageError
-from tests.adapters import dense, distance, merged, random_adapters, weighted, zero
+from tests.helpers.adapters import dense, distance, merged, random_adapters, weighted, zero
 
 SOURCES = random_adapters(11, (3, 2, 4))
 WEIGHTS = [1.0, -0.5, 0.7]

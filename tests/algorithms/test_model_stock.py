@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, LowRank, combine
-from tests.adapters import dense, distance, merged, random_adapters
+from tests.helpers.adapters import dense, distance, merged, random_adapters
 
 
 def diagonal(*values):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from loramerge import LowRank, Pico
-from tests.adapters import changed, dense, distance, merged, random_adapters, zero
 from tests.algorithms.spectral import balanced, calibrated, svd, ties
 from tests.algorithms.test_iso_c import dense_of, unit
+from tests.helpers.adapters import changed, dense, distance, merged, random_adapters, zero
 
 SHAPES = {"q": (40, 50)}
 

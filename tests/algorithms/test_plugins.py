@@ -10,8 +10,8 @@ import loramerge
 from loramerge import METHODS, combine, replay
 from loramerge.algorithms import find, name_of, plugins
 from loramerge.errors import UsageError
-from tests.adapters import dense, distance, random_adapters
-from tests.files import Cli, bare, tensors
+from tests.helpers.adapters import dense, distance, random_adapters
+from tests.helpers.files import Cli, bare, tensors
 
 MODULE = '''
 """A method from elsewhere."""

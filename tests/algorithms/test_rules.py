@@ -22,9 +22,9 @@ from loramerge import (
     Ties,
     combine,
 )
-from loramerge.algorithms.chance import uniform
+from loramerge.algorithms.entries.chance import uniform
 from loramerge.errors import UsageError
-from tests.adapters import dense, merged, random_adapters
+from tests.helpers.adapters import dense, merged, random_adapters
 
 A = [[4.0, 1.0], [-3.0, 2.0]]
 B = [[2.0, 1.0], [5.0, -6.0]]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from loramerge import Adapter, Linear, LowRank, Sg, Target, combine
 from loramerge.algorithms.sg import mixture
 from loramerge.errors import UsageError
-from tests.adapters import dense, distance, merged, random_adapters, weighted
+from tests.helpers.adapters import dense, distance, merged, random_adapters, weighted
 
 
 def corner(row, column, value):

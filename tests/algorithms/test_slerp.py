@@ -3,7 +3,7 @@ import pytest
 
 from loramerge import Adapter, LowRank, Target, combine
 from loramerge.errors import UsageError
-from tests.adapters import dense, distance, merged, random_adapters, truncated
+from tests.helpers.adapters import dense, distance, merged, random_adapters, truncated
 
 
 def diagonal(*values):

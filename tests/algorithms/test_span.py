@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, Core, Ctm, IsoC, IsoCTS, LowRank, Pico, Ties, Tsv, Wudi
-from tests.adapters import changed, distance, merged, random_adapters, truncated, zero
 from tests.algorithms import spectral
+from tests.helpers.adapters import changed, distance, merged, random_adapters, truncated, zero
 
 PLAIN = {  # method -> its loop
     "iso_c": (IsoC(), spectral.iso_c, {}),

@@ -25,15 +25,15 @@ from loramerge import (
     plan,
 )
 from loramerge import open as open_adapters
-from loramerge.algorithms import tiled
-from loramerge.algorithms.refit import refit, squares
-from loramerge.algorithms.search import Search
-from loramerge.algorithms.sized import common_rank
-from loramerge.algorithms.thresholds import Bracket, guessed, largest, look, narrowed
-from loramerge.algorithms.tiles import dense as tiles_of
-from loramerge.backend import workers
+from loramerge.algorithms.entries import tiled
+from loramerge.algorithms.entries.search import Search
+from loramerge.algorithms.entries.thresholds import Bracket, guessed, largest, look, narrowed
+from loramerge.algorithms.entries.tiles import dense as tiles_of
+from loramerge.algorithms.families.refit import refit, squares
+from loramerge.algorithms.families.sized import common_rank
+from loramerge.arrays.backend import workers
 from loramerge.errors import UsageError
-from tests.adapters import cast, dense, distance, merged, random_adapters, truncated, units_of
+from tests.helpers.adapters import cast, dense, distance, merged, random_adapters, truncated, units_of
 
 
 @pytest.fixture(autouse=True)

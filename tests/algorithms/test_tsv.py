@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, LowRank, Svd, Tsv
-from tests.adapters import dense, distance, merged, random_adapters, truncated
 from tests.algorithms.spectral import svd
 from tests.algorithms.test_iso_c import dense_of, unit
+from tests.helpers.adapters import dense, distance, merged, random_adapters, truncated
 
 SHAPES = {"q": (40, 50), "v": (60, 30)}
 

@@ -5,8 +5,8 @@ import pytest
 
 from loramerge import Average, IsoC, Lego, Linear, MergeVla, Rule, Svd, combine, load, only, open, replay
 from loramerge.errors import SourceError, UsageError
-from tests.adapters import dense, distance, merged, random_adapters
-from tests.files import bare, tensors
+from tests.helpers.adapters import dense, distance, merged, random_adapters
+from tests.helpers.files import bare, tensors
 
 SHAPES = {"layers.0.q": (7, 9), "layers.0.v": (8, 6), "layers.1.q": (7, 9), "layers.1.v": (8, 6)}
 SOURCES = random_adapters(5, (3, 2, 4), SHAPES)

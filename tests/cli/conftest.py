@@ -1,6 +1,6 @@
 import pytest
 
-from tests.files import Cli
+from tests.helpers.files import Cli
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from tests.consumers.hostile import HOSTILE
 from tests.consumers.inputs import SCALINGS, write
-from tests.files import bare, content
+from tests.helpers.files import bare, content
 
 
 def test_an_adapter_that_all_load_is_said_to_be_fine(cli, tmp_path):
@@ -125,7 +125,7 @@ def test_a_pickle_is_read_only_if_it_is_allowed(cli, tmp_path):
 
 def test_a_hostile_name_is_shown_without_its_escapes(cli, tmp_path):
     change = {"model.layers.0.\x1b[31m": (2, 3)}
-    from tests.files import folder, tensors
+    from tests.helpers.files import folder, tensors
 
     folder(tmp_path / "a", tensors(shapes=change), modules_to_save=["\x1b]0;x\x07"])
     cli("check", "a")

@@ -8,7 +8,7 @@ import pytest
 
 import loramerge
 from loramerge.algorithms import METHODS
-from tests.files import SHAPES, bare, content, dense, folder, read, tensors
+from tests.helpers.files import SHAPES, bare, content, dense, folder, read, tensors
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.files import bare, folder, tensors
+from tests.helpers.files import bare, folder, tensors
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from loramerge.errors import (
     VerificationError,
 )
 from loramerge.formats import output
-from tests.files import content, folder, tensors
+from tests.helpers.files import content, folder, tensors
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = [str(ROOT / "fixtures" / name) for name in ("a.safetensors", "b.safetensors")]
@@ -66,7 +66,7 @@ def test_an_unexpected_exception_is_our_bug_with_the_trace_in_a_file(cli, tmp_pa
 
     folder(tmp_path / "a")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("loramerge.driver.measure", fail)
+    monkeypatch.setattr("loramerge.merge.run.measure", fail)
     monkeypatch.delenv("LORAMERGE_DEBUG", raising=False)
     cli("combine", "a").refused(70, "bug in loramerge (ZeroDivisionError)", str(tmp_path))
     (log,) = tmp_path.glob("*.log")

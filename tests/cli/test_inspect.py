@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loramerge.algorithms import METHODS
-from tests.files import bare, dense, folder, read, tensors
+from tests.helpers.files import bare, dense, folder, read, tensors
 
 B = "b.safetensors"
 

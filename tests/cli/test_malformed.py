@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.files import CONFIG, bare, content, folder, key, raw, tensors
+from tests.helpers.files import CONFIG, bare, content, folder, key, raw, tensors
 
 Q = "layers.0.q"
 ENTRY = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}

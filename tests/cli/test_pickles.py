@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.files import folder, tensors
+from tests.helpers.files import folder, tensors
 
 torch = pytest.importorskip("torch", reason="torch.save writes the pickle: it comes with the extra `test`")
 

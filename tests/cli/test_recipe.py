@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 import loramerge
-from tests.files import content, folder, tensors
+from tests.helpers.files import content, folder, tensors
 
 RECIPE = """
 sources:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.files import content, folder, tensors
+from tests.helpers.files import content, folder, tensors
 
 
 @pytest.fixture(autouse=True)

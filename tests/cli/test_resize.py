@@ -7,7 +7,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import UsageError
-from tests.files import content, dense, folder, read, tensors
+from tests.helpers.files import content, dense, folder, read, tensors
 
 WEIGHTS = "adapter_model.safetensors"
 SPREAD = {"layers.0.q": (40, 30), "layers.0.v": (24, 70), "layers.1.q": (40, 30)}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import loramerge
-from tests.files import content, folder, tensors
+from tests.helpers.files import content, folder, tensors
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 TEMPLATE = (

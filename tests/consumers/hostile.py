@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from tests.consumers.inputs import LAYERS, NAMES, SCALINGS, convolution, embedding, key, pairs, write
-from tests.files import bare, folder
+from tests.helpers.files import bare, folder
 
 HEAD = {"base_model.model.score.weight": np.ones((2, 6), np.float32)}
 LM_HEAD = {"base_model.model.lm_head.weight": np.ones((2, 6), np.float32)}

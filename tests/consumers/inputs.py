@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tests.files import folder
+from tests.helpers.files import folder
 
 LAYERS = {  # module -> (out, in)
     f"model.layers.{i}.{name}": shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tiny_models import LoraLayer, base, transformers
+from tests.helpers.tiny_models import LoraLayer, base, transformers
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers comes with the extra `test`")
 

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import loramerge as lm
-from tests.dialects import pairs, saved, updates
+from tests.helpers.dialects import pairs, saved, updates
 
 OWN = ("lora_A", "lora_B")
 T5 = "text_encoder_2.encoder.block.0.layer.0.SelfAttention.q"

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.checking import facts_of
 from loramerge.consumers import CONSUMERS
+from loramerge.consumers.check import facts_of
 from tests.consumers.hostile import settings
-from tests.files import bare
-from tests.tiny_models import QUIET, LoraLayer
+from tests.helpers.files import bare
+from tests.helpers.tiny_models import QUIET, LoraLayer
 
 pytestmark = QUIET
 FLUX, TEXT = (

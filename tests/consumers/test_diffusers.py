@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.checking import facts_of
 from loramerge.consumers import CONSUMERS, Module
 from loramerge.consumers.alphas import misnamed
+from loramerge.consumers.check import facts_of
 from loramerge.formats import models
 from tests.consumers.pipelines import MODELS, applied, shapes
-from tests.dialects import pairs, saved
-from tests.files import read, save_file
-from tests.tiny_models import QUIET, LoraLayer, base, peft, save_adapter
+from tests.helpers.dialects import pairs, saved
+from tests.helpers.files import read, save_file
+from tests.helpers.tiny_models import QUIET, LoraLayer, base, peft, save_adapter
 
 DIFFUSERS = CONSUMERS["diffusers"]
 pytestmark = QUIET

@@ -8,9 +8,9 @@ import pytest
 
 import loramerge as lm
 from tests.consumers.pipelines import applied
-from tests.dialects import normal, pairs, saved
-from tests.files import Cli
-from tests.tiny_models import QUIET
+from tests.helpers.dialects import normal, pairs, saved
+from tests.helpers.files import Cli
+from tests.helpers.tiny_models import QUIET
 
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match")]
 

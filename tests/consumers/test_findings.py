@@ -7,7 +7,7 @@ import pytest
 import loramerge as lm
 from loramerge.consumers import CONSUMERS
 from tests.consumers.hostile import HOSTILE
-from tests.files import Cli
+from tests.helpers.files import Cli
 
 SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each finding
     ("peft", "an adapter's name"): [("ignores", "all factors, whose keys hold the adapter's name")],

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.checking import facts_of
 from loramerge.consumers import CONSUMERS, meant
+from loramerge.consumers.check import facts_of
 from loramerge.formats.dialects import DIALECTS, named
 from tests.consumers.hostile import FLUX, HOSTILE
-from tests.files import bare
+from tests.helpers.files import bare
 
 SERVERS = ["peft", "transformers", "vllm", "sglang", "llama.cpp"]
 IMAGES = ["diffusers", "comfyui"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from loramerge.consumers import CONSUMERS, Facts, meant
 from loramerge.consumers.facts import SPECIAL
 from loramerge.formats.dialects import DIALECTS
-from loramerge.formats.names import UNKNOWN
+from loramerge.formats.peft.names import UNKNOWN
 
 FIELDS = (*SPECIAL, "peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "rank_pattern",
     "alpha_pattern", "use_rslora", "lora_parameters", "num_layers")  # fmt: skip

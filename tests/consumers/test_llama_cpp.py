@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.checking import facts_of
 from loramerge.consumers import CONSUMERS
+from loramerge.consumers.check import facts_of
 from tests.consumers.hostile import HOSTILE
 from tests.consumers.inputs import SCALINGS, write
 from tests.consumers.own_code import archive, unpacked

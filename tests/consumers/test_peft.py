@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.checking import facts_of
 from loramerge.consumers import CONSUMERS
+from loramerge.consumers.check import facts_of
 from loramerge.consumers.peft import TYPES
-from tests import zoo
-from tests.files import read, save_file
-from tests.tiny_models import QUIET, LoraLayer, base, llama, peft, save_adapter, torch, transformers
+from tests.helpers import zoo
+from tests.helpers.files import read, save_file
+from tests.helpers.tiny_models import QUIET, LoraLayer, base, llama, peft, save_adapter, torch, transformers
 
 pytestmark = QUIET
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.checking import facts_of
 from loramerge.consumers import CONSUMERS
+from loramerge.consumers.check import facts_of
 from tests.consumers.inputs import LAYERS, SCALINGS, convolution, embedding, key, meant, write
-from tests.files import read
+from tests.helpers.files import read
 
 READERS = [name for name, consumer in CONSUMERS.items() if "peft" in consumer.dialects]
 KINDS = {"linear": {}, "embedding": embedding(5, 4), "convolution": convolution(5, 4)}

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.checking import facts_of
 from loramerge.consumers import CONSUMERS
+from loramerge.consumers.check import facts_of
 from tests.consumers.hostile import HOSTILE
 from tests.consumers.inputs import NAMES, SCALINGS, embedding, write
 from tests.consumers.own_code import archive, module, only, source
-from tests.files import read
-from tests.tiny_models import torch
+from tests.helpers.files import read
+from tests.helpers.tiny_models import torch
 
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
 SGLANG = CONSUMERS["sglang"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.checking import facts_of
 from loramerge.consumers import CONSUMERS
+from loramerge.consumers.check import facts_of
 from tests.consumers.hostile import HOSTILE
 from tests.consumers.inputs import NAMES, SCALINGS, embedding, write
 from tests.consumers.own_code import archive, module, only, quiet, source

@@ -12,11 +12,11 @@ from safetensors import safe_open
 
 import loramerge
 from loramerge import combine, load, save
-from loramerge.driver import run
 from loramerge.errors import OutputError, VerificationError
 from loramerge.formats import output
-from loramerge.formats.safetensors import Writer
-from tests.files import SHAPES, bare, content, dense, folder, key, read, tensors
+from loramerge.formats.files.safetensors import Writer
+from loramerge.merge.run import run
+from tests.helpers.files import SHAPES, bare, content, dense, folder, key, read, tensors
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "loramerge.json"]
 PROFILE = {

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.files import CONFIG, bare, folder, key, raw, tensors
+from tests.helpers.files import CONFIG, bare, folder, key, raw, tensors
 
 ONE = {"layers.0.q": (6, 5)}
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.files import Cli
+from tests.helpers.files import Cli
 from tests.hub import answers, loopback
 
 

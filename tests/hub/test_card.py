@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import loramerge as lm
 from loramerge.errors import printable
 from loramerge.hub.card import write
-from loramerge.hub.escaping import code, markdown, quoted
-from loramerge.hub.matter import CardSource, Facts, agreed
-from tests.dialects import SD15, flat, pairs, saved
-from tests.files import folder, tensors
+from loramerge.hub.escape import code, markdown, quoted
+from loramerge.hub.front_matter import CardSource, Facts, agreed
+from tests.helpers.dialects import SD15, flat, pairs, saved
+from tests.helpers.files import folder, tensors
 from tests.hub.loopback import files_of
 from tests.hub.test_formats import TOOLS
 

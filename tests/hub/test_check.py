@@ -5,8 +5,8 @@ import pytest
 
 import loramerge as lm
 from tests.consumers.inputs import SCALINGS, write
-from tests.dialects import pairs, saved
-from tests.files import bare, content, tensors
+from tests.helpers.dialects import pairs, saved
+from tests.helpers.files import bare, content, tensors
 from tests.hub.loopback import files_of
 
 WIDE = {f"layers.{i}.q": (200, 300) for i in range(4)}

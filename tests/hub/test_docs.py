@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import loramerge as lm
-from tests.files import folder, tensors
+from tests.helpers.files import folder, tensors
 from tests.hub.loopback import files_of
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import SourceError
-from tests.files import folder, tensors
+from tests.helpers.files import folder, tensors
 from tests.hub.loopback import TOKEN, files_of
 
 
@@ -123,7 +123,7 @@ def test_a_network_that_is_down(hub, a, monkeypatch, cli):
     )
     cli("combine", "org/a").refused(1, "org/a does not exist here", "The Hub cannot be reached")
     monkeypatch.setattr(
-        "loramerge.hub.fetching.api", lambda: huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")
+        "loramerge.hub.fetch.api", lambda: huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")
     )
     cli("combine", "hf://org/a").refused(1, "The Hub cannot be reached for org/a: check the network")
 
@@ -140,7 +140,7 @@ def test_a_cache_that_cannot_be_written(hub, a, monkeypatch, cli, number, words)
 
 
 def test_a_repository_that_moves_under_the_download(hub, a, monkeypatch, tmp_path):
-    from loramerge.hub import fetching
+    from loramerge.hub import fetch as fetching
 
     def ask(name):
         found = client_ask(name)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.describing import descriptions
 from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.formats.dialects import FOLDER_FILES, named
-from loramerge.hub import choosing
+from loramerge.hub import choice as choosing
 from loramerge.hub.card import write
-from loramerge.hub.matter import Facts
-from tests.dialects import SD15, flat, pairs, saved
+from loramerge.hub.front_matter import Facts
+from loramerge.sources.descriptions import descriptions
+from tests.helpers.dialects import SD15, flat, pairs, saved
 from tests.hub.loopback import files_of
 
 DIFFUSERS, MLX = FOLDER_FILES
@@ -140,7 +140,7 @@ def test_a_collection_holds_it_without_a_tag(hub, tmp_path, tool):
     put(hub, tool, tmp_path)
     hub.add("org/model", {"model.safetensors": b"x", "config.json": b"{}"})
     hub.collections["org/list"] = [("model", "org/x"), ("model", "org/model")]
-    from loramerge.hub.listing import members
+    from loramerge.hub.lists import members
 
     assert [str(each) for each in members("hf://collections/org/list").members] == ["hf://org/x"]
 

@@ -10,8 +10,8 @@ import loramerge as lm
 from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.hub.names import HubName
 from loramerge.hub.ranges import Ranged
-from tests.dialects import pairs, saved
-from tests.files import bare, content, folder, raw, tensors
+from tests.helpers.dialects import pairs, saved
+from tests.helpers.files import bare, content, folder, raw, tensors
 from tests.hub.answers import Handler
 from tests.hub.loopback import files_of
 

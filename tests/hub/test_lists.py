@@ -4,9 +4,9 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import LoramergeError, UsageError
-from loramerge.gathering import expand
 from loramerge.hub.progress import Counter, watching
-from tests.files import folder, tensors
+from loramerge.sources.expand import expand
+from tests.helpers.files import folder, tensors
 from tests.hub.loopback import files_of
 
 BASE = "base_model:adapter:org/base"

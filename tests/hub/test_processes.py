@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import loramerge as lm
-from tests.files import folder, tensors
+from tests.helpers.files import folder, tensors
 from tests.hub.loopback import TOKEN, files_of
 
 
@@ -114,7 +114,7 @@ print(json.dumps({
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_transformers_and_peft_load_what_was_pushed(hub, login, tmp_path, environment, request):
     pytest.importorskip("torch")
-    from tests import tiny_models
+    from tests.helpers import tiny_models
 
     for seed in (1, 2):
         config = {"r": 2 * seed, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}

@@ -7,7 +7,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import IncompatibleError, LoramergeError, OutputError, SourceError, UsageError
-from tests.files import bare, folder, tensors
+from tests.helpers.files import bare, folder, tensors
 from tests.hub.loopback import TOKEN, files_of
 
 SENT = {"README.md", "adapter_config.json", "adapter_model.safetensors", "loramerge.json"}

@@ -9,8 +9,8 @@ import pytest
 import loramerge as lm
 from loramerge.errors import IncompatibleError, SourceError
 from loramerge.hub.progress import Counter, Stopped
-from loramerge.selection import opened
-from tests.files import bare, content, folder, tensors
+from loramerge.sources.open import opened
+from tests.helpers.files import bare, content, folder, tensors
 from tests.hub.loopback import ELSEWHERE, files_of
 
 CARD = b"---\nlicense: mit\nbase_model: tiny\n---\n# a\n"

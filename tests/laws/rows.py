@@ -44,8 +44,8 @@ from loramerge import (
     Tsv,
     Wudi,
 )
-from loramerge.algorithms.sized import Sized
-from tests.adapters import changed, distance, merged, random_adapters
+from loramerge.algorithms.families.sized import Sized
+from tests.helpers.adapters import changed, distance, merged, random_adapters
 
 ROWS = {
     "linear": Linear(),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loramerge import combine
-from tests.adapters import random_adapters
+from tests.helpers.adapters import random_adapters
 from tests.laws.rows import ROWS, every_method, fingerprint, taken
 
 

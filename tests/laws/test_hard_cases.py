@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, Cat, Lego, Linear, LowRank, Svd
-from tests.adapters import changed, distance, merged, truncated, update, weighted
+from tests.helpers.adapters import changed, distance, merged, truncated, update, weighted
 from tests.laws.rows import MERGES, ROWS, TRUNCATING, with_room
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from loramerge import combine
 from loramerge.errors import IncompatibleError, UsageError
-from tests.adapters import merged, random_adapters
+from tests.helpers.adapters import merged, random_adapters
 from tests.laws.rows import ROWS, every_merge, every_method, taken
 
 

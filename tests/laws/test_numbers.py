@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from loramerge import combine
-from tests.adapters import cast, dense, distance, merged, zero
+from tests.helpers.adapters import cast, dense, distance, merged, zero
 from tests.laws.rows import MERGES, every_merge, every_method, fingerprint, taken
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from loramerge import LowRank, from_state_dict
 from loramerge.errors import IncompatibleError
-from tests.adapters import changed, distance, merged
+from tests.helpers.adapters import changed, distance, merged
 from tests.laws.rows import MERGES, claim, each, each_merge, every_merge, every_method, merges_for, taken
 
 

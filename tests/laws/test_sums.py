@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from loramerge import METHODS, combine
 from loramerge.errors import UsageError
-from tests.adapters import distance, merged, random_adapters, truncated, weighted
+from tests.helpers.adapters import distance, merged, random_adapters, truncated, weighted
 from tests.laws.rows import MERGES, ROWS
 
 

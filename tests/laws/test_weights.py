@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loramerge import LowRank
-from tests.adapters import changed, distance, merged, zero
+from tests.helpers.adapters import changed, distance, merged, zero
 from tests.laws.rows import (
     LOOSE,
     MERGES,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.adapters import dense, distance, merged, weighted
+from tests.helpers.adapters import dense, distance, merged, weighted
 from tests.laws.rows import claim, doubled, each, every_method, merges_for, with_room
 
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from loramerge import Adapter, LowRank
-from tests.adapters import merged
+from tests.helpers.adapters import merged
 
 GOLDEN = load_file(Path(__file__).with_name("coefficients.safetensors"))
 every_case = pytest.mark.parametrize("case", ["apart", "related", "parallel"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loramerge import Adapter, Breadcrumbs, LowRank, Sce, Ties
-from tests.adapters import merged
+from tests.helpers.adapters import merged
 
 GOLDEN = Path(__file__).with_name("mergekit-0.1.5.npz")
 WEIGHTS = [1.0, 0.5, 2.0]

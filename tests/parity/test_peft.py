@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loramerge import DareTies, Magnitude, Ties
-from tests.adapters import cast, dense, merged, random_adapters
+from tests.helpers.adapters import cast, dense, merged, random_adapters
 
 torch = pytest.importorskip("torch")
 rules = pytest.importorskip("peft.utils.merge_utils")

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from loramerge.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.target import Layout, Target
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
+from loramerge.formats.files.views import matrix, widened
 from loramerge.formats.models.walk import named, walked
-from loramerge.formats.pairs import check_float, check_full
-from loramerge.formats.views import matrix, widened
-from loramerge.target import Layout, Target
+from loramerge.formats.peft.pairs import check_float, check_full
 
 FACTOR = re.compile(r"(?P<component>\w+):(?P<number>\d{1,6}):(?P<side>up|down)")
 NUMBER = re.compile(r"numbered\.(\d+)")

@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from loramerge.adapter import Adapter
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
-from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import fused, known_flux
-from loramerge.formats.dialects.parts import by_module, taken_apart
 from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
-from loramerge.formats.dialects.reading import read_modules
-from loramerge.target import Target
+from loramerge.formats.dialects.reader import read_modules
+from loramerge.formats.forms.forms import Update
+from loramerge.formats.forms.parts import by_module, taken_apart
 
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from loramerge.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tensor
-from loramerge.backend import Array
+from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tensor
+from loramerge.adapters.target import Target
+from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
-from loramerge.formats.alpha import Alpha, already_known
-from loramerge.formats.keys import Shape, laid, shapes, within
-from loramerge.formats.safetensors import File
-from loramerge.target import Target
+from loramerge.formats.files.safetensors import File
+from loramerge.formats.peft.alpha import Alpha, already_known
+from loramerge.formats.peft.keys import Shape, laid, shapes, within
 
 Names = Callable[[Target], tuple[str, str]]  # target -> the keys of its down and its up factor
 Widths = Mapping[Target, int]  # target -> the units that it is stored with

@@ -17,20 +17,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from loramerge.adapter import Adapter, Slot
+from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats import models
-from loramerge.formats.alpha import DIFFUSERS as SETTINGS
-from loramerge.formats.config import Rule, check_mergeable, scales
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
-from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import known_flux, split
-from loramerge.formats.dialects.parts import by_module, taken_apart
 from loramerge.formats.dialects.places import is_flat, located, unnamed
-from loramerge.formats.dialects.reading import Found, read_modules
-from loramerge.formats.json import parse_object
-from loramerge.formats.profiles import arranged, patterns
-from loramerge.target import Target
+from loramerge.formats.dialects.reader import Found, read_modules
+from loramerge.formats.files.json import parse_object
+from loramerge.formats.forms.forms import Update
+from loramerge.formats.forms.parts import by_module, taken_apart
+from loramerge.formats.peft.alpha import DIFFUSERS as SETTINGS
+from loramerge.formats.peft.config import Rule, check_mergeable, scales
+from loramerge.formats.peft.profiles import arranged, patterns
 
 PARTS = r"unet|transformer(?:_2)?|text_encoder(?:_[23])?|text_conditioner|connectors|prior"
 NAMED = re.compile(rf"(?P<component>{PARTS})\.(?P<path>.+)", re.DOTALL)

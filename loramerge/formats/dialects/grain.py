@@ -12,15 +12,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from loramerge import dtypes
-from loramerge.adapter import Adapter, Slot, Tensor
-from loramerge.backend import Array
+from loramerge.adapters.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.target import Target
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.places import located
+from loramerge.formats.files.views import Shared, View
 from loramerge.formats.models import flux
-from loramerge.formats.views import Shared, View
-from loramerge.target import Target
 
 PART = "transformer"  # the part of a pipeline that has fused modules
 

@@ -15,16 +15,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from loramerge.adapter import Adapter, Held, Tensor
+from loramerge.adapters.adapter import Adapter, Held, Tensor
+from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
-from loramerge.formats.dialects.forms import Update
 from loramerge.formats.dialects.grain import fused, known_flux
-from loramerge.formats.dialects.parts import by_module
 from loramerge.formats.dialects.places import first_name, is_flat, is_sdxl, is_t5, located, part, unnamed
-from loramerge.formats.dialects.reading import read_modules
-from loramerge.target import Target
+from loramerge.formats.dialects.reader import read_modules
+from loramerge.formats.forms.forms import Update
+from loramerge.formats.forms.parts import by_module
 
 KEY = re.compile(
     r"(?P<prefix>lora_(?:unet|te[123]?|transformer|prior_unet|prior_te)|lycoris)_(?P<flat>[^.]+)\.", re.DOTALL

@@ -14,15 +14,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from loramerge.adapter import Adapter, Tensor
+from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.alpha import check_tensors, given, of_bare_file
-from loramerge.formats.beside import EMBEDDINGS
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.names import PREFIX, parse
-from loramerge.formats.pairs import sort_tensors
-from loramerge.formats.peft import updates
-from loramerge.formats.views import View
+from loramerge.formats.files.views import View
+from loramerge.formats.peft.alpha import check_tensors, given, of_bare_file
+from loramerge.formats.peft.beside import EMBEDDINGS
+from loramerge.formats.peft.names import PREFIX, parse
+from loramerge.formats.peft.pairs import sort_tensors
+from loramerge.formats.peft.read import updates
 
 FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<side>[AB])", re.DOTALL)
 ADAPTIVE = ".lora_E"  # AdaLoRA's factors have the same names, beside a third one

@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapter import Adapter, Slot, Tensor
-from loramerge.backend import Array
+from loramerge.adapters.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.target import Kind, Layout, Target
+from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.beside import EMBEDDINGS
 from loramerge.formats.dialects import mlx_config
 from loramerge.formats.dialects.dialect import Dialect, Header, Widths
-from loramerge.formats.keys import Shape
-from loramerge.formats.names import parse
-from loramerge.formats.pairs import check_blocks, check_float, check_full
-from loramerge.formats.views import Shared, View, rows, transposed, widened
-from loramerge.target import Kind, Layout, Target
+from loramerge.formats.files.views import Shared, View, rows, transposed, widened
+from loramerge.formats.peft.beside import EMBEDDINGS
+from loramerge.formats.peft.keys import Shape
+from loramerge.formats.peft.names import parse
+from loramerge.formats.peft.pairs import check_blocks, check_float, check_full
 
 FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<side>[ab])", re.DOTALL)
 EMBEDDED = {*EMBEDDINGS, "tok_embeddings", "embedding", "embeddings"} - {"lm_head"}

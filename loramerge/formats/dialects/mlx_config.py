@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.config import plausible
 from loramerge.formats.dialects.dialect import Header
-from loramerge.formats.json import read_object
+from loramerge.formats.files.json import read_object
+from loramerge.formats.peft.config import plausible
 
 CONFIG = "adapter_config.json"
 OURS = re.compile(r"(\d+_)?adapters\.safetensors")  # with the checkpoints that training leaves beside it

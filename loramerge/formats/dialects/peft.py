@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from loramerge.adapter import Adapter
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import is_flat
-from loramerge.formats.keys import Keys
-from loramerge.formats.names import WEIGHTS
-from loramerge.formats.peft import CONFIG, read_file
-from loramerge.target import Target
+from loramerge.formats.peft.keys import Keys
+from loramerge.formats.peft.names import WEIGHTS
+from loramerge.formats.peft.read import CONFIG, read_file
 
 
 class Peft(Dialect):

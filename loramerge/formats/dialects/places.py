@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from loramerge.adapter import Adapter
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
-from loramerge.target import Target
 
 PARTS = {"unet": "unet", "transformer": "transformer", "text_encoder": "text_encoder", "t5": "text_encoder_2"}
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from loramerge.adapter import Adapter, Slot
+from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.target import Target
 from loramerge.errors import SourceError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.dialects.forms import Update
-from loramerge.formats.dialects.parts import by_module
-from loramerge.formats.dialects.reading import read_modules
-from loramerge.formats.views import Shared, rows
-from loramerge.target import Target
+from loramerge.formats.dialects.reader import read_modules
+from loramerge.formats.files.views import Shared, rows
+from loramerge.formats.forms.forms import Update
+from loramerge.formats.forms.parts import by_module
 
 KEY = re.compile(
     r"(?:diffusion_model\.)?(?P<module>(?P<kind>double|single)_blocks\.(?P<number>\d{1,2})\.processor\."

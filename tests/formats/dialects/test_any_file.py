@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import loramerge
-from tests.files import bare
+from tests.helpers.files import bare
 
 PAIRS = {
     "mlx": [(f"{path}.lora_a", f"{path}.lora_b") for path in ("a", "model.layers.0.q", "model.embed_tokens")],

@@ -9,7 +9,7 @@ from safetensors import safe_open
 import loramerge
 from loramerge import Target
 from loramerge.formats.models.walk import named
-from tests.files import bare, read
+from tests.helpers.files import bare, read
 
 SHAPES = [(6, 5), (4, 5), (3, 7)]
 TEXT = [(768, 768)] * 48

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from tests.dialects import normal, pairs, product, same, saved, updates
+from tests.helpers.dialects import normal, pairs, product, same, saved, updates
 
 NEW = ("lora_A", "lora_B")
 FLUX = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from tests.dialects import ATTENTION, FLUX, SD15, SDXL, pairs, same, saved, updates
-from tests.files import read
+from tests.helpers.dialects import ATTENTION, FLUX, SD15, SDXL, pairs, same, saved, updates
+from tests.helpers.files import read
 
 NEW = ("lora_A", "lora_B")
 NOTE = "no module says an alpha, so the scale is 1 there, as diffusers has it"

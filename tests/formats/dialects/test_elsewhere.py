@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.files import bare
+from tests.helpers.files import bare
 
 KEYS = {
     "torchtune": ("layers.0.attn.q_proj.lora_a.weight", "torchtune"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import loramerge as lm
 from loramerge.errors import LoramergeError
-from tests.dialects import saved
+from tests.helpers.dialects import saved
 
 MODULES = (
     "lora_unet_mid_block_attentions_0_proj_in",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from tests.dialects import FLUX_KOHYA, SD15, SDXL, flat, normal, pairs, product, same, saved, updates
-from tests.files import read
+from tests.helpers.dialects import FLUX_KOHYA, SD15, SDXL, flat, normal, pairs, product, same, saved, updates
+from tests.helpers.files import read
 
 Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 CANONICAL = dict(zip(flat(SD15), SD15, strict=True))

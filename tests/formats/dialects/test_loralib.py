@@ -7,7 +7,7 @@ import pytest
 
 import loramerge
 from loramerge import Target
-from tests.files import bare
+from tests.helpers.files import bare
 
 PATH = "transformer.h.0.attn.c_attn"
 

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 import loramerge
 from loramerge import Target
-from tests.files import content, folder, key, read, tensors
+from tests.helpers.files import content, folder, key, read, tensors
 
 Q, V, GATE = (
     "model.layers.0.self_attn.q_proj",

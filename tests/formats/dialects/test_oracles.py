@@ -6,7 +6,7 @@ import pytest
 import loramerge as lm
 from loramerge.formats import models
 from loramerge.formats.models import unet
-from tests.dialects import FLUX_KOHYA, SD15, flat, pairs, saved
+from tests.helpers.dialects import FLUX_KOHYA, SD15, flat, pairs, saved
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")

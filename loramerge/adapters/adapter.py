@@ -1,0 +1,221 @@
+"""Adapters: what was read, lazily, and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from loramerge.adapters.lowrank import LowRank
+from loramerge.adapters.target import Target
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array
+from loramerge.errors import SourceError, printable
+
+
+class Tensor(Protocol):
+    """A tensor known by its header; the numbers come when asked."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def read(self) -> Array: ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Held:
+    """A tensor already in memory."""
+
+    array: Array
+
+    @property
+    def dtype(self) -> str:
+        return dtypes.name_of(self.array.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    def read(self) -> Array:
+        return self.array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Computed:
+    """A tensor that is computed, in float64, each time it is read."""
+
+    shape: tuple[int, ...]
+    compute: Callable[[], Array]
+    dtype: str = "F64"
+
+    def read(self) -> Array:
+        return self.compute()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Slot:
+    """One update before its numbers are read: shapes, scale and where the factors lie.
+
+    Args:
+        up: (out, rank) tensor.   down: (rank, in) tensor.
+        scale: factor of ``up @ down``, in float64.
+    """
+
+    up: Tensor
+    down: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the update."""
+        return self.up.shape[0], self.down.shape[1]
+
+    def read(self) -> LowRank:
+        return LowRank(self.up.read(), self.down.read(), self.scale)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scaled:
+    """A vector with its scale: what an adapter adds to the bias of a module."""
+
+    tensor: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The model an adapter was trained on, as far as its files say."""
+
+    name: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where an adapter came from: a name, never an absolute path, and the files behind it.
+
+    Args:
+        revision: what the user says it is; of the Hub, the commit.
+        alpha: what the user said of a file that does not say its own.
+        hub: its place on the Hub, `org/name` or `org/name/path`.   licence: as its card says.
+        marks: SHA-256 that a file must have, where somebody has said it.
+        peeked: its tensors are still on the Hub; only the header was read.
+        stated: its alphas are those that its metadata states; most inside the file were not read.
+    """
+
+    name: str
+    revision: str | None = None
+    files: tuple[Path, ...] = ()
+    alpha: float | str | None = None
+    hub: str | None = None
+    licence: str | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
+    peeked: bool = False
+    stated: bool = False
+
+    def sha256(self) -> dict[str, str]:
+        """File name -> SHA-256 of each file, read now; with its folder where another has that name.
+
+        Raises:
+            SourceError: a file cannot be read, or is not the one it should be.
+        """
+        found: dict[str, str] = {}
+        if self.peeked:
+            raise SourceError(f"Only the header of {printable(self.name)} was read: load it without peeking.")
+        for path in self.files:
+            name = path.name if path.name not in found else f"{path.parent.name}/{path.name}"
+            found[name] = _sha256(path)
+            if self.marks.get(path.name, found[name]) != found[name]:
+                raise SourceError(
+                    f"{printable(path.name)} of {printable(self.name)} is not what the Hub has: it was "
+                    "damaged in the cache. Remove it there (hf cache), and run again."
+                )
+        return found
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb", buffering=0) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceError(f"{printable(path.name)} can no longer be read: {error.strerror}.") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter(Mapping[Target, LowRank]):
+    """A lazy mapping from target to update: ``adapter[target]`` reads the factors now.
+
+    Args:
+        name: how messages and reports call it.
+        slots: header facts of every update.
+        base: the model it was trained on.
+        extras: tensors that are no low-rank pair (heads, biases), kept under their own keys.
+        config: the config it came with, verbatim; writers carry what they do not set.
+        dialect: the file format it came in.
+        bare: it came as one file without a config of its own.
+        biases: what it adds to the biases of its modules (PEFT's ``lora_bias``).
+        metadata: the header of its file, verbatim.
+        oddities: sentences about what looked wrong but could be read.
+    """
+
+    name: str
+    slots: Mapping[Target, Slot]
+    base: BaseModel = BaseModel()
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = Provenance("")
+    dialect: str = "peft"
+    bare: bool = False
+    oddities: tuple[str, ...] = ()
+    biases: Mapping[Target, Scaled] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:
+        """An adapter from values in memory: module path -> update.
+
+        >>> import numpy as np
+        >>> a = Adapter.of({"h.0.q": LowRank(np.ones((3, 1)), np.ones((1, 2)), scale=0.5)})
+        >>> a, a[Target("h.0.q")].norm().__round__(6)
+        (<Adapter adapter: 1 modules, rank 1>, 1.224745)
+        """
+        slots = {Target(path): Slot(Held(u.up), Held(u.down), u.scale) for path, u in updates.items()}
+        return cls(name, slots)
+
+    def __getitem__(self, target: Target) -> LowRank:
+        return self.slots[target].read()
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self.slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # a mapping's own comparison would read every tensor of both; see `diff`
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"<Adapter {printable(self.name)}: {len(self)} modules, rank {self.rank}>"
+
+    @property
+    def rank(self) -> int:
+        """The largest rank over its modules; 0 if it has none."""
+        return max((slot.rank for slot in self.slots.values()), default=0)
+
+    @property
+    def dtype(self) -> str:
+        """The type that holds all its factors (safetensors name)."""
+        names = {t.dtype for slot in self.slots.values() for t in (slot.up, slot.down)}
+        if not names:
+            raise SourceError(f"{printable(self.name)} holds no low-rank pair.")
+        return dtypes.widest(names)

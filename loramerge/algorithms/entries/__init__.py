@@ -1,0 +1,1 @@
+"""Machinery of methods that look at single entries: rules, tiles, thresholds, chances."""

@@ -1,0 +1,47 @@
+"""Chance that can be drawn again: numbers that depend on seed, source, module and place alone."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from loramerge.arrays.backend import Array
+
+
+def uniform(
+    seed: int, source: str, label: str, tile: tuple[int, int], shape: tuple[int, int], kind: np.dtype
+) -> Array:
+    """Numbers (rows, columns) in [0, 1) for one tile of one module of one source.
+
+    A counter-based generator (Philox) keyed by the names starts at a counter given by the tile, so no tile
+    waits for another: threads, batches and the order of modules and sources change nothing.
+
+    >>> one = uniform(0, "a", "q", (0, 1), (2, 3), np.dtype("f4"))
+    >>> bool((one == uniform(0, "a", "q", (0, 1), (2, 3), np.dtype("f4"))).all()), one.dtype.name
+    (True, 'float32')
+    """
+    name = "\0".join((str(seed), source, label)).encode("utf-8", "surrogatepass")
+    key = np.frombuffer(hashlib.sha256(name).digest()[:16], "<u8").astype(np.uint64)
+    counter = np.array([0, 0, *tile], np.uint64)
+    drawn = np.random.Generator(np.random.Philox(counter=counter, key=key)).random(shape, np.float32)
+    return np.asarray(drawn, kind)
+
+
+def own_names(names: Sequence[str], strengths: Sequence[float]) -> list[str]:
+    """Names for chance, that depend as little as can be on what else is merged: the last part of each if no
+    other has it, else with the folder. Sources of one name are numbered by strength, not by their order.
+
+    >>> own_names(["a/x", "b/y"], [1, 2]), own_names(["a/x", "b/x"], [1, 2])
+    (['x', 'y'], ['a/x', 'b/x'])
+    >>> own_names(["x#1", "x#4"], [1, 2])
+    ['x#1', 'x#0']
+    """
+    longer = [re.sub(r"#\d+$", "", name) for name in names]
+    short = [name.rpartition("/")[2] for name in longer]
+    told = [s if short.count(s) == 1 else more for s, more in zip(short, longer, strict=True)]
+    ranked = sorted(range(len(told)), key=lambda i: -strengths[i])
+    place = {i: sum(told[j] == told[i] for j in ranked[: ranked.index(i)]) for i in ranked}
+    return [n if told.count(n) == 1 else f"{n}#{place[i]}" for i, n in enumerate(told)]

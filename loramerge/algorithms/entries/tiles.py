@@ -1,0 +1,138 @@
+"""ΔW_t of all sources of one module, made tile by tile: no source is ever held as a whole matrix.
+
+The grid is fixed by the shape of the module, so that each entry comes from the same product in every pass,
+and with the same chance, whatever else is merged at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.algorithms.entries.chance import own_names, uniform
+from loramerge.algorithms.entries.stack import Limits, Stack
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams
+
+TILE = 64, 512  # entries of one source stay in cache
+SAMPLE = 1 << 15
+SAFE = 1e-25, 1e25  # sizes of entries for which float32 neither overflows nor loses digits
+
+Tile = tuple[slice, slice]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Dense:
+    """The entries of T sources in one module.
+
+    Args:
+        ups: (out, r_t) and downs: (r_t, in) of each source, scale folded in; all float32 or all float64.
+        present: (T,) their positions among all sources; the others change nothing here.
+        weights: (T,).   sources: (T,) names for chance.   label: of the module.   shape: (out, in).
+        grid: rows and columns of a tile.   seed: of chance.
+    """
+
+    ups: tuple[Array, ...]
+    downs: tuple[Array, ...]
+    present: tuple[int, ...]
+    weights: Array
+    sources: tuple[str, ...]
+    label: str
+    shape: tuple[int, int]
+    grid: tuple[int, int]
+    seed: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.ups[0].dtype
+
+    @property
+    def count(self) -> int:
+        """How many entries a source has."""
+        return self.shape[0] * self.shape[1]
+
+    def tiles(self) -> Iterator[Tile]:
+        (rows, columns), (height, width) = self.shape, self.grid
+        for top in range(0, rows, height):
+            for left in range(0, columns, width):
+                yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
+
+    def values(self, tile: Tile, only: int | None = None) -> Array:
+        """(T, 1, a, b) entries of all sources, or (1, 1, a, b) of one, in a tile."""
+        rows, columns = tile
+        which = range(len(self.ups)) if only is None else (only,)
+        made = np.empty((len(which), 1, rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+        for at, t in enumerate(which):
+            np.matmul(self.ups[t][rows], self.downs[t][:, columns], out=made[at, 0])
+        return made
+
+    def stack(self, tile: Tile, limits: Limits | None = None, facts: Array | None = None) -> Stack:
+        """What a rule looks at in a tile."""
+        values = self.values(tile)
+        place = tile[0].start // self.grid[0], tile[1].start // self.grid[1]
+
+        def chance() -> Array:
+            drawn = [
+                uniform(self.seed, name, self.label, place, values.shape[2:], self.dtype)
+                for name in self.sources
+            ]
+            return np.stack(drawn)[:, None]
+
+        return Stack(values, self.weights, np.array([self.shape]), chance, limits, facts)
+
+    def sample(self, only: int | None = None) -> Array:
+        """(T, 1, 1, n) some entries, or (1, 1, 1, n) of one source, at the same places in all."""
+        rng = np.random.default_rng(0)
+        some = min(self.count, SAMPLE, max(1 << 12, self.count >> 6))  # a larger one costs more than it saves
+        i, j = (rng.integers(0, size, some) for size in self.shape)
+        which = range(len(self.ups)) if only is None else (only,)
+        made = [np.einsum("nr,rn->n", self.ups[t][i], self.downs[t][:, j]) for t in which]
+        return np.stack(made)[:, None, None]
+
+
+def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> Dense | None:
+    """The entries of one module of a batch of units that are not mixed; None where no source changes it.
+
+    float32 if all factors are float32 numbers, whatever they were stored in, else float64.
+
+    Args:
+        by_rows: tiles of whole rows.
+    """
+    assert grams.read is not None
+    up, down = grams.read(module)  # (out, R), (R, in) float64
+    left, right = grams.lift.P[module].diagonal(), grams.lift.Q[module].diagonal()
+    return entries(grams, module, (up * left, right[:, None] * down), is_single(up, down), by_rows, seed)
+
+
+def entries(
+    grams: Grams,
+    module: int,
+    units: tuple[Array, Array],
+    single: bool,
+    by_rows: bool = False,
+    seed: int = 0,
+) -> Dense | None:
+    """The same from the units themselves, up (out, R) and down (R, in), in whatever basis of the outputs."""
+    up, down = units
+    shape = up.shape[0], down.shape[1]
+    weights = np.ones(len(grams.sources)) if grams.weights is None else grams.weights
+    mine = {t: grams.of(t)[grams.live[module, grams.of(t)]] for t in np.flatnonzero(weights).tolist()}
+    present = tuple(t for t, units in mine.items() if len(units))
+    if not present:
+        return None
+    sides = [(up[:, mine[t]], down[mine[t]]) for t in present]
+    peaks = [np.abs(u).max() * np.abs(d).max() for u, d in sides]
+    kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
+    ups, downs = zip(*[(u.astype(kind), d.astype(kind)) for u, d in sides], strict=True)
+    strengths = [float(grams.kernel[module][np.ix_(mine[t], mine[t])].sum()) for t in present]
+    names = tuple(own_names([grams.sources[t] for t in present], strengths))
+    grid = (max(TILE[0] * TILE[1] // shape[1], 1), shape[1]) if by_rows else TILE
+    return Dense(ups, downs, present, weights[list(present)], names, grams.labels[module], shape, grid, seed)
+
+
+def is_single(*factors: Array) -> bool:
+    """Whether all numbers are those of float32, which a source in float32, bfloat16 or float16 has."""
+    with np.errstate(over="ignore"):
+        return all(bool((factor.astype(np.float32) == factor).all()) for factor in factors)

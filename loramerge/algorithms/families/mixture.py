@@ -1,0 +1,104 @@
+"""Methods whose merge is a sum of the updates, with coefficients that each module decides for itself."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+import numpy as np
+
+from loramerge.algorithms.families.sized import Sized, keep
+from loramerge.algorithms.method import option
+from loramerge.arrays.backend import Array
+from loramerge.arrays.frames import Frame
+from loramerge.arrays.gram import Grams, balanced, leading, weigh
+from loramerge.arrays.remix import Remix
+
+ROUNDING = 1e-14  # of ‖·‖²: a rank that cuts less than this cuts nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(Sized):
+    """ΔW = Σ_t c_t ΔW_t, with c from the inner products of the updates; without a rank nothing is cut off."""
+
+    scope: Literal["module", "adapter"] = option(
+        "module",
+        "Whether every module has coefficients of its own, or all have those of whole adapters.",
+    )
+    products: tuple[tuple[float, ...], ...] | None = field(
+        default=None, repr=False, metadata={"found": True}
+    )  # no option: ⟨ΔW_t, ΔW_u⟩ of whole adapters
+
+    @property
+    def whole(self) -> bool:
+        return True
+
+    @property
+    def frame(self) -> Frame:
+        return "balanced" if self.rank is None and self.energy is None else "halved"
+
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        return replace(grams, weights=weights)
+
+    @abstractmethod
+    def coefficients(self, inners: Array, weights: Array) -> Array:
+        """c (M, T), from ⟨ΔW_t, ΔW_u⟩ (M, T, T) and the weights (T,). A weight of 0 has the coefficient 0.
+
+        An update that is zero has the inner product 0 with itself, exactly.
+        """
+
+    def mixed(self, grams: Grams) -> Grams:
+        """The units with the coefficients folded in."""
+        assert grams.weights is not None
+        if self.products is None:
+            return weigh(grams, self.coefficients(inners(grams, len(grams.weights)), grams.weights))
+        return weigh(grams, self.coefficients(np.array([self.products]), grams.weights)[0])
+
+    @property
+    def _looking(self) -> bool:
+        return self.scope == "adapter" and self.products is None
+
+    @property
+    def observes(self) -> bool:
+        return self._looking or super().observes
+
+    def observe(self, grams: Grams) -> Array:
+        """⟨ΔW_t, ΔW_u⟩ (M, T, T) if whole adapters are compared; then σ² of the mixture (M, R)."""
+        if self._looking:
+            assert grams.weights is not None
+            return inners(grams, len(grams.weights))
+        return super().observe(self.mixed(grams))
+
+    def decide(self, observed: Sequence[Array], largest: int) -> Self:
+        if self._looking and observed:
+            each = sorted((m for batch in observed for m in batch), key=lambda m: m.tolist())
+            return replace(self, products=tuple(map(tuple, np.sum(each, axis=0).tolist())))
+        return super().decide(observed, largest)
+
+    def remix(self, grams: Grams) -> Remix:
+        units = self.mixed(grams)
+        whole = np.maximum(units.kernel.sum(axis=(1, 2)), 0.0)
+        if self.rank is None:
+            return replace(keep(units), whole=whole, cut=np.zeros(len(whole)))
+        parts = leading(units.up, units.down, self.rank, units.halves)
+        cut = whole - (parts.sigma**2).sum(axis=1)
+        return units.remix(*balanced(parts, self.rank), whole, np.where(cut > ROUNDING * whole, cut, 0.0))
+
+
+def inners(grams: Grams, sources: int) -> Array:
+    """⟨ΔW_t, ΔW_u⟩ (M, T, T); exactly 0 with an update that is no more than rounding of its units."""
+    only = (grams.owner == np.arange(sources)[:, None]).astype(float)  # (T, R)
+    products = only @ grams.kernel @ only.T
+    units = np.sqrt(np.maximum(grams.kernel.diagonal(axis1=1, axis2=2), 0.0)) @ only.T  # (M, T) Σ of lengths
+    noise = grams.up.shape[-1] * np.finfo(np.float64).eps * units**2
+    trained = products.diagonal(axis1=1, axis2=2) > noise
+    return np.where(trained[:, :, None] & trained[:, None, :], products, 0.0)
+
+
+def directions(inners: Array) -> tuple[Array, Array]:
+    """Cosines (M, T, T) of the updates and their norms (M, T); an update of zero has cosines of 0."""
+    norms = np.sqrt(inners.diagonal(axis1=1, axis2=2))
+    safe = np.where(norms > 0, norms, 1.0)
+    return np.clip(inners / (safe[:, :, None] * safe[:, None, :]), -1.0, 1.0), norms

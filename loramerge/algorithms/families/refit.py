@@ -1,0 +1,111 @@
+"""The best low-rank factors of a full matrix, by block subspace iteration from a good start."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import numpy as np
+
+from loramerge.arrays.backend import Array
+from loramerge.arrays.remix import Fit
+
+SMALL = 192  # rows or columns: below, a whole SVD is as fast
+EXCESS = 1e-7  # of ‖A‖², that the fit may lose more than the best one
+GUARD = 8  # vectors more than asked for, which make the others converge
+WIDEST = 256  # rows of a start that are all used: what it spans is strong, and told apart in one round
+PATIENCE = 8  # rounds, before twice as many vectors are used
+
+
+def energy(matrix: Array) -> float:
+    """‖·‖², rows added up in float64."""
+    return float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
+
+
+def refit(matrix: Array, rank: int, start: Array) -> Fit:
+    """The factors up (out, k) and down (k, in) nearest to a matrix A (out, in), k = `rank`.
+
+    Alternates U = orth(A V) and V = orth(Aᵀ U). After each round the residuals r_i = ‖Aᵀu_i - θ_i v_i‖ bound
+    what the leading k could still gain, by Σ_i min(θ_i r_i, (θ_i r_i)² / (θ_i² - θ_b²)) with the last of all
+    vectors for the part of the spectrum that is not seen; it ends when that is below 1e-7 ‖A‖². Where that
+    takes long, the spectrum is flat, and more vectors are used; with as many as A has rows or columns it is
+    exact.
+
+    Args:
+        start: (s, in) rows that span what A is expected to be made of.
+    """
+    whole = energy(matrix)
+    if whole == 0.0:
+        return Fit(np.zeros((matrix.shape[0], rank)), np.zeros((rank, matrix.shape[1])), 0.0, 0.0)
+    if min(matrix.shape) <= SMALL:
+        u, sigma, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    else:
+        u, sigma, vt = _iterated(matrix, rank, start, EXCESS * whole)
+    up, down, kept = u[:, :rank], vt[:rank], sigma[:rank]
+    root = np.sqrt(kept.astype(np.float64))
+    return Fit(up * root, root[:, None] * down, whole, max(whole - float((kept**2).sum(dtype=float)), 0.0))
+
+
+def _iterated(matrix: Array, rank: int, start: Array, excess: float) -> tuple[Array, Array, Array]:
+    """(out, b), (b,), (b, in) leading singular units."""
+    most = min(matrix.shape)
+    block = min(max(rank + max(GUARD, rank // 2), min(len(start), WIDEST)), most)
+    v = _orthonormal(_begun(start, block).T.astype(matrix.dtype))
+    for turn in count(1):
+        q, triangle = np.linalg.qr(matrix @ v)
+        x, theta, zt = np.linalg.svd(triangle)
+        u, v = (q @ x)[:, :block], (v @ zt.T)[:, :block]
+        theta = theta[:block]
+        w = matrix.T @ u  # (in, b)
+        residual = np.linalg.norm(w - v * theta, axis=0) * theta  # of AᵀA
+        gap = theta**2 - theta[-1] ** 2
+        gain = np.divide(residual**2, gap, out=residual.copy(), where=gap > residual)[:rank].sum(dtype=float)
+        v, triangle = np.linalg.qr(w)
+        if gain <= excess or block == most:
+            break
+        if turn % PATIENCE == 0:  # too flat a spectrum for so few vectors
+            block = min(2 * block, most)
+            v = _orthonormal(_begun(v.T, block).T.astype(matrix.dtype))
+    x, theta, zt = np.linalg.svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
+    return u @ zt.T, theta, (v @ x).T
+
+
+def _begun(start: Array, block: int) -> Array:
+    """(block, in) rows of the start, with some by chance where there are too few, mixed where too many."""
+    rng = np.random.default_rng(0)
+    if len(start) > block:
+        return rng.standard_normal((block, len(start))).astype(start.dtype) @ start
+    return np.concatenate([start, rng.standard_normal((block - len(start), start.shape[1]))])
+
+
+def _orthonormal(columns: Array) -> Array:
+    return np.asarray(np.linalg.qr(columns)[0])
+
+
+def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Array:
+    """All σ² of a matrix, largest first; or only the leading ones that hold this share of ‖·‖², and then what
+    is left of it as one number.
+
+    Args:
+        start: as for `refit`, for a share below 1.
+    """
+    if min(matrix.shape) <= SMALL:
+        return np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
+    if share < 1 and start is not None and (found := _leading(matrix, share, start)) is not None:
+        return found
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    gram = np.zeros((len(wide), len(wide)))
+    for left in range(0, wide.shape[1], 1024):
+        piece = wide[:, left : left + 1024].astype(np.float64)
+        gram += piece @ piece.T
+    return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
+
+
+def _leading(matrix: Array, share: float, start: Array) -> Array | None:
+    """The leading σ², ever more until they hold the share; None if it takes so many that all cost less."""
+    whole, rank = energy(matrix), 8
+    while rank <= min(matrix.shape) // 8:
+        found = _iterated(matrix, rank, start, EXCESS * whole)[1][:rank].astype(np.float64) ** 2
+        if found.sum() >= share * whole:
+            return np.append(found, max(whole - found.sum(), 0.0))
+        rank *= 2
+    return None

@@ -1,0 +1,72 @@
+"""Methods that work on cores: every source as a small matrix in orthonormal bases of what all units span."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.method import Interval, option
+from loramerge.arrays.backend import Array
+from loramerge.arrays.basis import Basis, basis
+from loramerge.arrays.frames import Frame
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Result
+
+RANK_TOL = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span(Sized):
+    """A method whose merge is E_up C E_down for some core C; without a rank nothing of it is cut off."""
+
+    rank_tol: float = option(
+        RANK_TOL,
+        "Directions weaker than this share of the strongest are noise: neither whitened nor counted.",
+        Interval(low=1e-7, high=0.1),
+    )
+
+    @property
+    def whole(self) -> bool:
+        return True
+
+    @property
+    def frame(self) -> Frame:
+        return "spectral"
+
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        return replace(grams, weights=weights)
+
+    def bases(self, grams: Grams) -> Basis:
+        """What the cores are written in."""
+        return basis(grams, self.rank_tol)
+
+    def core(self, grams: Grams, bases: Basis) -> Array:
+        """C (M, R, R), from cores of the sources and `grams.weights`. A method has this or its `units`."""
+        x, sigma, yt = self.units(grams, bases)
+        return np.asarray((x * sigma[:, None, :]) @ yt)
+
+    def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
+        """X (M, R, R), σ (M, R), Yᵀ (M, R, R) of the core X diag(σ) Yᵀ, in the order that a rank keeps.
+
+        Bases are orthonormal, so the SVD of the core is the SVD of the merge.
+        """
+        return np.linalg.svd(self.core(grams, bases))
+
+    def observe(self, grams: Grams) -> Array:
+        """σ² of the merge (M, R), as a rank keeps them."""
+        return np.asarray(self.units(grams, self.bases(grams))[1] ** 2)
+
+    def remix(self, grams: Grams) -> Result:
+        bases = self.bases(grams)
+        x, sigma, yt = self.units(grams, bases)
+        return bases.leading(grams, x, sigma, yt, self.rank)
+
+
+def lengths(grams: Grams) -> Array:
+    """(M, T) ‖ΔW_t‖ of canonical sources, with the weights that are folded in; 0 at a weight of 0."""
+    squares = grams.kernel.diagonal(axis1=1, axis2=2) * grams.live  # units of a source are orthogonal
+    each = [squares[:, grams.of(source)].sum(axis=1) for source in range(len(grams.sources))]
+    heard = 1.0 if grams.weights is None else grams.weights != 0
+    return np.asarray(np.sqrt(np.maximum(np.stack(each, axis=1), 0.0)) * heard)

@@ -1,0 +1,114 @@
+"""A method for some modules and another for the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+from loramerge.algorithms.linear import Linear
+from loramerge.algorithms.method import Method, Traits
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Result
+from loramerge.errors import UsageError
+
+Search = Any  # str -> match or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Only(Method):
+    """`method` in the modules whose name holds a match, `otherwise` in the rest.
+
+    Made by `only`. Its declarations are those that hold for both.
+    """
+
+    method: Method
+    match: str
+    otherwise: Method = field(default_factory=Linear)
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.match)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UsageError(f"only: {self.match!r} is no regular expression: {error}.") from None
+        if self.otherwise.observes:
+            raise UsageError(
+                "only: the method for the rest must know its size without a look at all modules: give it a "
+                "rank in place of what it has."
+            )
+
+    @property
+    def traits(self) -> Traits:
+        a, b = self.method.traits, self.otherwise.traits
+        both = {
+            name: getattr(a, name) and getattr(b, name)
+            for name in ("identity", "homogeneous", "exact", "sums", "negative")
+        }
+        either = {name: getattr(a, name) or getattr(b, name) for name in ("shares", "vanishes")}
+        weights = a.weights if a.weights == b.weights else "none"
+        gauge = a.gauge if a.gauge == b.gauge else "raw"
+        return Traits(a.family, weights=weights, gauge=gauge, **both, **either)
+
+    @cached_property
+    def _search(self) -> Search:
+        return re.compile(self.match).search
+
+    def at(self, module: str) -> Method:
+        return self.method if self._search(module) else self.otherwise
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return ["method", "match", "otherwise"]
+
+    @property
+    def observes(self) -> bool:
+        return self.method.observes
+
+    def weights(self, weights: Array) -> Array:
+        return self.method.weights(weights)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.method.notes, *self.otherwise.notes)
+
+    def decide(self, observed: Sequence[Array], largest: int) -> Self:
+        rest = self.otherwise.decide([], largest)
+        return replace(self, method=self.method.decide(observed, largest), otherwise=rest)
+
+    def held(self, shape: tuple[int, int]) -> int:
+        return max(self.method.held(shape), self.otherwise.held(shape))
+
+    def size(self, signature: tuple[int, ...]) -> int:
+        raise AssertionError("asked of the method of a module, by `at`")
+
+    def remix(self, grams: Grams) -> Result:
+        raise AssertionError("asked of the method of a module, by `at`")
+
+
+def only(method: Method, match: str, otherwise: Method | None = None) -> Only:
+    """Use a method in some modules only; the others get `otherwise`, the weighted sum by default.
+
+    Args:
+        match: a regular expression, searched in module names.
+
+    Raises:
+        UsageError: no regular expression, or `otherwise` must see all modules first (``energy``).
+
+    >>> import loramerge as lm
+    >>> pair = ["fixtures/a.safetensors", "fixtures/b.safetensors"]
+    >>> method = lm.only(lm.Lego(rank=4), "q_proj", otherwise=lm.Svd(rank=8))
+    >>> merge = lm.combine(pair, method, profile="compact")
+    >>> sorted(set(merge.plan.outline.ranks.values()) | {merge.plan.outline.rank})
+    [4, 8]
+    """
+    for given in (method, otherwise):
+        if not isinstance(given, Method) and given is not None:
+            raise UsageError(f"only takes methods such as loramerge.Svd(rank=8), not {given!r}.")
+        if isinstance(given, Only) or (given is not None and given.masks):
+            raise UsageError(
+                "only takes no other `only` and no method with masks: merge these modules alone."
+            )
+    return Only(method=method, match=match, otherwise=Linear() if otherwise is None else otherwise)

@@ -1,0 +1,1 @@
+"""Numbers only: Grams, frames, bases, cores, what methods return, rounding. No file, no adapter."""

@@ -1,0 +1,86 @@
+"""The float types a factor may be stored in, by the names of safetensors and of users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from loramerge.arrays.backend import Array
+from loramerge.errors import UsageError
+
+FLOATS: dict[str, np.dtype] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+WORDS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+WORDS |= {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "fp64": "F64"}
+
+
+def parse(word: str) -> str:
+    """The safetensors name of a float type as users write it.
+
+    Raises:
+        UsageError: it is none of them.
+
+    >>> parse("bfloat16"), parse("F32")
+    ('BF16', 'F32')
+    """
+    name = WORDS.get(word.lower(), word.upper())
+    if name not in FLOATS:
+        raise UsageError(f"dtype {word!r} is not one of {', '.join(list(WORDS)[:4])}.")
+    return name
+
+
+def word(name: str) -> str:
+    """The user's word for a safetensors name.
+
+    >>> word("BF16")
+    'bfloat16'
+    """
+    return next((w for w, n in WORDS.items() if n == name), name)
+
+
+def name_of(dtype: np.dtype) -> str:
+    """The safetensors name of a NumPy float type.
+
+    >>> name_of(np.dtype("float16"))
+    'F16'
+    """
+    return next((name for name, known in FLOATS.items() if known == dtype), str(dtype))
+
+
+def widest(names: Iterable[str]) -> str:
+    """The type that holds all of them; bfloat16 and float16 hold different values, so both need float32.
+
+    >>> widest(["BF16", "BF16"]), widest(["BF16", "F16"]), widest(["F16", "F64"])
+    ('BF16', 'F32', 'F64')
+    """
+    found = set(names)
+    if len(found) == 1:
+        return found.pop()
+    return "F64" if "F64" in found else "F32"
+
+
+def epsilon(name: str) -> float:
+    """Spacing of the type at 1: the relative rounding error is at most half of it."""
+    return float(_limits(name).eps)
+
+
+def largest(name: str) -> float:
+    """The largest finite value of the type."""
+    return float(_limits(name).max)
+
+
+def _limits(name: str) -> Any:
+    return ml_dtypes.finfo(FLOATS[name])  # type: ignore[no-untyped-call]
+
+
+def wide(factor: Array) -> Array:
+    """The same values in float64, where every product is taken."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn; whoever needs numbers checks for NaN
+        return np.asarray(factor, dtype=np.float64)

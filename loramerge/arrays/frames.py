@@ -1,0 +1,116 @@
+"""Frames: the units that a method starts from, before any weight. What need not be done again for others.
+
+stored      as in the files, the scale on up: for methods whose published form is bound to raw factors
+balanced    each unit split evenly between up and down
+halved      balanced, with halves of both Grams at hand
+canonical   every source rewritten as its own balanced singular units: only its ΔW matters
+spectral    canonical, with halves that have all their digits: for methods that whiten
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams, balanced, cosines_of, halves, spectrum
+from loramerge.arrays.remix import Remix
+
+Frame = Literal["stored", "balanced", "halved", "canonical", "spectral"]
+NEAR = 1e-3  # sine of a unit against those before it: below, whitening by a Gram would lose 10 of 16 digits
+
+FLOOR = 1e-8  # σ/σ₁ below which a direction is the rounding of a Gram
+
+
+def framed(grams: Grams, frame: Frame) -> Grams:
+    """The units as a method wants them."""
+    makers = {"halved": halved, "canonical": canonical, "spectral": spectral}
+    return makers[frame](grams) if frame in makers else grams
+
+
+def halved(grams: Grams) -> Grams:
+    """The same units, with the halves of their Grams at hand."""
+    return replace(grams, halves=(halves(grams.up), halves(grams.down)))
+
+
+def canonical(grams: Grams) -> Grams:
+    """Every source rewritten as its own balanced singular units: the same ΔW in a gauge of its own.
+
+    Two factorisations of one ΔW become the same units (up to joint signs, and up to rotation where
+    singular values coincide). Halves, if there are any, are turned along.
+    """
+    modules, size = grams.live.shape
+    P, Q = np.zeros((modules, size, size)), np.zeros((modules, size, size))
+    noise_up, noise_down = np.zeros(grams.live.shape), np.zeros(grams.live.shape)
+    for source in np.unique(grams.owner):
+        mine = grams.of(source)
+        block = np.ix_(np.arange(modules), mine, mine)
+        own_up, own_down = grams.up[block], grams.down[block]
+        own = grams.halves and _own_halves(grams.halves, mine)
+        P[block], Q[block] = balanced(spectrum(own_up, own_down, own), len(mine))
+        noise_up[:, mine] = _rounding(own_up)[:, None] * (P[block] ** 2).sum(axis=-2)
+        noise_down[:, mine] = _rounding(own_down)[:, None] * (Q[block] ** 2).sum(axis=-1)
+    turned = grams.halves and (grams.halves[0] @ P, grams.halves[1] @ Q.swapaxes(-1, -2))
+    up, down = (
+        (P.swapaxes(-1, -2) @ grams.up @ P, Q @ grams.down @ Q.swapaxes(-1, -2))
+        if turned is None
+        else (half.swapaxes(-1, -2) @ half for half in turned)
+    )
+    live = (up.diagonal(axis1=-2, axis2=-1) > noise_up) & (down.diagonal(axis1=-2, axis2=-1) > noise_down)
+    lift = Remix(P, Q).after(grams.lift)
+    return replace(grams, up=up, down=down, live=live, lift=lift, halves=turned)
+
+
+def _own_halves(pair: tuple[Array, Array], mine: Array) -> tuple[Array, Array]:
+    """(M, r, r) halves of the Grams of one source."""
+    up, down = (np.asarray(np.linalg.qr(half[:, :, mine], mode="r")) for half in pair)
+    return up, down
+
+
+def spectral(grams: Grams) -> Grams:
+    """Canonical units with halves from the factors, in modules where Grams have lost digits.
+
+    A Gram squares: σ/σ₁ = 1e-5 keeps 6 digits in it. Adapters that nearly share A are common.
+    """
+    up, down = halves(grams.up), halves(grams.down)
+    near_up, near_down = _near(grams.up), _near(grams.down)
+    for module in np.flatnonzero(near_up | near_down).tolist():
+        assert grams.read is not None
+        high, wide = grams.read(module)
+        if near_up[module]:
+            up[module] = _sharp(high, grams.lift.P[module], grams.up[module])
+        if near_down[module]:
+            down[module] = _sharp(wide.T, grams.lift.Q[module].T, grams.down[module])
+    return canonical(replace(grams, halves=(up, down)))
+
+
+def _near(gram: Array) -> Array:
+    """(M,) whether some unit lies so near to the others that its Gram cannot tell well what is left."""
+    found = np.ones(len(gram), bool)
+    for module, cosines in enumerate(cosines_of(gram)[0]):
+        try:
+            found[module] = np.linalg.cholesky(cosines).diagonal().min() < NEAR
+        except np.linalg.LinAlgError:
+            pass  # not told apart at all
+    return found
+
+
+def _sharp(factor: Array, lift: Array, gram: Array) -> Array:
+    """H (R, R) with HᵀH = (factor @ lift)ᵀ(factor @ lift), all its digits kept, for a factor (n, R).
+
+    What the Gram sees as directions is first brought to equal length in the factor itself: of the result a
+    second Gram loses nothing. As exact as a QR, and three times as fast.
+    """
+    cosines, length = cosines_of(gram)
+    values, vectors = np.linalg.eigh(cosines)
+    scale = np.sqrt(np.maximum(values, FLOOR**2))  # (R,)
+    shrink = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
+    even = factor @ (lift @ (shrink[:, None] * vectors / scale))
+    return np.asarray(halves(even.T @ even) @ (scale[:, None] * vectors.T) * length)
+
+
+def _rounding(gram: Array) -> Array:
+    """How far off an entry of a Gram may be (…)."""
+    return np.asarray(np.finfo(np.float64).eps / 2 * gram.trace(axis1=-2, axis2=-1))

@@ -1,0 +1,199 @@
+"""What the programs that load adapters would do with one: refuse it, scale it wrongly, ignore a part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.target import Target
+from loramerge.consumers import Facts, Finding, Module, find
+from loramerge.errors import IncompatibleError, LoramergeError, UsageError
+from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
+from loramerge.formats.output import Outline
+from loramerge.formats.peft import portable
+from loramerge.formats.peft.keys import common_rank, own_ranks
+from loramerge.formats.peft.names import WEIGHTS, alpha_of
+from loramerge.formats.peft.read import PICKLES
+from loramerge.formats.raw import Raw, look
+from loramerge.hub.names import HubName, hub_name
+
+
+def check(
+    source: str | Path | Adapter,
+    consumer: str,
+    *,
+    max_rank: int | None = None,
+    allow_pickle: bool = False,
+) -> list[Finding]:
+    """What a consumer would do with an adapter other than what was meant; empty if it loads it well.
+
+    Args:
+        source: a folder, a file, or a name on the Hub, of which only the header is read; an `Adapter` made in
+            memory is taken as `save` would write it.
+        consumer: peft, transformers, vllm, sglang, llama.cpp, diffusers, comfyui or mlx.
+        max_rank: the largest rank that it was told to load; vLLM's own default is 16.
+        allow_pickle: as for `load`.
+
+    Raises:
+        UsageError: no such consumer, or no possible rank.
+        SourceError, IncompatibleError: as `load`, for files that cannot be read at all.
+
+    >>> [finding.sentence for finding in check("fixtures/a.safetensors", "vllm")]
+    ['vLLM rejects it: it loads a folder with an adapter_config.json, and this is one file.']
+    """
+    if max_rank is not None and max_rank < 1:
+        raise UsageError(f"max_rank={max_rank} must be at least 1.")
+    return find(consumer).findings(facts_of(source, allow_pickle), max_rank)
+
+
+def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
+    """What consumers look at. Only headers are read, and alpha tensors; of the Hub by range."""
+    if isinstance(source, Adapter):
+        return _of_adapter(source)
+    if (found := hub_name(source)) is None:
+        raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
+        if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
+            path = str(raw.place)  # `load` wants such a file by its name
+        return _of_raw(raw, path, allow_pickle)
+    from loramerge.formats.remote import look_hub  # for those who name it
+
+    facts = _of_raw(look_hub(str(source), found, allow_pickle), str(source), allow_pickle)
+    return replace(facts, stem=(found.path or found.repo).rpartition("/")[2])
+
+
+def _of_adapter(adapter: Adapter) -> Facts:
+    known = adapter.provenance
+    if known.peeked and known.hub:
+        owner, name, *path = known.hub.split("/")
+        return facts_of(str(HubName(f"{owner}/{name}", known.revision, "/".join(path))))
+    if not known.files:
+        return _of_memory(adapter)
+    place = known.files[0] if len(known.files) == 1 else known.files[0].parent
+    return _of_raw(look(place, str(place), allow_pickle=True), str(place), allow_pickle=True)
+
+
+def of_outline(outline: Outline, path: str) -> Facts:
+    """The same of a merge that is not written yet: its scales are folded into ``lora_B``."""
+    units, dialect = {target: outline.width(target) for target in outline.shapes}, outline.dialect
+    beside = dialect.sidecars(outline.widths(), outline.config)
+    return Facts(
+        path,
+        dialect.weights is not None,
+        next(iter(beside.values()), {}),
+        {key: shape for key, (_, shape) in outline.layout().items()},
+        dialect.name,
+        alphas=_alphas(outline.beside()),
+        modules=_modules(units, dict.fromkeys(outline.shapes, 1.0), {}),
+        beyond=None if dialect is PEFT else tuple(outline.extras),
+        weights=dialect.weights or WEIGHTS,
+    )
+
+
+def _of_memory(adapter: Adapter) -> Facts:
+    shapes = {target: slot.shape for target, slot in adapter.slots.items()}
+    rank = common_rank({target: slot.rank for target, slot in adapter.slots.items()})
+    config = portable.config([adapter], shapes, rank)
+    return of_outline(Outline(shapes, rank, adapter.dtype, config, extras=adapter.extras), adapter.name)
+
+
+def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
+    facts = Facts(
+        path,
+        raw.folder,
+        raw.config,
+        {key: tensor.shape for key, tensor in raw.tensors.items()},
+        raw.dialect,
+        raw.settings if raw.dialect == DIFFUSERS.name else {},
+        _alphas(raw.tensors),
+        weights=raw.weights,
+        beside=raw.beside,
+        options="--allow-pickle" if Path(raw.weights).suffix in PICKLES else "",
+    )
+    try:
+        return _understood(facts, raw, raw.read(None, allow_pickle))
+    except IncompatibleError as error:
+        return _without_scales(replace(facts, unread=str(error)), raw, allow_pickle)
+    except LoramergeError as error:
+        return replace(facts, unread=str(error), broken=True)
+
+
+def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
+    """With the modules and the scales that are meant."""
+    facts = replace(facts, unfit=partial(_unfit, adapter))
+    scales = {target: slot.scale for target, slot in adapter.slots.items()}
+    units = {target: slot.rank for target, slot in adapter.slots.items()}
+    if facts.dialect == PEFT.name:
+        return replace(facts, modules=_modules(units, scales, facts.alphas))
+    facts = replace(facts, beyond=tuple(adapter.extras))
+    if facts.dialect == DIFFUSERS.name:
+        found = _modules(units, scales, facts.alphas)
+        return replace(facts, modules=tuple(map(_in_component, found)))
+    alphas = {_path(target): scale * units[target] for target, scale in scales.items()}
+    return replace(facts, modules=_modules(units, scales, alphas))  # every reader finds the scale in them
+
+
+def _in_component(module: Module) -> Module:
+    """With the name that it has in its own component."""
+    component, _, place = module.place.partition(".")
+    return replace(module, place=place, component=component)
+
+
+def _without_scales(facts: Facts, raw: Raw, allow_pickle: bool) -> Facts:
+    """It may be only the alpha that is not known."""
+    if raw.folder:
+        return facts
+    try:
+        adapter = raw.read("rank", allow_pickle)
+    except LoramergeError:
+        return facts
+    units = {target: slot.rank for target, slot in adapter.slots.items()}
+    options = f"{facts.options} --alpha A".strip()
+    modules, unfit = _modules(units, {}, {}), partial(_unfit, adapter)
+    return replace(facts, modules=modules, unread="", unfit=unfit, options=options)
+
+
+def _unfit(adapter: Adapter, name: str) -> str:
+    """Why an adapter has no names in that format; "" if it has."""
+    try:
+        named(name).adopt(adapter)
+    except LoramergeError as error:
+        return str(error)
+    return ""
+
+
+def _modules(
+    units: Mapping[Target, int], scales: Mapping[Target, float], alphas: Mapping[str, float]
+) -> tuple[Module, ...]:
+    """One for each place: experts and groups of one stored pair go together."""
+    ranks = own_ranks(units)
+    found: dict[str, Module] = {}
+    for target in units:
+        alpha, scale = alphas.get(_path(target)), scales.get(target)
+        found[target.place] = Module(target.place, ranks[target.place], alpha, scale, target.kind)
+    return tuple(found.values())
+
+
+def _path(target: Target) -> str:
+    """The path of a module in the keys of a file."""
+    return target.path if target.component == "model" else f"{target.component}.{target.path}"
+
+
+def _alphas(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Module path -> the number in its alpha tensor."""
+    named: dict[str, Any] = {name[0]: tensors[key] for key in tensors if (name := alpha_of(key))}
+    return {path: _number(tensor) for path, tensor in named.items() if _one(tensor)}
+
+
+def _number(tensor: Tensor) -> float:
+    return float(np.asarray(tensor.read()).reshape(-1)[0])
+
+
+def _one(tensor: Tensor) -> bool:
+    return int(np.prod(tensor.shape)) == 1

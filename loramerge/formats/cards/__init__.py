@@ -1,0 +1,1 @@
+"""Model cards and licences, as they lie beside an adapter."""

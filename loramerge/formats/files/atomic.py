@@ -1,0 +1,187 @@
+"""Output that appears whole or not at all, whenever the process may be killed. POSIX only.
+
+All work happens in a temporary beside OUT, which is flushed to the disk and then renamed:
+
+    .OUT.loramerge-lock    held while one process writes OUT
+    .OUT.loramerge-new     the work; worthless after a crash
+    .OUT.loramerge-old     the former folder, between the two renames that replace a folder
+
+The kernel replaces a file, an absent or an empty folder in one step. A folder with content needs
+two, so a crash exactly between them leaves OUT absent; the next run on OUT puts it back.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from loramerge.errors import OutputError, printable
+from loramerge.formats.files.destination import check_output, real_path
+
+__all__ = ["check_output", "locked", "new_file", "new_folder", "writing"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def new_file(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a path to create and fill; it becomes OUT when the block ends, or leaves no trace.
+
+    A symlink OUT is followed.
+
+    Raises:
+        OutputError: `check_output` refuses OUT, another process writes it, or the disk refuses.
+    """
+    with _work(out, overwrite, folder=False) as new:
+        yield new
+        with writing(out):
+            _flush(new)
+            os.replace(new, real_path(out))
+            _flush(new.parent)
+
+
+@contextmanager
+def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes OUT when the block ends, or leaves no trace.
+
+    Files in folders below it must be flushed by those who write them. Symlinks and errors are as for
+    `new_file`.
+    """
+    with _work(out, overwrite, folder=True) as new:
+        with writing(out):
+            os.mkdir(new)
+        yield new
+        with writing(out):
+            for name in os.listdir(new):
+                _flush(new / name)
+            _flush(new)
+            _replace_folder(new, real_path(out))
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep every other process, and thread, from writing OUT.
+
+    Raises:
+        OutputError: another one is writing it.
+    """
+    with writing(out):
+        lock = _beside(out, "lock")
+        fd = _lock(lock, out)
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(lock)  # before the lock is let go: see _lock
+        os.close(fd)
+
+
+@contextmanager
+def writing(out: Path | str) -> Iterator[None]:
+    """Turn what the system refuses into an OutputError that names OUT."""
+    try:
+        yield
+    except OSError as error:
+        name = printable(out, limit=1000)
+        if error.errno in _FULL:
+            raise OutputError(
+                f"There is no space left while writing {name}. Free some, or choose another -o."
+            ) from error
+        raise OutputError(f"{name} cannot be written: {error.strerror}. Choose another -o.") from error
+
+
+@contextmanager
+def _work(out: Path, overwrite: bool, folder: bool) -> Iterator[Path]:
+    check_output(out, overwrite, folder)
+    new = _beside(out, "new")
+    with locked(out):
+        with writing(out):
+            _recover(out)
+        check_output(out, overwrite, folder)  # again: recovery may have put the former OUT back
+        try:
+            yield new
+        finally:
+            with writing(out):
+                _remove(new)
+
+
+def _recover(out: Path) -> None:
+    """Undo what a crash has left beside OUT."""
+    _remove(_beside(out, "new"))
+    old, real = _beside(out, "old"), real_path(out)
+    if os.path.lexists(old) and not _has_content(real):
+        os.rename(old, real)
+        _flush(real.parent)
+    _remove(old)
+
+
+def _replace_folder(new: Path, out: Path) -> None:
+    old = _beside(out, "old")
+    if _has_content(out):
+        os.rename(out, old)
+    try:
+        os.rename(new, out)
+    except OSError:
+        if old.exists():
+            os.rename(old, out)
+        raise
+    _flush(out.parent)
+    _remove(old)
+
+
+def _has_content(path: Path) -> bool:
+    return os.path.lexists(path) and (not path.is_dir() or bool(os.listdir(path)))
+
+
+def _lock(lock: Path, out: Path) -> int:
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The former holder may have unlinked the file between our open and our flock; then
+            # somebody else can lock a new file of that name, and ours protects nothing.
+            if _is_same(fd, lock):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            raise OutputError(
+                f"Another loramerge is writing to {printable(out, limit=1000)}."
+                " Wait for it to end, or choose another -o."
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _is_same(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _flush(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network disks cannot flush a folder
+            raise
+    finally:
+        os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def _beside(out: Path, role: str) -> Path:
+    real = real_path(out)
+    return real.with_name(f".{real.name}.loramerge-{role}")

@@ -1,0 +1,263 @@
+"""Files of torch.save, read without torch and without running anything that they contain.
+
+A pickle is a program. This reader lets it build plain values and name the few functions that a state
+dict needs, which are replaced by our own; any other name ends the reading. Numbers are read when asked.
+
+    zip file      <name>/data.pkl, and <name>/data/<key> for each storage (torch 1.6 and later)
+    older files   five pickles in a row, then every storage: its length (8 bytes), its numbers
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from loramerge.adapters.adapter import Tensor
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.files.safetensors import File, Stored
+
+LIMIT = 64 * 2**20  # of the pickles, which hold names and shapes; numbers lie outside
+LEGACY = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+WRAPPERS = ("model_state_dict", "state_dict")  # under which training scripts save a state dict
+
+STORAGES = {
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "DoubleStorage": "F64",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}
+INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+
+
+class Kind(NamedTuple):
+    """A storage class as the pickle names it."""
+
+    dtype: str
+
+    @property
+    def numpy(self) -> np.dtype:
+        return dtypes.FLOATS.get(self.dtype) or np.dtype(INTEGERS[self.dtype])
+
+
+class Storage(NamedTuple):
+    """Which numbers a tensor lies in."""
+
+    kind: Kind
+    key: str
+    size: int
+
+
+class Strided(NamedTuple):
+    """A tensor as the pickle describes it."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PickledTensor:
+    """A tensor of such a file; `start` is where the numbers of its storage begin."""
+
+    strided: Strided
+    start: int
+    file: Stored
+
+    @property
+    def dtype(self) -> str:
+        return self.strided.storage.kind.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.strided.shape
+
+    def read(self) -> Array:
+        tensor, kind = self.strided, self.strided.storage.kind.numpy
+        count = _extent(tensor)
+        flat = np.empty(count, kind)
+        self.file.read_into(flat.view(np.uint8).data, self.start + tensor.offset * kind.itemsize)
+        strides = tuple(step * kind.itemsize for step in tensor.strides)
+        return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides).copy()
+
+
+def open_pickle(path: Path, name: str) -> File:
+    """The tensors of a file of torch.save, by name.
+
+    Raises:
+        SourceError: absent, damaged, or its tensors lie outside of it.
+        IncompatibleError: it holds something other than tensors by name, or wants to run code.
+    """
+    try:
+        with path.open("rb") as stream:
+            stored = Stored(name, path, stream.seek(0, io.SEEK_END))
+            stream.seek(0)
+            read = _zipped if zipfile.is_zipfile(stream) else _legacy
+            stream.seek(0)
+            values, starts = read(stream, stored.size)
+    except (SourceError, IncompatibleError):
+        raise
+    except OSError as error:
+        raise SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check the path.") from error
+    except Forbidden as error:
+        raise IncompatibleError(
+            f"{printable(name)} is no plain state dict: it names {printable(error)}, which is never run. "
+            "Load it with the library that wrote it and save it as safetensors."
+        ) from None
+    except Exception as error:  # a damaged pickle may fail in any way
+        raise SourceError(f"{printable(name)} is damaged or no file of torch.save: {_why(error)}.") from None
+    tensors = _tensors(values, starts, stored)
+    return File(stored.name, path, stored.size, {}, tensors)
+
+
+class Forbidden(Exception):
+    """A name that a state dict has no need of."""
+
+
+class _Unpickler(pickle._Unpickler):
+    """Builds plain values, `Strided` for tensors; runs nothing else.
+
+    The one written in Python: the other takes gigabytes for a memo number that it is told is large.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in ALLOWED:
+            return ALLOWED[module, name]
+        if module == "torch" and name in STORAGES:
+            return Kind(STORAGES[name])
+        raise Forbidden(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Storage:
+        _, kind, key, _, count = pid[:5]
+        if not (type(kind) is Kind and isinstance(key, str) and _natural(count)):
+            raise ValueError("a storage is not described as torch does")
+        return Storage(kind, key, count)
+
+
+def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Strided:
+    if type(storage) is not Storage or not _natural(offset, *shape, *strides) or len(shape) != len(strides):
+        raise ValueError("a tensor is not described as torch does")
+    tensor = Strided(storage, offset, tuple(shape), tuple(strides))
+    if len(shape) > 8 or math.prod(shape) > storage.size or offset + _extent(tensor) > storage.size:
+        raise ValueError("a tensor reaches beyond its storage")
+    return tensor
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+}
+
+
+def _natural(*values: Any) -> bool:
+    return all(type(value) is int and 0 <= value < 2**48 for value in values)
+
+
+def _extent(tensor: Strided) -> int:
+    """How many numbers of the storage a tensor spans, from its offset on."""
+    if 0 in tensor.shape:
+        return 0
+    return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.strides, strict=True))
+
+
+def _zipped(stream: BinaryIO, _: int) -> tuple[Any, dict[str, int]]:
+    """What the pickle in a zip file says, and where each storage begins."""
+    with zipfile.ZipFile(stream) as archive:
+        entries = archive.infolist()
+        pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+        if len(pickles) != 1 or any(entry.compress_type for entry in entries):
+            raise ValueError("its parts are not those that torch writes")
+        root = pickles[0].filename.removesuffix("data.pkl")
+        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("its numbers are big-endian")
+        if pickles[0].file_size > LIMIT:
+            raise ValueError("its description is larger than 64 MiB")
+        values = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+    starts = {}
+    for entry in entries:
+        stream.seek(entry.header_offset + 26)
+        head = int.from_bytes(stream.read(2), "little") + int.from_bytes(stream.read(2), "little")
+        begin = entry.header_offset + 30 + head
+        if entry.filename.startswith(f"{root}data/"):
+            starts[entry.filename.removeprefix(f"{root}data/")] = begin
+    return values, starts
+
+
+def _legacy(stream: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
+    """The same of a file older than torch 1.6."""
+    bounded = io.BytesIO(stream.read(min(size, LIMIT)))
+    magic, protocol, system = (_Unpickler(bounded).load() for _ in range(3))
+    if magic != LEGACY or protocol != PROTOCOL or not system.get("little_endian", True):
+        raise ValueError("it does not begin as torch writes it")
+    seen: dict[str, Storage] = {}
+
+    class Noting(_Unpickler):
+        def persistent_load(self, pid: Any) -> Storage:
+            found = super().persistent_load(pid[1:] if len(pid) > 5 and pid[0] == "module" else pid)
+            return seen.setdefault(found.key, found)
+
+    values = Noting(bounded).load()
+    keys = _Unpickler(bounded).load()
+    starts, at = {}, bounded.tell()
+    for key in keys:
+        starts[key] = at + 8
+        at += 8 + seen[key].size * seen[key].kind.numpy.itemsize
+    return values, starts
+
+
+def _tensors(values: Any, starts: Mapping[str, int], file: Stored) -> dict[str, Tensor]:
+    items = _items(values)
+    if not items or not all(isinstance(key, str) for key, _ in items):
+        raise IncompatibleError(
+            f"{printable(file.name)} holds no tensors by name: there is no telling where they belong."
+        )
+    found: dict[str, Tensor] = {}
+    for key, value in items:
+        if type(value) is not Strided:
+            raise IncompatibleError(
+                f"{printable(file.name)} holds {printable(key)}, which is no tensor: it is no adapter."
+            )
+        start, storage = starts.get(value.storage.key, file.size), value.storage
+        if start + storage.size * storage.kind.numpy.itemsize > file.size:
+            raise SourceError(
+                f"{printable(file.name)} is cut short: numbers of {printable(key)} are missing."
+            )
+        found[key] = PickledTensor(value, start, file)
+    return found
+
+
+def _items(values: Any) -> list[tuple[Any, Any]]:
+    """Names and values; those of a list are named by their numbers, a state dict may be wrapped once."""
+    if type(values) is list:
+        return [(str(number), value) for number, value in enumerate(values)]
+    items = list(dict.items(values)) if isinstance(values, dict) else []  # its own methods may be shadowed
+    if len(items) == 1 and items[0][0] in WRAPPERS and isinstance(items[0][1], dict):
+        return list(dict.items(items[0][1]))
+    return items
+
+
+def _why(error: Exception) -> str:
+    return printable(error) or type(error).__name__

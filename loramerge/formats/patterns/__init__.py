@@ -1,0 +1,1 @@
+"""Strangers' regular expressions, matched without the power to hang."""

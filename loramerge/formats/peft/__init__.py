@@ -1,0 +1,1 @@
+"""PEFT's format: names of tensors, config, alphas, profiles."""

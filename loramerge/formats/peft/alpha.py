@@ -1,0 +1,221 @@
+"""How a bare file finds its alpha. Never a guess: an unknown alpha is an error with its remedy."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import Any, Literal
+
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
+from loramerge.formats.files.json import parse_object, read_object
+from loramerge.formats.files.safetensors import File
+from loramerge.formats.peft.config import Rule, check_mergeable, plausible, scales
+from loramerge.formats.peft.fused import of_adalora, unfold
+from loramerge.formats.peft.names import WEIGHTS
+from loramerge.formats.peft.pairs import Pairs
+
+OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
+DIFFUSERS = "lora_adapter_metadata"
+SCHEMA = 1
+
+ScaleOf = Callable[[str], float]
+Said = tuple[Pairs, ScaleOf, dict[str, Any]]  # the pairs as the config means them, their scales, the config
+Alpha = float | Literal["rank"]
+
+
+def of_bare_file(file: File, pairs: Pairs) -> Said | None:
+    """(pairs, scale of a module, config) of a file without a config of its own, or None: it does not say.
+
+    In this order: header metadata, `.alpha` tensors, a JSON file beside it.
+
+    Raises:
+        SourceError: what is said cannot be true of this file.
+    """
+    return next(filter(None, (find(file, pairs) for find in (_ours, _metadata, _tensors, _sidecar))), None)
+
+
+def given(file: File, pairs: Pairs, alpha: Alpha | None) -> Said:
+    """The same from the user: a number, or ``"rank"`` for scale 1.
+
+    Raises:
+        IncompatibleError: no `alpha` is given; the message holds two options to paste.
+    """
+    if alpha is None:
+        raise IncompatibleError(
+            f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
+            f"--alpha {quote(printable(file.path.name))}=16 (with its training alpha), or --alpha rank if "
+            "the scale is already in the weights."
+        )
+    return (*with_alpha(pairs, alpha, file.name), {})
+
+
+def with_alpha(pairs: Pairs, alpha: Alpha, name: str) -> tuple[Pairs, ScaleOf]:
+    """The pairs and their scales, if nothing but `alpha` is known."""
+    pairs = understood(pairs, {}, None, name)
+    if alpha == "rank":
+        return pairs, (lambda path: 1.0)
+    return pairs, (lambda path: float(alpha) / pairs.factors[path].rank)
+
+
+def check_alpha(alpha: Alpha | None) -> None:
+    """What a user may give as alpha.
+
+    Raises:
+        UsageError: it is neither a number above 0 nor ``"rank"``.
+    """
+    if alpha is None or alpha == "rank":
+        return
+    if isinstance(alpha, bool | str) or not (alpha > 0 and plausible(alpha)):
+        raise UsageError(f"alpha={alpha!r} is neither a number above 0 nor 'rank'.")
+
+
+def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
+    """Hold alpha tensors, if there are any, against what else says the scale.
+
+    Raises:
+        SourceError: one belongs to no pair, or says another scale.
+    """
+    for path in sorted(pairs.alphas):
+        if path not in pairs.factors:
+            raise SourceError(
+                f"{printable(name)} has an alpha for {printable(path)}, but no pair: it was badly saved."
+            )
+        scale = _scalar(path, pairs, name) / pairs.factors[path].rank
+        if not math.isclose(scale, scale_of(path), rel_tol=1e-3):  # an alpha may be stored in bfloat16
+            raise SourceError(
+                f"{printable(name)} gives {printable(path)} the scale {scale_of(path):g} by its settings and "
+                f"{scale:g} by its alpha tensor: one of them is wrong."
+            )
+
+
+def already_known(name: str) -> UsageError:
+    """An alpha was given for a source that says its own; two answers cannot both be right."""
+    return UsageError(f"{printable(name)} says its own alpha: drop --alpha for it.")
+
+
+def _ours(file: File, pairs: Pairs) -> Said | None:
+    if OURS not in file.metadata:
+        return None
+    record = parse_object(file.metadata[OURS], f"the loramerge metadata of {file.name}")
+    if record.get("schema") != SCHEMA:
+        raise SourceError(
+            f"{printable(file.name)} was written by another version of loramerge (schema "
+            f"{printable(record.get('schema'))}, this one reads {SCHEMA}): update loramerge."
+        )
+    config = record.get("config")
+    config = config if isinstance(config, dict) else {}
+    rule = scales(config, file.name) if "lora_alpha" in config else None
+    return understood(pairs, config, rule, file.name), (lambda path: 1.0), config
+
+
+def _metadata(file: File, pairs: Pairs) -> Said | None:
+    if DIFFUSERS not in file.metadata:
+        return None
+    where = f"the {DIFFUSERS} of {file.name}"
+    config = parse_object(file.metadata[DIFFUSERS], where)
+    return _fitting(_without_prefix(config, where), pairs, where)
+
+
+def _without_prefix(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """diffusers writes `<component>.r`; a file of one component has one prefix, or none."""
+    if "r" in config:
+        return config
+    prefixes = {key.rpartition(".")[0] for key in config if key.rpartition(".")[2] == "r"}
+    if len(prefixes) != 1:
+        raise SourceError(f"{printable(where)} does not give one r, so the scale is unknown.")
+    prefix = f"{prefixes.pop()}."
+    return {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
+
+
+def _tensors(file: File, pairs: Pairs) -> Said | None:
+    if not pairs.alphas:
+        return None
+    if missing := sorted(pairs.factors.keys() - pairs.alphas.keys()):
+        raise SourceError(
+            f"{printable(file.name)} has alpha tensors, but none for {printable(missing[0])}: "
+            "it was badly saved."
+        )
+    pairs = understood(pairs, {}, None, file.name)
+    found = {path: _scalar(path, pairs, file.name) for path in pairs.factors}
+    return pairs, (lambda path: found[path] / pairs.factors[path].rank), {}
+
+
+def _scalar(path: str, pairs: Pairs, name: str) -> float:
+    tensor = pairs.alphas[path]
+    if math.prod(tensor.shape) != 1:
+        raise SourceError(f"The alpha of {printable(path)} in {printable(name)} is not one number.")
+    value = float(tensor.read().reshape(()))
+    if not plausible(value):
+        raise SourceError(f"The alpha of {printable(path)} in {printable(name)} is {value}.")
+    return value
+
+
+def _sidecar(file: File, pairs: Pairs) -> Said | None:
+    named = file.path.with_suffix(".json")
+    if os.path.isfile(named):
+        config = read_object(named, named.name)
+        if "lora_alpha" in config:  # else it is some other JSON file of that name
+            return _fitting(config, pairs, named.name)
+    shared = file.path.parent / "adapter_config.json"
+    if not os.path.isfile(shared) or not _is_only_adapter(file.path):
+        return None
+    where = f"adapter_config.json beside {file.name}"
+    config = read_object(shared, where)
+    check_mergeable(config, where)
+    rule = scales(config, where)
+    unfolded = understood(pairs, config, rule, where)
+    fits = all(rule.rank(path) == pair.rank for path, pair in unfolded.factors.items())
+    return (unfolded, rule.scale, config) if fits else None
+
+
+def _is_only_adapter(path: Path) -> bool:
+    """Whether a config beside it can mean no other file; a file named as PEFT names it is the one meant."""
+    if path.name == WEIGHTS:
+        return True
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return False
+    return not any(n.endswith((".safetensors", ".bin", ".pt")) for n in names if n != path.name)
+
+
+def _fitting(config: Mapping[str, Any], pairs: Pairs, where: str) -> Said:
+    check_mergeable(config, where)
+    rule = scales(config, where)
+    unfolded = understood(pairs, config, rule, where)
+    check_ranks(rule, unfolded, where)
+    return unfolded, rule.scale, dict(config)
+
+
+def understood(pairs: Pairs, config: Mapping[str, Any], rule: Rule | None, name: str) -> Pairs:
+    """The pairs as a config means them: those that share a stored pair told apart.
+
+    Raises:
+        SourceError, IncompatibleError: they do not fit it, or need one.
+    """
+    if config.get("peft_type") == "ADALORA":
+        return replace(pairs, factors={**pairs.factors, **of_adalora(pairs, name)})
+    if pairs.adaptive:
+        raise IncompatibleError(
+            f"{printable(name)} holds an AdaLoRA factor ({printable(min(pairs.adaptive))}), whose scale only "
+            "its adapter_config.json of type ADALORA tells: load its folder."
+        )
+    return unfold(pairs, config, rule.rank if rule else lambda path: 1, name)
+
+
+def check_ranks(rule: Rule, pairs: Pairs, where: str) -> None:
+    """The config must give every module the rank that its tensors have.
+
+    Raises:
+        SourceError: it does not; a wrong rank would be a wrong scale.
+    """
+    for path, pair in pairs.factors.items():
+        if rule.rank(path) != pair.rank:
+            raise SourceError(
+                f"{printable(where)} gives {printable(path)} rank {rule.rank(path)}, but its tensors have "
+                f"rank {pair.rank}: they do not belong together, and the scale would be wrong."
+            )

@@ -1,0 +1,190 @@
+"""What a PEFT adapter_config.json says about scales, and which adapters it rules out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.patterns.rank_patterns import Patterns
+
+CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
+READ = ("LORA", "ADALORA")
+LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
+ROUTED = "A router chooses among its adapters at run time: name these adapters instead."
+CONVERTS = "PEFT's save_as_lora converts some types to LoRA."
+REFUSED = {  # settings that make an update more than a low-rank pair, and what would help
+    "use_dora": "DoRA needs the base weights to become an update: merge it into its base model",
+    "use_qalora": "QALoRA pools its input, so it has no low-rank update",
+    "use_bdlora": "block-diagonal LoRA is not read",
+    "alora_invocation_tokens": "an activated LoRA works on some tokens only and has no one update",
+    "arrow_config": "an Arrow router chooses among adapters at run time: name the adapters instead",
+    "kasa_config": "KaSA truncates the base weights: merge it into its base model",
+}
+
+
+class Rule(Protocol):
+    """How a config decides the rank and the scale of a module."""
+
+    def rank(self, path: str) -> int: ...
+    def scale(self, path: str) -> float: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """The scale of every module: alpha / r, or alpha / √r for rsLoRA, with PEFT's patterns.
+
+    Args:
+        r, alpha: the global values.   rslora: divide by √r.
+        ranks, alphas: values for the modules that a pattern names; the first match wins.
+    """
+
+    r: int
+    alpha: float
+    rslora: bool
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    rank_patterns: Patterns
+    alpha_patterns: Patterns
+
+    def rank(self, path: str) -> int:
+        """The rank that the config gives a module."""
+        key = self.rank_patterns.first_match(path)
+        return self.r if key is None else self.ranks[key]
+
+    def scale(self, path: str) -> float:
+        """The factor of ``lora_B @ lora_A`` in a module, in float64.
+
+        A rank pattern without an alpha pattern changes the scale: alpha stays the global one.
+        """
+        key = self.alpha_patterns.first_match(path)
+        alpha = self.alpha if key is None else self.alphas[key]
+        rank = self.rank(path)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptive:
+    """AdaLoRA: alpha over the rank that training began with, which PEFT keeps when it prunes."""
+
+    r: int
+    alpha: float
+    ranks: Mapping[str, int]
+
+    def rank(self, path: str) -> int:
+        """What is left of the rank in a module."""
+        return self.ranks.get(path, self.r)
+
+    def scale(self, path: str) -> float:
+        """alpha / (r + 1e-5), as PEFT has it."""
+        return self.alpha / (self.r + 1e-5)
+
+
+def scales(config: Mapping[str, Any], name: str) -> Rule:
+    """The scale rule of a config.
+
+    Raises:
+        SourceError: r or lora_alpha is absent, or a setting is of another type than it must be.
+        IncompatibleError: a pattern uses more of regular expressions than is read.
+    """
+    if config.get("peft_type") == "ADALORA":
+        return _adaptive(config, name)
+    ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
+    alphas = {k: _number(v, f"alpha_pattern of {k}", name) for k, v in _table(config, "alpha_pattern", name)}
+    return Scales(
+        _rank(config.get("r"), "r", name),
+        _number(config.get("lora_alpha"), "lora_alpha", name),
+        _flag(config.get("use_rslora"), "use_rslora", name),
+        ranks,
+        alphas,
+        Patterns("rank_pattern", ranks, source=name),
+        Patterns("alpha_pattern", alphas, source=name),
+    )
+
+
+def _adaptive(config: Mapping[str, Any], name: str) -> Adaptive:
+    masks = _table(config, "rank_pattern", name)
+    for key, mask in masks:
+        if not isinstance(mask, list) or not all(isinstance(on, bool) for on in mask):
+            raise SourceError(_expected(mask, f"rank_pattern of {key}", name, "a list of true and false"))
+    alpha = _number(config.get("lora_alpha"), "lora_alpha", name)
+    if alpha <= 0:
+        raise SourceError(_expected(alpha, "lora_alpha", name, "a number above 0"))
+    left = {key.removesuffix(".default").rpartition(".")[0]: sum(mask) for key, mask in masks}
+    return Adaptive(_rank(config.get("init_r"), "init_r", name), alpha, left)
+
+
+def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = False) -> None:
+    """Refuse, by name, what is not a plain LoRA.
+
+    Args:
+        known_start: the adapter that training began with is at hand, to be subtracted.
+
+    Raises:
+        IncompatibleError: another PEFT type, or a setting under which up @ down is not the update.
+    """
+    kind = config.get("peft_type", "LORA")
+    if kind not in READ:
+        raise IncompatibleError(
+            f"{printable(name)} is a PEFT adapter of type {printable(kind)}, not LORA: it has no low-rank "
+            f"pairs to merge. {ROUTED if kind in ('XLORA', 'POLY') else CONVERTS}"
+        )
+    for setting, reason in REFUSED.items():
+        if config.get(setting):
+            raise IncompatibleError(f"{printable(name)} sets {setting}: {reason}.")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith("loftq"):
+        raise IncompatibleError(
+            f"{printable(name)} was initialised with {printable(init)}, which corrects a base that it "
+            "quantises itself, so its factors are no update of the original model: merge it into that base."
+        )
+    if changes_base(config) and not known_start:
+        raise IncompatibleError(
+            f"{printable(name)} was initialised with {printable(init)}, which changes the base weights, so "
+            "its factors are no update of the original model. Give the adapter that its training began with "
+            "by --initial SOURCE=PATH, or save it with PEFT's path_initial_model_for_weight_conversion."
+        )
+
+
+def changes_base(config: Mapping[str, Any]) -> bool:
+    """Whether its initialisation took the first factors out of the base weights."""
+    init = config.get("init_lora_weights")
+    return isinstance(init, str) and init.lower().startswith(CHANGES_BASE)
+
+
+def _table(config: Mapping[str, Any], field: str, name: str) -> list[tuple[str, Any]]:
+    value = config.get(field) or {}
+    if not isinstance(value, dict):
+        raise SourceError(f"{field} of {printable(name)} must be a table of module names, not {value!r:.60}.")
+    return list(value.items())
+
+
+def _rank(value: Any, field: str, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SourceError(_expected(value, field, name, "a whole number from 1 on"))
+    return value
+
+
+def _number(value: Any, field: str, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not plausible(value):
+        raise SourceError(_expected(value, field, name, f"a number of at most {LARGEST:g}"))
+    return float(value)
+
+
+def _flag(value: Any, field: str, name: str) -> bool:
+    if not isinstance(value, bool | None):  # 1 and "true" would be true to PEFT
+        raise SourceError(_expected(value, field, name, "true or false"))
+    return value is True
+
+
+def plausible(alpha: int | float) -> bool:
+    """Whether an alpha can be meant: no NaN, and small enough to compute with."""
+    return -LARGEST <= alpha <= LARGEST
+
+
+def _expected(value: Any, field: str, name: str, what: str) -> str:
+    if value is None:
+        return f"The config of {printable(name)} does not give {printable(field)}, which must be {what}."
+    return f"{printable(field)} of {printable(name)} must be {what}, not {printable(repr(value), 60)}."

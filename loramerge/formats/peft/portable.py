@@ -1,0 +1,102 @@
+"""The portable PEFT profile: what every consumer loads at the same strength.
+
+One rank for all modules by zero padding, lora_alpha == r so that the scale is 1, no patterns, no rsLoRA.
+SGLang, llama.cpp and others ignore patterns and rsLoRA without saying so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.base_models import common_base
+from loramerge.adapters.target import Target
+
+COPIED = ("auto_mapping", "peft_version", "revision", "task_type")
+
+
+def config(adapters: Sequence[Adapter], targets: Iterable[Target], rank: int) -> dict[str, Any]:
+    """adapter_config.json of the merge. What describes the base is copied where the sources agree."""
+    copied = {key: _agreed([a.config.get(key) for a in adapters]) for key in COPIED}
+    if copied["peft_version"] is None:
+        del copied["peft_version"]
+    return {
+        **copied,
+        "base_model_name_or_path": common_base(adapters),
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "lora_bias": False,
+        "lora_dropout": 0.0,
+        "fan_in_fan_out": any(target.layout.fan_in_fan_out for target in targets),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "modules_to_save": None,
+        "target_modules": target_modules(adapters, [t.path for t in targets if t.kind != "expert"]),
+        **_where_it_matters(adapters, targets),
+    }
+
+
+def _where_it_matters(adapters: Sequence[Adapter], targets: Iterable[Target]) -> dict[str, Any]:
+    """Settings that are written only where an adapter needs them: most consumers know nothing of them."""
+    found: dict[str, Any] = {}
+    if experts := {f"{t.path}.{t.parameter}" for t in targets if t.kind == "expert"}:
+        found["target_parameters"] = _target_parameters(adapters, experts)
+    if replicated := _agreed([a.config.get("layer_replication") for a in adapters]):
+        found["layer_replication"] = replicated
+    return found
+
+
+def _target_parameters(adapters: Sequence[Adapter], full: set[str]) -> list[str]:
+    """What all sources say, if that means just these parameters; else their full names."""
+    said = [sorted(map(str, a.config.get("target_parameters") or [])) for a in adapters]
+    meant = [{name for name in full if f".{name}".endswith(f".{each}")} for each in said[0]]
+    met = all(each == said[0] for each in said) and all(meant) and set().union(*meant) == full
+    return said[0] if met else sorted(full)
+
+
+def _agreed(values: list[Any]) -> Any:
+    """The value that all sources with an opinion share; None if they do not."""
+    said = [value for value in values if value is not None]
+    return said[0] if said and all(value == said[0] for value in said) else None
+
+
+def target_modules(adapters: Sequence[Adapter], paths: Iterable[str]) -> list[str]:
+    """A sorted list of names: the last part of the path where that meant exactly these modules in a
+    source too, full paths otherwise (a bare suffix could match more modules of the base)."""
+    by_suffix: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        by_suffix[path.rpartition(".")[2]].add(path)
+    named: set[str] = set()
+    for suffix, modules in by_suffix.items():
+        more = any(_ending(suffix, a) - modules for a in adapters)
+        named |= {suffix} if not more and any(_meant(suffix, modules, a) for a in adapters) else modules
+    return sorted(named)
+
+
+def _meant(suffix: str, modules: set[str], adapter: Adapter) -> bool:
+    listed, narrowing = (
+        adapter.config.get("target_modules"),
+        ("exclude_modules", "layers_to_transform"),
+    )
+    if not isinstance(listed, list) or suffix not in listed or any(map(adapter.config.get, narrowing)):
+        return False
+    return _ending(suffix, adapter) == modules
+
+
+def _ending(suffix: str, adapter: Adapter) -> set[str]:
+    return {target.path for target in adapter if target.path.rpartition(".")[2] == suffix}
+
+
+def summary(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bare file keeps of the config, in its header: enough to load it in PEFT."""
+    return {k: v for k, v in values.items() if v not in (None, {}, False)}

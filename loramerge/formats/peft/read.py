@@ -1,0 +1,211 @@
+"""PEFT adapters: a folder with adapter_config.json, or one bare .safetensors with PEFT's tensor names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
+from loramerge.adapters.target import Target
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.cards.licences import licence_in
+from loramerge.formats.files.json import read_object
+from loramerge.formats.files.pickles import open_pickle
+from loramerge.formats.files.safetensors import File, open_file
+from loramerge.formats.peft.alpha import (
+    Alpha,
+    ScaleOf,
+    already_known,
+    check_ranks,
+    check_tensors,
+    given,
+    of_bare_file,
+    understood,
+)
+from loramerge.formats.peft.config import check_mergeable, scales
+from loramerge.formats.peft.names import PICKLED, WEIGHTS
+from loramerge.formats.peft.pairs import Pairs, sort_tensors
+
+CONFIG = "adapter_config.json"
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+
+def load_folder(
+    folder: Path,
+    name: str,
+    alpha: Alpha | None = None,
+    optional: bool = True,
+    allow_pickle: bool = False,
+    known_start: bool = False,
+    file: File | None = None,
+) -> Adapter:
+    """An adapter as PEFT saves it. Only headers are read. `file` is that of its weights, if it is elsewhere.
+
+    Raises:
+        SourceError: a file is missing or malformed.   IncompatibleError: it is no plain LoRA.
+        UsageError: an `alpha` is given for it although its config has one, and it is not `optional`.
+    """
+    if not os.path.isfile(folder / CONFIG):
+        raise _no_config(folder, name)
+    config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
+    _refuse_mlx(folder, config, name)
+    check_mergeable(config, name, known_start)
+    unused = _unused(alpha, optional, name)
+    file = file or _weights(folder, name, allow_pickle)
+    pairs = sort_tensors(file.tensors, name)
+    rule = scales(config, name)
+    pairs = understood(pairs, config, rule, name)
+    check_ranks(rule, pairs, f"{CONFIG} of {name}")
+    check_tensors(rule.scale, pairs, name)
+    return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
+
+
+def read_file(file: File, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
+    """A bare file with PEFT's tensor names. Only its header is read.
+
+    Raises:
+        SourceError, IncompatibleError: as `of_bare_file` and `given` say.
+        UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
+    """
+    pairs = sort_tensors(file.tensors, name)
+    said = of_bare_file(file, pairs)
+    unused = _unused(alpha, optional, name) if said else []
+    pairs, scale_of, config = said or given(file, pairs, alpha)
+    check_tensors(scale_of, pairs, name)
+    adapter = _adapter(file, pairs, scale_of, config, name, unused)
+    return adapter if said else replace(adapter, provenance=replace(adapter.provenance, alpha=alpha))
+
+
+def _unused(alpha: Alpha | None, optional: bool, name: str) -> list[str]:
+    """What to say about an alpha for a source that says its own."""
+    if alpha is None:
+        return []
+    if not optional:
+        raise already_known(name)
+    return ["it says its own alpha, so --alpha is not used for it"]
+
+
+def _adapter(
+    file: File,
+    pairs: Pairs,
+    scale_of: ScaleOf,
+    config: Mapping[str, Any],
+    name: str,
+    oddities: list[str],
+    config_path: Path | None = None,
+) -> Adapter:
+    slots, biases = updates(pairs, scale_of, config)
+    base = BaseModel(_text(config, "base_model_name_or_path"), _text(config, "revision"))
+    files = [file.path] if config_path is None else [file.path, config_path]
+    return Adapter(
+        name=name,
+        slots=slots,
+        metadata=file.metadata,
+        biases=biases,
+        base=base,
+        extras=pairs.extras,
+        config=config,
+        provenance=Provenance(Path(name).name or name, files=tuple(files), licence=_licence(config_path)),
+        bare=config_path is None,
+        oddities=(*oddities, *pairs.oddities, *_oddities(config, pairs)),
+    )
+
+
+def _licence(config_path: Path | None) -> str | None:
+    return None if config_path is None else licence_in(config_path.with_name("README.md"))
+
+
+def updates(
+    pairs: Pairs, scale_of: ScaleOf, config: Mapping[str, Any]
+) -> tuple[dict[Target, Slot], dict[Target, Scaled]]:
+    """What the pairs come to, and what the biases of ``lora_B`` do."""
+    flipped = config.get("fan_in_fan_out") is True
+    slots = {
+        target: slot
+        for path, pair in pairs.factors.items()
+        for target, slot in pair.slots(scale_of(path), flipped)
+    }
+    biases = {Target(path, "bias"): Scaled(tensor, scale_of(path)) for path, tensor in pairs.biases.items()}
+    return slots, biases
+
+
+def _text(config: Mapping[str, Any], key: str) -> str | None:
+    value = config.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _oddities(config: Mapping[str, Any], pairs: Pairs) -> list[str]:
+    found = []
+    heads = config.get("modules_to_save") or []
+    if isinstance(heads, list) and heads and not pairs.extras:
+        found.append(
+            f"modules_to_save lists {printable(', '.join(map(str, heads)))}, but holds no such tensor"
+        )
+    if pairs.extras and not heads:
+        found.append(f"{len(pairs.extras)} tensors beside the pairs, although modules_to_save is empty")
+    if config.get("bias", "none") != "none" and not any(k.endswith(".bias") for k in pairs.extras):
+        found.append(f"bias is {printable(config['bias'])}, but there is no bias tensor")
+    return found
+
+
+def open_weights(path: Path, name: str, allow_pickle: bool) -> File:
+    """The tensors of a file, by its ending.
+
+    Raises:
+        IncompatibleError: a pickle, and these are not allowed.   SourceError: it cannot be read.
+    """
+    if path.suffix not in PICKLES:
+        return open_file(path, name)
+    if not allow_pickle:
+        raise IncompatibleError(
+            f"{printable(name)} is a pickle, which could run code when it is read. --allow-pickle "
+            "(allow_pickle=True) reads its tensors without running anything; safer still is to save it as "
+            "safetensors."
+        )
+    return open_pickle(path, name)
+
+
+def _weights(folder: Path, name: str, allow_pickle: bool) -> File:
+    for weights in (WEIGHTS, PICKLED):
+        if os.path.isfile(folder / weights):
+            return open_weights(folder / weights, f"{name}/{weights}", allow_pickle)
+    raise SourceError(f"{printable(name)} has an {CONFIG} but no {WEIGHTS}: the download is incomplete.")
+
+
+def _refuse_mlx(folder: Path, config: Mapping[str, Any], name: str) -> None:
+    """mlx-lm's folders are read by their own dialect, unless its weights are not there."""
+    if "peft_type" in config or not ("lora_parameters" in config or "fine_tune_type" in config):
+        return
+    found = sorted(path.name for path in folder.glob("*_adapters.safetensors"))
+    raise SourceError(
+        f"{printable(name)} is a folder of mlx-lm without adapters.safetensors"
+        + (
+            f": it holds checkpoints only. Name one, such as {quote(printable(f'{name}/{found[-1]}', 1000))}"
+            if found
+            else ": the download is incomplete."
+        )
+    )
+
+
+def _no_config(folder: Path, name: str) -> SourceError:
+    try:
+        files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    except OSError as error:
+        return SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check its rights.")
+    weights = [f for f in files if f.endswith(".safetensors")]
+    if weights:
+        return SourceError(
+            f"{printable(name)} has no {CONFIG}, so it is no PEFT folder. To read its file alone, name it: "
+            f"{quote(printable(f'{name}/{weights[0]}', 1000))}"
+        )
+    if nested := sorted(p.parent.name for end in (CONFIG, "*.safetensors") for p in folder.glob(f"*/{end}")):
+        return SourceError(
+            f"{printable(name)} holds folders, not an adapter: name one, such as "
+            f"{quote(printable(f'{name}/{nested[0]}', 1000))}"
+        )
+    what = ", ".join(printable(f, 40) for f in files[:3]) or "it holds no files"
+    return SourceError(f"{printable(name)} has no {CONFIG} ({what}): it is no PEFT adapter.")

@@ -1,0 +1,63 @@
+"""From a path to an adapter: which files, then which dialect, then its reader."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.formats.dialects import FOLDER_FILES, Header, find
+from loramerge.formats.files.json import read_object
+from loramerge.formats.files.safetensors import File
+from loramerge.formats.peft.alpha import Alpha
+from loramerge.formats.peft.read import CONFIG, load_folder, open_weights
+
+
+def load_path(
+    path: Path,
+    name: str,
+    alpha: Alpha | None = None,
+    optional: bool = True,
+    allow_pickle: bool = False,
+    elsewhere: File | None = None,
+) -> Adapter:
+    """The adapter in a file or folder. Only headers are read, and alphas.
+
+    `elsewhere` is given if the weights do not lie at the path, but on the Hub.
+
+    Raises:
+        SourceError, IncompatibleError, UsageError: as the reader of its dialect says.
+    """
+    if not os.path.isdir(path) and (elsewhere is None or elsewhere.path == path):
+        file = elsewhere or open_weights(path, name, allow_pickle)
+        return _read(Header(file, name, alpha=alpha, optional=optional))
+    shown = name.rstrip("/") or name
+    weights, config = _foreign(path, shown)
+    if elsewhere is not None and "peft_type" not in config and (config or _is_foreign(elsewhere)):
+        weights = elsewhere.path
+    if weights is None:
+        return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere)
+    file = elsewhere or open_weights(weights, f"{shown}/{weights.name}", allow_pickle)
+    beside = (path / CONFIG,) if config else ()
+    return _read(Header(file, shown, config, (weights, *beside), alpha, optional))
+
+
+def _is_foreign(file: File) -> bool:
+    return file.path.name in FOLDER_FILES
+
+
+def _read(header: Header) -> Adapter:
+    return find(header).read(header)
+
+
+def _foreign(folder: Path, name: str) -> tuple[Path | None, Mapping[str, Any]]:
+    """The weights of a folder that is not PEFT's, and its config."""
+    config: Mapping[str, Any] = {}
+    if os.path.isfile(folder / CONFIG):
+        config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
+        if "peft_type" in config:
+            return None, config
+    places = (folder / name for name in FOLDER_FILES)
+    return next((place for place in places if os.path.isfile(place)), None), config

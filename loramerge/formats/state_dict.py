@@ -1,0 +1,125 @@
+"""State dicts of NumPy or torch tensors, in and out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter, BaseModel, Held
+from loramerge.adapters.lowrank import LowRank
+from loramerge.adapters.target import Target
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats.dialects import PEFT
+from loramerge.formats.extras import settle
+from loramerge.formats.peft.alpha import Alpha, check_alpha, check_ranks, understood, with_alpha
+from loramerge.formats.peft.config import check_mergeable, scales
+from loramerge.formats.peft.keys import Keys, Shelf
+from loramerge.formats.peft.pairs import sort_tensors
+from loramerge.formats.peft.read import updates
+
+
+def from_state_dict(
+    tensors: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    *,
+    alpha: Alpha | None = None,
+    name: str = "state dict",
+) -> Adapter:
+    """An adapter from PEFT-named tensors in memory (NumPy arrays or torch tensors, bfloat16 too).
+
+    Args:
+        tensors: ``base_model.model.<module>.lora_A.weight`` (r, in) and ``….lora_B.weight`` (out, r).
+        config: a PEFT config (``peft_config.to_dict()``); or else `alpha`, a number or ``"rank"``.
+        name: how messages and reports call it.
+
+    Raises:
+        UsageError: neither or both of `config` and `alpha` are given.
+        SourceError, IncompatibleError: the tensors or the config are no plain LoRA.
+
+    >>> a = from_state_dict({"base_model.model.q.lora_A.weight": np.ones((1, 3)),
+    ...                      "base_model.model.q.lora_B.weight": np.ones((2, 1))}, alpha=4)
+    >>> a[Target("q")].dense()
+    array([[4., 4., 4.],
+           [4., 4., 4.]])
+    """
+    if (config is None) == (alpha is None):
+        raise UsageError(f"{name}: give config= or alpha=, so that the scale is known (one of them).")
+    check_alpha(alpha)
+    pairs = sort_tensors({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
+    config = dict(config or {})
+    if alpha is not None:
+        pairs, scale_of = with_alpha(pairs, alpha, name)
+    else:
+        check_mergeable(config, name)
+        rule = scales(config, name)
+        pairs, scale_of = understood(pairs, config, rule, name), rule.scale
+        check_ranks(rule, pairs, name)
+    slots, biases = updates(pairs, scale_of, config)
+    base = config.get("base_model_name_or_path")
+    return Adapter(name, slots, BaseModel(base), pairs.extras, config, biases=biases)
+
+
+def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
+    """PEFT-named tensors in memory with the scale folded into ``lora_B``: load them with alpha = r.
+
+    Args:
+        framework: ``"numpy"`` or ``"torch"`` (needs the extra ``torch``).
+
+    Raises:
+        UsageError: another framework.
+        IncompatibleError: a scaled value does not fit the dtype, or the adapter is for several models.
+
+    >>> unit = LowRank(np.ones((2, 1)), np.ones((1, 3)), scale=2.0)
+    >>> {key: value.shape for key, value in to_state_dict(Adapter.of({"q": unit})).items()}
+    {'base_model.model.q.lora_A.weight': (1, 3), 'base_model.model.q.lora_B.weight': (2, 1)}
+    """
+    if framework not in ("numpy", "torch"):
+        raise UsageError(f"framework={framework!r} is not one of 'numpy', 'torch'.")
+    adapter = PEFT.adopt(adapter)
+    state: dict[str, Array] = {}
+    shelf = Shelf(Keys(adapter).of, state.__setitem__)
+    for target, update in adapter.items():
+        shelf.put(target, _folded(update, target), np.asarray(update.down))
+    shelf.finish()
+    for key, tensor in settle([adapter], [1.0], "first", adapter).tensors.items():
+        state[key] = np.asarray(tensor.read())
+    return state if framework == "numpy" else {k: to_torch(v) for k, v in state.items()}
+
+
+def _folded(update: LowRank, target: Target) -> Array:
+    """The up factor with the scale in it, in its own type."""
+    if update.scale == 1.0:
+        return update.up
+    with np.errstate(over="ignore"):
+        up = (dtypes.wide(update.up) * update.scale).astype(update.up.dtype)
+    if not np.isfinite(dtypes.wide(up)).all():
+        raise IncompatibleError(
+            f"{printable(target)} times its scale {update.scale:g} does not fit {up.dtype}: convert the "
+            "tensors to float32 first."
+        )
+    return up
+
+
+def to_numpy(tensor: Any) -> Array:
+    """The values of a NumPy array or a torch tensor; bfloat16 stays bfloat16."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(tensor, torch.Tensor):
+        return np.asarray(tensor)
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own: hand over the bits
+        return np.asarray(tensor.view(torch.int16).numpy().view(dtypes.FLOATS["BF16"]))
+    return np.asarray(tensor.numpy())
+
+
+def to_torch(array: Array) -> Any:
+    """A torch tensor with a copy of the values."""
+    import torch
+
+    if array.dtype == dtypes.FLOATS["BF16"]:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))

@@ -1,0 +1,1 @@
+"""The merge: planned, fitted, run, measured, proved, reported."""

@@ -1,0 +1,91 @@
+"""What a merge kept and lost in one module, from inner products."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Grams, inner
+from loramerge.arrays.remix import Fit, Remix
+from loramerge.merge.report import Module
+
+Ranks = tuple[int, ...]  # of the sources in a module
+SMALL = 1e-4  # share of the norms, below which a loss is not taken from their difference
+
+
+def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Module]:
+    """The facts of one batch. `grams` are the unweighted units, `remix` acts on the stored factors."""
+    P, Q = _in_frame(grams, remix)  # (M, R, k), (M, k, R)
+    only = _members(grams, ranks)  # (T, R)
+    inners = only @ grams.kernel @ only.T  # (M, T, T)
+    high, wide = grams.up @ P, Q @ grams.down
+    overlaps = (high * wide.swapaxes(1, 2)).sum(axis=2) @ only.T  # (M, T)
+    merged = ((P.swapaxes(1, 2) @ high) * (wide @ Q.swapaxes(1, 2))).sum(axis=(1, 2))
+    wanted = (inners @ weights) @ weights
+    lost = wanted - 2 * (overlaps @ weights) + merged
+    near = lost < SMALL * (wanted + merged)
+    lost[near] = _missed(grams, P[near], Q[near], weights, near)
+    wanted, merged, lost = (np.maximum(each, 0.0).tolist() for each in (wanted, merged, lost))
+    whole, cut = ([None] * len(P) if e is None else e.tolist() for e in (remix.whole, remix.cut))
+    facts = [{name: float(each[m]) for name, each in remix.facts.items()} for m in range(len(P))]
+    each = zip(grams.labels, wanted, merged, lost, overlaps, inners, whole, cut, facts, strict=True)
+    return [
+        Module(label, ranks, asked, made, missing, None, overlap, inner, total, rest, facts=told)
+        for label, asked, made, missing, overlap, inner, total, rest, told in each
+    ]
+
+
+def _missed(grams: Grams, P: Array, Q: Array, weights: Array, some: Array) -> Array:
+    """‖Σ w_t ΔW_t − merge‖² of some modules from the difference itself: that of norms has too few digits."""
+    missed = np.diag(weights[grams.owner]) - P @ Q  # (m, R, R); exact zeros where nothing is missed
+    if not missed.any():
+        return np.zeros(len(missed))
+    return inner(replace(grams, up=grams.up[some], down=grams.down[some]), missed, missed)
+
+
+def measure_fit(grams: Grams, module: int, fit: Fit, weights: Array, ranks: Ranks) -> Module:
+    """The facts of one module of a batch that is merged into factors of its own."""
+    assert grams.read is not None
+    up, down = grams.read(module)
+    only = _members(grams, ranks)  # (T, R)
+    inners = only @ grams.kernel[module] @ only.T  # (T, T)
+    scale = grams.lift.P[module].diagonal() * grams.lift.Q[module].diagonal()  # (R,)
+    overlaps = only @ (scale * ((up.T @ fit.up) * (down @ fit.down.T)).sum(axis=1))  # (T,)
+    merged = float(((fit.up.T @ fit.up) * (fit.down @ fit.down.T)).sum())
+    wanted = float(weights @ inners @ weights)
+    lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
+    label = grams.labels[module]
+    return Module(
+        label, ranks, wanted, merged, lost, None, overlaps, inners, fit.whole, fit.cut, facts=fit.facts
+    )
+
+
+def _members(grams: Grams, ranks: Ranks) -> Array:
+    """(T, R) 1 where a unit is of a source."""
+    return np.asarray((grams.owner == np.arange(len(ranks))[:, None]).astype(float))
+
+
+def _in_frame(grams: Grams, remix: Remix) -> tuple[Array, Array]:
+    """(P, Q) of a remix of stored factors, for the units of `grams` (their lift is diagonal)."""
+    left = grams.lift.P.diagonal(axis1=1, axis2=2)  # (M, R)
+    right = grams.lift.Q.diagonal(axis1=1, axis2=2)
+    alive = (left != 0) & (right != 0)
+    left, right = (np.where(alive, side, np.inf) for side in (left, right))
+    return remix.P / left[:, :, None], remix.Q / right[:, None, :]
+
+
+def measure_dense(grams: Grams, module: int, matrix: Array, weights: Array, ranks: Ranks) -> Module:
+    """The facts of one module of a batch that is merged into a full matrix (out, in)."""
+    assert grams.read is not None
+    up, down = grams.read(module)
+    only = _members(grams, ranks)  # (T, R)
+    inners = only @ grams.kernel[module] @ only.T  # (T, T)
+    scale = grams.lift.P[module].diagonal() * grams.lift.Q[module].diagonal()  # (R,)
+    reached = up.T.astype(matrix.dtype) @ matrix  # (R, in)
+    overlaps = only @ (scale * np.einsum("ri,ri->r", reached, down))  # (T,)
+    merged = float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
+    wanted = float(weights @ inners @ weights)
+    lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
+    return Module(grams.labels[module], ranks, wanted, merged, lost, None, overlaps, inners)

@@ -1,0 +1,81 @@
+"""What was written is what was decided: rounding within limits, and the file read back."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.rounding import bound
+from loramerge.errors import VerificationError, printable
+from loramerge.merge.report import Report
+
+
+def fingerprint(up: Array, down: Array) -> str:
+    """A fingerprint of a module's factors as stored: shapes, dtype and bytes.
+
+    CRC-32: it guards against a faulty disk or writer, not against an enemy, and costs a tenth of a hash.
+    """
+    sums = (zlib.crc32(np.ascontiguousarray(factor).reshape(-1).view("u1").data) for factor in (up, down))
+    return f"{up.shape}{down.shape}{up.dtype}" + "".join(f" {value:08x}" for value in sums)
+
+
+def check_written(
+    adapter: Adapter, marks: Mapping[Target, str], scales: Mapping[Target, float], threads: int = 1
+) -> None:
+    """Read back: the same modules and scales, and every factor as it was when its error was measured.
+
+    Raises:
+        VerificationError: anything differs.
+    """
+    if set(adapter) != set(marks):
+        raise VerificationError(
+            f"{len(marks)} modules were written, but {len(adapter)} others were read back: the disk or "
+            "another process changed the output. Run it again."
+        )
+
+    def check(target: Target) -> None:
+        update = adapter[target]
+        if update.scale != scales.get(target, 1.0) or fingerprint(update.up, update.down) != marks[target]:
+            raise VerificationError(
+                f"{printable(target)} was read back with other values or scale {update.scale} than were "
+                "written: the disk or another process changed the output. Run it again."
+            )
+
+    with workers(threads) as run:
+        for _ in run(check, marks):
+            pass
+
+
+def check_honest(target: Target, error: float, stored: tuple[Array, Array], dtype: str) -> None:
+    """The rounding error² of a module must be one that rounding can cause.
+
+    Raises:
+        VerificationError: it is larger.
+    """
+    if error > bound(*stored, dtype):
+        raise VerificationError(
+            f"{printable(target)} loses {error**0.5:.1e} in {dtypes.word(dtype)}, more than rounding "
+            "explains: its values are too small for the type. Use --dtype float32."
+        )
+
+
+def check_rounding(report: Report, max_error: float | None) -> None:
+    """Hold every module against the user's limit.
+
+    Raises:
+        VerificationError: one is above it.
+    """
+    if max_error is None:
+        return
+    worst = max(report.modules, key=lambda module: module.rounding_error or 0.0)
+    if (worst.rounding_error or 0.0) > max_error:
+        raise VerificationError(
+            f"{printable(worst.name)} is off by {worst.rounding_error:.1e} of its norm after rounding, more "
+            f"than --max-error {max_error:g}: use a wider --dtype."
+        )

@@ -1,0 +1,282 @@
+"""What a merge kept and lost, per source and per module, measured from the Grams."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from loramerge.arrays.backend import Array
+from loramerge.errors import printable
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Module:
+    """One merged module. Norms are Frobenius norms of ΔW; squares where it says so.
+
+    Args:
+        name: the module.   ranks: rank of each source there.
+        wanted: ‖Σ w_t ΔW_t‖².   merged: ‖merge‖² before rounding.   lost: ‖Σ w_t ΔW_t − merge‖².
+        rounding: ‖merge − what was written‖²; None before it is stored.
+        overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
+        whole, cut: ‖·‖² of what the method makes, and of what its rank cuts off; None where nothing is cut.
+        scale: the factor that a scale policy put on the merge.
+        facts: what else the method says of the module, by name; before any scale.
+        spread: Σ α_t ‖ΔW_t − Σ α_u ΔW_u‖² of a mixture with shares α: how far its sources are apart.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    wanted: float
+    merged: float
+    lost: float
+    rounding: float | None
+    overlaps: Array
+    inners: Array
+    whole: float | None = None
+    cut: float | None = None
+    scale: float = 1.0
+    facts: Mapping[str, float] = field(default_factory=dict)
+    spread: float | None = None
+
+    @property
+    def energy_lost(self) -> float | None:
+        """Share of the weighted sum's ‖·‖² that the merge misses; None if the sum is zero."""
+        return _ratio(self.lost, self.wanted)
+
+    @property
+    def rounding_error(self) -> float | None:
+        """‖merge − written‖ / ‖merge‖; None if the merge is zero."""
+        return None if self.rounding is None else _root(_ratio(self.rounding, self.merged))
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a whole merge kept and lost.
+
+    Args:
+        sources: names.   weights: as the method used them.   modules: one entry each.
+        notes: sentences the user should read.
+        similarities: (T,) of the sources to what was wanted, if they decided the weights.
+        left_out: name -> similarity of sources that were not chosen; their weight is 0.
+    """
+
+    sources: tuple[str, ...]
+    weights: tuple[float, ...]
+    modules: tuple[Module, ...]
+    notes: tuple[str, ...] = ()
+    similarities: tuple[float, ...] = ()
+    left_out: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def energy_lost(self) -> float | None:
+        """Share of ‖Σ w_t ΔW_t‖² that the merge misses, over all modules."""
+        return _ratio(self._sum("lost"), self._sum("wanted"))
+
+    @property
+    def cut(self) -> float | None:
+        """Share of ‖what the method makes‖² that its rank cuts off; None if nothing is ever cut."""
+        if all(module.cut is None for module in self.modules):
+            return None
+        cut = sum(module.cut or 0.0 for module in self.modules)
+        return _ratio(cut, sum(m.merged if m.whole is None else m.whole for m in self.modules))
+
+    @property
+    def spread(self) -> float | None:
+        """Share of Σ α_t ‖ΔW_t‖² in which the sources of a mixture differ: 0 if they are one; else None."""
+        if any(module.spread is None for module in self.modules):
+            return None
+        return _ratio(self._sum("spread"), self._sum("spread") + self._sum("wanted"))
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The smallest and the largest factor that a scale policy put on a module."""
+        found = [module.scale for module in self.modules] or [1.0]
+        return min(found), max(found)
+
+    @property
+    def facts(self) -> dict[str, tuple[float, float]]:
+        """Name of a fact -> its smallest and its largest value over the modules that have it."""
+        names = dict.fromkeys(name for module in self.modules for name in module.facts)
+        values = {name: [m.facts[name] for m in self.modules if name in m.facts] for name in names}
+        return {name: (min(each), max(each)) for name, each in values.items()}
+
+    @property
+    def rounding_error(self) -> float | None:
+        """‖merge − written‖ / ‖merge‖ over all modules."""
+        if any(module.rounding is None for module in self.modules):
+            return None
+        return _root(_ratio(self._sum("rounding"), self._sum("merged")))
+
+    @property
+    def cosines(self) -> list[float | None]:
+        """(T,) cosine of the merge with each source; None where one of them is zero."""
+        norms, merged = np.diag(self._inners), self._sum("merged")
+        return [_cosine(o, merged, n) for o, n in zip(self._overlaps, norms, strict=True)]
+
+    @property
+    def norm_ratios(self) -> list[float | None]:
+        """(T,) ‖merge‖ / ‖ΔW_t‖."""
+        merged = self._sum("merged")
+        return [_root(_ratio(merged, float(norm))) for norm in np.diag(self._inners)]
+
+    @property
+    def pairwise(self) -> list[list[float | None]]:
+        """(T, T) cosines of the sources with each other."""
+        table, norms = self._inners, np.diag(self._inners)
+        size = range(len(self.sources))
+        return [[_cosine(table[t, u], norms[t], norms[u]) for u in size] for t in size]
+
+    def worst(self, count: int = 5) -> list[Module]:
+        """The modules that lost the largest share of their energy."""
+        return sorted(self.modules, key=lambda m: (-(m.energy_lost or 0.0), m.name))[:count]
+
+    def _sum(self, name: str) -> float:
+        return float(sum(getattr(module, name) for module in self.modules))
+
+    @property
+    def _overlaps(self) -> Array:
+        return np.sum([module.overlaps for module in self.modules], axis=0)
+
+    @property
+    def _inners(self) -> Array:
+        return np.asarray(np.sum([module.inners for module in self.modules], axis=0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "energy_lost": self.energy_lost,
+            "cut_by_rank": self.cut,
+            "rounding_error": self.rounding_error,
+            "sources": [
+                {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio, **similar}
+                for (name, weight, cosine, ratio), similar in zip(self._rows(), self._similar(), strict=True)
+            ],
+            **({"spread": self.spread, "left_out": self._left()} if self.similarities else {}),
+            "pairwise_cosines": self.pairwise,
+            "modules": [_module_dict(module) for module in self.modules],
+            "notes": list(self.notes),
+        }
+
+    def _rows(self) -> Iterable[tuple[str, float, float | None, float | None]]:
+        return zip(self.sources, self.weights, self.cosines, self.norm_ratios, strict=True)
+
+    def _similar(self) -> list[dict[str, float]]:
+        """(T,) what decided the weights, if anything did."""
+        found = [{"similarity": similarity} for similarity in self.similarities]
+        return found or [{} for _ in self.sources]
+
+    def _left(self) -> list[dict[str, Any]]:
+        return [{"name": name, "weight": 0.0, "similarity": s} for name, s in self.left_out.items()]
+
+    def table(self) -> list[list[str]]:
+        """Rows of the short table, the header first."""
+        names = [printable(name, 40) for name in self.sources]
+        numbers = [f"cos({i})" for i in range(1, len(names) + 1)]
+        head = [
+            "source",
+            *(["similarity"] if self.similarities else []),
+            "weight",
+            "cos(merge)",
+            "‖merge‖/‖·‖",
+            *(numbers if len(names) <= 8 else []),
+        ]
+        rows = [
+            [
+                f"{i} {name}",
+                *map(_show, similar.values()),
+                f"{weight:g}",
+                _show(cosine),
+                _show(ratio),
+                *map(_show, pairs),
+            ]
+            for i, (name, similar, (_, weight, cosine, ratio), pairs) in enumerate(
+                zip(names, self._similar(), self._rows(), self.pairwise, strict=True), 1
+            )
+        ]
+        rows = [row[: len(head)] for row in rows]
+        return [head, *rows]
+
+    def summary(self) -> list[str]:
+        """The lines below the table."""
+        rounding, (least, most) = f"rounding error {_tiny(self.rounding_error)}", self.scales
+        if self.cut is None:
+            lines = [f"energy lost {_percent(self.energy_lost)}, {rounding}"]
+        else:  # the method wants something else than the weighted sum, and the rank cuts that
+            sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
+            lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
+        if self.spread is not None and len(self.sources) > 1:
+            lines.append(f"the sources differ in {_percent(self.spread)} of their energy")
+        if (least, most) != (1.0, 1.0):
+            lines.append(f"scaled by {_range(least, most)}")
+        if self.facts:
+            lines.append(", ".join(f"{name} {_range(*ends)}" for name, ends in self.facts.items()))
+        if self.cut is None and (self.energy_lost or 0.0) > 1e-9:
+            worst = [f"{printable(m.name)} {_percent(m.energy_lost)}" for m in self.worst(3)]
+            lines.append(f"most lost in: {', '.join(worst)}")
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join([*aligned(self.table()), *self.summary()])
+
+    def _repr_html_(self) -> str:
+        head, *rows = ([html.escape(cell) for cell in row] for row in self.table())
+        body = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
+        lines = "<br>".join(html.escape(line) for line in [*self.summary(), *self.notes])
+        return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{body}</table><p>{lines}</p>"
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a table, first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        )
+        for r in rows
+    ]
+
+
+def _module_dict(module: Module) -> dict[str, Any]:
+    return {
+        "name": module.name,
+        "ranks": list(module.ranks),
+        "norm": module.merged**0.5,
+        "energy_lost": module.energy_lost,
+        "rounding_error": module.rounding_error,
+        **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
+        **({} if module.scale == 1.0 else {"scale": module.scale}),
+        **({"facts": dict(module.facts)} if module.facts else {}),
+        **({} if module.spread is None else {"spread": module.spread}),
+    }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def _root(value: float | None) -> float | None:
+    return None if value is None else value**0.5
+
+
+def _cosine(product: float, first: float, second: float) -> float | None:
+    return float(product / np.sqrt(first * second)) if first > 0 and second > 0 else None
+
+
+def _show(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" + (f" to {high:.3g} by module" if f"{high:.3g}" != f"{low:.3g}" else "")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else "< 1e-9 %" if 0 < value < 1e-11 else f"{100 * value:.3g} %"
+
+
+def _tiny(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"

@@ -1,0 +1,162 @@
+"""Adapters opened once and merged many times: a new weighting costs R×R work only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Computed, Held, Slot
+from loramerge.adapters.target import Target
+from loramerge.algorithms import Method
+from loramerge.algorithms.only import Only
+from loramerge.arrays.backend import workers
+from loramerge.arrays.frames import Frame
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Fitted, Remix
+from loramerge.errors import UsageError
+from loramerge.merge.fit import Seen
+from loramerge.merge.measure import measure, measure_fit
+from loramerge.merge.plan import settle
+from loramerge.merge.report import Module
+from loramerge.merge.run import Merge, decided, merged, report, strengths
+from loramerge.merge.strength import rescaled
+from loramerge.request.effort import Effort
+from loramerge.request.schedule import Schedule
+from loramerge.sources.choice import Wording
+from loramerge.sources.descriptions import Descriptions
+from loramerge.sources.open import Alphas, Source
+from loramerge.sources.sources import Sources, open_together
+from loramerge.sources.units import MEMORY, Units
+
+Batch = tuple[Units, Grams, Grams]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Adapters held open with their Grams, for notebooks and for a search over weights.
+
+    The Grams (two R×R matrices a module) are computed at the first merge and kept. Later merges do not
+    read the files: the merged factors are computed when `merge.adapter[target]` asks for them, in float64,
+    and `merge.save(out)` writes them with proof. A report of such a merge has no rounding error yet.
+    """
+
+    sources: Sources
+    effort: Effort
+    _kept: dict[Frame, list[Batch]] = field(default_factory=dict, repr=False)
+
+    def combine(
+        self,
+        method: str | Method = "linear",
+        *,
+        weights: Sequence[float] | None = None,
+        dtype: str | None = None,
+        descriptions: Descriptions = None,
+        embedding: str | Path | None = None,
+        **options: Any,
+    ) -> Merge:
+        """Merge with these weights. Arguments as for `loramerge.combine`. Sources that a method does not
+        choose stay in the report, with weight 0, and their units are kept.
+
+        Raises:
+            UsageError: no such method, option or weights.
+            SourceError: a factor holds NaN or infinity, or a file has changed.
+        """
+        if isinstance(method, Only):
+            raise UsageError("A method for some modules only needs loramerge.combine: here all are alike.")
+        wording = Wording(descriptions, embedding)
+        plan = settle(
+            self.sources,
+            method,
+            self._observe,
+            weights=weights,
+            dtype=dtype,
+            wording=wording,
+            fold=False,
+            **options,
+        )
+        if not plan.schedule.uniform:
+            raise UsageError(
+                "Weights or ranks that differ between modules need loramerge.combine: here they are the same "
+                "for all."
+            )
+
+        def merge(batch: Batch) -> tuple[list[Module], list[Slot]]:
+            units, grams, seen = batch
+            made = decided(plan, units, seen)
+            if isinstance(made, Fitted):
+                fits = [made.make(m) for m in range(len(units.targets))]
+                facts = [measure_fit(grams, m, f, plan.weights, units.signature) for m, f in enumerate(fits)]
+                return facts, [Slot(Held(fit.up), Held(fit.down), 1.0) for fit in fits]
+            facts = measure(grams, made, plan.weights, units.signature)
+            return facts, [_promised(units, m, made) for m in range(len(units.targets))]
+
+        modules: list[Module] = []
+        slots: dict[Target, Slot] = {}
+        batches = self._batches(plan.method.frame)
+        effort = self.effort.holding(plan.work.held(plan.method))
+        with workers(effort.workers) as run:
+            for (units, _, _), (facts, promised) in zip(batches, run(merge, batches), strict=True):
+                modules += facts
+                slots |= zip(units.targets, promised, strict=True)
+        factors = strengths(plan, modules)
+        modules = [rescaled(fact, factors[fact.name]) for fact in modules]
+        slots = {t: replace(slot, scale=factors[str(t)]) for t, slot in slots.items()}
+        return Merge(merged(plan, slots), report(plan, modules), plan)
+
+    def _observe(self, method: Method, _: Sources, schedule: Schedule) -> list[Seen]:
+        weights = method.weights(schedule.typical)
+        return [
+            (units.targets, method.observe(method.weigh(seen, weights)))
+            for units, _, seen in self._batches(method.frame)
+        ]
+
+    def _batches(self, frame: Frame) -> list[Batch]:
+        """Every batch with its Grams, plain and in that frame; computed when first needed, then kept."""
+        if frame not in self._kept:
+
+            def look(units: Units) -> Batch:
+                return units, *units.seen(frame)
+
+            with workers(self.effort.workers) as run:
+                self._kept[frame] = list(run(look, self.sources.batches(self.effort)))
+        return self._kept[frame]
+
+
+def _promised(units: Units, module: int, remix: Remix) -> Slot:
+    (outs, ins), k = units.shape(module), remix.P.shape[-1]
+    up = Computed((outs, k), lambda: units.up(module) @ remix.P[module])
+    down = Computed((k, ins), lambda: remix.Q[module] @ units.down(module))
+    return Slot(up, down, 1.0)
+
+
+def open(  # the verb of the library, as in lm.open
+    sources: Sequence[Source],
+    *,
+    alpha: Alphas = None,
+    only: str | None = None,
+    exclude: str | None = None,
+    allow_base_mismatch: bool = False,
+    format: str | None = None,
+    threads: int | None = None,
+    memory: float = MEMORY,
+) -> Opened:
+    """Open adapters that will be merged more than once. Arguments and errors as for `combine`.
+
+    >>> import numpy as np
+    >>> import loramerge as lm
+    >>> unit = lm.LowRank(np.ones((2, 1)), np.ones((1, 2)))
+    >>> pair = lm.open([lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": 3.0 * unit})])
+    >>> [pair.combine(weights=[w, 1 - w]).adapter[lm.Target("q")].norm() for w in (0.0, 0.5, 1.0)]
+    [6.0, 4.0, 2.0]
+    """
+    together = open_together(
+        sources,
+        alpha=alpha,
+        only=only,
+        exclude=exclude,
+        allow_base_mismatch=allow_base_mismatch,
+        format=format,
+    )
+    return Opened(together, Effort(threads, memory))

@@ -1,0 +1,153 @@
+"""A merge made for one consumer: its ranks, its dtype and its layout are those that it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+from loramerge.algorithms import Method, name_of
+from loramerge.consumers import Consumer, Finding, find
+from loramerge.consumers.check import of_outline
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats.output import Outline
+from loramerge.formats.peft.profiles import Profile
+from loramerge.request.budgets import Budget
+from loramerge.request.schedule import Schedule
+
+SINGLE = "F32"  # no consumer computes in more
+
+
+class Settled(Protocol):
+    """A merge that is settled, as far as it is tailored."""
+
+    @property
+    def outline(self) -> Outline: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+Plan = TypeVar("Plan", bound=Settled)
+
+
+@dataclass(frozen=True)
+class Tailor:
+    """What a merge must keep to.
+
+    Args:
+        consumer: that shall load it.   max_rank: what it is told to load, if not what it does by itself.
+    """
+
+    consumer: Consumer
+    max_rank: int | None = None
+
+    @classmethod
+    def of(cls, consumer: str | None, max_rank: int | None) -> Self | None:
+        """Raises UsageError: no such consumer, a rank limit for none, or no possible one."""
+        if max_rank is not None and max_rank < 1:
+            raise UsageError(f"max_rank={max_rank} must be at least 1.")
+        if consumer is not None:
+            return cls(find(consumer), max_rank)
+        if max_rank is not None:
+            raise UsageError(f"max_rank={max_rank} is for a consumer: name it with --for.")
+        return None
+
+    @property
+    def limit(self) -> int | None:
+        """The largest rank that it will load."""
+        return self.max_rank or self.consumer.max_rank
+
+    def settings(self) -> dict[str, Any]:
+        """For the record."""
+        given = {"consumer": self.consumer.name, "max_rank": self.max_rank}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def check_profile(self, profile: Profile) -> None:
+        """Raises UsageError: it does not read the patterns of that profile."""
+        if profile == "compact" and not self.consumer.patterns:
+            raise UsageError(
+                f"{self.consumer.title} reads no ranks by module, so the compact profile is not for it: drop "
+                "--profile compact."
+            )
+
+    def dtype(self, widest: str) -> str:
+        """The type of the output where nobody gave one."""
+        return SINGLE if widest == "F64" else widest
+
+    def check_destination(self, out: Path, bare: bool) -> None:
+        """Raises UsageError: it loads folders, and this is one file."""
+        if bare and self.consumer.folder:
+            raise UsageError(
+                f"{self.consumer.title} loads a folder with an adapter_config.json: write to "
+                f"{printable(out.stem)} instead of {printable(out.name)}."
+            )
+
+    def narrower(self, method: Method, size: int, given: str) -> Method | None:
+        """The method with the rank that it loads; None if the merge has no more units than that.
+
+        Args:
+            size: the rank that the merge would have.   given: what the user said of its size.
+
+        Raises:
+            UsageError: the size was asked for, or the method has no rank.
+        """
+        if self.limit is None or size <= self.limit:
+            return None
+        above = f"{self.consumer.title} loads rank {self.limit} at most{self._advice(size)}"
+        if given:
+            raise UsageError(f"{given} gives rank {size}, and {above}.")
+        if "rank" not in type(method).__dataclass_fields__:
+            raise UsageError(
+                f"{name_of(method)} gives rank {size}, and {above}; or take one with a rank, such as svd."
+            )
+        return replace(method, **{"rank": self.limit})
+
+    def _advice(self, size: int) -> str:
+        option = self.consumer.rank_option
+        started = f", and start it with {option} {size} or more" if option else ""
+        return f": give --max-rank {size}{started}"
+
+    def checked(self, plan: Plan, narrowed: bool) -> tuple[str, ...]:
+        """Sentences about what was done for it.
+
+        Raises:
+            IncompatibleError: it would not load the merge as it is meant.
+        """
+        found = self.consumer.findings(of_outline(plan.outline, "merged"), self.limit)
+        if found:
+            raise IncompatibleError(f"{found[0].sentence} {self._remedy(found[0], plan.outline)}")
+        own = f"{self.consumer.title} {self.consumer.version} loads the merge as it is meant"
+        rank = f"rank {self.limit} is the largest that {self.consumer.title} loads, so the merge is cut to it"
+        return (*([rank] if narrowed else []), own)
+
+    def _remedy(self, finding: Finding, outline: Outline) -> str:
+        if outline.extras and any(key in finding.sentence for key in outline.extras):
+            return "--extras drop leaves these tensors out."
+        if finding.mend and not finding.command:
+            return f"What helps: {finding.mend}."
+        return f"Merge without --for {self.consumer.name} if it is for another program."
+
+
+def tailored(
+    tailor: Tailor | None, plan: Plan, method: Method, given: str, again: Callable[[Method], Plan]
+) -> tuple[Plan, tuple[str, ...]]:
+    """The plan as the consumer loads it, and sentences about it.
+
+    Args:
+        method: as asked for.   given: what the user said of the size.   again: the plan of another method.
+    """
+    if tailor is None:
+        return plan, ()
+    other = tailor.narrower(method, plan.outline.largest, given)
+    fitting = plan if other is None else again(other)
+    return fitting, tailor.checked(fitting, narrowed=other is not None)
+
+
+def sized_by(method: Method, schedule: Schedule, budget: Budget | None) -> str:
+    """What the user said of the size, in words; empty if nothing."""
+    options = {name: method.options().get(name) for name in ("rank", "energy")}
+    said = [f"{name}={value}" for name, value in options.items() if value is not None]
+    said += [f"the rule for {rule.match}" for rule in schedule.rules if rule.rank is not None]
+    said += ["the record"] if schedule.ranks else []
+    return ", ".join([*said, *([] if budget is None else [budget.name])])

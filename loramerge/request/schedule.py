@@ -1,0 +1,191 @@
+"""Weights and ranks that differ between modules: ramps over depth, and rules by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapters.target import Target
+from loramerge.algorithms import Method, name_of, not_an_option
+from loramerge.arrays.backend import Array
+from loramerge.errors import UsageError, printable
+from loramerge.formats.patterns.search import Found, searcher
+from loramerge.sources.open import check_weights
+from loramerge.sources.units import Signature
+
+LAYER = re.compile(r"(?:^|\.)(\d{1,9})(?=\.|$)")  # the first number in a path counts the layers
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A weight that changes evenly with depth: `first` in the first layer, `last` in the last.
+
+    A module without a layer number, such as a head, takes the middle.
+    """
+
+    first: float
+    last: float
+
+    def to_plain(self) -> dict[str, float]:
+        return {"from": float(self.first), "to": float(self.last)}
+
+
+Weight = float | Ramp
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Modules whose name holds a `match` take these weights, this rank, or both; the first rule that fits."""
+
+    match: str
+    weights: tuple[Weight, ...] | None = None
+    rank: int | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        weights = None if self.weights is None else [plain(weight) for weight in self.weights]
+        values = {"match": self.match, "weights": weights, "rank": self.rank}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def plain(weight: Weight) -> float | dict[str, float]:
+    """A weight as JSON and YAML hold it."""
+    return weight.to_plain() if isinstance(weight, Ramp) else float(weight)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Line:
+    """The weights of all sources, from the first layer to the last: (T,) each."""
+
+    first: Array
+    last: Array
+
+    @classmethod
+    def of(cls, weights: Sequence[Weight] | None, count: int) -> Line:
+        """Raises UsageError: another count than sources, or not a finite number."""
+        if weights is None:
+            return cls(np.ones(count), np.ones(count))
+        ends = ([getattr(w, end) if isinstance(w, Ramp) else w for w in weights] for end in ("first", "last"))
+        return cls(*(check_weights(end, count) for end in ends))
+
+    def at(self, depth: float) -> Array:
+        """(T,) at a depth from 0 to 1; exactly the weight where it is constant."""
+        between = (1 - depth) * self.first + depth * self.last
+        return np.where(self.first == self.last, self.first, between)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Schedule:
+    """What each module is merged with.
+
+    Args:
+        weights: one for each source, as given.   rules: as given.
+        lines: of the weights, then of every rule.   found: whether a rule fits a name.
+        layers: the lowest and the highest number.
+        ranks: place of a target -> rank, where no rule gives one.
+    """
+
+    weights: tuple[Weight, ...]
+    rules: tuple[Rule, ...]
+    lines: tuple[Line, ...]
+    found: tuple[Found, ...]
+    layers: tuple[int, int]
+    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, weights: Sequence[Weight] | None, rules: Sequence[Rule], count: int, targets: Iterable[Target]
+    ) -> Schedule:
+        """The schedule of `count` sources over these modules.
+
+        Raises:
+            UsageError: a count of weights that does not fit, no number, no regular expression.
+        """
+        line = Line.of(weights, count)
+        own = tuple(line if r.weights is None else Line.of(r.weights, count) for r in rules)
+        found = tuple(searcher(rule.match, "match") for rule in rules)
+        numbers = [n for n in map(_layer, targets) if n is not None]
+        layers = (min(numbers, default=0), max(numbers, default=0))
+        given = tuple(np.ones(count).tolist()) if weights is None else tuple(weights)
+        return cls(given, tuple(rules), (line, *own), found, layers)
+
+    @property
+    def typical(self) -> Array:
+        """(T,) the weights in the middle, without rules."""
+        return self.lines[0].at(0.5)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all modules are merged alike."""
+        return (
+            not self.rules and not self.ranks and not any(isinstance(weight, Ramp) for weight in self.weights)
+        )
+
+    def way(self, method: Method, target: Target) -> tuple[Method, Array]:
+        """The method of a module and its (T,) weights, as the method uses them."""
+        method, at = method.at(str(target)), self._rule(target)
+        weights = self.lines[at].at(self._depth(target))
+        ruled = self.rules[at - 1].rank if at else None
+        rank = self.ranks.get(target.place) if ruled is None else ruled
+        return sized(method, rank), method.weights(weights)
+
+    def groups(self, signatures: Mapping[Target, Signature], method: Method) -> list[dict[Target, Signature]]:
+        """The modules, split so that those of a group are merged alike."""
+        groups: dict[Any, dict[Target, Signature]] = defaultdict(dict)
+        for target, signature in signatures.items():
+            at = self._rule(target)
+            weights = tuple(self.lines[at].at(self._depth(target)))
+            groups[at, weights, self.ranks.get(target.place), method.at(str(target))][target] = signature
+        return list(groups.values())
+
+    def notes(self, names: Sequence[str], targets: Sequence[Target]) -> list[str]:
+        """Sentences about what is not the same in all modules."""
+        ramps = [(n, w) for n, w in zip(names, self.weights, strict=True) if isinstance(w, Ramp)]
+        at = [self._rule(target) for target in targets] if self.rules else []
+        return [
+            *(
+                f"the weight of {printable(name)} goes from {ramp.first:g} in layer {self.layers[0]} to "
+                f"{ramp.last:g} in layer {self.layers[1]}; the table shows the middle"
+                for name, ramp in ramps
+            ),
+            *(
+                f"{at.count(i)} modules follow the rule for {printable(repr(rule.match))}"
+                for i, rule in enumerate(self.rules, 1)
+            ),
+        ]
+
+    def _rule(self, target: Target) -> int:
+        """1 for the first rule …, 0 if none fits."""
+        name = str(target)
+        return next((i for i, found in enumerate(self.found, 1) if found(name)), 0)
+
+    def _depth(self, target: Target) -> float:
+        number, (low, high) = _layer(target), self.layers
+        if number is None:
+            return 0.5
+        return (number - low) / (high - low) if high > low else 0.0
+
+
+def _layer(target: Target) -> int | None:
+    found = LAYER.search(target.path)
+    return int(found[1]) if found else None
+
+
+def sized(method: Method, rank: int | None) -> Method:
+    """The method with this rank, in place of whatever else decided it.
+
+    Raises:
+        UsageError: it has no rank, or not this one.
+    """
+    if rank is None:
+        return method
+    fields = {field.name for field in dataclasses.fields(method)}
+    if "rank" not in fields:
+        raise UsageError(not_an_option("rank", name_of(method)))
+    changes: dict[str, Any] = {"rank": rank, **({"energy": None} if "energy" in fields else {})}
+    return dataclasses.replace(method, **changes)

@@ -1,0 +1,109 @@
+"""Methods that choose among their sources: how similar each is to what is wanted, and which are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.algorithms import Method, name_of
+from loramerge.errors import UsageError, printable
+from loramerge.request.schedule import Ramp, Rule, Weight
+from loramerge.sources.descriptions import Descriptions, descriptions, names
+from loramerge.sources.open import check_weights
+from loramerge.sources.similarity import TFIDF, similarities
+
+SOME = 8  # names in one note
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What tells how similar the sources are to what a method is asked for.
+
+    Args:
+        descriptions: {source: text}, or a file of that; the cards of the sources tell the rest.
+        embedding: how texts are compared; see `embedding.similarities`.
+        left_out: name -> similarity of those that a record says were not chosen; its weights are then the
+            similarities of the others, and nothing is read or compared again.
+    """
+
+    descriptions: Descriptions = None
+    embedding: str | Path | None = None
+    left_out: Mapping[str, float] | None = None
+
+    @property
+    def record(self) -> dict[str, str]:
+        """The embedding without its folders."""
+        return {"embedding": Path(self.embedding or TFIDF).name}
+
+
+SILENT = Wording()
+
+
+def weighed(
+    method: Method,
+    adapters: Sequence[Adapter],
+    weights: Sequence[Weight] | None,
+    rules: Sequence[Rule],
+    wording: Wording,
+) -> Sequence[Weight] | None:
+    """The weights as given; for a method with a query, the similarities of the descriptions to it.
+
+    Raises:
+        UsageError: weights beside a query, or descriptions without one.   SourceError: as `descriptions`.
+    """
+    if method.query is None:
+        return _without_words(method, weights, wording)
+    if wording.left_out is not None:
+        return weights
+    if weights is not None or any(rule.weights is not None for rule in rules):
+        raise UsageError(
+            f"The weights follow from --describe in {name_of(method)}: give no others. To state the "
+            "similarities themselves, give --weights without --describe."
+        )
+    called = [names(adapter) for adapter in adapters]
+    return similarities(
+        method.query, called, lambda: descriptions(adapters, wording.descriptions), wording.embedding
+    )
+
+
+def _without_words(
+    method: Method, weights: Sequence[Weight] | None, wording: Wording
+) -> Sequence[Weight] | None:
+    name = name_of(method)
+    if wording.descriptions or wording.embedding is not None:
+        raise UsageError(
+            f"Descriptions are compared with what --describe says, and {name} has no --describe: use "
+            "--method sg --describe TEXT."
+        )
+    if weights is None and method.traits.given == "similarity":
+        raise UsageError(
+            f"{name} mixes sources by what they are good at: say what you want with --describe TEXT, or give "
+            "the similarity of each source with --weights."
+        )
+    return weights
+
+
+def unchosen(
+    method: Method, adapters: Sequence[Adapter], weights: Sequence[Weight] | None, rules: Sequence[Rule]
+) -> dict[int, float]:
+    """Position -> similarity of the sources that get no share in any module: they need not be read."""
+    ramps = [w for w in (() if weights is None else weights) if isinstance(w, Ramp)]
+    varying = bool(ramps) or any(rule.weights is not None for rule in rules)
+    if weights is None or method.traits.given != "similarity" or varying:
+        return {}
+    given = check_weights([float(w) for w in weights if not isinstance(w, Ramp)], len(adapters))
+    return {int(i): float(given[i]) for i in np.flatnonzero(method.weights(given) == 0)}
+
+
+def told(left: Mapping[str, float]) -> list[str]:
+    """A sentence about those that were left out, the most similar first."""
+    if not left:
+        return []
+    ordered = sorted(left.items(), key=lambda each: (-each[1], each[0]))
+    named = ", ".join(f"{printable(name, 60)} {similarity:.3g}" for name, similarity in ordered[:SOME])
+    more = f" and {len(left) - SOME} more" if len(left) > SOME else ""
+    return [f"left out with weight 0, by similarity: {named}{more}"]

@@ -1,0 +1,150 @@
+"""Many adapters named at once: a folder of adapters, a glob, or a file that lists them."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.errors import SourceError, UsageError, printable
+from loramerge.formats.dialects import FOLDER_FILES
+from loramerge.formats.peft.read import CONFIG
+from loramerge.hub.names import is_collection as is_list
+from loramerge.hub.names import is_hub
+from loramerge.request.schedule import Weight
+from loramerge.sources.descriptions import FILE
+from loramerge.sources.open import Source
+
+LIMIT = 2**20  # of a list
+Member = tuple[str, float | None]  # a path, and the weight that a list gives it
+
+
+def gather(
+    sources: Sequence[Source], weights: Sequence[Weight] | None
+) -> tuple[list[Source], Sequence[Weight] | None]:
+    """Every source in its place, collections replaced by their members; weights as given, else as listed.
+
+    Raises:
+        UsageError: no list of sources.   SourceError: a list cannot be read, or a glob finds nothing.
+    """
+    if isinstance(sources, str | Path) or not sources:
+        raise UsageError("Give a list of adapters to merge.")
+    found: list[tuple[Source, float | None]] = []
+    for source in sources:
+        found += [(source, None)] if isinstance(source, Adapter) else expand(str(source))
+    listed = [weight for _, weight in found]
+    if weights is None and any(weight is not None for weight in listed):
+        weights = [1.0 if weight is None else weight for weight in listed]
+    return [source for source, _ in found], weights
+
+
+def expand(name: str) -> list[Member]:
+    """The adapters that a source stands for, sorted: itself, if it is no collection.
+
+    `hf://collections/owner/slug` and `hf://?base_model=org/name` are lists on the Hub.
+    `@list.txt` is a file with a source on each line, and maybe its weight after it. A text with `*`, `?` or
+    `[` is a glob. A folder without a config of its own stands for the adapters in it.
+    """
+    if name.startswith("@") and not os.path.exists(name):
+        return list(_listed(Path(name[1:])))
+    return [(path, None) for path in _found(name)]
+
+
+def left_aside(name: str) -> list[str]:
+    """What else lies in a folder that stands for its adapters, but for their descriptions."""
+    found = _visible(name) if _is_collection(name) else []
+    return sorted(path.name for path in found if not _is_adapter(path) and path.name != FILE)
+
+
+def _found(name: str) -> list[str]:
+    if is_hub(name):
+        return _members(name) if is_list(name) else [name]
+    if _is_collection(name):
+        return sorted(str(path) for path in _visible(name) if _is_adapter(path))
+    if os.path.lexists(name) or not glob.has_magic(name):
+        return [name]
+    found = sorted(path for path in glob.glob(name) if _is_adapter(Path(path)))
+    if not found:
+        raise SourceError(f"{printable(name)} finds no adapter: no folder with {CONFIG}, no .safetensors.")
+    return found
+
+
+def _members(name: str) -> list[str]:
+    """The adapters of a list on the Hub."""
+    from loramerge.hub.lists import members  # for those who have one
+
+    return [str(member) for member in members(name).members]
+
+
+def _is_collection(name: str) -> bool:
+    """A folder without a config, with an adapter in a folder of its own or with several files."""
+    if not os.path.isdir(name) or _is_folder(Path(name)):
+        return False
+    inside = [path for path in _visible(name) if _is_adapter(path)]
+    return len(inside) > 1 or any(path.is_dir() for path in inside)
+
+
+def _is_adapter(path: Path) -> bool:
+    return _is_folder(path) or (path.suffix == ".safetensors" and path.is_file())
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder holds one adapter, by the names that its files have."""
+    return any((path / name).is_file() for name in (CONFIG, *FOLDER_FILES))
+
+
+def _visible(folder: str) -> list[Path]:
+    try:
+        return [Path(folder, name) for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise SourceError(
+            f"{printable(folder)} cannot be read: {error.strerror}. Check its rights."
+        ) from error
+
+
+def _listed(path: Path) -> Iterator[Member]:
+    for line in _lines(path):
+        name, weight = _split(line)
+        if name.startswith("@"):
+            raise SourceError(
+                f"{printable(path)} lists another list, {printable(name)}: name both on the command line."
+            )
+        for member in _found(name):
+            yield member, weight
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines that are neither empty nor begin with #."""
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(LIMIT + 1)
+    except OSError as error:
+        raise SourceError(f"The list {printable(path)} cannot be read: {error.strerror}.") from error
+    if len(raw) > LIMIT or b"\0" in raw:
+        raise SourceError(
+            f"{printable(path)} is no list of sources: a text with one on each line is expected."
+        )
+    lines = [line.strip() for line in os.fsdecode(raw).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise SourceError(f"The list {printable(path)} names no source.")
+    return lines
+
+
+def _split(line: str) -> tuple[str, float | None]:
+    """A path, and a number after it; a file of the whole name comes first.
+
+    >>> _split("adapters/a 0.5"), _split("adapters/a b"), _split("b.safetensors")
+    (('adapters/a', 0.5), ('adapters/a b', None), ('b.safetensors', None))
+    """
+    name, _, last = line.rpartition(" ") if " " in line else line.rpartition("\t")
+    if not name or os.path.lexists(line):
+        return line, None
+    try:
+        weight = float(last)
+    except ValueError:
+        return line, None
+    return (name.rstrip(), weight) if math.isfinite(weight) else (line, None)

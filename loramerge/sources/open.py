@@ -1,0 +1,289 @@
+"""Which sources, with which weights, over which modules: everything settled before numbers are read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.base_models import compare_bases
+from loramerge.adapters.target import Target
+from loramerge.arrays.backend import Array
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats import Alpha, load
+from loramerge.formats.patterns.search import Found, searcher
+from loramerge.formats.peft.alpha import check_alpha
+from loramerge.hub.names import hub_name
+from loramerge.hub.progress import ended
+
+Source = str | Path | Adapter
+EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
+Value = TypeVar("Value")
+Item = TypeVar("Item")
+CONNECTIONS = 8  # to the Hub at once
+Alphas = Alpha | Mapping[str, Alpha] | None
+
+
+def open_all(
+    sources: Sequence[Source],
+    alpha: Alphas,
+    allow_pickle: bool = False,
+    initial: Mapping[str, str | Path] | None = None,
+) -> list[Adapter]:
+    """Load every source, with the alpha meant for it, under names that tell them apart.
+
+    Raises:
+        UsageError: no source, or an alpha for something that is no source.
+    """
+    if isinstance(sources, str | Path) or not sources:
+        raise UsageError("Give a list of adapters to merge.")
+    check_alphas(sources, alpha)
+    check_named(sources, initial or {}, "initial")
+    found = opened(sources, lambda source: open_one(source, alpha, allow_pickle, initial))
+    return _told_apart(found, sources)
+
+
+def opened(
+    sources: Sequence[Item], load: Callable[[Item], Adapter], watch: Callable[[Any], Iterable[Any]] = iter
+) -> list[Adapter]:
+    """Every source loaded, in order; several of the Hub at once, since each waits for its answers."""
+    waiting = sum(hub_name(source) is not None for source in sources)
+    if waiting < 2:
+        return [load(source) for source in watch(sources)]
+    with ThreadPoolExecutor(min(waiting, CONNECTIONS)) as pool:
+        jobs = [pool.submit(load, source) for source in sources]
+        try:
+            return [job.result() for _, job in zip(watch(sources), jobs, strict=True)]
+        except BaseException:  # an interrupt need not wait for gigabytes
+            with ended():
+                pool.shutdown(cancel_futures=True)
+            raise
+
+
+def open_one(
+    source: Source,
+    alpha: Alphas,
+    allow_pickle: bool = False,
+    initial: Mapping[str, str | Path] | None = None,
+    peeking: bool = False,
+) -> Adapter:
+    """Load a source with the alpha meant for it; one meant for all may go unused.
+
+    Raises:
+        SourceError, IncompatibleError, UsageError: as `load`.
+    """
+    start = _meant_for(source, initial or {})
+    if not isinstance(alpha, Mapping):
+        return load(source, alpha, optional=True, allow_pickle=allow_pickle, initial=start, peeking=peeking)
+    own = _meant_for(source, alpha)
+    return load(source, own, allow_pickle=allow_pickle, initial=start, peeking=peeking)
+
+
+def _meant_for(source: Source, given: Mapping[str, Value]) -> Value | None:
+    """What is given for a source, by its path or the last part of it."""
+    return next((given[name] for name in _names(source) if name in given), None)
+
+
+def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
+    """Every alpha must be possible, and one given by name must name a source: its path, or the last part.
+
+    Raises:
+        UsageError: one does not.
+    """
+    if not isinstance(alpha, Mapping):
+        return check_alpha(alpha)
+    check_named(sources, alpha, "alpha")
+    for value in alpha.values():
+        check_alpha(value)
+    return None
+
+
+def check_named(sources: Sequence[Source], given: Mapping[str, object], option: str) -> None:
+    known = {name for source in sources for name in _names(source)}
+    for name in given:
+        if name not in known:
+            raise UsageError(f"--{option} names {printable(name)}, which is none of the sources.")
+
+
+def _names(source: Source) -> tuple[str, ...]:
+    if isinstance(source, Adapter):
+        return ()
+    found = hub_name(source)
+    there = () if found is None else (found.place, found.repo, Path(found.place).name)
+    return (str(source), Path(source).name, *there)
+
+
+def _told_apart(adapters: list[Adapter], sources: Sequence[Source]) -> list[Adapter]:
+    """Each by its last part where no other has the same, else with the folder, else numbered."""
+    paths = [
+        Path(a.name if isinstance(s, Adapter) or a.provenance.hub else s)
+        for a, s in zip(adapters, sources, strict=True)
+    ]
+    short = [path.name or "." for path in paths]
+    longer = [f"{path.parent.name}/{path.name}".lstrip("/") for path in paths]
+    names = [s if short.count(s) == 1 else more for s, more in zip(short, longer, strict=True)]
+    names = [name if names.count(name) == 1 else f"{name}#{i}" for i, name in enumerate(names, 1)]
+    return [
+        replace(a, name=name, provenance=replace(a.provenance, name=name))
+        for a, name in zip(adapters, names, strict=True)
+    ]
+
+
+def check_weights(weights: Sequence[float] | None, count: int) -> Array:
+    """The weights (T,), 1 each if none are given.
+
+    Raises:
+        UsageError: another count than sources, or not a finite number.
+    """
+    if weights is None:
+        return np.ones(count)
+    if len(weights) != count:
+        raise UsageError(f"{len(weights)} weights for {count} adapters: give one weight for each.")
+    for weight in weights:
+        if isinstance(weight, bool) or not math.isfinite(weight):
+            raise UsageError(f"The weight {weight} is not a finite number.")
+    return np.array([float(weight) for weight in weights])
+
+
+def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> list[Adapter]:
+    """The adapters without the modules that `only` does not find or `exclude` finds (re.search).
+
+    Raises:
+        UsageError: no regular expression, or no module is left.
+    """
+    wanted, unwanted = _pattern(only, "only"), _pattern(exclude, "exclude")
+
+    def kept(path: str) -> bool:
+        return (wanted is None or wanted(path)) and not (unwanted is not None and unwanted(path))
+
+    chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(_whole(t))}) for a in adapters]
+    if not any(chosen):
+        some = printable(next((t for a in adapters for t in a), "none"))
+        raise UsageError(f"No module is left by --only and --exclude; a module here is called {some}.")
+    return chosen
+
+
+def _whole(target: Target) -> str:
+    """The name by which a target is chosen: experts that share a stored pair go together."""
+    return str(replace(target, index=-1))
+
+
+def _pattern(text: str | None, option: str) -> Found | None:
+    return None if text is None else searcher(text, f"--{option}")
+
+
+def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> list[str]:
+    """Refuse adapters that do not belong together; sentences about what is only odd.
+
+    Raises:
+        IncompatibleError: two kinds of one module, two numberings of layers, or two base models.
+    """
+    _check_kinds(adapters)
+    _check_experts(adapters)
+    _check_replication(adapters)
+    doubts = compare_bases(adapters, allow_base_mismatch)
+    return [*(f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities), *doubts]
+
+
+def matched(adapters: list[Adapter]) -> list[Adapter]:
+    """A 1×1 convolution is stored as a matrix by some tools: then it is a convolution in all sources."""
+    pointwise = {t: t.layout for a in adapters for t in a if t.kind == "conv" and set(t.layout.kernel) == {1}}
+
+    def seen(target: Target) -> Target:
+        known = pointwise.get(target) if target.kind == "linear" else None
+        return target if known is None else replace(target, kind="conv", layout=known)
+
+    if not pointwise:
+        return adapters
+    return [replace(a, slots={seen(t): slot for t, slot in a.slots.items()}) for a in adapters]
+
+
+def _check_kinds(adapters: Sequence[Adapter]) -> None:
+    known: dict[Target, tuple[Adapter, Target]] = {}
+    for adapter in adapters:
+        for target in adapter:
+            other, first = known.setdefault(replace(target, index=-1), (adapter, target))
+            if _kind(first) != _kind(target):
+                raise IncompatibleError(
+                    f"{printable(target)} is {_kind(first)} in {printable(other.name)} but {_kind(target)} "
+                    f"in {printable(adapter.name)}: they were trained on different base models and cannot be "
+                    "merged."
+                )
+
+
+def _check_experts(adapters: Sequence[Adapter]) -> None:
+    """transformers 5 fuses the experts that its older versions keep as modules: both are one parameter."""
+    fused = {target.path for adapter in adapters for target in adapter if target.kind == "expert"}
+    for adapter in adapters if fused else ():
+        for target in adapter:
+            apart = target.kind != "expert"
+            found = fused & {target.path, EXPERT.sub("", target.path)} if apart else set()
+            if found:
+                raise IncompatibleError(
+                    f"A source has parameters of {printable(found.pop())} fused, and "
+                    f"{printable(adapter.name)} has {printable(target)} one by one: load the latter in the "
+                    "newer transformers, and save it again."
+                )
+
+
+def _kind(target: Target) -> str:
+    layout = target.layout
+    kernel = f" of kernel {'×'.join(map(str, layout.kernel))}" if layout.kernel else ""
+    return f"{target.kind}{kernel}{f' in {layout.blocks} blocks' if layout.blocks > 1 else ''}"
+
+
+def _check_replication(adapters: Sequence[Adapter]) -> None:
+    """Replication renumbers the layers: one name then means another layer of the base."""
+    first = adapters[0]
+    for other in adapters[1:]:
+        if (first.config.get("layer_replication") or None) != (other.config.get("layer_replication") or None):
+            raise IncompatibleError(
+                f"{printable(first.name)} and {printable(other.name)} set layer_replication differently, so "
+                "that their layers are not the same ones: train both on one base."
+            )
+
+
+def renormalised(adapters: Sequence[Adapter], weights: Callable[[Target], Array]) -> list[Adapter]:
+    """The adapters with every module that some source lacks scaled up by Σ w / Σ w of those that have it.
+
+    Args:
+        weights: (T,) of a module.
+
+    Raises:
+        UsageError: the weights of those that have a module add up to zero.
+    """
+    factors = {}
+    for target in {target for adapter in adapters for target in adapter}:
+        own = weights(target)
+        have = math.fsum(w for a, w in zip(adapters, own, strict=True) if target in a.slots)
+        if have == 0:
+            raise UsageError(
+                f"--renormalise divides by the weights of the sources that have {printable(target)}, and "
+                "these add up to 0."
+            )
+        factors[target] = math.fsum(own) / have
+    by_path = {target.path: factor for target, factor in factors.items()}
+    return [
+        replace(
+            a,
+            slots={t: replace(s, scale=s.scale * factors[t]) for t, s in a.slots.items()},
+            biases={t: replace(b, scale=b.scale * by_path.get(t.path, 1.0)) for t, b in a.biases.items()},
+        )
+        for a in adapters
+    ]
+
+
+def missing_modules(adapters: Sequence[Adapter], renormalise: bool = False) -> list[str]:
+    """Sentences about the modules that some source lacks."""
+    how = "the others count for it there" if renormalise else "it counts as zero in the others"
+    union = len({target for adapter in adapters for target in adapter})
+    return [
+        f"{printable(a.name)} has {len(a)} of the {union} modules; {how}" for a in adapters if len(a) < union
+    ]

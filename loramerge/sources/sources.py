@@ -1,0 +1,177 @@
+"""Adapters that belong together: opened, checked against each other, under common names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
+from loramerge.algorithms import Method
+from loramerge.arrays.backend import Array
+from loramerge.errors import UsageError
+from loramerge.formats import writer
+from loramerge.formats.dialects import FORMATS, PEFT, Dialect
+from loramerge.formats.output import Outline
+from loramerge.formats.peft import portable
+from loramerge.formats.peft.profiles import Profile, arranged, patterns
+from loramerge.request.effort import Effort
+from loramerge.request.schedule import Schedule
+from loramerge.sources.crowded import crowded, folded
+from loramerge.sources.open import Alphas, Source, check_together, matched, missing_modules, open_all, select
+from loramerge.sources.units import Signature, Units, align, batches
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Adapters that were found to belong together.
+
+    Args:
+        whole: as they are.   adapters: without the modules left out.
+        signatures: every module with the rank of each source in it.
+        notes: sentences about them.   settings: what was left out, for provenance.
+        dialect: the format of their merge; they are under the names that it gives to modules.
+        left_out: name -> similarity of sources that a method has not chosen; nothing of them is read.
+    """
+
+    whole: tuple[Adapter, ...]
+    adapters: tuple[Adapter, ...]
+    signatures: Mapping[Target, Signature]
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    dialect: Dialect = PEFT
+    left_out: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        whole: Sequence[Adapter],
+        adapters: Sequence[Adapter],
+        settings: Mapping[str, Any],
+        dialect: Dialect,
+    ) -> Sources:
+        """Checked against each other, with what is odd about them."""
+        oddities = check_together(whole, settings["allow_base_mismatch"])
+        missing = missing_modules(adapters, settings["renormalise"])
+        notes = (*oddities, *missing)
+        return cls(tuple(whole), tuple(adapters), align(adapters), notes, settings, dialect)
+
+    def without(self, left: Mapping[int, float]) -> Sources:
+        """As if the sources at these positions had not been named."""
+        kept = [i for i in range(len(self.whole)) if i not in left]
+        whole, adapters = ([some[i] for i in kept] for some in (self.whole, self.adapters))
+        names = {**self.left_out, **{self.whole[i].name: left[i] for i in left}}
+        if not any(adapters):
+            raise UsageError("The sources that were chosen have none of the modules of --only and --exclude.")
+        return replace(Sources.of(whole, adapters, self.settings, self.dialect), left_out=names)
+
+    def shape(self, target: Target) -> tuple[int, int]:
+        """(out, in) of a module."""
+        return next(a.slots[target].shape for a in self.adapters if target in a.slots)
+
+    def held(self, method: Method) -> int:
+        """Bytes that a method holds for the largest module."""
+        return max((method.held(self.shape(target)) for target in self.signatures), default=0)
+
+    def folded(self, weights: Callable[[Target], Array]) -> Sources:
+        """The same sum from fewer units, where there are more than a module has rows or columns."""
+        full = [t for t, signature in self.signatures.items() if crowded(signature, self.shape(t))]
+        if not full:
+            return self
+        adapters = tuple(folded(self.adapters, weights, full))
+        return replace(self, adapters=adapters, signatures=align(adapters))
+
+    def outline(self, units: Mapping[Target, int], kind: str, profile: Profile) -> Outline:
+        """What a merge of these sources with so many units in each module looks like."""
+        profile = "compact" if self.dialect.keeps_alpha else profile
+        rank, own = arranged(profile, units)
+        shapes = {target: self.shape(target) for target in self.signatures}
+        said = {
+            **portable.config(self.whole, shapes, rank),
+            **{name: patterns(own) for name in ("rank_pattern", "alpha_pattern")},
+        }
+        kept = writer.shared_metadata(self.whole, self.dialect)
+        bare = Outline(shapes, rank, kind, said, ranks=own, profile=profile, dialect=self.dialect, kept=kept)
+        return replace(bare, scales=self.dialect.scales(bare.widths()))
+
+    @property
+    def bare(self) -> bool:
+        """Whether their merge is one file: all of them are, or the format knows nothing else."""
+        if self.dialect.weights is None or not self.dialect.single:
+            return self.dialect.single
+        return all(adapter.bare for adapter in self.adapters)
+
+    def batches(
+        self, effort: Effort, schedule: Schedule | None = None, method: Method | None = None
+    ) -> list[Units]:
+        """The work, in pieces that one worker can hold and, by schedule and method, that are merged alike."""
+        groups: list[Mapping[Target, Signature]] = [self.signatures]
+        if schedule is not None and method is not None:
+            groups = [*schedule.groups(self.signatures, method)]
+        share, workers = effort.share, effort.workers
+        return [units for group in groups for units in batches(self.adapters, group, share, workers)]
+
+
+def open_together(
+    sources: Sequence[Source],
+    *,
+    alpha: Alphas = None,
+    only: str | None = None,
+    exclude: str | None = None,
+    allow_base_mismatch: bool = False,
+    allow_pickle: bool = False,
+    extras: str = "refuse",
+    initial: Mapping[str, str | Path] | None = None,
+    renormalise: bool = False,
+    format: str | None = None,
+    consumer: str | None = None,
+) -> Sources:
+    """Open the adapters and check that they belong together. Reads headers only."""
+    found = open_all(sources, alpha, allow_pickle, initial)
+    if consumer is not None:
+        format = _for(consumer, format, found)
+    dialect = writer.written(found, format)
+    whole, adapters = alike(found, select(found, only, exclude), dialect)
+    settings = {
+        "only": only,
+        "exclude": exclude,
+        "allow_base_mismatch": allow_base_mismatch,
+        "extras": extras,
+        "renormalise": renormalise,
+        "format": dialect.name,
+    }
+    return Sources.of(whole, adapters, settings, dialect)
+
+
+def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | None:
+    """The format to write for it. Raises UsageError: the one asked for has names that it does not know."""
+    from loramerge.consumers import find  # for merges that are made for one
+
+    wanted = find(consumer)
+    if format is None:
+        return wanted.format_for([adapter.dialect for adapter in found])
+    if format in FORMATS and format not in (*wanted.formats, *wanted.dialects):
+        said = f"{wanted.title} does not load the format {format} (it loads {' and '.join(wanted.formats)})"
+        raise UsageError(f"{said}: drop --format or --for.")
+    return format
+
+
+def alike(
+    whole: Sequence[Adapter], chosen: Sequence[Adapter], dialect: Dialect
+) -> tuple[list[Adapter], list[Adapter]]:
+    """The sources, and the modules chosen of them, under the names and in the grain of a dialect.
+
+    Parts of a pipeline that nothing is chosen of are left out of both: they need no name there.
+    """
+    parts = {target.component for adapter in chosen for target in adapter}
+    near = [replace(a, slots={t: slot for t, slot in a.slots.items() if t.component in parts}) for a in whole]
+    return matched([dialect.adopt(a) for a in near]), matched([dialect.adopt(a) for a in chosen])
+
+
+def work_weights(work: Sources, weights: Array) -> Array:
+    """The weights of the sources as they are merged: a folded sum has its weights inside already."""
+    return np.concatenate([weights, np.ones(len(work.adapters) - len(weights))])

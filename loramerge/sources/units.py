@@ -1,0 +1,224 @@
+"""Adapters taken apart into rank-1 units, in batches of modules that share a rank signature."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.limits import check_units
+from loramerge.adapters.target import Target
+from loramerge.arrays.backend import Array
+from loramerge.arrays.dtypes import wide
+from loramerge.arrays.frames import Frame, framed
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
+from loramerge.errors import IncompatibleError, SourceError, printable
+
+Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it has none
+
+MEMORY = 1 << 30  # bytes, if nothing else is said
+BATCH = 16  # modules that hide Python's own time where units are many
+NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
+SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Units:
+    """The units of M modules with one rank signature; R = Σ r_t of them in each.
+
+    Factors are read when asked for and not kept: memory follows the module at hand.
+
+    Args:
+        targets: (M,) the modules, of any shapes.
+        adapters: (T,) the sources.
+        signature: (T,) the rank of each source in these modules; 0 where it has none.
+    """
+
+    targets: tuple[Target, ...]
+    adapters: tuple[Adapter, ...]
+    signature: Signature
+
+    @property
+    def owner(self) -> Array:
+        """(R,) the source of each unit."""
+        return np.repeat(np.arange(len(self.signature)), self.signature)
+
+    @property
+    def scale(self) -> Array:
+        """(M, R) the scale of each unit, float64."""
+        each = [[slot.scale for slot in self._slots(m)] for m in range(len(self.targets))]
+        return np.repeat(np.array(each), [rank for rank in self.signature if rank], axis=1)
+
+    def _slots(self, module: int) -> list[Slot]:
+        target = self.targets[module]
+        return [a.slots[target] for a, rank in zip(self.adapters, self.signature, strict=True) if rank]
+
+    def shape(self, module: int) -> tuple[int, int]:
+        """(out, in) of one module."""
+        return self._slots(module)[0].shape
+
+    def up(self, module: int) -> Array:
+        """(out, R) of one module in float64, scales not folded."""
+        return _widened([slot.up.read() for slot in self._slots(module)], axis=1)
+
+    def down(self, module: int) -> Array:
+        """(R, in) of one module in float64."""
+        return _widened([slot.down.read() for slot in self._slots(module)], axis=0)
+
+    def seen(self, frame: Frame) -> tuple[Grams, Grams]:
+        """The Grams as they are and in the frame of a method."""
+        plain = self.grams(balance=frame != "stored")
+        return plain, framed(plain, frame)
+
+    def read(self, module: int) -> tuple[Array, Array]:
+        """up (out, R) and down (R, in) of one module."""
+        return self.up(module), self.down(module)
+
+    def grams(self, balance: bool = True) -> Grams:
+        """The Grams of all modules.
+
+        With `balance` each unit is split evenly between up and down by a power of two, which is exact;
+        without it a split of 1e8 between them would cost every digit. Without `balance` the units are
+        as stored, the scale on the up side: for methods whose published form is bound to raw factors.
+
+        Raises:
+            SourceError: a factor holds NaN or infinity.
+        """
+        pairs = [self._gram(module) for module in range(len(self.targets))]
+        up, down = (np.stack(side) for side in zip(*pairs, strict=True))
+        split = _split(up, down, self.scale) if balance else np.ones(self.scale.shape)
+        left, right = self.scale / split, split  # (M, R) each
+        eye = np.eye(up.shape[-1])
+        up = left[:, :, None] * up * left[:, None, :]
+        down = right[:, :, None] * down * right[:, None, :]
+        live = (up * down).diagonal(axis1=-2, axis2=-1) > 0
+        if balance:  # the other half of a zero unit may be of any size: its rounding must not hide the rest
+            up, down = (np.where(live[:, :, None] & live[:, None, :], side, 0.0) for side in (up, down))
+        lift = Remix(left[:, :, None] * eye, right[:, :, None] * eye)
+        names = tuple(adapter.name for adapter in self.adapters)
+        return Grams(
+            up, down, self.owner, live, lift, tuple(map(str, self.targets)), sources=names, read=self.read
+        )
+
+    def _gram(self, module: int) -> tuple[Array, Array]:
+        up, down = self.up(module), self.down(module)
+        with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source below
+            grams = up.T @ up, down @ down.T
+        if not all(np.isfinite(gram.trace()) for gram in grams):
+            self._blame(module)
+        return grams
+
+    def _blame(self, module: int) -> None:
+        target = self.targets[module]
+        for adapter in self.adapters:
+            for side in ("up", "down") if target in adapter.slots else ():
+                if not np.isfinite(wide(getattr(adapter.slots[target], side).read())).all():
+                    raise SourceError(
+                        f"{printable(adapter.name)} has NaN or infinity in the {side} factor of "
+                        f"{printable(target)}: its training diverged or the file is damaged."
+                    )
+        raise SourceError(f"The factors of {printable(target)} overflow float64.")
+
+    def settle(self, result: Result) -> Remix | Fitted:
+        """What a result comes to, once what is not in the Grams has been measured."""
+        if not isinstance(result, PeakRescaled):
+            return result
+        stretch = np.stack([self._stretch(module, result) for module in range(len(self.targets))])
+        P = result.remix.P * (stretch * result.gain[:, None])[:, None, :]
+        return Remix(P, stretch[:, :, None] * result.remix.Q)
+
+    def remix(self, module: int, remix: Remix) -> tuple[Array, Array]:
+        """up' (out, k) and down' (k, in) of one module, float64."""
+        P, Q, up, down = remix.P[module], remix.Q[module], self.up(module), self.down(module)
+        if _is_diagonal(P) and _is_diagonal(Q):  # the sum itself: nothing is mixed
+            return up * P.diagonal(), Q.diagonal()[:, None] * down
+        return up @ P, Q @ down
+
+    def _stretch(self, module: int, result: PeakRescaled) -> Array:
+        """(k,) mean peak of the members over the peak of the centroid."""
+        up, down = self.up(module), self.down(module)
+        left, right = np.abs(result.left[module]), np.abs(result.right[module])
+        peak = np.maximum(left * np.abs(up).max(axis=0), right * np.abs(down).max(axis=1))  # (R,)
+        up, down = up @ result.remix.P[module], result.remix.Q[module] @ down
+        length = np.maximum(np.abs(up).max(axis=0), np.abs(down).max(axis=1))  # (k,)
+        wanted = peak @ result.shares[module]
+        return np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)
+
+
+def _widened(parts: Sequence[Array], axis: int) -> Array:
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn; the Grams tell of every NaN
+        return np.concatenate(parts, axis=axis, dtype=np.float64)
+
+
+def _is_diagonal(matrix: Array) -> bool:
+    return matrix.shape[0] == matrix.shape[1] and np.count_nonzero(matrix) == np.count_nonzero(
+        matrix.diagonal()
+    )
+
+
+def _split(up: Array, down: Array, scale: Array) -> Array:
+    """The power of two (M, R) that moves from up to down so that both halves weigh alike."""
+    length_up = np.sqrt(up.diagonal(axis1=-2, axis2=-1)) * np.abs(scale)
+    length_down = np.sqrt(down.diagonal(axis1=-2, axis2=-1))
+    alive = (length_up > 0) & (length_down > 0)
+    ratio = np.divide(length_up, length_down, out=np.ones_like(scale), where=alive)
+    return np.exp2(np.round(np.log2(ratio) / 2))
+
+
+def align(adapters: Sequence[Adapter]) -> dict[Target, Signature]:
+    """Every module that some source has, sorted, with the rank of each source in it.
+
+    Raises:
+        IncompatibleError: two sources disagree about the shape or kind of one module, or have too many units.
+    """
+    targets = sorted({target for adapter in adapters for target in adapter})
+    for target in targets:
+        _agree(target, [adapter for adapter in adapters if target in adapter.slots])
+    return {t: tuple(a.slots[t].rank if t in a.slots else 0 for a in adapters) for t in targets}
+
+
+def _agree(target: Target, adapters: Sequence[Adapter]) -> None:
+    first = adapters[0]
+    check_units(str(target), first.slots[target].shape, [a.slots[target].rank for a in adapters])
+    for other in adapters[1:]:
+        if first.slots[target].shape != other.slots[target].shape:
+            raise IncompatibleError(
+                f"{printable(target)} is {_by(first.slots[target].shape)} in {printable(first.name)} but "
+                f"{_by(other.slots[target].shape)} in {printable(other.name)}: they were trained on "
+                "different base models and cannot be merged."
+            )
+
+
+def _by(shape: tuple[int, int]) -> str:
+    return f"{shape[0]}×{shape[1]}"
+
+
+def batches(
+    adapters: Sequence[Adapter],
+    signatures: Mapping[Target, Signature],
+    memory: float = MEMORY,
+    workers: int = 1,
+) -> Iterator[Units]:
+    """The modules in batches of one rank signature, each small enough to be merged within `memory` bytes and
+    to leave some for every one of the `workers`."""
+    groups: dict[Signature, list[Target]] = defaultdict(list)
+    for target, signature in signatures.items():
+        groups[signature].append(target)
+    for signature, targets in groups.items():
+        even = max(BATCH, len(targets) // (2 * workers))
+        count = min(_that_fit(signature, targets, adapters, memory), even)
+        for start in range(0, len(targets), count):
+            yield Units(tuple(targets[start : start + count]), tuple(adapters), signature)
+
+
+def _that_fit(signature: Signature, targets: list[Target], adapters: Sequence[Adapter], memory: float) -> int:
+    """Modules a batch: their Grams and the float64 factors of the largest of them must fit."""
+    units = sum(signature)
+    shapes = [a.slots[t].shape for t in targets for a, r in zip(adapters, signature, strict=True) if r]
+    factors = 8 * units * max(map(sum, shapes))
+    fit = (memory - 2 * factors) / (8 * SQUARES * units**2)
+    return int(min(max(fit, 1), max(BATCH, NUMBERS // units**2)))

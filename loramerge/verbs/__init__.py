@@ -1,0 +1,1 @@
+"""One file for each other verb of the user."""

@@ -1,0 +1,165 @@
+"""An adapter in another format, with the same ΔW in every module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.arrays import dtypes
+from loramerge.errors import UsageError, VerificationError, printable
+from loramerge.formats import load, writer
+from loramerge.formats.dialects import Dialect, named
+from loramerge.formats.dialects.dialect import check_ranks
+from loramerge.formats.output import Outline, is_bare
+from loramerge.formats.peft.alpha import DIFFUSERS, OURS
+from loramerge.formats.peft.profiles import Profile, check_profile
+from loramerge.formats.records import left_behind
+from loramerge.sources.open import Alphas, Source, open_one, select
+from loramerge.verbs.diff import Difference, diff
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """What `convert` returns: the adapter as it was read back, and how far it is from the source.
+
+    Args:
+        source, adapter: before and after.   out: where it was written.
+        copied: source and result are of one format, and every tensor was copied as it is.
+        difference: module by module.
+        notes: what the files of the source hold beside, and the result does not; how it has grown.
+    """
+
+    source: Adapter
+    adapter: Adapter
+    out: Path
+    copied: bool
+    difference: Difference
+    notes: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float:
+        """‖ΔW − written‖ / ‖ΔW‖ of the worst module."""
+        return self.difference.largest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "out": str(self.out),
+            "from": self.source.dialect,
+            "to": self.adapter.dialect,
+            "copied": self.copied,
+            "modules": len(self.adapter),
+            "largest_error": self.error,
+            "notes": [*self.source.oddities, *self.notes],
+        }
+
+    def __str__(self) -> str:
+        words = named(self.source.dialect).words, named(self.adapter.dialect).words
+        how = "copied tensor by tensor" if self.copied else f"largest error of a module {self.error:.1e}"
+        return f"{words[0]} → {words[1]}: {len(self.adapter)} modules, {how}"
+
+
+def convert(
+    source: Source,
+    out: str | Path,
+    to: str,
+    *,
+    dtype: str | None = None,
+    profile: str | None = None,
+    alpha: Alphas = None,
+    allow_pickle: bool = False,
+    only: str | None = None,
+    exclude: str | None = None,
+    extras: str = "refuse",
+    overwrite: bool = False,
+) -> Conversion:
+    """Write an adapter in another format; its ΔW is compared module by module before `out` appears.
+
+    Where source and result are of one format and neither `dtype` nor `profile` is asked for, every tensor is
+    copied as it is.
+
+    Args:
+        source: as for `load`.
+        out: one file if it ends in .safetensors, else a folder, as the format wants it.
+        to: ``peft``, ``kohya``, …
+        only, exclude: regular expressions searched in module names.
+        dtype: of the result; by default the widest of the source.
+        profile: ``compact``, every module at its own rank, or ``portable``, all at the largest one; by
+            default ``compact`` for kohya and diffusers, which load it as it is meant.
+        extras: tensors that are no low-rank pair, which few formats have a place for: ``"refuse"``,
+            ``"first"`` (keep them), ``"drop"``.
+
+    Raises:
+        UsageError, SourceError, IncompatibleError, OutputError: a sentence each.
+        VerificationError: a module was read back with another ΔW than rounding explains.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = convert("fixtures/a.safetensors", f"{folder}/a", "peft")
+    >>> len(done.adapter), done.copied, done.error < 1e-6
+    (12, False, True)
+    """
+    if extras not in ("refuse", "first", "drop"):
+        raise UsageError(f"extras={extras!r} is not one of refuse, first, drop.")
+    adapter, where = open_one(source, alpha, allow_pickle), Path(out)
+    dialect = writer.written([adapter], to)
+    written = _profile(profile, dialect)
+    if dtype is profile is only is exclude is None and _copies(adapter, dialect, where):
+        writer.copy(adapter, where, overwrite)
+        made = load(where)
+        return Conversion(adapter, made, where, True, diff(adapter, made), tuple(left_behind(adapter)))
+    whole = dialect.adopt(select([adapter], only, exclude)[0])
+    if extras == "drop":
+        whole = replace(whole, extras={})
+    kind = whole.dtype if dtype is None else dtypes.parse(dtype)
+    seen: list[Difference] = []
+
+    def check(made: Adapter) -> None:
+        seen.append(diff(whole, replace(made, extras=made.extras if whole.extras else {})))
+        _check(seen[0], kind)
+
+    outline = writer.outlined(whole, dialect, kind, extras, written)
+    writer.write(whole, outline, where, overwrite, check)
+    notes = (*left_behind(adapter, rewritten=True), *_grown(whole, outline))
+    return Conversion(adapter, load(where), where, False, seen[0], notes)
+
+
+def _profile(asked: str | None, dialect: Dialect) -> Profile:
+    """The profile asked for, else the one in which this dialect loses neither room nor strength."""
+    chosen = check_profile(asked or ("compact" if dialect.name == "diffusers" else "portable"))
+    check_ranks(dialect, chosen)
+    return chosen
+
+
+def _grown(whole: Adapter, outline: Outline) -> Iterator[str]:
+    """A note where one rank for all modules takes at least twice the units of the source."""
+    before, after = sum(slot.rank for slot in whole.slots.values()), sum(outline.widths().values())
+    if after < 2 * before:
+        return
+    said = f"every module is padded with zeros to rank {outline.rank}, {after} units instead of {before}"
+    yield said + ("" if outline.dialect.one_rank else ": --profile compact keeps each at its own")
+
+
+def _check(found: Difference, kind: str) -> None:
+    """Raises VerificationError: a module is further off than rounding to its type explains."""
+    worst = found.worst(1)[0]
+    if not worst.error <= max(4 * dtypes.epsilon(kind), 1e-6):
+        raise VerificationError(
+            f"{printable(worst.name)} would be off by {worst.error:.1e} of its norm in {dtypes.word(kind)}, "
+            "more than rounding explains: its values are too small for the type. Use --dtype float32."
+        )
+
+
+def _copies(adapter: Adapter, dialect: Dialect, out: Path) -> bool:
+    """Whether the files can be copied: nothing that is known of them lies outside of them."""
+    files = adapter.provenance.files
+    if named(adapter.dialect) is not dialect or not files or adapter.provenance.alpha is not None:
+        return False
+    if files[0].suffix != ".safetensors":
+        return False
+    if is_bare(out) != adapter.bare:
+        return not dialect.sidecar  # else the config beside would be lost, or is missing
+    return dialect.name != "peft" or not adapter.bare or bool({OURS, DIFFUSERS} & adapter.metadata.keys())

@@ -1,0 +1,282 @@
+"""How far two adapters are apart, module by module, from their factors."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.lowrank import LowRank
+from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.dtypes import wide
+from loramerge.errors import SourceError, VerificationError, printable
+from loramerge.formats.dialects.grain import comparable
+from loramerge.merge.report import aligned
+from loramerge.request.effort import Effort
+from loramerge.sources.open import Alphas, open_all
+from loramerge.sources.units import align
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleDifference:
+    """One module of A and B, as squares and products of Frobenius norms.
+
+    Args:
+        name: the module, or the key of a tensor that is no low-rank pair.
+        first, second: ‖A‖² and ‖B‖².   apart: ‖A − B‖².   inner: ⟨A, B⟩.
+        missing: ``A`` or ``B`` where only the other one has it.
+    """
+
+    name: str
+    first: float
+    second: float
+    apart: float
+    inner: float
+    missing: str | None = None
+
+    @property
+    def error(self) -> float:
+        """‖A − B‖ / ‖A‖; 1 for a missing module, infinite where only A is zero."""
+        return 1.0 if self.missing else _relative(self.apart, self.first)
+
+    @property
+    def cosine(self) -> float | None:
+        """⟨A, B⟩ / ‖A‖‖B‖; None where one of them is zero or missing."""
+        return _cosine(self.inner, self.first, self.second)
+
+    @property
+    def norm_ratio(self) -> float | None:
+        """‖B‖ / ‖A‖; None where A is zero or missing."""
+        return math.sqrt(self.second / self.first) if self.first > 0 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "error": _finite(self.error),
+            "cosine": self.cosine,
+            "norm_ratio": self.norm_ratio,
+            "missing": self.missing,
+        }
+
+    def row(self) -> list[str]:
+        if self.missing:
+            return [printable(self.name, 80), f"only in {'AB'.replace(self.missing, '')}", "–", "–"]
+        return [printable(self.name, 80), _tiny(self.error), _show(self.cosine), _show(self.norm_ratio)]
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """What `diff` returns; printing it shows the modules that are furthest apart.
+
+    Args:
+        names: of A and B.   modules: all of either, sorted by name.
+    """
+
+    names: tuple[str, str]
+    modules: tuple[ModuleDifference, ...]
+
+    @property
+    def error(self) -> float:
+        """‖A − B‖ / ‖A‖ over all modules; a missing one counts as zero."""
+        return _relative(self._sum("apart"), self._sum("first"))
+
+    @property
+    def cosine(self) -> float | None:
+        """The cosine over all modules."""
+        return _cosine(self._sum("inner"), self._sum("first"), self._sum("second"))
+
+    @property
+    def missing(self) -> list[str]:
+        """The modules that only one of the two has."""
+        return [module.name for module in self.modules if module.missing]
+
+    @property
+    def largest(self) -> float:
+        """The error of the worst module."""
+        return max((module.error for module in self.modules), default=0.0)
+
+    def worst(self, count: int = 10) -> list[ModuleDifference]:
+        """The modules with the largest error."""
+        return sorted(self.modules, key=lambda module: (-module.error, module.name))[:count]
+
+    def check(self, max_error: float) -> None:
+        """Hold every module against a limit.
+
+        Raises:
+            VerificationError: one is above it, or missing.
+        """
+        above = [module for module in self.modules if not module.error <= max_error]
+        if above:
+            worst = self.worst(1)[0]
+            how = f"is missing in {worst.missing}" if worst.missing else f"is off by {_tiny(worst.error)}"
+            raise VerificationError(
+                f"{len(above)} of {len(self.modules)} modules differ by more than {max_error:g} of their "
+                f"norm; {printable(worst.name)} {how}. If that was meant, allow it with --max-error."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; an infinite error is null."""
+        return {
+            "sources": list(self.names),
+            "error": _finite(self.error),
+            "largest_error": _finite(self.largest),
+            "cosine": self.cosine,
+            "missing": self.missing,
+            "modules": [module.to_dict() for module in self.modules],
+        }
+
+    def table(self, count: int = 10) -> list[list[str]]:
+        """Rows of the worst modules, the header first."""
+        return [["module", "error", "cosine", "‖B‖/‖A‖"], *(module.row() for module in self.worst(count))]
+
+    def summary(self) -> str:
+        """The line below the table."""
+        lacking = f", {len(self.missing)} only in one of them" if self.missing else ""
+        return (
+            f"{len(self.modules)} modules{lacking}; error {_tiny(self.error)} over all, "
+            f"{_tiny(self.largest)} in the worst; cosine {_show(self.cosine)}"
+        )
+
+    def __str__(self) -> str:
+        head = f"A {printable(self.names[0])}, B {printable(self.names[1])}"
+        return "\n".join([head, *aligned(self.table()), self.summary()])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def _sum(self, name: str) -> float:
+        return math.fsum(getattr(module, name) for module in self.modules)
+
+
+def diff(
+    a: str | Path | Adapter,
+    b: str | Path | Adapter,
+    *,
+    alpha: Alphas = None,
+    allow_pickle: bool = False,
+    threads: int | None = None,
+) -> Difference:
+    """Compare two adapters as updates: other factors, ranks, scales or types of the same ΔW are equal.
+
+    Args:
+        a, b: as for `combine`.   alpha: for bare files that do not say theirs.
+        allow_pickle: read .bin and .pt files too. Nothing in them is run.
+
+    Raises:
+        SourceError, IncompatibleError: as `load`; also for NaN, and for modules of other shapes.
+
+    >>> one = LowRank(np.array([[1.0], [0.0]]), np.array([[3.0, 4.0]]))
+    >>> print(diff(Adapter.of({"q": one}, "old"), Adapter.of({"q": 1.5 * one}, "new")))
+    A old, B new
+    module    error  cosine  ‖B‖/‖A‖
+    q       5.0e-01   1.000    1.500
+    1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
+    """
+    first, second = comparable(open_all([a, b], alpha, allow_pickle))
+    targets = list(align([first, second]))
+    with workers(Effort(threads).workers) as run:
+        found: Iterable[ModuleDifference] = run(
+            lambda target: _module(
+                str(target), [s[target] if target in s else None for s in (first, second)]
+            ),
+            targets,
+        )
+        modules = [*found, *_extras(first, second)]
+    modules.sort(key=lambda module: module.name)
+    return Difference((first.name, second.name), tuple(modules))
+
+
+def _module(name: str, sides: Sequence[LowRank | None]) -> ModuleDifference:
+    present = [side for side in sides if side is not None]
+    try:
+        if len(present) == 1:
+            return _lonely(name, _energy(cores(present[0], present[0])[0]), in_first=sides[0] is not None)
+        return _pair(name, *cores(*present))
+    except ArithmeticError:
+        raise SourceError(
+            f"{printable(name)} holds NaN or infinity: its training diverged or the file is damaged."
+        ) from None
+
+
+def cores(first: LowRank, second: LowRank) -> tuple[Array, Array]:
+    """Two small matrices with the norms, the inner product and the difference of the two updates.
+
+    With ``[up₁ | up₂] = Q R`` and ``[down₁; down₂]ᵀ = Z S`` an update is ``Q (Rₜ Sₜᵀ) Zᵀ``. Nothing is
+    squared before the two are subtracted, so the floor of ‖A − B‖/‖A‖ is rounding, about 1e-15, not 1e-8.
+
+    Raises:
+        ArithmeticError: a factor holds NaN or infinity.
+    """
+    left = _triangle([wide(each.up) for each in (first, second)])
+    right = _triangle([wide(each.down).T for each in (first, second)])
+    k = first.rank
+    core = first.scale * (left[:, :k] @ right[:, :k].T)
+    if _same(first, second):  # the very same numbers are apart by 0, not by rounding
+        return core, core
+    return core, second.scale * (left[:, k:] @ right[:, k:].T)
+
+
+def _triangle(blocks: list[Array]) -> Array:
+    stacked = np.concatenate(blocks, axis=1)
+    if not np.isfinite(stacked).all():
+        raise ArithmeticError
+    return np.asarray(np.linalg.qr(stacked, mode="r"))
+
+
+def _same(first: LowRank, second: LowRank) -> bool:
+    pairs = ((first.up, second.up), (first.down, second.down))
+    return first.scale == second.scale and all(np.array_equal(x, y) for x, y in pairs)
+
+
+def _extras(first: Adapter, second: Adapter) -> Iterable[ModuleDifference]:
+    """The tensors that are no low-rank pair: heads, biases, whatever was kept."""
+    for key in sorted(first.extras.keys() | second.extras.keys()):
+        held = [wide(s.extras[key].read()) for s in (first, second) if key in s.extras]
+        if len(held) == 1:
+            yield _lonely(key, _energy(held[0]), in_first=key in first.extras)
+        elif held[0].shape != held[1].shape:
+            apart = _energy(held[0]) + _energy(held[1])
+            yield ModuleDifference(key, _energy(held[0]), _energy(held[1]), apart, 0.0)
+        else:
+            yield _pair(key, *held)
+
+
+def _lonely(name: str, energy: float, in_first: bool) -> ModuleDifference:
+    sides = (energy, 0.0) if in_first else (0.0, energy)
+    return ModuleDifference(name, *sides, apart=energy, inner=0.0, missing="B" if in_first else "A")
+
+
+def _pair(name: str, a: Array, b: Array) -> ModuleDifference:
+    return ModuleDifference(name, _energy(a), _energy(b), _energy(a - b), float((a * b).sum()))
+
+
+def _energy(matrix: Array) -> float:
+    return float((matrix**2).sum())
+
+
+def _relative(apart: float, whole: float) -> float:
+    if apart == 0:
+        return 0.0
+    return math.sqrt(apart / whole) if whole > 0 else math.inf
+
+
+def _cosine(inner: float, first: float, second: float) -> float | None:
+    return inner / math.sqrt(first * second) if first > 0 and second > 0 else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _tiny(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
+
+
+def _show(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

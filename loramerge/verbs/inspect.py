@@ -1,0 +1,268 @@
+"""What an adapter is, told from its files: modules, ranks, scales, spectra, and what looks odd."""
+
+from __future__ import annotations
+
+import html
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.gram import spectrum
+from loramerge.consumers import meant
+from loramerge.consumers.check import facts_of
+from loramerge.errors import LoramergeError, printable
+from loramerge.formats import Alpha, load
+from loramerge.formats.dialects import named
+from loramerge.merge.report import aligned
+from loramerge.sources.units import align, batches
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ModuleFacts:
+    """One module: (out, in), stored rank, scale and the singular values of ΔW, largest first.
+
+    Where only a header on the Hub was read there are no `sigma`, and so no norm and no effective rank.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    rank: int
+    scale: float
+    dtype: str
+    sigma: Array | None  # (rank,)
+
+    @property
+    def norm(self) -> float | None:
+        """‖ΔW‖_F."""
+        return None if self.sigma is None else float(np.sqrt((self.sigma**2).sum()))
+
+    @property
+    def effective_rank(self) -> float | None:
+        """exp of the entropy of σ²/Σσ²: how many units share the energy; 0 for a zero update.
+
+        Source: Roy & Vetterli 2007, on energies.
+        """
+        if self.sigma is None:
+            return None
+        energy = self.sigma**2
+        if not energy.any():
+            return 0.0
+        share = energy[energy > 0] / energy.sum()
+        return float(np.exp(-(share * np.log(share)).sum()))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "rank": self.rank,
+            "scale": self.scale,
+            "dtype": self.dtype,
+            "norm": self.norm,
+            "effective_rank": self.effective_rank,
+            "sigma": None if self.sigma is None else self.sigma.tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What `inspect` returns; printing it shows the modules grouped by their last name."""
+
+    adapter: Adapter
+    modules: tuple[ModuleFacts, ...]
+
+    @property
+    def norm(self) -> float | None:
+        """‖ΔW‖_F over all modules."""
+        norms = [module.norm for module in self.modules if module.norm is not None]
+        return None if len(norms) < len(self.modules) else float(np.sqrt(sum(norm**2 for norm in norms)))
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """Sentences about what a user of this adapter should know."""
+        zero = [m.name for m in self.modules if m.norm == 0.0]
+        found = list(self.adapter.oddities)
+        if zero:
+            found.append(f"{len(zero)} of {len(self.modules)} modules are zero, such as {printable(zero[0])}")
+        if self.adapter.extras:
+            some = ", ".join(printable(key, 60) for key in sorted(self.adapter.extras)[:3])
+            found.append(f"{len(self.adapter.extras)} tensors are no low-rank pair: {some}")
+        return tuple(found)
+
+    @property
+    def peeked(self) -> bool:
+        """Whether only the header was read, of a file that is still on the Hub."""
+        return self.adapter.provenance.peeked
+
+    @property
+    def loads(self) -> dict[str, bool]:
+        """Consumer -> whether it loads the adapter as it is meant; `check` says why not.
+
+        Nothing of a bare file in PEFT's names, which they load once it is in a folder, nor of what is still
+        on the Hub or no adapter by itself, such as a checkpoint among others.
+        """
+        if self.peeked:
+            return {}
+        try:
+            facts = facts_of(self.adapter)
+        except LoramergeError:
+            return {}
+        if facts.dialect == "peft" and not facts.folder:
+            return {}
+        return {consumer.name: not consumer.findings(facts) for consumer in meant(facts)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.adapter.name,
+            "format": self.kind,
+            "base_model": self.adapter.base.name,
+            **({"hub": self.adapter.provenance.hub} if self.adapter.provenance.hub else {}),
+            **({"revision": self.adapter.provenance.revision} if self.adapter.provenance.hub else {}),
+            "dtype": dtypes.word(self.adapter.dtype),
+            "norm": self.norm,
+            **({"scales": "as the metadata states"} if self.adapter.provenance.stated else {}),
+            "modules": [module.to_dict() for module in self.modules],
+            "extras": sorted(self.adapter.extras),
+            "loads": self.loads,
+            "oddities": list(self.oddities),
+        }
+
+    @property
+    def kind(self) -> str:
+        """The file format, in words."""
+        if self.adapter.dialect == "peft":
+            return "bare PEFT file" if self.adapter.bare else "PEFT folder"
+        return named(self.adapter.dialect).words
+
+    def table(self) -> list[list[str]]:
+        """Rows by the last part of the module name, the header first."""
+        groups: dict[tuple[str, tuple[int, int]], list[ModuleFacts]] = defaultdict(list)
+        for module in self.modules:
+            groups[_last(module.name), module.shape].append(module)
+        scale = "stated scale" if self.adapter.provenance.stated else "scale"
+        head = ["module", "count", "out×in", "rank", scale]
+        spectra = [] if self.peeked else ["norm", "eff. rank", "energy in 1, 2, 4, 8 units"]
+        return [[*head, *spectra], *(_row(name, members) for (name, _), members in groups.items())]
+
+    def __str__(self) -> str:
+        head = (
+            f"{printable(self.adapter.name)}: {self.kind}, {len(self.modules)} modules, "
+            f"{dtypes.word(self.adapter.dtype)}, "
+            f"base model {printable(self.adapter.base.name or 'not named')}"
+            f"{'' if self.norm is None else f', ‖ΔW‖ {self.norm:.4g}'}"
+        )
+        if self.adapter.provenance.hub:
+            head += f", commit {printable((self.adapter.provenance.revision or '')[:8])}"
+        loads = filter(None, [_told(self.loads)])
+        return "\n".join([head, *aligned(self.table()), *loads, *(f"odd: {text}" for text in self.oddities)])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _told(loads: dict[str, bool]) -> str:
+    """Who loads it as it is meant.
+
+    >>> _told({"peft": True, "vllm": False})
+    'loads as it is meant in peft; not in vllm (loramerge check says why)'
+    """
+    well, badly = ([name for name, fine in loads.items() if fine is wanted] for wanted in (True, False))
+    said = [f"loads as it is meant in {', '.join(well)}"] if well else []
+    not_in = "not in" if well else "does not load as it is meant in"
+    said += [f"{not_in} {', '.join(badly)} (loramerge check says why)"] if badly else []
+    return "; ".join(said)
+
+
+def inspect(
+    source: str | Path | Adapter,
+    alpha: Alpha | None = None,
+    *,
+    allow_pickle: bool = False,
+    download: bool = False,
+) -> Inspection:
+    """Read an adapter and measure every module. Factors are read once, batch by batch.
+
+    Of an adapter on the Hub only the header is read, so that its file need not be downloaded: there are then
+    no spectra and no norms. Where alphas lie all over the file, a few are read, and the others are taken from
+    its metadata if these agree with it; `oddities` then says so.
+
+    Args:
+        source: as for `load`.   alpha: for a bare file that does not say its own.
+        allow_pickle: as for `load`.   download: bring it here from the Hub, and measure it too.
+
+    Raises:
+        SourceError, IncompatibleError: as `load`; also for NaN in a factor.
+
+    >>> facts = inspect("fixtures/a.safetensors")
+    >>> len(facts.modules), facts.modules[0].rank, facts.modules[0].scale, facts.oddities
+    (12, 8, 2.0, ())
+    """
+    adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download)
+    if adapter.provenance.peeked:
+        return Inspection(adapter, tuple(_facts(adapter, target, None) for target in sorted(adapter)))
+    found: dict[str, ModuleFacts] = {}
+    with workers(1):
+        for units in batches([adapter], align([adapter])):
+            grams = units.grams()
+            sigma = spectrum(grams.up, grams.down).sigma
+            for target, values in zip(units.targets, sigma, strict=True):
+                found[str(target)] = _facts(adapter, target, values)
+    return Inspection(adapter, tuple(found[str(target)] for target in sorted(adapter)))
+
+
+def _facts(adapter: Adapter, target: Target, sigma: Array | None) -> ModuleFacts:
+    slot = adapter.slots[target]
+    kind = dtypes.widest([slot.up.dtype, slot.down.dtype])
+    return ModuleFacts(str(target), slot.shape, slot.rank, slot.scale, dtypes.word(kind), sigma)
+
+
+def _last(name: str) -> str:
+    """The last part of a module's name, with the one before a number; experts of one parameter are one kind.
+
+    >>> _last("attn1.to_out.0"), _last("mlp.experts.down_proj[3]")
+    ('to_out.0', 'down_proj')
+    """
+    before, _, last = name.partition("[")[0].rpartition(".")
+    return f"{before.rpartition('.')[2]}.{last}" if last.isdigit() and before else last
+
+
+def _row(name: str, members: list[ModuleFacts]) -> list[str]:
+    shape = members[0].shape
+    return [
+        printable(name, 40),
+        str(len(members)),
+        f"{shape[0]}×{shape[1]}",
+        _span([m.rank for m in members]),
+        _span([m.scale for m in members]),
+        *_spectra(members),
+    ]
+
+
+def _spectra(members: list[ModuleFacts]) -> list[str]:
+    """The columns that need the factors."""
+    known = [m for m in members if m.sigma is not None]
+    if not known:
+        return []
+    return [_span([m.norm for m in known]), _span([m.effective_rank for m in known]), _energies(known)]
+
+
+def _span(values: list[Any]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g}…{high:.3g}"
+
+
+def _energies(members: list[ModuleFacts]) -> str:
+    """Share of the energy in the leading units, over all members."""
+    squares = [m.sigma**2 for m in members if m.sigma is not None]
+    total = sum(float(each.sum()) for each in squares)
+    if total == 0:
+        return "–"
+    heads = [sum(float(each[:k].sum()) for each in squares) / total for k in (1, 2, 4, 8)]
+    return ", ".join(f"{100 * head:.0f}" for head in heads) + " %"

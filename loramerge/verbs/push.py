@@ -1,0 +1,232 @@
+"""An adapter put on the Hub: checked, described, sent in one commit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.base_models import is_local, without_folders
+from loramerge.arrays import dtypes
+from loramerge.consumers import find
+from loramerge.consumers.check import facts_of
+from loramerge.errors import LoramergeError, SourceError, printable
+from loramerge.formats import load
+from loramerge.formats.dialects import named
+from loramerge.formats.files.destination import ADAPTER_FILES
+from loramerge.formats.masks import PLACE, tasks_in
+from loramerge.formats.peft.beside import told
+from loramerge.formats.records import find_record
+from loramerge.hub.card import write
+from loramerge.hub.client import Listing, ask
+from loramerge.hub.commits import Pushed, destination, kept_card, prepare, send
+from loramerge.hub.front_matter import CardSource, Facts
+from loramerge.hub.names import COMMIT, REPOSITORY, HubName, parse
+from loramerge.hub.usage import LOADERS, vllm_rank
+
+CARD = "README.md"
+LIBRARIES = {
+    "peft": "peft",
+    "mlx": "mlx",
+    "diffusers": "diffusers",
+    "kohya": "diffusers",
+    "xlabs": "diffusers",
+}
+MESSAGE = "Upload a LoRA adapter with loramerge"
+
+
+def push(
+    path: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    report: Mapping[str, Any] | None = None,
+) -> Pushed:
+    """Put an adapter on the Hub, in one commit, with a card that says how it was made.
+
+    The adapter is loaded first, so that what nobody could read is not sent. Of a folder its adapter's own
+    files go: config, weights, loramerge.json, loramerge.extras, its masks and README.md. Where there is no
+    README.md one is written, unless the repository has one that somebody else wrote. The token is that of the
+    stored login or of HF_TOKEN.
+
+    Args:
+        path: a PEFT folder or a bare .safetensors.   repo_id: `org/name`; made if it is not there.
+        private: make it so.   revision: the branch; made if it is not there.
+        create_pr: open a pull request.
+        report: the figures for the card of a bare file, which has no room for them (`Report.to_dict()`).
+
+    Raises:
+        SourceError, IncompatibleError: `path` is no adapter that can be read.
+        UsageError: no such name can be.
+        OutputError: nobody is logged in, the Hub refuses, or another commit came first.
+
+    Example (tests/hub/test_push.py has it run against a server)::
+
+        print(push("merged", "me/merged", private=True).url)
+    """
+    target = destination(repo_id, revision, create_pr)
+    place = Path(path)
+    adapter = load(_here(place))
+    files, aside = _files(place, adapter)
+    now = prepare(target, private)
+    notes = [_aside(aside)] if aside else []
+    if left := (now.files & {*ADAPTER_FILES, PLACE}) - files.keys() - {CARD}:
+        notes.append(
+            f"{repo_id} still has {told(left)} of an earlier push: delete there what is not of this adapter"
+        )
+    if adapter.base.name and is_local(adapter.base.name):
+        notes.append(
+            "its base model is named by a place on a disk, which others do not have: write the name that it "
+            "has on the Hub as base_model_name_or_path of adapter_config.json"
+        )
+    if CARD not in files:
+        if kept_card(target, now):
+            notes.append(f"{repo_id} has a card that loramerge did not write: it was left as it is")
+        else:
+            told_of = _facts(place, adapter, repo_id, report)
+            files[CARD] = write(told_of).encode("utf-8")
+            if told_of.base is None:
+                notes.append(
+                    "nothing says its base model, so its card names none: add base_model there, or nobody "
+                    "finds it by its base"
+                )
+    done = send(target, files, now.commit, MESSAGE, create_pr)
+    return Pushed(done.repo, done.commit, done.url, done.changed, (*notes, *done.notes))
+
+
+def _facts(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] | None) -> Facts:
+    """What its card tells, from what was recorded of its making.
+
+    Raises:
+        SourceError: it has a record that cannot be read.
+    """
+    record = find_record(place) or {}
+    sources = [each for each in record.get("sources") or () if isinstance(each, dict)]
+    base = adapter.base.name or _agreed(sources, "base")
+    there = _said(base) if base and REPOSITORY.fullmatch(base) else None
+    loaders, library = _loaders(adapter), LIBRARIES.get(adapter.dialect)
+    if library not in (*loaders, "peft"):
+        library = None
+    task, method = adapter.config.get("task_type"), _table(record.get("method"))
+    return Facts(
+        repo=repo_id,
+        modules=len(adapter),
+        rank=adapter.rank,
+        dtype=dtypes.word(adapter.dtype),
+        base=without_folders(base),
+        base_is_here=bool(base and is_local(base)),
+        base_licence=there.licence if there else None,
+        task=task if isinstance(task, str) else None,
+        pipeline=_pipeline(library, sources, there),
+        place=place.name if adapter.bare else None,
+        library=library,
+        loaders=loaders,
+        words=named(adapter.dialect).words,
+        sources=tuple(map(_source, sources)),
+        method=method["name"] if isinstance(method.get("name"), str) else None,
+        options=_table(method.get("options")),
+        settings=_table(record.get("settings")),
+        report=report if report is not None else _table(record.get("report")),
+        versions={k: v for k, v in _table(record.get("versions")).items() if isinstance(v, str)},
+        masks=tasks_in(place) if place.is_dir() else (),
+    )
+
+
+def _loaders(adapter: Adapter) -> tuple[str, ...]:
+    """The consumers that load it as it is meant, of those that a card has lines for."""
+    try:
+        facts = facts_of(adapter)
+    except LoramergeError:
+        return ()
+    widest = vllm_rank(adapter.rank)  # the card says this option too
+    return tuple(name for name in LOADERS if not find(name).findings(facts, widest))
+
+
+def _pipeline(library: str | None, sources: Sequence[Mapping[str, Any]], base: Listing | None) -> str | None:
+    """The task, where no config says it: as the cards of its sources agree; for diffusers, the base's."""
+    if library == "mlx":
+        return "text-generation"
+    return _agreed(sources, "pipeline") or (base.pipeline if base and library == "diffusers" else None)
+
+
+def _source(value: Mapping[str, Any]) -> CardSource:
+    """A source as recorded; of the Hub, its licence is asked for where the record does not say it."""
+    hub, commit, weight = value.get("hub"), value.get("revision"), value.get("weight")
+    marks = {name: mark for name, mark in _table(value.get("sha256")).items() if isinstance(mark, str)}
+    weights = next((mark for name, mark in marks.items() if not name.endswith(".json")), None)
+    hub = hub if isinstance(hub, str) else None
+    commit = commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
+    licence = value.get("licence") if isinstance(value.get("licence"), str) else None
+    if licence is None and hub is not None:
+        licence = _licence_of(hub, commit)
+    if isinstance(weight, dict):
+        shown = f"{weight.get('from')} to {weight.get('to')} over depth"
+    else:
+        shown = f"{weight:g}" if isinstance(weight, int | float) else "–"
+    return CardSource(str(value.get("name")), shown, hub, commit, weights, licence)
+
+
+def _agreed(sources: Sequence[Mapping[str, Any]], what: str) -> str | None:
+    """What the cards of all sources on the Hub that say it agree on: their base, their task."""
+    places = {(s["hub"], s.get("revision")) for s in sources if isinstance(s.get("hub"), str)}
+    found = {value for place in places if (said := _said(*place)) and (value := getattr(said, what))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _said(hub: str, commit: object = None) -> Listing | None:
+    """What a repository says; None if it cannot be asked, which the card then leaves open."""
+    pinned = commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
+    try:
+        return ask(HubName(parse(f"hf://{hub}").repo, pinned))
+    except LoramergeError:
+        return None
+
+
+def _licence_of(hub: str, commit: str | None) -> str | None:
+    found = _said(hub, commit)
+    return found.licence if found else None
+
+
+def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list[str]]:
+    """Path there -> file here; and what lies in the folder but is no part of the adapter.
+
+    Raises:
+        SourceError: the masks in it are malformed.
+    """
+    if not place.is_dir():
+        return {place.name: place}, []
+    read = {path.name for path in adapter.provenance.files}
+    masks = {PLACE} if tasks_in(place) else set()
+    found = _listed(place)
+    own = {name for name in found if name in ADAPTER_FILES | read | masks and (place / name).is_file()}
+    return {name: place / name for name in sorted(own)}, [name for name in found if name not in own]
+
+
+def _aside(names: Sequence[str]) -> str:
+    be, was = ("is", "was") if len(names) == 1 else ("are", "were")
+    return f"{told(names, 8)} {be} no part of the adapter, and {was} not sent"
+
+
+def _listed(place: Path) -> list[str]:
+    """What lies in a folder, and in its folder of masks."""
+    names = sorted(name for name in os.listdir(place) if not name.startswith("."))
+    folder = os.path.dirname(PLACE)
+    if folder not in names or not (place / folder).is_dir():
+        return names
+    inside = sorted(os.listdir(place / folder))
+    return [name for name in names if name != folder] + [f"{folder}/{name}" for name in inside]
+
+
+def _here(place: Path) -> Path:
+    """What is pushed lies here: a name of the Hub is no source for it."""
+    if not os.path.lexists(place):
+        raise SourceError(f"{printable(place, 1000)} does not exist: push takes a folder or a file.")
+    return place
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

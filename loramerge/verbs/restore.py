@@ -1,0 +1,107 @@
+"""One task's adapter back from a merge with masks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
+from loramerge.algorithms.restored import Restored
+from loramerge.arrays.backend import workers
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats import load
+from loramerge.formats.masks import PLACE, Masks, mark_of, open_masks
+from loramerge.formats.remote import both_readings
+from loramerge.hub.fetch import fetch
+from loramerge.hub.names import hub_name
+from loramerge.merge.plan import Plan, plan
+from loramerge.merge.prove import fingerprint
+from loramerge.merge.run import Merge, Progress, run
+from loramerge.request.effort import EFFORT, Effort
+
+
+def restore(
+    merged: str | Path,
+    task: str,
+    out: str | Path | None = None,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Merge:
+    """One task's adapter from a merge by ``mergevla``: S ∘ ΔW, fitted to a rank.
+
+    Args:
+        merged: the folder of the merge, with its masks, here or on the Hub.
+        task: the name of one of its sources.
+        rank, energy: of the result; by default the rank that the task's adapter had.
+
+    Returns:
+        Merge: its report says what the rank cut off.
+
+    Raises:
+        SourceError: no masks there.   UsageError: no such task.
+        IncompatibleError: the masks belong to another merge.
+
+    >>> import tempfile
+    >>> import loramerge as lm
+    >>> pair = ["fixtures/a.safetensors", "fixtures/b.safetensors"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     merge = lm.combine(pair, "mergevla", out=f"{folder}/merged")
+    ...     a = restore(f"{folder}/merged", "a.safetensors", rank=64).adapter
+    ...     round(lm.diff(a, lm.load("fixtures/a.safetensors")).error, 1)  # of what the mask leaves out
+    0.2
+    """
+    where, effort = None if out is None else Path(out), Effort(threads)
+    todo = restoring(merged, task, effort, rank=rank, energy=energy, dtype=dtype)
+    return run(todo, where, overwrite=overwrite, effort=effort, progress=progress)
+
+
+def restoring(
+    merged: str | Path,
+    task: str,
+    effort: Effort = EFFORT,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    dtype: str | None = None,
+) -> Plan:
+    """What `restore` would do. Reads the merge, to see that its masks are for it."""
+    folder, source, shown = _brought(merged)
+    if folder.suffix == ".safetensors" and not folder.is_dir():
+        raise UsageError(f"{printable(shown)} is one file; masks lie in the folder of a merge: name that.")
+    masks, adapter = open_masks(folder, task, shown), load(source)
+    _check_meant_for(masks, adapter, effort)
+    own = {target: slot for target, slot in adapter.slots.items() if str(target) in masks.tensors}
+    adapter = replace(adapter, slots=own)
+    return plan([adapter], Restored(masks_of=masks, rank=rank, energy=energy), dtype=dtype, effort=effort)
+
+
+def _brought(merged: str | Path) -> tuple[Path, str | Path, str]:
+    """Where the merge lies on this disk, with its masks; the source that it is; its name for messages."""
+    name = hub_name(merged)
+    if name is None:
+        return Path(merged), merged, str(merged)
+    with both_readings(str(merged)):
+        found = fetch(name, also=[PLACE])
+    return found.path, str(replace(found.name, revision=found.commit)), found.name.shown
+
+
+def _check_meant_for(masks: Masks, adapter: Adapter, effort: Effort) -> None:
+    """Raises IncompatibleError: the adapter is not the one that the masks were made for."""
+
+    def look(target: Target) -> tuple[Target, str]:
+        update = adapter[target]
+        return target, fingerprint(update.up, update.down)
+
+    with workers(effort.workers) as each:
+        marks = dict(each(look, adapter))
+    if mark_of(marks) != masks.mark:
+        raise IncompatibleError(
+            f"The masks of {printable(adapter.name)} were made for another merge, or the adapter was changed "
+            "since: merge again."
+        )

@@ -1,0 +1,75 @@
+"""A search in module names finds what `re.search` finds, and ends."""
+
+import re
+import time
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from loramerge.errors import IncompatibleError, UsageError
+from loramerge.formats.patterns.search import searcher
+
+PIECES = [
+    "q",
+    "v",
+    "a",
+    ".",
+    r"\.",
+    "*",
+    "+",
+    "?",
+    "|",
+    "(",
+    ")",
+    "[qv]",
+    "[^a]",
+    r"\d",
+    "^",
+    "$",
+    "1",
+    "{2}",
+    "(?:",
+]
+NAMES = ["", "q", "qv", "layers.1.q", "a.v.11", "vv", "q.a.q"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), st.sampled_from(NAMES))
+def test_it_finds_what_python_finds(pattern, name):
+    try:
+        wanted = re.search(pattern, name) is not None
+    except re.error:
+        assume(False)
+    assert searcher(pattern, "--only")(name) == wanted
+
+
+RARE = {"(?i)Q": "layers.q", r"(q)\1": "qq", "q(?!b)": "qc", r"\bq\b": "x.q.y", "(?=q)": "q"}
+
+
+@pytest.mark.parametrize(("pattern", "name"), RARE.items(), ids=RARE)
+def test_what_needs_pythons_matcher_is_read_from_the_user_only(pattern, name):
+    assert searcher(pattern, "--only")(name)
+    assert not searcher(pattern, "--only")("layers.0.v")
+    with pytest.raises(IncompatibleError, match="not read from a file"):
+        searcher(pattern, "only", trusted=False)
+
+
+@pytest.mark.parametrize("pattern", ["(", "[", "*", "a{3,2}", "(" * 100_000])
+def test_no_regular_expression_is_a_usage_error(pattern):
+    with pytest.raises(UsageError, match="is no regular expression"):
+        searcher(pattern, "--only")
+
+
+HANGING = ["(a+)+$", "(a|aa)+$", "(.*a){25}b", "(a*)*b", "a*" * 40 + "b"]
+
+
+@pytest.mark.parametrize("pattern", HANGING)
+def test_no_pattern_hangs(pattern, monkeypatch):
+    monkeypatch.setattr("loramerge.formats.patterns.search.BUDGET", 1_000_000)  # 0.2 s
+    begin = time.perf_counter()
+    found = searcher(pattern, "only", trusted=False)
+    try:
+        assert not any(found("a" * (3000 + i) + "c") for i in range(100_000))
+    except IncompatibleError as error:
+        assert "takes too long" in str(error)  # noqa: PT017
+    assert time.perf_counter() - begin < 10
