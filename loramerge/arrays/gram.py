@@ -16,6 +16,7 @@ import numpy as np
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.remix import Remix
 
+Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it has none
 FEW = 64  # units, below which a whole SVD costs nothing
 STEEP = 1e-4  # σ_k / σ₁, below which squaring would cost digits
 APART = 1e-5  # sine of a unit against those before it, below which Cholesky's digits run out

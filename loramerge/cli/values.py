@@ -9,8 +9,8 @@ import click
 
 from loramerge.errors import UsageError, printable
 from loramerge.formats import Alpha
-from loramerge.merge.strength import check_scale
 from loramerge.request.budgets import parse_size
+from loramerge.request.scale import check_scale
 from loramerge.sources.open import Alphas
 
 

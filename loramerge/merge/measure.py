@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams, inner
 from loramerge.arrays.remix import Fit, Remix
 from loramerge.merge.report import Module
+from loramerge.sources.units import Units
 
 Ranks = tuple[int, ...]  # of the sources in a module
 SMALL = 1e-4  # share of the norms, below which a loss is not taken from their difference
@@ -89,3 +93,33 @@ def measure_dense(grams: Grams, module: int, matrix: Array, weights: Array, rank
     wanted = float(weights @ inners @ weights)
     lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
     return Module(grams.labels[module], ranks, wanted, merged, lost, None, overlaps, inners)
+
+
+def recount(
+    module: Module, adapters: Sequence[Adapter], target: Target, merged: tuple[Array, Array]
+) -> Module:
+    """The facts of a folded module with each source counted by itself again.
+
+    Args:
+        merged: up' (out, k) and down' (k, in) of the merge.
+    """
+    present = [(t, a[target]) for t, a in enumerate(adapters) if target in a.slots]
+    overlaps, inners = np.zeros(len(adapters)), np.zeros((len(adapters), len(adapters)))
+    for t, update in present:
+        cross = (merged[0].T @ update.up) * (merged[1] @ np.asarray(update.down, np.float64).T)
+        overlaps[t] = update.scale * float(cross.sum())
+        for u, other in present:
+            if u >= t:
+                inners[t, u] = inners[u, t] = update.inner(other)
+    ranks = tuple(a.slots[target].rank if target in a.slots else 0 for a in adapters)
+    return replace(module, ranks=ranks, overlaps=overlaps, inners=inners)
+
+
+def unfolded(facts: list[Module], units: Units, adapters: Sequence[Adapter], remix: Remix) -> list[Module]:
+    """The facts of a batch of folded sources, in terms of the original ones."""
+    if not units.signature[-1]:  # nothing is folded in these modules
+        return [
+            replace(f, ranks=f.ranks[:-1], overlaps=f.overlaps[:-1], inners=f.inners[:-1, :-1]) for f in facts
+        ]
+    pairs = enumerate(zip(facts, units.targets, strict=True))
+    return [recount(fact, adapters, target, units.remix(m, remix)) for m, (fact, target) in pairs]

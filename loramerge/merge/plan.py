@@ -21,9 +21,9 @@ from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.profiles import check_profile
 from loramerge.merge.fit import Fitting, Seen, looking
-from loramerge.merge.strength import Scale, check_scale
 from loramerge.request.budgets import Budget
 from loramerge.request.effort import EFFORT, Effort
+from loramerge.request.scale import Scale, check_scale
 from loramerge.request.schedule import Rule, Schedule, Weight
 from loramerge.sources.choice import SILENT, Wording, told, unchosen, weighed
 from loramerge.sources.descriptions import Descriptions

@@ -20,19 +20,19 @@ from loramerge.formats import load, output
 from loramerge.formats.masks import mark_of
 from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
-from loramerge.merge.measure import measure, measure_fit
+from loramerge.merge.measure import measure, measure_fit, unfolded
 from loramerge.merge.plan import Plan, plan
 from loramerge.merge.prove import check_honest, check_rounding, check_written, fingerprint
 from loramerge.merge.report import Module, Report
 from loramerge.merge.spread import write_spread
-from loramerge.merge.strength import Scale, best_smallest_cosine, rescaled, strength
-from loramerge.request.effort import EFFORT, Effort
+from loramerge.merge.strength import best_smallest_cosine, rescaled, strength
+from loramerge.request.effort import EFFORT, MEMORY, Effort
 from loramerge.request.record import hashing, record, unhashed
+from loramerge.request.scale import Scale
 from loramerge.request.schedule import Rule, Weight
-from loramerge.sources.crowded import unfolded
 from loramerge.sources.descriptions import Descriptions
 from loramerge.sources.open import Alphas, Source
-from loramerge.sources.units import MEMORY, Units
+from loramerge.sources.units import Units
 
 Put = Callable[[Target, Array, Array], None]
 Keep = Callable[[Target, Mapping[str, Array]], None]

@@ -22,13 +22,13 @@ from loramerge.merge.plan import settle
 from loramerge.merge.report import Module
 from loramerge.merge.run import Merge, decided, merged, report, strengths
 from loramerge.merge.strength import rescaled
-from loramerge.request.effort import Effort
+from loramerge.request.effort import MEMORY, Effort
 from loramerge.request.schedule import Schedule
 from loramerge.sources.choice import Wording
 from loramerge.sources.descriptions import Descriptions
 from loramerge.sources.open import Alphas, Source
 from loramerge.sources.sources import Sources, open_together
-from loramerge.sources.units import MEMORY, Units
+from loramerge.sources.units import Units
 
 Batch = tuple[Units, Grams, Grams]
 

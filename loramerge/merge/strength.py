@@ -8,7 +8,6 @@ cosine     modules weighed against each other so that the smallest cosine of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,29 +15,9 @@ import numpy as np
 
 from loramerge.errors import UsageError
 from loramerge.merge.report import Module
+from loramerge.request.scale import Scale
 
-POLICIES = ("norm", "cosine")
-Scale = float | str
 NOTHING = 1e-7  # of the strength of the sources: a merge so faint is rounding of what cancels, in its Grams
-
-
-def check_scale(scale: Scale | None) -> Scale:
-    """The policy: a finite number, ``"norm"`` or ``"cosine"``; 1 if none is given.
-
-    >>> check_scale("0.5"), check_scale("norm")
-    (0.5, 'norm')
-    """
-    if scale is None:
-        return 1.0
-    if isinstance(scale, str) and scale in POLICIES:
-        return scale
-    try:
-        number = math.nan if isinstance(scale, bool) else float(scale)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UsageError(f"scale={scale!r} is neither a finite number nor one of {', '.join(POLICIES)}.")
-    return number
 
 
 def strength(scale: Scale, fact: Module, found: Mapping[str, float]) -> float:

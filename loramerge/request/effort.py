@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, replace
 
 from loramerge.errors import UsageError
-from loramerge.sources.units import MEMORY
+
+MEMORY = 1 << 30  # bytes, if nothing else is said
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from loramerge.adapters.base_models import without_folders
 from loramerge.algorithms import Method, name_of, options_of, packages_of
 from loramerge.arrays import dtypes
 from loramerge.formats.output import Outline
-from loramerge.merge.strength import Scale
+from loramerge.request.scale import Scale
 from loramerge.request.schedule import Schedule, Weight, plain
 
 SCHEMA = 1

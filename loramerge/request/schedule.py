@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +15,9 @@ import numpy as np
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of, not_an_option
 from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Signature
 from loramerge.errors import UsageError, printable
 from loramerge.formats.patterns.search import Found, searcher
-from loramerge.sources.open import check_weights
-from loramerge.sources.units import Signature
 
 LAYER = re.compile(r"(?:^|\.)(\d{1,9})(?=\.|$)")  # the first number in a path counts the layers
 
@@ -56,6 +56,22 @@ class Rule:
 def plain(weight: Weight) -> float | dict[str, float]:
     """A weight as JSON and YAML hold it."""
     return weight.to_plain() if isinstance(weight, Ramp) else float(weight)
+
+
+def check_weights(weights: Sequence[float] | None, count: int) -> Array:
+    """The weights (T,), 1 each if none are given.
+
+    Raises:
+        UsageError: another count than sources, or not a finite number.
+    """
+    if weights is None:
+        return np.ones(count)
+    if len(weights) != count:
+        raise UsageError(f"{len(weights)} weights for {count} adapters: give one weight for each.")
+    for weight in weights:
+        if isinstance(weight, bool) or not math.isfinite(weight):
+            raise UsageError(f"The weight {weight} is not a finite number.")
+    return np.array([float(weight) for weight in weights])
 
 
 @dataclass(frozen=True, eq=False, slots=True)

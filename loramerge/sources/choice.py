@@ -11,9 +11,8 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, name_of
 from loramerge.errors import UsageError, printable
-from loramerge.request.schedule import Ramp, Rule, Weight
+from loramerge.request.schedule import Ramp, Rule, Weight, check_weights
 from loramerge.sources.descriptions import Descriptions, descriptions, names
-from loramerge.sources.open import check_weights
 from loramerge.sources.similarity import TFIDF, similarities
 
 SOME = 8  # names in one note

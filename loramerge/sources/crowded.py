@@ -15,9 +15,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Computed, Slot
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.arrays.remix import Remix
-from loramerge.merge.report import Module
-from loramerge.sources.units import Signature, Units
+from loramerge.arrays.gram import Signature
 
 Weights = Callable[[Target], Array]  # (T,) of a module
 
@@ -52,33 +50,3 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Array, target: Target) ->
     if total is None:
         total = np.zeros(next(a.slots[target].shape for a in adapters if target in a.slots))
     return total
-
-
-def recount(
-    module: Module, adapters: Sequence[Adapter], target: Target, merged: tuple[Array, Array]
-) -> Module:
-    """The facts of a folded module with each source counted by itself again.
-
-    Args:
-        merged: up' (out, k) and down' (k, in) of the merge.
-    """
-    present = [(t, a[target]) for t, a in enumerate(adapters) if target in a.slots]
-    overlaps, inners = np.zeros(len(adapters)), np.zeros((len(adapters), len(adapters)))
-    for t, update in present:
-        cross = (merged[0].T @ update.up) * (merged[1] @ np.asarray(update.down, np.float64).T)
-        overlaps[t] = update.scale * float(cross.sum())
-        for u, other in present:
-            if u >= t:
-                inners[t, u] = inners[u, t] = update.inner(other)
-    ranks = tuple(a.slots[target].rank if target in a.slots else 0 for a in adapters)
-    return replace(module, ranks=ranks, overlaps=overlaps, inners=inners)
-
-
-def unfolded(facts: list[Module], units: Units, adapters: Sequence[Adapter], remix: Remix) -> list[Module]:
-    """The facts of a batch of folded sources, in terms of the original ones."""
-    if not units.signature[-1]:  # nothing is folded in these modules
-        return [
-            replace(f, ranks=f.ranks[:-1], overlaps=f.overlaps[:-1], inners=f.inners[:-1, :-1]) for f in facts
-        ]
-    pairs = enumerate(zip(facts, units.targets, strict=True))
-    return [recount(fact, adapters, target, units.remix(m, remix)) for m, (fact, target) in pairs]

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import compare_bases
 from loramerge.adapters.target import Target
@@ -134,22 +132,6 @@ def _told_apart(adapters: list[Adapter], sources: Sequence[Source]) -> list[Adap
         replace(a, name=name, provenance=replace(a.provenance, name=name))
         for a, name in zip(adapters, names, strict=True)
     ]
-
-
-def check_weights(weights: Sequence[float] | None, count: int) -> Array:
-    """The weights (T,), 1 each if none are given.
-
-    Raises:
-        UsageError: another count than sources, or not a finite number.
-    """
-    if weights is None:
-        return np.ones(count)
-    if len(weights) != count:
-        raise UsageError(f"{len(weights)} weights for {count} adapters: give one weight for each.")
-    for weight in weights:
-        if isinstance(weight, bool) or not math.isfinite(weight):
-            raise UsageError(f"The weight {weight} is not a finite number.")
-    return np.array([float(weight) for weight in weights])
 
 
 def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> list[Adapter]:

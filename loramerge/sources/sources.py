@@ -13,6 +13,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array
+from loramerge.arrays.gram import Signature
 from loramerge.errors import UsageError
 from loramerge.formats import writer
 from loramerge.formats.dialects import FORMATS, PEFT, Dialect
@@ -23,7 +24,7 @@ from loramerge.request.effort import Effort
 from loramerge.request.schedule import Schedule
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.open import Alphas, Source, check_together, matched, missing_modules, open_all, select
-from loramerge.sources.units import Signature, Units, align, batches
+from loramerge.sources.units import Units, align, batches
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,11 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.frames import Frame, framed
-from loramerge.arrays.gram import Grams
+from loramerge.arrays.gram import Grams, Signature
 from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
 from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.request.effort import MEMORY
 
-Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it has none
-
-MEMORY = 1 << 30  # bytes, if nothing else is said
 BATCH = 16  # modules that hide Python's own time where units are many
 NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
 SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged

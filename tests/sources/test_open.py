@@ -5,7 +5,8 @@ import pytest
 
 from loramerge import combine, plan
 from loramerge.errors import IncompatibleError, SourceError, UsageError
-from loramerge.sources.open import check_weights, missing_modules, open_all, select
+from loramerge.request.schedule import check_weights
+from loramerge.sources.open import missing_modules, open_all, select
 from tests.helpers.files import bare, folder, tensors
 
 
