@@ -87,7 +87,7 @@ def stated_alphas(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) ->
     Convolutions with a kernel above 1 have `conv_alpha`, where `conv_dim` or `conv_alpha` was set. Settings
     that give blocks alphas of their own say too little to tell which modules these are.
 
-    >>> from loramerge.adapter import Held
+    >>> from loramerge.adapters.adapter import Held
     >>> import numpy as np
     >>> tensors = {"lora_te_x.alpha": Held(np.ones(()))}
     >>> stated_alphas({"ss_network_alpha": "16.0"}, tensors), stated_alphas({}, tensors)

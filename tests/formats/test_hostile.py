@@ -19,7 +19,7 @@ from loramerge.errors import LoramergeError
 from loramerge.merge.plan import Plan
 from tests.helpers.files import CONFIG, Cli, bare, content, folder, key, raw, tensors
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

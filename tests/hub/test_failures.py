@@ -140,15 +140,15 @@ def test_a_cache_that_cannot_be_written(hub, a, monkeypatch, cli, number, words)
 
 
 def test_a_repository_that_moves_under_the_download(hub, a, monkeypatch, tmp_path):
-    from loramerge.hub import fetch as fetching
+    from loramerge.hub import fetch
 
     def ask(name):
         found = client_ask(name)
         hub.add("org/a", files_of(tmp_path / "a"))
         return found
 
-    client_ask = fetching.ask
-    monkeypatch.setattr(fetching, "ask", ask)
+    client_ask = fetch.ask
+    monkeypatch.setattr(fetch, "ask", ask)
     with pytest.raises(SourceError, match=r"hf://org/a was changed while it was read: run it again"):
         lm.load("org/a")
 

@@ -8,7 +8,7 @@ import pytest
 import loramerge as lm
 from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.formats.dialects import FOLDER_FILES, named
-from loramerge.hub import choice as choosing
+from loramerge.hub import choice
 from loramerge.hub.card import write
 from loramerge.hub.front_matter import Facts
 from loramerge.sources.descriptions import descriptions
@@ -62,7 +62,7 @@ def put(hub, tool, tmp_path, name="org/x", seed=1, **more):
 
 
 def test_the_hub_knows_the_names_that_formats_have():
-    assert choosing.FOLDER_FILES == FOLDER_FILES
+    assert choice.FOLDER_FILES == FOLDER_FILES
 
 
 @every_tool

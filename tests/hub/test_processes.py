@@ -93,7 +93,7 @@ def test_with_xet_too_it_is_sent_and_comes_back(hub, tmp_path, environment):
 CONSUMERS = """
 import json, sys
 import torch
-from tests import tiny_models
+from tests.helpers import tiny_models
 from peft import PeftModel
 
 base = lambda: tiny_models.base(tiny_models.llama)

@@ -16,7 +16,7 @@ import pytest
 import loramerge as lm
 from tests.helpers.files import content
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [str(ROOT / "fixtures" / f"{name}.safetensors") for name in "ab"]
 MOMENTS = 50  # for each of four kinds of output
 MERGE = """

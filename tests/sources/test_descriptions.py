@@ -261,7 +261,7 @@ def test_similarities_that_were_decided_are_not_decided_again():
 
 def test_only_a_query_loads_scikit_learn():
     script = (
-        "import sys; from tests.adapters import random_adapters; import loramerge as lm;"
+        "import sys; from tests.helpers.adapters import random_adapters; import loramerge as lm;"
         "s = random_adapters(1, (2, 2)); lm.combine(s, 'sg', weights=[0.5, 0.4]);"
         "print('sklearn' in sys.modules);"
         "lm.combine(s, 'sg', describe='red', descriptions={'source0': 'red', 'source1': 'blue'});"

@@ -323,7 +323,7 @@ def test_the_merge_is_the_same_to_1e_6_when_products_are_rounded_otherwise(monke
 @pytest.mark.parametrize("method", ["svd", "lego"])
 def test_with_the_kernels_of_another_processor_it_is_the_same_merge(method, tmp_path):
     """OpenBLAS is told that this is an old processor: other kernels, other last digits, one ΔW."""
-    fixtures = Path(__file__).resolve().parent.parent / "fixtures"
+    fixtures = Path(__file__).resolve().parents[2] / "fixtures"
     pair = [fixtures / "a.safetensors", fixtures / "b.safetensors"]
     lm.combine(pair, method, rank=6, dtype="float64", out=tmp_path / "here")
     command = [sys.executable, "-m", "loramerge", "replay", "here", "-o", "there", "--source", str(fixtures)]

@@ -58,7 +58,7 @@ class Shared:
 def widened(tensor: Tensor) -> Tensor:
     """8-bit floats as bfloat16; any other tensor as it is.
 
-    >>> from loramerge.adapter import Held
+    >>> from loramerge.adapters.adapter import Held
     >>> widened(Held(np.ones(2, np.float32))).dtype
     'F32'
     """

@@ -45,7 +45,7 @@ def parse(pattern: str) -> Step:
         Unread: it uses something outside the subset.
         Invalid: it is no regular expression.
 
-    >>> from loramerge.formats.positions import Budget, Text
+    >>> from loramerge.formats.patterns.positions import Budget, Text
     >>> text = Text("ab.ab", Budget(100))
     >>> bin(parse("(a|b)+")(text, 0b1))
     '0b110'

@@ -11,7 +11,7 @@ import pytest
 from loramerge.errors import OutputError
 from loramerge.formats.files.atomic import check_output, locked, new_file, new_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAMES = ("adapter_config.json", "adapter_model.safetensors")
 KINDS = ("file", "folder")
 
@@ -173,7 +173,7 @@ def test_a_parent_without_write_permission_is_refused(tmp_path, monkeypatch):
 HOLD = """
 import sys
 from pathlib import Path
-from loramerge.formats.atomic import new_folder
+from loramerge.formats.files.atomic import new_folder
 with new_folder(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

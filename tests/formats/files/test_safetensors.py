@@ -307,7 +307,7 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 from loramerge.errors import OutputError
-from loramerge.formats.safetensors import Writer
+from loramerge.formats.files.safetensors import Writer
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     with Writer(Path(sys.argv[1]), {"a": ("U8", (20_000,))}, {}, name="OUT") as writer:
@@ -319,7 +319,7 @@ except OutputError as error:
 
 def test_a_full_disk_is_a_sentence(tmp_path):
     command = [sys.executable, "-c", FULL, str(tmp_path / "x")]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.startswith("There is no space left while writing OUT.")
 
