@@ -16,6 +16,9 @@ from loramerge.algorithms import METHODS
 from loramerge.cli.combine import combine
 from loramerge.cli.options import from_fields
 
+sys.path.insert(0, str(Path(__file__).parent))
+from stub import stub
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,7 +28,11 @@ def documents() -> dict[Path, str]:
     for name, table in {"options": options_table(), "methods": methods_table()}.items():
         block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         readme = block.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", readme)
-    return {ROOT / "README.md": readme, ROOT / "docs" / "methods.md": methods_page()}
+    return {
+        ROOT / "README.md": readme,
+        ROOT / "docs" / "methods.md": methods_page(),
+        ROOT / "loramerge" / "__init__.pyi": stub(),
+    }
 
 
 def options_table() -> str:

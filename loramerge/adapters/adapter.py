@@ -108,6 +108,8 @@ class Provenance:
         marks: SHA-256 that a file must have, where somebody has said it.
         peeked: its tensors are still on the Hub; only the header was read.
         stated: its alphas are those that its metadata states; most inside the file were not read.
+        initial: name of the adapter that its training began with, if it was made plain by that; the last
+            `starting` files are of it.
     """
 
     name: str
@@ -119,9 +121,17 @@ class Provenance:
     marks: Mapping[str, str] = field(default_factory=dict)
     peeked: bool = False
     stated: bool = False
+    initial: str | None = None
+    starting: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each file; with its folder where another has that name."""
+        plain = [path.name for path in self.files]
+        return [n if n not in plain[:i] else f"{self.files[i].parent.name}/{n}" for i, n in enumerate(plain)]
 
     def sha256(self) -> dict[str, str]:
-        """File name -> SHA-256 of each file, read now; with its folder where another has that name.
+        """Name -> SHA-256 of each file, read now.
 
         Raises:
             SourceError: a file cannot be read, or is not the one it should be.
@@ -129,8 +139,7 @@ class Provenance:
         found: dict[str, str] = {}
         if self.peeked:
             raise SourceError(f"Only the header of {printable(self.name)} was read: load it without peeking.")
-        for path in self.files:
-            name = path.name if path.name not in found else f"{path.parent.name}/{path.name}"
+        for name, path in zip(self.names, self.files, strict=True):
             found[name] = _sha256(path)
             if self.marks.get(path.name, found[name]) != found[name]:
                 raise SourceError(

@@ -10,7 +10,7 @@ import click
 
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
-from loramerge.cli.options import PICKLE_HELP
+from loramerge.cli.options import asks
 from loramerge.consumers import CONSUMERS, Consumer, Facts, Finding, find, meant
 from loramerge.consumers.check import facts_of
 from loramerge.errors import LoramergeError, printable
@@ -29,7 +29,7 @@ MEND = f"{MARGIN}mend: "
     help="The program that shall load it; once for each.  [default: all it may be meant for]")  # fmt: skip
 @click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that the program was told to "
     "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip
-@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
+@asks("combine", "allow_pickle")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def check(

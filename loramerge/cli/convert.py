@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from loramerge.cli import show, values
-from loramerge.cli.options import PICKLE_HELP
+from loramerge.cli import show
+from loramerge.cli.options import asks, typed
+from loramerge.cli.results import check_printed
 from loramerge.formats.dialects import FORMATS
-from loramerge.formats.peft.profiles import PROFILES
 from loramerge.verbs.convert import convert as convert_adapter
 
 
@@ -17,36 +18,11 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="The format of OUT.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
-    help="Type of the output.  [default: that of the source]")  # fmt: skip
-@click.option("--profile", type=click.Choice(PROFILES), help="How ranks are written: compact, each "
-    "module at its own; portable, all at the largest.  [default: compact for kohya and diffusers, else "
-    "portable]")  # fmt: skip
-@click.option("--alpha", "alpha", metavar="A", help="Training alpha of a file that does not say it: a "
-    "number, or `rank` for scale 1.")  # fmt: skip
-@click.option("--only", metavar="REGEX", help="Only modules whose name holds a match.")
-@click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
-@click.option("--extras", type=click.Choice(["refuse", "first", "drop"]), default="refuse", show_default=True,
-    help="Tensors that are no low-rank pair: keep them (first), or leave them out (drop).")  # fmt: skip
-@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@asks("convert")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
-def convert(
-    source: str,
-    out: Path,
-    to: str,
-    dtype: str | None,
-    profile: str | None,
-    alpha: str | None,
-    only: str | None,
-    exclude: str | None,
-    extras: str,
-    allow_pickle: bool,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+@click.pass_context
+def convert(ctx: click.Context, /, source: str, out: Path, to: str, **given: Any) -> None:
     """Write an adapter in another format, the same in every module.
 
     OUT is one file if it ends in .safetensors, else a folder. Every module is read back and compared with
@@ -56,24 +32,11 @@ def convert(
     Example:
       loramerge convert kohya.safetensors diffusers.safetensors --to diffusers
     """
-    if quiet and as_json:
-        raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
-    done = convert_adapter(
-        source,
-        out,
-        to,
-        dtype=dtype,
-        profile=profile,
-        alpha=values.alphas((alpha,) if alpha else ()),
-        allow_pickle=allow_pickle,
-        only=only,
-        exclude=exclude,
-        extras=extras,
-        overwrite=overwrite,
-    )
-    if as_json:
+    printed = check_printed(given)
+    done = convert_adapter(source, out, to, **typed(ctx, "convert"))
+    if printed == "json":
         return show.data(done.to_dict())
-    if quiet:
+    if printed == "path":
         return click.echo(str(out))
     for note in (*done.source.oddities, *done.notes):
         show.note(f"note: {note}")

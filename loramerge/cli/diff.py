@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from loramerge.cli import show, values
-from loramerge.cli.options import PICKLE_HELP
+from loramerge.cli.options import asks
+from loramerge.sources.open import Alphas
 from loramerge.verbs.diff import diff as compare
 
 
@@ -18,13 +19,9 @@ from loramerge.verbs.diff import diff as compare
     callback=values.number,
     help="Fail (exit 4) if a module is missing or differs by more than this share of its norm in A.",
 )
-@click.option("--alpha", multiple=True, metavar="[SOURCE=]A", help="Training alpha of bare files that do not "
-    "say it: a number, or `rank` for scale 1.")  # fmt: skip
-@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
+@asks("combine", "alpha", "allow_pickle")
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
-def diff(
-    a: str, b: str, max_error: float | None, alpha: tuple[str, ...], allow_pickle: bool, as_json: bool
-) -> None:
+def diff(a: str, b: str, max_error: float | None, alpha: Alphas, allow_pickle: bool, as_json: bool) -> None:
     """Compare two adapters: the relative error, cosine and norm ratio of every module.
 
     What is compared is the update ΔW, so ranks, factors, scales and types may differ. A module that
@@ -34,7 +31,7 @@ def diff(
     Example:
       loramerge diff merged merged-again --max-error 1e-6
     """
-    found = compare(a, b, alpha=values.alphas(alpha), allow_pickle=allow_pickle)
+    found = compare(a, b, alpha=alpha, allow_pickle=allow_pickle)
     if as_json:
         show.data(found.to_dict())
     else:

@@ -8,10 +8,11 @@ import click
 
 from loramerge.cli import show, values
 from loramerge.cli.downloads import listed
-from loramerge.cli.options import FILTER_HELP, PICKLE_HELP
+from loramerge.cli.options import FILTER_HELP, asks
 from loramerge.errors import LoramergeError
+from loramerge.request.request import Request
 from loramerge.sources.expand import expand
-from loramerge.sources.open import check_alphas, open_one
+from loramerge.sources.open import Alphas, check_alphas, open_one
 from loramerge.verbs.inspect import inspect as look
 
 
@@ -19,9 +20,7 @@ from loramerge.verbs.inspect import inspect as look
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--download", is_flag=True, help="Download adapters of the Hub, to show their spectra too.")
-@click.option("--alpha", multiple=True, metavar="[SOURCE=]A", help="Training alpha of bare files that do not "
-    "say it: a number, or `rank` for scale 1.")  # fmt: skip
-@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
+@asks("combine", "alpha", "allow_pickle")
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
 @click.pass_context
 def inspect(
@@ -29,7 +28,7 @@ def inspect(
     sources: tuple[str, ...],
     filters: tuple[str, ...],
     download: bool,
-    alpha: tuple[str, ...],
+    alpha: Alphas,
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
@@ -43,18 +42,18 @@ def inspect(
     Example:
       loramerge inspect a.safetensors adapters/*/
     """
-    given = values.alphas(alpha)
+    request = Request(alpha=alpha, allow_pickle=allow_pickle)
     named = [*sources, *values.hub_filter(filters)]
     if not named:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --hub-filter.")
     members = [member for source in named for each in listed(source) for member, _ in expand(each)]
-    check_alphas(members, given)
+    check_alphas(members, request.alpha)
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
     peeked = 0
     for source in members:
         try:
-            facts = look(open_one(source, given, allow_pickle, peeking=not download))
+            facts = look(open_one(source, request, peeking=not download))
         except LoramergeError as error:
             failures.append(error)
             show.note(f"Error: {error}")

@@ -1,10 +1,11 @@
-"""Command-line options made from the fields of a method."""
+"""Command-line options made from the fields of a request and of a method."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +13,119 @@ import click
 
 from loramerge.algorithms import METHODS, Method, find, not_an_option
 from loramerge.algorithms.method import Interval
+from loramerge.cli import values
+from loramerge.request import kinds
+from loramerge.request.entry import taken
+from loramerge.request.field import Field
+from loramerge.request.recipe import DEFAULT
 
-DEFAULT = "linear"
-CONSUMERS = "peft transformers vllm sglang llama.cpp diffusers comfyui mlx".split()  # without loading them
 FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
     "(20 unless said, the most downloaded first); repeat it to narrow."
 )
-PICKLE_HELP = "Read .bin and .pt files too, without running what they contain."
+Command = Callable[..., Any]
+
+
+class Typed(click.ParamType[Any]):
+    """A value that a kind of the request makes fit."""
+
+    def __init__(self, kind: kinds.Kind) -> None:
+        self.kind, self.name = kind, (kind.metavar or "value").lower()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.kind.fit(value)
+        except kinds.Unfit as error:
+            self.fail(f"{value!r} {error}.", param, ctx)
+
+
+def _weights(*_: object) -> list[click.Option]:
+    return [
+        click.Option(["-w", "--weight", "each"], type=float, multiple=True,
+            help="Weight of a source, in order; once for each.  [default: 1 each]"),
+        click.Option(["--weights", "together"], metavar="W,W,...", help="The weights at once: 0.7,-0.3."),
+    ]  # fmt: skip
+
+
+def _descriptions(*_: object) -> list[click.Option]:
+    return [
+        click.Option(["--description", "told"], multiple=True, metavar="SOURCE=TEXT", callback=values.pairs,
+            help="What a source is good at, for --method sg; else descriptions.json beside it, or its model "
+            "card, says it."),
+        click.Option(["--descriptions"], metavar="FILE", help='A JSON file of that: {"SOURCE": "TEXT"}.'),
+    ]  # fmt: skip
+
+
+def _out(field: Field, door: str) -> list[click.Option]:
+    name = STEM[door]
+    shown = name if door == "restore" else f"{name}.safetensors if all sources are bare files, else {name}"
+    told = f"{field.help}  [default: {shown}]"
+    return [click.Option(["-o", "--out"], type=click.Path(path_type=Path), help=told)]
+
+
+STEM = {"command": "merged", "resize": "resized", "replay": "replayed", "restore": "restored"}
+SPELT: dict[
+    str, Callable[[Field, str], list[click.Option]]
+] = {  # fields that the command line spells otherwise
+    "weights": _weights,
+    "descriptions": _descriptions,
+    "out": _out,
+}
+REPEATED = {"alpha": values.alphas, "initial": values.pairs}  # once for each source
+
+
+def asks(door: str, *names: str) -> Callable[[Command], Command]:
+    """The options of these fields, by default of all that the door takes, in their order."""
+    known = taken(door)
+    fields = [known[name] for name in names or known]
+    fields = [each for each in fields if not isinstance(each.kind, kinds.Call)]  # which nobody can type
+
+    def add(command: Command) -> Command:
+        found = [option for field in fields for option in SPELT.get(field.name, _options)(field, door)]
+        params: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
+        params.extend(reversed(found))  # as the decorators of click leave them
+        return command
+
+    return add
+
+
+def _options(field: Field, _: str) -> list[click.Option]:
+    kind, name = field.kind, f"--{field.option.replace('_', '-')}"
+    shown = f"  [default: {field.shown}]" if field.shown else ""
+    told: dict[str, Any] = {"help": f"{field.help}{shown}", "metavar": kind.metavar}
+    if isinstance(kind, kinds.Flag):
+        return [click.Option([name, field.name], is_flag=True, help=field.help)]
+    if field.name in REPEATED:
+        return [click.Option([name, field.name], multiple=True, callback=REPEATED[field.name], **told)]
+    if isinstance(field.default, str):
+        told |= {"default": field.default, "show_default": True}
+    checked = values.number if isinstance(kind, kinds.Number) else None
+    return [click.Option([name, field.name], type=_click_type(kind), callback=checked, **told)]
+
+
+def _click_type(kind: kinds.Kind) -> click.ParamType[Any]:
+    if isinstance(kind, kinds.Choice):
+        return click.Choice(list(kind.words()))
+    if isinstance(kind, kinds.Whole):
+        return click.IntRange(min=1)
+    if isinstance(kind, kinds.Number):
+        return click.FloatRange(min=0)
+    return Typed(kind)
+
+
+def typed(ctx: click.Context, door: str) -> dict[str, Any]:
+    """What the user gave of the request: fields by name, as typed on this command line."""
+    given = {
+        name: value
+        for name, value in ctx.params.items()
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    fields = {name: value for name, value in given.items() if name in taken(door)}
+    if "told" in given or "descriptions" in given:
+        fields["descriptions"] = values.descriptions(ctx.params["told"], ctx.params["descriptions"])
+    if "each" in given or "together" in given:
+        fields["weights"] = values.weights(ctx.params["each"], ctx.params["together"])
+    return fields
 
 
 def from_fields(method: type[Method]) -> list[click.Option]:
@@ -91,6 +197,7 @@ def _of_recipe(path: str | None) -> str | None:
     """The method of a recipe."""
     if not path:
         return None
-    from loramerge.request.recipe import read  # YAML is for those who have a recipe
+    from loramerge.request.recipe_text import read  # YAML is for those who have a recipe
 
-    return read(Path(path)).method
+    method = read(Path(path)).method
+    return method if isinstance(method, str) else None

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
-from loramerge.cli.options import PICKLE_HELP
+from loramerge.cli.options import asks, typed
 from loramerge.errors import printable
 from loramerge.merge.run import run
+from loramerge.request.request import Request
 from loramerge.verbs.diff import Difference
-from loramerge.verbs.replay import Replay, prepare
+from loramerge.verbs.replay import Replay, Search, replayed
 
 
 @click.command()
 @click.argument("record", type=click.Path(path_type=Path), metavar="RECORD")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Where to write: NAME.safetensors for one "
-    "file, another name for a PEFT folder.  [default: replayed.safetensors if the record is in a bare file, "
-    "else replayed]")  # fmt: skip
 @click.option("--source", "sources", multiple=True, metavar="[NAME=]PATH",
     help="Where a source lies that is not beside the record or here, or a folder to look in.")  # fmt: skip
-@click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@asks("replay")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
-def replay(
-    record: Path,
-    out: Path | None,
-    sources: tuple[str, ...],
-    allow_pickle: bool,
-    overwrite: bool,
-    quiet: bool,
-) -> None:
+@click.pass_context
+def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], quiet: bool, **_: Any) -> None:
     """Do a recorded merge again, from the sources of then.
 
     RECORD is a loramerge.json, the folder it lies in, or a .safetensors written by combine. Every source
@@ -44,10 +36,10 @@ def replay(
     Example:
       loramerge replay merged/loramerge.json -o again --source a=/data/a
     """
-    todo = prepare(record, *_places(sources), allow_pickle)
-    out = out or Path("replayed.safetensors" if todo.bare else "replayed")
+    todo = replayed(record, Search(*_places(sources)), Request(**typed(ctx, "replay")))
+    out = todo.plan.request.out or Path("replayed.safetensors" if todo.bare else "replayed")
     keep_freed_memory()
-    merge = run(todo.plan, out, overwrite=overwrite, progress=show.progress)
+    merge = run(todo.plan.asking(out=out, progress=show.progress))
     if quiet:
         return click.echo(str(out))
     for note in (*todo.notes, *merge.report.notes):

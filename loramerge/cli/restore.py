@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
-from loramerge.cli.combine import show_merge
+from loramerge.cli.options import asks, typed
+from loramerge.cli.results import check_printed, show_merge
 from loramerge.merge.run import run
-from loramerge.request.effort import Effort
-from loramerge.verbs.restore import restoring
+from loramerge.verbs.restore import restored
 
 
 @click.command()
@@ -19,31 +20,15 @@ from loramerge.verbs.restore import restoring
 @click.option(
     "--task", required=True, metavar="NAME", help="The source to restore, by its name in the merge."
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("restored"), show_default=True,
-    help="Where to write: NAME.safetensors for one file, another name for a PEFT folder.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(min=1), help="Units in every module.  [default: the rank that "
     "the task's adapter had]")  # fmt: skip
 @click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
     help="Instead of a rank: the smallest that keeps this share of ‖S ∘ ΔW‖² in every module.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
-    help="Type of the output.  [default: that of the merge]")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="Workers; the result does not depend on it.  "
-    "[default: one per core, up to 8]")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@asks("restore")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
-def restore(
-    merged: str,
-    task: str,
-    out: Path,
-    rank: int | None,
-    energy: float | None,
-    dtype: str | None,
-    threads: int | None,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+@click.pass_context
+def restore(ctx: click.Context, /, merged: str, task: str, **given: Any) -> None:
     """Give one task's adapter back from a merge by --method mergevla.
 
     Its mask says which entries of the merge it wants; what is left has no low rank and is fitted again. It
@@ -55,10 +40,9 @@ def restore(
       loramerge combine a.safetensors b.safetensors --method mergevla -o merged
       loramerge restore merged --task a.safetensors --rank 16 -o again
     """
-    if quiet and as_json:
-        raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
+    printed, asked = check_printed(given), typed(ctx, "restore")
     keep_freed_memory()
-    effort = Effort(threads)
-    todo = restoring(merged, task, effort, rank=rank, energy=energy, dtype=dtype)
-    made = run(todo, out, overwrite=overwrite, effort=effort, progress=show.progress)
-    return show_merge(made, todo, out, as_json, quiet)
+    plan = restored(merged, task, {"rank": given["rank"], "energy": given["energy"], **asked})
+    out = plan.request.out or Path("restored")
+    plan = plan.asking(out=out, progress=show.progress)
+    return show_merge(run(plan), plan, out, printed)

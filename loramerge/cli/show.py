@@ -12,6 +12,7 @@ import click
 
 from loramerge.hub.names import hub_name
 from loramerge.merge.report import Module
+from loramerge.request.recipe import Ingredient
 
 Item = TypeVar("Item")
 PATIENCE = 1.0  # seconds before a bar is shown
@@ -32,9 +33,9 @@ def progress(done: Iterable[list[Module]], total: int) -> Iterator[list[Module]]
     return _watched(done, total, "module", len)
 
 
-def opening(sources: Sequence[str]) -> Iterator[str]:
+def opening(sources: Sequence[Ingredient]) -> Iterator[Ingredient]:
     """The sources one by one, with a bar where there are so many that it takes a second."""
-    if any(hub_name(source) for source in sources):  # their downloads have a bar
+    if any(hub_name(each.source) for each in sources):  # their downloads have a bar
         return iter(sources)
     return _watched(sources, len(sources), "adapter", lambda _: 1)
 

@@ -7,17 +7,15 @@ from typing import Any
 
 import click
 
-from loramerge.errors import UsageError, printable
+from loramerge.errors import printable
 from loramerge.formats import Alpha
-from loramerge.request.budgets import parse_size
-from loramerge.request.scale import check_scale
 from loramerge.sources.open import Alphas
 
 
-def alphas(texts: tuple[str, ...]) -> Alphas:
+def alphas(_: click.Context | None, __: click.Parameter | None, texts: tuple[str, ...]) -> Alphas:
     """`16`, `rank` or `SOURCE=16`, repeatable.
 
-    >>> alphas(("a.safetensors=16", "b.safetensors=rank"))
+    >>> alphas(None, None, ("a.safetensors=16", "b.safetensors=rank"))
     {'a.safetensors': 16.0, 'b.safetensors': 'rank'}
     """
     named: dict[str, Alpha] = {}
@@ -47,29 +45,6 @@ def number(_: click.Context, __: click.Parameter, value: Any) -> Any:
     if value is not None and math.isnan(value):
         raise click.BadParameter("nan is not a number.")
     return value
-
-
-def size(_: click.Context, __: click.Parameter, text: str) -> float:
-    """`500MB`, `1GB` or plain bytes."""
-    try:
-        return parse_size(text)
-    except UsageError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def scale(_: click.Context, __: click.Parameter, text: str | None) -> float | str | None:
-    """A number, or the name of a policy."""
-    try:
-        return None if text is None else check_scale(text)
-    except UsageError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def budget(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
-    """The same, kept as it was typed: a recipe shows it so."""
-    if text is not None:
-        size(context, parameter, text)
-    return text
 
 
 def weights(each: tuple[float, ...], together: str | None) -> list[float] | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from loramerge.algorithms.families.sized import Sized
 from loramerge.merge.fit import Fitting
-from loramerge.merge.plan import Plan, observer
+from loramerge.merge.plan import Plan
+from loramerge.merge.planner import observer
 from loramerge.request.budgets import Budget
 from loramerge.request.effort import Effort
 
@@ -48,7 +49,7 @@ def curve(plan: Plan, effort: Effort, bare: bool) -> list[Point]:
     return [_point(fitting, at(rank)) for rank in _steps(fitting.most)]
 
 
-def _shared(fitting: Fitting[Plan]) -> Callable[[int], Plan]:
+def _shared(fitting: Fitting) -> Callable[[int], Plan]:
     """The plan whose modules share as many units as one of this common rank has."""
 
     def at(rank: int) -> Plan:
@@ -63,7 +64,7 @@ def _steps(most: int) -> list[int]:
     return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
 
 
-def _point(fitting: Fitting[Plan], plan: Plan) -> Point:
+def _point(fitting: Fitting, plan: Plan) -> Point:
     whole = lost = 0.0
     for targets, batch in fitting.seen:
         for target, row in zip(targets, batch, strict=True):

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -18,12 +17,12 @@ from loramerge.arrays.dtypes import FLOATS
 from loramerge.errors import UsageError
 from loramerge.formats import output
 from loramerge.formats.output import Outline
+from loramerge.merge.plan import Plan
+from loramerge.merge.record import record, unhashed
 from loramerge.request.budgets import Budget, Market, largest, share, share_bytes
-from loramerge.request.record import Planned, record, unhashed
 from loramerge.request.schedule import Schedule, sized
 
 Seen = tuple[tuple[Target, ...], Array]  # modules of a batch, and what a method has observed in them
-Plan = TypeVar("Plan", bound=Planned)
 
 
 def looking(method: Method, budget: Budget) -> Method:
@@ -44,7 +43,7 @@ def looking(method: Method, budget: Budget) -> Method:
     return replace(method, energy=1.0)
 
 
-def file_size(plan: Planned, bare: bool) -> int:
+def file_size(plan: Plan, bare: bool) -> int:
     """Bytes of the weights file of a merge: one with its record in the header, or that of a folder."""
     if not bare:
         return output.file_size(plan.outline, bare)
@@ -53,7 +52,7 @@ def file_size(plan: Planned, bare: bool) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitting(Generic[Plan]):
+class Fitting:
     """The ways in which a merge can be given its ranks.
 
     Args:

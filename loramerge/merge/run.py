@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.adapters.target import Target
@@ -21,23 +20,17 @@ from loramerge.formats.masks import mark_of
 from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
 from loramerge.merge.measure import measure, measure_fit, unfolded
-from loramerge.merge.plan import Plan, plan
+from loramerge.merge.plan import Plan
 from loramerge.merge.prove import check_honest, check_rounding, check_written, fingerprint
+from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
 from loramerge.merge.spread import write_spread
 from loramerge.merge.strength import best_smallest_cosine, rescaled, strength
-from loramerge.request.effort import EFFORT, MEMORY, Effort
-from loramerge.request.record import hashing, record, unhashed
-from loramerge.request.scale import Scale
-from loramerge.request.schedule import Rule, Weight
-from loramerge.sources.descriptions import Descriptions
-from loramerge.sources.open import Alphas, Source
 from loramerge.sources.units import Units
 
 Put = Callable[[Target, Array, Array], None]
 Keep = Callable[[Target, Mapping[str, Array]], None]
 Factors = Callable[[], tuple[Array, Array]]  # up (out, k) and down (k, in), computed when asked for
-Progress = Callable[[Iterable[list[Module]], int], Iterable[list[Module]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +62,7 @@ class Merge:
         Raises:
             OutputError, VerificationError: as `combine`.
         """
-        return run(self.plan, Path(out), overwrite=overwrite, max_error=max_error)
+        return run(self.plan.asking(out=out, overwrite=overwrite, max_error=max_error))
 
     def save_spread(self, out: str | Path, *, overwrite: bool = False) -> None:
         """Write how far the sources of a mixture are apart, entry by entry of ΔW: σ² = Σ_t α_t (ΔW_t − ΔW)²,
@@ -85,19 +78,16 @@ class Merge:
         return self.report._repr_html_()
 
 
-def execute(
-    plan: Plan, put: Put, effort: Effort, progress: Progress | None = None, keep: Keep | None = None
-) -> Report:
+def execute(plan: Plan, put: Put, keep: Keep) -> Report:
     """Merge every module and hand its stored factors to `put`, its masks to `keep`.
 
     A worker takes a batch all the way from reading to `put`, so that one reads while another computes
     or writes, and memory follows the largest batches in flight.
     """
-    effort = effort.holding(plan.work.held(plan.method))
-    todo = plan.batches(effort)
+    effort, progress = plan.effort, plan.request.progress
     modules: list[Module] = []
     with workers(effort.workers) as run:
-        done = run(lambda units: _merge(plan, units, put, keep), todo)
+        done = run(lambda units: _merge(plan, units, put, keep), plan.batches(effort))
         for facts in progress(done, len(plan.sources.signatures)) if progress else done:
             modules += facts
     return report(plan, modules)
@@ -108,7 +98,7 @@ def report(plan: Plan, modules: list[Module]) -> Report:
     names = tuple(adapter.name for adapter in plan.sources.adapters)
     ordered = sorted(modules, key=lambda module: module.name)
     similar = plan.schedule.typical if plan.method.traits.given == "similarity" else ()
-    if len(similar) and not plan.sources.settings["renormalise"]:  # which scales the sources themselves
+    if len(similar) and not plan.request.renormalise:  # which scales the sources themselves
         shares = {str(t): plan.schedule.way(plan.method, t)[1] for t in plan.sources.signatures}
         ordered = [replace(module, spread=_spread(module, shares[module.name])) for module in ordered]
     weights, similarities = (tuple(map(float, each)) for each in (plan.weights, similar))
@@ -127,12 +117,11 @@ def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
     return units.settle(method.remix(method.weigh(grams, weights)))
 
 
-def _merge(plan: Plan, units: Units, put: Put, keep: Keep | None) -> list[Module]:
+def _merge(plan: Plan, units: Units, put: Put, keep: Keep) -> list[Module]:
     facts = []
     for target, (fact, factors, masks) in zip(units.targets, _made(plan, units), strict=True):
         facts.append(_emit(plan, target, fact, factors, put))
-        if keep is not None:
-            keep(target, masks)
+        keep(target, masks)
     return facts
 
 
@@ -175,148 +164,31 @@ def strengths(plan: Plan, facts: Sequence[Module]) -> dict[str, float]:
     return {fact.name: strength(plan.scale, fact, found) for fact in facts}
 
 
-def strengthened(plan: Plan, effort: Effort) -> Plan:
+def strengthened(plan: Plan) -> Plan:
     """The plan with the strengths of its modules, where all must be seen before one can be scaled."""
     if plan.scale != "cosine":
         return plan
 
-    effort = effort.holding(plan.work.held(plan.method))
-
     def look(units: Units) -> list[Module]:
         return [fact for fact, *_ in _made(plan, units)]
 
-    with workers(effort.workers) as run:
-        facts = [fact for batch in run(look, plan.batches(effort)) for fact in batch]
+    with workers(plan.effort.workers) as run:
+        facts = [fact for batch in run(look, plan.batches(plan.effort)) for fact in batch]
     return replace(plan, strengths=best_smallest_cosine(facts))
 
 
-def combine(
-    sources: Sequence[Source],
-    method: str | Method = "linear",
-    *,
-    weights: Sequence[Weight] | None = None,
-    rules: Sequence[Rule] = (),
-    out: str | Path | None = None,
-    alpha: Alphas = None,
-    dtype: str | None = None,
-    profile: str = "portable",
-    total_rank: int | None = None,
-    size: float | str | None = None,
-    consumer: str | None = None,
-    max_rank: int | None = None,
-    only: str | None = None,
-    exclude: str | None = None,
-    overwrite: bool = False,
-    allow_base_mismatch: bool = False,
-    allow_pickle: bool = False,
-    extras: str = "refuse",
-    initial: Mapping[str, str | Path] | None = None,
-    renormalise: bool = False,
-    format: str | None = None,
-    scale: Scale | None = None,
-    descriptions: Descriptions = None,
-    embedding: str | Path | None = None,
-    max_error: float | None = None,
-    threads: int | None = None,
-    memory: float = MEMORY,
-    progress: Progress | None = None,
-    **options: Any,
-) -> Merge:
-    """Merge adapters into one adapter.
-
-    Args:
-        sources: paths (a PEFT folder or a bare .safetensors), names on the Hub, or `Adapter` values.
-        method: a name of ``loramerge.METHODS`` with its `options`, or a method such as ``Lego(rank=16)``.
-        weights: one number per source, 1 each by default; they may be negative. Or a `Ramp` over depth.
-        rules: other weights or ranks for modules by name; see `Rule`.
-        out: write there: one file if it ends in .safetensors, else a PEFT folder. None: keep in memory.
-        alpha: for bare files that do not say theirs: a number, ``"rank"``, or {source: either}.
-        dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the widest of the sources.
-        profile: ``portable``, one rank for all modules, or ``compact``, each at its own.
-        total_rank, size: instead of a rank: the ranks of all modules together, or the bytes of the file of
-            weights (a number or ``"20MB"``), shared so that the least energy is lost.
-        consumer: who shall load it, as for `check`: the merge keeps to what it loads, or is refused.
-        max_rank: the largest rank that the consumer was told to load; 16 for vLLM.
-        only, exclude: regular expressions searched in module names.
-        allow_pickle: read .bin and .pt files too. Nothing in them is run.
-        extras: tensors that are no low-rank pair (heads, biases): ``"refuse"``, ``"first"`` (of the first
-            source that has them), ``"average"`` or ``"drop"``.
-        initial: {source: folder of the adapter that its PiSSA, OLoRA, CorDA or LoRA-GA training began with}.
-        renormalise: where a source lacks a module, divide by the weights of the others, not count it as zero.
-        format: how it is written: ``peft``, ``kohya``, …; by default as the sources, if these are of one.
-        scale: strength of the merge: a number, or ``"norm"`` (every module as strong as its sources are on
-            average), or ``"cosine"`` (modules weighed for the largest smallest cosine with a source).
-        descriptions: for a method with a query (``Sg(describe=…)``): {source: text}, or a JSON file of that;
-            else descriptions.json beside a source, or its model card.
-        embedding: how they are compared: ``"tfidf"``, a file of vectors, or a sentence-transformers model.
-        max_error: largest ‖merge − written‖/‖merge‖ allowed in a module.
-        threads: workers.   memory: bytes for all of them. The result depends on neither.
-
-    Returns:
-        Merge: the adapter (read from `out` if given), the report, the settled method.
+def run(plan: Plan) -> Merge:
+    """Carry out a plan, into memory or to the `out` of its request.
 
     Raises:
-        UsageError, SourceError, IncompatibleError, OutputError: a sentence each.
+        OutputError: `out` exists or cannot be written.
         VerificationError: what was read back is not what was decided; `out` is left as it was.
-
-    >>> import numpy as np
-    >>> from loramerge import from_state_dict
-    >>> unit = {"base_model.model.q.lora_A.weight": np.ones((1, 2)),
-    ...         "base_model.model.q.lora_B.weight": np.ones((2, 1))}
-    >>> merge = combine([from_state_dict(unit, alpha=1), from_state_dict(unit, alpha=3)], "svd", rank=1)
-    >>> merge.adapter[Target("q")].dense().round(12)
-    array([[4., 4.],
-           [4., 4.]])
     """
-    effort = Effort(threads, memory)
-    todo = plan(
-        sources,
-        method,
-        weights=weights,
-        rules=rules,
-        alpha=alpha,
-        dtype=dtype,
-        profile=profile,
-        total_rank=total_rank,
-        size=size,
-        bare=out is None or output.is_bare(Path(out)),
-        consumer=consumer,
-        max_rank=max_rank,
-        only=only,
-        exclude=exclude,
-        allow_base_mismatch=allow_base_mismatch,
-        allow_pickle=allow_pickle,
-        extras=extras,
-        initial=initial,
-        renormalise=renormalise,
-        format=format,
-        scale=scale,
-        descriptions=descriptions,
-        embedding=embedding,
-        effort=effort,
-        **options,
-    )
-    where = None if out is None else Path(out)
-    return run(todo, where, overwrite=overwrite, max_error=max_error, effort=effort, progress=progress)
+    plan = strengthened(plan)
+    return _in_memory(plan) if plan.request.out is None else _to_disk(plan, plan.request.out)
 
 
-def run(
-    todo: Plan,
-    out: Path | None = None,
-    *,
-    overwrite: bool = False,
-    max_error: float | None = None,
-    effort: Effort = EFFORT,
-    progress: Progress | None = None,
-) -> Merge:
-    """Carry out a plan, into memory or to `out`. Arguments and errors as for `combine`."""
-    todo = strengthened(todo, effort)
-    if out is None:
-        return _in_memory(todo, max_error, effort, progress)
-    return _to_disk(todo, out, overwrite, max_error, effort, progress)
-
-
-def _in_memory(plan: Plan, max_error: float | None, effort: Effort, progress: Progress | None) -> Merge:
+def _in_memory(plan: Plan) -> Merge:
     slots: dict[Target, Slot] = {}
 
     def put(target: Target, up: Array, down: Array) -> None:
@@ -328,8 +200,8 @@ def _in_memory(plan: Plan, max_error: float | None, effort: Effort, progress: Pr
         for task, packed in found.items():
             masks.setdefault(task, {})[target] = packed
 
-    made = execute(plan, put, effort, progress, keep)
-    check_rounding(made, max_error)
+    made = execute(plan, put, keep)
+    check_rounding(made, plan.request.max_error)
     return Merge(merged(plan, slots), made, plan, masks=masks)
 
 
@@ -351,30 +223,23 @@ def merged(plan: Plan, slots: dict[Target, Slot]) -> Adapter:
     )
 
 
-def _to_disk(
-    plan: Plan,
-    out: Path,
-    overwrite: bool,
-    max_error: float | None,
-    effort: Effort,
-    progress: Progress | None,
-) -> Merge:
+def _to_disk(plan: Plan, out: Path) -> Merge:
     marks: dict[Target, str] = {}
     _check_size(plan, out)
     plan.check_destination(out)
     outline = replace(plan.outline, recipe=record(plan, unhashed(plan.sources.whole)))
-    with output.create(out, output.is_bare(out), outline, overwrite) as draft:
+    with output.create(out, output.is_bare(out), outline, plan.request.overwrite) as draft:
 
         def put(target: Target, up: Array, down: Array) -> None:
             marks[target] = fingerprint(up, down)
             draft.put(target, up, down)
 
         with hashing(plan.sources.whole) as digests:
-            made = execute(plan, put, effort, progress, draft.keep)
-            check_rounding(made, max_error)
+            made = execute(plan, put, draft.keep)
+            check_rounding(made, plan.request.max_error)
             draft.close_masks(mark_of(marks))
             draft.close(record(plan, digests()), made.to_dict())
-        check_written(draft.reread(), marks, outline.scales, effort.workers)
+        check_written(draft.reread(), marks, outline.scales, plan.effort.workers)
     return Merge(load(out), made, plan, out)
 
 

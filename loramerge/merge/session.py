@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Computed, Held, Slot
 from loramerge.adapters.target import Target
-from loramerge.algorithms import Method
+from loramerge.algorithms import Method, make
 from loramerge.algorithms.only import Only
 from loramerge.arrays.backend import workers
 from loramerge.arrays.frames import Frame
@@ -18,23 +17,21 @@ from loramerge.arrays.remix import Fitted, Remix
 from loramerge.errors import UsageError
 from loramerge.merge.fit import Seen
 from loramerge.merge.measure import measure, measure_fit
-from loramerge.merge.plan import settle
+from loramerge.merge.planner import settle
 from loramerge.merge.report import Module
 from loramerge.merge.run import Merge, decided, merged, report, strengths
 from loramerge.merge.strength import rescaled
-from loramerge.request.effort import MEMORY, Effort
+from loramerge.request.entry import part
 from loramerge.request.schedule import Schedule
-from loramerge.sources.choice import Wording
-from loramerge.sources.descriptions import Descriptions
-from loramerge.sources.open import Alphas, Source
-from loramerge.sources.sources import Sources, open_together
+from loramerge.request.signature import spelled
+from loramerge.sources.sources import Sources
 from loramerge.sources.units import Units
 
 Batch = tuple[Units, Grams, Grams]
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class Session:
     """Adapters held open with their Grams, for notebooks and for a search over weights.
 
     The Grams (two R×R matrices a module) are computed at the first merge and kept. Later merges do not
@@ -43,21 +40,23 @@ class Opened:
     """
 
     sources: Sources
-    effort: Effort
     _kept: dict[Frame, list[Batch]] = field(default_factory=dict, repr=False)
 
+    @spelled("session", options=True)
     def combine(
         self,
         method: str | Method = "linear",
         *,
         weights: Sequence[float] | None = None,
-        dtype: str | None = None,
-        descriptions: Descriptions = None,
-        embedding: str | Path | None = None,
-        **options: Any,
+        **asked: Any,
     ) -> Merge:
-        """Merge with these weights. Arguments as for `loramerge.combine`. Sources that a method does not
-        choose stay in the report, with weight 0, and their units are kept.
+        """Merge with these weights. Sources that a method does not choose stay in the report, with weight 0,
+        and their units are kept.
+
+        Args:
+            method, weights: as for `loramerge.combine`.
+            {asked}
+            options: options of the method, if it is given by name.
 
         Raises:
             UsageError: no such method, option or weights.
@@ -65,17 +64,9 @@ class Opened:
         """
         if isinstance(method, Only):
             raise UsageError("A method for some modules only needs loramerge.combine: here all are alike.")
-        wording = Wording(descriptions, embedding)
-        plan = settle(
-            self.sources,
-            method,
-            self._observe,
-            weights=weights,
-            dtype=dtype,
-            wording=wording,
-            fold=False,
-            **options,
-        )
+        fields, options = part("session", method, {"weights": weights, **asked})
+        request = replace(self.sources.request, **fields)
+        plan = settle(self.sources, make(method, options), request, self._observe, fold=False)
         if not plan.schedule.uniform:
             raise UsageError(
                 "Weights or ranks that differ between modules need loramerge.combine: here they are the same "
@@ -95,8 +86,7 @@ class Opened:
         modules: list[Module] = []
         slots: dict[Target, Slot] = {}
         batches = self._batches(plan.method.frame)
-        effort = self.effort.holding(plan.work.held(plan.method))
-        with workers(effort.workers) as run:
+        with workers(plan.effort.workers) as run:
             for (units, _, _), (facts, promised) in zip(batches, run(merge, batches), strict=True):
                 modules += facts
                 slots |= zip(units.targets, promised, strict=True)
@@ -115,12 +105,13 @@ class Opened:
     def _batches(self, frame: Frame) -> list[Batch]:
         """Every batch with its Grams, plain and in that frame; computed when first needed, then kept."""
         if frame not in self._kept:
+            effort = self.sources.request.effort
 
             def look(units: Units) -> Batch:
                 return units, *units.seen(frame)
 
-            with workers(self.effort.workers) as run:
-                self._kept[frame] = list(run(look, self.sources.batches(self.effort)))
+            with workers(effort.workers) as run:
+                self._kept[frame] = list(run(look, self.sources.batches(effort)))
         return self._kept[frame]
 
 
@@ -131,32 +122,4 @@ def _promised(units: Units, module: int, remix: Remix) -> Slot:
     return Slot(up, down, 1.0)
 
 
-def open(  # the verb of the library, as in lm.open
-    sources: Sequence[Source],
-    *,
-    alpha: Alphas = None,
-    only: str | None = None,
-    exclude: str | None = None,
-    allow_base_mismatch: bool = False,
-    format: str | None = None,
-    threads: int | None = None,
-    memory: float = MEMORY,
-) -> Opened:
-    """Open adapters that will be merged more than once. Arguments and errors as for `combine`.
-
-    >>> import numpy as np
-    >>> import loramerge as lm
-    >>> unit = lm.LowRank(np.ones((2, 1)), np.ones((1, 2)))
-    >>> pair = lm.open([lm.Adapter.of({"q": unit}), lm.Adapter.of({"q": 3.0 * unit})])
-    >>> [pair.combine(weights=[w, 1 - w]).adapter[lm.Target("q")].norm() for w in (0.0, 0.5, 1.0)]
-    [6.0, 4.0, 2.0]
-    """
-    together = open_together(
-        sources,
-        alpha=alpha,
-        only=only,
-        exclude=exclude,
-        allow_base_mismatch=allow_base_mismatch,
-        format=format,
-    )
-    return Opened(together, Effort(threads, memory))
+Opened = Session  # its name until sessions had one

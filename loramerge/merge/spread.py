@@ -26,7 +26,7 @@ from loramerge.sources.crowded import weighted_sum
 
 def check_mixture(plan: Plan) -> None:
     """Raises UsageError: the weights of some module are no shares, so that they have no variance."""
-    if plan.sources.settings["renormalise"]:
+    if plan.request.renormalise:
         raise UsageError("A spread counts a module that a source lacks as zero: leave --renormalise away.")
     for target in plan.sources.signatures:
         shares = plan.schedule.way(plan.method, target)[1]

@@ -15,7 +15,7 @@ import numpy as np
 
 from loramerge.errors import UsageError
 from loramerge.merge.report import Module
-from loramerge.request.scale import Scale
+from loramerge.request.rules import Scale
 
 NOTHING = 1e-7  # of the strength of the sources: a merge so faint is rounding of what cancels, in its Grams
 

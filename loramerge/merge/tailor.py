@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Self
 
 from loramerge.algorithms import Method, name_of
 from loramerge.consumers import Consumer, Finding, find
@@ -17,18 +16,6 @@ from loramerge.request.budgets import Budget
 from loramerge.request.schedule import Schedule
 
 SINGLE = "F32"  # no consumer computes in more
-
-
-class Settled(Protocol):
-    """A merge that is settled, as far as it is tailored."""
-
-    @property
-    def outline(self) -> Outline: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-
-
-Plan = TypeVar("Plan", bound=Settled)
 
 
 @dataclass(frozen=True)
@@ -57,11 +44,6 @@ class Tailor:
     def limit(self) -> int | None:
         """The largest rank that it will load."""
         return self.max_rank or self.consumer.max_rank
-
-    def settings(self) -> dict[str, Any]:
-        """For the record."""
-        given = {"consumer": self.consumer.name, "max_rank": self.max_rank}
-        return {name: value for name, value in given.items() if value is not None}
 
     def check_profile(self, profile: Profile) -> None:
         """Raises UsageError: it does not read the patterns of that profile."""
@@ -108,15 +90,15 @@ class Tailor:
         started = f", and start it with {option} {size} or more" if option else ""
         return f": give --max-rank {size}{started}"
 
-    def checked(self, plan: Plan, narrowed: bool) -> tuple[str, ...]:
+    def checked(self, outline: Outline, narrowed: bool) -> tuple[str, ...]:
         """Sentences about what was done for it.
 
         Raises:
             IncompatibleError: it would not load the merge as it is meant.
         """
-        found = self.consumer.findings(of_outline(plan.outline, "merged"), self.limit)
+        found = self.consumer.findings(of_outline(outline, "merged"), self.limit)
         if found:
-            raise IncompatibleError(f"{found[0].sentence} {self._remedy(found[0], plan.outline)}")
+            raise IncompatibleError(f"{found[0].sentence} {self._remedy(found[0], outline)}")
         own = f"{self.consumer.title} {self.consumer.version} loads the merge as it is meant"
         rank = f"rank {self.limit} is the largest that {self.consumer.title} loads, so the merge is cut to it"
         return (*([rank] if narrowed else []), own)
@@ -127,21 +109,6 @@ class Tailor:
         if finding.mend and not finding.command:
             return f"What helps: {finding.mend}."
         return f"Merge without --for {self.consumer.name} if it is for another program."
-
-
-def tailored(
-    tailor: Tailor | None, plan: Plan, method: Method, given: str, again: Callable[[Method], Plan]
-) -> tuple[Plan, tuple[str, ...]]:
-    """The plan as the consumer loads it, and sentences about it.
-
-    Args:
-        method: as asked for.   given: what the user said of the size.   again: the plan of another method.
-    """
-    if tailor is None:
-        return plan, ()
-    other = tailor.narrower(method, plan.outline.largest, given)
-    fitting = plan if other is None else again(other)
-    return fitting, tailor.checked(fitting, narrowed=other is not None)
 
 
 def sized_by(method: Method, schedule: Schedule, budget: Budget | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from loramerge.arrays.backend import Array
 from loramerge.errors import UsageError
+from loramerge.request.kinds import in_bytes
 
 SLIP = 512  # bytes by which a header may shrink when a module gets one more unit
 
@@ -23,35 +23,18 @@ class Budget:
 
     @classmethod
     def of(cls, total_rank: int | None, size: float | str | None) -> Budget | None:
-        """Raises UsageError: both are given, or one is no such number."""
+        """Raises UsageError: both are given."""
         if total_rank is not None and size is not None:
             raise UsageError(f"total_rank={total_rank} and size={size} both set the size: give one of them.")
         if size is not None:
-            return cls("size", parse_size(size))
+            return cls("size", in_bytes(size))
         if total_rank is None:
             return None
-        if isinstance(total_rank, bool) or not isinstance(total_rank, int) or total_rank < 1:
-            raise UsageError(f"total_rank={total_rank!r} must be a whole number from 1 on.")
         return cls("total_rank", total_rank)
 
     @property
     def in_bytes(self) -> bool:
         return self.name == "size"
-
-
-def parse_size(size: float | str) -> float:
-    """Bytes, from a number or a text such as ``20MB``.
-
-    Raises:
-        UsageError: it is neither.
-
-    >>> parse_size("20MB")
-    20000000.0
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", str(size), re.IGNORECASE)
-    if match is None or isinstance(size, bool) or float(match[1]) == 0:
-        raise UsageError(f"{size!r} is no size such as 500MB or 1GB.")
-    return float(match[1]) * 1000.0 ** " kmg".index(match[2].lower() or " ")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,141 +1,248 @@
-"""How a merge was made, as plain values: sources, weights, method, versions."""
+"""The record of a merge: all that decided it, written beside it and read again as a stranger's file."""
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Protocol
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import numpy as np
-
-from loramerge import __version__
-from loramerge.adapters.adapter import Adapter
-from loramerge.adapters.base_models import without_folders
-from loramerge.algorithms import Method, name_of, options_of, packages_of
-from loramerge.arrays import dtypes
-from loramerge.formats.output import Outline
-from loramerge.request.scale import Scale
-from loramerge.request.schedule import Schedule, Weight, plain
+from loramerge.errors import SourceError, printable
+from loramerge.formats.peft.config import plausible
+from loramerge.hub.names import COMMIT
+from loramerge.hub.names import parse as parse_name
+from loramerge.request.entry import taken
+from loramerge.request.field import Field
+from loramerge.request.reader import Reader
+from loramerge.request.request import PLAIN, Request
+from loramerge.request.rules import Weight, plain
 
 SCHEMA = 1
+SHA256 = re.compile(r"[0-9a-f]{64}")
+BY_SOURCE = ("weights", "alpha", "initial")  # fields that stand in the entry of each source
 
 
-Digests = Sequence[Mapping[str, str]]
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The adapter that the training of a source began with: its name, and its files among the source's."""
+
+    name: str
+    files: tuple[str, ...]
 
 
-class Opened(Protocol):
-    """The sources of a merge, as far as they are recorded."""
-
-    @property
-    def whole(self) -> tuple[Adapter, ...]: ...
-    @property
-    def settings(self) -> Mapping[str, Any]: ...
-    @property
-    def left_out(self) -> Mapping[str, float]: ...
-
-
-class Tailored(Protocol):
-    """The consumer that a merge is for, as far as it is recorded."""
-
-    def settings(self) -> dict[str, Any]: ...
-
-
-class Planned(Protocol):
-    """A merge that is settled, as far as it is recorded."""
-
-    @property
-    def sources(self) -> Opened: ...
-    @property
-    def schedule(self) -> Schedule: ...
-    @property
-    def method(self) -> Method: ...
-    @property
-    def outline(self) -> Outline: ...
-    @property
-    def tailor(self) -> Tailored | None: ...
-    @property
-    def scale(self) -> Scale: ...
-
-
-def record(plan: Planned, digests: Digests) -> dict[str, Any]:
-    """The recipe of a merge; holds no path and no time.
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One source as it was.
 
     Args:
-        digests: (T,) file name -> SHA-256 of each source.
+        sha256: file name -> SHA-256.   alpha: what was given for it.   scales: a digest of its scales.
+        hub: its place there; `revision` then is a commit.   given: what its weight is called.
+        base_model, licence: as its files say.   initial: what its training began with, if that was given.
     """
-    given = plan.method.traits.given
-    sources = zip(plan.sources.whole, plan.schedule.weights, digests, strict=True)
-    rules = [rule.to_plain() for rule in plan.schedule.rules]
-    dtype = dtypes.word(plan.outline.dtype)
-    return {
-        "schema": SCHEMA,
-        "sources": [_source(given, *each) for each in sources],
-        "method": {"name": name_of(plan.method), "options": options_of(plan.method)},
-        "settings": {
-            **plan.sources.settings,
-            "dtype": dtype,
-            "profile": plan.outline.profile,
-            "modules": rules,
-            **({"ranks": dict(plan.schedule.ranks)} if plan.schedule.ranks else {}),
-            **({"left_out": dict(plan.sources.left_out)} if plan.sources.left_out else {}),
-            **(plan.tailor.settings() if plan.tailor else {}),
-            **({"scale": plan.scale} if plan.scale != 1.0 else {}),
-        },
-        "versions": versions(plan.method),
-    }
+
+    name: str
+    revision: str | None
+    sha256: Mapping[str, str]
+    weight: Weight
+    alpha: Any
+    scales: str | None
+    hub: str | None = None
+    given: str = "weight"
+    base_model: str | None = None
+    licence: str | None = None
+    initial: Start | None = None
+
+    @property
+    def pinned(self) -> str | None:
+        """Its name on the Hub with the commit of then, if it was from there."""
+        if self.hub is None:
+            return None
+        return str(replace(parse_name(f"hf://{self.hub}"), revision=self.revision))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the user may call it."""
+        return self.name, last(self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        start = self.initial
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "sha256": dict(self.sha256),
+            "alpha": float(self.alpha) if isinstance(self.alpha, int) else self.alpha,
+            "scales": self.scales,
+            "base_model": self.base_model,
+            self.given: plain(self.weight),
+            **({"hub": self.hub} if self.hub else {}),
+            **({"licence": self.licence} if self.licence else {}),
+            **({"initial": {"name": start.name, "files": list(start.files)}} if start else {}),
+        }
 
 
-def _source(given: str, adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> dict[str, Any]:
-    alpha = adapter.provenance.alpha
-    return {
-        "name": adapter.provenance.name,
-        "revision": adapter.provenance.revision,
-        "sha256": dict(digest),
-        "alpha": float(alpha) if isinstance(alpha, int) else alpha,
-        "scales": scales_digest(adapter),
-        "base_model": without_folders(adapter.base.name),
-        given: plain(weight),
-        **({"hub": adapter.provenance.hub} if adapter.provenance.hub else {}),
-        **({"licence": adapter.provenance.licence} if adapter.provenance.licence else {}),
-    }
+def last(name: str) -> str:
+    """The last part of a name, whatever it says: a record leads to no other folder."""
+    return re.split(r"[\\/]", name)[-1]
 
 
-def scales_digest(adapter: Adapter) -> str:
-    """A fingerprint of every module's scale, which may come from a file without a SHA-256 in the record."""
-    said = "\n".join(f"{target} {adapter.slots[target].scale!r}" for target in sorted(adapter))
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+def files_of(name: str) -> tuple[str, ...]:
+    """Names under which it may lie: without the number, too, that told two of one name apart."""
+    found = dict.fromkeys([last(name), re.sub(r"#\d+$", "", last(name))])
+    return tuple(name for name in found if name not in ("", ".", ".."))
 
 
-def versions(method: Method) -> dict[str, str]:
-    """What the last digits depend on."""
-    return {
-        **packages_of(method),
-        "loramerge": __version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "platform": f"{sys.platform}-{platform.machine()}",
-    }
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything that decided a merge.
 
-
-def unhashed(adapters: Sequence[Adapter]) -> list[dict[str, str]]:
-    """Digests of the right length, for a header that is written before the sources are hashed."""
-    return [dict.fromkeys((path.name for path in a.provenance.files), "0" * 64) for a in adapters]
-
-
-@contextmanager
-def hashing(adapters: Sequence[Adapter]) -> Iterator[Callable[[], list[dict[str, str]]]]:
-    """Hash the sources in a thread of its own while they are merged; the call waits for the digests.
-
-    It reads the files in order, ahead of the merge or just behind it, so that the disk is read once.
+    Args:
+        request: as it was settled.   ranks: place of a module -> rank, where these are not all alike.
+        left_out: name -> similarity of sources that were not chosen.
     """
-    with ThreadPoolExecutor(1) as pool:
-        jobs = [pool.submit(adapter.provenance.sha256) for adapter in adapters]
-        try:
-            yield lambda: [job.result() for job in jobs]
-        finally:
-            for job in jobs:
-                job.cancel()
+
+    sources: tuple[SourceRecord, ...]
+    method: str
+    options: Mapping[str, Any]
+    request: Request = PLAIN
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> list[Weight]:
+        return [source.weight for source in self.sources]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `parse` reads them again. Holds no path and no time."""
+        given = {each.name for each, _ in self.request.given()}
+        settings = {
+            each.setting: _plain(getattr(self.request, each.name))
+            for each in kept()
+            if each.always or each.name in given
+        }
+        return {
+            "schema": SCHEMA,
+            "sources": [source.to_dict() for source in self.sources],
+            "method": {"name": self.method, "options": dict(self.options)},
+            "settings": {
+                **settings,
+                **({"ranks": dict(self.ranks)} if self.ranks else {}),
+                **({"left_out": dict(self.left_out)} if self.left_out else {}),
+            },
+            "versions": dict(self.versions),
+        }
+
+
+def kept() -> Iterator[Field]:
+    """The fields of a request that are settings of a record."""
+    return (each for name, each in taken("record").items() if name not in BY_SOURCE)
+
+
+def _plain(value: Any) -> Any:
+    return [rule.to_plain() for rule in value] if isinstance(value, tuple) else value
+
+
+def parse(values: Mapping[str, Any], where: str) -> Record:
+    """The record that these values are. It is a file that we do not trust: every field is checked by name.
+
+    Raises:
+        SourceError: they are none, or of another version; the message calls them `where`.
+    """
+    reader = Reader(f"{where} cannot be replayed", SourceError)
+    if values.get("schema") != SCHEMA:
+        reader.fail(f"its schema is {printable(values.get('schema'), 40)}, and this version reads {SCHEMA}")
+    if not values.get("sources"):
+        reader.fail("it names no sources")
+    method = reader.table(values, "method")
+    settings = reader.table(values, "settings")
+    sources = tuple(_source(reader, value) for value in reader.typed(values, "sources", list))
+    return Record(
+        sources,
+        reader.typed(method, "name", str),
+        reader.table(method, "options"),
+        _request(reader, settings, sources),
+        _ranks(reader, settings),
+        _left_out(reader, settings),
+        {k: v for k, v in reader.table(values, "versions").items() if isinstance(v, str)},
+    )
+
+
+def _source(reader: Reader, value: Any) -> SourceRecord:
+    if not isinstance(value, dict):
+        reader.fail("a source is no table")
+    name = reader.typed(value, "name", str)
+    marks = reader.table(value, "sha256")
+    if not marks:
+        reader.fail(f"{printable(name)} was merged from memory, so there is no file to find")
+    if not all(isinstance(mark, str) and SHA256.fullmatch(mark) for mark in marks.values()):
+        reader.fail(f"sha256 of {printable(name)} does not map files to 64 hexadecimal digits")
+    revision, scales = (
+        None if value.get(field) is None else reader.typed(value, field, str)
+        for field in ("revision", "scales")
+    )
+    given = next((field for field in ("weight", "similarity") if field in value), "weight")
+    weight, alpha = reader.weight(value.get(given), given), _alpha(reader, value)
+    hub, start = _hub(reader, value, revision), _start(reader, value, marks)
+    return SourceRecord(name, revision, marks, weight, alpha, scales, hub, given, initial=start)
+
+
+def _start(reader: Reader, value: Mapping[str, Any], marks: Mapping[str, str]) -> Start | None:
+    if value.get("initial") is None:
+        return None
+    found = reader.table(value, "initial")
+    files = reader.typed(found, "files", list)
+    if not files or not all(isinstance(file, str) and file in marks for file in files):
+        reader.fail("the files of an initial adapter are not among those of its source")
+    return Start(reader.typed(found, "name", str), tuple(files))
+
+
+def _hub(reader: Reader, value: Any, revision: str | None) -> str | None:
+    """A place on the Hub at one commit: nothing else there is asked for by a record."""
+    if value.get("hub") is None:
+        return None
+    hub = reader.typed(value, "hub", str)
+    try:
+        name = parse_name(f"hf://{hub}")
+    except SourceError:
+        reader.fail(f"hub is {printable(hub)}, which is no place on the Hub")
+    if name.revision or not COMMIT.fullmatch(revision or ""):
+        reader.fail(f"{printable(hub)} has no commit of 40 digits")
+    return name.place
+
+
+def _alpha(reader: Reader, source: Mapping[str, Any]) -> float | str | None:
+    if source.get("alpha") in (None, "rank"):
+        return source.get("alpha")
+    alpha = reader.number(source["alpha"], "alpha")
+    if not (alpha > 0 and plausible(alpha)):
+        reader.fail(f"alpha is {alpha:g}")
+    return alpha
+
+
+def _request(reader: Reader, settings: Mapping[str, Any], sources: Sequence[SourceRecord]) -> Request:
+    if settings.get("dense_delta"):
+        reader.fail(
+            "it is of dense deltas: combine --dense-delta with the same sources and options makes them"
+        )
+    known = {each.setting: each for each in kept()}
+    for name in settings:
+        if name not in (*known, "ranks", "left_out"):
+            reader.fail(f"it has the setting {printable(name)}, which this version does not know")
+    given = {name: value for name, value in settings.items() if value is not None and name in known}
+    fields = {known[name].name: reader.field(known[name], value, name) for name, value in given.items()}
+    return Request(weights=[source.weight for source in sources], **fields)
+
+
+def _ranks(reader: Reader, settings: Mapping[str, Any]) -> dict[str, int]:
+    found = {} if settings.get("ranks") is None else reader.table(settings, "ranks")
+    for path, rank in found.items():
+        if type(rank) is not int or rank < 1:
+            reader.fail(f"the rank of {printable(path)} is {printable(repr(rank), 40)}")
+    return found
+
+
+def _left_out(reader: Reader, settings: Mapping[str, Any]) -> dict[str, float]:
+    found = {} if settings.get("left_out") is None else reader.table(settings, "left_out")
+    for path, similarity in found.items():
+        reader.number(similarity, f"the similarity of {printable(path)}")
+    return found

@@ -18,44 +18,9 @@ from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Signature
 from loramerge.errors import UsageError, printable
 from loramerge.formats.patterns.search import Found, searcher
+from loramerge.request.rules import Ramp, Rule, Weight
 
 LAYER = re.compile(r"(?:^|\.)(\d{1,9})(?=\.|$)")  # the first number in a path counts the layers
-
-
-@dataclass(frozen=True, slots=True)
-class Ramp:
-    """A weight that changes evenly with depth: `first` in the first layer, `last` in the last.
-
-    A module without a layer number, such as a head, takes the middle.
-    """
-
-    first: float
-    last: float
-
-    def to_plain(self) -> dict[str, float]:
-        return {"from": float(self.first), "to": float(self.last)}
-
-
-Weight = float | Ramp
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Modules whose name holds a `match` take these weights, this rank, or both; the first rule that fits."""
-
-    match: str
-    weights: tuple[Weight, ...] | None = None
-    rank: int | None = None
-
-    def to_plain(self) -> dict[str, Any]:
-        weights = None if self.weights is None else [plain(weight) for weight in self.weights]
-        values = {"match": self.match, "weights": weights, "rank": self.rank}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def plain(weight: Weight) -> float | dict[str, float]:
-    """A weight as JSON and YAML hold it."""
-    return weight.to_plain() if isinstance(weight, Ramp) else float(weight)
 
 
 def check_weights(weights: Sequence[float] | None, count: int) -> Array:

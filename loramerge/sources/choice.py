@@ -3,87 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, name_of
 from loramerge.errors import UsageError, printable
-from loramerge.request.schedule import Ramp, Rule, Weight, check_weights
-from loramerge.sources.descriptions import Descriptions, descriptions, names
-from loramerge.sources.similarity import TFIDF, similarities
+from loramerge.request.request import Request
+from loramerge.request.rules import Ramp, Rule, Weight
+from loramerge.request.schedule import check_weights
+from loramerge.sources.descriptions import descriptions, names
+from loramerge.sources.similarity import similarities
 
 SOME = 8  # names in one note
-
-
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """What tells how similar the sources are to what a method is asked for.
-
-    Args:
-        descriptions: {source: text}, or a file of that; the cards of the sources tell the rest.
-        embedding: how texts are compared; see `embedding.similarities`.
-        left_out: name -> similarity of those that a record says were not chosen; its weights are then the
-            similarities of the others, and nothing is read or compared again.
-    """
-
-    descriptions: Descriptions = None
-    embedding: str | Path | None = None
-    left_out: Mapping[str, float] | None = None
-
-    @property
-    def record(self) -> dict[str, str]:
-        """The embedding without its folders."""
-        return {"embedding": Path(self.embedding or TFIDF).name}
-
-
-SILENT = Wording()
 
 
 def weighed(
     method: Method,
     adapters: Sequence[Adapter],
-    weights: Sequence[Weight] | None,
-    rules: Sequence[Rule],
-    wording: Wording,
+    request: Request,
+    left_out: Mapping[str, float] | None = None,
 ) -> Sequence[Weight] | None:
     """The weights as given; for a method with a query, the similarities of the descriptions to it.
+
+    Args:
+        left_out: name -> similarity of those that a record says were not chosen; its weights are then the
+            similarities of the others, and nothing is read or compared again.
 
     Raises:
         UsageError: weights beside a query, or descriptions without one.   SourceError: as `descriptions`.
     """
     if method.query is None:
-        return _without_words(method, weights, wording)
-    if wording.left_out is not None:
-        return weights
-    if weights is not None or any(rule.weights is not None for rule in rules):
+        return _without_words(method, request)
+    if left_out is not None:
+        return request.weights
+    if request.weights is not None or any(rule.weights is not None for rule in request.rules):
         raise UsageError(
             f"The weights follow from --describe in {name_of(method)}: give no others. To state the "
             "similarities themselves, give --weights without --describe."
         )
-    called = [names(adapter) for adapter in adapters]
-    return similarities(
-        method.query, called, lambda: descriptions(adapters, wording.descriptions), wording.embedding
-    )
+    called, told = [names(adapter) for adapter in adapters], request.descriptions
+    return similarities(method.query, called, lambda: descriptions(adapters, told), request.embedding)
 
 
-def _without_words(
-    method: Method, weights: Sequence[Weight] | None, wording: Wording
-) -> Sequence[Weight] | None:
+def _without_words(method: Method, request: Request) -> Sequence[Weight] | None:
     name = name_of(method)
-    if wording.descriptions or wording.embedding is not None:
+    if request.descriptions or request.embedding is not None:
         raise UsageError(
             f"Descriptions are compared with what --describe says, and {name} has no --describe: use "
             "--method sg --describe TEXT."
         )
-    if weights is None and method.traits.given == "similarity":
+    if request.weights is None and method.traits.given == "similarity":
         raise UsageError(
             f"{name} mixes sources by what they are good at: say what you want with --describe TEXT, or give "
             "the similarity of each source with --weights."
         )
-    return weights
+    return request.weights
 
 
 def unchosen(

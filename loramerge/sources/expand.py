@@ -5,40 +5,40 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.errors import SourceError, UsageError, printable
+from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.peft.read import CONFIG
 from loramerge.hub.names import is_collection as is_list
-from loramerge.hub.names import is_hub
-from loramerge.request.schedule import Weight
+from loramerge.hub.names import is_hub, pinned
+from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.sources.descriptions import FILE
-from loramerge.sources.open import Source
 
 LIMIT = 2**20  # of a list
 Member = tuple[str, float | None]  # a path, and the weight that a list gives it
 
 
-def gather(
-    sources: Sequence[Source], weights: Sequence[Weight] | None
-) -> tuple[list[Source], Sequence[Weight] | None]:
-    """Every source in its place, collections replaced by their members; weights as given, else as listed.
+def expanded(recipe: Recipe) -> Recipe:
+    """The recipe with the members of folders, lists and globs in their place; its own weights come first.
 
     Raises:
-        UsageError: no list of sources.   SourceError: a list cannot be read, or a glob finds nothing.
+        SourceError: a list cannot be read, or a glob finds nothing.
     """
-    if isinstance(sources, str | Path) or not sources:
-        raise UsageError("Give a list of adapters to merge.")
-    found: list[tuple[Source, float | None]] = []
-    for source in sources:
-        found += [(source, None)] if isinstance(source, Adapter) else expand(str(source))
-    listed = [weight for _, weight in found]
-    if weights is None and any(weight is not None for weight in listed):
-        weights = [1.0 if weight is None else weight for weight in listed]
-    return [source for source, _ in found], weights
+    return replace(recipe, sources=tuple(each for source in recipe.sources for each in _members_of(source)))
+
+
+def _members_of(source: Ingredient) -> list[Ingredient]:
+    if isinstance(source.source, Adapter):
+        return [source]
+    name = str(source.source)
+    return [
+        replace(source, source=member, weight=weight if source.weight is None else source.weight)
+        for member, weight in expand(pinned(name, source.revision) if source.revision else name)
+    ]
 
 
 def expand(name: str) -> list[Member]:

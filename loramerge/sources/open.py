@@ -20,39 +20,49 @@ from loramerge.formats.patterns.search import Found, searcher
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
 from loramerge.hub.progress import ended
+from loramerge.request.recipe import Ingredient, Source
+from loramerge.request.request import Request
 
-Source = str | Path | Adapter
 EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
-Item = TypeVar("Item")
 CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
+Watch = Callable[[Any], Iterable[Any]]
 
 
-def open_all(
-    sources: Sequence[Source],
-    alpha: Alphas,
-    allow_pickle: bool = False,
-    initial: Mapping[str, str | Path] | None = None,
-) -> list[Adapter]:
+def open_all(ingredients: Sequence[Ingredient], request: Request, watch: Watch = iter) -> list[Adapter]:
     """Load every source, with the alpha meant for it, under names that tell them apart.
 
+    Args:
+        watch: sees every source as it is opened.
+
     Raises:
-        UsageError: no source, or an alpha for something that is no source.
+        UsageError: an alpha or an initial adapter for something that is no source.
     """
-    if isinstance(sources, str | Path) or not sources:
-        raise UsageError("Give a list of adapters to merge.")
-    check_alphas(sources, alpha)
-    check_named(sources, initial or {}, "initial")
-    found = opened(sources, lambda source: open_one(source, alpha, allow_pickle, initial))
-    return _told_apart(found, sources)
+    sources = [each.source for each in ingredients]
+    check_alphas(sources, request.alpha)
+    check_named(sources, request.initial or {}, "initial")
+
+    def load(each: Ingredient) -> Adapter:
+        found = open_one(each.source, request)
+        return _marked(found, each.revision)
+
+    return _told_apart(opened(ingredients, load, watch), sources)
+
+
+def _marked(adapter: Adapter, revision: str | None) -> Adapter:
+    """With the revision that the recipe names."""
+    came = adapter.provenance
+    if came.hub or revision is None:  # what was fetched at a revision is known by its commit
+        return adapter
+    return replace(adapter, provenance=replace(came, revision=revision))
 
 
 def opened(
-    sources: Sequence[Item], load: Callable[[Item], Adapter], watch: Callable[[Any], Iterable[Any]] = iter
+    sources: Sequence[Ingredient], load: Callable[[Ingredient], Adapter], watch: Watch = iter
 ) -> list[Adapter]:
     """Every source loaded, in order; several of the Hub at once, since each waits for its answers."""
-    waiting = sum(hub_name(source) is not None for source in sources)
+    waiting = sum(hub_name(each.source) is not None for each in sources)
     if waiting < 2:
         return [load(source) for source in watch(sources)]
     with ThreadPoolExecutor(min(waiting, CONNECTIONS)) as pool:
@@ -65,23 +75,24 @@ def opened(
             raise
 
 
-def open_one(
-    source: Source,
-    alpha: Alphas,
-    allow_pickle: bool = False,
-    initial: Mapping[str, str | Path] | None = None,
-    peeking: bool = False,
-) -> Adapter:
+def open_one(source: Source, request: Request, peeking: bool = False) -> Adapter:
     """Load a source with the alpha meant for it; one meant for all may go unused.
+
+    Args:
+        peeking: of the Hub read the header only.
 
     Raises:
         SourceError, IncompatibleError, UsageError: as `load`.
     """
-    start = _meant_for(source, initial or {})
-    if not isinstance(alpha, Mapping):
-        return load(source, alpha, optional=True, allow_pickle=allow_pickle, initial=start, peeking=peeking)
-    own = _meant_for(source, alpha)
-    return load(source, own, allow_pickle=allow_pickle, initial=start, peeking=peeking)
+    alpha: Any = request.alpha
+    return load(
+        source,
+        _meant_for(source, alpha) if isinstance(alpha, Mapping) else alpha,
+        optional=not isinstance(alpha, Mapping),
+        allow_pickle=request.allow_pickle,
+        initial=_meant_for(source, request.initial or {}),
+        peeking=peeking,
+    )
 
 
 def _meant_for(source: Source, given: Mapping[str, Value]) -> Value | None:
@@ -89,7 +100,7 @@ def _meant_for(source: Source, given: Mapping[str, Value]) -> Value | None:
     return next((given[name] for name in _names(source) if name in given), None)
 
 
-def check_alphas(sources: Sequence[Source], alpha: Alphas) -> None:
+def check_alphas(sources: Sequence[Source], alpha: Any) -> None:
     """Every alpha must be possible, and one given by name must name a source: its path, or the last part.
 
     Raises:

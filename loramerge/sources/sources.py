@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,9 +19,11 @@ from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
 from loramerge.request.effort import Effort
+from loramerge.request.recipe import Recipe
+from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
 from loramerge.sources.crowded import crowded, folded
-from loramerge.sources.open import Alphas, Source, check_together, matched, missing_modules, open_all, select
+from loramerge.sources.open import Watch, check_together, matched, missing_modules, open_all, select
 from loramerge.sources.units import Units, align, batches
 
 
@@ -34,7 +34,7 @@ class Sources:
     Args:
         whole: as they are.   adapters: without the modules left out.
         signatures: every module with the rank of each source in it.
-        notes: sentences about them.   settings: what was left out, for provenance.
+        notes: sentences about them.   request: what was asked of them.
         dialect: the format of their merge; they are under the names that it gives to modules.
         left_out: name -> similarity of sources that a method has not chosen; nothing of them is read.
     """
@@ -43,7 +43,7 @@ class Sources:
     adapters: tuple[Adapter, ...]
     signatures: Mapping[Target, Signature]
     notes: tuple[str, ...]
-    settings: Mapping[str, Any]
+    request: Request
     dialect: Dialect = PEFT
     left_out: Mapping[str, float] = field(default_factory=dict)
 
@@ -52,14 +52,14 @@ class Sources:
         cls,
         whole: Sequence[Adapter],
         adapters: Sequence[Adapter],
-        settings: Mapping[str, Any],
+        request: Request,
         dialect: Dialect,
     ) -> Sources:
         """Checked against each other, with what is odd about them."""
-        oddities = check_together(whole, settings["allow_base_mismatch"])
-        missing = missing_modules(adapters, settings["renormalise"])
+        oddities = check_together(whole, request.allow_base_mismatch)
+        missing = missing_modules(adapters, request.renormalise)
         notes = (*oddities, *missing)
-        return cls(tuple(whole), tuple(adapters), align(adapters), notes, settings, dialect)
+        return cls(tuple(whole), tuple(adapters), align(adapters), notes, request, dialect)
 
     def without(self, left: Mapping[int, float]) -> Sources:
         """As if the sources at these positions had not been named."""
@@ -68,7 +68,7 @@ class Sources:
         names = {**self.left_out, **{self.whole[i].name: left[i] for i in left}}
         if not any(adapters):
             raise UsageError("The sources that were chosen have none of the modules of --only and --exclude.")
-        return replace(Sources.of(whole, adapters, self.settings, self.dialect), left_out=names)
+        return replace(Sources.of(whole, adapters, self.request, self.dialect), left_out=names)
 
     def shape(self, target: Target) -> tuple[int, int]:
         """(out, in) of a module."""
@@ -117,35 +117,16 @@ class Sources:
         return [units for group in groups for units in batches(self.adapters, group, share, workers)]
 
 
-def open_together(
-    sources: Sequence[Source],
-    *,
-    alpha: Alphas = None,
-    only: str | None = None,
-    exclude: str | None = None,
-    allow_base_mismatch: bool = False,
-    allow_pickle: bool = False,
-    extras: str = "refuse",
-    initial: Mapping[str, str | Path] | None = None,
-    renormalise: bool = False,
-    format: str | None = None,
-    consumer: str | None = None,
-) -> Sources:
-    """Open the adapters and check that they belong together. Reads headers only."""
-    found = open_all(sources, alpha, allow_pickle, initial)
-    if consumer is not None:
-        format = _for(consumer, format, found)
+def open_together(recipe: Recipe, watch: Watch = iter) -> Sources:
+    """Open the adapters of a recipe and check that they belong together. Reads headers only."""
+    request = recipe.request
+    found = open_all(recipe.sources, request, watch)
+    format = request.format
+    if request.consumer is not None:
+        format = _for(request.consumer, format, found)
     dialect = writer.written(found, format)
-    whole, adapters = alike(found, select(found, only, exclude), dialect)
-    settings = {
-        "only": only,
-        "exclude": exclude,
-        "allow_base_mismatch": allow_base_mismatch,
-        "extras": extras,
-        "renormalise": renormalise,
-        "format": dialect.name,
-    }
-    return Sources.of(whole, adapters, settings, dialect)
+    whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
+    return Sources.of(whole, adapters, request, dialect)
 
 
 def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | None:

@@ -17,7 +17,11 @@ from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.alpha import DIFFUSERS, OURS
 from loramerge.formats.peft.profiles import Profile, check_profile
 from loramerge.formats.records import left_behind
-from loramerge.sources.open import Alphas, Source, open_one, select
+from loramerge.request.entry import part
+from loramerge.request.recipe import Source
+from loramerge.request.request import Request
+from loramerge.request.signature import spelled
+from loramerge.sources.open import open_one, select
 from loramerge.verbs.diff import Difference, diff
 
 
@@ -62,20 +66,8 @@ class Conversion:
         return f"{words[0]} → {words[1]}: {len(self.adapter)} modules, {how}"
 
 
-def convert(
-    source: Source,
-    out: str | Path,
-    to: str,
-    *,
-    dtype: str | None = None,
-    profile: str | None = None,
-    alpha: Alphas = None,
-    allow_pickle: bool = False,
-    only: str | None = None,
-    exclude: str | None = None,
-    extras: str = "refuse",
-    overwrite: bool = False,
-) -> Conversion:
+@spelled("convert")
+def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversion:
     """Write an adapter in another format; its ΔW is compared module by module before `out` appears.
 
     Where source and result are of one format and neither `dtype` nor `profile` is asked for, every tensor is
@@ -85,12 +77,9 @@ def convert(
         source: as for `load`.
         out: one file if it ends in .safetensors, else a folder, as the format wants it.
         to: ``peft``, ``kohya``, …
-        only, exclude: regular expressions searched in module names.
-        dtype: of the result; by default the widest of the source.
-        profile: ``compact``, every module at its own rank, or ``portable``, all at the largest one; by
-            default ``compact`` for kohya and diffusers, which load it as it is meant.
-        extras: tensors that are no low-rank pair, which few formats have a place for: ``"refuse"``,
-            ``"first"`` (keep them), ``"drop"``.
+        {asked}
+
+    The profile is by default ``compact`` for kohya and diffusers, which load it as it is meant.
 
     Raises:
         UsageError, SourceError, IncompatibleError, OutputError: a sentence each.
@@ -102,29 +91,35 @@ def convert(
     >>> len(done.adapter), done.copied, done.error < 1e-6
     (12, False, True)
     """
-    if extras not in ("refuse", "first", "drop"):
-        raise UsageError(f"extras={extras!r} is not one of refuse, first, drop.")
-    adapter, where = open_one(source, alpha, allow_pickle), Path(out)
+    fields, _ = part("convert", None, asked)
+    request = Request(**fields)
+    if request.extras == "average":
+        raise UsageError("extras='average' is for several sources: one of refuse, first, drop is for one.")
+    adapter, where = open_one(source, request), Path(out)
     dialect = writer.written([adapter], to)
-    written = _profile(profile, dialect)
-    if dtype is profile is only is exclude is None and _copies(adapter, dialect, where):
-        writer.copy(adapter, where, overwrite)
+    written = _profile(request.profile, dialect)
+    if _changes_nothing(request) and _copies(adapter, dialect, where):
+        writer.copy(adapter, where, request.overwrite)
         made = load(where)
         return Conversion(adapter, made, where, True, diff(adapter, made), tuple(left_behind(adapter)))
-    whole = dialect.adopt(select([adapter], only, exclude)[0])
-    if extras == "drop":
+    whole = dialect.adopt(select([adapter], request.only, request.exclude)[0])
+    if request.extras == "drop":
         whole = replace(whole, extras={})
-    kind = whole.dtype if dtype is None else dtypes.parse(dtype)
+    kind = whole.dtype if request.dtype is None else dtypes.parse(request.dtype)
     seen: list[Difference] = []
 
     def check(made: Adapter) -> None:
         seen.append(diff(whole, replace(made, extras=made.extras if whole.extras else {})))
         _check(seen[0], kind)
 
-    outline = writer.outlined(whole, dialect, kind, extras, written)
-    writer.write(whole, outline, where, overwrite, check)
+    outline = writer.outlined(whole, dialect, kind, request.extras, written)
+    writer.write(whole, outline, where, request.overwrite, check)
     notes = (*left_behind(adapter, rewritten=True), *_grown(whole, outline))
     return Conversion(adapter, load(where), where, False, seen[0], notes)
+
+
+def _changes_nothing(request: Request) -> bool:
+    return request.dtype is request.profile is request.only is request.exclude is None
 
 
 def _profile(asked: str | None, dialect: Dialect) -> Profile:

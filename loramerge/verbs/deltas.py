@@ -24,11 +24,11 @@ from loramerge.formats.output import is_bare
 from loramerge.formats.peft.alpha import OURS
 from loramerge.merge.measure import measure_dense
 from loramerge.merge.plan import Plan
+from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
-from loramerge.merge.run import Progress, decided, report
+from loramerge.merge.run import decided, report
 from loramerge.merge.strength import rescaled, strength
-from loramerge.request.effort import EFFORT, Effort
-from loramerge.request.record import hashing, record, unhashed
+from loramerge.request.effort import EFFORT, Effort, Progress
 from loramerge.sources.units import Units
 
 FACTOR = re.compile(r"\.lora_(down|A)\.weight$")

@@ -19,6 +19,8 @@ from loramerge.errors import SourceError, VerificationError, printable
 from loramerge.formats.dialects.grain import comparable
 from loramerge.merge.report import aligned
 from loramerge.request.effort import Effort
+from loramerge.request.recipe import Ingredient
+from loramerge.request.request import Request
 from loramerge.sources.open import Alphas, open_all
 from loramerge.sources.units import align
 
@@ -178,7 +180,9 @@ def diff(
     q       5.0e-01   1.000    1.500
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
-    first, second = comparable(open_all([a, b], alpha, allow_pickle))
+    first, second = comparable(
+        open_all([Ingredient(a), Ingredient(b)], Request(alpha=alpha, allow_pickle=allow_pickle))
+    )
     targets = list(align([first, second]))
     with workers(Effort(threads).workers) as run:
         found: Iterable[ModuleDifference] = run(

@@ -17,11 +17,16 @@ from loramerge.formats.records import adapter_beside, read_record
 from loramerge.formats.remote import both_readings
 from loramerge.hub.fetch import RECORD, fetch
 from loramerge.hub.names import hub_name
-from loramerge.merge.plan import Plan, plan
+from loramerge.merge.plan import Plan
+from loramerge.merge.planner import Known, planned
+from loramerge.merge.record import scales_digest, versions
 from loramerge.merge.run import Merge, run
-from loramerge.request.effort import Effort
-from loramerge.request.record import scales_digest, versions
-from loramerge.request.record_reader import Record, SourceRecord, parse
+from loramerge.request.entry import part
+from loramerge.request.recipe import Ingredient, Recipe
+from loramerge.request.record import Record, SourceRecord, files_of, last, parse
+from loramerge.request.request import PLAIN, Request
+from loramerge.request.signature import spelled
+from loramerge.sources.open import check_named
 from loramerge.verbs.diff import Difference, diff
 
 
@@ -51,15 +56,14 @@ def _place(adapter: Adapter) -> Path | None:
     return adapter.provenance.files[0].resolve() if adapter.provenance.files else None
 
 
+@spelled("replay")
 def replay(
     record: str | Path,
     out: str | Path | None = None,
     *,
     sources: Mapping[str, str | Path] | None = None,
     folders: Sequence[str | Path] = (),
-    overwrite: bool = False,
-    allow_pickle: bool = False,
-    threads: int | None = None,
+    **asked: Any,
 ) -> Merge:
     """Do a recorded merge again; the tensors have the same bytes on the same platform and versions.
 
@@ -69,44 +73,64 @@ def replay(
         out: as for `combine`.
         sources: where sources lie that are not found by name: {name in the record: path}.
         folders: more places to look in by name, before the record's folder, its parent and this one.
-        allow_pickle: read .bin and .pt sources too, as then. No record says so by itself.
+        {asked}
 
     Raises:
         SourceError: the record is malformed, or a source is not found.
         IncompatibleError: a source is not the one that was merged.
         UsageError, OutputError, VerificationError: as for `combine`.
     """
-    todo = prepare(record, sources or {}, folders, allow_pickle).plan
-    return run(todo, None if out is None else Path(out), overwrite=overwrite, effort=Effort(threads))
+    fields, _ = part("replay", None, {"out": out, **asked})
+    return run(replayed(record, Search(sources or {}, folders), Request(**fields)).plan)
 
 
-def prepare(
-    record: str | Path,
-    given: Mapping[str, str | Path],
-    folders: Sequence[str | Path] = (),
-    allow_pickle: bool = False,
-) -> Replay:
-    """Read a record, find its sources and settle everything. Errors as for `replay`."""
+@dataclass(frozen=True)
+class Search:
+    """Where sources may lie.
+
+    Args:
+        named: name in the record -> path.   folders: to look in by name.
+    """
+
+    named: Mapping[str, str | Path]
+    folders: Sequence[str | Path] = ()
+
+    def places(self, names: Sequence[str], files: Sequence[str]) -> list[str | Path]:
+        """Where something of these names is: where it was said, else wherever a file of that name lies."""
+        said = next((self.named[name] for name in names if name in self.named), None)
+        if said is not None:
+            return [said]
+        return [place for folder in self.folders for file in files if (place := Path(folder) / file).exists()]
+
+
+def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Replay:
+    """Read a record, find its sources and settle everything. Errors as for `replay`.
+
+    Args:
+        request: what the record does not say: output, effort, pickles, and where initial adapters lie.
+    """
     path = record_place(record)
     said = parse(read_record(path, str(record)), str(record))
-    _check_given(said.sources, given)
-    places = [*map(Path, folders), *_folders(path)]
-    adapters = [_find(source, given, places, allow_pickle) for source in said.sources]
-    todo = _plan(said, adapters, str(record))
+    _check_given(said.sources, search.named)
+    check_named([name for source in said.sources for name in source.names], request.initial or {}, "initial")
+    search = replace(search, folders=[*search.folders, *_folders(path)])
+    adapters = [_find(source, search, request) for source in said.sources]
+    todo = _planned(said, adapters, str(record), request)
     _check_scales(said.sources, todo.sources.whole)
     return Replay(todo, is_bare(path), _original(path, record), _other_versions(said, todo.method))
 
 
-def _plan(said: Record, adapters: Sequence[Adapter], where: str) -> Plan:
+def _planned(said: Record, adapters: Sequence[Adapter], where: str, request: Request) -> Plan:
     """The plan of then. What the record says badly is the record's fault, not the user's."""
-    patterns = [("only", said.settings.get("only")), ("exclude", said.settings.get("exclude"))]
-    for option, pattern in [*patterns, *(("match", rule.match) for rule in said.rules)]:
+    patterns = [("only", said.request.only), ("exclude", said.request.exclude)]
+    for option, pattern in [*patterns, *(("match", rule.match) for rule in said.request.rules)]:
         if pattern is not None:
             searcher(pattern, option, trusted=False)
+    here = {each.name: value for each, value in request.given() if each.name != "initial"}
     try:
         method = make(said.method, said.options)
-        settings = {"left_out": {}, **said.settings}  # similarities are in the record, descriptions are not
-        return plan(adapters, method, weights=said.weights, rules=said.rules, **settings)
+        recipe = Recipe(tuple(map(Ingredient, adapters)), method, request=replace(said.request, **here))
+        return planned(recipe, Known(said.ranks, said.left_out))
     except UsageError as error:
         raise SourceError(f"{printable(where)} cannot be replayed: {printable(error, 300)}") from None
     except RecursionError:
@@ -114,10 +138,11 @@ def _plan(said: Record, adapters: Sequence[Adapter], where: str) -> Plan:
 
 
 def _check_given(sources: Sequence[SourceRecord], given: Mapping[str, str | Path]) -> None:
-    known = {name for source in sources for name in source.names}
+    starts = [source.initial.name for source in sources if source.initial]
+    known = {name for source in sources for name in source.names} | set(starts)
     for name in given:
         if name not in known:
-            names = ", ".join(printable(source.name) for source in sources)
+            names = ", ".join(printable(name) for name in [*(s.name for s in sources), *starts])
             raise UsageError(f"--source names {printable(name)}, but the merge was of {names}.")
 
 
@@ -127,34 +152,55 @@ def _folders(record: Path) -> list[Path]:
     return [home, home / "..", Path()]
 
 
-def _find(
-    source: SourceRecord, given: Mapping[str, str | Path], folders: Sequence[Path], allow_pickle: bool
-) -> Adapter:
-    named = next((given[name] for name in source.names if name in given), None)
-    places: list[Any] = [folder / file for folder in folders for file in source.files]
-    places = [place for place in places if place.exists()] if named is None else [named]
-    found: list[str | Path] = [*places, *([source.pinned] if source.pinned and named is None else [])]
+def _find(source: SourceRecord, search: Search, request: Request) -> Adapter:
+    found = search.places(source.names, files_of(source.name))
+    if source.pinned and not any(name in search.named for name in source.names):
+        found.append(source.pinned)
     if not found:
-        raise SourceError(
-            f"The source {printable(source.name)} is neither beside the record nor here. Say where it lies: "
-            f"--source {printable(source.name)}=PATH."
-        )
+        raise SourceError(_absent(f"The source {printable(source.name)}", source.name))
+    starts = _starts(source, search, request)
     failures: list[LoramergeError] = []
     for place in found:
-        try:
-            return _opened(source, place, allow_pickle)
-        except LoramergeError as error:
-            failures.append(error)
+        for start in starts:
+            try:
+                return _opened(source, place, start, request.allow_pickle)
+            except LoramergeError as error:
+                failures.append(error)
     raise failures[-1 if source.pinned else 0]
 
 
-def _opened(source: SourceRecord, place: str | Path, allow_pickle: bool) -> Adapter:
+def _starts(source: SourceRecord, search: Search, request: Request) -> list[str | Path | None]:
+    """Where the adapter may lie that the training of a source began with; None if it was merged as it is."""
+    told = (
+        next((request.initial[n] for n in source.names if n in request.initial), None)
+        if request.initial
+        else None
+    )
+    if told is not None:
+        return [told]
+    if source.initial is None:
+        return [None]
+    name = source.initial.name
+    found: list[str | Path | None] = [*search.places((name, last(name)), files_of(name))]
+    if not found:
+        raise SourceError(_absent(f"The adapter {printable(name)}, with which the training of "
+            f"{printable(source.name)} began,", name))  # fmt: skip
+    return found
+
+
+def _absent(what: str, name: str) -> str:
+    return (
+        f"{what} is neither beside the record nor here. Say where it lies: --source {printable(name)}=PATH."
+    )
+
+
+def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, allow_pickle: bool) -> Adapter:
     """The adapter there, under its recorded name.
 
     Raises:
         IncompatibleError: it is another one.
     """
-    adapter = load(place, source.alpha, optional=True, allow_pickle=allow_pickle)
+    adapter = load(place, source.alpha, optional=True, allow_pickle=allow_pickle, initial=start)
     found = adapter.provenance.sha256()
     if sorted(found.values()) != sorted(source.sha256.values()):
         changed = [name for name, mark in source.sha256.items() if mark not in found.values()]

@@ -7,35 +7,34 @@ from typing import Any
 
 from loramerge.errors import UsageError, printable
 from loramerge.formats.output import is_bare
-from loramerge.merge.plan import Plan, plan
-from loramerge.merge.run import Merge, Progress, run
-from loramerge.request.effort import EFFORT, Effort
-from loramerge.sources.expand import gather
-from loramerge.sources.open import Alphas, Source
+from loramerge.merge.plan import Plan
+from loramerge.merge.planner import planned
+from loramerge.merge.run import Merge, run
+from loramerge.request.recipe import Recipe, Source
+from loramerge.request.signature import spelled
+from loramerge.sources.expand import expanded
 
 SIZES = ("rank", "energy", "total_rank", "size")
 
 
+@spelled("resize")
 def resize(
     source: Source,
     out: str | Path | None = None,
     *,
     rank: int | None = None,
     energy: float | None = None,
-    total_rank: int | None = None,
-    size: float | str | None = None,
-    profile: str = "portable",
-    dtype: str | None = None,
-    consumer: str | None = None,
-    max_rank: int | None = None,
-    alpha: Alphas = None,
-    overwrite: bool = False,
-    threads: int | None = None,
-    progress: Progress | None = None,
+    **asked: Any,
 ) -> Merge:
     """The adapter with fewer units: the leading singular ones, as many as one of the four sizes says.
 
-    Arguments, results and errors as for `loramerge.combine` with `method="svd"`.
+    Results and errors as for `loramerge.combine` with `method="svd"`.
+
+    Args:
+        source: as for `combine`.   out: as for `combine`.
+        rank: units in every module.
+        energy: the smallest common rank that keeps this share of ‖ΔW‖² in every module.
+        {asked}
 
     >>> import numpy as np
     >>> import loramerge as lm
@@ -44,27 +43,28 @@ def resize(
     array([[3., 0.],
            [0., 0.]])
     """
-    where, effort = None if out is None else Path(out), Effort(threads)
-    bare = where is None or is_bare(where)
-    sizes = {"rank": rank, "energy": energy, "total_rank": total_rank, "size": size}
-    settings = {"profile": profile, "dtype": dtype, "consumer": consumer, "max_rank": max_rank}
-    todo = resizing(source, sizes, effort, alpha=alpha, bare=bare, **settings)
-    return run(todo, where, overwrite=overwrite, effort=effort, progress=progress)
+    bare = out is None or is_bare(Path(out))
+    return run(resized(source, {"rank": rank, "energy": energy, "out": out, **asked}, bare))
 
 
-def resizing(source: Source, sizes: dict[str, Any], effort: Effort = EFFORT, **settings: Any) -> Plan:
+def resized(source: Source, asked: dict[str, Any], bare: bool | None) -> Plan:
     """What `resize` would do.
+
+    Args:
+        bare: whether it will be one file; None: as the source.
 
     Raises:
         UsageError: not one adapter, or not one size.
     """
-    given = [name for name in SIZES if sizes[name] is not None]
+    recipe = Recipe.of("resize", [source], "svd", asked)
+    given = [name for name in SIZES if asked.get(name) is not None]
     if len(given) != 1:
         found = f"not {' and '.join(given)}" if given else "and none is given"
         raise UsageError(f"One of rank, energy, total_rank and size says how small it shall be, {found}.")
-    sources, _ = gather([source], None)
-    if len(sources) != 1:
+    recipe = expanded(recipe)
+    if len(recipe.sources) != 1:
         raise UsageError(
-            f"{printable(source)} stands for {len(sources)} adapters: name one, or merge them with combine."
+            f"{printable(source)} stands for {len(recipe.sources)} adapters: name one, or merge them with "
+            "combine."
         )
-    return plan(sources, "svd", effort=effort, **sizes, **settings)
+    return planned(recipe.asking(bare=bare))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
@@ -15,12 +16,18 @@ from loramerge.formats.masks import PLACE, Masks, mark_of, open_masks
 from loramerge.formats.remote import both_readings
 from loramerge.hub.fetch import fetch
 from loramerge.hub.names import hub_name
-from loramerge.merge.plan import Plan, plan
+from loramerge.merge.plan import Plan
+from loramerge.merge.planner import planned
 from loramerge.merge.prove import fingerprint
-from loramerge.merge.run import Merge, Progress, run
-from loramerge.request.effort import EFFORT, Effort
+from loramerge.merge.run import Merge, run
+from loramerge.request.effort import Effort
+from loramerge.request.entry import part
+from loramerge.request.recipe import Ingredient, Recipe
+from loramerge.request.request import Request
+from loramerge.request.signature import spelled
 
 
+@spelled("restore")
 def restore(
     merged: str | Path,
     task: str,
@@ -28,17 +35,16 @@ def restore(
     *,
     rank: int | None = None,
     energy: float | None = None,
-    dtype: str | None = None,
-    overwrite: bool = False,
-    threads: int | None = None,
-    progress: Progress | None = None,
+    **asked: Any,
 ) -> Merge:
     """One task's adapter from a merge by ``mergevla``: S ∘ ΔW, fitted to a rank.
 
     Args:
         merged: the folder of the merge, with its masks, here or on the Hub.
         task: the name of one of its sources.
+        out: as for `combine`.
         rank, energy: of the result; by default the rank that the task's adapter had.
+        {asked}
 
     Returns:
         Merge: its report says what the rank cut off.
@@ -56,29 +62,23 @@ def restore(
     ...     round(lm.diff(a, lm.load("fixtures/a.safetensors")).error, 1)  # of what the mask leaves out
     0.2
     """
-    where, effort = None if out is None else Path(out), Effort(threads)
-    todo = restoring(merged, task, effort, rank=rank, energy=energy, dtype=dtype)
-    return run(todo, where, overwrite=overwrite, effort=effort, progress=progress)
+    return run(restored(merged, task, {"rank": rank, "energy": energy, "out": out, **asked}))
 
 
-def restoring(
-    merged: str | Path,
-    task: str,
-    effort: Effort = EFFORT,
-    *,
-    rank: int | None = None,
-    energy: float | None = None,
-    dtype: str | None = None,
-) -> Plan:
+def restored(merged: str | Path, task: str, asked: dict[str, Any]) -> Plan:
     """What `restore` would do. Reads the merge, to see that its masks are for it."""
+    sizes = {name: asked.pop(name, None) for name in ("rank", "energy")}
+    fields, _ = part("restore", None, asked)
+    request = Request(**fields)
     folder, source, shown = _brought(merged)
     if folder.suffix == ".safetensors" and not folder.is_dir():
         raise UsageError(f"{printable(shown)} is one file; masks lie in the folder of a merge: name that.")
     masks, adapter = open_masks(folder, task, shown), load(source)
-    _check_meant_for(masks, adapter, effort)
+    _check_meant_for(masks, adapter, request.effort)
     own = {target: slot for target, slot in adapter.slots.items() if str(target) in masks.tensors}
     adapter = replace(adapter, slots=own)
-    return plan([adapter], Restored(masks_of=masks, rank=rank, energy=energy), dtype=dtype, effort=effort)
+    method = Restored(masks_of=masks, **sizes)
+    return planned(Recipe((Ingredient(adapter),), method, request=request))
 
 
 def _brought(merged: str | Path) -> tuple[Path, str | Path, str]:

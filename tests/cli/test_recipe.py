@@ -142,13 +142,13 @@ WRONG = {
     "a parameter of the driver": ("sources: [a]\nparameters: {threads: 1}", 2, "no option threads"),
     "a parameter that is no text": ("sources: [a]\nparameters: {1: 1}", 2, "parameters has the key 1"),
     "a bad parameter": ("sources: [a]\nparameters: {rank: x}", 2, "rank='x' must be int"),
-    "an alpha in a list": ("sources: [a]\nalpha: [1]", 2, "alpha is [1], not a number"),
+    "an alpha in a list": ("sources: [a]\nalpha: [1]", 2, "alpha is [1], which is neither"),
     "an alpha for nobody": ("sources: [a]\nalpha: {c: 1}", 2, "none of the sources"),
     "an unknown rule": ("sources: [a]\nmodules: [{match: q, seed: 1}]", 2, "a rule in modules has the key"),
     "a rule without a match": ("sources: [a]\nmodules: [{rank: 1}]", 2, "match is None"),
     "a rule of too many weights": ("sources: [a]\nmodules: [{match: q, weights: [1, 2]}]", 2, "2 weights"),
     "a rule that is no pattern": ("sources: [a]\nmodules: [{match: (}]", 2, "no regular expression"),
-    "a flag of text": ("sources: [a]\nallow_base_mismatch: 'no'", 2, "not true or false"),
+    "a flag of text": ("sources: [a]\nallow_base_mismatch: 'no'", 2, "which must be True or False"),
 }  # fmt: skip
 
 

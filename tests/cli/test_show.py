@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from loramerge.cli import show
+from loramerge.request.recipe import Ingredient
 
 
 class Terminal(io.StringIO):
@@ -29,7 +30,8 @@ def test_everything_passes_and_a_bar_is_shown_to_those_who_wait(monkeypatch, ite
 def test_sources_are_counted_one_by_one(monkeypatch):
     monkeypatch.setattr(show, "PATIENCE", -1.0)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert list(show.opening(["a", "b"])) == ["a", "b"]
+    pair = [Ingredient("a"), Ingredient("b")]
+    assert list(show.opening(pair)) == pair
     assert "adapter" in sys.stderr.getvalue()
 
 

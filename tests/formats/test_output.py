@@ -390,7 +390,7 @@ def test_max_error_holds_every_module_and_leaves_nothing(tmp_path, cli):
 def test_a_plan_may_be_run_to_memory_or_disk_with_the_same_numbers(tmp_path):
     a, b = two(tmp_path)
     todo = loramerge.plan([a, b], "lego")
-    held, stored = run(todo), run(todo, tmp_path / "m")
+    held, stored = run(todo), run(todo.asking(out=tmp_path / "m"))
     assert held.report.to_dict() == stored.report.to_dict()
     for target, update in held.adapter.items():
         assert update.up.tobytes() == stored.adapter[target].up.tobytes()

@@ -7,7 +7,8 @@ import pytest
 
 from loramerge import Adapter, Lego, Linear, LowRank, Rule, Svd, combine, load, open, replay
 from loramerge.errors import SourceError, UsageError
-from loramerge.merge.strength import best_smallest_cosine, check_scale
+from loramerge.merge.strength import best_smallest_cosine
+from loramerge.request.request import Request
 from tests.helpers.adapters import dense, distance, merged, random_adapters, zero
 from tests.helpers.files import bare, tensors
 
@@ -145,13 +146,13 @@ def test_a_record_with_no_strength_is_refused(tmp_path, monkeypatch):
     ("given", "wanted"), [(None, 1.0), (2, 2.0), ("-0.5", -0.5), ("norm", "norm"), ("cosine", "cosine")]
 )
 def test_what_a_scale_may_be(given, wanted):
-    assert check_scale(given) == wanted
+    assert Request(scale=given).scale == wanted
 
 
 @pytest.mark.parametrize("given", ["nan", "strong", float("inf"), True, [1]])
 def test_what_a_scale_may_not_be(given):
     with pytest.raises(UsageError, match="neither a finite number nor one of norm, cosine"):
-        check_scale(given)
+        Request(scale=given)
 
 
 @pytest.mark.parametrize("method", ["svd", "tsv", "iso_c", "wudi", "linear"])

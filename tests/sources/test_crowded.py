@@ -5,8 +5,8 @@ import pytest
 
 from loramerge import combine, open
 from loramerge.adapters.target import Target
-from loramerge.merge.plan import plan
 from loramerge.sources.crowded import crowded, weighted_sum
+from loramerge.verbs.plan import plan
 from tests.helpers.adapters import dense, distance, random_adapters, truncated, weighted
 
 SHAPES = {"flat": (4, 9), "tall": (9, 4), "wide enough": (20, 20)}

@@ -8,7 +8,8 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import IncompatibleError, SourceError, UsageError
-from loramerge.sources.choice import Wording, weighed
+from loramerge.request.request import Request
+from loramerge.sources.choice import weighed
 from loramerge.sources.descriptions import descriptions
 from loramerge.sources.similarity import similarities
 from tests.helpers.adapters import dense, distance, random_adapters, weighted
@@ -233,7 +234,7 @@ RECORDS = {
         {"x": "far"},
         "the similarity of x is 'far', not a number",
     ),
-    "an embedding of numbers": (("settings", "embedding"), 3, "embedding is 3, not text"),
+    "an embedding of numbers": (("settings", "embedding"), 3, "embedding is 3, which must be text"),
     "another temperature": (("method", "options", "temperature"), "hot", "temperature='hot' must be float"),
 }
 
@@ -256,7 +257,7 @@ def test_a_record_that_was_tampered_with_is_a_sentence(place, value, words, tmp_
 
 def test_similarities_that_were_decided_are_not_decided_again():
     adapters = random_adapters(1, (2, 3))
-    assert weighed(lm.Sg(describe="x"), adapters, [0.3, 0.1], (), Wording(left_out={})) == [0.3, 0.1]
+    assert weighed(lm.Sg(describe="x"), adapters, Request(weights=[0.3, 0.1]), {}) == (0.3, 0.1)
 
 
 def test_only_a_query_loads_scikit_learn():

@@ -5,6 +5,8 @@ import pytest
 
 from loramerge import combine, plan
 from loramerge.errors import IncompatibleError, SourceError, UsageError
+from loramerge.request.recipe import Ingredient
+from loramerge.request.request import Request
 from loramerge.request.schedule import check_weights
 from loramerge.sources.open import missing_modules, open_all, select
 from tests.helpers.files import bare, folder, tensors
@@ -19,15 +21,19 @@ def two(tmp_path):
     return [tmp_path / "x/lora", tmp_path / "y/lora"]
 
 
+def opened(sources, alpha=None):
+    return open_all([Ingredient(source) for source in sources], Request(alpha=alpha))
+
+
 @pytest.mark.parametrize("sources", [[], (), "a", None])
 def test_sources_are_a_list(sources):
     with pytest.raises(UsageError, match="list of adapters"):
-        open_all(sources, None)
+        plan(sources)
 
 
 def test_names_are_as_short_as_they_can_be_and_never_absolute(two, tmp_path):
     def names(sources):
-        adapters = open_all(sources, None)
+        adapters = opened(sources)
         assert [a.provenance.name for a in adapters] == [a.name for a in adapters]
         return [adapter.name for adapter in adapters]
 
@@ -36,21 +42,21 @@ def test_names_are_as_short_as_they_can_be_and_never_absolute(two, tmp_path):
     assert names([*map(str, two), two[0]]) == ["x/lora#1", "y/lora", "x/lora#3"]
     assert names([*two, folder(tmp_path / "other")]) == ["x/lora", "y/lora", "other"]
     assert names([f"{two[0]}/", two[1].parent / "../y/lora"]) == ["x/lora", "y/lora"]
-    assert names(open_all(two, None)) == ["x/lora", "y/lora"], "adapters keep the names they have"
+    assert names(opened(two)) == ["x/lora", "y/lora"], "adapters keep the names they have"
 
 
 def test_an_alpha_for_all_serves_those_that_need_it_and_one_by_name_must_be_needed(two, tmp_path):
     lone = bare(tmp_path / "z.safetensors", tensors(shapes={"l.0.q": (3, 4)}))
-    scales = [next(iter(a.slots.values())).scale for a in open_all([*two, lone], 6)]
+    scales = [next(iter(a.slots.values())).scale for a in opened([*two, lone], 6)]
     assert scales == [2.0, 2.0, 3.0]
     for name in (str(lone), "z.safetensors"):
-        assert open_all([lone], {name: "rank"})[0].slots
+        assert opened([lone], {name: "rank"})[0].slots
     with pytest.raises(UsageError, match="drop --alpha"):
-        open_all([*two, lone], {"z.safetensors": 6, "lora": 6})
+        opened([*two, lone], {"z.safetensors": 6, "lora": 6})
     with pytest.raises(UsageError, match="none of the sources"):
-        open_all([lone], {"elsewhere/z.safetensors": 6})
+        opened([lone], {"elsewhere/z.safetensors": 6})
     with pytest.raises(IncompatibleError, match="does not say its alpha"):
-        open_all([*two, lone], {})
+        opened([*two, lone], {})
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1, 2, 3], [1, float("nan")], [1, float("inf")], [1, True], []])
@@ -66,7 +72,7 @@ def test_weights_are_1_each_or_as_given():
 
 
 def test_modules_are_chosen_by_searching_their_names(two):
-    adapters = open_all(two, None)
+    adapters = opened(two)
 
     def chosen(only, exclude):
         return [[str(target) for target in adapter] for adapter in select(adapters, only, exclude)]
@@ -90,7 +96,7 @@ def test_a_source_that_keeps_no_module_counts_as_zero(two):
 
 
 def test_a_module_that_a_source_lacks_is_said(two):
-    (note,) = missing_modules(open_all(two, None))
+    (note,) = missing_modules(opened(two))
     assert note == "x/lora has 1 of the 2 modules; it counts as zero in the others"
     assert note in plan(two).notes
 

@@ -31,7 +31,13 @@ def made_plain(adapter: Adapter, start: Adapter) -> Adapter:
         if not math.isclose(slot.scale, first.scale, rel_tol=1e-6):
             raise _unrelated(adapter, start, f"{printable(target)} has another scale")
         slots[target] = Slot(joined(slot.up, first.up, 1, -1.0), joined(slot.down, first.down, 0), slot.scale)
-    provenance = replace(adapter.provenance, files=(*adapter.provenance.files, *start.provenance.files))
+    files = start.provenance.files
+    provenance = replace(
+        adapter.provenance,
+        files=(*adapter.provenance.files, *files),
+        initial=start.provenance.name,
+        starting=len(files),
+    )
     plain = {**adapter.config, "init_lora_weights": True}
     return replace(adapter, slots=slots, config=plain, provenance=provenance)
 

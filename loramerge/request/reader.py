@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from loramerge.errors import LoramergeError, printable
-from loramerge.request.schedule import Ramp, Rule, Weight
+from loramerge.request.field import Field
+from loramerge.request.kinds import Unfit
+from loramerge.request.rules import Ramp, Rule, Weight
 
 WORDS = {"str": "text", "list": "a list", "dict": "a table", "bool": "true or false", "int": "a whole number"}
 RAMP, RULE = ("from", "to"), ("match", "weights", "rank")
@@ -51,9 +53,17 @@ class Reader:
             self.fail(f"{field} is {value}, not a finite number")
         return float(value)
 
-    def scale(self, value: Any) -> float | str:
-        """A number, or the name of a policy, which is checked where it is used."""
-        return value if isinstance(value, str) else self.number(value, "scale")
+    def many(self, values: Mapping[str, Any], field: str) -> list[Any]:
+        found: list[Any] = self.typed(values, field, list) if field in values else []
+        return found
+
+    def field(self, field: Field, value: Any, key: str) -> Any:
+        """A field of a request, under the key that it has here."""
+        try:
+            rules = field.name == "rules"
+            return tuple(map(self.rule, self.many({key: value}, key))) if rules else field.kind.fit(value)
+        except Unfit as error:
+            self.fail(f"{key} is {_shown(value)}, which {error}")
 
     def weight(self, value: Any, field: str = "weight") -> Weight:
         """A number, or a ramp ``{from: 0.2, to: 0.8}`` over depth."""

@@ -8,56 +8,52 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from loramerge.algorithms import find
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
+from loramerge.cli.options import typed
 from loramerge.errors import UsageError, printable
-from loramerge.request.recipe import Ingredient, Recipe, read
-from loramerge.request.schedule import Weight
-from loramerge.sources.expand import left_aside
-from loramerge.sources.open import Alphas
+from loramerge.formats.output import is_bare
+from loramerge.request.recipe import Ingredient, Recipe
+from loramerge.request.recipe_text import read
+from loramerge.sources.expand import expanded, left_aside
 
-RIVALS = (
-    {"rank", "energy", "total_rank", "size"},
-)  # one of them given on the command line puts the other away
+SIZES = {"rank", "energy", "total_rank", "size"}  # one of them on the command line puts the others away
 
 
-def asked(
-    ctx: click.Context,
-    recipe: Path | None,
-    sources: Sequence[str],
-    weights: Sequence[Weight] | None,
-    alpha: Alphas,
-    settings: dict[str, Any],
-) -> Recipe:
+def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Recipe:
     """The recipe of this command, its collections expanded."""
-    written = read(recipe) if recipe else Recipe()
+    written = read(file) if file else Recipe()
     if not sources and not written.sources:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --recipe that does.")
-    said = {k: v for k, v in settings.items() if ctx.get_parameter_source(k) is ParameterSource.COMMANDLINE}
-    if settings["descriptions"]:  # of two options, the one or the other
-        said["descriptions"] = settings["descriptions"]
+    fields, own = typed(ctx, "command"), _own(ctx)
+    if SIZES & (own.keys() | fields.keys()):
+        written = _without_size(written)
     named = tuple(Ingredient(source) for source in sources) or written.sources
-    named = tuple(replace(each, source=source) for each in named for source in listed(each.source))
-    fields = find(ctx.meta["method"]).names()
-    own = {name: said.pop(name) for name in list(said) if name in fields}
-    for rivals in RIVALS:
-        if rivals & (own.keys() | said.keys()):
-            written = _without(written, rivals)
-    parameters = {**_kept(written, ctx.meta["method"]), **own}
-    whole = replace(written, sources=named, method=ctx.meta["method"], parameters=parameters, **said)
+    named = tuple(replace(each, source=source) for each in named for source in listed(str(each.source)))
     for each in named:
-        _tell(each.source)
-    return _weighed(replace(whole, alpha=alpha if alpha is not None else written.alpha).expanded(), weights)
+        _tell(str(each.source))
+    parameters = {**_kept(written, ctx.meta["method"]), **own}
+    weights = fields.pop("weights", None)
+    whole = replace(written, sources=named, method=ctx.meta["method"], parameters=parameters)
+    out = fields.get("out")
+    return _weighed(expanded(whole.asking(bare=None if out is None else is_bare(out), **fields)), weights)
 
 
-def _without(written: Recipe, names: set[str]) -> Recipe:
-    """The recipe without these settings and parameters."""
-    kept = {name: value for name, value in written.parameters.items() if name not in names}
-    away: dict[str, Any] = dict.fromkeys(names & {"total_rank", "size"})
-    return replace(written, parameters=kept, **away)
+def _own(ctx: click.Context) -> dict[str, Any]:
+    """Options of the method that were typed."""
+    return {
+        name: ctx.params[name]
+        for name in find(ctx.meta["method"]).names()
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+
+
+def _without_size(written: Recipe) -> Recipe:
+    """The recipe without what it says of the size."""
+    kept = {name: value for name, value in written.parameters.items() if name not in SIZES}
+    return replace(written.asking(total_rank=None, size=None), parameters=kept)
 
 
 def _kept(written: Recipe, method: str) -> dict[str, Any]:
@@ -70,7 +66,7 @@ def _kept(written: Recipe, method: str) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if name not in foreign}
 
 
-def _weighed(recipe: Recipe, weights: Sequence[Weight] | None) -> Recipe:
+def _weighed(recipe: Recipe, weights: Sequence[float] | None) -> Recipe:
     """With the weights of the command line, one for each source."""
     if weights is None:
         return recipe

@@ -1,0 +1,128 @@
+"""What commands print of a merge: in words, as JSON, or its path alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from loramerge.algorithms import name_of, options_of
+from loramerge.arrays import dtypes
+from loramerge.cli import show
+from loramerge.errors import printable
+from loramerge.formats import output
+from loramerge.merge.curve import Point, curve
+from loramerge.merge.plan import Plan
+from loramerge.merge.run import Merge
+
+if TYPE_CHECKING:
+    from loramerge.hub.commits import Pushed
+
+Printed = Literal["words", "json", "path"]
+
+
+def check_printed(given: Mapping[str, Any]) -> Printed:
+    """What --json and --quiet ask for. Raises UsageError: both."""
+    if given["quiet"] and given["as_json"]:
+        raise click.UsageError("--json and --quiet both decide what is printed: give one of them.")
+    return "json" if given["as_json"] else "path" if given["quiet"] else "words"
+
+
+def show_pushed(done: Pushed, printed: Printed) -> None:
+    for note in done.notes:
+        show.note(f"note: {note}")
+    if printed != "path":
+        show.note(f"pushed {printable(done.url)}")
+
+
+def show_deltas(plan: Plan, out: Path, printed: Printed) -> None:
+    """Write dense deltas, and what they kept and lost."""
+    from loramerge.verbs.deltas import write_deltas
+
+    asked = plan.request
+    made = write_deltas(plan, out, overwrite=asked.overwrite, effort=asked.effort, progress=asked.progress)
+    if printed == "json":
+        return show.data({"out": str(out), **made.to_dict()})
+    if printed == "path":
+        return click.echo(str(out))
+    for note in made.notes:
+        show.note(f"note: {note}")
+    click.echo(str(made))
+    show.note(f"wrote {printable(out)}: {name_of(plan.method)}, {len(made.modules)} dense deltas")
+    return None
+
+
+def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
+    """What would be written, and what other sizes would lose."""
+    if printed == "path":
+        return click.echo(str(out))
+    points = curve(plan, plan.request.effort, output.is_bare(out))
+    if printed == "json":
+        return show.data(_facts(plan, out, points))
+    for note in plan.notes:
+        show.note(f"note: {note}")
+    for adapter, weight in zip(plan.sources.adapters, plan.weights, strict=True):
+        click.echo(f"{weight:g} × {printable(adapter.name)}")
+    click.echo(f"would write {_what(plan, out)}")
+    _show_curve(points)
+    return None
+
+
+def _facts(plan: Plan, out: Path, points: list[Point]) -> dict[str, Any]:
+    return {
+        "out": str(out),
+        "method": {"name": name_of(plan.method), "options": options_of(plan.method)},
+        "sources": [a.name for a in plan.sources.adapters],
+        "weights": plan.weights.tolist(),
+        "modules": len(plan.sources.signatures),
+        "rank": plan.outline.largest,
+        "ranks": dict(plan.outline.ranks),
+        "dtype": dtypes.word(plan.outline.dtype),
+        "format": plan.sources.dialect.name,
+        "bytes": plan.outline.nbytes,
+        "curve": [point.to_dict() for point in points],
+        "notes": list(plan.notes),
+    }
+
+
+def _show_curve(points: list[Point]) -> None:
+    if not points:
+        return
+    click.echo(f"{'total rank':>10}  {'largest':>7}  {'size':>9}  energy lost at best")
+    for point in points:
+        size, lost = show.size(point.bytes), f"{100 * point.energy_lost:.3g} %"
+        click.echo(f"{point.total_rank:>10}  {point.rank:>7}  {size:>9}  {lost:>19}")
+
+
+def show_merge(merge: Merge, plan: Plan, out: Path, printed: Printed, done: Pushed | None = None) -> None:
+    """What was kept and lost, and where it lies."""
+    if printed == "json":
+        name, options = name_of(merge.method), options_of(merge.method)
+        made = {"out": str(out), "method": {"name": name, "options": options}}
+        sent = {"pushed": done.url} if done else {}
+        return show.data({**made, **sent, **merge.report.to_dict()})
+    if printed == "path":
+        return click.echo(str(out))
+    for note in merge.report.notes:
+        show.note(f"note: {note}")
+    click.echo(str(merge.report))
+    show.note(f"wrote {_what(plan, out)}")
+    return None
+
+
+def _what(plan: Plan, out: Path) -> str:
+    outline = plan.outline
+    return (
+        f"{printable(out)}: {name_of(plan.method)}, {len(plan.sources.signatures)} modules, "
+        f"{_ranks(plan)}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
+    )
+
+
+def _ranks(plan: Plan) -> str:
+    outline = plan.outline
+    if not outline.ranks:
+        return f"rank {outline.rank}"
+    least = min(outline.rank, *outline.ranks.values())
+    return f"ranks {least} to {outline.largest}"

@@ -1,0 +1,214 @@
+"""From a recipe to a plan: everything that is settled before the first module is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from loramerge.adapters.target import Target
+from loramerge.algorithms import Method, name_of
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array, workers
+from loramerge.errors import UsageError, printable
+from loramerge.formats.dialects.dialect import check_ranks
+from loramerge.formats.output import Outline, is_bare
+from loramerge.formats.peft.profiles import Profile, check_profile
+from loramerge.merge.fit import Fitting, Seen, looking
+from loramerge.merge.plan import Plan
+from loramerge.request.budgets import Budget
+from loramerge.request.effort import Effort
+from loramerge.request.recipe import Recipe
+from loramerge.request.request import Request
+from loramerge.request.schedule import Schedule
+from loramerge.sources.choice import unchosen, weighed
+from loramerge.sources.expand import expanded
+from loramerge.sources.open import Watch, renormalised
+from loramerge.sources.sources import Sources, open_together, work_weights
+from loramerge.sources.units import Units
+
+if TYPE_CHECKING:
+    from loramerge.merge.tailor import Tailor
+
+Observe = Callable[[Method, Sources, Schedule], Sequence[Seen]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a record has settled already.
+
+    Args:
+        ranks: place of a module -> rank.
+        left_out: name -> similarity of sources that were not chosen: the weights are then similarities of the
+            others, and no text is compared again. None: nothing is known of it.
+    """
+
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, float] | None = None
+
+
+NOTHING = Known()
+
+
+def planned(recipe: Recipe, known: Known = NOTHING, watch: Watch = iter) -> Plan:
+    """What a recipe comes to. Reads headers, and factors only where the size depends on them.
+
+    Args:
+        watch: sees every source as it is opened.
+
+    Raises:
+        UsageError, SourceError, IncompatibleError: a sentence each.
+    """
+    method, whole = recipe.chosen, expanded(recipe).weighed()
+    return settle(open_together(whole, watch), method, whole.request, observer(whole.request.effort), known)
+
+
+def settle(
+    sources: Sources,
+    method: Method,
+    request: Request,
+    observe: Observe,
+    known: Known = NOTHING,
+    fold: bool = True,
+) -> Plan:
+    """Fix weights, method and the shape of the output.
+
+    Args:
+        observe: looks at all modules, if it must be known what is in them.
+        fold: whether units that are of no use are left out.
+    """
+    budget, profile = Budget.of(request.total_rank, request.size), _profile(request, sources)
+    tailor, kind = _tailored(request, sources, profile)
+    sources, schedule = _chosen(sources, method, request, known, fold)
+
+    def weights_of(target: Target) -> Array:
+        return schedule.way(method, target)[1]
+
+    if request.renormalise:
+        sources = replace(sources, adapters=tuple(renormalised(sources.adapters, weights_of)))
+    work = sources.folded(weights_of) if fold and method.traits.sums else sources
+    shown, empty = method.weights(schedule.typical), Outline({}, 1, kind, {}, profile=profile)
+    open_ = Plan(request, sources, schedule, shown, work, method, empty, (), budget, tailor=tailor)
+    _check_strength(open_)
+    return _Sizes(open_, observe).settled()
+
+
+def _profile(request: Request, sources: Sources) -> Profile:
+    profile = check_profile(request.profile or "portable")
+    check_ranks(sources.dialect, profile)
+    return profile
+
+
+def _tailored(request: Request, sources: Sources, profile: Profile) -> tuple[Tailor | None, str]:
+    """The consumer that the merge is for, if it is for one, and the type of the output."""
+    widest = dtypes.widest(a.dtype for a in sources.adapters if a)
+    tailor = None
+    if request.consumer is not None or request.max_rank is not None:
+        from loramerge.merge.tailor import Tailor  # consumers are for merges that are made for one
+
+        tailor = Tailor.of(request.consumer, request.max_rank)
+    if tailor is not None:
+        if not sources.dialect.keeps_alpha:  # whose files hold the rank of each module anyway
+            tailor.check_profile(profile)
+        widest = tailor.dtype(widest)
+    return tailor, widest if request.dtype is None else dtypes.parse(request.dtype)
+
+
+def _chosen(
+    sources: Sources, method: Method, request: Request, known: Known, fold: bool
+) -> tuple[Sources, Schedule]:
+    """The sources that take part, and the weights and ranks of every module."""
+    weights, rules = weighed(method, sources.whole, request, known.left_out), request.rules
+    sources = replace(sources, left_out=known.left_out or {})
+    if fold and (left := unchosen(method, sources.whole, weights, rules)):
+        weights = [weight for i, weight in enumerate(weights or ()) if i not in left]
+        sources = sources.without(left)
+    everything = {target for adapter in sources.whole for target in adapter}
+    schedule = Schedule.of(weights, rules, len(sources.whole), everything)
+    return sources, replace(schedule, ranks=_there(known.ranks, everything))
+
+
+def _there(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, int]:
+    """Raises UsageError: a rank is for a module that is not there."""
+    places = {target.place for target in targets}
+    for place in ranks:
+        if place not in places:
+            raise UsageError(f"ranks has {printable(place)}, which is no module here.")
+    return ranks
+
+
+def _check_strength(plan: Plan) -> None:
+    """Raises UsageError: masks are for the strength that a merge has by itself."""
+    if plan.method.masks and plan.scale != 1.0:
+        raise UsageError(
+            f"scale={plan.scale} would give the merge of {name_of(plan.method)} another strength than its "
+            "masks are for: give the sources weights instead."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sizes:
+    """A plan whose ranks are open, and how to look at the modules that decide them."""
+
+    plan: Plan
+    observe: Observe
+
+    def settled(self) -> Plan:
+        """The plan with its ranks: those of the method, of a budget, or of a consumer."""
+        plan = self.plan
+        if plan.budget is not None:
+            looking(plan.method, plan.budget)  # says what does not go together, before anything is read
+        settled = self.found(plan.method) if plan.budget is None else self.within(plan.budget)
+        return settled if plan.tailor is None else self.tailored(settled, plan.tailor)
+
+    def tailored(self, settled: Plan, tailor: Tailor) -> Plan:
+        """The plan as the consumer loads it, with sentences about it."""
+        from loramerge.merge.tailor import sized_by
+
+        said = sized_by(self.plan.method, self.plan.schedule, self.plan.budget)
+        other = tailor.narrower(self.plan.method, settled.outline.largest, said)
+        fit = settled if other is None else self.found(other)
+        notes = tailor.checked(fit.outline, narrowed=other is not None)
+        return replace(fit, notes=(*fit.notes, *notes))
+
+    def found(self, method: Method) -> Plan:
+        """The plan of a method that may still have to look at all modules."""
+        return self.plan.again(self.known(method).decide([], self.most), self.plan.schedule)
+
+    def known(self, method: Method) -> Method:
+        """The method with what it had to find out; some look more than once, a bracket first."""
+        while method.observes:
+            seen = self.observe(method, self.plan.work, self.plan.schedule)
+            method = method.decide([array for _, array in seen], self.most)
+        return method
+
+    def within(self, budget: Budget) -> Plan:
+        plan, method = self.plan, self.known(self.plan.method)
+        seen = self.observe(looking(method, budget), plan.work, plan.schedule)
+        bare = is_bare(plan.default_out("merged")) if plan.request.bare is None else plan.request.bare
+        return Fitting(seen, method.decide([], self.most), plan.schedule, plan.again, bare).within(budget)
+
+    @property
+    def most(self) -> int:
+        """The largest rank of a source."""
+        return max(adapter.rank for adapter in self.plan.sources.adapters)
+
+
+def observer(effort: Effort) -> Observe:
+    """Looks at all modules whose rank is open, with this much of the machine."""
+
+    def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
+        own_effort = effort.holding(work.held(method))
+
+        def look(units: Units) -> list[Seen]:
+            own, weights = schedule.way(method, units.targets[0])
+            if not own.observes:  # a rule has given these modules a rank of their own
+                return []
+            _, grams = units.seen(own.frame)
+            return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
+
+        with workers(own_effort.workers) as run:
+            return list(chain.from_iterable(run(look, work.batches(own_effort, schedule, method))))
+
+    return observe

@@ -1,0 +1,96 @@
+"""How a merge was made, from its plan: sources, weights, method, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from loramerge import __version__
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.base_models import without_folders
+from loramerge.algorithms import Method, name_of, options_of, packages_of
+from loramerge.merge.plan import Plan
+from loramerge.request.record import Record, SourceRecord, Start
+from loramerge.request.rules import Weight
+
+Digests = Sequence[Mapping[str, str]]
+
+
+def record(plan: Plan, digests: Digests) -> dict[str, Any]:
+    """The record of a merge as plain values.
+
+    Args:
+        digests: (T,) file name -> SHA-256 of each source.
+    """
+    given = plan.method.traits.given
+    sources = zip(plan.sources.whole, plan.schedule.weights, digests, strict=True)
+    return Record(
+        tuple(_source(given, *each) for each in sources),
+        name_of(plan.method),
+        options_of(plan.method),
+        plan.settled,
+        plan.schedule.ranks,
+        plan.sources.left_out,
+        versions(plan.method),
+    ).to_dict()
+
+
+def _source(given: str, adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> SourceRecord:
+    came = adapter.provenance
+    return SourceRecord(
+        came.name,
+        came.revision,
+        digest,
+        weight,
+        came.alpha,
+        scales_digest(adapter),
+        came.hub,
+        given,
+        without_folders(adapter.base.name),
+        came.licence,
+        None if came.initial is None else Start(came.initial, tuple(digest)[-came.starting :]),
+    )
+
+
+def scales_digest(adapter: Adapter) -> str:
+    """A fingerprint of every module's scale, which may come from a file without a SHA-256 in the record."""
+    said = "\n".join(f"{target} {adapter.slots[target].scale!r}" for target in sorted(adapter))
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def versions(method: Method) -> dict[str, str]:
+    """What the last digits depend on."""
+    return {
+        **packages_of(method),
+        "loramerge": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
+    }
+
+
+def unhashed(adapters: Sequence[Adapter]) -> list[dict[str, str]]:
+    """Digests of the right length, for a header that is written before the sources are hashed."""
+    return [dict.fromkeys(a.provenance.names, "0" * 64) for a in adapters]
+
+
+@contextmanager
+def hashing(adapters: Sequence[Adapter]) -> Iterator[Callable[[], list[dict[str, str]]]]:
+    """Hash the sources in a thread of its own while they are merged; the call waits for the digests.
+
+    It reads the files in order, ahead of the merge or just behind it, so that the disk is read once.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        jobs = [pool.submit(adapter.provenance.sha256) for adapter in adapters]
+        try:
+            yield lambda: [job.result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()

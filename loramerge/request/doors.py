@@ -1,0 +1,90 @@
+"""Where a request comes in and where it is kept, and what each of these doors does not take, with the reason.
+
+A door takes every field of `Request` but those named here, by themselves or by their part. A law in the tests
+holds each door against this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+HERE = ""  # a field that a door takes although it does not take the rest of that part
+
+_ONE = "one adapter has no others to be compared with"
+_LATER = "give it to `combine` of what was opened"
+_EARLIER = "sources are chosen when they are opened: give it to `loramerge.open`"
+_SAVE = "nothing is written yet: give it to `save` of the merge"
+_NO_PLACE = "it says what is merged, not where that is written"
+_NO_EFFECT = "the result does not depend on it"
+_STRANGER = "it may be a stranger's, and you decide what is read on your machine: say it beside it"
+_SETTLED = "the record says it"
+_BY_OUT = "the name of the output says it"
+_RESTORED = "the merge has settled it"
+_CONVERTED = "a conversion changes no number: use combine with this one source"
+
+DOORS: Mapping[str, Mapping[str, str]] = {
+    "command": {
+        "rules": "a recipe says it, under `modules`: --recipe FILE",
+        "bare": _BY_OUT,
+        "progress": "the command line shows it by itself",
+    },
+    "combine": {"bare": _BY_OUT},
+    "plan": {"out": _SAVE, "overwrite": _SAVE, "max_error": _SAVE, "progress": "nothing is merged yet"},
+    "open": {
+        **dict.fromkeys(("weights", "rules", "descriptions", "embedding"), _LATER),
+        **dict.fromkeys(("strength", "size", "output"), _LATER),
+        "format": HERE,
+        "renormalise": "what is opened is kept as the sources have it: use loramerge.combine",
+        "progress": "nothing is merged yet",
+    },
+    "session": {
+        "sources": _EARLIER,
+        **dict.fromkeys(("weights", "descriptions", "embedding"), HERE),
+        "rules": "here all modules are merged alike: use loramerge.combine",
+        "format": _EARLIER,
+        **dict.fromkeys(("out", "overwrite", "max_error", "bare"), _SAVE),
+        "effort": _EARLIER,
+    },
+    "resize": {
+        **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
+        "rules": "use combine with this one source",
+        "strength": "a resized adapter is as strong as it was: combine with `scale` changes that",
+        "bare": _BY_OUT,
+    },
+    "convert": {
+        **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
+        **dict.fromkeys(("rules", "initial", "strength", "size"), _CONVERTED),
+        **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
+        "format": "`to` says it",
+        "max_error": "every module is compared anyway",
+        **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),
+        "effort": "the work is that of a copy",
+    },
+    "restore": {
+        **dict.fromkeys(("sources", "strength", "size", "output"), _RESTORED),
+        **dict.fromkeys(("out", "overwrite", "dtype", "max_error"), HERE),
+    },
+    "recipe": {
+        "allow_pickle": _STRANGER,
+        **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
+        "effort": _NO_EFFECT,
+    },
+    "record": {
+        "allow_pickle": _STRANGER,
+        "descriptions": "similarities to them are recorded in their place",
+        "size": "the ranks that it came to are recorded in its place",
+        "max_error": "it decides whether a merge is written, not what is in it",
+        **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
+        "effort": _NO_EFFECT,
+    },
+    "replay": {
+        **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),
+        **dict.fromkeys(("initial", "allow_pickle", "out", "overwrite", "max_error"), HERE),
+    },
+}
+
+
+def why_not(door: str, field: str, part: str) -> str | None:
+    """Why a door does not take a field; None if it does."""
+    absent = DOORS[door]
+    return absent.get(field, absent.get(part)) or None

@@ -1,0 +1,55 @@
+"""What was said at a door, parted into what the merge is asked for and the options of the method."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from loramerge.algorithms import METHODS, Method, find, not_an_option
+from loramerge.errors import UsageError
+from loramerge.request.doors import why_not
+from loramerge.request.field import Field
+from loramerge.request.request import FIELDS
+
+Said = Mapping[str, Any]
+
+
+def taken(door: str) -> dict[str, Field]:
+    """The fields that a door takes, by name."""
+    return {name: each for name, each in FIELDS.items() if why_not(door, name, each.part) is None}
+
+
+def part(door: str, method: str | Method | None, said: Said) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(fields of the request, options of the method).
+
+    Raises:
+        UsageError: a name that the door does not take, with the reason; or one that nobody knows, with
+            those that are near.
+    """
+    here, options = taken(door), _options(method)
+    fields = {name: value for name, value in said.items() if name in here}
+    rest = {name: value for name, value in said.items() if name not in here}
+    for name in rest:
+        if name not in options:
+            raise UsageError(_unknown(name, door, method, options))
+    return fields, rest
+
+
+def _options(method: str | Method | None) -> list[str]:
+    if method is None:
+        return []
+    return (type(method) if isinstance(method, Method) else find(method)).names()
+
+
+def _unknown(name: str, door: str, method: str | Method | None, options: Iterable[str]) -> str:
+    if name in FIELDS:
+        return f"{name} is not for {door}: {why_not(door, name, FIELDS[name].part)}."
+    called = type(method).__name__ if isinstance(method, Method) else method
+    if called is not None and any(name in cls.names() for cls in METHODS.values()):
+        return not_an_option(name, called)
+    near = difflib.get_close_matches(name, [*taken(door), *options], n=2, cutoff=0.7)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    if called is None:
+        return f"{name} is no setting of {door}.{hint}"
+    return f"{name} is neither a setting of {door} nor an option of {called}.{hint}"

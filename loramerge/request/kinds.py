@@ -1,0 +1,230 @@
+"""Kinds of values that a request may hold: what fits, and how the command line names it.
+
+Every kind has one verb: ``fit(value)`` gives the value as it is kept, or raises `Unfit`. Python, the command
+line, recipes and records all ask it, so that a wrong value gets the same sentence everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loramerge.errors import printable
+
+LARGEST = 1e300  # beyond it squares of numbers overflow float64
+
+
+class Unfit(ValueError):
+    """Why a value does not fit, as the sentence goes on after the value: ``is no size such as 20MB``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(ABC):
+    """What values a field takes; `metavar` is their name in help."""
+
+    metavar: str | None = None
+
+    @abstractmethod
+    def fit(self, value: Any) -> Any:
+        """The value as it is kept. Raises Unfit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag(Kind):
+    """True or false."""
+
+    def fit(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise Unfit("must be True or False")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Kind):
+    """One of a few words; `also` are spellings that are understood but not offered."""
+
+    words: Callable[[], Sequence[str]]
+    also: tuple[str, ...] = ()
+
+    def fit(self, value: Any) -> str:
+        if not isinstance(value, str) or value not in (*self.words(), *self.also):
+            raise Unfit(f"is not one of {', '.join(self.words())}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Kind):
+    """A whole number from 1 on."""
+
+    def fit(self, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise Unfit("must be a whole number from 1 on")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Kind):
+    """A finite number from 0 on."""
+
+    def fit(self, value: Any) -> float:
+        return number(value, low=0)
+
+
+def number(value: Any, low: float = -LARGEST) -> float:
+    """A finite number in float64. Raises Unfit."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise Unfit("is not a finite number")
+    try:
+        found = float(value)
+    except (OverflowError, TypeError, ValueError):
+        raise Unfit("is not a finite number") from None
+    if not abs(found) <= LARGEST:
+        raise Unfit("is not a finite number")
+    if found < low:
+        raise Unfit(f"must be a number from {low:g} on")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Kind):
+    """Words of the user; a path counts where `path` says so."""
+
+    path: bool = False
+
+    def fit(self, value: Any) -> str:
+        if self.path and isinstance(value, Path):
+            value = str(value)
+        if not isinstance(value, str):
+            raise Unfit("must be text" + (" or a path" if self.path else ""))
+        if not value:
+            raise Unfit("is empty")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place(Kind):
+    """Where something is written."""
+
+    def fit(self, value: Any) -> Path:
+        if not isinstance(value, str | Path) or not str(value):
+            raise Unfit("is no path")
+        return Path(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(Kind):
+    """Bytes: a number or a text such as ``20MB``, kept as it was given because a recipe shows it so."""
+
+    def fit(self, value: Any) -> float | str:
+        in_bytes(value)
+        return value if isinstance(value, str) else float(value)
+
+
+def in_bytes(size: Any) -> float:
+    """Bytes, from a number or a text such as ``20MB``. Raises Unfit.
+
+    >>> in_bytes("20MB")
+    20000000.0
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", str(size), re.IGNORECASE | re.ASCII)
+    if match is None or isinstance(size, bool) or not 0 < float(match[1]) < LARGEST:
+        raise Unfit("is no size such as 500MB or 1GB")
+    return float(match[1]) * 1000.0 ** " kmg".index(match[2].lower() or " ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strength(Kind):
+    """A finite number, or the name of a policy."""
+
+    policies: tuple[str, ...]
+
+    def fit(self, value: Any) -> float | str:
+        if isinstance(value, str):
+            if value in self.policies:
+                return value
+            value = _float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+            raise Unfit(f"is neither a finite number nor one of {', '.join(self.policies)}")
+        return float(value)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alphas(Kind):
+    """A training alpha for all sources, or {source: alpha}; ``"rank"`` means scale 1."""
+
+    def fit(self, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return _alpha(value)
+        return {_named(source): _alpha(each) for source, each in value.items()}
+
+
+def _alpha(value: Any) -> float | str:
+    from loramerge.formats.peft.config import plausible
+
+    if value == "rank":
+        return "rank"
+    good = not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= LARGEST
+    if not good or not (value > 0 and plausible(value)):
+        raise Unfit("is neither a number above 0 nor 'rank'")
+    return float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Kind):
+    """{source: text or path}; where `file` says so, a path of a file that holds such a table."""
+
+    file: bool = False
+
+    def fit(self, value: Any) -> Any:
+        if self.file and isinstance(value, str | Path) and str(value):
+            return value
+        if not isinstance(value, Mapping):
+            raise Unfit("is no table of source and text" + (", nor a file of one" if self.file else ""))
+        return {_named(source): _texts(source, each) for source, each in value.items()}
+
+
+def _named(source: Any) -> str:
+    if not isinstance(source, str | Path):
+        raise Unfit(f"names the source {printable(repr(source), 60)}, which is not text")
+    return str(source)
+
+
+def _texts(source: Any, value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        raise Unfit(f"has {printable(repr(value), 60)} for {printable(source, 60)}, which is not text")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many(Kind):
+    """A tuple of things that `each` makes fit."""
+
+    each: Callable[[Any], Any]
+    of: str
+
+    def fit(self, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str | Mapping) or not hasattr(value, "__iter__"):
+            raise Unfit(f"must be a list of {self.of}")
+        return tuple(self.each(item) for item in value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Kind):
+    """Something that can be called."""
+
+    def fit(self, value: Any) -> Any:
+        if not callable(value):
+            raise Unfit("cannot be called")
+        return value

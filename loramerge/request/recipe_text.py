@@ -1,0 +1,156 @@
+"""A recipe as YAML, read as a stranger's file: bounded, without aliases, every value checked by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loramerge.algorithms import Method, name_of, options_of
+from loramerge.errors import SourceError, UsageError, printable
+from loramerge.request.entry import taken
+from loramerge.request.reader import Reader
+from loramerge.request.recipe import DEFAULT, Ingredient, Recipe
+from loramerge.request.request import FIELDS, Request
+from loramerge.request.rules import Rule, plain
+
+LIMIT = 2**18
+SOURCE = ("source", "weight", "revision")
+OWN = ("sources", "method", "parameters")  # keys that are no field of the request
+
+
+def keys() -> dict[str, str]:
+    """Key in a recipe -> field. Weights stand beside their sources."""
+    return {each.key: name for name, each in taken("recipe").items() if name != "weights"}
+
+
+def written(recipe: Recipe) -> str:
+    """The recipe as YAML; reading it gives the same recipe."""
+    import yaml  # only for those who have a recipe
+
+    named = keys().values()
+    given = {each.key: _plain(value) for each, value in recipe.request.given() if each.name in named}
+    method: str | Method = recipe.method or DEFAULT
+    name, parameters = method, dict(recipe.parameters)
+    if isinstance(method, Method):
+        name, parameters = name_of(method), options_of(method)
+    sources = [_source(each) for each in recipe.sources]
+    values: dict[str, Any] = {"sources": sources, "method": name}
+    values |= {"parameters": parameters} if parameters else {}
+    return str(yaml.safe_dump({**values, **given}, sort_keys=False, allow_unicode=True, width=110))
+
+
+def unsaid(recipe: Recipe) -> list[str]:
+    """What was asked for that a recipe does not say: fields, by name."""
+    said = {*keys().values(), "weights"}
+    return [each.name for each, _ in recipe.request.given() if each.name not in said]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value.to_plain() if isinstance(value, Rule) else str(value) if isinstance(value, Path) else value
+
+
+def _source(each: Ingredient) -> dict[str, Any]:
+    weight = None if each.weight is None else plain(each.weight)
+    values = {"source": str(each.source), "weight": weight, "revision": each.revision}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        SourceError: it cannot be read, or is no YAML.   UsageError: it says what is not known, by name.
+    """
+    return parse(_load(path), printable(path))
+
+
+def parse(values: Any, where: str) -> Recipe:
+    """The recipe that these values are; messages call it `where`."""
+    reader = Reader(f"{where} is no recipe", UsageError)
+    if not isinstance(values, dict):
+        reader.fail("it is no table of settings such as `sources:` and `method:`")
+    if "schema" in values:
+        reader.fail("it is the record of a merge; loramerge replay reads those")
+    known = keys()
+    reader.keys(values, (*OWN, *known), "it")
+    given = {key: value for key, value in values.items() if value is not None}
+    return Recipe(
+        tuple(_ingredient(reader, value) for value in reader.many(given, "sources")),
+        reader.typed(given, "method", str) if "method" in given else None,
+        _parameters(reader, given),
+        Request(
+            **{known[key]: reader.field(FIELDS[known[key]], given[key], key) for key in known if key in given}
+        ),
+    )
+
+
+def _parameters(reader: Reader, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the method, which checks them itself."""
+    found = reader.table(values, "parameters") if "parameters" in values else {}
+    for name in found:
+        if not isinstance(name, str):
+            reader.fail(f"parameters has the key {printable(repr(name), 60)}")
+    return found
+
+
+def _ingredient(reader: Reader, value: Any) -> Ingredient:
+    if isinstance(value, str):
+        return Ingredient(value)
+    if not isinstance(value, dict):
+        reader.fail("a source is neither a path nor a table with `source:` and `weight:`")
+    reader.keys(value, SOURCE, "a source")
+    given = {key: each for key, each in value.items() if each is not None}
+    return Ingredient(
+        reader.typed(given, "source", str),
+        reader.weight(given["weight"]) if "weight" in given else None,
+        reader.typed(given, "revision", str) if "revision" in given else None,
+    )
+
+
+def _loader() -> Any:
+    """YAML's safe loader; aliases, which can make a few lines into gigabytes, and double keys are refused."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.constructor.ConstructorError(problem="aliases (*name) are not read")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if str(key.value) in seen:
+                    raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} is there twice")
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _load(path: Path) -> Any:
+    import yaml  # only for those who have a recipe
+
+    name = printable(path, 1000)
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(LIMIT + 1)
+    except OSError as error:
+        raise SourceError(f"{name} cannot be read: {error.strerror}. Check the path.") from error
+    if len(text) > LIMIT:
+        raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
+    try:
+        return yaml.load(text, Loader=_loader())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SourceError(f"{name} is not valid YAML: {_fault(error)}.") from None
+
+
+def _fault(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f" in line {mark.line + 1}" if mark else ""
+    return printable(f"{getattr(error, 'problem', None) or error}{line}")

@@ -1,0 +1,127 @@
+"""What is asked of a merge, as one value: every place that states its options derives them from here.
+
+A field says what it means, which values fit, which part of the house reads it, and under which names the
+command line, recipes and records know it. `doors` says which verb takes it.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from loramerge.request import kinds
+from loramerge.request.effort import MEMORY, Effort
+from loramerge.request.field import Field, ask, fields_of
+from loramerge.request.rules import rule, weight
+from loramerge.request.tables import consumers, formats, policies, profiles
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from loramerge.request.effort import Progress
+    from loramerge.request.rules import Rule, Weight
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+SHORT = ("bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64")  # as PEFT and safetensors say it
+SCALES = ("norm", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that a merge can be asked for beside its sources and its method.
+
+    Raises:
+        UsageError: a value does not fit; the sentence begins with the name of the field.
+
+    >>> Request(size="20MB", only="q_proj").size
+    '20MB'
+    """
+
+    weights: Sequence[Weight] | None = ask(None, "Weight of each source, in order; below zero takes it "
+        "away. Or a `Ramp` over depth.", "sources", kinds.Many(each=weight, of="numbers or ramps"),
+        shown="1 each")  # fmt: skip
+    rules: Sequence[Rule] = ask((), "Other weights or ranks for modules by name; see `Rule`.",
+        "sources", kinds.Many(each=rule, of="rules such as lm.Rule('mlp', rank=4)"), key="modules",
+        setting="modules", always=True)  # fmt: skip
+    only: str | None = ask(None, "Take only modules whose name holds a match.", "sources",
+        kinds.Text(metavar="REGEX"), always=True)  # fmt: skip
+    exclude: str | None = ask(None, "Leave out modules whose name holds a match.", "sources",
+        kinds.Text(metavar="REGEX"), always=True)  # fmt: skip
+    alpha: float | str | Mapping[str, float | str] | None = ask(None, "Training alpha of bare files that "
+        "do not say it: a number, or `rank` for scale 1.", "sources",
+        kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
+    allow_base_mismatch: bool = ask(False, "Merge although the sources name other base models.", "sources",
+        kinds.Flag(), always=True)  # fmt: skip
+    extras: str = ask("refuse", "Tensors that are no low-rank pair (heads, biases, token rows): keep those "
+        "of the first source that has them, their weighted mean, or none.", "sources",
+        kinds.Choice(words=policies), always=True)  # fmt: skip
+    renormalise: bool = ask(False, "Where a source lacks a module, divide by the weights of those that have "
+        "it, instead of counting it as zero.", "sources", kinds.Flag(), always=True)  # fmt: skip
+    initial: Mapping[str, str | Path] | None = ask(None, "The adapter that the training of a source began "
+        "with: makes PiSSA, OLoRA, CorDA and LoRA-GA plain, exactly.", "sources",
+        kinds.Pairs(metavar="SOURCE=PATH"))  # fmt: skip
+    allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
+        "sources", kinds.Flag())  # fmt: skip
+    format: str | None = ask(None, "How the merge is written.", "output", kinds.Choice(words=formats),
+        shown="as the sources, if these are of one format", always=True)  # fmt: skip
+    descriptions: Mapping[str, str] | str | Path | None = ask(None, "What each source is good at, for "
+        "method sg: {source: text}, or a JSON file of that; else descriptions.json beside it, or its model "
+        "card, says it.", "sources", kinds.Pairs(metavar="FILE", file=True))  # fmt: skip
+    embedding: str | Path | None = ask(None, "How descriptions are compared: tfidf, by the words they "
+        "share; a .npz, .safetensors or .json of vectors by name; or a sentence-transformers model.",
+        "sources", kinds.Text(metavar="HOW", path=True), shown="tfidf")  # fmt: skip
+    dtype: str | None = ask(None, "Type of the output.", "output",
+        kinds.Choice(words=lambda: DTYPES, also=SHORT), shown="the widest of the sources",
+        always=True)  # fmt: skip
+    profile: str | None = ask(None, "How ranks are written: portable, one for all modules; compact, each at "
+        "its own, for PEFT, vLLM and diffusers.", "output", kinds.Choice(words=profiles), shown="portable",
+        always=True)  # fmt: skip
+    total_rank: int | None = ask(None, "Instead of a rank: the ranks of all modules together, shared so "
+        "that the least energy is lost.", "size", kinds.Whole())  # fmt: skip
+    size: float | str | None = ask(None, "Instead of a rank: the bytes of the file of weights, such as "
+        "20MB, shared alike; never above.", "size", kinds.Size(metavar="SIZE"))  # fmt: skip
+    consumer: str | None = ask(None, "The program that shall load it: the merge keeps to what it loads, or "
+        "is refused. See `loramerge check`.", "output", kinds.Choice(words=consumers), option="for",
+        key="for")  # fmt: skip
+    max_rank: int | None = ask(None, "The largest rank that this program was told to load.", "output",
+        kinds.Whole(), shown="that of the program itself; 16 for vLLM")  # fmt: skip
+    scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`, every module as strong as its "
+        "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source.",
+        "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
+    max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
+        "its norm.", "output", kinds.Number())  # fmt: skip
+    out: Path | None = ask(None, "Where to write: NAME.safetensors for one file, another name for a folder.",
+        "output", kinds.Place())  # fmt: skip
+    bare: bool | None = ask(None, "Whether it will be written as one file, which a `size` must know.",
+        "output", kinds.Flag(), shown="as the sources")  # fmt: skip
+    overwrite: bool = ask(False, "Replace an existing output.", "output", kinds.Flag())  # fmt: skip
+    threads: int | None = ask(None, "Workers; the result does not depend on it.", "effort", kinds.Whole(),
+        shown="one per core, up to 8")  # fmt: skip
+    memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; the result does not "
+        "depend on it.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
+    progress: Progress | None = ask(None, "Sees the modules as they are merged: a function of an iterable "
+        "of lists and their total that passes them on.", "effort", kinds.Call())  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for each in FIELDS.values():
+            object.__setattr__(self, each.name, each.fit(getattr(self, each.name)))
+
+    @cached_property
+    def effort(self) -> Effort:
+        """How much of the machine it may use."""
+        return Effort(self.threads, kinds.in_bytes(self.memory))
+
+    def given(self) -> Iterator[tuple[Field, Any]]:
+        """The fields that are not as they would be if nobody spoke of them."""
+        for each in FIELDS.values():
+            value = getattr(self, each.name)
+            if value is not each.default and value != each.default:
+                yield each, value
+
+
+FIELDS: Mapping[str, Field] = fields_of(Request)
+PLAIN = Request()

@@ -1,0 +1,31 @@
+"""The words of other rooms' tables that a request may hold; a table is loaded when it is asked for."""
+
+from __future__ import annotations
+
+
+def formats() -> tuple[str, ...]:
+    """Formats that are written."""
+    from loramerge.formats.dialects import FORMATS
+
+    return FORMATS
+
+
+def profiles() -> tuple[str, ...]:
+    """Ways to write ranks."""
+    from loramerge.formats.peft.profiles import PROFILES
+
+    return PROFILES
+
+
+def policies() -> tuple[str, ...]:
+    """What becomes of tensors that are no low-rank pair."""
+    from loramerge.formats.extras import POLICIES
+
+    return POLICIES
+
+
+def consumers() -> tuple[str, ...]:
+    """Programs that load adapters."""
+    from loramerge.consumers import CONSUMERS
+
+    return tuple(CONSUMERS)

@@ -1,0 +1,55 @@
+"""Merge adapters into one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loramerge.algorithms import Method
+from loramerge.formats.output import is_bare
+from loramerge.merge.planner import planned
+from loramerge.merge.run import Merge, run
+from loramerge.request.recipe import Recipe, Source
+from loramerge.request.rules import Weight
+from loramerge.request.signature import spelled
+
+
+@spelled("combine", options=True)
+def combine(
+    sources: Sequence[Source],
+    method: str | Method = "linear",
+    *,
+    weights: Sequence[Weight] | None = None,
+    out: str | Path | None = None,
+    **asked: Any,
+) -> Merge:
+    """Merge adapters into one adapter.
+
+    Args:
+        sources: paths (a PEFT folder or a bare .safetensors), names on the Hub, or `Adapter` values.
+        method: a name of ``loramerge.METHODS`` with its `options`, or a method such as ``Lego(rank=16)``.
+        weights: one number per source, 1 each by default; they may be negative. Or a `Ramp` over depth.
+        out: write there: one file if it ends in .safetensors, else a PEFT folder. None: keep in memory.
+        {asked}
+        options: options of the method, if it is given by name.
+
+    Returns:
+        Merge: the adapter (read from `out` if given), the report, the settled method.
+
+    Raises:
+        UsageError, SourceError, IncompatibleError, OutputError: a sentence each.
+        VerificationError: what was read back is not what was decided; `out` is left as it was.
+
+    >>> import numpy as np
+    >>> from loramerge import Target, from_state_dict
+    >>> unit = {"base_model.model.q.lora_A.weight": np.ones((1, 2)),
+    ...         "base_model.model.q.lora_B.weight": np.ones((2, 1))}
+    >>> merge = combine([from_state_dict(unit, alpha=1), from_state_dict(unit, alpha=3)], "svd", rank=1)
+    >>> merge.adapter[Target("q")].dense().round(12)
+    array([[4., 4.],
+           [4., 4.]])
+    """
+    recipe = Recipe.of("combine", sources, method, {"weights": weights, "out": out, **asked})
+    bare = recipe.request.out is None or is_bare(recipe.request.out)
+    return run(planned(recipe.asking(bare=bare)))

@@ -1,0 +1,39 @@
+"""What a merge would do, without merging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loramerge.algorithms import Method
+from loramerge.merge.plan import Plan
+from loramerge.merge.planner import planned
+from loramerge.request.effort import Effort
+from loramerge.request.recipe import Recipe, Source
+from loramerge.request.signature import spelled
+
+
+@spelled("plan", options=True)
+def plan(
+    sources: Sequence[Source],
+    method: str | Method = "linear",
+    *,
+    effort: Effort | None = None,
+    **asked: Any,
+) -> Plan:
+    """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
+    only where the size depends on them (`energy`, `total_rank`, `size`).
+
+    Args:
+        sources, method: as for `combine`.
+        effort: `threads` and `memory` as one value.
+        {asked}
+        options: options of the method, if it is given by name.
+
+    >>> todo = plan(["fixtures/a.safetensors", "fixtures/b.safetensors"], "svd")
+    >>> todo.method, todo.outline.rank, len(todo.outline.shapes)
+    (Svd(rank=8, energy=None), 8, 18)
+    """
+    if effort is not None:
+        asked = {"threads": effort.threads, "memory": effort.memory, **asked}
+    return planned(Recipe.of("plan", sources, method, asked))
