@@ -126,9 +126,11 @@ class Provenance:
 
     @property
     def names(self) -> list[str]:
-        """A name for each file; with its folder where another has that name."""
+        """A name for each file; with its folder where another has that name, and apart what it began with."""
         plain = [path.name for path in self.files]
-        return [n if n not in plain[:i] else f"{self.files[i].parent.name}/{n}" for i, n in enumerate(plain)]
+        own = len(plain) - self.starting
+        made = [n if n not in plain[:i] else f"{self.files[i].parent.name}/{n}" for i, n in enumerate(plain)]
+        return [*made[:own], *(f"initial/{name}" for name in plain[own:])]
 
     def sha256(self) -> dict[str, str]:
         """Name -> SHA-256 of each file, read now.

@@ -22,6 +22,7 @@ from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
 from loramerge.merge.run import Merge, run
 from loramerge.request.doors import why_not
+from loramerge.request.entry import taken
 from loramerge.request.recipe import DEFAULT, Recipe
 from loramerge.request.recipe_text import unsaid, written
 from loramerge.request.request import FIELDS
@@ -100,7 +101,7 @@ def _check_push(given: dict[str, Any]) -> None:
 
 def _print_recipe(recipe: Recipe) -> None:
     """The recipe on stdout; what it cannot say on stderr, never dropped in silence."""
-    for name in unsaid(recipe):
+    for name in (name for name in unsaid(recipe) if name in taken("command")):
         field = FIELDS[name]
         why = why_not("recipe", name, field.part)
         show.note(f"note: a recipe does not say --{field.option.replace('_', '-')}: {why}")

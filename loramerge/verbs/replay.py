@@ -205,7 +205,10 @@ def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, a
     if sorted(found.values()) != sorted(source.sha256.values()):
         changed = [name for name, mark in source.sha256.items() if mark not in found.values()]
         raise _other(source, place, f"{changed[0] if changed else 'one more file'} has another SHA-256")
-    provenance = replace(adapter.provenance, name=source.name, revision=source.revision, hub=source.hub)
+    began = adapter.provenance.initial if source.initial is None else source.initial.name
+    provenance = replace(
+        adapter.provenance, name=source.name, revision=source.revision, hub=source.hub, initial=began
+    )
     return replace(adapter, name=source.name, provenance=provenance)
 
 

@@ -174,3 +174,16 @@ def test_collections_are_shown_in_order_with_what_was_left_aside(cli, tmp_path):
     assert "1 weights for 2 adapters" in cli.err
     assert cli("inspect", ".", "--json").code == 0
     assert [facts["name"] for facts in cli.json()] == ["a", "b"]
+
+
+def test_what_a_recipe_cannot_say_is_told_and_the_rest_is_kept(cli, tmp_path):
+    words = ["--initial", "a=start", "--max-error", 0.5, "--threads", 2, "--allow-pickle", "-o", "m"]
+    done = cli("combine", "a", "b", *words, "--print-recipe")
+    assert yaml.safe_load(done.out) == {
+        "sources": [{"source": "a"}, {"source": "b"}],
+        "method": "linear",
+        "initial": {"a": "start"},
+        "max_error": 0.5,
+    }
+    told = [line.partition(":")[2].partition(":")[0] for line in done.err.splitlines()]
+    assert told == [f" a recipe does not say --{name}" for name in ("allow-pickle", "out", "threads")]

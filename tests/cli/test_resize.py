@@ -148,3 +148,16 @@ def test_a_size_on_the_command_line_takes_the_place_of_that_in_a_recipe(cli, tmp
     assert cli("combine", "--recipe", "r.yaml", "--total-rank", 9, "--print-recipe").code == 0
     assert "total_rank: 9" in cli.out
     assert "parameters" not in cli.out
+
+
+def test_heads_are_decided_about_as_the_refusal_says(cli, tmp_path):
+    head = {"base_model.model.score.weight": np.ones((2, 3), np.float32)}
+    folder(tmp_path / "h", tensors(0, 3) | head, r=3, modules_to_save=["score"])
+    cli("resize", "h", "--rank", 1, "-o", "m").refused(3, "--extras")
+    assert cli("resize", "h", "--rank", 1, "-o", "m", "--extras", "first").code == 0
+    assert "base_model.model.score.weight" in read(tmp_path / "m" / WEIGHTS)
+    with pytest.raises(lm.IncompatibleError, match="extras"):
+        lm.open([tmp_path / "h"]).combine()
+    kept = lm.open([tmp_path / "h"], extras="drop").combine()
+    assert kept.adapter.extras == {}
+    assert lm.resize(tmp_path / "h", rank=1, extras="first", allow_pickle=True).adapter.extras

@@ -71,12 +71,6 @@ FUNCTIONS = {
     "replay": lm.replay,
 }
 COMMAND_OF = {"command": "combine"} | {d: d for d in ("resize", "convert", "restore", "replay")}
-    "command": "combine",
-    "resize": "resize",
-    "convert": "convert",
-    "restore": "restore",
-    "replay": "replay",
-}
 by_field = pytest.mark.parametrize("name", FIELDS)
 every_door = pytest.mark.parametrize("door", DOORS)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import loramerge as lm
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError
 from tests.helpers.adapters import random_adapters
-from tests.helpers.files import bare, content, folder, tensors
+from tests.helpers.files import Cli, bare, content, folder, tensors
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -32,6 +32,11 @@ def here(tmp_path, monkeypatch):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
         folder(tmp_path / name / "lora", tensors(len(name)))
+
+
+@pytest.fixture
+def cli_here(capsys):
+    return Cli(capsys)
 
 
 MERGES = {
@@ -330,3 +335,32 @@ def test_with_the_kernels_of_another_processor_it_is_the_same_merge(method, tmp_
     old = {**os.environ, "OPENBLAS_CORETYPE": "Prescott"}
     subprocess.run(command, cwd=tmp_path, env=old, check=True, capture_output=True)
     assert lm.diff(tmp_path / "here", tmp_path / "there").largest < 1e-6
+
+
+def started(where):
+    """A PiSSA-like adapter and the one that its training began with."""
+    folder(where / "tuned", tensors(6), init_lora_weights="pissa")
+    folder(where / "start", tensors(7), init_lora_weights=True)
+
+
+@pytest.mark.parametrize("out", ["m", "m.safetensors"])
+def test_a_merge_with_an_initial_adapter_is_replayed_too(tmp_path, out):
+    started(tmp_path)
+    lm.combine(["tuned", "a"], initial={"tuned": "start"}, out=out)
+    lm.replay(out, "again" + out[1:])
+    assert content(tmp_path / ("again" + out[1:])) == content(tmp_path / out)
+
+
+def test_an_initial_adapter_that_is_not_found_is_asked_for_in_words_that_work(tmp_path, cli_here):
+    started(tmp_path)
+    assert cli_here("combine", "tuned", "--initial", "tuned=start", "-o", "m").code == 0
+    os.rename("start", "far")
+    cli_here("replay", "m", "-o", "n").refused(1, "The adapter start", "--source start=PATH")
+    assert cli_here("replay", "m", "-o", "n", "--source", "start=far").code == 0
+    assert cli_here("replay", "m", "-o", "o", "--initial", "tuned=far").code == 0
+    wanted = content(tmp_path / "m")
+    assert content(tmp_path / "n") == wanted == content(tmp_path / "o")
+    folder(tmp_path / "other", tensors(8), init_lora_weights=True)
+    done = cli_here("replay", "m", "-o", "p", "--initial", "tuned=other")
+    assert done.code == 3
+    assert "another SHA-256" in done.err
