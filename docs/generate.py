@@ -1,4 +1,4 @@
-"""Write what the documents take from the code: docs/methods.md, and the tables of README.md.
+"""Write what is taken from the code: docs/methods.md, tables of README.md, the stub, the catalogue of the CLI.
 
 python docs/generate.py            write them
 python docs/generate.py --check    fail if they are stale (a test does the same)
@@ -14,9 +14,10 @@ import click
 
 from loramerge.algorithms import METHODS
 from loramerge.cli.combine import combine
-from loramerge.cli.options import from_fields
+from loramerge.cli.options import options_of
 
 sys.path.insert(0, str(Path(__file__).parent))
+from catalogue import catalogue
 from stub import stub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,13 +33,14 @@ def documents() -> dict[Path, str]:
         ROOT / "README.md": readme,
         ROOT / "docs" / "methods.md": methods_page(),
         ROOT / "loramerge" / "__init__.pyi": stub(),
+        ROOT / "loramerge" / "cli" / "catalogue.py": catalogue(),
     }
 
 
 def options_table() -> str:
     """Every option of `combine` with its default; those of methods are in docs/methods.md."""
     rows = [_row(option, "") for option in combine.params if isinstance(option, click.Option)]
-    sizes = [option for option in from_fields(METHODS["svd"]) if option.name in ("rank", "energy")]
+    sizes = [option for option in options_of("svd") if option.name in ("rank", "energy")]
     rows += [_row(option, " (most methods)") for option in sizes]
     return "\n".join(["| option of `combine` | default | meaning |", "|---|---|---|", *rows])
 
@@ -76,7 +78,7 @@ def _section(name: str) -> str:
     method = METHODS[name]
     traits = method().traits
     context = click.Context(combine)
-    records = [option.get_help_record(context) for option in from_fields(method)]
+    records = [option.get_help_record(context) for option in options_of(name)]
     options = [f"* `{flag}`: {help}" for flag, help in filter(None, records)]
     facts = (
         f"Family {traits.family}; weights {traits.weights}; gauge {traits.gauge}; "

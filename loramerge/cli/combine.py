@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from loramerge.algorithms import METHODS
-from loramerge.arrays.backend import keep_freed_memory
-from loramerge.cli import show, values
+from loramerge.cli.catalogue import METHODS
 from loramerge.cli.options import FILTER_HELP, MethodCommand, asks
-from loramerge.cli.request import asked
-from loramerge.cli.results import Printed, check_printed, show_deltas, show_merge, show_plan, show_pushed
-from loramerge.errors import LoramergeError, printable
-from loramerge.formats import output
-from loramerge.formats.files.atomic import check_output
-from loramerge.formats.files.destination import real_path
-from loramerge.merge.plan import Plan
-from loramerge.merge.planner import planned
-from loramerge.merge.run import Merge, run
-from loramerge.request.doors import why_not
-from loramerge.request.entry import taken
-from loramerge.request.recipe import DEFAULT, Recipe
-from loramerge.request.recipe_text import unsaid, written
-from loramerge.request.request import FIELDS
-
-if TYPE_CHECKING:
-    from loramerge.hub.commits import Pushed
+from loramerge.request.request import DEFAULT
 
 
 @click.command(cls=MethodCommand)
@@ -65,108 +46,6 @@ def combine(ctx: click.Context, /, **given: Any) -> None:
     Example:
       loramerge combine a.safetensors b.safetensors --method lego --rank 16 -o merged
     """
-    printed = check_printed(given)
-    _check_push(given)
-    keep_freed_memory()
-    recipe = asked(ctx, given["recipe"], (*given["sources"], *values.hub_filter(given["filters"])))
-    if given["print_recipe"]:
-        return _print_recipe(recipe)
-    _check_dense(given, recipe)
-    plan = planned(recipe, watch=show.opening)
-    dense = given["dense_delta"]
-    out = plan.request.out or (Path("merged.safetensors") if dense else plan.default_out("merged"))
-    plan = plan.asking(out=out, progress=show.progress)
-    _tell_masks(plan, printed)
-    if not dense:
-        plan.check_destination(out)
-    if given["spread"] is not None:
-        _check_spread(plan, given["spread"], out)
-    if given["dry_run"]:
-        _dry(plan, out, given, printed)
-    elif dense:
-        show_deltas(plan, out, printed)
-    else:
-        _merge(plan, out, given, printed)
-    return None
+    from loramerge.cli.work import work  # help needs no numbers
 
-
-def _check_push(given: dict[str, Any]) -> None:
-    if given["private"] and given["repo"] is None:
-        raise click.UsageError("--private is for the repository of --push.")
-    if given["repo"] is not None:
-        from loramerge.hub.commits import destination  # the Hub is for those who name it
-
-        destination(given["repo"])
-
-
-def _print_recipe(recipe: Recipe) -> None:
-    """The recipe on stdout; what it cannot say on stderr, never dropped in silence."""
-    for name in (name for name in unsaid(recipe) if name in taken("command")):
-        field = FIELDS[name]
-        why = why_not("recipe", name, field.part)
-        show.note(f"note: a recipe does not say --{field.option.replace('_', '-')}: {why}")
-    click.echo(written(recipe), nl=False)
-
-
-def _check_dense(given: dict[str, Any], recipe: Recipe) -> None:
-    if not given["dense_delta"]:
-        return
-    rivals = {
-        "--dry-run": given["dry_run"],
-        "--max-error": recipe.request.max_error is not None,
-        "--push": given["repo"],
-        "--spread": given["spread"],
-        "--for": recipe.request.consumer,  # nothing checks that it loads full matrices
-    }
-    if any(rivals.values()):
-        raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --dense-delta.")
-
-
-def _tell_masks(plan: Plan, printed: Printed) -> None:
-    masks = plan.outline.masks
-    if masks is not None and printed != "path":
-        count, taken = len(masks.tasks), show.size(masks.nbytes)
-        show.note(f"note: the masks of {count} task{'s' if count > 1 else ''} take {taken}")
-
-
-def _check_spread(plan: Plan, spread: Path, out: Path) -> None:
-    from loramerge.merge.spread import check_mixture
-
-    check_mixture(plan)
-    check_output(spread, plan.request.overwrite, folder=False)
-    if real_path(spread) == real_path(out):
-        raise click.UsageError("--spread and --out name the same file.")
-
-
-def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None:
-    check_output(out, plan.request.overwrite, folder=not output.is_bare(out))
-    if given["repo"] is not None:
-        private = ", in private" if given["private"] else ""
-        show.note(f"note: it would be put on the Hub as {given['repo']}{private}")
-    show_plan(plan, out, printed)
-
-
-def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None:
-    merge, repo = run(plan), given["repo"]
-    if given["spread"] is not None:
-        from loramerge.merge.spread import write_spread
-
-        write_spread(plan, given["spread"], plan.request.overwrite)
-    if repo is None:
-        return show_merge(merge, plan, out, printed)
-    if printed != "json":
-        show_merge(merge, plan, out, printed)
-    done = _pushed(out, repo, given["private"], merge)
-    return show_merge(merge, plan, out, printed, done) if printed == "json" else show_pushed(done, printed)
-
-
-def _pushed(out: Path, repo: str, private: bool, merge: Merge) -> Pushed:
-    """The merge on the Hub; what is written stays written, whatever the Hub says."""
-    from loramerge.verbs.push import push
-
-    try:
-        return push(out, repo, private=private, report=merge.report.to_dict())
-    except LoramergeError as error:
-        place = quote(printable(out, 1000))
-        said = f"{error} The merge is written: loramerge push {place} {repo} sends it."
-        raise type(error)(said) from None
+    return work(ctx, given)

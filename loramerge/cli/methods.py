@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from loramerge.algorithms import METHODS, find
-from loramerge.algorithms.plugins import installed, package_of
-from loramerge.cli.options import from_fields
+from loramerge.cli.catalogue import METHODS
+from loramerge.cli.options import options_of
+
+GROUP = "loramerge.methods"
 
 
 @click.command()
@@ -19,20 +20,29 @@ def methods(ctx: click.Context, name: str | None) -> None:
 
 def _table() -> list[str]:
     rows = [["method", "family", "weights", "what it does"]]
-    for name, method in METHODS.items():
-        traits = method().traits
-        summary = method.description().partition("\n")[0]
-        rows.append([name, traits.family, traits.weights, summary])
-    rows += [
-        [n, "–", "–", f"of the package {package_of(p)}"] for n, p in installed().items() if n not in METHODS
-    ]
+    rows += [[name, method.family, method.weights, method.summary] for name, method in METHODS.items()]
+    rows += _of_packages()
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _of_packages() -> list[list[str]]:
+    """Methods that other packages bring; none of them is loaded."""
+    from importlib.metadata import entry_points
+
+    if not entry_points(group=GROUP):
+        return []
+    from loramerge.algorithms.plugins import installed, package_of
+
+    others = {name: point for name, point in installed().items() if name not in METHODS}
+    return [[name, "–", "–", f"of the package {package_of(point)}"] for name, point in others.items()]
+
+
 def _explained(ctx: click.Context, name: str) -> str:
+    from loramerge.algorithms import find
+
     method = find(name)
-    records = [option.get_help_record(ctx) for option in from_fields(method)]
+    records = [option.get_help_record(ctx) for option in options_of(name)]
     rows = [list(record) for record in records if record is not None]
     options = [f"  {flag.ljust(max(len(r[0]) for r in rows))}  {help}" for flag, help in rows]
     return "\n".join([f"{name}: {method.description()}", *(["", "Options:", *options] if rows else [])])

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
-from loramerge.algorithms import METHODS, Method, find, not_an_option
-from loramerge.algorithms.method import Interval
 from loramerge.cli import values
+from loramerge.cli.catalogue import METHODS, WORDS
+from loramerge.cli.spec import Spec
 from loramerge.request import kinds
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
-from loramerge.request.recipe import DEFAULT
+from loramerge.request.request import DEFAULT
 
 FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
@@ -100,12 +98,13 @@ def _options(field: Field, _: str) -> list[click.Option]:
     if isinstance(field.default, str):
         told |= {"default": field.default, "show_default": True}
     checked = values.number if isinstance(kind, kinds.Number) else None
-    return [click.Option([name, field.name], type=_click_type(kind), callback=checked, **told)]
+    return [click.Option([name, field.name], type=_click_type(field), callback=checked, **told)]
 
 
-def _click_type(kind: kinds.Kind) -> click.ParamType[Any]:
+def _click_type(field: Field) -> click.ParamType[Any]:
+    kind = field.kind
     if isinstance(kind, kinds.Choice):
-        return click.Choice(list(kind.words()))
+        return click.Choice(WORDS[field.name])
     if isinstance(kind, kinds.Whole):
         return click.IntRange(min=1)
     if isinstance(kind, kinds.Number):
@@ -128,36 +127,19 @@ def typed(ctx: click.Context, door: str) -> dict[str, Any]:
     return fields
 
 
-def from_fields(method: type[Method]) -> list[click.Option]:
-    """One option per field: type, interval, choices and help come from its declaration."""
-    hints = typing.get_type_hints(method)
-    return [
-        _option(field, hints[field.name]) for field in dataclasses.fields(method) if "help" in field.metadata
-    ]
+def options_of(method: str) -> list[click.Option]:
+    """The options of a method, by its name."""
+    return [spec.option() for spec in specs_of(method)]
 
 
-def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
-    return click.Option(
-        [f"--{field.name.replace('_', '-')}", field.name],
-        type=_type(hint, field.metadata.get("interval")),
-        default=field.default,
-        show_default=field.default is not None,
-        help=field.metadata["help"],
-    )
+def specs_of(method: str) -> tuple[Spec, ...]:
+    """What a method of ours takes, without loading it; one of another package is loaded."""
+    if method in METHODS:
+        return METHODS[method].options
+    from loramerge.algorithms import find
+    from loramerge.cli.spec import specs
 
-
-def _type(hint: Any, interval: Interval | None) -> click.ParamType[Any]:
-    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
-    choices = [v for k in (hint, *kinds) if typing.get_origin(k) is Literal for v in typing.get_args(k)]
-    if choices:
-        return click.Choice(choices)
-    if str in kinds:
-        return click.STRING
-    bounds = interval or Interval()
-    if float in kinds:
-        return click.FloatRange(bounds.low, bounds.high, min_open=bounds.low_open)
-    low, high = (None if b is None else int(b) for b in (bounds.low, bounds.high))
-    return click.IntRange(low, high)
+    return specs(find(method))
 
 
 class MethodCommand(click.Command):
@@ -165,19 +147,20 @@ class MethodCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named(args, "--method") or _of_recipe(_named(args, "--recipe")) or DEFAULT
-        find(name)
+        specs_of(name)  # says what is near, if there is no such method
         ctx.meta["method"] = name
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             field = error.option_name.lstrip("-").replace("-", "_")
-            if any(field in cls.names() for cls in METHODS.values()):
-                sentence = not_an_option(field, name)
-                raise click.UsageError(f"--{sentence}", ctx) from None
+            if any(field in method.names for method in METHODS.values()):
+                from loramerge.algorithms import not_an_option
+
+                raise click.UsageError(f"--{not_an_option(field, name)}", ctx) from None
             raise
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        own = from_fields(find(ctx.meta.get("method", DEFAULT)))
+        own = options_of(ctx.meta.get("method", DEFAULT))
         *params, help = super().get_params(ctx)
         return [*params, *own, help]
 

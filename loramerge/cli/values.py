@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loramerge.errors import printable
-from loramerge.formats import Alpha
-from loramerge.sources.open import Alphas
+
+if TYPE_CHECKING:
+    from loramerge.formats import Alpha
+    from loramerge.sources.open import Alphas
 
 
 def alphas(_: click.Context | None, __: click.Parameter | None, texts: tuple[str, ...]) -> Alphas:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loramerge.algorithms import METHODS, Method, find, not_an_option
 from loramerge.errors import UsageError
 from loramerge.request.doors import why_not
 from loramerge.request.field import Field
 from loramerge.request.request import FIELDS
+
+if TYPE_CHECKING:
+    from loramerge.algorithms import Method
 
 Said = Mapping[str, Any]
 
@@ -39,13 +41,17 @@ def part(door: str, method: str | Method | None, said: Said) -> tuple[dict[str, 
 def _options(method: str | Method | None) -> list[str]:
     if method is None:
         return []
-    return (type(method) if isinstance(method, Method) else find(method)).names()
+    from loramerge.algorithms import find  # methods are arrays: help and doors need none
+
+    return (find(method) if isinstance(method, str) else type(method)).names()
 
 
 def _unknown(name: str, door: str, method: str | Method | None, options: Iterable[str]) -> str:
     if name in FIELDS:
         return f"{name} is not for {door}: {why_not(door, name, FIELDS[name].part)}."
-    called = type(method).__name__ if isinstance(method, Method) else method
+    from loramerge.algorithms import METHODS, not_an_option
+
+    called = method if method is None or isinstance(method, str) else type(method).__name__
     if called is not None and any(name in cls.names() for cls in METHODS.values()):
         return not_an_option(name, called)
     near = difflib.get_close_matches(name, [*taken(door), *options], n=2, cutoff=0.7)

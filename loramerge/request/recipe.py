@@ -11,11 +11,10 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.errors import UsageError
 from loramerge.request.entry import Said, part
-from loramerge.request.request import PLAIN, Request
+from loramerge.request.request import DEFAULT, PLAIN, Request
 from loramerge.request.rules import Weight
 
 Source = str | Path | Adapter
-DEFAULT = "linear"
 
 
 @dataclass(frozen=True, slots=True)

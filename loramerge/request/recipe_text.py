@@ -10,8 +10,8 @@ from loramerge.algorithms import Method, name_of, options_of
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.request.entry import taken
 from loramerge.request.reader import Reader
-from loramerge.request.recipe import DEFAULT, Ingredient, Recipe
-from loramerge.request.request import FIELDS, Request
+from loramerge.request.recipe import Ingredient, Recipe
+from loramerge.request.request import DEFAULT, FIELDS, Request
 from loramerge.request.rules import Rule, plain
 
 LIMIT = 2**18
