@@ -44,6 +44,7 @@ class Karcher(Mixture):
     """
 
     iterations: int = option(1000, "The most steps of a module.", Interval(low=1))
+    # So small, because a step in coefficients costs nothing, and the mean then forgets where it began.
     tolerance: float = option(
         1e-10, "A step shorter than this, in radians, is the last.", Interval(low=0, high=1)
     )

@@ -144,6 +144,7 @@ class MergeVla(Sized):
     def _fit(self, grams: Grams, weighed: Grams, made: Result, module: int) -> Fit:
         fit = made.make(module) if isinstance(made, Fitted) else _held(weighed, made, module)
         sources = weighted_sources(grams, module)
+        # Of the merge cut to its rank, not yet rounded: with one task every entry that is not zero is kept.
         found = masks((fit.up, fit.down), list(sources.values()), self.mask_lambda)
         if self.consensus and sources:
             fit, found = self._agreed(fit, found, list(sources.values()), len(grams.owner))

@@ -57,6 +57,7 @@ class Only(Method):
         return re.compile(self.match).search
 
     def at(self, module: str) -> Method:
+        # the driver splits batches by it, as by rules
         return self.method if self._search(module) else self.otherwise
 
     @classmethod

@@ -62,6 +62,7 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
         if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
             path = str(raw.place)  # `load` wants such a file by its name
         return _of_raw(raw, path, allow_pickle)
+    # By range, never the whole file.
     from loramerge.formats.remote import look_hub  # for those who name it
 
     facts = _of_raw(look_hub(str(source), found, allow_pickle), str(source), allow_pickle)

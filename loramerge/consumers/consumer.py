@@ -1,4 +1,7 @@
-"""What a consumer of adapters is: its rules about files, and its scaling rule, as pure functions."""
+"""What a consumer of adapters is: its rules about files, and its scaling rule, as pure functions.
+
+They are written anew from reading its code, which tests run beside them: a copy would grow old unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -107,6 +110,7 @@ class Consumer:
             if not any(each.effect == "rejects" for each in (first if self.folder else found)):
                 found += self._wrong_scale(facts)
             found += self._too_wide(facts, limit)
+        # What contradicts itself is a finding of everybody who reads it: nobody knows what was meant.
         if facts.broken and not found:
             return [self._doubtful(facts)]
         return self._mended(found, facts, limit)
@@ -142,6 +146,7 @@ class Consumer:
         """With one command for all of them, if it mends them all."""
         if not found:
             return []
+        # A command is offered only if it mends all that is found, and if the header shows that it can.
         if why := self._obstacle(facts, self.format_for([facts.dialect]) or facts.dialect):
             return [replace(f, mend=why, command="") if f.command else f for f in found]
         if not all(f.command for f in found):

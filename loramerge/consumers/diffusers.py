@@ -185,5 +185,6 @@ DIFFUSERS = Consumer(
     rules,
     heeds=frozenset(SPECIAL),
     patterns=True,
+    # not kohya: under its names diffusers loses what Flux has beside its blocks
     formats=("diffusers",),
 )

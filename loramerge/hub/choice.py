@@ -11,6 +11,7 @@ from loramerge.hub.client import Listing
 from loramerge.hub.names import FILES, HubName
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+# hub/ may not import the formats, so their names stand here again; a test holds the two together.
 FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapters.safetensors")  # of diffusers and of mlx-lm
 KNOWN = (WEIGHTS, *reversed(FOLDER_FILES))  # beside a config: PEFT's first, then mlx-lm's, which has one too
 OLD = "pytorch_lora_weights.bin"  # of diffusers, before it wrote safetensors

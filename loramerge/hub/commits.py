@@ -130,6 +130,7 @@ def send(
                 commit_message=message,
                 revision=name.revision,
                 create_pr=create_pr,
+                # of two pushes at once the second is told (412), and has changed nothing
                 parent_commit=parent,
             )
         except ValueError as error:

@@ -80,6 +80,7 @@ def _answered(error: BaseException, name: HubName, what: str, writing: bool) -> 
         return kind(
             f"The Hub asks to wait before it is asked for {repo} again: too many requests (HTTP 429)."
         )
+    # The client's own messages hold URLs: a server is quoted only where its answer is not understood.
     said = printable(without_secrets(str(getattr(error, "server_message", None) or "")), 300)
     sentence = f"The Hub answers HTTP {status} for {repo}{f': {said}' if said else ''}"
     if status >= 500 and not writing:

@@ -49,6 +49,7 @@ def filter_source(pairs: Sequence[str]) -> str:
     >>> filter_source(["base_model=org/base", "limit=5"])
     'hf://?base_model=org%2Fbase&limit=5'
     """
+    # A list on the Hub is a source of its own, so recipes, @list files and the library have it too.
     split = [pair.partition("=") for pair in pairs]
     for pair, (key, _, value) in zip(pairs, split, strict=True):
         if key not in KEYS or not value:

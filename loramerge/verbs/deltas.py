@@ -113,6 +113,8 @@ def _header(todo: Plan, digests: list[dict[str, str]]) -> dict[str, str]:
 
 def _names(todo: Plan) -> dict[Target, str]:
     """What the tensor of each module is called in the format of the merge."""
+    # `.diff` is the one form of a full ΔW that a tool for images loads. Elsewhere nobody loads such a file, so
+    # its tensors have the names of the parameters that they are added to.
     targets, dialect = list(todo.sources.signatures), todo.sources.dialect
     if not dialect.differences:
         return {target: _parameter(target) for target in targets}

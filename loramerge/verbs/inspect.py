@@ -205,6 +205,7 @@ def inspect(
     (12, 8, 2.0, ())
     """
     adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download)
+    # Also where the cache has the file: the same command shows the same columns everywhere.
     if adapter.provenance.peeked:
         return Inspection(adapter, tuple(_facts(adapter, target, None) for target in sorted(adapter)))
     found: dict[str, ModuleFacts] = {}

@@ -83,6 +83,7 @@ def push(
             "its base model is named by a place on a disk, which others do not have: write the name that it "
             "has on the Hub as base_model_name_or_path of adapter_config.json"
         )
+    # Only now: the card names the repository, and a README.md that is there is somebody's own.
     if CARD not in files:
         if kept_card(target, now):
             notes.append(f"{repo_id} has a card that loramerge did not write: it was left as it is")
@@ -137,7 +138,10 @@ def _facts(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any
 
 
 def _loaders(adapter: Adapter) -> tuple[str, ...]:
-    """The consumers that load it as it is meant, of those that a card has lines for."""
+    """The consumers that load it as it is meant, of those that a card has lines for.
+
+    By `check`, not by format: diffusers reads kohya's pairs and refuses its LoHa.
+    """
     try:
         facts = facts_of(adapter)
     except LoramergeError:
@@ -199,6 +203,7 @@ def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list
     """
     if not place.is_dir():
         return {place.name: place}, []
+    # Nothing else goes: a training folder also holds optimizers, logs and .env.
     read = {path.name for path in adapter.provenance.files}
     masks = {PLACE} if tasks_in(place) else set()
     found = _listed(place)
