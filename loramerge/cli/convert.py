@@ -18,16 +18,17 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="The format of OUT.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
-    help="Type of the output.  [default: that of the source]")  # fmt: skip
-@click.option("--profile", type=click.Choice(PROFILES), help="How ranks are written: compact, each "
-    "module at its own; portable, all at the largest.  [default: compact for kohya and diffusers, else "
+    help="Number type of the output.  [default: that of the source]")  # fmt: skip
+@click.option("--profile", type=click.Choice(PROFILES), help="compact: each module keeps its own "
+    "rank. portable: all have the largest one.  [default: compact for kohya and diffusers, else "
     "portable]")  # fmt: skip
-@click.option("--alpha", "alpha", metavar="A", help="Training alpha of a file that does not say it: a "
+@click.option("--alpha", "alpha", metavar="A", help="The training alpha, if the file does not say it: a "
     "number, or `rank` for scale 1.")  # fmt: skip
-@click.option("--only", metavar="REGEX", help="Only modules whose name holds a match.")
-@click.option("--exclude", metavar="REGEX", help="Leave out modules whose name holds a match.")
+@click.option("--only", metavar="REGEX", help="Only modules whose name matches.")
+@click.option("--exclude", metavar="REGEX", help="Leave out modules whose name matches.")
 @click.option("--extras", type=click.Choice(["refuse", "first", "drop"]), default="refuse", show_default=True,
-    help="Tensors that are no low-rank pair: keep them (first), or leave them out (drop).")  # fmt: skip
+    help="What to do with other tensors, such as heads and biases: keep them (first) or leave them out "
+    "(drop).")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
@@ -47,10 +48,10 @@ def convert(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write an adapter in another format, the same in every module.
+    """Write an adapter in another format. Every module keeps its update.
 
-    OUT is one file if it ends in .safetensors, else a folder. Every module is read back and compared with
-    the source before OUT appears; into its own format, an adapter is copied tensor by tensor.
+    OUT is one file if it ends in .safetensors, else a folder. Before OUT appears, every module is read back
+    and compared with the source. If SOURCE has that format already, its tensors are copied as they are.
 
     \b
     Example:

@@ -18,17 +18,17 @@ from loramerge.verbs.diff import diff as compare
     callback=values.number,
     help="Fail (exit 4) if a module is missing or differs by more than this share of its norm in A.",
 )
-@click.option("--alpha", multiple=True, metavar="[SOURCE=]A", help="Training alpha of bare files that do not "
+@click.option("--alpha", multiple=True, metavar="[SOURCE=]A", help="The training alpha of files that do not "
     "say it: a number, or `rank` for scale 1.")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help=PICKLE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
 def diff(
     a: str, b: str, max_error: float | None, alpha: tuple[str, ...], allow_pickle: bool, as_json: bool
 ) -> None:
-    """Compare two adapters: the relative error, cosine and norm ratio of every module.
+    """Compare two adapters: relative error, cosine and norm ratio of every module.
 
-    What is compared is the update ΔW, so ranks, factors, scales and types may differ. A module that
-    only one of them has counts as an error of 1. The table shows the worst modules.
+    The updates ΔW are compared, so ranks, factors, scales and number types may differ. A module that only
+    one of the two has counts as an error of 1. The table shows the worst modules.
 
     \b
     Example:

@@ -17,17 +17,17 @@ from loramerge.verbs.restore import restoring
 @click.command()
 @click.argument("merged", metavar="MERGED")
 @click.option(
-    "--task", required=True, metavar="NAME", help="The source to restore, by its name in the merge."
+    "--task", required=True, metavar="NAME", help="The source to bring back, by its name in the merge."
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("restored"), show_default=True,
     help="Where to write: NAME.safetensors for one file, another name for a PEFT folder.")  # fmt: skip
-@click.option("--rank", type=click.IntRange(min=1), help="Units in every module.  [default: the rank that "
-    "the task's adapter had]")  # fmt: skip
+@click.option("--rank", type=click.IntRange(min=1), help="The rank of every module.  [default: the rank "
+    "that the task's adapter had]")  # fmt: skip
 @click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
     help="Instead of a rank: the smallest that keeps this share of ‖S ∘ ΔW‖² in every module.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
-    help="Type of the output.  [default: that of the merge]")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="Workers; the result does not depend on it.  "
+    help="Number type of the output.  [default: that of the merge]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="Workers; they do not change the result.  "
     "[default: one per core, up to 8]")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -44,11 +44,11 @@ def restore(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Give one task's adapter back from a merge by --method mergevla.
+    """Bring one task back from a merge that was made with --method mergevla.
 
-    Its mask says which entries of the merge it wants; what is left has no low rank and is fitted again. It
-    is as strong as it went into the merge, its weight included. MERGED is a folder here or a repository of
-    the Hub.
+    The mask of the task says which entries of the merge belong to it. These entries have no low rank, so
+    they are fitted again. The result is as strong as the source was in the merge, its weight included.
+    MERGED is a folder, or a repository on the Hub.
 
     \b
     Example:
