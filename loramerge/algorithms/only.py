@@ -33,7 +33,7 @@ class Only(Method):
         try:
             re.compile(self.match)
         except (re.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"only: {self.match!r} is no regular expression: {error}.") from None
+            raise UsageError(f"only: {self.match!r} is not a regular expression: {error}.") from None
         if self.otherwise.observes:
             raise UsageError(
                 "only: the method for the rest must know its size without a look at all modules: give it a "

@@ -177,7 +177,7 @@ class Consumer:
         some = printable(facts.example, 80)
         own = _listed([named(name).tool for name in self.dialects])
         what = named(facts.dialect).words
-        whose = f"{some} is of no format that is known here"
+        whose = f"{some} is of no format that loramerge knows"
         if facts.dialect != UNKNOWN:
             whose = f"this is {what} ({some})"
         sentence = f"{self.title} finds nothing to load: it reads the names of {own}, and {whose}."

@@ -79,7 +79,7 @@ def _made_plain(pair: list[tuple[Path, str]], alpha: Alpha | None, allow_pickle:
     """The first of the two, relative to the second, with which its training began."""
     for place, name in pair:
         if not os.path.isdir(place):
-            raise UsageError(f"--initial is for PEFT folders, and {printable(name)} is none.")
+            raise UsageError(f"--initial is for PEFT folders, and {printable(name)} is not one.")
     adapter, first = (load_folder(*each, alpha, True, allow_pickle, known_start=True) for each in pair)
     if not changes_base(adapter.config):
         raise UsageError(f"{printable(adapter.name)} is a plain LoRA already: drop --initial for it.")

@@ -53,11 +53,11 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:
         shown = ", ".join(f"{printable(a.name)} is {named(a.dialect).words}" for a in found.values())
-        raise UsageError(f"The sources are of several formats ({shown}): say which to write with --format.")
+        raise UsageError(f"The sources have several formats ({shown}): say with --format which one to write.")
     dialect = named(next(iter(found)))
     if not dialect.writes:
         raise UsageError(
-            f"{dialect.words[0].upper()}{dialect.words[1:]} is read, but not written: say with --format "
+            f"{dialect.words[0].upper()}{dialect.words[1:]} can be read but not written: say with --format "
             f"which of {', '.join(possible)} to write."
         )
     return dialect

@@ -114,7 +114,7 @@ def _no_adapter(name: HubName, listing: Listing, inside: set[str]) -> SourceErro
     if "config.json" in inside or any(f.endswith(FILES) and "/" not in f for f in inside):
         return SourceError(f"{name} has no {CONFIG}: it is a model, not an adapter.")
     return SourceError(
-        f"{name} has no {CONFIG} and no .safetensors: it is no adapter{_others(name, listing)}."
+        f"{name} has no {CONFIG} and no .safetensors: it is not an adapter{_others(name, listing)}."
     )
 
 

@@ -115,7 +115,7 @@ class Tailor:
         Raises:
             IncompatibleError: it would not load the merge as it is meant.
         """
-        # The very findings of `check`: what is written for a program and what is said of it cannot come apart.
+        # The findings of `check` themselves: what is written for a program and what is said of it agree.
         found = self.consumer.findings(of_outline(plan.outline, "merged"), self.limit)
         if found:
             raise IncompatibleError(f"{found[0].sentence} {self._remedy(found[0], plan.outline)}")

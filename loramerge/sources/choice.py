@@ -61,7 +61,7 @@ def weighed(
     # Not multiplied: they would be two answers to one question.
     if weights is not None or any(rule.weights is not None for rule in rules):
         raise UsageError(
-            f"The weights follow from --describe in {name_of(method)}: give no others. To state the "
+            f"With --describe, {name_of(method)} finds the weights itself: leave yours out. To state the "
             "similarities themselves, give --weights without --describe."
         )
     called = [names(adapter) for adapter in adapters]

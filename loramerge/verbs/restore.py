@@ -73,7 +73,9 @@ def restoring(
     """What `restore` would do. Reads the merge, to see that its masks are for it."""
     folder, source, shown = _brought(merged)
     if folder.suffix == ".safetensors" and not folder.is_dir():
-        raise UsageError(f"{printable(shown)} is one file; masks lie in the folder of a merge: name that.")
+        raise UsageError(
+            f"{printable(shown)} is one file, but masks lie in a folder: name the folder of the merge."
+        )
     masks, adapter = open_masks(folder, task, shown), load(source)
     _check_meant_for(masks, adapter, effort)
     own = {target: slot for target, slot in adapter.slots.items() if str(target) in masks.tensors}

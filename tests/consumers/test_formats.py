@@ -86,8 +86,8 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
         pair("double_blocks.0.img_attn.qkv"),
         [],
         {
-            "diffusers": "of these names it loads control LoRAs of Flux only",
-            "comfyui": "of these names it loads control LoRAs of Flux only",
+            "diffusers": "of these names it loads only control LoRAs of Flux",
+            "comfyui": "of these names it loads only control LoRAs of Flux",
         },
     ),
     "Black Forest Labs, control": (

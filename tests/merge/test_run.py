@@ -170,7 +170,7 @@ REFUSED = {
     "no threads": (([A],), {"threads": 0}, "threads=0 must be at least 1"),
     "an unknown type": (([A],), {"dtype": "int8"}, "dtype 'int8' is not one of bfloat16, "),
     "no module left": (([A],), {"only": "xyz"}, "No module is left"),
-    "no regular expression": (([A],), {"only": "("}, "is no regular expression"),
+    "no regular expression": (([A],), {"only": "("}, "is not a regular expression"),
 }
 
 
