@@ -1,4 +1,4 @@
-"""Write what the documents take from the code: docs/methods.md, and tables between the marks of other pages.
+"""Write what the documents take from the code: docs/methods.md, and the tables of other pages.
 
 python docs/generate.py            write them
 python docs/generate.py --check    fail if they are stale (a test does the same)
@@ -6,9 +6,8 @@ python docs/generate.py --check    fail if they are stale (a test does the same)
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -18,7 +17,6 @@ from loramerge.cli.combine import combine
 from loramerge.cli.options import from_fields
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS_PAGE = ROOT / "docs" / "methods.md"
 HEAD = """# Methods
 
 `loramerge methods` prints this list, and `loramerge methods NAME` explains one method. This page is written
@@ -39,18 +37,19 @@ Below, each method has a formula, its source, its limits, and a line of facts:
 
 def documents() -> dict[Path, str]:
     """Path -> the text that it should have."""
-    pages = {ROOT / page: tables for page, tables in TABLES.items()}
-    return {**{page: _filled(page, tables) for page, tables in pages.items()}, METHODS_PAGE: methods_page()}
+    pages = {ROOT / page: _filled(ROOT / page, tables) for page, tables in TABLES.items()}
+    return pages | {ROOT / "docs" / "methods.md": methods_page()}
 
 
-def _filled(page: Path, tables: tuple[Callable[[], str], ...]) -> str:
-    """The page with each of these tables between `<!-- generated: NAME -->` and `<!-- end -->`."""
+def _filled(page: Path, tables: Mapping[str, Callable[[], str]]) -> str:
+    """A page with its tables between their marks."""
     text = page.read_text(encoding="utf-8")
-    for table in tables:
-        name = table.__name__.removesuffix("_table")
-        block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, found = block.subn(lambda match, table=table: f"{match[1]}{table()}\n{match[2]}", text)
-        assert found == 1, f"{page.name} has {found} places for {name}"
+    for name, table in tables.items():
+        start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        if text.count(start) != 1:
+            sys.exit(f"{page.name} has {text.count(start)} places for the table {name}, not one.")
+        before, _, after = text.partition(start)
+        text = f"{before}{start}{table()}\n{end}{after.partition(end)[2]}"
     return text
 
 
@@ -105,7 +104,9 @@ def _section(name: str) -> str:
     return "\n".join([*parts, *(["Options:", "", *options, ""] if options else [])])
 
 
-TABLES: dict[str, tuple[Callable[[], str], ...]] = {"docs/combine.md": (options_table,)}  # page -> its tables
+TABLES = {  # page -> name of a table in it -> what writes it
+    "docs/combine.md": {"options": options_table},
+}
 
 
 def main() -> None:
