@@ -15,7 +15,7 @@ from loramerge.arrays.gram import Grams
 
 @dataclass(frozen=True, kw_only=True)
 class Wudi(Span):
-    """On the inputs that a source knows (the span of its rows), the merge acts as that source does, or nearly.
+    """On the inputs that the rows of a source span, the merge acts as that source does, as nearly as it can.
 
         ΔW minimises  Σ_t ‖(ΔW − τ_t) τ_tᵀ‖² / ‖τ_t‖² + μ ‖ΔW − τ̄‖²,   τ_t = w_t ΔW_t,  τ̄ their mean
         ΔW = τ̄ + (H − τ̄ G)(G + μ)⁻¹,   G = Σ_t τ_tᵀτ_t/‖τ_t‖²,   H = Σ_t τ_t τ_tᵀτ_t/‖τ_t‖²
