@@ -90,7 +90,7 @@ class Only(Method):
 
 
 def only(method: Method, match: str, otherwise: Method | None = None) -> Only:
-    """Use a method in some modules only; the others get `otherwise`, the weighted sum by default.
+    """Use a method in some modules. The others get `otherwise`, by default the weighted sum.
 
     Args:
         match: a regular expression, searched in module names.

@@ -32,13 +32,13 @@ def check(
     max_rank: int | None = None,
     allow_pickle: bool = False,
 ) -> list[Finding]:
-    """What a consumer would do with an adapter other than what was meant; empty if it loads it well.
+    """What a program would do wrong with an adapter; empty if it loads the adapter as it is meant.
 
     Args:
-        source: a folder, a file, or a name on the Hub, of which only the header is read; an `Adapter` made in
-            memory is taken as `save` would write it.
+        source: a folder, a file, or a name on the Hub, where only the header is read. An `Adapter` made in
+            memory is judged as `save` would write it.
         consumer: peft, transformers, vllm, sglang, llama.cpp, diffusers, comfyui or mlx.
-        max_rank: the largest rank that it was told to load; vLLM's own default is 16.
+        max_rank: the largest rank that you let the program load; vLLM's own default is 16.
         allow_pickle: as for `load`.
 
     Raises:

@@ -27,14 +27,15 @@ CLOSE = 1e-3  # an alpha may be stored in bfloat16
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a consumer does with an adapter other than what was meant.
+    """One thing that a consumer does wrong with an adapter.
 
     Args:
         consumer: its name in `CONSUMERS`.
-        effect: ``rejects`` it; ``scales`` it wrongly, or ``ignores`` a part of it, without saying so.
+        effect: ``rejects`` it, ``scales`` it wrongly, or ``ignores`` a part of it. The latter two it does
+            without saying so.
         sentence: what happens, and why.   mend: what helps, in words.
-        command: to paste: mends this and all else that the consumer finds; of names that are foreign to it,
-            it makes its own. Empty where nothing does.
+        command: what to paste. It mends this finding and all others; it converts names that the consumer does
+            not read. Empty if no single command does.
     """
 
     consumer: str

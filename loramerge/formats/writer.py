@@ -100,7 +100,7 @@ def save(
 
     Args:
         format: ``peft``, ``kohya``, …; by default the adapter's own.
-        extras: tensors that are no low-rank pair: ``"first"`` keeps them, ``"drop"`` leaves them out.
+        extras: other tensors, such as heads: ``"first"`` keeps them, ``"drop"`` leaves them out.
 
     Where the format has an alpha for each module, factors stay as they are and the scale is its alpha;
     elsewhere scales are folded into ``up`` in float64, rounded once, and all modules get one rank.

@@ -24,7 +24,7 @@ class Wording:
 
     Args:
         descriptions: {source: text}, or a file of that; the cards of the sources tell the rest.
-        embedding: how texts are compared; see `embedding.similarities`.
+        embedding: how texts are compared; see `similarity.similarities`.
         left_out: name -> similarity of those that a record says were not chosen; its weights are then the
             similarities of the others, and nothing is read or compared again.
     """

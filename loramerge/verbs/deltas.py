@@ -44,11 +44,11 @@ def write_deltas(
     effort: Effort = EFFORT,
     progress: Progress | None = None,
 ) -> Report:
-    """Write ΔW of every module as it is, not refitted to a rank: to be added to the base parameter.
+    """Write ΔW of every module as a full matrix, to be added to the base parameter.
 
-    One tensor per module in the shape of the base parameter, under its name; in the formats kohya and comfy
-    as `<module>.diff`, which ComfyUI and LyCORIS load. What is read back must be what was written. A method
-    that has factors is multiplied out.
+    Nothing is fitted to a rank; a method that has factors is multiplied out. Each module is one tensor, with
+    the name and the shape of the base parameter. In the formats kohya and comfy its name is `<module>.diff`,
+    which ComfyUI and LyCORIS load. What is read back must be what was written.
 
     Args:
         todo: from `loramerge.plan`.   out: a name that ends in .safetensors.

@@ -46,22 +46,22 @@ def push(
     create_pr: bool = False,
     report: Mapping[str, Any] | None = None,
 ) -> Pushed:
-    """Put an adapter on the Hub, in one commit, with a card that says how it was made.
+    """Upload an adapter to the Hub, in one commit, with a card that says how it was made.
 
-    The adapter is loaded first, so that what nobody could read is not sent. Of a folder its adapter's own
-    files go: config, weights, loramerge.json, loramerge.extras, its masks and README.md. Where there is no
-    README.md one is written, unless the repository has one that somebody else wrote. The token is that of the
-    stored login or of HF_TOKEN.
+    The adapter is loaded first: what cannot be read is not sent. From a folder only the adapter's own files
+    go: config, weights, loramerge.json, loramerge.extras, its masks and README.md. If there is no README.md,
+    one is written, unless the repository has one that somebody else wrote. The token is that of the stored
+    login, or HF_TOKEN.
 
     Args:
-        path: a PEFT folder or a bare .safetensors.   repo_id: `org/name`; made if it is not there.
-        private: make it so.   revision: the branch; made if it is not there.
-        create_pr: open a pull request.
-        report: the figures for the card of a bare file, which has no room for them (`Report.to_dict()`).
+        path: a PEFT folder or a .safetensors file.   repo_id: `org/name`; made if it does not exist.
+        private: make the repository private.   revision: the branch; made if it does not exist.
+        create_pr: open a pull request instead of committing.
+        report: the figures for the card of a single file, which does not hold them (`Report.to_dict()`).
 
     Raises:
-        SourceError, IncompatibleError: `path` is no adapter that can be read.
-        UsageError: no such name can be.
+        SourceError, IncompatibleError: `path` is not an adapter that can be read.
+        UsageError: `repo_id` or `revision` cannot be a name on the Hub.
         OutputError: nobody is logged in, the Hub refuses, or another commit came first.
 
     Example (tests/hub/test_push.py has it run against a server)::

@@ -33,10 +33,10 @@ def restore(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Merge:
-    """One task's adapter from a merge by ``mergevla``: S ∘ ΔW, fitted to a rank.
+    """Bring one task back from a merge by ``mergevla``: S ∘ ΔW, fitted to a rank.
 
     Args:
-        merged: the folder of the merge, with its masks, here or on the Hub.
+        merged: the folder of the merge with its masks, on this machine or on the Hub.
         task: the name of one of its sources.
         rank, energy: of the result; by default the rank that the task's adapter had.
 
@@ -44,7 +44,7 @@ def restore(
         Merge: its report says what the rank cut off.
 
     Raises:
-        SourceError: no masks there.   UsageError: no such task.
+        SourceError: there are no masks.   UsageError: there is no such task.
         IncompatibleError: the masks belong to another merge.
 
     >>> import tempfile
