@@ -28,7 +28,7 @@ class OutputError(LoramergeError):
 
 
 class UsageError(LoramergeError):
-    """An argument is not one of those possible."""
+    """What the caller asked for cannot be meant: a wrong value, or two that contradict each other."""
 
     exit_code = 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import inspect
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -18,13 +20,14 @@ import loramerge
 from loramerge.algorithms import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN = ("README.md", "docs/combine.md", "docs/python.md")  # their code is run, from where README.md lies
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "fixtures" / "README.md"]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[\w: ]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
-BLOCKS = [match.groupdict() for match in BLOCK.finditer(README)]
 
 
-def blocks(language: str, marked: str | None = None) -> list[str]:
-    return [b["code"] for b in BLOCKS if b["language"] == language and b["mark"] == marked]
+def blocks(language: str, marked: str | None = None, page: str = "README.md") -> list[str]:
+    found = [match.groupdict() for match in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8"))]
+    return [b["code"] for b in found if b["language"] == language and b["mark"] == marked]
 
 
 @pytest.fixture
@@ -38,8 +41,9 @@ def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env={**os.environ, **path}, capture_output=True, text=True)
 
 
-def test_every_shell_line_of_the_readme_works(workplace: Path) -> None:
-    lines = [line for code in blocks("bash") for line in code.splitlines() if line]
+@pytest.mark.parametrize("page", [page for page in RUN if blocks("bash", page=page)])
+def test_every_shell_line_works(workplace: Path, page: str) -> None:
+    lines = [line for code in blocks("bash", page=page) for line in code.splitlines() if line]
 
     assert len(lines) >= 5
     for line in lines:
@@ -48,16 +52,17 @@ def test_every_shell_line_of_the_readme_works(workplace: Path) -> None:
         assert done.stdout
 
 
-def test_the_python_of_the_readme_works(workplace: Path) -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize("page", [page for page in RUN if blocks("python", page=page)])
+def test_the_python_works(workplace: Path, page: str) -> None:
+    (code,) = blocks("python", page=page)
     done = run([sys.executable, "-W", "error", "-c", code], workplace)
 
     assert done.returncode == 0, done.stderr
     assert (workplace / "merged-folder" / "adapter_config.json").exists()
 
 
-def test_the_recipe_of_the_readme_works(workplace: Path) -> None:
-    (text,) = blocks("yaml")
+def test_the_recipe_works(workplace: Path) -> None:
+    (text,) = blocks("yaml", page="docs/combine.md")
     (workplace / "recipe.yaml").write_text(text, encoding="utf-8")
     done = run(["loramerge", "combine", "--recipe", "recipe.yaml"], workplace)
 
@@ -83,17 +88,20 @@ def test_the_readme_has_the_two_commands_that_ci_runs() -> None:
     assert "torch" not in blocks("bash", "run: install")[0]
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+def module(name: str) -> ModuleType:
+    """A script of docs/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def test_generated_documents_are_fresh() -> None:
-    stale = [path.name for path, text in generator().documents().items() if path.read_text("utf-8") != text]
+    stale = [
+        path.name for path, text in module("generate").documents().items() if path.read_text("utf-8") != text
+    ]
 
     assert stale == [], "run python docs/generate.py"
 
@@ -111,6 +119,49 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
 
 
 def test_relative_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md"), ROOT / "fixtures" / "README.md"]:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    for page in PAGES:
+        for link, part in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            there = page.parent / link if link else page
+            assert there.exists(), f"{page.name}: {link}"
+            assert not part or part in anchors(there), f"{page.name}: {link}{part}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+def test_the_files_that_the_pages_name_are_there() -> None:
+    """`room/file.py` in a page is a file of the package, of the tests or of the documents."""
+    rooms = [ROOT, ROOT / "loramerge"]
+    for page in PAGES:
+        for name in re.findall(r"`([\w/]+/\w+\.py)`", page.read_text(encoding="utf-8")):
+            ours = any((room / name.partition("/")[0]).is_dir() for room in rooms) and "NAME" not in name
+            assert not ours or any((room / name).exists() for room in rooms), f"{page.name}: {name}"
+
+
+def test_the_picture_is_of_the_merge_that_it_shows() -> None:
+    """The same words, and the same values up to a level of grey: another BLAS rounds otherwise."""
+    drawn, kept = module("picture").picture(), (ROOT / "docs" / "merge.svg").read_text(encoding="utf-8")
+
+    assert words(drawn) == words(kept)
+    for ours, theirs in zip(images(drawn), images(kept), strict=True):
+        assert len(ours) == len(theirs)
+        assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= 1
+    assert len(images(kept)) == 4
+    assert len(set(images(kept)[2])) > 20
+
+
+def words(svg: str) -> list[str]:
+    return re.findall(r">([^<\n]+)<", svg)
+
+
+def images(svg: str) -> list[bytes]:
+    """The pixels of its PNGs, as their only IDAT chunk holds them."""
+    files = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", svg)]
+    starts = [file.index(b"IDAT") for file in files]
+    return [
+        zlib.decompress(file[at + 4 : at + 4 + int.from_bytes(file[at - 4 : at])])
+        for file, at in zip(files, starts, strict=True)
+    ]

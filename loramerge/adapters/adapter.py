@@ -102,12 +102,12 @@ class Provenance:
     """Where an adapter came from: a name, never an absolute path, and the files behind it.
 
     Args:
-        revision: what the user says it is; of the Hub, the commit.
-        alpha: what the user said of a file that does not say its own.
+        revision: as the user says; on the Hub, the commit.
+        alpha: what the user gave for a file that does not say its own.
         hub: its place on the Hub, `org/name` or `org/name/path`.   licence: as its card says.
-        marks: SHA-256 that a file must have, where somebody has said it.
+        marks: the SHA-256 that a file must have, where one is known.
         peeked: its tensors are still on the Hub; only the header was read.
-        stated: its alphas are those that its metadata states; most inside the file were not read.
+        stated: its alphas are taken from its metadata; most of those inside the file were not read.
         initial: name of the adapter that its training began with, if it was made plain by that; the last
             `starting` files are of it.
     """
@@ -161,7 +161,7 @@ def _sha256(path: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Adapter(Mapping[Target, LowRank]):
-    """A lazy mapping from target to update: ``adapter[target]`` reads the factors now.
+    """A lazy mapping from target to update: ``adapter[target]`` reads the factors when you ask for them.
 
     Args:
         name: how messages and reports call it.

@@ -71,7 +71,7 @@ def _ours(method: Method) -> bool:
 def _wrapped(options: Mapping[str, Any]) -> Method:
     """`only`, from the plain values of its options."""
     if options.keys() != {"method", "match", "otherwise"} or not isinstance(options["match"], str):
-        raise UsageError("only is made in Python, by loramerge.only(method, match).")
+        raise UsageError("`only` is made in Python, with loramerge.only(method, match).")
     inner = [options["method"], options["otherwise"]]
     if not all(isinstance(v, Mapping) and isinstance(v.get("options"), Mapping) for v in inner):
         raise UsageError("only holds two methods, each with a name and options.")
@@ -90,7 +90,7 @@ def find(name: str) -> type[Method]:
     if (other := plugins.loaded(name)) is not None:
         return other
     if name == "restored":
-        raise UsageError("What `loramerge restore` wrote is made again by it, from the merge with its masks.")
+        raise UsageError("`loramerge restore` wrote this: run it again, on the merge with its masks.")
     names = list(dict.fromkeys([*METHODS, *plugins.installed()]))
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""

@@ -18,11 +18,11 @@ class Average(Sized):
 
         ΔW = Σ_t w_t ΔW_t / Σ_t w_t
 
-    It is the mean of ΔW. Averaging A and B apart would add cross terms and is no mean.
-    Source: model soups, Wortsman et al. 2022, arXiv:2203.05482, applied to updates.
+    This is the mean of ΔW. The means of A and B apart would add cross terms. Source: model soups, Wortsman
+    et al. 2022, arXiv:2203.05482, applied to updates.
 
-    Limits: unrelated adapters are each weakened to their share; a source that lacks a module counts
-    as zero there. Weights that sum to zero have no mean and are refused.
+    Limits: the mean weakens unrelated adapters, each to its share. A source that lacks a module counts as
+    zero there. Weights that sum to zero have no mean and are refused.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -17,8 +17,8 @@ class Breadcrumbs(Trimming, Voting):
 
         ΔW = Σ_t w_t τ_t        τ_t = ΔW_t where its size is below the γ largest and among the next d, else 0
 
-    γ and d are shares of all entries; where γ + d > 1, fewer outliers are left out. Entries as large as a
-    limit go together: the outliers' out, the last kept in.
+    γ and d are shares of all entries. Where γ + d > 1, fewer outliers are left out. Entries as large as a
+    limit go together: at the limit of the outliers they are all out, at the limit of the kept ones all in.
 
     Source: Model Breadcrumbs, Davari and Belilovsky 2023, arXiv:2312.06795, per layer as here, which keeps
     10 to 15 %; γ as in mergekit, which once returned zeros where γ is less than one entry, and which leaves

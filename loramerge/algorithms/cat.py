@@ -16,10 +16,10 @@ class Cat(Method):
 
         ΔW = Σ_t w_t ΔW_t        up' = [w_1 s_1 up_1 | … | w_T s_T up_T],  down' = [down_1; …; down_T]
 
-    The rank of the merge is the sum of the ranks. Negative weights are allowed.
-    Source: the `cat` combination of PEFT; exact there too except for rsLoRA sources.
+    The rank of the merge is the sum of the ranks. Weights may be negative. Source: the `cat` combination of
+    PEFT, which is exact too, except for rsLoRA sources.
 
-    Limits: servers bound the rank (vLLM's default is 16); `linear --rank` or `svd` fit below it.
+    Limits: servers limit the rank (vLLM's default is 16). `linear --rank` and `svd` stay below it.
 
     >>> import numpy as np
     >>> import loramerge as lm

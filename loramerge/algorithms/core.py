@@ -15,22 +15,23 @@ from loramerge.arrays.gram import Grams
 
 @dataclass(frozen=True, kw_only=True)
 class Core(Ruled):
-    """TIES, DARE and others where LoRA has room for them: the merge stays in the span of the adapters.
+    """TIES, DARE and other rules on small cores: the merge stays in the span of the adapters.
 
         ΔW_t = E_up M_t E_down        ΔW = E_up · rule(M₁ … M_T) · E_down
 
-    E_up and E_down are orthonormal bases of all up and all down factors, the strongest directions first, so
-    no M_t loses anything, and the merge has at most Σ r_t units; the same rule on dense ΔW leaves full rank,
-    and a rank cuts most of it off. What a rule counts (the largest 20 %) it counts among as many entries as
-    the bases have directions. `--method ties --space core` is the same, with all options of the rule.
+    E_up and E_down are orthonormal bases of all up and all down factors, the strongest directions first. So
+    no M_t loses anything, and the merge has at most Σ r_t units. On dense ΔW the same rule leaves full
+    rank, and a rank cuts most of it off. When a rule takes a share of the entries (the largest 20 %), it
+    counts among as many entries as the bases have directions. `--method ties --space core` is the same,
+    with all options of the rule.
 
     Source: Core Space Merging, Panariello et al. 2025, arXiv:2509.17786. There the bases are of lora_B and
     lora_A as stored, so (7 B, A/7), the same update, turns them (75 % apart with TIES, measured), and alpha
     is not used; here they are of the balanced singular units of every adapter, which only ΔW determines.
 
-    Limits: not the dense rule by another way: which entries are small depends on the bases, and these on all
-    sources together; with rule=sum nothing does, and it is the plain weighted sum. Where singular values of
-    the stacked factors coincide the bases are not unique.
+    Limits: it is not the dense rule by another way. Which entries are small depends on the bases, and these
+    depend on all sources together. With rule=sum nothing depends on them, and the merge is the plain
+    weighted sum. Where singular values of the stacked factors coincide, the bases are not unique.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -23,16 +23,16 @@ class Ctm(Ruled):
         U, V = the k directions of either side that keep most of Σ_t ‖Uᵀ X_t V‖²
         ΔW = U · rule(Uᵀ ΔW₁ V … Uᵀ ΔW_T V) · Vᵀ
 
-    With β below 1 weak sources have a say in which directions are kept. U and V are Tucker's (HOOI: started
-    by SVD, each side by turns); coordinates are in the order of what they keep. The rule sees the sources
-    themselves, and their weights. Without a rank k is that of the largest source.
+    With β below 1, weak sources have a say in which directions are kept. U and V are Tucker's (HOOI:
+    started by SVD, each side in turn), and coordinates are in the order of what they keep. The rule sees
+    the sources themselves, and their weights. Without a rank, k is that of the largest source.
 
     Source: Compress-then-Merge 2026, arXiv:2606.03723; β = 0.25 as in its example, a change of the error by
     1e-6 ends HOOI. Its λ (0.75 there) is `--scale`; it trims at 25 %, and its DARE-TIES trims too: here each
     is the rule by that name. A source that is silent in a module is left out; there it divides by zero.
 
     Limits: what lies outside of the k directions is lost for every source; the report shows it as lost
-    against the weighted sum. Where two directions keep equally much, as of `core`.
+    against the weighted sum. Where two directions keep equally much, they are not unique, as in `core`.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -18,14 +18,14 @@ class Dare(Dropping):
         ΔW = Σ_t w_t m_t ΔW_t / d        m_t = 1 with probability d (the density), else 0
 
     On average over seeds it is the weighted sum. The paper searches d = 1 - p between 0.1 and 0.9. mergekit
-    does not divide by d but restores Σ|ΔW_t| (rescale="l1"); PEFT did not rescale before April 2026
+    does not divide by d, but restores Σ|ΔW_t| (rescale="l1"). PEFT did not rescale before April 2026
     (rescale="none").
 
     Source: DARE, Yu et al. 2023, arXiv:2311.03099.
 
-    Limits: what chance adds has full rank: a rank cuts most of that off again, and what is left is near the
-    sum. Entries are chosen by seed, name of the source, module and place: a source by another name is
-    dropped elsewhere.
+    Limits: what chance adds has full rank. A rank cuts most of that off again, and what is left is near the
+    sum. Chance depends on seed, name of the source, module and place, so a source under another name drops
+    other entries.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -21,8 +21,8 @@ class DareTies(Dropping, Voting):
     Source: DARE, Yu et al. 2023, arXiv:2311.03099, with TIES, arXiv:2306.01708. mergekit restores Σ|ΔW_t|
     instead of dividing by d, and adds up: rescale="l1", divisor="none".
 
-    Limits: as of `dare` and `ties`. Dividing by those that agree undoes part of what 1/d makes up for, so the
-    merge is larger than the mean.
+    Limits: those of `dare` and `ties`. Dividing by those that agree undoes part of what 1/d makes up for,
+    so the merge is larger than the mean.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -25,7 +25,7 @@ class Della(Dropping, Voting):
     probability, as here. mergekit restores Σ|ΔW_t| instead (rescale="l1"); its ε = 0.15 is the default.
     Its `della_linear` is election="none" with divisor="none".
 
-    Limits: as of `dare_ties`. In the core (space="core") rows are those of the core.
+    Limits: those of `dare_ties`. In the core (space="core") rows are those of the core.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -20,14 +20,14 @@ class Emr(Elementwise):
         γ  = sign(Σ_t w_t ΔW_t)
         ΔW = γ max_t |w_t ΔW_t|        over the t with sign(w_t ΔW_t) = γ, entry by entry
 
-    The published method also keeps a mask M_t = (ΔW_t ΔW > 0) and a scale Σ|ΔW_t| / Σ|M_t ΔW| of every
-    source, and needs to know the task when the model is used. An adapter cannot hold these: this is the
-    unified part alone, as papers use it for a baseline. Where the votes cancel the entry is 0.
+    The published method also keeps a mask M_t = (ΔW_t ΔW > 0) and a scale Σ|ΔW_t| / Σ|M_t ΔW| for every
+    source, and must know the task when the model is used. An adapter cannot hold these. This is the unified
+    part alone, which papers use as a baseline. Where the votes cancel, the entry is 0.
 
     Source: EMR-Merging, Huang et al. 2024, arXiv:2405.17461.
 
-    Limits: without its masks and scales the update is too strong, more so the more sources there are: try a
-    smaller scale (--scale norm). It has full rank.
+    Limits: without masks and scales the update is too strong, and the more so the more sources there are.
+    Try a smaller scale (--scale norm). The merge has full rank.
 
     >>> import loramerge as lm
     >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [-3.0, 2.0]]), np.eye(2))})

@@ -21,17 +21,18 @@ class Fair(Federated):
         ΔB = argmin ‖Σ_t p_t ΔW_t − (B̄ + ΔB) Ā‖² + λ‖ΔB‖²
            = (Σ_t p_t B_t A_t Āᵀ − B̄ Ā Āᵀ)(Ā Āᵀ + λ)⁻¹
 
-    With λ = 0 it is the best merge that has the rows of Ā; a larger λ stays nearer to the B that the
-    clients trained. The report says for every module the error ‖ΔW − Σ p_t ΔW_t‖ / ‖Σ p_t ΔW_t‖, the
-    cosine of the two, and the floor: the part of the mean outside of the rows of Ā, which no B can reach.
+    With λ = 0 it is the best merge that has the rows of Ā. A larger λ stays nearer to the B that the
+    clients trained. For every module the report gives the error ‖ΔW − Σ p_t ΔW_t‖ / ‖Σ p_t ΔW_t‖, the
+    cosine of the two, and the floor. The floor is the part of the mean outside of the rows of Ā, which no B
+    can reach.
 
     Source: LoRA-FAIR, Bian et al. 2024, arXiv:2411.14961. There the distance is a cosine and is descended
     in 1000 steps; here it is the Frobenius norm, whose minimum is in closed form, and at λ = 0 has the
     largest cosine too.
 
-    Limits: `svd` at the same rank is never further from the mean; `fair` keeps Ā for the next round of
-    training. The paper finds λ = 0 worse over many rounds. λ is for factors as stored, the scale on B.
-    One rank in all sources, no weight below zero.
+    Limits: at the same rank `svd` is never further from the mean; `fair` keeps Ā for the next round of
+    training. The paper finds λ = 0 worse over many rounds. λ is meant for factors as stored, with the scale
+    on B. All sources need one rank, and weights below zero are refused.
 
     >>> import loramerge as lm
     >>> def one(b, a): return lm.Adapter.of({"q": lm.LowRank(np.array([[b]]), np.array([a]))})

@@ -17,15 +17,16 @@ class FedAvg(Federated):
 
         ΔW = (Σ_t p_t B_t)(Σ_t p_t A_t) = Σ_t Σ_u p_t p_u B_t A_u ≠ Σ_t p_t B_t A_t        p = w / Σ w
 
-    The products of one source's B with another's A were trained by nobody. The report says how far off
-    every module is: error = ‖ΔW − Σ p_t ΔW_t‖ / ‖Σ p_t ΔW_t‖, the cosine of the two, and the floor,
-    which is the error that remains with the best B for the same mean A.
+    Nobody trained the products of one source's B with another's A. The report says how far off every module
+    is: error = ‖ΔW − Σ p_t ΔW_t‖ / ‖Σ p_t ΔW_t‖, the cosine of the two, and the floor. The floor is the
+    error that remains with the best B for the same mean A.
 
     Source: McMahan et al. 2017, arXiv:1602.05629, applied to both factors as in FedIT, Zhang et al. 2023,
     arXiv:2305.05644; PEFT's `linear` combination does so too, with √w on either factor.
 
-    Limits: use `average` instead, or `fair` where the rank must not grow. Bound to the factors as stored:
-    the same update in other factors gives another merge. One rank in all sources, no weight below zero.
+    Limits: use `average` instead, or `fair` if the rank must not grow. The merge depends on the factors as
+    stored: the same update in other factors gives another merge. All sources need one rank, and weights
+    below zero are refused.
 
     >>> import numpy as np
     >>> import loramerge as lm

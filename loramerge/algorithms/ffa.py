@@ -23,17 +23,16 @@ class Ffa(Federated):
 
         ΔW = (Σ_t p_t B_t) A = Σ_t p_t ΔW_t        p = w / Σ w,  A the same in all sources
 
-    For adapters trained with a frozen lora_A (FFA-LoRA), or with everything but a small matrix in between
-    frozen (LoRA-XS, Fed-SB). A comes back as it was, so the next round of training can start from the
-    merge. Factors must be the same as stored, unit by unit, to 1e-6 of their norm; where A differs by no
-    more than that, the merge has the mean of them. No other freedom is granted: an A that is turned or
-    rescaled is another A, though it may span the same rows. A source without the module, or with a B of
-    zero, may have any A there.
+    It is for adapters trained with a frozen lora_A (FFA-LoRA), or with everything frozen but a small matrix
+    in between (LoRA-XS, Fed-SB). A comes back as it was, so the next round of training can start from the
+    merge. The stored A must be the same in all sources, unit by unit, to 1e-6 of its norm; the merge has
+    the mean of them. There is no other freedom: an A that is turned or rescaled is another A, even if it
+    spans the same rows. A source without the module, or with a B of zero, may have any A there.
 
     Source: FFA-LoRA, Sun et al. 2024, arXiv:2403.12313; LoRA-XS, Bałazy et al. 2024, arXiv:2405.17604.
 
-    Limits: refuses sources whose A differ and names the module; `average` is exact for any at the sum of
-    their ranks, `svd` and `fair` nearly so at the same rank. No weight below zero.
+    Limits: it refuses sources whose A differ, and names the module. `average` is exact for any A, at the
+    sum of the ranks; `svd` and `fair` are nearly exact at the same rank. Weights below zero are refused.
 
     >>> import loramerge as lm
     >>> frozen = np.array([[1.0, 2.0]])

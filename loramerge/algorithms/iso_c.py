@@ -20,14 +20,14 @@ class IsoC(Span):
         ΔW = σ̄ U Vᵀ        of Σ_t w_t ΔW_t = U Σ Vᵀ,  σ̄ = mean of the σᵢ above rank_tol · σ₁
 
     Skills that are weak in the sum are raised to the strength of the strong ones. The published form takes
-    the mean over min(out, in) singular values, most of which are zero for LoRA, and fills the rest of U
-    and V at random; here both stay in the span of the adapters.
+    the mean over min(out, in) singular values, of which most are zero for LoRA, and fills the rest of U and
+    V at random. Here both stay in the span of the adapters.
 
     Source: Iso-C, Marczak et al. 2025, arXiv:2502.04959; in the span as in Core Space, arXiv:2509.17786.
 
-    Limits: one adapter does not come back as itself, its spectrum is flattened. A rank keeps the
-    directions that were strongest in the sum; all are equally strong now, so it cuts much: give it room.
-    Near rank_tol a direction jumps from nothing to full strength.
+    Limits: one adapter does not come back as itself, because its spectrum is flattened. A rank keeps the
+    directions that were strongest in the sum. All of them are equally strong now, so a rank cuts much: give
+    it room. Near rank_tol a direction jumps from nothing to full strength.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -32,9 +32,9 @@ class IsoCTS(Span):
     than the directions of LoRA, most of them made up; here n is what the adapters span, on the side where
     that is less. A source that has fewer than s directions of its own, above rank_tol, gives those.
 
-    Limits: one adapter does not come back as itself, its spectrum is flattened as by Iso-C. For few or small
-    sources s is often 0, and the merge is Iso-C. A rank keeps directions by the σ they had before they were
-    made equal, and cuts much: give it room.
+    Limits: one adapter does not come back as itself, because its spectrum is flattened, as by Iso-C. For
+    few or small sources s is often 0, and the merge is Iso-C. A rank keeps directions by the σ they had
+    before they were made equal, and cuts much: give it room.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

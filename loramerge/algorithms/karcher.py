@@ -17,21 +17,21 @@ FLAT = 1e-8  # a sine or a sum of directions below this is none
 
 @dataclass(frozen=True, kw_only=True)
 class Karcher(Mixture):
-    """A weighted mean of directions on the sphere, with the weighted mean of the norms; SLERP for any number.
+    """SLERP for any number of sources: the mean of their directions, at the mean of their norms.
 
         ΔW = (Σ_t p_t ‖ΔW_t‖) · m        m = argmin_{‖m‖=1} Σ_t p_t ∠(m, ΔW_t)²,  p = w / Σ w
         step: v = Σ_t p_t log_m(ΔW_t / ‖ΔW_t‖), then m moves by ‖v‖ along v, until ‖v‖ ≤ tolerance
 
-    All of it happens in coefficients of the updates, from their inner products: a step costs T² numbers.
-    For two adapters of one norm it is `slerp`.
+    Everything happens in coefficients of the updates, from their inner products, so a step costs T²
+    numbers. For two adapters of one norm it is `slerp`.
 
     Source: Karcher 1977 (Comm. Pure Appl. Math. 30); as a merge, mergekit's `karcher` (arXiv:2603.04972),
     which has equal weights and stops after 10 steps or at 1e-5 (give these to have its numbers).
 
-    Limits: weights below zero are refused. The mean is unique for directions within a half sphere; where
-    they cancel there is none, and the module takes the plain weighted mean. After `iterations` steps a module
-    takes what it has come to. What a source lacks or has not trained counts in the norm, not in the
-    direction.
+    Limits: weights below zero are refused. The mean is unique if the directions lie within a half sphere.
+    Where they cancel there is no mean of directions, and the module takes the plain weighted mean. After
+    `iterations` steps a module keeps what it has reached. A module that a source lacks or has not trained
+    counts in the norm, not in the direction.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
@@ -44,6 +44,7 @@ class Karcher(Mixture):
     """
 
     iterations: int = option(1000, "The most steps of a module.", Interval(low=1))
+    # So small, because a step in coefficients costs nothing, and the mean then forgets where it began.
     tolerance: float = option(
         1e-10, "A step shorter than this, in radians, is the last.", Interval(low=0, high=1)
     )

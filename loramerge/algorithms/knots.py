@@ -87,6 +87,7 @@ class Knots(Span):
         density = self.density or DENSITIES[self.rule]
         return Ties(density=density) if self.rule == "ties" else DareTies(density=density, seed=self.seed)
 
+    # Uᵀ up stands in place of up, so tiles, exact limits and chance are those of `ties` and `dare_ties`.
     def merged(self, grams: Grams, module: int) -> tuple[Rows, Array] | None:
         """The basis of one module and the merged rows (ρ, in) in it; None where no source changes it."""
         found = rows(grams, module, self.rank_tol, self.seed)

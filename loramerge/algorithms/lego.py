@@ -28,21 +28,22 @@ class Lego(Sized):
 
         unit uᵢ = bᵢ aᵢᵀ    clusters by ⟨uᵢ, uⱼ⟩ = (aᵢ·aⱼ)(bᵢ·bⱼ)    merged unit = best rank-1 of Σ_{i∈c} uᵢ
 
-    `variant=intrinsic` (default) takes the units of each adapter's own balanced SVD, so only ΔW
-    matters: rescaling or rotating the factors changes nothing. A weight multiplies its adapter's units
-    before the clustering. With k = all units it is the exact sum; without a rank, k is the largest
-    source rank. A cluster gets no more units than a module has live ones.
+    `variant=intrinsic` (the default) takes the units of each adapter's own balanced SVD. So only ΔW
+    matters: rescaling or rotating the factors changes nothing. A weight multiplies the units of its adapter
+    before they are clustered. With k = all units the merge is the exact sum. Without a rank, k is the
+    largest source rank. A module with fewer live units than k has that many clusters.
 
-    `variant=ctm` and `variant=nsc` are two published readings of the paper, bound to the factors as
-    stored (scale on up; a weight w puts √|w| on both halves, its sign on up): features [b; a] raw or
-    with each half of length 1; the merged unit is the mean of its members, stretched to their mean
-    length (largest entry, or L2), then ΔW times √(N/k) or √(r/k), N live units, r per source.
+    `variant=ctm` and `variant=nsc` are two published readings of the paper. They look at the factors as
+    stored, with scale on up; a weight w puts √|w| on both halves and its sign on up. The features are [b;
+    a], raw or with each half of length 1. The merged unit is the mean of its members, stretched to their
+    mean length (largest entry, or L2). Then ΔW is multiplied by √(N/k) or √(r/k), with N live units and r
+    per source.
 
     Source: LoRA-LEGO, Zhao et al. 2024, arXiv:2409.16167; the two readings are those of the
     compress-then-merge (arXiv:2606.03723) and null-space-compression evaluations.
 
-    Limits: `svd` is closer to the sum at the same rank by construction; LEGO keeps units of tasks
-    apart instead. k-means is a local optimum: it depends on `seed`, and `restarts` improves it.
+    Limits: at the same rank `svd` is always closer to the sum; LEGO keeps the units of tasks apart instead.
+    k-means finds a local optimum, which depends on `seed`; more `restarts` improve it.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -16,10 +16,10 @@ class Linear(Sized):
 
         ΔW = Σ_t w_t ΔW_t        with a rank k: the k leading singular units of that sum
 
-    Weights may be negative (subtract a skill). Sums are of ΔW, never of A and B apart, so there are
+    Weights may be negative, which subtracts a skill. The sum is of ΔW, never of A and B apart, so there are
     no cross terms. Source: task arithmetic, Ilharco et al. 2023, arXiv:2212.04089.
 
-    Limits: the exact sum has the sum of the ranks; with a rank, what is cut off is reported as lost.
+    Limits: the exact sum has the sum of the ranks. With a rank, the report says how much was cut off.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -20,8 +20,8 @@ class Magnitude(Trimming):
     Source: PEFT's `magnitude_prune_svd` (which prunes ΔW; `magnitude_prune` prunes A and B apart, and is not
     this). TIES without its election. Entries as large as the last one kept are all kept.
 
-    Limits: what is left of a source is not low-rank: a rank cuts off part of it again. PEFT has no default
-    density; this one is that of TIES.
+    Limits: what is left of a source does not have low rank, and a rank cuts off part of it again. PEFT has
+    no default density; this one is that of TIES.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -41,19 +41,19 @@ class MergeVla(Sized):
         S_t = 1[ |w_t ΔW_t| > λ |τ - w_t ΔW_t| ]        entry by entry
         S_t ∘ τ        is what `loramerge restore MERGED --task t` brings back
 
-    An entry that one mask keeps is selfish, that several keep consensus, that none keeps catastrophic; the
-    report shows their shares. With `consensus` k > 0 merge and masks lose the entries that fewer than k tasks
-    want (Consensus TA with k = 2): no restored task has them, and what the merge's rank brings back of them
-    is in what the rank cuts.
+    An entry is called selfish if one mask keeps it, consensus if several do, and catastrophic if none does;
+    the report shows their shares. With `consensus` k > 0, merge and masks lose the entries that fewer than
+    k tasks want (Consensus TA with k = 2). No restored task has them. What the merge's rank brings back of
+    them counts as cut by the rank.
 
-    `base=ties` is the one of MergeVLA: nothing is trimmed, the elected sign's entries are added. Its KnOTS
-    with a sum is `linear`, exactly.
+    `base=ties` is the one of MergeVLA: nothing is trimmed, and the entries of the elected sign are added.
+    Its KnOTS with a sum is `linear`, exactly.
 
     Source: MergeVLA, 2025 (λ = 0.6, best from 0.6 to 0.9); masks: TALL, Wang et al. 2024, arXiv:2405.07813.
 
-    Limits: masks are on ΔW, not on A and B, so a restored task has no low rank: it is fitted again, with
-    its error. Each mask takes a bit for every entry of a module, out·in/8 bytes. Where a rank is given, and
-    for `ties` and `emr` always, the merge is cut to a rank first, and the masks are made for what is left.
+    Limits: masks are on ΔW, not on A and B. So a restored task has no low rank and is fitted again, with an
+    error. Each mask takes a bit for every entry of a module, out·in/8 bytes. Where a rank is given, and for
+    `ties` and `emr` always, the merge is first cut to a rank, and the masks are made for what is left.
 
     >>> import loramerge as lm
     >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [0.0, 2.0]]), np.eye(2))}, "a")
@@ -144,6 +144,7 @@ class MergeVla(Sized):
     def _fit(self, grams: Grams, weighed: Grams, made: Result, module: int) -> Fit:
         fit = made.make(module) if isinstance(made, Fitted) else _held(weighed, made, module)
         sources = weighted_sources(grams, module)
+        # Of the merge cut to its rank, not yet rounded: with one task every entry that is not zero is kept.
         found = masks((fit.up, fit.down), list(sources.values()), self.mask_lambda)
         if self.consensus and sources:
             fit, found = self._agreed(fit, found, list(sources.values()), len(grams.owner))

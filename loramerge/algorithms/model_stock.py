@@ -19,17 +19,18 @@ class ModelStock(Mixture):
         ΔW = t · Σ_t p_t ΔW_t        p = w / Σ w
         t = N c / (1 + (N − 1) c)    c = mean cosine of two updates, of N trained in the module
 
-    Fine-tuned models lie on a shell around a centre; the smaller the angle between them, the nearer their
-    mean is to that centre, and the nearer t is to 1. For updates at right angles it is 0. t is kept
-    within 0 … 1: for opposing updates the published formula turns the mean around, or explodes near
-    c = −1/(N − 1).
+    Fine-tuned models lie on a shell around a centre. The smaller the angle between them, the nearer their
+    mean is to that centre, and the nearer t is to 1. For updates at right angles t is 0. t stays within 0 …
+    1. For opposing updates the published formula would turn the mean around, or explode near c = −1/(N −
+    1).
 
     Source: Model Stock, Jang et al. 2024, arXiv:2403.19522, with one t for each module as in mergekit;
     there weights are equal and t has no bounds.
 
-    Limits: made for models of one task. Adapters of different tasks are nearly at right angles, and little
-    is left of them: see the norms in the report, or give the merge its strength back with scale=norm.
-    Where the mean cosine is not above zero the module stays at the base. One adapter alone is itself.
+    Limits: it is made for models of one task. Adapters of different tasks are nearly at right angles, and
+    little of them is left: see the norms in the report, or give the merge its strength back with
+    scale=norm. Where the mean cosine is not above zero, the module stays at the base. One adapter alone is
+    itself.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

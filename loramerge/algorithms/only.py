@@ -33,7 +33,7 @@ class Only(Method):
         try:
             re.compile(self.match)
         except (re.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"only: {self.match!r} is no regular expression: {error}.") from None
+            raise UsageError(f"only: {self.match!r} is not a regular expression: {error}.") from None
         if self.otherwise.observes:
             raise UsageError(
                 "only: the method for the rest must know its size without a look at all modules: give it a "
@@ -57,6 +57,7 @@ class Only(Method):
         return re.compile(self.match).search
 
     def at(self, module: str) -> Method:
+        # the driver splits batches by it, as by rules
         return self.method if self._search(module) else self.otherwise
 
     @classmethod
@@ -89,7 +90,7 @@ class Only(Method):
 
 
 def only(method: Method, match: str, otherwise: Method | None = None) -> Only:
-    """Use a method in some modules only; the others get `otherwise`, the weighted sum by default.
+    """Use a method in some modules. The others get `otherwise`, by default the weighted sum.
 
     Args:
         match: a regular expression, searched in module names.

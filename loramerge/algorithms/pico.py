@@ -19,22 +19,22 @@ NOTHING = 1e-12  # of the sources' strength: less is rounding of what cancels
 
 @dataclass(frozen=True, kw_only=True)
 class Pico(Ruled):
-    """Shared output directions are calibrated, and the merge is as strong as its sources are on average.
+    """Shared output directions are turned down, and the merge is as strong as its sources are on average.
 
         [B₁ … B_T] = U Σ Vᵀ,  s_j = σ_j²/Σσ²,  a_j = 1/(1 + (T−1) s_j)
         ΔW = γ Σ_t (I + U diag(a−1) Uᵀ) w_t ΔW_t,   γ = mean_t ‖w_t ΔW_t‖ / ‖the sum after it‖
 
     or, instead of the sum, by an elementwise rule in core space (as of `core`).
 
-    Where all adapters write into the same few outputs their sum is too loud there; a direction that carries
-    the share s_j of all is divided by what T adapters in step would make of it. B_t is up of the balanced
-    singular units of w_t ΔW_t, T the number of sources that are not silent in the module.
+    Where all adapters write into the same few outputs, their sum is too loud. A direction that carries the
+    share s_j of all is divided by what T adapters in step would make of it. B_t is up of the balanced
+    singular units of w_t ΔW_t. T is the number of sources that are not silent in the module.
 
     Source: Pico, Tang and Yang 2026, arXiv:2604.16826. There B_t is lora_B as stored, so that (7 B, A/7), the
     same update, gives another merge (16 % apart, measured); of balanced units there is only one.
 
-    Limits: γ makes each module as strong as one source, not as their sum; a rank cuts afterwards. Sources
-    that cancel leave a remainder, and γ raises it to full strength.
+    Limits: γ makes each module as strong as one source, not as their sum; a rank cuts afterwards. If
+    sources cancel, γ raises the remainder to full strength.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -47,7 +47,7 @@ def loaded(name: str) -> type[Method] | None:
         raise UsageError(f"{where} cannot be loaded: {type(error).__name__}: {printable(error)}.") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UsageError(
-            f"{where} is no loramerge.Method: {printable(point.value)} is a {type(found).__name__}."
+            f"{where} is not a loramerge.Method: {printable(point.value)} is a {type(found).__name__}."
         )
     return found
 

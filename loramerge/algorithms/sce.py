@@ -28,8 +28,8 @@ class Sce(Trimming):
     nothing of one adapter alone; here it is among all, and all of equal variance go together, so that one
     adapter comes back. Sources that do not change the module are not counted.
 
-    Limits: with two sources of equal sign the variance selects where they differ, not where both are strong.
-    Merges have full rank.
+    Limits: with two sources of equal sign, the variance selects where they differ, not where both are
+    strong. The merge has full rank.
 
     >>> import loramerge as lm
     >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [-3.0, 2.0]]), np.eye(2))})

@@ -23,18 +23,19 @@ class Sg(Sized):
         ΔW = Σ_k α_k ΔW_k        α = softmax(s_K / τ),  K = the top_k of  s_e = cos(d*, d_e)
 
     d* and d_e embed the query and the description of expert e. With `describe` the similarities come from
-    descriptions; without it they are what the weights say (`--weights 0.9,0.2`). τ = 0 takes the nearest
-    expert alone, τ = inf the plain mean of the chosen. The mixture is of ΔW, so it is exact without a
-    rank. Experts outside K are left out whole, as if they had not been named. All that are as similar as
-    the last one chosen are chosen too, so the order of the sources decides nothing.
+    descriptions. Without it they are what the weights say (`--weights 0.9,0.2`). τ = 0 takes only the
+    nearest expert, τ = inf the plain mean of the chosen ones. The mixture is of ΔW, so it is exact without
+    a rank. Experts outside K are left out, as if they had not been named. If several are as similar as the
+    last one chosen, all of them are chosen; so the order of the sources decides nothing.
 
     Source: SG-LoRA, Li et al. 2025, arXiv:2509.10535, the part without training. It mixes the parameters A
     and B themselves, which adds cross terms between experts; here the updates are mixed. Its top_k is 4; its
     τ could not be verified. The default 0.05 is the temperature at which sentence embeddings are usually
     trained (a scale of 20): a cosine lower by 0.1 weighs e² times less.
 
-    Limits: it is as good as the descriptions are, and knows nothing of what experts really do. A similarity
-    of 0 or less is never mixed in. Weights given beside `describe` are refused: they would decide twice.
+    Limits: it is as good as the descriptions, and knows nothing of what experts really do. An expert with a
+    similarity of 0 or less is never mixed in. Weights beside `describe` are refused: they would decide
+    twice.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

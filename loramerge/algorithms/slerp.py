@@ -20,19 +20,19 @@ class Slerp(Mixture):
         ΔW = sin((1−t)θ)/sin θ · ΔW_1 + sin(tθ)/sin θ · ΔW_2        t = w_2 / (w_1 + w_2)
         θ = angle between ΔW_1 and ΔW_2, from ⟨ΔW_1, ΔW_2⟩_F
 
-    A mean of two updates at an angle is shorter than either; on the arc, two updates of one norm keep it.
-    Of unequal norms ‖ΔW_1‖, ‖ΔW_2‖ the norm goes from one to the other, but not in a straight line: the
-    coefficients are for the updates as they are, as in mergekit's `nuslerp`. The interpolation is of ΔW,
+    The mean of two updates at an angle is shorter than either. On the arc, two updates of one norm keep
+    that norm. If their norms differ, the norm goes from one to the other, but not in a straight line: the
+    coefficients apply to the updates as they are, as in mergekit's `nuslerp`. The interpolation is of ΔW,
     not of whole weights.
 
-    Updates that are nearly parallel or opposite (|cos θ| > dot_threshold) have no arc between them and
-    are interpolated in a straight line; so is a module that one source lacks or has not trained.
+    Between updates that are nearly parallel or opposite (|cos θ| > dot_threshold) there is no arc; they are
+    interpolated in a straight line. So is a module that one source lacks or has not trained.
 
     Source: Shoemake 1985 (SIGGRAPH); for weights, mergekit (Goddard et al. 2024, arXiv:2403.13257).
 
-    Limits: two adapters; for more there is `karcher`. One alone is itself. A t outside of 0 … 1, from a
-    negative weight, follows the circle on and need not be near either update. At dot_threshold the
-    coefficients jump a little.
+    Limits: it takes two adapters; for more there is `karcher`. One adapter alone is itself. A negative
+    weight puts t outside of 0 … 1; the merge then follows the circle further, and may be near neither
+    update. At dot_threshold the coefficients jump a little.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

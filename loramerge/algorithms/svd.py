@@ -16,11 +16,11 @@ class Svd(Sized):
 
         ΔW = U_k Σ_k V_kᵀ        of Σ_t w_t ΔW_t = U Σ Vᵀ (Eckart-Young)
 
-    Without a rank it takes the largest rank of the sources. The same numbers as a dense SVD, from the
-    Grams of the factors. Source: the `svd` combination of PEFT, there by dense SVD.
+    Without a rank it takes the largest rank of the sources. It gives the numbers of a dense SVD, but from
+    the Grams of the factors. Source: the `svd` combination of PEFT, which uses a dense SVD.
 
-    Limits: what helps one task little in the norm may be what is cut off; the report shows the cosine
-    of the merge with every source.
+    Limits: a direction that is small in the norm may still matter to a task, and is cut off. The report
+    shows the cosine of the merge with every source.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -18,16 +18,16 @@ class Ties(Trimming, Voting):
         γ   = sign(Σ_t w_t τ_t)
         ΔW  = Σ_t w_t τ_t / Σ_t |w_t|        over the t with sign(w_t τ_t) = γ, entry by entry
 
-    The paper has no weights: with equal ones this is its merge for λ = 1 (a λ is `scale`), but for entries
-    whose votes cancel: these are 0 here, and positive in PEFT and mergekit. It trims over the whole adapter
-    (scope="adapter"); PEFT (`ties_svd`) and mergekit trim each tensor, as here by default. PEFT elects on raw
-    entries and divides by the count. Entries as large as the last one kept are all kept.
+    The paper has no weights. With equal ones this is its merge for λ = 1 (λ is `scale`), except where votes
+    cancel: such entries are 0 here, and positive in PEFT and mergekit. The paper trims over the whole
+    adapter (scope="adapter"). PEFT (`ties_svd`) and mergekit trim each tensor, as does the default here.
+    PEFT elects on raw entries and divides by the count. Entries as large as the last one kept are all kept.
 
     Source: TIES-Merging, Yadav et al. 2023, arXiv:2306.01708; density 0.2 and the divisor are the paper's.
 
-    Limits: the merge has full rank, and a rank cuts off much of it: see what is lost, or merge in the core
-    (space="core"), which is another merge, within the span of the adapters. On A and B apart, as in PEFT's
-    `ties`, it would not be TIES of ΔW; there is no such option.
+    Limits: the merge has full rank, and a rank cuts off much of it. The report says how much. Or merge in
+    the core (space="core"): that is another merge, within the span of the adapters. On A and B apart, as in
+    PEFT's `ties`, it would not be TIES of ΔW; there is no such option.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -16,7 +16,7 @@ from loramerge.arrays.polar import rows_as_directions, singular
 
 @dataclass(frozen=True, kw_only=True)
 class Tsv(Span):
-    """Task singular vectors: the interference between sources is whitened away, no unit loses strength.
+    """Task singular vectors: the interference between sources is whitened away; no unit loses strength.
 
         ΔW_t = U_t Σ_t V_tᵀ,  U = [U₁ … U_T], V = [V₁ … V_T]        ΔW = U⊥ diag(w_t σ_ti) V⊥ᵀ
 
@@ -28,9 +28,10 @@ class Tsv(Span):
     source; an adapter of rank r has only r, and the others would be directions that a library made up
     (measured: half of the result). Here all that an adapter has take part, or `per_source` of them.
 
-    Limits: units that outnumber the rows or columns, and adapters that share directions, cannot all be
-    orthogonal. Then U⊥ is the nearest partial isometry: they share what there is, and n copies of an adapter
-    come to one of them. Nearly shared directions are pushed apart at full strength, down to rank_tol.
+    Limits: adapters that share directions, or units that outnumber the rows or columns, cannot all be
+    orthogonal. Then U⊥ is the nearest partial isometry: they share what there is, and n copies of an
+    adapter come to one of them. Directions that are nearly shared are pushed apart at full strength, down
+    to rank_tol.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -15,21 +15,22 @@ from loramerge.arrays.gram import Grams
 
 @dataclass(frozen=True, kw_only=True)
 class Wudi(Span):
-    """Every source's rows span the inputs it knows; on these the merge should act as that source does.
+    """On the inputs that the rows of a source span, the merge acts as that source does, as nearly as it can.
 
         ΔW minimises  Σ_t ‖(ΔW − τ_t) τ_tᵀ‖² / ‖τ_t‖² + μ ‖ΔW − τ̄‖²,   τ_t = w_t ΔW_t,  τ̄ their mean
         ΔW = τ̄ + (H − τ̄ G)(G + μ)⁻¹,   G = Σ_t τ_tᵀτ_t/‖τ_t‖²,   H = Σ_t τ_t τ_tᵀτ_t/‖τ_t‖²
         μ = ridge · tr(G)/ρ
 
-    ρ is the number of input directions that the sources span. All is in their row space, so one small solve
-    is exact. The pull of the ridge is towards the mean, which is why one adapter, or copies of it, come
-    back as they are at any ridge.
+    ρ is the number of input directions that the sources span. Everything lies in their row space, so one
+    small solve is exact. The ridge pulls towards the mean; so one adapter, or copies of it, come back as
+    they are at any ridge.
 
-    Source: WUDI-Merging, Cheng et al. 2025, arXiv:2503.08099. They go down the gradient from the sum, for 300
-    steps and without a ridge, which stays near the sum; this is the minimum itself, with a ridge of our own.
+    Source: WUDI-Merging, Cheng et al. 2025, arXiv:2503.08099. They descend the gradient from the sum, for
+    300 steps and without a ridge, which stays near the sum. Here it is the minimum itself, with a ridge of
+    our own.
 
-    Limits: adapters trained from one seed nearly share A. Without a ridge their small differences are
-    answered at full length (ten times the norm, measured); towards ridge 0 that is what comes out.
+    Limits: adapters trained from one seed nearly share A. Without a ridge the merge answers their small
+    differences at full length (ten times the norm, measured). Towards ridge 0 that is what comes out.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))

@@ -16,13 +16,13 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "combine": "Merge adapters into one adapter.",
     "convert": "Write an adapter in another format.",
     "diff": "Compare two adapters module by module.",
-    "check": "Tell what the programs that load an adapter would do with it.",
-    "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",
-    "push": "Put an adapter on the Hub, with a card that says how it was made.",
-    "resize": "Make one adapter smaller, by its spectra.",
-    "restore": "Give one task's adapter back from a merge with masks.",
-    "replay": "Do a recorded merge again and compare.",
-    "methods": "List the merge methods, or explain one.",
+    "check": "Find out what other programs would do with an adapter.",
+    "inspect": "Show modules, ranks, scales and spectra of adapters.",
+    "push": "Upload an adapter to the Hub, with a card.",
+    "resize": "Make one adapter smaller, losing as little as possible.",
+    "restore": "Bring one task back from a merge with masks.",
+    "replay": "Repeat a recorded merge, and compare.",
+    "methods": "List the methods, or explain one.",
 }
 
 
@@ -54,13 +54,18 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 known error, 2 usage, 3 incompatible adapters, or a finding of `check`, "
-    "4 verification failed, 70 bug in loramerge, 130 interrupted.",
+    epilog="Exit codes: 0 done; 1 known error; 2 usage; 3 the adapters cannot be merged as asked, or `check` "
+    "found something; 4 verification failed; 70 a bug in loramerge; 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="loramerge")
 @click.pass_context
 def loramerge(ctx: click.Context) -> None:
-    """Merge LoRA adapters into one adapter: exact, without the base model, proved by reading back."""
+    """Merge LoRA adapters into one: exactly, without the base model, and proved by reading the file back.
+
+    \b
+    Example:
+      loramerge combine a.safetensors b.safetensors --method lego -o merged
+    """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

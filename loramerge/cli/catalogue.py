@@ -46,7 +46,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='scope', type='int', default='module', help='Whether every module has coefficients of its own, or all have those of whole adapters.', choices=('module', 'adapter')),
         Spec(name='dot_threshold', type='float', default=0.9995, help='Updates whose cosine is beyond this, with either sign, are interpolated in a straight line.', low=0, high=1),
     )),
-    'karcher': Entry('coefficients', 'consensus', 'A weighted mean of directions on the sphere, with the weighted mean of the norms; SLERP for any number.', (
+    'karcher': Entry('coefficients', 'consensus', 'SLERP for any number of sources: the mean of their directions, at the mean of their norms.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='scope', type='int', default='module', help='Whether every module has coefficients of its own, or all have those of whole adapters.', choices=('module', 'adapter')),
@@ -69,13 +69,13 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
         Spec(name='common', type='float', default=0.8, help='Share of the directions that are taken from the sum.', low=0, high=1),
     )),
-    'tsv': Entry('spectral', 'consensus', 'Task singular vectors: the interference between sources is whitened away, no unit loses strength.', (
+    'tsv': Entry('spectral', 'consensus', 'Task singular vectors: the interference between sources is whitened away; no unit loses strength.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
         Spec(name='per_source', type='int', default=None, help='Leading singular units of every source that take part [default: all].', low=1),
     )),
-    'core': Entry('spectral', 'consensus', 'TIES, DARE and others where LoRA has room for them: the merge stays in the span of the adapters.', (
+    'core': Entry('spectral', 'consensus', 'TIES, DARE and other rules on small cores: the merge stays in the span of the adapters.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
@@ -92,7 +92,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='seed', type='int', default=0, help='Of rules that keep entries by chance.', low=0),
         Spec(name='beta', type='float', default=0.25, help='How much the strength of a source counts in what is kept: 0 all alike, 1 as they are.', low=0, high=1),
     )),
-    'pico': Entry('spectral', 'none', 'Shared output directions are calibrated, and the merge is as strong as its sources are on average.', (
+    'pico': Entry('spectral', 'none', 'Shared output directions are turned down, and the merge is as strong as its sources are on average.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
@@ -100,7 +100,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='density', type='float', default=None, help="The share of entries that the rule keeps [default: the rule's own].", low=0, high=1, low_open=True),
         Spec(name='seed', type='int', default=0, help='Of rules that keep entries by chance.', low=0),
     )),
-    'wudi': Entry('spectral', 'consensus', "Every source's rows span the inputs it knows; on these the merge should act as that source does.", (
+    'wudi': Entry('spectral', 'consensus', 'On the inputs that the rows of a source span, the merge acts as that source does, as nearly as it can.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),

@@ -26,9 +26,10 @@ MEND = f"{MARGIN}mend: "
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--for", "consumers", multiple=True, type=click.Choice(list(CONSUMERS)),
-    help="The program that shall load it; once for each.  [default: all it may be meant for]")  # fmt: skip
-@click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that the program was told to "
-    "load.  [default: that of the program itself; 16 for vLLM]")  # fmt: skip
+    help="The program to ask about; repeat it for several.  [default: all that the adapter may be "
+    "meant for]")  # fmt: skip
+@click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that you let the "
+    "program load.  [default: the program's own; 16 for vLLM]")  # fmt: skip
 @asks("combine", "allow_pickle")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
@@ -40,10 +41,10 @@ def check(
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
-    """Tell what the programs that load adapters would do with one, and what mends it.
+    """Find out what the programs that load adapters would do with yours, and how to mend it.
 
-    A program may refuse an adapter; or, without saying so, scale it wrongly or ignore a part of it. Only
-    headers are read, of adapters on the Hub too. Exit code 3 if there is anything to mend.
+    A program may refuse an adapter. It may also scale it wrongly, or ignore a part of it, and say nothing.
+    Only headers are read, also on the Hub. The exit code is 3 if there is something to mend.
 
     \b
     Example:

@@ -18,7 +18,7 @@ from loramerge.request.request import DEFAULT
     help=f"{', '.join(METHODS)}; see `loramerge methods`.")  # fmt: skip
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file that says sources, weights, "
-    "method, parameters, and weights or ranks by module; options given here come first.")  # fmt: skip
+    "method, parameters, and weights or ranks by module. Options given here come first.")  # fmt: skip
 @click.option("--print-recipe", is_flag=True, help="Print this command as a recipe; merge nothing.")
 @asks("command")
 @click.option("--spread", type=click.Path(path_type=Path), metavar="FILE", help="Write how far sources of "
@@ -36,11 +36,11 @@ from loramerge.request.request import DEFAULT
 def combine(ctx: click.Context, /, **given: Any) -> None:
     """Merge adapters into one adapter.
 
-    A SOURCE is a folder or a .safetensors of any format that is read; or many: a folder of them, a quoted
-    glob, or @FILE with a source on each line and maybe its weight after it. What is no path here is a
-    repository of the Hub: org/name, org/name@revision, hf://org/name@revision/path,
-    hf://collections/owner/slug. The options of the method come last in this list: `loramerge combine
-    --method lego --help` shows those of lego.
+    A SOURCE is a folder or a .safetensors file, in any format that loramerge reads. It may stand for many:
+    a folder of adapters, a quoted glob, or @FILE with a source on each line and maybe its weight after it.
+    A name that is not a path here is a repository on the Hub: org/name, org/name@revision,
+    hf://org/name@revision/path, hf://collections/owner/slug. The options of the method come last in this
+    list; `loramerge combine --method lego --help` shows those of lego.
 
     \b
     Example:

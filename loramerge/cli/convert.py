@@ -23,10 +23,10 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
 def convert(ctx: click.Context, /, source: str, out: Path, to: str, **given: Any) -> None:
-    """Write an adapter in another format, the same in every module.
+    """Write an adapter in another format. Every module keeps its update.
 
-    OUT is one file if it ends in .safetensors, else a folder. Every module is read back and compared with
-    the source before OUT appears; into its own format, an adapter is copied tensor by tensor.
+    OUT is one file if it ends in .safetensors, else a folder. Before OUT appears, every module is read back
+    and compared with the source. If SOURCE has that format already, its tensors are copied as they are.
 
     \b
     Example:

@@ -22,10 +22,10 @@ from loramerge.verbs.diff import diff as compare
 @asks("combine", "alpha", "allow_pickle")
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
 def diff(a: str, b: str, max_error: float | None, alpha: Alphas, allow_pickle: bool, as_json: bool) -> None:
-    """Compare two adapters: the relative error, cosine and norm ratio of every module.
+    """Compare two adapters: relative error, cosine and norm ratio of every module.
 
-    What is compared is the update ΔW, so ranks, factors, scales and types may differ. A module that
-    only one of them has counts as an error of 1. The table shows the worst modules.
+    The updates ΔW are compared, so ranks, factors, scales and number types may differ. A module that only
+    one of the two has counts as an error of 1. The table shows the worst modules.
 
     \b
     Example:

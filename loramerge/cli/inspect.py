@@ -19,7 +19,7 @@ from loramerge.verbs.inspect import inspect as look
 @click.command()
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
-@click.option("--download", is_flag=True, help="Download adapters of the Hub, to show their spectra too.")
+@click.option("--download", is_flag=True, help="Download adapters from the Hub, and show their spectra too.")
 @asks("combine", "alpha", "allow_pickle")
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
 @click.pass_context
@@ -32,11 +32,11 @@ def inspect(
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
-    """Tell what adapters are: modules, ranks, scales, spectra, base model, oddities.
+    """Show what is in adapters: modules, ranks, scales, spectra, base model, oddities.
 
-    One row per kind of module. `energy` is the share of ‖ΔW‖² in the strongest units. A source that
-    cannot be read is told on stderr, and the others are still shown. Of an adapter on the Hub only the
-    header is read, without spectra, unless --download is given.
+    The table has one row for each kind of module. `energy` is the share of ‖ΔW‖² in the strongest units. If
+    a source cannot be read, stderr says why, and the others are still shown. On the Hub only the header is
+    read, so there are no spectra unless you add --download.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def inspect(
         if not as_json:
             click.echo(f"{facts}\n" if len(members) > 1 else str(facts))
     if peeked and not as_json:
-        show.note("note: only the header was read of what is on the Hub; --download shows its spectra too")
+        show.note("note: on the Hub only headers were read; --download shows the spectra too")
     if as_json:
         show.data(shown)
     if failures:

@@ -14,7 +14,7 @@ GROUP = "loramerge.methods"
 @click.argument("name", required=False)
 @click.pass_context
 def methods(ctx: click.Context, name: str | None) -> None:
-    """List the merge methods, or explain one: formula, source, limits, options."""
+    """List the methods, or explain one: formula, source, limits, options."""
     click.echo("\n".join(_table()) if name is None else _explained(ctx, name))
 
 

@@ -13,10 +13,10 @@ from loramerge.verbs.push import push as send
 @click.command()
 @click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="ORG/NAME")
-@click.option("--private", is_flag=True, help="Make the repository a private one.")
+@click.option("--private", is_flag=True, help="Make the repository private.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing.")
-@click.option("--revision", metavar="BRANCH", help="The branch to commit to; made if it is not there.")
-@click.option("--json", "as_json", is_flag=True, help="Print address and commit as JSON.")
+@click.option("--revision", metavar="BRANCH", help="The branch to commit to; made if it does not exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address and the commit as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the address.")
 def push(
     path: Path,
@@ -27,11 +27,11 @@ def push(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Put an adapter on the Hub, in one commit, with a card that says how it was made.
+    """Upload an adapter to the Hub, in one commit, with a card that says how it was made.
 
-    DIR is a PEFT folder or a bare .safetensors; it is loaded first, and what cannot be read is not sent.
-    Where it has no README.md a card is written from its record: sources, weights, method, figures, licences,
-    and how to load it. The token is that of `hf auth login` or of HF_TOKEN.
+    DIR is a PEFT folder or a .safetensors file. It is loaded first: what cannot be read is not sent. If there
+    is no README.md, a card is written from the record of the merge: sources, weights, method, figures,
+    licences, and how to load it. Log in with `hf auth login`, or set HF_TOKEN.
 
     \b
     Example:

@@ -18,9 +18,9 @@ from loramerge.verbs.restore import restored
 @click.command()
 @click.argument("merged", metavar="MERGED")
 @click.option(
-    "--task", required=True, metavar="NAME", help="The source to restore, by its name in the merge."
+    "--task", required=True, metavar="NAME", help="The source to bring back, by its name in the merge."
 )
-@click.option("--rank", type=click.IntRange(min=1), help="Units in every module.  [default: the rank that "
+@click.option("--rank", type=click.IntRange(min=1), help="The rank of every module.  [default: the rank that "
     "the task's adapter had]")  # fmt: skip
 @click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
     help="Instead of a rank: the smallest that keeps this share of ‖S ∘ ΔW‖² in every module.")  # fmt: skip
@@ -29,11 +29,11 @@ from loramerge.verbs.restore import restored
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
 def restore(ctx: click.Context, /, merged: str, task: str, **given: Any) -> None:
-    """Give one task's adapter back from a merge by --method mergevla.
+    """Bring one task back from a merge that was made with --method mergevla.
 
-    Its mask says which entries of the merge it wants; what is left has no low rank and is fitted again. It
-    is as strong as it went into the merge, its weight included. MERGED is a folder here or a repository of
-    the Hub.
+    The mask of the task says which entries of the merge belong to it. These entries have no low rank, so
+    they are fitted again. The result is as strong as the source was in the merge, its weight included.
+    MERGED is a folder, or a repository on the Hub.
 
     \b
     Example:

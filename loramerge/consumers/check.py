@@ -32,13 +32,13 @@ def check(
     max_rank: int | None = None,
     allow_pickle: bool = False,
 ) -> list[Finding]:
-    """What a consumer would do with an adapter other than what was meant; empty if it loads it well.
+    """What a program would do wrong with an adapter; empty if it loads the adapter as it is meant.
 
     Args:
-        source: a folder, a file, or a name on the Hub, of which only the header is read; an `Adapter` made in
-            memory is taken as `save` would write it.
+        source: a folder, a file, or a name on the Hub, where only the header is read. An `Adapter` made in
+            memory is judged as `save` would write it.
         consumer: peft, transformers, vllm, sglang, llama.cpp, diffusers, comfyui or mlx.
-        max_rank: the largest rank that it was told to load; vLLM's own default is 16.
+        max_rank: the largest rank that you let the program load; vLLM's own default is 16.
         allow_pickle: as for `load`.
 
     Raises:
@@ -62,6 +62,7 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
         if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
             path = str(raw.place)  # `load` wants such a file by its name
         return _of_raw(raw, path, allow_pickle)
+    # By range, never the whole file.
     from loramerge.formats.remote import look_hub  # for those who name it
 
     facts = _of_raw(look_hub(str(source), found, allow_pickle), str(source), allow_pickle)

@@ -39,7 +39,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         )
     if facts.dialect in WHOLE and not all(key in facts.tensors for key in WHOLE[facts.dialect]):
         some = printable(facts.example, 80)
-        yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads {ONLY[facts.dialect]} only")
+        yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads only {ONLY[facts.dialect]}")
     if facts.dialect in ("kohya", "comfy", "diffusers"):
         yield from COMFYUI.passing_over([key for key in facts.beyond or () if not key.endswith(KEPT)])
     if text := next(filter(T5.match, facts.tensors), None):

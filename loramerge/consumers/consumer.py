@@ -1,4 +1,7 @@
-"""What a consumer of adapters is: its rules about files, and its scaling rule, as pure functions."""
+"""What a consumer of adapters is: its rules about files, and its scaling rule, as pure functions.
+
+They are written anew from reading its code, which tests run beside them: a copy would grow old unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,15 @@ CLOSE = 1e-3  # an alpha may be stored in bfloat16
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a consumer does with an adapter other than what was meant.
+    """One thing that a consumer does wrong with an adapter.
 
     Args:
         consumer: its name in `CONSUMERS`.
-        effect: ``rejects`` it; ``scales`` it wrongly, or ``ignores`` a part of it, without saying so.
+        effect: ``rejects`` it, ``scales`` it wrongly, or ``ignores`` a part of it. The latter two it does
+            without saying so.
         sentence: what happens, and why.   mend: what helps, in words.
-        command: to paste: mends this and all else that the consumer finds; of names that are foreign to it,
-            it makes its own. Empty where nothing does.
+        command: what to paste. It mends this finding and all others; it converts names that the consumer does
+            not read. Empty if no single command does.
     """
 
     consumer: str
@@ -107,6 +111,7 @@ class Consumer:
             if not any(each.effect == "rejects" for each in (first if self.folder else found)):
                 found += self._wrong_scale(facts)
             found += self._too_wide(facts, limit)
+        # What contradicts itself is a finding of everybody who reads it: nobody knows what was meant.
         if facts.broken and not found:
             return [self._doubtful(facts)]
         return self._mended(found, facts, limit)
@@ -142,6 +147,7 @@ class Consumer:
         """With one command for all of them, if it mends them all."""
         if not found:
             return []
+        # A command is offered only if it mends all that is found, and if the header shows that it can.
         if why := self._obstacle(facts, self.format_for([facts.dialect]) or facts.dialect):
             return [replace(f, mend=why, command="") if f.command else f for f in found]
         if not all(f.command for f in found):
@@ -172,7 +178,7 @@ class Consumer:
         some = printable(facts.example, 80)
         own = _listed([named(name).tool for name in self.dialects])
         what = named(facts.dialect).words
-        whose = f"{some} is of no format that is known here"
+        whose = f"{some} is of no format that loramerge knows"
         if facts.dialect != UNKNOWN:
             whose = f"this is {what} ({some})"
         sentence = f"{self.title} finds nothing to load: it reads the names of {own}, and {whose}."

@@ -117,7 +117,7 @@ def _others(facts: Facts) -> Iterator[Finding]:
     """Names that other tools write."""
     if facts.dialect == "bfl" and not any(CONTROL in key for key in facts.tensors):
         some = printable(facts.example, 80)
-        yield DIFFUSERS.ignoring(f"keys such as {some}: of these names it loads control LoRAs of Flux only")
+        yield DIFFUSERS.ignoring(f"keys such as {some}: of these names it loads only control LoRAs of Flux")
     if key := _first(OTHER_PREFIXES, facts):
         yield DIFFUSERS.ignoring(f"keys such as {printable(key, 80)}, whose prefix it does not know")
     if key := _first(NESTED, facts):
@@ -185,5 +185,6 @@ DIFFUSERS = Consumer(
     rules,
     heeds=frozenset(SPECIAL),
     patterns=True,
+    # not kohya: under its names diffusers loses what Flux has beside its blocks
     formats=("diffusers",),
 )

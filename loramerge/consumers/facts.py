@@ -42,6 +42,8 @@ class Module:
 class Facts:
     """Everything a consumer's rules look at; no numbers but scalar alphas.
 
+    Format and scale are what our own readers find. A second table of names had come to disagree with them.
+
     Args:
         path: how the user named it.   folder: it has an adapter_config.json.
         config: its settings.   tensors: key -> shape.   beside: other files in its folder.
@@ -75,6 +77,7 @@ class Facts:
 
     def settings(self, module: Module) -> Settings:
         """What its files say of a module: the settings of its component, where these are told apart."""
+        # diffusers filters its settings by the prefix of each component: one config for all is nobody's
         return self.parts.get(module.component, {}) if self.parts else self.config
 
     def said(self, setting: str) -> Any:

@@ -24,7 +24,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     heads = facts.config.get("modules_to_save") or []
     odd = [str(head) for head in heads if head not in HEADS] if isinstance(heads, list) else []
     if odd:
-        why = f"modules_to_save lists {printable(', '.join(odd))}, and it takes score and classifier only"
+        why = f"modules_to_save lists {printable(', '.join(odd))}, and it takes only score and classifier"
         yield VLLM.rejecting(why)
     if not odd and (unread := [key for key in facts.tensors if not READ.fullmatch(key)]):
         some = f"{printable(unread[0])}{f' and {len(unread) - 1} more' if len(unread) > 1 else ''}"

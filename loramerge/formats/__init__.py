@@ -28,16 +28,16 @@ def load(
     initial: str | Path | None = None,
     peeking: bool = False,
 ) -> Adapter:
-    """Read an adapter of any dialect (see docs/formats.md). Only headers are read; tensors when asked.
+    """Read an adapter of any format (see docs/formats.md). Only its header is read; tensors when asked for.
 
     Args:
-        source: a path, else a repository of the Hub (`org/name`, `org/name@revision`,
-            `hf://org/name@revision/path`), which is downloaded; an `Adapter` comes back as it is.
+        source: a path, or a repository on the Hub (`org/name`, `org/name@revision`,
+            `hf://org/name@revision/path`), which is downloaded. An `Adapter` comes back as it is.
         alpha: for a file that does not say its own: a number, or ``"rank"`` for scale 1.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         initial: the folder of the adapter that a PiSSA, OLoRA, CorDA or LoRA-GA training began with.
-        optional: leave `alpha` aside, instead of refusing it, where the source says its own.
-        peeking: of the Hub read the header only; a tensor is then fetched whenever it is asked for.
+        optional: where the source says its own alpha, ignore `alpha` instead of refusing it.
+        peeking: on the Hub read only the header; a tensor is then fetched when it is asked for.
 
     Raises:
         SourceError: absent, cut short or malformed; on the Hub missing, gated, not to be reached.
@@ -79,7 +79,7 @@ def _made_plain(pair: list[tuple[Path, str]], alpha: Alpha | None, allow_pickle:
     """The first of the two, relative to the second, with which its training began."""
     for place, name in pair:
         if not os.path.isdir(place):
-            raise UsageError(f"--initial is for PEFT folders, and {printable(name)} is none.")
+            raise UsageError(f"--initial is for PEFT folders, and {printable(name)} is not one.")
     adapter, first = (load_folder(*each, alpha, True, allow_pickle, known_start=True) for each in pair)
     if not changes_base(adapter.config):
         raise UsageError(f"{printable(adapter.name)} is a plain LoRA already: drop --initial for it.")

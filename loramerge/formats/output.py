@@ -181,7 +181,7 @@ class Draft:
         try:
             return load_path(self.where, str(self.out))
         except LoramergeError as error:
-            raise VerificationError(f"The output was written, but not as it should be: {error}") from error
+            raise VerificationError(f"The output was written wrongly: {error}") from error
 
     def _check_extras(self) -> None:
         written = open_file(self.weights, str(self.out)).tensors

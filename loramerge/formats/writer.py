@@ -53,11 +53,11 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:
         shown = ", ".join(f"{printable(a.name)} is {named(a.dialect).words}" for a in found.values())
-        raise UsageError(f"The sources are of several formats ({shown}): say which to write with --format.")
+        raise UsageError(f"The sources have several formats ({shown}): say with --format which one to write.")
     dialect = named(next(iter(found)))
     if not dialect.writes:
         raise UsageError(
-            f"{dialect.words[0].upper()}{dialect.words[1:]} is read, but not written: say with --format "
+            f"{dialect.words[0].upper()}{dialect.words[1:]} can be read but not written: say with --format "
             f"which of {', '.join(possible)} to write."
         )
     return dialect
@@ -100,7 +100,7 @@ def save(
 
     Args:
         format: ``peft``, ``kohya``, …; by default the adapter's own.
-        extras: tensors that are no low-rank pair: ``"first"`` keeps them, ``"drop"`` leaves them out.
+        extras: other tensors, such as heads: ``"first"`` keeps them, ``"drop"`` leaves them out.
 
     Where the format has an alpha for each module, factors stay as they are and the scale is its alpha;
     elsewhere scales are folded into ``up`` in float64, rounded once, and all modules get one rank.

@@ -11,6 +11,7 @@ from loramerge.hub.client import Listing
 from loramerge.hub.names import FILES, HubName
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+# hub/ may not import the formats, so their names stand here again; a test holds the two together.
 FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapters.safetensors")  # of diffusers and of mlx-lm
 KNOWN = (WEIGHTS, *reversed(FOLDER_FILES))  # beside a config: PEFT's first, then mlx-lm's, which has one too
 OLD = "pytorch_lora_weights.bin"  # of diffusers, before it wrote safetensors
@@ -113,7 +114,7 @@ def _no_adapter(name: HubName, listing: Listing, inside: set[str]) -> SourceErro
     if "config.json" in inside or any(f.endswith(FILES) and "/" not in f for f in inside):
         return SourceError(f"{name} has no {CONFIG}: it is a model, not an adapter.")
     return SourceError(
-        f"{name} has no {CONFIG} and no .safetensors: it is no adapter{_others(name, listing)}."
+        f"{name} has no {CONFIG} and no .safetensors: it is not an adapter{_others(name, listing)}."
     )
 
 

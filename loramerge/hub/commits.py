@@ -63,9 +63,9 @@ def destination(repo: str, revision: str | None = None, create_pr: bool = False)
         UsageError: no name of a repository or a branch.   OutputError: offline, or nobody is logged in.
     """
     if not REPOSITORY.fullmatch(repo):
-        raise UsageError(f"{printable(repo)} is no repository of the Hub: they are named org/name.")
+        raise UsageError(f"{printable(repo)} is not a repository on the Hub: its name must be org/name.")
     if revision is not None and not REVISION.fullmatch(revision):
-        raise UsageError(f"{printable(revision)} is no name of a branch.")
+        raise UsageError(f"{printable(revision)} is not the name of a branch.")
     if create_pr and revision not in (None, "main"):
         raise UsageError("A pull request is opened against main: drop --revision, or --create-pr.")
     from huggingface_hub import get_token
@@ -130,6 +130,7 @@ def send(
                 commit_message=message,
                 revision=name.revision,
                 create_pr=create_pr,
+                # of two pushes at once the second is told (412), and has changed nothing
                 parent_commit=parent,
             )
         except ValueError as error:

@@ -42,7 +42,7 @@ def explained(name: HubName, what: str = "", writing: bool = False) -> Iterator[
     except HfHubHTTPError as error:
         raise _answered(error, name, what, writing) from None
     except HFValidationError:
-        raise kind(f"{name.repo} is no name that the Hub allows.") from None
+        raise kind(f"{name.repo} is not a name that the Hub allows.") from None
     except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError is what hf_xet raises
         answer = next((each for each in _causes(error) if isinstance(each, HfHubHTTPError)), None)
         if answer is not None:  # the client has looked into its cache after it, and found nothing
@@ -77,9 +77,8 @@ def _answered(error: BaseException, name: HubName, what: str, writing: bool) -> 
             f"{repo} got another commit while this one was prepared, so nothing was changed. Run it again."
         )
     if status == 429:
-        return kind(
-            f"The Hub asks to wait before it is asked for {repo} again: too many requests (HTTP 429)."
-        )
+        return kind(f"The Hub had too many requests for {repo} (HTTP 429): wait, and run it again.")
+    # The client's own messages hold URLs: a server is quoted only where its answer is not understood.
     said = printable(without_secrets(str(getattr(error, "server_message", None) or "")), 300)
     sentence = f"The Hub answers HTTP {status} for {repo}{f': {said}' if said else ''}"
     if status >= 500 and not writing:
@@ -92,7 +91,7 @@ def _missing(name: HubName, writing: bool) -> LoramergeError:
         return OutputError(f"The Hub has no {name.repo} that you may write to: check its name, and {LOGIN}.")
     where = f" (asked for {printable(name.path)})" if name.path else ""
     return Missing(
-        f"{name.repo} is no repository of the Hub{where}, or a private one: check the spelling; if it is "
+        f"{name.repo} is not a repository on the Hub{where}, or it is private: check the spelling; if it is "
         f"private, {LOGIN}."
     )
 

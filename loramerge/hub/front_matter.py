@@ -86,6 +86,8 @@ class Facts:
 def agreed(facts: Facts) -> str | None:
     """The licence of all sources and of the base, if that is known; None where they differ or do not say.
 
+    No rule says which licence a merge of several has, so none is guessed.
+
     >>> one = CardSource("a", "1", licence="mit")
     >>> agreed(Facts("o/n", 1, 1, "F32", sources=(one, one)))
     'mit'

@@ -49,10 +49,11 @@ def filter_source(pairs: Sequence[str]) -> str:
     >>> filter_source(["base_model=org/base", "limit=5"])
     'hf://?base_model=org%2Fbase&limit=5'
     """
+    # A list on the Hub is a source of its own, so recipes, @list files and the library have it too.
     split = [pair.partition("=") for pair in pairs]
     for pair, (key, _, value) in zip(pairs, split, strict=True):
         if key not in KEYS or not value:
-            raise UsageError(f"--hub-filter {printable(pair)} is no filter: give KEY=VALUE, {HOW}.")
+            raise UsageError(f"--hub-filter {printable(pair)} is not a filter: give KEY=VALUE, {HOW}.")
     text = f"hf://?{urlencode([(key, value) for key, _, value in split])}"
     _asked(text.partition("?")[2], text)
     return text
@@ -62,11 +63,11 @@ def _asked(query: str, text: str) -> dict[str, str]:
     pairs = parse_qsl(query, keep_blank_values=True)
     found = dict(pairs)
     if not found or len(found) != len(pairs) or not found.keys() <= set(KEYS) or not all(found.values()):
-        raise UsageError(f"{printable(text)} is no filter: give each KEY=VALUE once, {HOW}.")
+        raise UsageError(f"{printable(text)} is not a filter: give each KEY=VALUE once, {HOW}.")
     if found.keys() == {"limit"}:
         raise UsageError("A limit alone would list the whole Hub: say base_model, author, tag or search too.")
     if "limit" in found and not (found["limit"].isdecimal() and 1 <= int(found["limit"]) <= MOST):
-        raise UsageError(f"limit={printable(found['limit'], 40)} is no whole number from 1 to {MOST}.")
+        raise UsageError(f"limit={printable(found['limit'], 40)} is not a whole number from 1 to {MOST}.")
     return found
 
 
@@ -94,9 +95,7 @@ def _filtered(asked: Mapping[str, str]) -> Found:
 def _collected(slug: str) -> Found:
     where = HubName(f"collections/{printable(slug)}")
     if slug.count("/") != 1 or not all(slug.split("/")):
-        raise SourceError(
-            f"{printable(slug)} is no collection: they are written hf://collections/OWNER/SLUG."
-        )
+        raise SourceError(f"{printable(slug)} is not a collection: write hf://collections/OWNER/SLUG.")
     try:
         with explained(where):
             collection = api().get_collection(slug)

@@ -101,13 +101,13 @@ def parse(text: str) -> HubName:
     HubName(repo='org/name', revision='refs/pr/1', path='sub/file.safetensors')
     """
     if is_collection(text):
-        raise SourceError(f"{printable(text)} is a list of adapters, and one is needed here.")
+        raise SourceError(f"{printable(text)} is a list of adapters: name one of them.")
     match = FULL.fullmatch(SCHEME.sub("", text, count=1).rstrip("/"))
     revision = unquote(match["revision"]) if match and match["revision"] else None
     path = (match["path"] or "") if match else ""
     sound = match and REPOSITORY.fullmatch(match["repo"]) and (not revision or REVISION.fullmatch(revision))
     if not match or not sound or not _inside(path):
-        raise SourceError(f"{printable(text)} is no name on the Hub: they are written {HOW}.")
+        raise SourceError(f"{printable(text)} is not a name on the Hub: write {HOW}.")
     return HubName(match["repo"], revision, path)
 
 

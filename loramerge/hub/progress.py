@@ -11,6 +11,7 @@ from loramerge.errors import LoramergeError
 
 Watcher = Callable[[int, int], None]  # (bytes that will come, bytes that have come), both since the last call
 
+# Not an argument of every verb: the sources of one merge are downloaded by several threads at once.
 _watchers: list[Watcher] = []
 _ending = threading.Event()
 

@@ -31,6 +31,7 @@ def looking(method: Method, budget: Budget) -> Method:
     Raises:
         UsageError: it has no rank, or one is given.
     """
+    # A budget is no option of a method: it decides ranks by module, which the schedule knows already.
     if not isinstance(method, Sized):
         able = [name for name, cls in METHODS.items() if issubclass(cls, Sized)]
         some = f"{', '.join(able[:4])} and others"

@@ -30,6 +30,8 @@ def check_written(
 ) -> None:
     """Read back: the same modules and scales, and every factor as it was when its error was measured.
 
+    So the error of the file is known at half the cost of a second pass over the sources.
+
     Raises:
         VerificationError: anything differs.
     """
@@ -73,6 +75,7 @@ def check_rounding(report: Report, max_error: float | None) -> None:
     """
     if max_error is None:
         return
+    # Of rounding alone: what a method with a rank gives up is reported as energy lost.
     worst = max(report.modules, key=lambda module: module.rounding_error or 0.0)
     if (worst.rounding_error or 0.0) > max_error:
         raise VerificationError(

@@ -24,7 +24,8 @@ class Module:
         overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
         whole, cut: ‖·‖² of what the method makes, and of what its rank cuts off; None where nothing is cut.
         scale: the factor that a scale policy put on the merge.
-        facts: what else the method says of the module, by name; before any scale.
+        facts: what else the method says of the module, as numbers by name, so that no method needs a report
+            of its own; before any scale.
         spread: Σ α_t ‖ΔW_t − Σ α_u ΔW_u‖² of a mixture with shares α: how far its sources are apart.
     """
 

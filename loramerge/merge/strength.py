@@ -4,6 +4,9 @@
 norm       every module as strong as its sources are on average:  λ_m = mean_t ‖ΔW_t‖ / ‖ΔW‖
 cosine     modules weighed against each other so that the smallest cosine of the whole merge with a
            source is as large as can be; the strength of the whole stays
+
+It is a setting of the merge, not an option of methods: it multiplies what any of them made. No factor of the
+whole changes a cosine, so ``cosine`` looks at all modules before it weighs them.
 """
 
 from __future__ import annotations

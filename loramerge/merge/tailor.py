@@ -74,6 +74,7 @@ class Tailor:
         Raises:
             UsageError: the size was asked for, or the method has no rank.
         """
+        # Only an open size is changed; one that was asked for is refused, not cut.
         if self.limit is None or size <= self.limit:
             return None
         above = f"{self.consumer.title} loads rank {self.limit} at most{self._advice(size)}"
@@ -96,6 +97,7 @@ class Tailor:
         Raises:
             IncompatibleError: it would not load the merge as it is meant.
         """
+        # The findings of `check` themselves: what is written for a program and what is said of it agree.
         found = self.consumer.findings(of_outline(outline, "merged"), self.limit)
         if found:
             raise IncompatibleError(f"{found[0].sentence} {self._remedy(found[0], outline)}")

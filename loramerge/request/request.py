@@ -48,11 +48,11 @@ class Request:
     rules: Sequence[Rule] = ask((), "Other weights or ranks for modules by name; see `Rule`.",
         "sources", kinds.Many(each=rule, of="rules such as lm.Rule('mlp', rank=4)"), key="modules",
         setting="modules", always=True)  # fmt: skip
-    only: str | None = ask(None, "Take only modules whose name holds a match.", "sources",
+    only: str | None = ask(None, "Take only modules whose name matches.", "sources",
         kinds.Text(metavar="REGEX"), always=True)  # fmt: skip
-    exclude: str | None = ask(None, "Leave out modules whose name holds a match.", "sources",
+    exclude: str | None = ask(None, "Leave out modules whose name matches.", "sources",
         kinds.Text(metavar="REGEX"), always=True)  # fmt: skip
-    alpha: float | str | Mapping[str, float | str] | None = ask(None, "Training alpha of bare files that "
+    alpha: float | str | Mapping[str, float | str] | None = ask(None, "The training alpha of files that "
         "do not say it: a number, or `rank` for scale 1.", "sources",
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
     allow_base_mismatch: bool = ask(False, "Merge although the sources name other base models.", "sources",
@@ -63,7 +63,7 @@ class Request:
     renormalise: bool = ask(False, "Where a source lacks a module, divide by the weights of those that have "
         "it, instead of counting it as zero.", "sources", kinds.Flag(), always=True)  # fmt: skip
     initial: Mapping[str, str | Path] | None = ask(None, "The adapter that the training of a source began "
-        "with: makes PiSSA, OLoRA, CorDA and LoRA-GA plain, exactly.", "sources",
+        "with. It makes PiSSA, OLoRA, CorDA and LoRA-GA plain, exactly.", "sources",
         kinds.Pairs(metavar="SOURCE=PATH"))  # fmt: skip
     allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip
@@ -75,7 +75,7 @@ class Request:
     embedding: str | Path | None = ask(None, "How descriptions are compared: tfidf, by the words they "
         "share; a .npz, .safetensors or .json of vectors by name; or a sentence-transformers model.",
         "sources", kinds.Text(metavar="HOW", path=True), shown="tfidf")  # fmt: skip
-    dtype: str | None = ask(None, "Type of the output.", "output",
+    dtype: str | None = ask(None, "Number type of the output.", "output",
         kinds.Choice(words=lambda: DTYPES, also=SHORT), shown="the widest of the sources",
         always=True)  # fmt: skip
     profile: str | None = ask(None, "How ranks are written: portable, one for all modules; compact, each at "
@@ -83,13 +83,13 @@ class Request:
         always=True)  # fmt: skip
     total_rank: int | None = ask(None, "Instead of a rank: the ranks of all modules together, shared so "
         "that the least energy is lost.", "size", kinds.Whole())  # fmt: skip
-    size: float | str | None = ask(None, "Instead of a rank: the bytes of the file of weights, such as "
-        "20MB, shared alike; never above.", "size", kinds.Size(metavar="SIZE"))  # fmt: skip
-    consumer: str | None = ask(None, "The program that shall load it: the merge keeps to what it loads, or "
-        "is refused. See `loramerge check`.", "output", kinds.Choice(words=consumers), option="for",
+    size: float | str | None = ask(None, "Instead of a rank: the size of the file of weights, such as "
+        "20MB. Ranks are shared so that it is never above.", "size", kinds.Size(metavar="SIZE"))  # fmt: skip
+    consumer: str | None = ask(None, "The program that will load the merge: the merge keeps to what it can "
+        "load, or is refused. See `loramerge check`.", "output", kinds.Choice(words=consumers), option="for",
         key="for")  # fmt: skip
-    max_rank: int | None = ask(None, "The largest rank that this program was told to load.", "output",
-        kinds.Whole(), shown="that of the program itself; 16 for vLLM")  # fmt: skip
+    max_rank: int | None = ask(None, "The largest rank that you let this program load.", "output",
+        kinds.Whole(), shown="the program's own; 16 for vLLM")  # fmt: skip
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`, every module as strong as its "
         "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source.",
         "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
@@ -100,10 +100,10 @@ class Request:
     bare: bool | None = ask(None, "Whether it will be written as one file, which a `size` must know.",
         "output", kinds.Flag(), shown="as the sources")  # fmt: skip
     overwrite: bool = ask(False, "Replace an existing output.", "output", kinds.Flag())  # fmt: skip
-    threads: int | None = ask(None, "Workers; the result does not depend on it.", "effort", kinds.Whole(),
+    threads: int | None = ask(None, "Workers; they do not change the result.", "effort", kinds.Whole(),
         shown="one per core, up to 8")  # fmt: skip
-    memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; the result does not "
-        "depend on it.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
+    memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; it does not change the "
+        "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
     progress: Progress | None = ask(None, "Sees the modules as they are merged: a function of an iterable "
         "of lists and their total that passes them on.", "effort", kinds.Call())  # fmt: skip
 

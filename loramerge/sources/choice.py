@@ -37,9 +37,10 @@ def weighed(
         return _without_words(method, request)
     if left_out is not None:
         return request.weights
+    # Not multiplied: they would be two answers to one question.
     if request.weights is not None or any(rule.weights is not None for rule in request.rules):
         raise UsageError(
-            f"The weights follow from --describe in {name_of(method)}: give no others. To state the "
+            f"With --describe, {name_of(method)} finds the weights itself: leave yours out. To state the "
             "similarities themselves, give --weights without --describe."
         )
     called, told = [names(adapter) for adapter in adapters], request.descriptions
@@ -64,7 +65,10 @@ def _without_words(method: Method, request: Request) -> Sequence[Weight] | None:
 def unchosen(
     method: Method, adapters: Sequence[Adapter], weights: Sequence[Weight] | None, rules: Sequence[Rule]
 ) -> dict[int, float]:
-    """Position -> similarity of the sources that get no share in any module: they need not be read."""
+    """Position -> similarity of the sources that get no share in any module: they need not be read.
+
+    With weight 0 they would still take rank, memory and a SHA-256.
+    """
     ramps = [w for w in (() if weights is None else weights) if isinstance(w, Ramp)]
     varying = bool(ramps) or any(rule.weights is not None for rule in rules)
     if weights is None or method.traits.given != "similarity" or varying:

@@ -104,6 +104,7 @@ def _read(path: Path, name: str) -> dict[str, str]:
 def _of_card(adapter: Adapter) -> str:
     home, name = _home(adapter), printable(adapter.name)
     remedy = f'Say it with --description "{name}=…", or in {FILE} beside it.'
+    # A README.md beside a bare file is not its card: it may be about anything in that folder.
     folder = _repository(adapter) if adapter.bare else home
     text = None if folder is None else card(folder, adapter.name)
     if text is None:

@@ -55,7 +55,7 @@ def _cosines(vectors: Array, names: Sequence[str]) -> list[float]:
     lengths = np.sqrt((vectors**2).sum(axis=1))
     for name, length in zip([*names, "the query"], lengths.tolist(), strict=True):
         if not (math.isfinite(length) and length > 0):
-            raise UsageError(f"The vector of {printable(name)} is zero or not finite: no direction.")
+            raise UsageError(f"The vector of {printable(name)} is zero or not finite: it has no direction.")
     *others, wanted = vectors / lengths[:, None]
     return [min(1.0, max(-1.0, round(float((each * wanted).sum()), DIGITS))) for each in others]
 
@@ -107,7 +107,7 @@ def _vector(values: Any, name: str, path: Path) -> Array:
     except (TypeError, ValueError, OverflowError):
         row = np.empty(0)
     if row.ndim != 1 or row.size == 0:
-        raise SourceError(f"{printable(name)} in {printable(path)} is no list of numbers.")
+        raise SourceError(f"{printable(name)} in {printable(path)} is not a list of numbers.")
     return row
 
 

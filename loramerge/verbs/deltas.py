@@ -44,11 +44,11 @@ def write_deltas(
     effort: Effort = EFFORT,
     progress: Progress | None = None,
 ) -> Report:
-    """Write ΔW of every module as it is, not refitted to a rank: to be added to the base parameter.
+    """Write ΔW of every module as a full matrix, to be added to the base parameter.
 
-    One tensor per module in the shape of the base parameter, under its name; in the formats kohya and comfy
-    as `<module>.diff`, which ComfyUI and LyCORIS load. What is read back must be what was written. A method
-    that has factors is multiplied out.
+    Nothing is fitted to a rank; a method that has factors is multiplied out. Each module is one tensor, with
+    the name and the shape of the base parameter. In the formats kohya and comfy its name is `<module>.diff`,
+    which ComfyUI and LyCORIS load. What is read back must be what was written.
 
     Args:
         todo: from `loramerge.plan`.   out: a name that ends in .safetensors.
@@ -63,7 +63,7 @@ def write_deltas(
     """
     where = Path(out)
     if todo.method.masks:
-        raise UsageError("Dense deltas have no place for masks: write the merge into a folder.")
+        raise UsageError("Dense deltas cannot hold masks: leave out --dense-delta.")
     _check(todo, where)
     names = _names(todo)
     layout = {name: (todo.outline.dtype, _shape(t, todo.sources.shape(t))) for t, name in names.items()}
@@ -102,7 +102,7 @@ def _check(todo: Plan, out: Path) -> None:
                 "convolution), which dense deltas do not hold: leave it out with --exclude."
             )
     if todo.outline.extras or todo.outline.apart:
-        raise IncompatibleError("Heads, biases and other tensors are no deltas: use --extras drop.")
+        raise IncompatibleError("Dense deltas cannot hold heads, biases or other tensors: add --extras drop.")
 
 
 def _header(todo: Plan, digests: list[dict[str, str]]) -> dict[str, str]:
@@ -113,6 +113,8 @@ def _header(todo: Plan, digests: list[dict[str, str]]) -> dict[str, str]:
 
 def _names(todo: Plan) -> dict[Target, str]:
     """What the tensor of each module is called in the format of the merge."""
+    # `.diff` is the one form of a full ΔW that a tool for images loads. Elsewhere nobody loads such a file,
+    # so its tensors have the names of the parameters that they are added to.
     targets, dialect = list(todo.sources.signatures), todo.sources.dialect
     if not dialect.differences:
         return {target: _parameter(target) for target in targets}

@@ -164,7 +164,7 @@ def diff(
     allow_pickle: bool = False,
     threads: int | None = None,
 ) -> Difference:
-    """Compare two adapters as updates: other factors, ranks, scales or types of the same ΔW are equal.
+    """Compare two adapters by their updates ΔW. Factors, ranks, scales and types may differ.
 
     Args:
         a, b: as for `combine`.   alpha: for bare files that do not say theirs.

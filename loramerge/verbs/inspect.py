@@ -189,13 +189,13 @@ def inspect(
 ) -> Inspection:
     """Read an adapter and measure every module. Factors are read once, batch by batch.
 
-    Of an adapter on the Hub only the header is read, so that its file need not be downloaded: there are then
-    no spectra and no norms. Where alphas lie all over the file, a few are read, and the others are taken from
-    its metadata if these agree with it; `oddities` then says so.
+    On the Hub only the header is read, so the file need not be downloaded. There are no spectra and no norms
+    then. Where alphas lie all over the file, a few are read. If these agree with the metadata, the others are
+    taken from there, and `oddities` says so.
 
     Args:
         source: as for `load`.   alpha: for a bare file that does not say its own.
-        allow_pickle: as for `load`.   download: bring it here from the Hub, and measure it too.
+        allow_pickle: as for `load`.   download: download it from the Hub, and measure it.
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN in a factor.
@@ -205,6 +205,7 @@ def inspect(
     (12, 8, 2.0, ())
     """
     adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download)
+    # Also where the cache has the file: the same command shows the same columns everywhere.
     if adapter.provenance.peeked:
         return Inspection(adapter, tuple(_facts(adapter, target, None) for target in sorted(adapter)))
     found: dict[str, ModuleFacts] = {}

@@ -14,7 +14,7 @@ def plot_spectra(inspection: Inspection, axes: Any = None) -> Any:
     """Singular values of every module, one line each, on a logarithmic scale.
 
     Args:
-        inspection: what `inspect` returned.   axes: matplotlib Axes to draw on; new ones by default.
+        inspection: what `inspect` returned.   axes: the matplotlib Axes to draw on; by default new ones.
 
     Returns:
         The Axes.

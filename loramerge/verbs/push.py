@@ -46,22 +46,22 @@ def push(
     create_pr: bool = False,
     report: Mapping[str, Any] | None = None,
 ) -> Pushed:
-    """Put an adapter on the Hub, in one commit, with a card that says how it was made.
+    """Upload an adapter to the Hub, in one commit, with a card that says how it was made.
 
-    The adapter is loaded first, so that what nobody could read is not sent. Of a folder its adapter's own
-    files go: config, weights, loramerge.json, loramerge.extras, its masks and README.md. Where there is no
-    README.md one is written, unless the repository has one that somebody else wrote. The token is that of the
-    stored login or of HF_TOKEN.
+    The adapter is loaded first: what cannot be read is not sent. From a folder only the adapter's own files
+    go: config, weights, loramerge.json, loramerge.extras, its masks and README.md. If there is no README.md,
+    one is written, unless the repository has one that somebody else wrote. The token is that of the stored
+    login, or HF_TOKEN.
 
     Args:
-        path: a PEFT folder or a bare .safetensors.   repo_id: `org/name`; made if it is not there.
-        private: make it so.   revision: the branch; made if it is not there.
-        create_pr: open a pull request.
-        report: the figures for the card of a bare file, which has no room for them (`Report.to_dict()`).
+        path: a PEFT folder or a .safetensors file.   repo_id: `org/name`; made if it does not exist.
+        private: make the repository private.   revision: the branch; made if it does not exist.
+        create_pr: open a pull request instead of committing.
+        report: the figures for the card of a single file, which does not hold them (`Report.to_dict()`).
 
     Raises:
-        SourceError, IncompatibleError: `path` is no adapter that can be read.
-        UsageError: no such name can be.
+        SourceError, IncompatibleError: `path` is not an adapter that can be read.
+        UsageError: `repo_id` or `revision` cannot be a name on the Hub.
         OutputError: nobody is logged in, the Hub refuses, or another commit came first.
 
     Example (tests/hub/test_push.py has it run against a server)::
@@ -83,6 +83,7 @@ def push(
             "its base model is named by a place on a disk, which others do not have: write the name that it "
             "has on the Hub as base_model_name_or_path of adapter_config.json"
         )
+    # Only now: the card names the repository, and a README.md that is there is somebody's own.
     if CARD not in files:
         if kept_card(target, now):
             notes.append(f"{repo_id} has a card that loramerge did not write: it was left as it is")
@@ -137,7 +138,10 @@ def _facts(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any
 
 
 def _loaders(adapter: Adapter) -> tuple[str, ...]:
-    """The consumers that load it as it is meant, of those that a card has lines for."""
+    """The consumers that load it as it is meant, of those that a card has lines for.
+
+    By `check`, not by format: diffusers reads kohya's pairs and refuses its LoHa.
+    """
     try:
         facts = facts_of(adapter)
     except LoramergeError:
@@ -199,6 +203,7 @@ def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list
     """
     if not place.is_dir():
         return {place.name: place}, []
+    # Nothing else goes: a training folder also holds optimizers, logs and .env.
     read = {path.name for path in adapter.provenance.files}
     masks = {PLACE} if tasks_in(place) else set()
     found = _listed(place)

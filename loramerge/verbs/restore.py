@@ -37,10 +37,10 @@ def restore(
     energy: float | None = None,
     **asked: Any,
 ) -> Merge:
-    """One task's adapter from a merge by ``mergevla``: S ∘ ΔW, fitted to a rank.
+    """Bring one task back from a merge by ``mergevla``: S ∘ ΔW, fitted to a rank.
 
     Args:
-        merged: the folder of the merge, with its masks, here or on the Hub.
+        merged: the folder of the merge with its masks, on this machine or on the Hub.
         task: the name of one of its sources.
         out: as for `combine`.
         rank, energy: of the result; by default the rank that the task's adapter had.
@@ -50,7 +50,7 @@ def restore(
         Merge: its report says what the rank cut off.
 
     Raises:
-        SourceError: no masks there.   UsageError: no such task.
+        SourceError: there are no masks.   UsageError: there is no such task.
         IncompatibleError: the masks belong to another merge.
 
     >>> import tempfile
@@ -72,7 +72,9 @@ def restored(merged: str | Path, task: str, asked: dict[str, Any]) -> Plan:
     request = Request(**fields)
     folder, source, shown = _brought(merged)
     if folder.suffix == ".safetensors" and not folder.is_dir():
-        raise UsageError(f"{printable(shown)} is one file; masks lie in the folder of a merge: name that.")
+        raise UsageError(
+            f"{printable(shown)} is one file, but masks lie in a folder: name the folder of the merge."
+        )
     masks, adapter = open_masks(folder, task, shown), load(source)
     _check_meant_for(masks, adapter, request.effort)
     own = {target: slot for target, slot in adapter.slots.items() if str(target) in masks.tensors}

@@ -113,7 +113,7 @@ def test_a_name_of_ours_stays_ours():
     ("name", "sentence"),
     [
         ("broken", "of the package faded-package cannot be loaded: ModuleNotFoundError"),
-        ("number", "is no loramerge.Method: faded_package:thing is a int"),
+        ("number", "is not a loramerge.Method: faded_package:thing is a int"),
         ("fadet", "Did you mean faded?"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_record_of_it_that_makes_no_sense_is_refused(tmp_path, monkeypatch, op
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: only(Svd(), "("), "is no regular expression"),
+        (lambda: only(Svd(), "("), "is not a regular expression"),
         (lambda: only(only(Svd(), "q"), "v"), "no other `only`"),
         (lambda: only(MergeVla(), "v"), "no method with masks"),
         (lambda: only("svd", "v"), "only takes methods such as"),

@@ -214,7 +214,7 @@ USAGE = {
     "a max-error of nan": (["a", "--max-error", "nan"], "nan is not a number"),
     "a max-error below 0": (["a", "--max-error", "-1"], "x>=0"),
     "a dtype that is none": (["a", "--dtype", "int8"], "'bfloat16'"),
-    "no regular expression": (["a", "--only", "("], "--only '(' is no regular expression"),
+    "no regular expression": (["a", "--only", "("], "--only '(' is not a regular expression"),
     "no module left": (["a", "--exclude", "."], "a module here is called layers.0.q"),
     "two forms of output": (["a", "--json", "-q"], "one of them"),
     "an option of ctm in intrinsic": (["a", "--method", "lego", "--gain", "none"], "variant=ctm"),

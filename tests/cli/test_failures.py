@@ -240,7 +240,7 @@ def test_without_a_command_the_help_is_shown(cli):
     for name, summary in loramerge.cli.COMMANDS.items():
         assert name in cli.out
         assert summary in cli.out
-    assert "70 bug in loramerge" in " ".join(cli.out.split())
+    assert "70 a bug in loramerge" in " ".join(cli.out.split())
     assert cli("--version").out == f"loramerge, version {loramerge.__version__}\n"
     assert cli("merge").code == 2
     assert "No such command 'merge'" in cli.err

@@ -147,7 +147,7 @@ WRONG = {
     "an unknown rule": ("sources: [a]\nmodules: [{match: q, seed: 1}]", 2, "a rule in modules has the key"),
     "a rule without a match": ("sources: [a]\nmodules: [{rank: 1}]", 2, "match is None"),
     "a rule of too many weights": ("sources: [a]\nmodules: [{match: q, weights: [1, 2]}]", 2, "2 weights"),
-    "a rule that is no pattern": ("sources: [a]\nmodules: [{match: (}]", 2, "no regular expression"),
+    "a rule that is no pattern": ("sources: [a]\nmodules: [{match: (}]", 2, "not a regular expression"),
     "a flag of text": ("sources: [a]\nallow_base_mismatch: 'no'", 2, "which must be True or False"),
 }  # fmt: skip
 

@@ -137,7 +137,7 @@ WRONG = {
     "no card": (["fixtures/../fixtures", "gone", "--describe", "SQL"], 1, "gone"),
     "no common word": (["sql", "--describe", "zebras"], 2, "'zebras' shares no word with any description"),
     "an empty query": (["sql", "--describe", ""], 2, "describe is empty"),
-    "weights beside it": (["sql", "--describe", "SQL", "-w", "1"], 2, "The weights follow from --describe"),
+    "weights beside it": (["sql", "--describe", "SQL", "-w", "1"], 2, "finds the weights itself"),
     "no such list": (["sql", "--describe", "SQL", "--descriptions", "x.json"], 1, "x.json cannot be read"),
     "no such vectors": (["sql", "--describe", "SQL", "--embedding", "x.npz"], 1, "x.npz cannot be read"),
     "a negative temperature": (["sql", "--temperature", "-1"], 2, "x>=0"),

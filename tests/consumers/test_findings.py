@@ -30,7 +30,7 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("vllm", "qalora"): [("rejects", "use_qalora is True")],
     ("vllm", "bdlora"): [("rejects", "use_bdlora")],
     ("vllm", "without target_modules"): [("rejects", "does not give target_modules")],
-    ("vllm", "a head"): [("rejects", "modules_to_save lists lm_head, and it takes score")],
+    ("vllm", "a head"): [("rejects", "modules_to_save lists lm_head, and it takes only score")],
     ("vllm", "a head not listed"): [("rejects", "no tensor such as base_model.model.lm_head.weight")],
     ("vllm", "an adapter's name"): [("rejects", "lora_A.default.weight and 15 more")],
     ("vllm", "convolution"): [("rejects", "it adapts no convolution (conv)")],
@@ -127,7 +127,7 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("diffusers", "kohya with a difference"): [("rejects", "attn1_to_q.diff")],
     ("diffusers", "comfy"): [("ignores", "keys such as diffusion_model.input_blocks.1.1.transformer_blocks")],
     ("comfyui", "comfy"): [],
-    ("diffusers", "numbered"): [("rejects", "w_a_000 is of no format that is known here")],
+    ("diffusers", "numbered"): [("rejects", "w_a_000 is of no format that loramerge knows")],
     ("comfyui", "plain"): [
         ("ignores", "keys with base_model.model"),
         ("scales", "ComfyUI reads no adapter_config.json: the adapter would act 2 times too weak"),

@@ -86,8 +86,8 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
         pair("double_blocks.0.img_attn.qkv"),
         [],
         {
-            "diffusers": "of these names it loads control LoRAs of Flux only",
-            "comfyui": "of these names it loads control LoRAs of Flux only",
+            "diffusers": "of these names it loads only control LoRAs of Flux",
+            "comfyui": "of these names it loads only control LoRAs of Flux",
         },
     ),
     "Black Forest Labs, control": (
@@ -100,7 +100,7 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
         "xlabs",
         xlabs(2, 1),
         ["diffusers"],
-        {"comfyui": "of these names it loads files that have every block of Flux only"},
+        {"comfyui": "of these names it loads only files that have every block of Flux"},
     ),
     "XLabs, every block": ("xlabs", xlabs(19, 38), IMAGES, {}),
     "OneTrainer of SD": ("onetrainer", pair(f"unet.{ATTENTION}"), [], {}),

@@ -40,9 +40,13 @@ def model(hub):
 
 
 SENTENCES = {
-    "missing": ("org/b", nothing, ["org/b does not exist here, and org/b is no repository", "hf auth login"]),
-    "missing, in full": ("hf://org/b", nothing, ["org/b is no repository of the Hub", "HF_TOKEN"]),
-    "private": ("org/a", private, ["org/a does not exist here", "or a private one"]),
+    "missing": (
+        "org/b",
+        nothing,
+        ["org/b does not exist here, and org/b is not a repository", "hf auth login"],
+    ),
+    "missing, in full": ("hf://org/b", nothing, ["org/b is not a repository on the Hub", "HF_TOKEN"]),
+    "private": ("org/a", private, ["org/a does not exist here", "or it is private"]),
     "gated": ("org/a", gated, ["org/a is gated", "accept its terms", "hf auth login"]),
     "no such revision": ("org/a@v9", nothing, ["org/a has no revision v9"]),
     "no such commit": (f"org/a@{'0' * 40}", nothing, ["org/a has no revision 0000"]),
@@ -66,10 +70,14 @@ SENTENCES = {
         lambda hub: hub.status.update({"/resolve/": 403}),
         ["may not read"],
     ),
-    "too many requests": ("org/a", status(429), ["asks to wait", "HTTP 429"]),
+    "too many requests": ("org/a", status(429), ["too many requests", "HTTP 429", "wait"]),
     "down": ("org/a", status(500), ["The Hub answers HTTP 500 for org/a", "Try again later"]),
     "a strange answer": ("org/a", status(418), ["The Hub answers HTTP 418 for org/a"]),
-    "no name": ("hf://org", nothing, ["hf://org is no name on the Hub", "hf://org/name@revision/subfolder"]),
+    "no name": (
+        "hf://org",
+        nothing,
+        ["hf://org is not a name on the Hub", "hf://org/name@revision/subfolder"],
+    ),
 }
 
 

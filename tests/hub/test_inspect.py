@@ -40,7 +40,7 @@ def test_only_the_header_is_read(hub, big, tmp_path, cli):
         f"org/big: PEFT folder, 4 modules, float32, base model tiny, commit {big[:8]}\n"
     )
     assert "q           4  200×300   100   0.04\n" in cli.out
-    assert "only the header was read" in cli.err
+    assert "only headers were read" in cli.err
     assert read(hub) == 100_000
     assert not any("adapter_model" in path for path in content(tmp_path / "cache"))
 

@@ -72,15 +72,15 @@ def test_a_limit_is_told(hub, three, cli):
 
 REFUSED = {
     "hf://collections/me/none": "The Hub has no collection me/none",
-    "hf://collections/me": "is no collection: they are written hf://collections/OWNER/SLUG",
+    "hf://collections/me": "is not a collection: write hf://collections/OWNER/SLUG",
     "hf://collections/me/empty": "holds no adapter, only 1 other things",
     "hf://?base_model=org/other": "The Hub has no adapter with base_model=org/other",
-    "hf://?colour=red": "is no filter: give each KEY=VALUE once",
-    "hf://?author=a&author=b": "is no filter: give each KEY=VALUE once",
-    "hf://?author=": "is no filter: give each KEY=VALUE once",
+    "hf://?colour=red": "is not a filter: give each KEY=VALUE once",
+    "hf://?author=a&author=b": "is not a filter: give each KEY=VALUE once",
+    "hf://?author=": "is not a filter: give each KEY=VALUE once",
     "hf://?limit=5": "A limit alone would list the whole Hub",
-    "hf://?author=me&limit=0": "limit=0 is no whole number from 1 to 1000",
-    "hf://?author=me&limit=x": "limit=x is no whole number from 1 to 1000",
+    "hf://?author=me&limit=0": "limit=0 is not a whole number from 1 to 1000",
+    "hf://?author=me&limit=x": "limit=x is not a whole number from 1 to 1000",
 }
 
 
@@ -160,7 +160,7 @@ def test_a_download_by_xet_is_counted_once():
 
 
 def test_a_list_where_one_adapter_is_needed(hub, three, cli):
-    cli("diff", "hf://collections/me/best-1", three[0]).refused(1, "is a list of adapters, and one is needed")
+    cli("diff", "hf://collections/me/best-1", three[0]).refused(1, "is a list of adapters: name one of them")
 
 
 def test_a_name_with_no_repository_fails_by_that_name(hub, three, cli):

@@ -69,7 +69,7 @@ def test_anything_else_is_a_path(text, tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", MALFORMED)
 def test_what_begins_as_a_name_must_be_one(text):
     with pytest.raises(
-        SourceError, match=r"is no name on the Hub: .* hf://org/name@revision/subfolder"
+        SourceError, match=r"is not a name on the Hub: .* hf://org/name@revision/subfolder"
     ) as error:
         hub_name(text)
     assert str(error.value).isprintable()

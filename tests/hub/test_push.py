@@ -187,14 +187,14 @@ def test_a_push_that_is_refused_is_a_sentence_without_the_token(
 
 @pytest.mark.parametrize("name", ["m", "me/m/x", "me/m@v1", "../m", "hf://me/m", "me/m.."])
 def test_what_is_no_name_of_a_repository_is_a_usage_error(hub, login, merged, cli, name):
-    cli("push", merged, name).refused(2, "is no repository of the Hub: they are named org/name")
-    cli("combine", merged, "--push", name, "-o", "x").refused(2, "is no repository")
+    cli("push", merged, name).refused(2, "is not a repository on the Hub: its name must be org/name")
+    cli("combine", merged, "--push", name, "-o", "x").refused(2, "is not a repository")
     assert hub.asked == []
 
 
 @pytest.mark.parametrize("revision", ["-x", "a..b", "a b"])
 def test_what_is_no_branch_is_a_usage_error(hub, login, merged, revision):
-    with pytest.raises(UsageError, match="is no name of a branch"):
+    with pytest.raises(UsageError, match="is not the name of a branch"):
         lm.push(merged, "me/m", revision=revision)
     with pytest.raises(UsageError, match="drop --revision"):
         lm.push(merged, "me/m", revision="b", create_pr=True)
@@ -357,7 +357,7 @@ def test_what_is_no_merge_with_masks_is_told_by_its_name(hub, login, merged, cli
         1, "me/none does not exist here, and me/none is no"
     )
     cli("replay", "me/none", "-o", "x").refused(
-        1, "me/none does not exist here, and me/none is no repository"
+        1, "me/none does not exist here, and me/none is not a repository"
     )
 
 

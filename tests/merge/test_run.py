@@ -174,7 +174,7 @@ REFUSED = {
     "no threads": (([A],), {"threads": 0}, "threads=0 must be a whole number from 1 on"),
     "an unknown type": (([A],), {"dtype": "int8"}, "dtype='int8' is not one of float32, "),
     "no module left": (([A],), {"only": "xyz"}, "No module is left"),
-    "no regular expression": (([A],), {"only": "("}, "is no regular expression"),
+    "no regular expression": (([A],), {"only": "("}, "is not a regular expression"),
 }
 
 

@@ -106,7 +106,7 @@ def test_heads_that_it_does_not_load_must_be_dropped_by_the_user(tmp_path):
     head, score = HOSTILE["a head"](tmp_path / "a"), HOSTILE["a classifier"](tmp_path / "b")
     with pytest.raises(lm.IncompatibleError, match="Decide with --extras"):
         lm.combine([head], consumer="vllm")
-    with pytest.raises(lm.IncompatibleError, match="lm_head, and it takes score and classifier only"):
+    with pytest.raises(lm.IncompatibleError, match="lm_head, and it takes only score and classifier"):
         lm.combine([head], consumer="vllm", extras="first")
     with pytest.raises(lm.IncompatibleError, match=r"score.weight. --extras drop leaves these tensors out"):
         lm.combine([score], consumer="llama.cpp", extras="first")

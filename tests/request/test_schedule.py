@@ -110,7 +110,7 @@ def test_average_takes_the_mean_in_every_module():
 WRONG = {
     "too few weights": ({"rules": [lm.Rule("q", (1.0,))]}, "1 weights for 2 adapters"),
     "a ramp of nan": ({"weights": [lm.Ramp(0, float("nan")), 1]}, "nan, which is not a finite number"),
-    "no regular expression": ({"rules": [lm.Rule("(")]}, r"match '\(' is no regular expression"),
+    "no regular expression": ({"rules": [lm.Rule("(")]}, r"match '\(' is not a regular expression"),
     "a rank for cat": ({"method": "cat", "rules": [lm.Rule("q", rank=1)]}, "rank is an option of"),
     "rank 0": ({"rules": [lm.Rule("q", rank=0)]}, "rank=0 is not in the range"),
     "no mean": ({"method": "average", "rules": [lm.Rule("q", (1, -1))]}, "sum to zero"),

@@ -184,11 +184,11 @@ def test_another_base_model_is_refused_whatever_is_described():
 
 
 USES = {
-    "weights beside a query": ("sg", {"describe": "sql", "weights": [1, 2]}, "The weights follow from"),
+    "weights beside a query": ("sg", {"describe": "sql", "weights": [1, 2]}, "finds the weights itself"),
     "weights in a rule": (
         "sg",
         {"describe": "sql", "rules": [lm.Rule("q", weights=(1, 2))]},
-        "The weights follow from",
+        "finds the weights itself",
     ),
     "descriptions of another method": ("linear", {"descriptions": {"sql": SQL}}, "linear has no --describe"),
     "an embedding without a query": ("sg", {"embedding": "tfidf", "weights": [1, 1]}, "use --method sg"),

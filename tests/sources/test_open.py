@@ -85,7 +85,7 @@ def test_modules_are_chosen_by_searching_their_names(two):
         with pytest.raises(UsageError, match=r"a module here is called l\.0\.q"):
             chosen(only, exclude)
     for only, exclude in (("(", None), (None, "*")):
-        with pytest.raises(UsageError, match="no regular expression"):
+        with pytest.raises(UsageError, match="not a regular expression"):
             chosen(only, exclude)
 
 

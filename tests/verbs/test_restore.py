@@ -125,13 +125,13 @@ def test_what_else_lies_among_masks_is_not_deleted(merge, tmp_path):
 
 
 def test_dense_deltas_have_no_place_for_masks(tmp_path):
-    with pytest.raises(UsageError, match="no place for masks"):
+    with pytest.raises(UsageError, match="cannot hold masks"):
         write_deltas(plan(SOURCES, MergeVla()), tmp_path / "d.safetensors")
 
 
 def test_a_restored_adapter_is_not_replayed(merge, tmp_path):
     restore(tmp_path / "m", "source0", out=tmp_path / "back")
-    with pytest.raises(SourceError, match="made again by it"):
+    with pytest.raises(SourceError, match="wrote this: run it again"):
         replay(tmp_path / "back", out=tmp_path / "again", sources={})
 
 
@@ -142,7 +142,7 @@ WRONG = {
         "no task nobody; it has source0, source1, source2",
     ),
     "no masks": (lambda f: restore(f / "plain", "a"), SourceError, "only a merge by --method mergevla"),
-    "a file": (lambda f: restore("x.safetensors", "a"), UsageError, "name that"),
+    "a file": (lambda f: restore("x.safetensors", "a"), UsageError, "name the folder"),
     "two sizes": (lambda f: restore(f / "m", "source0", rank=1, energy=0.5), UsageError, "both set the size"),
     "masks in a file": (
         lambda f: combine(SOURCES, MergeVla(), out=f / "m.safetensors"),

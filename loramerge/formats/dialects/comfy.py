@@ -49,7 +49,7 @@ class Comfy(Dialect):
         if foreign := [module for module in found.modules if self._prefix(module) is None]:
             raise IncompatibleError(
                 f"{printable(header.name)} mixes names of ComfyUI with others ({printable(foreign[0], 80)}): "
-                "there is no telling how the latter are scaled."
+                "nothing tells how these are scaled."
             )
         modules = read_modules(header, found, self._places)
         return header.adapter(
@@ -167,7 +167,7 @@ class BlackForest(Comfy):
         if foreign is not None:
             raise IncompatibleError(
                 f"{printable(header.name)} has modules of Flux beside others "
-                f"({printable(foreign.path, 80)}): there is no telling what they belong to."
+                f"({printable(foreign.path, 80)}): nothing tells what these belong to."
             )
         return adapter
 

@@ -60,7 +60,7 @@ class Kohya(Dialect):
         if foreign:
             raise IncompatibleError(
                 f"{printable(header.name)} mixes names of kohya with others ({printable(foreign[0], 80)}): "
-                "there is no telling how the latter are scaled."
+                "nothing tells how these are scaled."
             )
         modules = read_modules(header, found, _places, zero_is_rank=True)
         return header.adapter(

@@ -105,7 +105,7 @@ def _check_place(path: str, tensors: Mapping[str, Tensor], name: str) -> None:
     if CONV.fullmatch(path.rpartition(".")[2]):
         raise IncompatibleError(
             f"{printable(path)} in {printable(name)} looks like a convolution of loralib. The file does not "
-            "tell its kernel, nor so what its factors mean: save it with PEFT, or take it out of the file."
+            "tell its kernel, so its factors mean nothing: save it with PEFT, or take it out of the file."
         )
 
 

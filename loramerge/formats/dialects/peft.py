@@ -45,7 +45,7 @@ class Peft(Dialect):
     def home(self, target: Target) -> Target:
         if target.component != "model" and is_flat(target):
             raise IncompatibleError(
-                f"{printable(target)} is the flat name of a module in a model that is not known here, and "
+                f"{printable(target)} is the flat name of a module of an unknown model, and "
                 "PEFT needs its dotted name."
             )
         return replace(target, component="model")

@@ -25,8 +25,8 @@ def located(adapter: Adapter) -> Adapter:
     part = next((part for part in PARTS if loose <= set(models.known(part).values())), None)
     if part is None:
         raise IncompatibleError(
-            f"{printable(adapter.name)} has modules such as {printable(min(loose))}, which are of no image "
-            "model that is known here: this format has no names for them."
+            f"{printable(adapter.name)} has modules such as {printable(min(loose))}, which belong to no "
+            "image model that loramerge knows: this format has no names for them."
         )
     return moved(adapter, "model", PARTS[part])
 
@@ -34,7 +34,7 @@ def located(adapter: Adapter) -> Adapter:
 def unnamed(target: Target, words: str) -> IncompatibleError:
     """A module that has no name in a dialect."""
     return IncompatibleError(
-        f"{printable(target)} is of a model whose names in {words} are not known here: leave it out with "
+        f"{printable(target)} belongs to an unknown model, so it has no name in {words}: leave it out with "
         "--exclude, or write another --format."
     )
 

@@ -46,7 +46,7 @@ class XLabs(Dialect):
         known = models.known("transformer")
         for target in modules.slots:
             if target.path not in known:
-                raise SourceError(f"{printable(header.name)} has {printable(target)}, which Flux has not.")
+                raise SourceError(f"{printable(header.name)} has {printable(target)}, which is not in Flux.")
         oddities = modules.oddities(header, "the scale is 1, as XLabs has it")
         slots = dict(_cut(modules.slots))
         return header.adapter(

@@ -36,7 +36,7 @@ def parse_object(text: bytes | str, name: str) -> dict[str, Any]:
     {'r': 8}
     """
     if len(text) > LIMIT:
-        raise SourceError(f"{printable(name)} has more than 16 MiB: it is no adapter config.")
+        raise SourceError(f"{printable(name)} has more than 16 MiB, so it is not an adapter config.")
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:

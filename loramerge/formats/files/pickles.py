@@ -119,11 +119,11 @@ def open_pickle(path: Path, name: str) -> File:
         raise SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check the path.") from error
     except Forbidden as error:
         raise IncompatibleError(
-            f"{printable(name)} is no plain state dict: it names {printable(error)}, which is never run. "
+            f"{printable(name)} is not a plain state dict: it names {printable(error)}, which is never run. "
             "Load it with the library that wrote it and save it as safetensors."
         ) from None
     except Exception as error:  # a damaged pickle may fail in any way
-        raise SourceError(f"{printable(name)} is damaged or no file of torch.save: {_why(error)}.") from None
+        raise SourceError(f"{printable(name)} is damaged, or not of torch.save: {_why(error)}.") from None
     tensors = _tensors(values, starts, stored)
     return File(stored.name, path, stored.size, {}, tensors)
 
@@ -232,13 +232,13 @@ def _tensors(values: Any, starts: Mapping[str, int], file: Stored) -> dict[str, 
     items = _items(values)
     if not items or not all(isinstance(key, str) for key, _ in items):
         raise IncompatibleError(
-            f"{printable(file.name)} holds no tensors by name: there is no telling where they belong."
+            f"{printable(file.name)} holds tensors without names, so nothing tells where they belong."
         )
     found: dict[str, Tensor] = {}
     for key, value in items:
         if type(value) is not Strided:
             raise IncompatibleError(
-                f"{printable(file.name)} holds {printable(key)}, which is no tensor: it is no adapter."
+                f"{printable(file.name)} holds {printable(key)}, which is not a tensor: it is not an adapter."
             )
         start, storage = starts.get(value.storage.key, file.size), value.storage
         if start + storage.size * storage.kind.numpy.itemsize > file.size:

@@ -42,7 +42,7 @@ def searcher(pattern: str, option: str, trusted: bool = True) -> Found:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise UsageError(
-            f"{option} {printable(repr(pattern))} is no regular expression: {printable(error)}."
+            f"{option} {printable(repr(pattern))} is not a regular expression: {printable(error)}."
         ) from error
     return lambda name: compiled.search(name) is not None
 

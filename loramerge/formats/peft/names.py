@@ -40,7 +40,7 @@ FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
 OTHER = (  # what a tensor name says that no other part of the reader takes; first hit wins
     *FOREIGN,
     (r"\.lora_magnitude_vector", "a DoRA magnitude", "DoRA needs the base weights: merge it into its base"),
-    (r"^w_[ab]_\d+$", "a numbered SAM LoRA", "there is no telling which module a number means"),
+    (r"^w_[ab]_\d+$", "a numbered SAM LoRA", "nothing tells which module a number means"),
     (
         r"\.lora_[ab]\.weight$",
         "a torchtune adapter",

@@ -199,8 +199,8 @@ def _no_config(folder: Path, name: str) -> SourceError:
     weights = [f for f in files if f.endswith(".safetensors")]
     if weights:
         return SourceError(
-            f"{printable(name)} has no {CONFIG}, so it is no PEFT folder. To read its file alone, name it: "
-            f"{quote(printable(f'{name}/{weights[0]}', 1000))}"
+            f"{printable(name)} has no {CONFIG}, so it is not a PEFT folder. To read its file alone, "
+            f"name it: {quote(printable(f'{name}/{weights[0]}', 1000))}"
         )
     if nested := sorted(p.parent.name for end in (CONFIG, "*.safetensors") for p in folder.glob(f"*/{end}")):
         return SourceError(
@@ -208,4 +208,4 @@ def _no_config(folder: Path, name: str) -> SourceError:
             f"{quote(printable(f'{name}/{nested[0]}', 1000))}"
         )
     what = ", ".join(printable(f, 40) for f in files[:3]) or "it holds no files"
-    return SourceError(f"{printable(name)} has no {CONFIG} ({what}): it is no PEFT adapter.")
+    return SourceError(f"{printable(name)} has no {CONFIG} ({what}): it is not a PEFT adapter.")

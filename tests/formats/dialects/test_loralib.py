@@ -161,7 +161,7 @@ def test_a_dictionary_within_another_is_no_checkpoint_that_is_known(cli, tmp_pat
     torch = pytest.importorskip("torch", reason="torch.save is the oracle: it comes with the extra `test`")
     values = {key: torch.from_numpy(value) for key, value in linear().items()}
     torch.save({"exp_avg": values}, tmp_path / "x.pt")
-    cli("inspect", tmp_path / "x.pt", "--alpha", 4, "--allow-pickle").refused(3, "exp_avg", "no tensor")
+    cli("inspect", tmp_path / "x.pt", "--alpha", 4, "--allow-pickle").refused(3, "exp_avg", "not a tensor")
 
 
 def test_loralib_and_peft_merge(tmp_path):

@@ -56,7 +56,7 @@ def test_what_needs_pythons_matcher_is_read_from_the_user_only(pattern, name):
 
 @pytest.mark.parametrize("pattern", ["(", "[", "*", "a{3,2}", "(" * 100_000])
 def test_no_regular_expression_is_a_usage_error(pattern):
-    with pytest.raises(UsageError, match="is no regular expression"):
+    with pytest.raises(UsageError, match="is not a regular expression"):
         searcher(pattern, "--only")
 
 
