@@ -51,7 +51,8 @@ def centred(kernel: Array, live: Array) -> Array:
 def _uniforms(labels: tuple[str, ...], k: int, seed: str) -> Array:
     """(M, k, trials) numbers in [0, 1), a stream of its own for every module name.
 
-    Drawn on the host, whatever device takes them. Other weights, the same draws: a search over weights asks for them again and again, so they are kept.
+    Drawn on the host, whatever takes them. Other weights, the same draws: a search over weights asks for
+    them again and again, so they are kept.
     """
     return (_kept if len(labels) * k <= KEPT else _drawn)(labels, k, seed)
 
@@ -82,7 +83,7 @@ def seeded(kernel: Array, live: Array, k: int, uniforms: Array) -> Array:
     gap = live.astype(float)  # (M, R) squared distance to the nearest centre; all alike before the first
     for c in range(k):
         chosen = _draw(kernel, gap, uniforms[:, c, : 1 if c == 0 else None])  # (M,)
-        wanted = gap.any(axis=1)
+        wanted = xp.any(gap, axis=1)
         shares[rows[wanted], chosen[wanted], c] = 1
         far = norms + norms[rows, chosen][:, None] - 2 * kernel[rows, chosen]
         far = xp.where(live & (far > DUPLICATE * norms.max(axis=1, keepdims=True)), far, 0.0)
@@ -115,7 +116,7 @@ def _first_least(values: Array) -> Array:
 def lloyd(kernel: Array, live: Array, shares: Array, rounds: int = 300) -> tuple[Array, Array]:
     """Lloyd's iterations from centres (M, R, k) until no label changes: labels (M, R), inertia (M,)."""
     xp = namespace(kernel)
-    used = shares.any(axis=1)  # (M, k)
+    used = xp.any(shares, axis=1)  # (M, k)
     labels = xp.full(live.shape, -1)
     moving = xp.arange(len(live))
     shares = shares.copy()
@@ -125,7 +126,7 @@ def lloyd(kernel: Array, live: Array, shares: Array, rounds: int = 300) -> tuple
         found = xp.where(live[moving], _first_least(gap), -1)
         nearest = xp.where(live[moving], gap.min(axis=2), 0.0)
         inertia[moving] = xp.maximum(nearest, 0.0).sum(axis=1)
-        changed = (found != labels[moving]).any(axis=1)
+        changed = xp.any(found != labels[moving], axis=1)
         labels[moving] = found
         moving, nearest = moving[changed], nearest[changed]
         if not len(moving):
@@ -157,7 +158,7 @@ def _means(labels: Array, nearest: Array, used: Array) -> Array:
 def _refill(member: Array, nearest: Array, empty: list[int]) -> None:
     if nearest.max() <= 0:  # fewer distinct units than clusters: moving one is pointless
         return
-    farthest = host((-nearest).argsort(kind="stable")).tolist()  # places, for Python to count
+    farthest = host(namespace(nearest).argsort(-nearest, kind="stable")).tolist()  # for Python to go through
     for c, far in zip(empty, farthest, strict=False):
         member[far] = 0
         member[far, c] = 1
