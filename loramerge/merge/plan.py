@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, make, name_of
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array, host, workers
 from loramerge.errors import UsageError, printable
 from loramerge.formats import writer
 from loramerge.formats.dialects import PEFT
@@ -240,7 +240,8 @@ def observer(effort: Effort) -> Observe:
             if not own.observes:  # a rule has given these modules a rank of their own
                 return []
             _, grams = units.seen(own.frame)
-            return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
+            facts = own.observe(own.weigh(grams, work_weights(work, weights)))
+            return [(units.targets, host(facts))]  # few numbers, kept of all batches until Python decides
 
         with workers(own_effort.workers) as run:
             return list(chain.from_iterable(run(look, work.batches(own_effort, schedule, method))))

@@ -11,7 +11,7 @@ import numpy as np
 
 from loramerge.algorithms.families.sized import Sized, keep
 from loramerge.algorithms.method import option
-from loramerge.arrays.backend import Array, host, namespace
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, balanced, leading, weigh
 from loramerge.arrays.remix import Remix
@@ -73,7 +73,7 @@ class Mixture(Sized):
 
     def decide(self, observed: Sequence[Array], largest: int) -> Self:
         if self._looking and observed:
-            each = sorted((m for batch in observed for m in host(batch)), key=lambda m: m.tolist())
+            each = sorted((m for batch in observed for m in batch), key=lambda m: m.tolist())
             return replace(self, products=tuple(map(tuple, np.sum(each, axis=0).tolist())))
         return super().decide(observed, largest)
 
