@@ -9,7 +9,7 @@ import numpy as np
 from loramerge.algorithms.families.mixture import Mixture, directions
 from loramerge.algorithms.families.shares import positive_shares
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array, host, like, ratio
+from loramerge.arrays.backend import Array, host, like
 from loramerge.arrays.gram import halves
 
 FLAT = 1e-8  # a sine or a sum of directions below this is none
@@ -86,7 +86,6 @@ def _tangent(mean: Array, alpha: Array, units: Array) -> Array:
     """v = Σ α_t log_m(u_t) (T,) as a sum of the units."""
     dots = np.clip((units @ mean) @ units, -1.0, 1.0)
     sines = np.sqrt(1.0 - dots**2)
-    apart = sines > FLAT
-    arcs = np.where(apart, ratio(np.arccos(dots), sines, apart), dots > 0)
+    arcs = np.divide(np.arccos(dots), sines, out=(dots > 0).astype(float), where=sines > FLAT)
     pull = alpha * arcs
     return pull - (pull @ dots) * mean

@@ -4,6 +4,8 @@
 norm       every module as strong as its sources are on average:  λ_m = mean_t ‖ΔW_t‖ / ‖ΔW‖
 cosine     modules weighed against each other so that the smallest cosine of the whole merge with a
            source is as large as can be; the strength of the whole stays
+
+All of it works on the facts of a report, few numbers that are on the host already; so does SciPy's solver.
 """
 
 from __future__ import annotations
