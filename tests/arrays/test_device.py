@@ -74,6 +74,7 @@ CASES = {
     "gram.leading": [
         (gram.leading, UNITS.up, UNITS.down, 2),
         (gram.leading, MANY.up, MANY.down, 5),
+        (gram.leading, MANY.up[0], MANY.down[0], 5),
         (gram.leading, MANY.up * np.diag(10.0 ** -np.arange(0, 40, 0.5)), MANY.down, 20),
     ],
     "gram.balanced": [(gram.balanced, PARTS, 2)],
