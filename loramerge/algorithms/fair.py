@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
 from loramerge.algorithms.families.federated import Federated, Projection, mean_units, told
 from loramerge.algorithms.method import Interval, Traits, option
+from loramerge.arrays.backend import namespace
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Remix
 
@@ -34,6 +33,7 @@ class Fair(Federated):
     training. The paper finds λ = 0 worse over many rounds. λ is meant for factors as stored, with the scale
     on B. All sources need one rank, and weights below zero are refused.
 
+    >>> import numpy as np
     >>> import loramerge as lm
     >>> def one(b, a): return lm.Adapter.of({"q": lm.LowRank(np.array([[b]]), np.array([a]))})
     >>> merge = lm.combine([one(1.0, [1.0, 0.0]), one(3.0, [0.0, 1.0])], lm.Fair(ridge=0.0))
@@ -56,6 +56,6 @@ class Fair(Federated):
         up, down, weight = mean_units(grams, rank)
         sight = Projection.of(grams, down, weight)
         correction = (sight.cross - up @ sight.square) @ sight.inverse(self.ridge)
-        made = Remix(up + correction, np.broadcast_to(down, (len(grams.up), *down.shape)))
+        made = Remix(up + correction, namespace(down).broadcast_to(down, (len(grams.up), *down.shape)))
         facts = told(grams, made, weight, sight.cross @ sight.inverse(0.0) @ down)
         return replace(made.after(grams.lift), facts=facts)

@@ -9,7 +9,7 @@ import numpy as np
 
 from loramerge.algorithms.families.federated import Federated, mean_units, places, present
 from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, host, namespace
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Remix
 from loramerge.errors import IncompatibleError, printable
@@ -57,39 +57,47 @@ class Ffa(Federated):
         )
 
     def factors(self, grams: Grams, rank: int) -> Remix:
-        up, _, _ = mean_units(grams, rank)
+        xp, (up, _, _) = namespace(grams.up), mean_units(grams, rank)
         counted = trained(grams)
-        for module in range(len(grams.up)):
-            check_shared(grams, module, np.flatnonzero(counted[module]), rank)
+        check_shared(grams, host(counted), rank)
         counted[~counted.any(axis=1), grams.owner[0]] = 1.0  # where nothing is trained any A will do
         share = (counted / counted.sum(axis=1, keepdims=True))[:, grams.owner]  # (M, R)
         mean = places(grams, rank).T * share[:, None, :]
-        return Remix(np.broadcast_to(up, (len(mean), *up.shape)), mean).after(grams.lift)
+        return Remix(xp.broadcast_to(up, (len(mean), *up.shape)), mean).after(grams.lift)
 
 
 def trained(grams: Grams) -> Array:
     """(M, T) 1 where a source with a weight has a B that is not zero."""
     assert grams.weights is not None
-    found = np.zeros((len(grams.up), len(grams.weights)))
+    found = namespace(grams.up).zeros((len(grams.up), len(grams.weights)))
     for source in present(grams):
         found[:, source] = grams.live[:, grams.of(source)].any(axis=1)
     return found
 
 
-def check_shared(grams: Grams, module: int, sources: Array, rank: int) -> None:
-    """Raises IncompatibleError: these sources do not have one lora_A."""
+def check_shared(grams: Grams, counted: Array, rank: int) -> None:
+    """Raises IncompatibleError: the sources that are `counted` (M, T) in a module do not have one lora_A."""
+    sources = present(grams)
     if len(sources) < 2:
         return
     mine = np.concatenate([grams.of(source) for source in sources])
-    blocks = grams.down[module][np.ix_(mine, mine)].reshape(len(sources), rank, len(sources), rank)
-    products = np.einsum("tiui->tu", blocks)  # ⟨A_t, A_u⟩
-    squares = products.diagonal()
+    parts = (len(sources), rank)
+    blocks = grams.down[:, mine[:, None], mine].reshape(-1, *parts, *parts)
+    products = host(namespace(blocks).einsum("mtiui->mtu", blocks))  # ⟨A_t, A_u⟩: few, and only to be told of
+    for module, inners in enumerate(products):
+        _check_module(grams, module, inners, np.flatnonzero(counted[module, sources]), sources)
+
+
+def _check_module(grams: Grams, module: int, inners: Array, trained: Array, sources: list[int]) -> None:
+    squares, products = inners.diagonal()[trained], inners[trained][:, trained]
+    if len(trained) < 2:
+        return
     apart = np.sqrt(np.maximum(squares[0] + squares - 2 * products[0], 0.0) / squares[0])
     if (apart > SAME).any():
         worst = int(np.argmax(apart))
+        first, other = (printable(grams.sources[sources[trained[t]]]) for t in (0, worst))
         raise IncompatibleError(
-            f"ffa needs one lora_A in all sources: in {printable(grams.labels[module])} that of "
-            f"{printable(grams.sources[sources[worst]])} differs from that of "
-            f"{printable(grams.sources[sources[0]])} by {apart[worst]:.2g} of its norm. Use --method fair, "
-            "or average, which is exact for any A."
+            f"ffa needs one lora_A in all sources: in {printable(grams.labels[module])} that of {other} "
+            f"differs from that of {first} by {apart[worst]:.2g} of its norm. Use --method fair, or average, "
+            "which is exact for any A."
         )

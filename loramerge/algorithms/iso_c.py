@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 
@@ -29,6 +27,7 @@ class IsoC(Span):
     directions that were strongest in the sum. All of them are equally strong now, so a rank cuts much: give
     it room. Near rank_tol a direction jumps from nothing to full strength.
 
+    >>> import numpy as np
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
     >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
@@ -53,5 +52,5 @@ class IsoC(Span):
 def _levelled(sigma: Array, rank_tol: float) -> Array:
     """(M, R) the mean of those above the tolerance, in their place."""
     kept = sigma > rank_tol * sigma[:, :1]
-    mean = (sigma * kept).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
-    return np.asarray(mean[:, None] * kept)
+    mean = (sigma * kept).sum(axis=1) / namespace(sigma).maximum(kept.sum(axis=1), 1)
+    return mean[:, None] * kept

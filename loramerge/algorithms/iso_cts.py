@@ -9,7 +9,7 @@ import numpy as np
 
 from loramerge.algorithms.families.span import Span, lengths
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, host, like
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.polar import nearest, singular
@@ -55,16 +55,18 @@ class IsoCTS(Span):
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         assert grams.weights is not None
-        ups = bases.reach_up * grams.weights[grams.owner]
-        norms = lengths(grams) * np.abs(grams.weights)
+        # On the host: spectra say how many directions a module keeps, so its factorisations have sizes of
+        # their own and no batch.
+        ups, downs, ranks = map(host, (bases.reach_up * grams.unit_weights, bases.reach_down, bases.ranks))
+        norms = host(lengths(grams)) * np.abs(grams.weights)
         x, y = np.zeros_like(ups), np.zeros_like(ups)
         sigma = np.zeros(ups.shape[:2])
-        for m, up in enumerate(ups):
+        for m, (up, down) in enumerate(zip(ups, downs, strict=True)):
             sides = [
-                (up[:, grams.of(s)], bases.reach_down[m][:, grams.of(s)], float(norms[m, s]))
+                (up[:, grams.of(s)], down[:, grams.of(s)], float(norms[m, s]))
                 for s in np.flatnonzero(norms[m]).tolist()
             ]
-            left, strength, right = self._kept(sides, int(bases.ranks[m].min()))
+            left, strength, right = self._kept(sides, int(ranks[m].min()))
             order = np.argsort(-strength, kind="stable")
             k = len(order)
             x[m, :, :k], y[m, :, :k] = (
@@ -72,7 +74,7 @@ class IsoCTS(Span):
                 nearest(right, self.rank_tol)[:, order],
             )
             sigma[m, :k] = strength.mean() if k else 0.0
-        return singular(x, sigma, y)
+        return singular(*(like(each, bases.reach_up) for each in (x, sigma, y)))
 
     def _kept(self, sides: list[Side], room: int) -> Parts:
         """Common and own directions of one module, from every source."""

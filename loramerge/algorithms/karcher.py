@@ -9,7 +9,7 @@ import numpy as np
 from loramerge.algorithms.families.mixture import Mixture, directions
 from loramerge.algorithms.families.shares import positive_shares
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, host, like
 from loramerge.arrays.gram import halves
 
 FLAT = 1e-8  # a sine or a sum of directions below this is none
@@ -57,9 +57,9 @@ class Karcher(Mixture):
         return positive_shares(weights, "karcher")
 
     def coefficients(self, inners: Array, weights: Array) -> Array:
-        cosines, norms = directions(inners)
+        cosines, norms = directions(host(inners))  # T² numbers a module, and each stops at a step of its own
         each = zip(cosines, norms, strict=True)
-        return np.stack([self._of_module(cosine, norm, weights) for cosine, norm in each])
+        return like(np.stack([self._of_module(cosine, norm, weights) for cosine, norm in each]), inners)
 
     def _of_module(self, cosines: Array, norms: Array, weights: Array) -> Array:
         """c (T,) of one module, from the cosines (T, T) and norms (T,) of the updates."""
@@ -89,4 +89,4 @@ def _tangent(mean: Array, alpha: Array, units: Array) -> Array:
     sines = np.sqrt(1.0 - dots**2)
     arcs = np.divide(np.arccos(dots), sines, out=(dots > 0).astype(float), where=sines > FLAT)
     pull = alpha * arcs
-    return np.asarray(pull - (pull @ dots) * mean)
+    return pull - (pull @ dots) * mean

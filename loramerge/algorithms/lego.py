@@ -10,7 +10,7 @@ import numpy as np
 from loramerge.algorithms.families.kmeans import cluster
 from loramerge.algorithms.families.sized import Sized
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, host, namespace, ratio
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, balanced, leading, weigh
 from loramerge.arrays.remix import PeakRescaled, Remix, Result
@@ -108,66 +108,70 @@ class Lego(Sized):
     def _published(self, units: Grams) -> Result:
         features, rescale, gain = self._reading()
         halves = (units.up, units.down)
-        kernel = sum(map(_cosines, halves)) if features == "normalised" else sum(halves)
-        member = self._member(units, np.asarray(kernel))  # (M, R, k)
-        shares = member / np.maximum(member.sum(axis=1, keepdims=True), 1)
+        up, down = map(_cosines, halves) if features == "normalised" else halves
+        xp, member = namespace(units.up), self._member(units, up + down)  # (M, R, k)
+        shares = member / xp.maximum(member.sum(axis=1, keepdims=True), 1)
         factor = _gain(gain, units, member)
         if rescale == "inf":
             left, right = (side.diagonal(axis1=1, axis2=2) for side in (units.lift.P, units.lift.Q))
             centroids = units.remix(shares, shares.swapaxes(1, 2))
             return PeakRescaled(centroids, shares, left, right, factor)
-        stretch = _stretch(units, shares) if rescale == "l2" else np.ones(shares.shape[::2])
+        stretch = _stretch(units, shares) if rescale == "l2" else xp.ones(shares.shape[::2])
         P = shares * (stretch * factor[:, None])[:, None, :]
         return units.remix(P, stretch[:, :, None] * shares.swapaxes(1, 2))
 
     def _member(self, units: Grams, kernel: Array) -> Array:
         """(M, R, k) 1 where a unit belongs to a cluster."""
-        energy = np.where(units.live, units.kernel.diagonal(axis1=1, axis2=2), -1.0)
-        order = np.argsort(-energy, axis=1, kind="stable")  # the same units in any order: the same draws
-        rows = np.arange(len(order))[:, None]
+        xp = namespace(kernel)
+        energy = xp.where(units.live, units.kernel.diagonal(axis1=1, axis2=2), -1.0)
+        order = xp.argsort(-energy, axis=1, kind="stable")  # the same units in any order: the same draws
+        rows = xp.arange(len(order))[:, None]
         sorted_kernel = kernel[rows[:, :, None], order[:, :, None], order[:, None, :]]
         k = self.size(tuple(np.bincount(units.owner)))
-        labels = np.empty_like(order)
+        labels = xp.empty_like(order)
         labels[rows, order] = cluster(
             sorted_kernel, units.live[rows, order], k, units.labels, self.seed, self.restarts
         )
-        return (labels[:, :, None] == np.arange(k)).astype(float)
+        return (labels[:, :, None] == xp.arange(k)).astype(float)
 
 
 def _cosines(gram: Array) -> Array:
-    length = np.sqrt(np.maximum(gram.diagonal(axis1=1, axis2=2), 0.0))  # (M, R)
-    length = np.where(length > 0, length, 1.0)
-    return np.asarray(gram / (length[:, :, None] * length[:, None, :]))
+    xp = namespace(gram)
+    length = xp.sqrt(xp.maximum(gram.diagonal(axis1=1, axis2=2), 0.0))  # (M, R)
+    length = xp.where(length > 0, length, 1.0)
+    return gram / (length[:, :, None] * length[:, None, :])
 
 
 def _representatives(units: Grams, member: Array) -> tuple[Array, Array]:
     """(P, Q) of the best rank-1 unit of every cluster's sum, strongest first."""
-    P, Q = np.zeros(member.shape), np.zeros(member.swapaxes(1, 2).shape)
+    xp = namespace(member)
+    P, Q = xp.zeros(member.shape), xp.zeros(member.swapaxes(1, 2).shape)
     count = member.sum(axis=1).astype(int)  # (M, k)
-    for n in np.unique(count[count > 0]):
-        m, c = np.nonzero(count == n)  # (B,) clusters of n units
-        where = np.nonzero(member.swapaxes(1, 2)[m, c])[1].reshape(-1, n)  # (B, n)
+    sizes = np.unique(host(count))  # Python goes through them
+    for n in sizes[sizes > 0].tolist():
+        m, c = xp.nonzero(count == n)  # (B,) clusters of n units
+        where = xp.nonzero(member.swapaxes(1, 2)[m, c])[1].reshape(-1, n)  # (B, n)
         block = (m[:, None, None], where[:, :, None], where[:, None, :])
         p, q = balanced(leading(units.up[block], units.down[block], 1), 1)
         P[m[:, None], where, c[:, None]], Q[m[:, None], c[:, None], where] = p[:, :, 0], q[:, 0]
     energy = ((units.up @ P) * P).sum(axis=1)  # (M, k) = σ, because a unit is balanced
-    order = np.argsort(-energy, axis=1, kind="stable")
-    return np.take_along_axis(P, order[:, None, :], 2), np.take_along_axis(Q, order[:, :, None], 1)
+    order = xp.argsort(-energy, axis=1, kind="stable")
+    return xp.take_along_axis(P, order[:, None, :], 2), xp.take_along_axis(Q, order[:, :, None], 1)
 
 
 def _gain(gain: str, units: Grams, member: Array) -> Array:
     """(M,) factor of ΔW: √(N/k), √(r/k) with r = N / sources, or 1."""
-    live = units.live.sum(axis=1)
-    k = np.maximum(member.any(axis=1).sum(axis=1), 1)
+    xp, live = namespace(member), units.live.sum(axis=1)
+    k = xp.maximum(member.any(axis=1).sum(axis=1), 1)
     if gain == "none":
-        return np.ones(len(live))
-    present = np.stack([units.live[:, units.of(s)].any(axis=1) for s in np.unique(units.owner)])
-    return np.sqrt(live / k / (1 if gain == "sqrt-N/k" else np.maximum(present.sum(axis=0), 1)))
+        return xp.ones(len(live))
+    present = xp.stack([units.live[:, units.of(s)].any(axis=1) for s in np.unique(units.owner)])
+    return xp.sqrt(live / k / (1 if gain == "sqrt-N/k" else xp.maximum(present.sum(axis=0), 1)))
 
 
 def _stretch(units: Grams, shares: Array) -> Array:
     """(M, k) mean L2 length of the members over the length of the centroid."""
-    gram = units.up + units.down
-    wanted = np.sqrt(gram.diagonal(axis1=1, axis2=2))[:, None, :] @ shares  # (M, 1, k)
-    length = np.sqrt(np.maximum(((gram @ shares) * shares).sum(axis=1), 0.0))  # (M, k)
-    return np.divide(wanted[:, 0], length, out=np.zeros_like(length), where=length > 0)
+    xp, gram = namespace(shares), units.up + units.down
+    wanted = xp.sqrt(gram.diagonal(axis1=1, axis2=2))[:, None, :] @ shares  # (M, 1, k)
+    length = xp.sqrt(xp.maximum(((gram @ shares) * shares).sum(axis=1), 0.0))  # (M, k)
+    return ratio(wanted[:, 0], length, length > 0)

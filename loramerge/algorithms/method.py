@@ -128,7 +128,8 @@ class Method(ABC):
         return False
 
     def observe(self, grams: Grams) -> Array:
-        """Facts (M, …) of one batch, weights already folded in. Only called if `observes`."""
+        """Facts (M, …) of one batch, weights already folded in. Only called if `observes`; `decide` gets them
+        on the host."""
         return np.empty(0)
 
     def decide(self, observed: Sequence[Array], largest: int) -> Self:

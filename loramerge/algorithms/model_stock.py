@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from loramerge.algorithms.families.mixture import Mixture, directions
 from loramerge.algorithms.families.shares import positive_shares
 from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, like, namespace, ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +30,7 @@ class ModelStock(Mixture):
     scale=norm. Where the mean cosine is not above zero, the module stays at the base. One adapter alone is
     itself.
 
+    >>> import numpy as np
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
     >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
@@ -49,21 +48,24 @@ class ModelStock(Mixture):
         return positive_shares(weights, "model_stock")
 
     def coefficients(self, inners: Array, weights: Array) -> Array:
+        xp, weights = namespace(inners), like(weights, inners)
         cosines, norms = directions(inners)
         counted = ((norms > 0) & (weights > 0)).astype(float)  # (M, T)
         count = counted.sum(axis=1)
         pairs = count * (count - 1)
         own = (cosines.diagonal(axis1=1, axis2=2) * counted).sum(axis=1)
         both = ((cosines @ counted[:, :, None])[:, :, 0] * counted).sum(axis=1)
-        cosine = np.divide(both - own, pairs, out=np.ones_like(pairs), where=pairs > 0)
+        cosine = xp.where(pairs > 0, ratio(both - own, pairs, pairs > 0), 1.0)
         return weights * stride(cosine, count)[:, None]
 
 
 def stride(cosine: Array, count: Array) -> Array:
     """t = N c / (1 + (N − 1) c), within 0 … 1.
 
+    >>> import numpy as np
     >>> stride(np.array([1.0, 0.5, 0.0, -0.5, -0.9]), np.array([2, 2, 2, 3, 2]))
     array([1.        , 0.66666667, 0.        , 0.        , 0.        ])
     """
-    agreeing = np.maximum(cosine, 0.0)
-    return np.asarray(np.minimum(count * agreeing / (1 + np.maximum(count - 1, 0) * agreeing), 1.0))
+    xp = namespace(cosine)
+    agreeing = xp.maximum(cosine, 0.0)
+    return xp.minimum(count * agreeing / (1 + xp.maximum(count - 1, 0) * agreeing), 1.0)

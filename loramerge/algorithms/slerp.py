@@ -9,7 +9,7 @@ import numpy as np
 from loramerge.algorithms.families.mixture import Mixture, directions
 from loramerge.algorithms.families.shares import shares
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, like, namespace
 from loramerge.errors import UsageError
 
 
@@ -63,14 +63,15 @@ class Slerp(Mixture):
         return shares(weights)
 
     def coefficients(self, inners: Array, weights: Array) -> Array:
-        c = np.broadcast_to(weights, inners.shape[:2]).copy()
-        pair = np.flatnonzero(weights)
+        xp, pair = namespace(inners), np.flatnonzero(weights)
+        weights = like(weights, inners)
+        c = xp.broadcast_to(weights, inners.shape[:2]).copy()
         if len(pair) < 2:
             return c
         cosines, norms = directions(inners)
         cosine = cosines[:, pair[0], pair[1]]
-        arc = (np.abs(cosine) <= self.dot_threshold) & (norms[:, pair] > 0).all(axis=1)
-        theta = np.arccos(np.where(arc, cosine, 0.0))[:, None]
-        spherical = np.sin(weights[pair] * theta) / np.sin(theta)
-        c[:, pair] = np.where(arc[:, None], spherical, weights[pair])
+        arc = (xp.abs(cosine) <= self.dot_threshold) & (norms[:, pair] > 0).all(axis=1)
+        theta = xp.arccos(xp.where(arc, cosine, 0.0))[:, None]
+        spherical = xp.sin(weights[pair] * theta) / xp.sin(theta)
+        c[:, pair] = xp.where(arc[:, None], spherical, weights[pair])
         return c

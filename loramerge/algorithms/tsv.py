@@ -8,7 +8,7 @@ import numpy as np
 
 from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis, directions
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.polar import rows_as_directions, singular
@@ -54,18 +54,18 @@ class Tsv(Span):
         return directions(grams, self._strength(grams) > 0, self.rank_tol)
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
-        assert grams.weights is not None
-        weight = grams.weights[grams.owner]
+        xp, weight = namespace(grams.up), grams.unit_weights
         up, down = rows_as_directions(bases.reach_up), rows_as_directions(bases.reach_down)
-        return singular(up * np.sign(weight), self._strength(grams) * np.abs(weight), down)
+        return singular(up * xp.sign(weight), self._strength(grams) * xp.abs(weight), down)
 
     def _strength(self, grams: Grams) -> Array:
         """(M, R) σ of every unit that takes part, else 0."""
         assert grams.weights is not None
-        sigma = np.sqrt(np.maximum(grams.kernel.diagonal(axis1=1, axis2=2), 0.0)) * grams.live
-        for source, weight in enumerate(grams.weights):
+        xp = namespace(grams.up)
+        sigma = xp.sqrt(xp.maximum(grams.kernel.diagonal(axis1=1, axis2=2), 0.0)) * grams.live
+        for source in np.unique(grams.owner):
             mine = grams.of(source)  # strongest first
-            own = sigma[:, mine] if weight else np.zeros_like(sigma[:, mine])
+            own = sigma[:, mine] * float(grams.weights[source] != 0)
             own[:, self.per_source or len(mine) :] = 0.0
-            sigma[:, mine] = own * (own > self.rank_tol * own.max(axis=1, initial=0.0, keepdims=True))
+            sigma[:, mine] = own * (own > self.rank_tol * own.max(axis=1, keepdims=True))
         return sigma

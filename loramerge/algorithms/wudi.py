@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from loramerge.algorithms.families.span import Span, lengths
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 
@@ -32,6 +30,7 @@ class Wudi(Span):
     Limits: adapters trained from one seed nearly share A. Without a ridge the merge answers their small
     differences at full length (ten times the norm, measured). Towards ridge 0 that is what comes out.
 
+    >>> import numpy as np
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
     >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.6, 0.8]]))
@@ -50,19 +49,17 @@ class Wudi(Span):
         return Traits("spectral", weights="consensus")
 
     def core(self, grams: Grams, bases: Basis) -> Array:
-        assert grams.weights is not None
+        xp = namespace(grams.up)
         norms = lengths(grams)[:, grams.owner]  # (M, R)
         count = (lengths(grams) > 0).sum(axis=1)  # (M,) = tr(G)
         squares = grams.kernel.diagonal(axis1=1, axis2=2) * (norms > 0)  # σ² of every unit
-        share = squares / np.where(norms > 0, norms, 1.0) ** 2  # units of a source are orthogonal
-        weight = grams.weights[grams.owner]
+        share = squares / xp.where(norms > 0, norms, 1.0) ** 2  # units of a source are orthogonal
+        weight = grams.unit_weights
         down = bases.reach_down.swapaxes(1, 2)
-        length = np.sqrt(squares)[:, None, :]
-        gram = (bases.reach_down * (share[:, None, :] / np.where(length > 0, length, 1.0))) @ down
+        length = xp.sqrt(squares)[:, None, :]
+        gram = (bases.reach_down * (share[:, None, :] / xp.where(length > 0, length, 1.0))) @ down
         wanted = (bases.reach_up * (share * weight)[:, None, :]) @ down
-        mean = bases.weighted_sum(grams) / np.maximum(count, 1)[:, None, None]
-        pull = self.ridge * count / np.maximum(bases.ranks[:, 1], 1)
-        pull = np.where(pull > 0, pull, 1.0)[:, None, None] * np.eye(gram.shape[1])
-        return np.asarray(
-            mean + np.linalg.solve(gram + pull, (wanted - mean @ gram).swapaxes(1, 2)).swapaxes(1, 2)
-        )
+        mean = bases.weighted_sum(grams) / xp.maximum(count, 1)[:, None, None]
+        pull = self.ridge * count / xp.maximum(bases.ranks[:, 1], 1)
+        pull = xp.where(pull > 0, pull, 1.0)[:, None, None] * xp.eye(gram.shape[1])
+        return mean + xp.linalg.solve(gram + pull, (wanted - mean @ gram).swapaxes(1, 2)).swapaxes(1, 2)

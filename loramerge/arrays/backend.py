@@ -1,4 +1,9 @@
-"""Where arrays live: NumPy on the host, CuPy on a GPU. The only module that may import cupy."""
+"""Where arrays live: NumPy on the host, CuPy on a GPU, and what the two do differently.
+
+Everything that is batched takes its functions from the arrays it is given, ``xp = namespace(a)``, and leaves
+them where they are. What must cross says so: `host` copies down, `like` moves up. Small things that only say
+which (owners, weights, positions) are always on the host; CuPy takes them as indices as they are.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +22,61 @@ Result = TypeVar("Result")
 
 
 def namespace(array: Any) -> Any:
-    """The module whose functions work on this array: ``numpy``, or ``cupy`` if it came from there.
+    """The module whose functions work on this array: ``numpy``, or that of the device it lives on.
 
     >>> namespace(np.zeros(2)).__name__
     'numpy'
     """
-    cupy = sys.modules.get("cupy")
+    if isinstance(array, np.ndarray | np.generic):
+        return np
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    cupy = sys.modules.get("cupy")  # arrays of CuPy 14 do not say it themselves
     return cupy if cupy is not None and isinstance(array, cupy.ndarray) else np
+
+
+def host(array: Any) -> Array:
+    """The same numbers on the host, for a step that cannot be taken on a device; the caller says why."""
+    return array if namespace(array) is np else array.get()
+
+
+def like(values: Any, array: Any) -> Array:
+    """The same numbers where `array` lives."""
+    return namespace(array).asarray(values)
+
+
+def positions(mask: Any) -> list[int]:
+    """Where a mask (N,) holds, as numbers that Python can loop over.
+
+    >>> positions(np.array([True, False, True]))
+    [0, 2]
+    """
+    return np.flatnonzero(host(mask)).tolist()
+
+
+def ratio(part: Any, whole: Any, where: Any) -> Array:
+    """part / whole where that holds, elsewhere 0. CuPy's functions have no ``where=``.
+
+    >>> ratio(np.array([1.0, 2.0]), np.array([4.0, 0.0]), np.array([True, False]))
+    array([0.25, 0.  ])
+    """
+    xp = namespace(whole)
+    return xp.where(where, part / xp.where(where, whole, 1.0), 0.0)
+
+
+def cholesky(matrices: Any) -> Array:
+    """Lower factors (N, R, R), each by itself; NaN where a matrix is not positive definite.
+
+    NumPy refuses the whole batch for one such matrix. CuPy says nothing and leaves half of a factor there:
+    before it comes in, its devInfo must be read here.
+    """
+    try:
+        return namespace(matrices).linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return namespace(matrices).full_like(matrices, np.nan)
+        each = [cholesky(matrices[n : n + 1]) for n in range(len(matrices))]
+        return namespace(matrices).concatenate(each)
 
 
 @contextmanager

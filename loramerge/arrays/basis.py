@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Remix
 
@@ -35,12 +33,11 @@ class Basis:
     def core(self, grams: Grams, source: int) -> Array:
         """M_t (M, R, R) of one source, without its weight."""
         mine = grams.of(source)
-        return np.asarray(self.reach_up[:, :, mine] @ self.reach_down[:, :, mine].swapaxes(1, 2))
+        return self.reach_up[:, :, mine] @ self.reach_down[:, :, mine].swapaxes(1, 2)
 
     def weighted_sum(self, grams: Grams) -> Array:
         """Σ_t w_t M_t (M, R, R)."""
-        weights = grams.owner * 0 + 1.0 if grams.weights is None else grams.weights[grams.owner]
-        return np.asarray((self.reach_up * weights) @ self.reach_down.swapaxes(1, 2))
+        return (self.reach_up * grams.unit_weights) @ self.reach_down.swapaxes(1, 2)
 
     def remix(self, grams: Grams, X: Array, Y: Array) -> Remix:
         """E_up X Y E_down, for X (M, R, k) and Y (M, k, R), as a remix of the stored factors."""
@@ -50,7 +47,7 @@ class Basis:
         """The first `rank` units (None: all) of E_up X diag(σ) Yᵀ E_down; X and Y are orthogonal."""
         energy = sigma**2
         kept = sigma.shape[1] if rank is None else rank
-        root = np.sqrt(sigma[:, :kept])
+        root = namespace(sigma).sqrt(sigma[:, :kept])
         made = self.remix(grams, x[:, :, :kept] * root[:, None, :], root[:, :, None] * yt[:, :kept])
         return Remix(made.P, made.Q, energy.sum(axis=1), energy[:, kept:].sum(axis=1))
 
@@ -61,11 +58,10 @@ def basis(grams: Grams, rank_tol: float) -> Basis:
     A source of weight 0 spans nothing.
     """
     assert grams.halves is not None
-    present = np.ones(len(grams.owner)) if grams.weights is None else grams.weights[grams.owner] != 0
+    present = grams.unit_weights != 0
     (reach_up, left), (reach_down, right) = (_side(half * present, rank_tol) for half in grams.halves)
     reach_up, reach_down = reach_up * present, reach_down * present  # exact zeros: some rules count entries
-    ranks = [(reach != 0).any(axis=2).sum(axis=1) for reach in (reach_up, reach_down)]
-    return Basis(reach_up, reach_down, left, right, np.stack(ranks, axis=1))
+    return Basis(reach_up, reach_down, left, right, _ranks(reach_up, reach_down))
 
 
 def directions(grams: Grams, counted: Array, rank_tol: float) -> Basis:
@@ -76,18 +72,24 @@ def directions(grams: Grams, counted: Array, rank_tol: float) -> Basis:
     assert grams.halves is not None
     sides = []
     for half in grams.halves:
-        length = np.sqrt((half**2).sum(axis=1))  # (M, R)
-        shrink = np.divide(1.0, length, out=np.zeros_like(length), where=counted & (length > 0))
+        length = namespace(half).sqrt((half**2).sum(axis=1))  # (M, R)
+        shrink = ratio(1.0, length, counted & (length > 0))
         reach, back = _side(half * shrink[:, None, :], rank_tol)
         sides.append((reach * counted[:, None, :], shrink[:, :, None] * back))
     (reach_up, left), (reach_down, right) = sides
-    ranks = [(reach != 0).any(axis=2).sum(axis=1) for reach in (reach_up, reach_down)]
-    return Basis(reach_up, reach_down, left, right, np.stack(ranks, axis=1))
+    return Basis(reach_up, reach_down, left, right, _ranks(reach_up, reach_down))
+
+
+def _ranks(*reaches: Array) -> Array:
+    """(M, 2) how many directions each side has."""
+    each = [(reach != 0).any(axis=2).sum(axis=1) for reach in reaches]
+    return namespace(each[0]).stack(each, axis=1)
 
 
 def _side(half: Array, rank_tol: float) -> tuple[Array, Array]:
     """From H = X S Wᵀ: the coordinates S Wᵀ of the units, and W S⁻¹, which makes the basis of them."""
-    _, sigma, wt = np.linalg.svd(half)
-    sigma = np.where(sigma > rank_tol * sigma[:, :1], sigma, 0.0)
-    inverse = np.divide(1.0, sigma, out=np.zeros_like(sigma), where=sigma > 0)
+    xp = namespace(half)
+    _, sigma, wt = xp.linalg.svd(half)
+    sigma = xp.where(sigma > rank_tol * sigma[:, :1], sigma, 0.0)
+    inverse = ratio(1.0, sigma, sigma > 0)
     return sigma[:, :, None] * wt, wt.swapaxes(1, 2) * inverse[:, None, :]

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.errors import UsageError
 
 FLOATS: dict[str, np.dtype] = {
@@ -83,4 +83,4 @@ def _limits(name: str) -> Any:
 def wide(factor: Array) -> Array:
     """The same values in float64, where every product is taken."""
     with np.errstate(invalid="ignore"):  # a signalling NaN would warn; whoever needs numbers checks for NaN
-        return np.asarray(factor, dtype=np.float64)
+        return namespace(factor).asarray(factor, dtype=np.float64)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, cholesky, like, namespace, positions, ratio
 from loramerge.arrays.gram import Grams, balanced, cosines_of, halves, spectrum
 from loramerge.arrays.remix import Remix
 
@@ -41,12 +41,12 @@ def canonical(grams: Grams) -> Grams:
     Two factorisations of one ΔW become the same units (up to joint signs, and up to rotation where
     singular values coincide). Halves, if there are any, are turned along.
     """
-    modules, size = grams.live.shape
-    P, Q = np.zeros((modules, size, size)), np.zeros((modules, size, size))
-    noise_up, noise_down = np.zeros(grams.live.shape), np.zeros(grams.live.shape)
+    xp = namespace(grams.up)
+    P, Q = xp.zeros_like(grams.up), xp.zeros_like(grams.up)
+    noise_up, noise_down = xp.zeros(grams.live.shape), xp.zeros(grams.live.shape)
     for source in np.unique(grams.owner):
         mine = grams.of(source)
-        block = np.ix_(np.arange(modules), mine, mine)
+        block = np.ix_(np.arange(len(P)), mine, mine)
         own_up, own_down = grams.up[block], grams.down[block]
         own = grams.halves and _own_halves(grams.halves, mine)
         P[block], Q[block] = balanced(spectrum(own_up, own_down, own), len(mine))
@@ -65,7 +65,7 @@ def canonical(grams: Grams) -> Grams:
 
 def _own_halves(pair: tuple[Array, Array], mine: Array) -> tuple[Array, Array]:
     """(M, r, r) halves of the Grams of one source."""
-    up, down = (np.asarray(np.linalg.qr(half[:, :, mine], mode="r")) for half in pair)
+    up, down = (namespace(half).linalg.qr(half[:, :, mine], mode="r") for half in pair)
     return up, down
 
 
@@ -76,25 +76,20 @@ def spectral(grams: Grams) -> Grams:
     """
     up, down = halves(grams.up), halves(grams.down)
     near_up, near_down = _near(grams.up), _near(grams.down)
-    for module in np.flatnonzero(near_up | near_down).tolist():
+    for module in positions(near_up | near_down):
         assert grams.read is not None
         high, wide = grams.read(module)
         if near_up[module]:
-            up[module] = _sharp(high, grams.lift.P[module], grams.up[module])
+            up[module] = _sharp(like(high, up), grams.lift.P[module], grams.up[module])
         if near_down[module]:
-            down[module] = _sharp(wide.T, grams.lift.Q[module].T, grams.down[module])
+            down[module] = _sharp(like(wide, down).T, grams.lift.Q[module].T, grams.down[module])
     return canonical(replace(grams, halves=(up, down)))
 
 
 def _near(gram: Array) -> Array:
     """(M,) whether some unit lies so near to the others that its Gram cannot tell well what is left."""
-    found = np.ones(len(gram), bool)
-    for module, cosines in enumerate(cosines_of(gram)[0]):
-        try:
-            found[module] = np.linalg.cholesky(cosines).diagonal().min() < NEAR
-        except np.linalg.LinAlgError:
-            pass  # not told apart at all
-    return found
+    half = cholesky(cosines_of(gram)[0])
+    return ~(half.diagonal(axis1=1, axis2=2).min(axis=1) >= NEAR)  # so is NaN: not told apart at all
 
 
 def _sharp(factor: Array, lift: Array, gram: Array) -> Array:
@@ -103,14 +98,15 @@ def _sharp(factor: Array, lift: Array, gram: Array) -> Array:
     What the Gram sees as directions is first brought to equal length in the factor itself: of the result a
     second Gram loses nothing. As exact as a QR, and three times as fast.
     """
+    xp = namespace(gram)
     cosines, length = cosines_of(gram)
-    values, vectors = np.linalg.eigh(cosines)
-    scale = np.sqrt(np.maximum(values, FLOOR**2))  # (R,)
-    shrink = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
+    values, vectors = xp.linalg.eigh(cosines)
+    scale = xp.sqrt(xp.maximum(values, FLOOR**2))  # (R,)
+    shrink = ratio(1.0, length, length > 0)
     even = factor @ (lift @ (shrink[:, None] * vectors / scale))
-    return np.asarray(halves(even.T @ even) @ (scale[:, None] * vectors.T) * length)
+    return halves(even.T @ even) @ (scale[:, None] * vectors.T) * length
 
 
 def _rounding(gram: Array) -> Array:
     """How far off an entry of a Gram may be (…)."""
-    return np.asarray(np.finfo(np.float64).eps / 2 * gram.trace(axis1=-2, axis2=-1))
+    return np.finfo(np.float64).eps / 2 * gram.trace(axis1=-2, axis2=-1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array, cholesky, like, namespace, positions
 from loramerge.arrays.remix import Remix
 
 Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it has none
@@ -29,7 +29,7 @@ class Grams:
     Args:
         up: (M, R, R) inner products of the units' columns, scale folded in.
         down: (M, R, R) inner products of the units' rows.
-        owner: (R,) which source each unit comes from.
+        owner: (R,) which source each unit comes from; on the host, as `weights`.
         live: (M, R) False for units that are zero (padding, an all-zero lora_B).
         lift: how these units are made of the stored factors.
         labels: (M,) names of the modules, the same on every machine.
@@ -54,7 +54,14 @@ class Grams:
     @property
     def kernel(self) -> Array:
         """⟨uᵢ, uⱼ⟩_F = (bᵢ·bⱼ)(aᵢ·aⱼ) of the rank-1 units u = b aᵀ (M, R, R)."""
-        return np.asarray(self.up * self.down)
+        return self.up * self.down
+
+    @property
+    def unit_weights(self) -> Array:
+        """(R,) the weight of each unit, where the Grams are; 1 where weights are folded in."""
+        if self.weights is None:
+            return namespace(self.up).ones(len(self.owner))
+        return like(self.weights[self.owner], self.up)
 
     def remix(self, P: Array, Q: Array, whole: Array | None = None, cut: Array | None = None) -> Remix:
         """A remix of these units, as a remix of the stored factors."""
@@ -63,6 +70,10 @@ class Grams:
     def of(self, source: int) -> Array:
         """The positions (r,) of one source's units."""
         return np.flatnonzero(self.owner == source)
+
+    def members(self, sources: int) -> Array:
+        """(T, R) 1 where a unit is of a source, where the Grams are."""
+        return like((self.owner == np.arange(sources)[:, None]).astype(float), self.up)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,7 +97,7 @@ def cosines_of(gram: Array) -> tuple[Array, Array]:
     length = xp.sqrt(xp.maximum(gram.diagonal(axis1=-2, axis2=-1), 0.0))  # (…, R)
     safe = xp.where(length > 0, length, 1.0)
     cosines = gram / (safe[..., :, None] * safe[..., None, :])
-    every = range(gram.shape[-1])
+    every = xp.arange(gram.shape[-1])
     cosines[..., every, every] = 1.0
     return cosines, length
 
@@ -103,15 +114,11 @@ def halves(gram: Array) -> Array:
 
 def _half(cosines: Array) -> Array:
     """(N, R, R). Each matrix is treated by itself, so the batch it comes in changes no bit."""
-    xp = namespace(cosines)
-    try:
-        half = xp.linalg.cholesky(cosines).swapaxes(-1, -2)
-    except np.linalg.LinAlgError:  # some are singular: eigenvectors for those alone
-        if len(cosines) > 1:
-            return xp.concatenate([_half(cosines[n : n + 1]) for n in range(len(cosines))])
-        return _eigen_half(cosines)
-    close = half.diagonal(axis1=-2, axis2=-1).min(axis=-1) < APART
-    return xp.where(close[:, None, None], _eigen_half(cosines), half) if close.any() else half
+    half = cholesky(cosines).swapaxes(-1, -2)
+    close = ~(half.diagonal(axis1=-2, axis2=-1).min(axis=-1) >= APART)  # so is NaN: singular
+    if close.any():
+        half[close] = _eigen_half(cosines[close])
+    return half
 
 
 def _eigen_half(cosines: Array) -> Array:
@@ -149,8 +156,9 @@ def leading(up: Array, down: Array, rank: int, halved: tuple[Array, Array] | Non
     v = xp.linalg.eigh(core.swapaxes(-1, -2) @ core)[1][..., : -rank - 1 : -1]  # (…, R, k)
     x, sigma, zt = xp.linalg.svd(core @ v, full_matrices=False)
     yt = zt @ v.swapaxes(-1, -2)
-    for where in np.argwhere(sigma[..., -1] <= STEEP * sigma[..., 0]):
-        one = tuple(where)
+    steep = sigma[..., -1] <= STEEP * sigma[..., 0]
+    for where in positions(steep.reshape(-1)):
+        one = np.unravel_index(where, steep.shape)
         whole, values, rows = xp.linalg.svd(core[one])
         x[one], sigma[one], yt[one] = whole[:, :rank], values[:rank], rows[:rank]
     return _lifted(x, sigma, yt, halved, _noise(up, down))
@@ -170,7 +178,7 @@ def _noise(up: Array, down: Array) -> Array:
     """Below this a singular value is rounding of the largest units (…)."""
     xp = namespace(up)
     trace = up.trace(axis1=-2, axis2=-1) * down.trace(axis1=-2, axis2=-1)
-    return np.asarray(up.shape[-1] * np.finfo(np.float64).eps * xp.sqrt(trace))
+    return up.shape[-1] * np.finfo(np.float64).eps * xp.sqrt(trace)
 
 
 def balanced(parts: Spectrum, rank: int) -> tuple[Array, Array]:
@@ -183,9 +191,10 @@ def balanced(parts: Spectrum, rank: int) -> tuple[Array, Array]:
 def weigh(grams: Grams, weights: Array, even: bool = False) -> Grams:
     """The same units, each multiplied by its source's weight (T,), or (M, T) if modules differ: on the up
     side, or `even`: √|w| on both sides and the sign on up, which lengthens a unit without turning it."""
-    weight = np.asarray(weights, dtype=np.float64)[..., grams.owner]  # (R,) or (M, R)
-    right = np.sqrt(np.abs(weight)) if even else np.where(weight == 0, 0.0, 1.0)  # a weight of 0 removes both
-    left = np.sign(weight) * right if even else weight
+    xp = namespace(grams.up)
+    weight = xp.asarray(weights, dtype=np.float64)[..., grams.owner]  # (R,) or (M, R)
+    right = xp.sqrt(xp.abs(weight)) if even else xp.where(weight == 0, 0.0, 1.0)  # a weight of 0 removes both
+    left = xp.sign(weight) * right if even else weight
     wide, high = left[..., None, :], right[..., :, None]  # along columns, along rows
     lift = Remix(grams.lift.P * wide, high * grams.lift.Q)
     up, down = left[..., :, None] * grams.up * wide, high * grams.down * right[..., None, :]
@@ -195,4 +204,4 @@ def weigh(grams: Grams, weights: Array, even: bool = False) -> Grams:
 
 def inner(grams: Grams, first: Array, second: Array) -> Array:
     """⟨up C₁ down, up C₂ down⟩_F (M,) for cores (M, R, R), in the frame of `grams`."""
-    return np.asarray(((grams.up @ first @ grams.down) * second).sum(axis=(-2, -1)))
+    return ((grams.up @ first @ grams.down) * second).sum(axis=(-2, -1))

@@ -8,27 +8,26 @@ their directions, each shorter than 1, and so much that copies of a column add u
 
 from __future__ import annotations
 
-import numpy as np
-
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace, positions, ratio
 
 
 def nearest(columns: Array, rank_tol: float) -> Array:
     """The polar factor (…, R, k) of columns (…, R, k); zero columns stay zero.
 
+    >>> import numpy as np
     >>> nearest(np.array([[1.0, 1.0], [0.0, 1e-3]]), 1e-5).round(3)
     array([[ 0.707,  0.707],
            [-0.707,  0.707]])
     """
-    p, sigma, qt = np.linalg.svd(columns, full_matrices=False)
+    p, sigma, qt = namespace(columns).linalg.svd(columns, full_matrices=False)
     kept = sigma > rank_tol * sigma[..., :1]
-    return np.asarray((p * kept[..., None, :]) @ qt)
+    return (p * kept[..., None, :]) @ qt
 
 
 def rows_as_directions(reach: Array) -> Array:
     """The polar factor of coordinates S Wᵀ (M, R, R) in a basis of their own: Wᵀ where S is not zero."""
-    length = np.linalg.norm(reach, axis=2, keepdims=True)
-    return np.divide(reach, length, out=np.zeros_like(reach), where=length > 0)
+    length = namespace(reach).linalg.norm(reach, axis=2, keepdims=True)
+    return ratio(reach, length, length > 0)
 
 
 def singular(x: Array, sigma: Array, y: Array) -> tuple[Array, Array, Array]:
@@ -36,14 +35,15 @@ def singular(x: Array, sigma: Array, y: Array) -> tuple[Array, Array, Array]:
 
     Where both have orthonormal columns this is its SVD already.
     """
-    order = np.argsort(-sigma, axis=1, kind="stable")
-    x, y = (np.take_along_axis(side, order[:, None, :], 2) for side in (x, y))
-    sigma, yt = np.take_along_axis(sigma, order, 1), y.swapaxes(1, 2).copy()
-    for module in np.flatnonzero(_shortened(x, sigma) | _shortened(y, sigma)):
-        x[module], sigma[module], yt[module] = np.linalg.svd(x[module] * sigma[module] @ yt[module])
+    xp = namespace(sigma)
+    order = xp.argsort(-sigma, axis=1, kind="stable")
+    x, y = (xp.take_along_axis(side, order[:, None, :], 2) for side in (x, y))
+    sigma, yt = xp.take_along_axis(sigma, order, 1), y.swapaxes(1, 2).copy()
+    for module in positions(_shortened(x, sigma) | _shortened(y, sigma)):
+        x[module], sigma[module], yt[module] = xp.linalg.svd(x[module] * sigma[module] @ yt[module])
     return x, sigma, yt
 
 
 def _shortened(side: Array, sigma: Array) -> Array:
     """(M,) whether some column that counts is shorter than 1."""
-    return np.asarray(((side**2).sum(axis=1) < (1 - 1e-9) * (sigma > 0)).any(axis=1))
+    return ((side**2).sum(axis=1) < (1 - 1e-9) * (sigma > 0)).any(axis=1)

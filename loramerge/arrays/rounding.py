@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.dtypes import wide
 from loramerge.errors import IncompatibleError, printable
 
@@ -25,7 +25,7 @@ def store(up: Array, down: Array, dtype: str, rank: int, name: str) -> tuple[Arr
     with np.errstate(over="ignore", under="ignore"):
         stored = _padded(up, 1, rank).astype(dtypes.FLOATS[dtype])
         pair = stored, _padded(down, 0, rank).astype(dtypes.FLOATS[dtype])
-    if not all(np.isfinite(wide(half)).all() for half in pair):
+    if not all(namespace(half).isfinite(wide(half)).all() for half in pair):
         raise IncompatibleError(
             f"The merge of {printable(name)} does not fit {dtypes.word(dtype)} (largest value "
             f"{dtypes.largest(dtype):.3g}): use --dtype bfloat16 or float32."
@@ -35,17 +35,18 @@ def store(up: Array, down: Array, dtype: str, rank: int, name: str) -> tuple[Arr
 
 def _split(up: Array, down: Array) -> Array:
     """(k,) powers of two that bring the peaks of both halves together, where one is near a limit."""
-    peaks = np.abs(up).max(axis=0, initial=0), np.abs(down).max(axis=1, initial=0)
-    high, low = np.maximum(*peaks), np.minimum(*peaks)
+    xp = namespace(up)
+    peaks = xp.abs(up).max(axis=0), xp.abs(down).max(axis=1)
+    high, low = xp.maximum(*peaks), xp.minimum(*peaks)
     risky = (low > 0) & ((high > 2.0**14) | (low < 2.0**-8))
-    ratio = np.divide(peaks[1], peaks[0], out=np.ones_like(high), where=risky)
-    return np.exp2(np.round(np.log2(ratio) / 2))
+    apart = xp.where(risky, ratio(peaks[1], peaks[0], risky), 1.0)
+    return xp.exp2(xp.round(xp.log2(apart) / 2))
 
 
 def _padded(factor: Array, axis: int, rank: int) -> Array:
     missing = rank - factor.shape[axis]
     widths = [(0, missing if a == axis else 0) for a in range(2)]
-    return np.pad(factor, widths) if missing else factor
+    return namespace(factor).pad(factor, widths) if missing else factor
 
 
 def error(up: Array, down: Array, stored_up: Array, stored_down: Array) -> float:
@@ -77,5 +78,6 @@ def bound(stored_up: Array, stored_down: Array, dtype: str) -> float:
     Every entry is off by half a spacing at most. Values that vanish in float16 are beyond it, on purpose.
     """
     up, down = wide(stored_up), wide(stored_down)
-    squares = np.einsum("ij,ij->j", up, up), np.einsum("ij,ij->i", down, down)  # (k,)
-    return float((2 * dtypes.epsilon(dtype) * np.sqrt(squares[0] * squares[1]).sum()) ** 2)
+    xp = namespace(up)
+    squares = xp.einsum("ij,ij->j", up, up), xp.einsum("ij,ij->i", down, down)  # (k,)
+    return float((2 * dtypes.epsilon(dtype) * xp.sqrt(squares[0] * squares[1]).sum()) ** 2)

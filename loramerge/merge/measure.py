@@ -9,7 +9,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.gram import Grams, inner
 from loramerge.arrays.remix import Fit, Remix
 from loramerge.merge.report import Module
@@ -20,9 +20,13 @@ SMALL = 1e-4  # share of the norms, below which a loss is not taken from their d
 
 
 def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Module]:
-    """The facts of one batch. `grams` are the unweighted units, `remix` acts on the stored factors."""
+    """The facts of one batch. `grams` are the unweighted units, `remix` acts on the stored factors.
+
+    A report is for people, so its numbers come down to the host, a few for each module.
+    """
     P, Q = _in_frame(grams, remix)  # (M, R, k), (M, k, R)
-    only = _members(grams, ranks)  # (T, R)
+    weights = like(weights, P)
+    only = grams.members(len(ranks))  # (T, R)
     inners = only @ grams.kernel @ only.T  # (M, T, T)
     high, wide = grams.up @ P, Q @ grams.down
     overlaps = (high * wide.swapaxes(1, 2)).sum(axis=2) @ only.T  # (M, T)
@@ -31,10 +35,12 @@ def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Mo
     lost = wanted - 2 * (overlaps @ weights) + merged
     near = lost < SMALL * (wanted + merged)
     lost[near] = _missed(grams, P[near], Q[near], weights, near)
-    wanted, merged, lost = (np.maximum(each, 0.0).tolist() for each in (wanted, merged, lost))
-    whole, cut = ([None] * len(P) if e is None else e.tolist() for e in (remix.whole, remix.cut))
-    facts = [{name: float(each[m]) for name, each in remix.facts.items()} for m in range(len(P))]
-    each = zip(grams.labels, wanted, merged, lost, overlaps, inners, whole, cut, facts, strict=True)
+    wanted, merged, lost = (np.maximum(host(each), 0.0).tolist() for each in (wanted, merged, lost))
+    whole, cut = ([None] * len(P) if e is None else host(e).tolist() for e in (remix.whole, remix.cut))
+    named = {name: host(each) for name, each in remix.facts.items()}
+    facts = [{name: float(each[m]) for name, each in named.items()} for m in range(len(P))]
+    found = host(overlaps), host(inners)
+    each = zip(grams.labels, wanted, merged, lost, *found, whole, cut, facts, strict=True)
     return [
         Module(label, ranks, asked, made, missing, None, overlap, inner, total, rest, facts=told)
         for label, asked, made, missing, overlap, inner, total, rest, told in each
@@ -43,9 +49,10 @@ def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Mo
 
 def _missed(grams: Grams, P: Array, Q: Array, weights: Array, some: Array) -> Array:
     """‖Σ w_t ΔW_t − merge‖² of some modules from the difference itself: that of norms has too few digits."""
-    missed = np.diag(weights[grams.owner]) - P @ Q  # (m, R, R); exact zeros where nothing is missed
+    xp = namespace(P)
+    missed = xp.diag(weights[grams.owner]) - P @ Q  # (m, R, R); exact zeros where nothing is missed
     if not missed.any():
-        return np.zeros(len(missed))
+        return xp.zeros(len(missed))
     return inner(replace(grams, up=grams.up[some], down=grams.down[some]), missed, missed)
 
 
@@ -53,9 +60,8 @@ def measure_fit(grams: Grams, module: int, fit: Fit, weights: Array, ranks: Rank
     """The facts of one module of a batch that is merged into factors of its own."""
     assert grams.read is not None
     up, down = grams.read(module)
-    only = _members(grams, ranks)  # (T, R)
-    inners = only @ grams.kernel[module] @ only.T  # (T, T)
-    scale = grams.lift.P[module].diagonal() * grams.lift.Q[module].diagonal()  # (R,)
+    only, kernel, scale = _of_module(grams, module, ranks)
+    inners = only @ kernel @ only.T  # (T, T)
     overlaps = only @ (scale * ((up.T @ fit.up) * (down @ fit.down.T)).sum(axis=1))  # (T,)
     merged = float(((fit.up.T @ fit.up) * (fit.down @ fit.down.T)).sum())
     wanted = float(weights @ inners @ weights)
@@ -66,9 +72,11 @@ def measure_fit(grams: Grams, module: int, fit: Fit, weights: Array, ranks: Rank
     )
 
 
-def _members(grams: Grams, ranks: Ranks) -> Array:
-    """(T, R) 1 where a unit is of a source."""
-    return np.asarray((grams.owner == np.arange(len(ranks))[:, None]).astype(float))
+def _of_module(grams: Grams, module: int, ranks: Ranks) -> tuple[Array, Array, Array]:
+    """Whose each unit is (T, R), the kernel (R, R) and the scales (R,) of one module, on the host: what is
+    fitted to tiles of ΔW is made there."""
+    scale = grams.lift.P[module].diagonal() * grams.lift.Q[module].diagonal()
+    return host(grams.members(len(ranks))), host(grams.kernel[module]), host(scale)
 
 
 def _in_frame(grams: Grams, remix: Remix) -> tuple[Array, Array]:
@@ -76,7 +84,7 @@ def _in_frame(grams: Grams, remix: Remix) -> tuple[Array, Array]:
     left = grams.lift.P.diagonal(axis1=1, axis2=2)  # (M, R)
     right = grams.lift.Q.diagonal(axis1=1, axis2=2)
     alive = (left != 0) & (right != 0)
-    left, right = (np.where(alive, side, np.inf) for side in (left, right))
+    left, right = (namespace(side).where(alive, side, np.inf) for side in (left, right))
     return remix.P / left[:, :, None], remix.Q / right[:, None, :]
 
 
@@ -84,9 +92,8 @@ def measure_dense(grams: Grams, module: int, matrix: Array, weights: Array, rank
     """The facts of one module of a batch that is merged into a full matrix (out, in)."""
     assert grams.read is not None
     up, down = grams.read(module)
-    only = _members(grams, ranks)  # (T, R)
-    inners = only @ grams.kernel[module] @ only.T  # (T, T)
-    scale = grams.lift.P[module].diagonal() * grams.lift.Q[module].diagonal()  # (R,)
+    only, kernel, scale = _of_module(grams, module, ranks)
+    inners = only @ kernel @ only.T  # (T, T)
     reached = up.T.astype(matrix.dtype) @ matrix  # (R, in)
     overlaps = only @ (scale * np.einsum("ri,ri->r", reached, down))  # (T,)
     merged = float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
@@ -121,5 +128,10 @@ def unfolded(facts: list[Module], units: Units, adapters: Sequence[Adapter], rem
         return [
             replace(f, ranks=f.ranks[:-1], overlaps=f.overlaps[:-1], inners=f.inners[:-1, :-1]) for f in facts
         ]
+
+    def made(module: int) -> tuple[Array, Array]:
+        up, down = units.remix(module, remix)
+        return host(up), host(down)
+
     pairs = enumerate(zip(facts, units.targets, strict=True))
-    return [recount(fact, adapters, target, units.remix(m, remix)) for m, (fact, target) in pairs]
+    return [recount(fact, adapters, target, made(m)) for m, (fact, target) in pairs]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array, host, workers
 from loramerge.errors import UsageError, printable
 from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.output import Outline, is_bare
@@ -206,7 +206,8 @@ def observer(effort: Effort) -> Observe:
             if not own.observes:  # a rule has given these modules a rank of their own
                 return []
             _, grams = units.seen(own.frame)
-            return [(units.targets, own.observe(own.weigh(grams, work_weights(work, weights))))]
+            facts = own.observe(own.weigh(grams, work_weights(work, weights)))
+            return [(units.targets, host(facts))]
 
         with workers(own_effort.workers) as run:
             return list(chain.from_iterable(run(look, work.batches(own_effort, schedule, method))))

@@ -11,7 +11,7 @@ from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slo
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays import rounding
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array, host, workers
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix
 from loramerge.errors import UsageError, printable
@@ -152,7 +152,7 @@ def _emit(plan: Plan, target: Target, fact: Module, factors: Factors, put: Put) 
     scale = plan.outline.scale(target)
     up = up if factor == scale else up * (factor / scale)
     stored = rounding.store(up, down, plan.outline.dtype, plan.outline.width(target), str(target))
-    put(target, *stored)
+    put(target, *map(host, stored))
     error = rounding.error(up, down, *stored)
     check_honest(target, error, stored, plan.outline.dtype)
     return replace(rescaled(fact, factor), rounding=error * scale**2)

@@ -10,7 +10,7 @@ from loramerge.adapters.adapter import Computed, Held, Slot
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, make
 from loramerge.algorithms.only import Only
-from loramerge.arrays.backend import workers
+from loramerge.arrays.backend import host, workers
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fitted, Remix
@@ -98,7 +98,7 @@ class Session:
     def _observe(self, method: Method, _: Sources, schedule: Schedule) -> list[Seen]:
         weights = method.weights(schedule.typical)
         return [
-            (units.targets, method.observe(method.weigh(seen, weights)))
+            (units.targets, host(method.observe(method.weigh(seen, weights))))
             for units, _, seen in self._batches(method.frame)
         ]
 
@@ -117,8 +117,8 @@ class Session:
 
 def _promised(units: Units, module: int, remix: Remix) -> Slot:
     (outs, ins), k = units.shape(module), remix.P.shape[-1]
-    up = Computed((outs, k), lambda: units.up(module) @ remix.P[module])
-    down = Computed((k, ins), lambda: remix.Q[module] @ units.down(module))
+    up = Computed((outs, k), lambda: host(units.up(module) @ remix.P[module]))
+    down = Computed((k, ins), lambda: host(remix.Q[module] @ units.down(module)))
     return Slot(up, down, 1.0)
 
 

@@ -6,7 +6,8 @@ cosine     modules weighed against each other so that the smallest cosine of the
            source is as large as can be; the strength of the whole stays
 
 It is a setting of the merge, not an option of methods: it multiplies what any of them made. No factor of the
-whole changes a cosine, so ``cosine`` looks at all modules before it weighs them.
+whole changes a cosine, so ``cosine`` looks at all modules before it weighs them. All of it works on the
+facts of a report, few numbers that are on the host already; so does SciPy's solver.
 """
 
 from __future__ import annotations

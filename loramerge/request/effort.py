@@ -19,16 +19,25 @@ class Effort:
 
     Args:
         threads: workers; by default one per core, up to 8.   memory: bytes for all of them.
+        device: where the arrays live: ``cpu``, so far.
+
+    >>> Effort(device="cuda")
+    Traceback (most recent call last):
+        ...
+    loramerge.errors.UsageError: device='cuda': this version of loramerge uses no GPU, only "cpu".
     """
 
     threads: int | None = None
     memory: float = MEMORY
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads={self.threads} must be at least 1.")
         if not self.memory > 0:
             raise UsageError(f"memory={self.memory} must be a number of bytes above 0.")
+        if self.device != "cpu":
+            raise UsageError(f'device={self.device!r}: this version of loramerge uses no GPU, only "cpu".')
 
     @property
     def workers(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Target
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
@@ -87,15 +88,17 @@ class Units:
             SourceError: a factor holds NaN or infinity.
         """
         pairs = [self._gram(module) for module in range(len(self.targets))]
-        up, down = (np.stack(side) for side in zip(*pairs, strict=True))
-        split = _split(up, down, self.scale) if balance else np.ones(self.scale.shape)
-        left, right = self.scale / split, split  # (M, R) each
-        eye = np.eye(up.shape[-1])
+        xp = namespace(pairs[0][0])
+        up, down = (xp.stack(side) for side in zip(*pairs, strict=True))
+        scale = xp.asarray(self.scale)
+        split = _split(up, down, scale) if balance else xp.ones(scale.shape)
+        left, right = scale / split, split  # (M, R) each
+        eye = xp.eye(up.shape[-1])
         up = left[:, :, None] * up * left[:, None, :]
         down = right[:, :, None] * down * right[:, None, :]
         live = (up * down).diagonal(axis1=-2, axis2=-1) > 0
         if balance:  # the other half of a zero unit may be of any size: its rounding must not hide the rest
-            up, down = (np.where(live[:, :, None] & live[:, None, :], side, 0.0) for side in (up, down))
+            up, down = (xp.where(live[:, :, None] & live[:, None, :], side, 0.0) for side in (up, down))
         lift = Remix(left[:, :, None] * eye, right[:, :, None] * eye)
         names = tuple(adapter.name for adapter in self.adapters)
         return Grams(
@@ -106,7 +109,7 @@ class Units:
         up, down = self.up(module), self.down(module)
         with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source below
             grams = up.T @ up, down @ down.T
-        if not all(np.isfinite(gram.trace()) for gram in grams):
+        if not all(math.isfinite(gram.trace()) for gram in grams):
             self._blame(module)
         return grams
 
@@ -125,7 +128,8 @@ class Units:
         """What a result comes to, once what is not in the Grams has been measured."""
         if not isinstance(result, PeakRescaled):
             return result
-        stretch = np.stack([self._stretch(module, result) for module in range(len(self.targets))])
+        each = [self._stretch(module, result) for module in range(len(self.targets))]
+        stretch = namespace(each[0]).stack(each)
         P = result.remix.P * (stretch * result.gain[:, None])[:, None, :]
         return Remix(P, stretch[:, :, None] * result.remix.Q)
 
@@ -139,32 +143,34 @@ class Units:
     def _stretch(self, module: int, result: PeakRescaled) -> Array:
         """(k,) mean peak of the members over the peak of the centroid."""
         up, down = self.up(module), self.down(module)
-        left, right = np.abs(result.left[module]), np.abs(result.right[module])
-        peak = np.maximum(left * np.abs(up).max(axis=0), right * np.abs(down).max(axis=1))  # (R,)
+        xp = namespace(up)
+        left, right = xp.abs(result.left[module]), xp.abs(result.right[module])
+        peak = xp.maximum(left * xp.abs(up).max(axis=0), right * xp.abs(down).max(axis=1))  # (R,)
         up, down = up @ result.remix.P[module], result.remix.Q[module] @ down
-        length = np.maximum(np.abs(up).max(axis=0), np.abs(down).max(axis=1))  # (k,)
+        length = xp.maximum(xp.abs(up).max(axis=0), xp.abs(down).max(axis=1))  # (k,)
         wanted = peak @ result.shares[module]
-        return np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)
+        return ratio(wanted, length, length > 0)
 
 
 def _widened(parts: Sequence[Array], axis: int) -> Array:
+    """Where factors enter: everything after this works where this puts them."""
     with np.errstate(invalid="ignore"):  # a signalling NaN would warn; the Grams tell of every NaN
         return np.concatenate(parts, axis=axis, dtype=np.float64)
 
 
 def _is_diagonal(matrix: Array) -> bool:
-    return matrix.shape[0] == matrix.shape[1] and np.count_nonzero(matrix) == np.count_nonzero(
-        matrix.diagonal()
-    )
+    count = namespace(matrix).count_nonzero
+    return matrix.shape[0] == matrix.shape[1] and bool(count(matrix) == count(matrix.diagonal()))
 
 
 def _split(up: Array, down: Array, scale: Array) -> Array:
     """The power of two (M, R) that moves from up to down so that both halves weigh alike."""
-    length_up = np.sqrt(up.diagonal(axis1=-2, axis2=-1)) * np.abs(scale)
-    length_down = np.sqrt(down.diagonal(axis1=-2, axis2=-1))
+    xp = namespace(up)
+    length_up = xp.sqrt(up.diagonal(axis1=-2, axis2=-1)) * xp.abs(scale)
+    length_down = xp.sqrt(down.diagonal(axis1=-2, axis2=-1))
     alive = (length_up > 0) & (length_down > 0)
-    ratio = np.divide(length_up, length_down, out=np.ones_like(scale), where=alive)
-    return np.exp2(np.round(np.log2(ratio) / 2))
+    apart = xp.where(alive, ratio(length_up, length_down, alive), 1.0)
+    return xp.exp2(xp.round(xp.log2(apart) / 2))
 
 
 def align(adapters: Sequence[Adapter]) -> dict[Target, Signature]:

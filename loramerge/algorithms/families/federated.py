@@ -11,7 +11,7 @@ import numpy as np
 
 from loramerge.algorithms.families.shares import positive_shares
 from loramerge.algorithms.method import Method
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.gram import Grams, inner
 from loramerge.arrays.remix import Remix
 from loramerge.errors import IncompatibleError, printable
@@ -67,7 +67,7 @@ def check_ranks(grams: Grams, method: str) -> int:
 def places(grams: Grams, rank: int) -> Array:
     """(R, r) 1 where a unit is the i-th of its source."""
     each = np.concatenate([np.arange(count) for count in np.bincount(grams.owner)])
-    return (each[:, None] == np.arange(rank)).astype(float)
+    return like((each[:, None] == np.arange(rank)).astype(float), grams.up)
 
 
 def mean_units(grams: Grams, rank: int) -> tuple[Array, Array, Array]:
@@ -77,9 +77,9 @@ def mean_units(grams: Grams, rank: int) -> tuple[Array, Array, Array]:
     A source without the module has a B of zero there and the A of the others.
     """
     assert grams.weights is not None
-    weight = grams.weights[grams.owner]
+    weight = grams.unit_weights
     up = places(grams, rank) * weight[:, None]  # (R, r)
-    there = sum(grams.weights[source] for source in present(grams))
+    there = float(sum(grams.weights[source] for source in present(grams)))
     return up, up.T / there if there else up.T, weight
 
 
@@ -101,9 +101,9 @@ class Projection:
 
     def inverse(self, ridge: float) -> Array:
         """(Ā Āᵀ + λ)⁻¹ (M, r, r), without the directions that Ā does not have."""
-        values, vectors = np.linalg.eigh(self.square)
+        values, vectors = namespace(self.square).linalg.eigh(self.square)
         has = values > 1e-12 * values[:, -1:]
-        inverse = np.divide(1.0, values + ridge, out=np.zeros_like(values), where=has)
+        inverse = ratio(1.0, values + ridge, has)
         return (vectors * inverse[:, None, :]) @ vectors.swapaxes(1, 2)
 
 
@@ -113,22 +113,20 @@ def told(grams: Grams, remix: Remix, weight: Array, floor: Array) -> Mapping[str
     Args:
         floor: (M, R, R) the core of the best merge with the same rows.
     """
-    wanted = np.broadcast_to(np.diag(weight), grams.up.shape)
+    xp = namespace(grams.up)
+    wanted = xp.broadcast_to(xp.diag(weight), grams.up.shape)
     square, merged = inner(grams, wanted, wanted), inner(grams, remix.core, remix.core)
     left, least = (_norm(grams, wanted - core) for core in (remix.core, floor))
     product = inner(grams, wanted, remix.core)
-    length = np.sqrt(np.maximum(square, 0.0))
-    both = length * np.sqrt(np.maximum(merged, 0.0))
+    length = xp.sqrt(xp.maximum(square, 0.0))
+    both = length * xp.sqrt(xp.maximum(merged, 0.0))
     return {
-        "error": _over(left, length),
-        "cosine": _over(product, both),
-        "floor": _over(least, length),
+        "error": ratio(left, length, length > 0),
+        "cosine": ratio(product, both, both > 0),
+        "floor": ratio(least, length, length > 0),
     }
 
 
 def _norm(grams: Grams, core: Array) -> Array:
-    return np.sqrt(np.maximum(inner(grams, core, core), 0.0))
-
-
-def _over(part: Array, whole: Array) -> Array:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    xp = namespace(core)
+    return xp.sqrt(xp.maximum(inner(grams, core, core), 0.0))

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, host, like, namespace, positions
 
 DUPLICATE = 1e-12  # squared distances below this share of the largest unit are rounding
 KEPT = 1 << 12  # centres to be drawn in one batch, above which the draws are not kept
@@ -28,10 +28,12 @@ def cluster(kernel: Array, live: Array, k: int, labels: tuple[str, ...], seed: i
         labels: (M,) names of the modules: each draws its own random numbers, whatever the batch.
         restarts: the run with the least inertia wins.
     """
+    xp = namespace(kernel)
     kernel = centred(kernel, live)
-    best, least = np.zeros(live.shape, int), np.full(len(live), np.inf)
+    best, least = xp.zeros(live.shape, int), xp.full(len(live), np.inf)
     for attempt in range(restarts):
-        shares = seeded(kernel, live, k, _uniforms(labels, k, f"{seed}/{attempt}"))
+        uniforms = like(_uniforms(labels, k, f"{seed}/{attempt}"), kernel)
+        shares = seeded(kernel, live, k, uniforms)
         found, inertia = lloyd(kernel, live, shares)
         better = inertia * TIE < least
         best[better], least[better] = found[better], inertia[better]
@@ -40,16 +42,17 @@ def cluster(kernel: Array, live: Array, k: int, labels: tuple[str, ...], seed: i
 
 def centred(kernel: Array, live: Array) -> Array:
     """The kernel of the units minus their mean: no digits are lost to a common offset."""
-    weight = live / np.maximum(live.sum(axis=1, keepdims=True), 1)  # (M, R)
+    weight = live / namespace(live).maximum(live.sum(axis=1, keepdims=True), 1)  # (M, R)
     mean = kernel @ weight[:, :, None]  # (M, R, 1) inner products with the mean
     middle = weight[:, None, :] @ mean  # (M, 1, 1)
-    return np.asarray(kernel - mean - mean.swapaxes(1, 2) + middle)
+    return kernel - mean - mean.swapaxes(1, 2) + middle
 
 
 def _uniforms(labels: tuple[str, ...], k: int, seed: str) -> Array:
     """(M, k, trials) numbers in [0, 1), a stream of its own for every module name.
 
-    Other weights, the same draws: a search over weights asks for them again and again, so they are kept.
+    Drawn on the host, whatever takes them. Other weights, the same draws: a search over weights asks for
+    them again and again, so they are kept.
     """
     return (_kept if len(labels) * k <= KEPT else _drawn)(labels, k, seed)
 
@@ -74,31 +77,31 @@ def seeded(kernel: Array, live: Array, k: int, uniforms: Array) -> Array:
 
     Source: Arthur & Vassilvitskii 2007; as many trials per centre as scikit-learn takes.
     """
-    modules, size = live.shape
-    rows, norms = np.arange(modules), np.where(live, kernel.diagonal(axis1=1, axis2=2), 0.0)
-    shares = np.zeros((modules, size, k))
+    xp, (modules, size) = namespace(kernel), live.shape
+    rows, norms = xp.arange(modules), xp.where(live, kernel.diagonal(axis1=1, axis2=2), 0.0)
+    shares = xp.zeros((modules, size, k))
     gap = live.astype(float)  # (M, R) squared distance to the nearest centre; all alike before the first
     for c in range(k):
         chosen = _draw(kernel, gap, uniforms[:, c, : 1 if c == 0 else None])  # (M,)
-        wanted = np.asarray(gap.any(axis=1))
+        wanted = xp.any(gap, axis=1)
         shares[rows[wanted], chosen[wanted], c] = 1
         far = norms + norms[rows, chosen][:, None] - 2 * kernel[rows, chosen]
-        far = np.where(live & (far > DUPLICATE * norms.max(axis=1, keepdims=True)), far, 0.0)
-        gap = np.where(wanted[:, None], far if c == 0 else np.minimum(gap, far), gap)
+        far = xp.where(live & (far > DUPLICATE * norms.max(axis=1, keepdims=True)), far, 0.0)
+        gap = xp.where(wanted[:, None], far if c == 0 else xp.minimum(gap, far), gap)
     return shares
 
 
 def _draw(kernel: Array, gap: Array, uniforms: Array) -> Array:
     """(M,) the trial, drawn with probability ∝ gap, that leaves the least total gap."""
-    total = np.cumsum(gap, axis=1)  # (M, R)
+    xp, total = namespace(gap), gap.cumsum(axis=1)  # (M, R)
     drawn = (total[:, None, :] <= (uniforms * total[:, -1:])[:, :, None]).sum(axis=2)
-    drawn = np.minimum(drawn, gap.shape[1] - 1)  # (M, trials)
+    drawn = xp.minimum(drawn, gap.shape[1] - 1)  # (M, trials)
     if drawn.shape[1] == 1:
-        return np.asarray(drawn[:, 0])
-    rows, norms = np.arange(len(gap))[:, None], kernel.diagonal(axis1=1, axis2=2)
+        return drawn[:, 0]
+    rows, norms = xp.arange(len(gap))[:, None], kernel.diagonal(axis1=1, axis2=2)
     far = norms[:, None, :] + norms[rows, drawn][:, :, None] - 2 * kernel[rows, drawn]
-    left = np.minimum(gap[:, None, :], far).sum(axis=2)  # (M, trials)
-    return np.asarray(drawn[rows[:, 0], _first_least(left)])
+    left = xp.minimum(gap[:, None, :], far).sum(axis=2)  # (M, trials)
+    return drawn[rows[:, 0], _first_least(left)]
 
 
 def _first_least(values: Array) -> Array:
@@ -106,23 +109,24 @@ def _first_least(values: Array) -> Array:
 
     Exact ties are common: the singular units of one adapter, compared by direction, are all equally far.
     """
-    least = np.maximum(values.min(axis=-1, keepdims=True), 0.0)
-    return np.asarray((values <= least * TIE).argmax(axis=-1))
+    least = namespace(values).maximum(values.min(axis=-1, keepdims=True), 0.0)
+    return (values <= least * TIE).argmax(axis=-1)
 
 
 def lloyd(kernel: Array, live: Array, shares: Array, rounds: int = 300) -> tuple[Array, Array]:
     """Lloyd's iterations from centres (M, R, k) until no label changes: labels (M, R), inertia (M,)."""
-    used = np.asarray(shares.any(axis=1))  # (M, k)
-    labels = np.full(live.shape, -1)
-    moving = np.arange(len(live))
+    xp = namespace(kernel)
+    used = xp.any(shares, axis=1)  # (M, k)
+    labels = xp.full(live.shape, -1)
+    moving = xp.arange(len(live))
     shares = shares.copy()
-    inertia = np.zeros(len(live))
+    inertia = xp.zeros(len(live))
     for _ in range(rounds):
         gap = _distances(kernel[moving], shares[moving], used[moving])
-        found = np.where(live[moving], _first_least(gap), -1)
-        nearest = np.where(live[moving], gap.min(axis=2), 0.0)
-        inertia[moving] = np.maximum(nearest, 0.0).sum(axis=1)
-        changed = np.asarray((found != labels[moving]).any(axis=1))
+        found = xp.where(live[moving], _first_least(gap), -1)
+        nearest = xp.where(live[moving], gap.min(axis=2), 0.0)
+        inertia[moving] = xp.maximum(nearest, 0.0).sum(axis=1)
+        changed = xp.any(found != labels[moving], axis=1)
         labels[moving] = found
         moving, nearest = moving[changed], nearest[changed]
         if not len(moving):
@@ -136,23 +140,25 @@ def _distances(kernel: Array, shares: Array, used: Array) -> Array:
     product = kernel @ shares  # (M, R, k)
     square = (shares * product).sum(axis=1)  # (M, k)
     gap = kernel.diagonal(axis1=1, axis2=2)[:, :, None] - 2 * product + square[:, None, :]
-    return np.where(used[:, None, :], gap, np.inf)
+    return namespace(gap).where(used[:, None, :], gap, np.inf)
 
 
 def _means(labels: Array, nearest: Array, used: Array) -> Array:
     """Shares (M, R, k) of the means; an empty cluster takes the unit farthest from its own centre."""
-    member = (labels[:, :, None] == np.arange(used.shape[1])).astype(float)
-    for m in np.flatnonzero((used & ~member.any(axis=1)).any(axis=1)):
-        _refill(member[m], nearest[m], np.flatnonzero(used[m] & ~member[m].any(axis=0)))
+    xp = namespace(labels)
+    member = (labels[:, :, None] == xp.arange(used.shape[1])).astype(float)
+    for m in positions((used & ~member.any(axis=1)).any(axis=1)):
+        _refill(member[m], nearest[m], positions(used[m] & ~member[m].any(axis=0)))
     count = member.sum(axis=1)  # (M, k)
-    largest = member[np.arange(len(member)), :, count.argmax(axis=1)]  # (M, R)
-    member = np.where((used & (count == 0))[:, None, :], largest[:, :, None], member)
-    return member / np.maximum(member.sum(axis=1), 1)[:, None, :]
+    largest = member[xp.arange(len(member)), :, count.argmax(axis=1)]  # (M, R)
+    member = xp.where((used & (count == 0))[:, None, :], largest[:, :, None], member)
+    return member / xp.maximum(member.sum(axis=1), 1)[:, None, :]
 
 
-def _refill(member: Array, nearest: Array, empty: Array) -> None:
+def _refill(member: Array, nearest: Array, empty: list[int]) -> None:
     if nearest.max() <= 0:  # fewer distinct units than clusters: moving one is pointless
         return
-    for c, far in zip(empty, np.argsort(-nearest, kind="stable"), strict=False):
+    farthest = host(namespace(nearest).argsort(-nearest, kind="stable")).tolist()  # for Python to go through
+    for c, far in zip(empty, farthest, strict=False):
         member[far] = 0
         member[far, c] = 1

@@ -11,7 +11,7 @@ import numpy as np
 
 from loramerge.algorithms.families.sized import Sized, keep
 from loramerge.algorithms.method import option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, balanced, leading, weigh
 from loramerge.arrays.remix import Remix
@@ -79,26 +79,28 @@ class Mixture(Sized):
 
     def remix(self, grams: Grams) -> Remix:
         units = self.mixed(grams)
-        whole = np.maximum(units.kernel.sum(axis=(1, 2)), 0.0)
+        xp = namespace(units.up)
+        whole = xp.maximum(units.kernel.sum(axis=(1, 2)), 0.0)
         if self.rank is None:
-            return replace(keep(units), whole=whole, cut=np.zeros(len(whole)))
+            return replace(keep(units), whole=whole, cut=xp.zeros(len(whole)))
         parts = leading(units.up, units.down, self.rank, units.halves)
         cut = whole - (parts.sigma**2).sum(axis=1)
-        return units.remix(*balanced(parts, self.rank), whole, np.where(cut > ROUNDING * whole, cut, 0.0))
+        return units.remix(*balanced(parts, self.rank), whole, xp.where(cut > ROUNDING * whole, cut, 0.0))
 
 
 def inners(grams: Grams, sources: int) -> Array:
     """⟨ΔW_t, ΔW_u⟩ (M, T, T); exactly 0 with an update that is no more than rounding of its units."""
-    only = (grams.owner == np.arange(sources)[:, None]).astype(float)  # (T, R)
+    xp, only = namespace(grams.up), grams.members(sources)  # (T, R)
     products = only @ grams.kernel @ only.T
-    units = np.sqrt(np.maximum(grams.kernel.diagonal(axis1=1, axis2=2), 0.0)) @ only.T  # (M, T) Σ of lengths
+    units = xp.sqrt(xp.maximum(grams.kernel.diagonal(axis1=1, axis2=2), 0.0)) @ only.T  # (M, T) Σ of lengths
     noise = grams.up.shape[-1] * np.finfo(np.float64).eps * units**2
     trained = products.diagonal(axis1=1, axis2=2) > noise
-    return np.where(trained[:, :, None] & trained[:, None, :], products, 0.0)
+    return xp.where(trained[:, :, None] & trained[:, None, :], products, 0.0)
 
 
 def directions(inners: Array) -> tuple[Array, Array]:
     """Cosines (M, T, T) of the updates and their norms (M, T); an update of zero has cosines of 0."""
-    norms = np.sqrt(inners.diagonal(axis1=1, axis2=2))
-    safe = np.where(norms > 0, norms, 1.0)
-    return np.clip(inners / (safe[:, :, None] * safe[:, None, :]), -1.0, 1.0), norms
+    xp = namespace(inners)
+    norms = xp.sqrt(inners.diagonal(axis1=1, axis2=2))
+    safe = xp.where(norms > 0, norms, 1.0)
+    return xp.clip(inners / (safe[:, :, None] * safe[:, None, :]), -1.0, 1.0), norms

@@ -6,7 +6,7 @@ from itertools import count
 
 import numpy as np
 
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.remix import Fit
 
 SMALL = 192  # rows or columns: below, a whole SVD is as fast
@@ -18,7 +18,7 @@ PATIENCE = 8  # rounds, before twice as many vectors are used
 
 def energy(matrix: Array) -> float:
     """‖·‖², rows added up in float64."""
-    return float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
+    return float(namespace(matrix).einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
 
 
 def refit(matrix: Array, rank: int, start: Array) -> Fit:
@@ -33,52 +33,54 @@ def refit(matrix: Array, rank: int, start: Array) -> Fit:
     Args:
         start: (s, in) rows that span what A is expected to be made of.
     """
-    whole = energy(matrix)
+    xp, whole = namespace(matrix), energy(matrix)
     if whole == 0.0:
-        return Fit(np.zeros((matrix.shape[0], rank)), np.zeros((rank, matrix.shape[1])), 0.0, 0.0)
+        return Fit(xp.zeros((matrix.shape[0], rank)), xp.zeros((rank, matrix.shape[1])), 0.0, 0.0)
     if min(matrix.shape) <= SMALL:
-        u, sigma, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+        u, sigma, vt = xp.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     else:
         u, sigma, vt = _iterated(matrix, rank, start, EXCESS * whole)
     up, down, kept = u[:, :rank], vt[:rank], sigma[:rank]
-    root = np.sqrt(kept.astype(np.float64))
+    root = xp.sqrt(kept.astype(np.float64))
     return Fit(up * root, root[:, None] * down, whole, max(whole - float((kept**2).sum(dtype=float)), 0.0))
 
 
 def _iterated(matrix: Array, rank: int, start: Array, excess: float) -> tuple[Array, Array, Array]:
     """(out, b), (b,), (b, in) leading singular units."""
-    most = min(matrix.shape)
+    xp, most = namespace(matrix), min(matrix.shape)
     block = min(max(rank + max(GUARD, rank // 2), min(len(start), WIDEST)), most)
     v = _orthonormal(_begun(start, block).T.astype(matrix.dtype))
     for turn in count(1):
-        q, triangle = np.linalg.qr(matrix @ v)
-        x, theta, zt = np.linalg.svd(triangle)
+        q, triangle = xp.linalg.qr(matrix @ v)
+        x, theta, zt = xp.linalg.svd(triangle)
         u, v = (q @ x)[:, :block], (v @ zt.T)[:, :block]
         theta = theta[:block]
         w = matrix.T @ u  # (in, b)
-        residual = np.linalg.norm(w - v * theta, axis=0) * theta  # of AᵀA
+        residual = xp.linalg.norm(w - v * theta, axis=0) * theta  # of AᵀA
         gap = theta**2 - theta[-1] ** 2
-        gain = np.divide(residual**2, gap, out=residual.copy(), where=gap > residual)[:rank].sum(dtype=float)
-        v, triangle = np.linalg.qr(w)
+        apart = gap > residual
+        gain = xp.where(apart, ratio(residual**2, gap, apart), residual)[:rank].sum(dtype=float)
+        v, triangle = xp.linalg.qr(w)
         if gain <= excess or block == most:
             break
         if turn % PATIENCE == 0:  # too flat a spectrum for so few vectors
             block = min(2 * block, most)
             v = _orthonormal(_begun(v.T, block).T.astype(matrix.dtype))
-    x, theta, zt = np.linalg.svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
+    x, theta, zt = xp.linalg.svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
     return u @ zt.T, theta, (v @ x).T
 
 
 def _begun(start: Array, block: int) -> Array:
     """(block, in) rows of the start, with some by chance where there are too few, mixed where too many."""
-    rng = np.random.default_rng(0)
-    if len(start) > block:
-        return rng.standard_normal((block, len(start))).astype(start.dtype) @ start
-    return np.concatenate([start, rng.standard_normal((block - len(start), start.shape[1]))])
+    rng, (count, wide) = np.random.default_rng(0), start.shape
+    if count > block:
+        return like(rng.standard_normal((block, count)).astype(start.dtype), start) @ start
+    more = like(rng.standard_normal((block - count, wide)), start)
+    return namespace(start).concatenate([start, more])
 
 
 def _orthonormal(columns: Array) -> Array:
-    return np.asarray(np.linalg.qr(columns)[0])
+    return namespace(columns).linalg.qr(columns)[0]
 
 
 def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Array:
@@ -88,16 +90,17 @@ def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Ar
     Args:
         start: as for `refit`, for a share below 1.
     """
+    xp = namespace(matrix)
     if min(matrix.shape) <= SMALL:
-        return np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
+        return xp.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
     if share < 1 and start is not None and (found := _leading(matrix, share, start)) is not None:
         return found
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    gram = np.zeros((len(wide), len(wide)))
+    gram = xp.zeros((len(wide), len(wide)))
     for left in range(0, wide.shape[1], 1024):
         piece = wide[:, left : left + 1024].astype(np.float64)
         gram += piece @ piece.T
-    return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
+    return xp.maximum(xp.linalg.eigvalsh(gram)[::-1], 0.0)
 
 
 def _leading(matrix: Array, share: float, start: Array) -> Array | None:
@@ -106,6 +109,6 @@ def _leading(matrix: Array, share: float, start: Array) -> Array | None:
     while rank <= min(matrix.shape) // 8:
         found = _iterated(matrix, rank, start, EXCESS * whole)[1][:rank].astype(np.float64) ** 2
         if found.sum() >= share * whole:
-            return np.append(found, max(whole - found.sum(), 0.0))
+            return namespace(found).append(found, max(whole - float(found.sum()), 0.0))
         rank *= 2
     return None

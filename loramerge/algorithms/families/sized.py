@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import numpy as np
-
 from loramerge.algorithms.method import Interval, Method, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, balanced, leading, spectrum
 from loramerge.arrays.remix import Remix
@@ -60,7 +58,7 @@ class Sized(Method):
 
     def observe(self, grams: Grams) -> Array:
         """σ² of the weighted sum (M, R), largest first."""
-        return np.asarray(spectrum(grams.up, grams.down, grams.halves).sigma ** 2)
+        return spectrum(grams.up, grams.down, grams.halves).sigma ** 2
 
     def decide(self, observed: Sequence[Array], largest: int) -> Self:
         if self.energy is not None:
@@ -74,6 +72,7 @@ class Sized(Method):
 def common_rank(observed: Sequence[Array], energy: float) -> int:
     """The smallest rank at which every module keeps the share `energy` of its σ² (at least 1).
 
+    >>> import numpy as np
     >>> common_rank([np.array([[9.0, 0.9, 0.1], [5.0, 0.0, 0.0]])], 0.95)
     2
     """
@@ -81,9 +80,9 @@ def common_rank(observed: Sequence[Array], energy: float) -> int:
 
 
 def _needed(squares: Array, energy: float) -> int:
-    kept = np.cumsum(squares, axis=1)  # (M, R)
+    kept = squares.cumsum(axis=1)  # (M, R)
     enough = kept >= energy * kept[:, -1:] * (1 - 1e-12)  # rounding of the sum must not cost a unit
-    return int((enough.argmax(axis=1) + 1).max(initial=0))
+    return int(enough.argmax(axis=1).max()) + 1 if len(enough) else 0
 
 
 def truncate(grams: Grams, rank: int | None) -> Remix:
@@ -95,5 +94,6 @@ def truncate(grams: Grams, rank: int | None) -> Remix:
 
 def keep(grams: Grams) -> Remix:
     """All units side by side: the sum itself."""
-    eye = np.broadcast_to(np.eye(len(grams.owner)), grams.up.shape)
+    xp = namespace(grams.up)
+    eye = xp.broadcast_to(xp.eye(len(grams.owner)), grams.up.shape)
     return grams.remix(eye, eye)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from loramerge.algorithms.families.sized import Sized
 from loramerge.algorithms.method import Interval, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, like, namespace
 from loramerge.arrays.basis import Basis, basis
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
@@ -45,18 +43,19 @@ class Span(Sized):
     def core(self, grams: Grams, bases: Basis) -> Array:
         """C (M, R, R), from cores of the sources and `grams.weights`. A method has this or its `units`."""
         x, sigma, yt = self.units(grams, bases)
-        return np.asarray((x * sigma[:, None, :]) @ yt)
+        return (x * sigma[:, None, :]) @ yt
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         """X (M, R, R), σ (M, R), Yᵀ (M, R, R) of the core X diag(σ) Yᵀ, in the order that a rank keeps.
 
         Bases are orthonormal, so the SVD of the core is the SVD of the merge.
         """
-        return np.linalg.svd(self.core(grams, bases))
+        core = self.core(grams, bases)
+        return namespace(core).linalg.svd(core)
 
     def observe(self, grams: Grams) -> Array:
         """σ² of the merge (M, R), as a rank keeps them."""
-        return np.asarray(self.units(grams, self.bases(grams))[1] ** 2)
+        return self.units(grams, self.bases(grams))[1] ** 2
 
     def remix(self, grams: Grams) -> Result:
         bases = self.bases(grams)
@@ -68,5 +67,6 @@ def lengths(grams: Grams) -> Array:
     """(M, T) ‖ΔW_t‖ of canonical sources, with the weights that are folded in; 0 at a weight of 0."""
     squares = grams.kernel.diagonal(axis1=1, axis2=2) * grams.live  # units of a source are orthogonal
     each = [squares[:, grams.of(source)].sum(axis=1) for source in range(len(grams.sources))]
-    heard = 1.0 if grams.weights is None else grams.weights != 0
-    return np.asarray(np.sqrt(np.maximum(np.stack(each, axis=1), 0.0)) * heard)
+    heard = 1.0 if grams.weights is None else like(grams.weights != 0, squares)
+    xp = namespace(squares)
+    return xp.sqrt(xp.maximum(xp.stack(each, axis=1), 0.0)) * heard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 
 Cores = list[tuple[Array, Array]]  # of every source: up and down (R, r), the matrix being up @ downᵀ
 CHANGE = 1e-6  # of the relative error, below which nothing more is tried
@@ -31,7 +31,7 @@ def subspaces(cores: Cores, k: int) -> tuple[Array, Array]:
         left = _leading(_seen(cores, right), k)
         seen = _seen(turned, left)
         right = _leading(seen, k)
-        error = np.sqrt(max(1 - float(((right.T @ seen) ** 2).sum()) / total, 0.0))
+        error = max(1 - float(((right.T @ seen) ** 2).sum()) / total, 0.0) ** 0.5
         if abs(before - error) < CHANGE:
             break
         before = error
@@ -40,15 +40,17 @@ def subspaces(cores: Cores, k: int) -> tuple[Array, Array]:
 
 def _seen(cores: Cores, side: Array | None) -> Array:
     """[X₁ V … X_T V] (R, T k), or with V = None something with the same Gram on the left, (R, Σ r)."""
+    xp = namespace(cores[0][0])
     if side is not None:
-        return np.concatenate([up @ (down.T @ side) for up, down in cores], axis=1)
-    return np.concatenate([up @ np.asarray(np.linalg.qr(down, mode="r")).T for up, down in cores], axis=1)
+        return xp.concatenate([up @ (down.T @ side) for up, down in cores], axis=1)
+    return xp.concatenate([up @ xp.linalg.qr(down, mode="r").T for up, down in cores], axis=1)
 
 
 def _leading(columns: Array, k: int) -> Array:
     """The k leading left singular vectors, strongest first; zero where there are no more."""
-    u, sigma, _ = np.linalg.svd(columns, full_matrices=False)
+    xp = namespace(columns)
+    u, sigma, _ = xp.linalg.svd(columns, full_matrices=False)
     some = sigma[:k] > 1e-12 * sigma[:1]
-    made = np.zeros((len(columns), k))
+    made = xp.zeros((len(columns), k))
     made[:, : len(some)] = u[:, : len(some)] * some
     return made
