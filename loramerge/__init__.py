@@ -47,7 +47,7 @@ _CONTENTS = {
     "algorithms.tsv": "Tsv",
     "algorithms.wudi": "Wudi",
     "consumers.check": "check",
-    "consumers": "Finding",
+    "consumers.consumer": "Finding",
     "verbs.convert": "Conversion convert",
     "verbs.deltas": "write_deltas",
     "verbs.diff": "Difference diff",

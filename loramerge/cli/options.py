@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import click
 
+from loramerge import consumers
 from loramerge.algorithms import METHODS, Method, find, not_an_option
 from loramerge.algorithms.method import Interval
 
 DEFAULT = "linear"
-CONSUMERS = "peft transformers vllm sglang llama.cpp diffusers comfyui mlx".split()  # without loading them
+CONSUMERS = tuple(consumers.CONSUMERS)  # their names: none of them is loaded
 FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
     "(20 unless said, the most downloaded first); repeat it to narrow."

@@ -52,6 +52,7 @@ class Facts:
         modules: as loramerge reads them; empty if it does not.
         beyond: the keys of what it reads as no part of a pair; None where the names alone must tell.
         unread: why it does not.   broken: what of it contradicts itself, or is missing.
+        empty: no tensor of it is part of an update.
         unfit: format -> why it cannot be written in that; "" if it can.
         options: what `loramerge combine` must be told to read it.
     """
@@ -67,6 +68,7 @@ class Facts:
     beyond: tuple[str, ...] | None = None
     unread: str = ""
     broken: bool = False
+    empty: bool = False
     unfit: Callable[[str], str] = lambda name: ""
     options: str = ""
     weights: str = ""
@@ -144,6 +146,7 @@ class Facts:
         return quote(f"{stem}-{consumer}")
 
 
+SCALING = ("use_rslora", "rank_pattern", "alpha_pattern")  # settings that decide the scale of a module
 MUTATES = ("pissa", "olora", "corda", "loftq")  # inits that PEFT repeats on the base when it loads them
 SPECIAL = {  # settings beyond a plain LoRA -> what is lost where they are not heeded
     "use_dora": "the magnitudes of DoRA",

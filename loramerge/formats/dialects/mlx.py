@@ -20,7 +20,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.target import Kind, Layout, Target
 from loramerge.arrays.backend import Array
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
 from loramerge.formats.dialects import mlx_config
 from loramerge.formats.dialects.dialect import Dialect, Header, Widths
 from loramerge.formats.files.views import Shared, View, rows, transposed, widened
@@ -131,7 +131,7 @@ def _pairs(header: Header) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, 
     for key in extras:
         _check_extra(key, sides, header.name)
     if not sides:
-        raise IncompatibleError(f"{printable(header.name)} holds no lora_a and lora_b: it is no mlx-lm LoRA.")
+        raise EmptyError(f"{printable(header.name)} holds no lora_a and lora_b: it is no mlx-lm LoRA.")
     return {path: _both(path, found, header.name) for path, found in sides.items()}, extras
 
 

@@ -11,7 +11,7 @@ from math import prod
 from loramerge.adapters.adapter import Slot
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Layout, Target
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
 from loramerge.formats.dialects.dialect import Header
 from loramerge.formats.dialects.grain import stacked
 from loramerge.formats.forms.forms import Update, update
@@ -76,9 +76,7 @@ def read_modules(
     """
     if not found.modules:
         some = ", ".join(printable(key, 40) for key in list(found.rest)[:3]) or "no tensors"
-        raise IncompatibleError(
-            f"{printable(header.name)} holds no LoRA pair ({some}): it is no LoRA adapter."
-        )
+        raise EmptyError(f"{printable(header.name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
     shown = {module: f"{printable(module)} in {printable(header.name)}" for module in found.modules}
     changes = {module: _update(parts, shown[module]) for module, parts in sorted(found.modules.items())}
     targets, result = place(changes), Found()
