@@ -17,7 +17,7 @@ COMFY = re.compile(
     r"text_encoders\.|diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\."
 )
 OTHER_FORMS = re.compile(
-    r"(?:unet|transformer|text_encoder).*\.(?P<form>hada_|lokr_|lora_mid\b|diff(?:_b)?$|[wb]_norm$)",
+    r"(?:unet|transformer|text_encoder).*\.(?:hada_|lokr_|lora_mid\b|diff(?:_b)?$|[wb]_norm$)",
     re.DOTALL,
 )
 OTHER_ENDS = re.compile(  # of kohya's names

@@ -168,10 +168,3 @@ def test_dense_deltas_are_for_no_consumer(cli, tmp_path):
         assert cli.code == 2
         assert "--for is not for --dense-delta" in cli.err
     assert not (tmp_path / "merged.safetensors").exists()
-
-
-def test_the_options_name_every_consumer():
-    from loramerge.cli.options import CONSUMERS as NAMES
-    from loramerge.consumers import CONSUMERS
-
-    assert list(CONSUMERS) == NAMES

@@ -30,6 +30,12 @@ CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 class Comfy(Dialect):
     name = "comfy"
     words = "a ComfyUI LoRA"
+    tools = "ComfyUI, AI-toolkit"
+    spelling = (
+        "`diffusion_model.<first name>`, `text_encoders.clip_l.transformer.<name>`; `.lora_A.weight` or "
+        "`.lora_down.weight`, maybe `.alpha`"
+    )
+    strength = "`alpha/r`; without an alpha it is 1"
     writes = True
     differences = True
     # what a key begins with -> component; T5 is told by its modules
@@ -71,7 +77,7 @@ class Comfy(Dialect):
 
     def home(self, target: Target) -> Target:
         table = models.known(part(target))
-        odd = target.kind not in ("linear", "conv") or target.layout.blocks > 1
+        odd = target.kind not in self.kinds or target.layout.blocks > 1
         if (
             odd
             or target.path not in table
@@ -127,6 +133,8 @@ class OneTrainer(Comfy):
 
     name = "onetrainer"
     words = "a OneTrainer LoRA"
+    tools = "OneTrainer, in its own names"
+    spelling = "`unet.input_blocks…`, `transformer.double_blocks…qkv.0`, `clip_l.`, `clip_g.`, `t5.`"
     writes = False
     prefixes: ClassVar[Mapping[str, str]] = {
         "unet.": "unet",
@@ -155,6 +163,8 @@ class BlackForest(Comfy):
 
     name = "bfl"
     words = "a Black Forest Labs LoRA"
+    tools = "Black Forest Labs"
+    spelling = "`double_blocks.N.img_attn.qkv.lora_A.weight`, with nothing before it"
     writes = False
     prefixes: ClassVar[Mapping[str, str]] = {"": "unet"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tensor
-from loramerge.adapters.target import Target
+from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.files.safetensors import File
@@ -94,24 +94,32 @@ class Dialect:
     """One dialect, with the same verbs as every other: detects, read; and to write, adopt, keys, lay, ….
 
     name: what --format calls it.   words: what messages and `inspect` call it.
-    writes: whether it is written, not only read.
+    tools: the programs that write it.   spelling: how a module is called.   strength: the scale of a module.
+        These three are words for the documents.
+    writes: whether it is written, not only read.   kinds: the kinds of layers that it has names for.
     weights: the name of the weights in a folder; None where it is one file only.
     single: it may be written as one file without a folder.
     sidecar: a config beside the weights says how strong they are; elsewhere placing is only a file name.
     keeps_alpha: every module has an alpha of its own, so that scales are stored beside the factors and each
         module keeps its own rank; otherwise scales are folded into `up`.
     unread: dtypes that its tools cannot load.   one_rank: they give all modules one rank.
+    zero_is_rank: an alpha of 0 means the rank, not no strength.
     kept: metadata that stays true of a merge, beside what is said of the base model.
     differences: its tools read a full ΔW of a module too, as `.diff`.
     """
 
     name: ClassVar[str]
     words: ClassVar[str]
+    tools: ClassVar[str]
+    spelling: ClassVar[str]
+    strength: ClassVar[str]
+    kinds: ClassVar[tuple[Kind, ...]] = ("linear", "conv")
     writes: ClassVar[bool] = False
     weights: ClassVar[str | None] = None
     single: ClassVar[bool] = True
     sidecar: ClassVar[bool] = False
     keeps_alpha: ClassVar[bool] = False
+    zero_is_rank: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     unread: ClassVar[tuple[str, ...]] = ()
     one_rank: ClassVar[bool] = False

@@ -45,6 +45,12 @@ LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a f
 class Diffusers(Dialect):
     name = "diffusers"
     words = "a diffusers LoRA"
+    tools = "diffusers and its training scripts"
+    spelling = (
+        "`unet.`, `transformer.`, `text_encoder.` … with `.lora_A.weight`; older: `.lora.down.weight`, "
+        "`.lora_linear_layer.down.weight`, `.processor.to_q_lora.down.weight`"
+    )
+    strength = "by `lora_adapter_metadata` in the header, part by part; else `alpha/r`; else 1"
     writes = True
     weights = "pytorch_lora_weights.safetensors"
 
@@ -85,7 +91,7 @@ class Diffusers(Dialect):
             raise unnamed(target, self.words)
         if target.component == "unet" and table.get(target.path) != target.path:
             raise unnamed(target, self.words)
-        if target.kind not in ("linear", "conv") or not re.fullmatch(PARTS, target.component):
+        if target.kind not in self.kinds or not re.fullmatch(PARTS, target.component):
             raise unnamed(target, self.words)
         return target
 

@@ -39,6 +39,10 @@ class Mlx(Dialect):
 
     name = "mlx"
     words = "an mlx-lm adapter"
+    tools = "mlx-lm"
+    spelling = "`<module>.lora_a`, `<module>.lora_b`, both transposed"
+    strength = "`scale` of `lora_parameters`, not divided by the rank"
+    kinds = ("linear", "embedding", "expert")
     writes = True
     weights = "adapters.safetensors"
     single = False
@@ -69,7 +73,7 @@ class Mlx(Dialect):
         )
 
     def home(self, target: Target) -> Target:
-        if target.component != "model" or target.kind == "conv" or target.parameter != "weight":
+        if target.component != "model" or target.kind not in self.kinds or target.parameter != "weight":
             raise IncompatibleError(
                 f"mlx-lm has no name for {printable(target)}: it adapts linear layers, embeddings and the "
                 "experts of its own switch layers in language models. Leave it out with --exclude."
