@@ -7,7 +7,6 @@ python docs/generate.py --check    fail if they are stale (a test does the same)
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -34,10 +33,11 @@ def _filled(page: Path, tables: Mapping[str, Callable[[], str]]) -> str:
     """A page with its tables between their marks."""
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
-        block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, count = block.subn(lambda match, rows=table(): f"{match[1]}{rows}\n{match[2]}", text)
-        if count != 1:
-            sys.exit(f"{page.name} has {count} places for the table {name}, not one.")
+        start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        if text.count(start) != 1:
+            sys.exit(f"{page.name} has {text.count(start)} places for the table {name}, not one.")
+        before, _, after = text.partition(start)
+        text = f"{before}{start}{table()}\n{end}{after.partition(end)[2]}"
     return text
 
 
@@ -97,7 +97,7 @@ def formats_table() -> str:
     """Every format, in the order in which files are held against them."""
     head = [
         "`--format`",
-        "written by",
+        "tools",
         "a module is called",
         "scale of a module",
         "layers",
@@ -115,7 +115,7 @@ def formats_table() -> str:
 
 def formats_list() -> str:
     """The same, short."""
-    head = ["`--format`", "written by", "place", "read", "written"]
+    head = ["`--format`", "tools", "place", "read", "written"]
     return _table(head, [[_code(d.name), d.tools, _place(d), "yes", _yes(d.writes)] for d in DIALECTS])
 
 
@@ -154,7 +154,7 @@ def _refusals(consumer: Consumer) -> str:
 
 def consumers_list() -> str:
     """Every consumer, short."""
-    head = ["`--for`", "program", "is given", "formats that it loads as they are meant"]
+    head = ["`--for`", "program", "loads", "as it is meant, in the format"]
     return _table(
         head,
         [

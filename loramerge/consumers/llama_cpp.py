@@ -46,5 +46,5 @@ LLAMA_CPP = Consumer(
     heeds=frozenset({"alora_invocation_tokens"}),
     beside={"norms": r".*(_layernorm|\.norm).*", "a `base_layer`": r".*\.base_layer\.weight.*"},
     lacks=("conv", "expert"),
-    remarks="its converter stops at every other tensor, keys with an adapter's name too",
+    remarks="its converter stops at other tensors, and at keys with an adapter's name",
 )

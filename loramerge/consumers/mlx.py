@@ -59,5 +59,5 @@ MLX = Consumer(
     formats=("mlx",),
     asked=("mlx",),
     beside={"magnitudes": r".*\.m"},
-    remarks="refuses several ranks, a config that is not its own, every other tensor",
+    remarks="refuses several ranks, a config that is not its own, and other tensors",
 )

@@ -56,5 +56,5 @@ VLLM = Consumer(
     max_rank=16,
     rank_option="--max-lora-rank",
     rank_choices=(1, 8, 16, 32, 64, 128, 256, 320, 512),
-    remarks="refuses every other tensor, keys with an adapter's name too",
+    remarks="refuses other tensors, and keys with an adapter's name",
 )
