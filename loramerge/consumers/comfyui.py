@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loramerge.consumers.alphas import ZERO, zeros
@@ -19,9 +19,6 @@ WHOLE = {  # the keys by which it knows the names of others
         "double_blocks.18.processor.qkv_lora2.up.weight",
     ),
 }
-FORMS = re.compile(  # the ends of kohya's keys that are parts of an update
-    r"lora_(up|down|mid|A|B)(\.\w+)*|alpha|(hada|lokr|oft)_\w+|rescale|[ab][12]\.weight"
-)
 ONLY = {"bfl": "control LoRAs of Flux", "xlabs": "files that have every block of Flux"}
 T5 = re.compile(r"text_encoder\w*\.encoder\.block\.")
 
@@ -43,7 +40,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         some = printable(facts.example, 80)
         yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads {ONLY[facts.dialect]} only")
     if facts.dialect in ("kohya", "comfy", "diffusers"):
-        yield from COMFYUI.passing_over([key for key in _beside(facts) if not COMFYUI.keeps(key)])
+        yield from COMFYUI.passing_over([key for key in facts.strange if not COMFYUI.keeps(key)])
     if text := next(filter(T5.match, facts.tensors), None):
         yield COMFYUI.ignoring(f"what is of T5 under the names of diffusers ({printable(text, 80)})")
     yield from COMFYUI.scaling(ZERO, zeros(facts))
@@ -52,13 +49,6 @@ def rules(facts: Facts) -> Iterator[Finding]:
             "keys with base_model.model, but for a few models such as SD 3 and PixArt: it logs `lora key not "
             "loaded` and goes on"
         )
-
-
-def _beside(facts: Facts) -> Iterable[str]:
-    """The keys of what it does not take for a part of an update."""
-    if facts.beyond is None and facts.dialect == "kohya":  # the form is not read here
-        return [key for key in facts.tensors if not FORMS.fullmatch(key.partition(".")[2])]
-    return facts.beyond or ()
 
 
 COMFYUI = Consumer(

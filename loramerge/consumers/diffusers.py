@@ -49,7 +49,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     for rule in (_settings, _alphas, _names, _forms, _parts):
         yield from rule(facts)
     if facts.dialect == "diffusers":
-        yield from DIFFUSERS.passing_over([key for key in facts.beyond or () if not DIFFUSERS.keeps(key)])
+        yield from DIFFUSERS.passing_over([key for key in facts.strange if not DIFFUSERS.keeps(key)])
     if lost := _first(re.compile(r".*\.dora_scale$", re.DOTALL), facts):
         yield DIFFUSERS.ignoring(
             f"the DoRA magnitudes ({printable(lost)} and others)", "load it with ComfyUI"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,6 +98,13 @@ class Facts:
         return tuple(sorted(k for k in self.tensors if k not in self.names and alpha_of(k) is None))
 
     @property
+    def strange(self) -> list[str]:
+        """The keys of what is no part of an update: as its reader says, or by their ends if it reads none."""
+        if self.beyond is not None:
+            return list(self.beyond)
+        return [key for key in self.tensors if not PART.fullmatch(key)]
+
+    @property
     def example(self) -> str:
         """A key to show: that of a factor, if it has one."""
         return next((k for k in self.tensors if k not in self.others), next(iter(self.tensors), "none"))
@@ -147,6 +155,11 @@ class Facts:
 
 
 SCALING = ("use_rslora", "rank_pattern", "alpha_pattern")  # settings that decide the scale of a module
+PART = re.compile(  # how the keys of parts of an update end, in the names of tools for images
+    r".+(?:\.(?:lora_(?:up|down|mid|A|B)|lora(?:_linear_layer)?\.(?:up|down))(?:\.\w+)*"
+    r"|_lora\d?\.(?:up|down)\.weight|\.(?:alpha|rescale|diff|(?:hada|lokr|oft)_\w+|[ab][12]\.weight))",
+    re.DOTALL,
+)
 MUTATES = ("pissa", "olora", "corda", "loftq")  # inits that PEFT repeats on the base when it loads them
 SPECIAL = {  # settings beyond a plain LoRA -> what is lost where they are not heeded
     "use_dora": "the magnitudes of DoRA",

@@ -18,6 +18,7 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
+from loramerge.formats.dialects.diffusers import FIRST
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
@@ -46,16 +47,17 @@ class Comfy(Dialect):
         "text_encoders.clip_g.transformer.": "text_encoder_2",
         "text_encoders.t5xxl.transformer.": "text_encoder_3",
     }
+    never: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")  # names that its tools do not give
 
     def detects(self, header: Header) -> bool:
         return any(self._prefix(key) and taken_apart(key) for key in header.tensors)
 
     def read(self, header: Header) -> Adapter:
         found = by_module(header.tensors, header.name)
-        if foreign := [module for module in found.modules if self._prefix(module) is None]:
+        if foreign := [m for m in found.modules if self._prefix(m) is None or self.never.match(m)]:
             raise IncompatibleError(
-                f"{printable(header.name)} mixes names of ComfyUI with others ({printable(foreign[0], 80)}): "
-                "there is no telling how the latter are scaled."
+                f"{printable(header.name)} mixes names of {self.tool} with others "
+                f"({printable(foreign[0], 80)}): there is no telling how the latter are scaled."
             )
         modules = read_modules(header, found, self._places)
         return header.adapter(
@@ -143,6 +145,9 @@ class OneTrainer(Comfy):
         "clip_g.": "text_encoder_2",
         "t5.": "text_encoder_3",
     }
+    never = re.compile(  # as diffusers calls the same modules
+        r"unet\.(?:down_blocks|mid_block|up_blocks)\.|transformer\.(?:single_)?transformer_blocks\."
+    )
 
     def detects(self, header: Header) -> bool:
         return any(TELLING.match(key) and taken_apart(key) for key in header.tensors)
@@ -186,9 +191,7 @@ class BlackForest(Comfy):
 
 
 BARE = re.compile(r"(double|single)_blocks\.\d")
-TELLING = re.compile(
-    r"clip_[lg]\.|t5\.|unet\.(input_blocks|middle_block|output_blocks)\.|transformer\.(double|single)_blocks\."
-)
+TELLING = re.compile(rf"clip_[lg]\.|t5\.|{FIRST.pattern}")
 COMFY, ONETRAINER, BFL = Comfy(), OneTrainer(), BlackForest()
 
 

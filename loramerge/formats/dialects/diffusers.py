@@ -39,6 +39,9 @@ PROCESSOR = re.compile(
     r"(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<side>down|up)\.weight", re.DOTALL
 )
 CLIP = ("text_encoder", "text_encoder_2", "text_encoder_3")
+FIRST = re.compile(  # the first names of modules under such parts, as OneTrainer has them
+    r"unet\.(?:input_blocks|middle_block|output_blocks)\.|transformer\.(?:double|single)_blocks\."
+)
 LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a file of PEFT's names
 
 
@@ -137,7 +140,7 @@ def _ends(ranks: Mapping[str, int]) -> dict[str, int]:
 
 
 def _is_ours(key: str) -> bool:
-    if LANGUAGE.match(key) or not (NAMED.match(key) or UNET.match(key)):
+    if LANGUAGE.match(key) or FIRST.match(key) or not (NAMED.match(key) or UNET.match(key)):
         return False
     return bool(taken_apart(key) or PROCESSOR.fullmatch(key))
 

@@ -17,7 +17,7 @@ from loramerge.formats.dialects.grain import stacked
 from loramerge.formats.forms.forms import Update, update
 from loramerge.formats.forms.parts import Parts, Sorted
 from loramerge.formats.models import unet
-from loramerge.formats.peft.config import plausible
+from loramerge.formats.peft.number import number
 from loramerge.formats.peft.pairs import check_full
 
 MOST_STACKED = 16  # pairs in one fused module
@@ -134,11 +134,7 @@ def _alpha(parts: Parts, where: str, zero_is_rank: bool) -> float | None:
     """The alpha that a module says, if it says one."""
     if "alpha" not in parts:
         return None
-    if prod(parts["alpha"].shape) != 1:
-        raise SourceError(f"The alpha of {where} is not one number.")
-    value = float(parts["alpha"].read().reshape(()))
-    if not plausible(value):
-        raise SourceError(f"The alpha of {where} is {value}.")
+    value = number(parts["alpha"], where)
     return None if zero_is_rank and not value else value
 
 
