@@ -90,13 +90,13 @@ def parse(key: str) -> Name | None:
 
 
 def check_names(targets: Iterable[Target], name: str) -> None:
-    """Every module has a name, which does not end with a dot: else its key is a prefix alone.
+    """Every module has a name: else its key is a prefix alone.
 
     Raises:
         SourceError: one is.
     """
     for target in targets:
-        if not target.path.strip(".") or target.path.endswith("."):
+        if target.path in ("", PREFIX):
             raise SourceError(
                 f"{printable(name)} holds factors of {printable(repr(target.path))}, which names no module: "
                 "it was badly saved."
