@@ -93,7 +93,7 @@ def check_names(targets: Iterable[Target], name: str) -> None:
     """Every module has a name: else its key is a prefix alone.
 
     Raises:
-        SourceError: one is.
+        SourceError: one has none.
     """
     for target in targets:
         if target.path in ("", PREFIX):
