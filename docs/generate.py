@@ -6,8 +6,9 @@ python docs/generate.py --check    fail if they are stale (a test does the same)
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -15,6 +16,9 @@ import click
 from loramerge.algorithms import METHODS
 from loramerge.cli.combine import combine
 from loramerge.cli.options import options_of
+from loramerge.consumers import CONSUMERS
+from loramerge.consumers.consumer import NOUNS, Consumer
+from loramerge.formats.dialects import DIALECTS, Dialect
 
 sys.path.insert(0, str(Path(__file__).parent))
 from catalogue import catalogue
@@ -112,8 +116,120 @@ def _section(name: str) -> str:
     return "\n".join([*parts, *(["Options:", "", *options, ""] if options else [])])
 
 
+def formats_table() -> str:
+    """Every format, in the order in which files are held against them."""
+    head = [
+        "`--format`",
+        "tools",
+        "a module is called",
+        "scale of a module",
+        "layers",
+        "place",
+        "written",
+    ]
+    return _table(
+        head,
+        [
+            [_code(d.name), d.tools, d.spelling, d.strength, ", ".join(d.kinds), _place(d), _yes(d.writes)]
+            for d in DIALECTS
+        ],
+    )
+
+
+def formats_list() -> str:
+    """The same, short."""
+    head = ["`--format`", "tools", "place", "read", "written"]
+    return _table(head, [[_code(d.name), d.tools, _place(d), "yes", _yes(d.writes)] for d in DIALECTS])
+
+
+def _place(dialect: Dialect) -> str:
+    """Where a merge in a format lies, or what is read of one that is not written."""
+    if dialect.weights is None:
+        return "one file"
+    return "folder, or one file" if dialect.single else "folder"
+
+
+def consumers_table() -> str:
+    """What every consumer declares."""
+    head = ["`--for`", "code read", "loads", "scale of a module", "goes by", "beside the pairs"]
+    rows = [
+        [
+            _code(c.name),
+            f"{c.title} {c.version}",
+            "a folder" if c.folder else "a file",
+            _first_line(c.scale),
+            _listed(map(_code, c.reads)),
+            _listed(c.beside, "nothing"),
+            _refusals(c),
+        ]
+        for c in CONSUMERS.values()
+    ]
+    return _table([*head, "refuses or ignores"], rows)
+
+
+def _refusals(consumer: Consumer) -> str:
+    limit = consumer.max_rank and f"rank above `{consumer.rank_option}` ({consumer.max_rank})"
+    settings = sorted(map(_code, consumer.rejects))
+    kinds = [f"{NOUNS[kind].removesuffix('s')}s" for kind in consumer.lacks]
+    hard = _listed(filter(None, [limit, *settings, *kinds]), "")
+    return "; ".join(filter(None, [hard and f"refuses {hard}", consumer.remarks]))
+
+
+def consumers_list() -> str:
+    """Every consumer, short."""
+    head = ["`--for`", "program", "loads", "as it is meant, in the format"]
+    return _table(
+        head,
+        [
+            [_code(c.name), c.title, "a folder" if c.folder else "a file", _listed(map(_code, c.formats))]
+            for c in CONSUMERS.values()
+        ],
+    )
+
+
+def names_table() -> str:
+    """Which consumers read the names of a format, and which of them are asked about such a file."""
+    rows = []
+    for dialect in DIALECTS:
+        readers = [_reader(c, dialect.name) for c in CONSUMERS.values() if dialect.name in c.dialects]
+        asked = [c.title for c in CONSUMERS.values() if dialect.name in c.asked]
+        none = "none of them: `loramerge convert` writes names that they read"
+        rows.append([_code(dialect.name), "; ".join(readers) or none, _listed(asked)])
+    return _table(["names of", "read by", "asked without `--for`"], rows)
+
+
+def _reader(consumer: Consumer, dialect: str) -> str:
+    part = consumer.partly.get(dialect)
+    return f"{consumer.title} ({part})" if part else consumer.title
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    cells = [list(head), *map(list, rows)]
+    cells.insert(1, ["---"] * len(cells[0]))
+    return "\n".join(f"|{'|'.join(row)}|" if row[0] == "---" else f"| {' | '.join(row)} |" for row in cells)
+
+
+def _first_line(function: Callable[..., object]) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".")
+
+
+def _listed(words: Iterable[str], nothing: str = "–") -> str:
+    return ", ".join(words) or nothing
+
+
+def _code(word: str) -> str:
+    return f"`{word}`"
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no"
+
+
 TABLES = {  # page -> name of a table in it -> what writes it
+    "README.md": {"formats": formats_list, "consumers": consumers_list},
     "docs/combine.md": {"options": options_table},
+    "docs/formats.md": {"formats": formats_table},
+    "docs/consumers.md": {"consumers": consumers_table, "names": names_table},
 }
 
 

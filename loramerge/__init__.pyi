@@ -44,8 +44,8 @@ from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties
 from loramerge.algorithms.tsv import Tsv as Tsv
 from loramerge.algorithms.wudi import Wudi as Wudi
-from loramerge.consumers import Finding as Finding
 from loramerge.consumers.check import check as check
+from loramerge.consumers.consumer import Finding as Finding
 from loramerge.errors import IncompatibleError as IncompatibleError
 from loramerge.errors import LoramergeError as LoramergeError
 from loramerge.errors import OutputError as OutputError

@@ -7,6 +7,7 @@
     ├── OutputError                exit 1   OUT cannot be written, or would destroy something
     ├── UsageError                 exit 2   an argument is not one of those possible
     ├── IncompatibleError          exit 3   readable, but these adapters cannot be merged as asked
+    │     └── EmptyError                    no tensor is part of a low-rank update
     └── VerificationError          exit 4   what was written is not what was decided
 
 An exception outside this tree is our bug (exit 70).
@@ -37,6 +38,10 @@ class IncompatibleError(LoramergeError):
     """The adapters can be read, but not merged as asked."""
 
     exit_code = 3
+
+
+class EmptyError(IncompatibleError):
+    """The files can be read, and no tensor in them is part of a low-rank update."""
 
 
 class VerificationError(LoramergeError):

@@ -11,8 +11,10 @@ import click
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import asks
-from loramerge.consumers import CONSUMERS, Consumer, Facts, Finding, find, meant
+from loramerge.consumers import CONSUMERS, find, meant
 from loramerge.consumers.check import facts_of
+from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.facts import Facts
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN

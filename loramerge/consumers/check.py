@@ -13,8 +13,10 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.target import Target
-from loramerge.consumers import Facts, Finding, Module, find
-from loramerge.errors import IncompatibleError, LoramergeError, UsageError
+from loramerge.consumers import find
+from loramerge.consumers.consumer import Finding
+from loramerge.consumers.facts import Facts, Module
+from loramerge.errors import EmptyError, IncompatibleError, LoramergeError, UsageError
 from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
@@ -37,7 +39,7 @@ def check(
     Args:
         source: a folder, a file, or a name on the Hub, where only the header is read. An `Adapter` made in
             memory is judged as `save` would write it.
-        consumer: peft, transformers, vllm, sglang, llama.cpp, diffusers, comfyui or mlx.
+        consumer: the name of a program, such as vllm; docs/consumers.md lists them.
         max_rank: the largest rank that you let the program load; vLLM's own default is 16.
         allow_pickle: as for `load`.
 
@@ -119,6 +121,8 @@ def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
     )
     try:
         return _understood(facts, raw, raw.read(None, allow_pickle))
+    except EmptyError as error:
+        return replace(facts, unread=str(error), empty=True)
     except IncompatibleError as error:
         return _without_scales(replace(facts, unread=str(error)), raw, allow_pickle)
     except LoramergeError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loramerge.consumers.alphas import ZERO, zeros
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import IMAGE, Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
@@ -19,7 +19,6 @@ WHOLE = {  # the keys by which it knows the names of others
         "double_blocks.18.processor.qkv_lora2.up.weight",
     ),
 }
-KEPT = tuple(".diff .diff_b .w_norm .b_norm .dora_scale .set_weight .reshape_weight".split())
 ONLY = {"bfl": "control LoRAs of Flux", "xlabs": "files that have every block of Flux"}
 T5 = re.compile(r"text_encoder\w*\.encoder\.block\.")
 
@@ -41,7 +40,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         some = printable(facts.example, 80)
         yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads only {ONLY[facts.dialect]}")
     if facts.dialect in ("kohya", "comfy", "diffusers"):
-        yield from COMFYUI.passing_over([key for key in facts.beyond or () if not key.endswith(KEPT)])
+        yield from COMFYUI.passing_over([key for key in facts.strange if not COMFYUI.keeps(key)])
     if text := next(filter(T5.match, facts.tensors), None):
         yield COMFYUI.ignoring(f"what is of T5 under the names of diffusers ({printable(text, 80)})")
     yield from COMFYUI.scaling(ZERO, zeros(facts))
@@ -61,4 +60,18 @@ COMFYUI = Consumer(
     scale,
     rules,
     formats=("kohya", "comfy"),
+    asked=IMAGE,
+    partly={
+        "diffusers": "a UNet's attention under `.processor.` only, and no T5",
+        "xlabs": "files with every block of Flux.1",
+        "bfl": "control LoRAs of Flux.1",
+        "peft": "a few models, such as SD 3 and PixArt",
+    },
+    beside={
+        "differences": r".*\.diff(_b)?",
+        "norms": r".*\.[wb]_norm",
+        "magnitudes": r".*\.dora_scale",
+        "`set_weight`, `reshape_weight`": r".*\.(set|reshape)_weight",
+    },
+    remarks="logs the keys that it passes over",
 )

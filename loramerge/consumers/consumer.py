@@ -6,11 +6,13 @@ They are written anew from reading its code, which tests run beside them: a copy
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from loramerge.consumers.facts import SPECIAL, Facts, Module
+from loramerge.adapters.target import Kind
+from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.errors import printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
@@ -22,6 +24,10 @@ UNMENDED = {  # what `loramerge combine` keeps, so that it does not help
     "lora_bias": "train it without lora_bias",
     "layer_replication": "merge it into its base model, and use that",
 }
+ELSEWHERE = "use PEFT, or leave these modules out with --exclude"
+NOUNS: Mapping[Kind, str] = {"conv": "convolution", "expert": "fused experts"}
+LANGUAGE = ("peft", "loralib")  # formats of adapters for language models, but for mlx-lm's own
+IMAGE = ("kohya", "diffusers", "comfy", "xlabs", "bfl", "onetrainer", "cloneofsimo")  # … for image models
 CLOSE = 1e-3  # an alpha may be stored in bfloat16
 
 
@@ -51,20 +57,22 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Consumer:
-    """A program that loads adapters.
+    """A program that loads adapters: the facts that its rules read, and that the documents are made of.
 
     Args:
         name: as in ``--for``.   title: as it calls itself.   version: the one whose code was read.
         dialects: the formats whose names it reads.   folder: it wants a folder with a config.
-        scale: (config, module) -> the factor of ``up @ down`` that it uses.
-        rules: its own findings, beyond those that all share.
+        scale: (config, module) -> the factor of ``up @ down`` that it uses. Its docstring says the rule.
+        rules: its own findings, beyond those that all share.   remarks: what they are about, in words.
+        formats: of `combine --format`, those that it loads as they are meant, the best first.
+        asked: the formats for which `check` asks it where nobody says whom to ask.
+        partly: format -> what it loads of it, in words, where that is not all.
         rejects, heeds: which of `SPECIAL` it refuses, and which it carries out; it ignores the others.
-        needs: settings that must be there.
-        keeps: it loads tensors beside the pairs, by their key.
-        patterns: it reads rank and alpha patterns.   types: PEFT's kinds of adapters that it knows.
+        needs: settings that must be there.   reads: which of `SCALING` it goes by.
+        beside: the tensors that it loads beside the pairs: in words -> a regular expression for their keys.
+        lacks: kinds of layers that it has no place for.   types: PEFT's kinds of adapters that it knows.
         max_rank: that it loads where nobody tells it another.
         rank_option, rank_choices: by which option one tells it, and the values that this may have.
-        formats: of `combine --format`, those that it loads as they are meant, the best first.
     """
 
     name: str
@@ -74,16 +82,29 @@ class Consumer:
     folder: bool
     scale: Scale
     rules: Callable[[Facts], Iterator[Finding]]
+    formats: tuple[str, ...]
+    asked: tuple[str, ...]
+    partly: Mapping[str, str] = field(default_factory=dict)
     rejects: frozenset[str] = frozenset()
     heeds: frozenset[str] = frozenset()
     needs: tuple[str, ...] = ()
-    keeps: Callable[[str], bool] = lambda key: False
-    patterns: bool = False
+    reads: tuple[str, ...] = ()
+    beside: Mapping[str, str] = field(default_factory=dict)
+    lacks: tuple[Kind, ...] = ()
     types: frozenset[str] = frozenset({"LORA"})
     max_rank: int | None = None
     rank_option: str = ""
     rank_choices: tuple[int, ...] = ()
-    formats: tuple[str, ...] = ("peft",)
+    remarks: str = ""
+
+    @property
+    def patterns(self) -> bool:
+        """Whether it reads a rank and an alpha for single modules."""
+        return "rank_pattern" in self.reads
+
+    def keeps(self, key: str) -> bool:
+        """Whether it loads a tensor beside the pairs."""
+        return any(re.fullmatch(pattern, key, re.DOTALL) for pattern in self.beside.values())
 
     def strength(self, facts: Facts, module: Module) -> float:
         """The factor of ``up @ down`` that it uses for a module of these files."""
@@ -114,6 +135,8 @@ class Consumer:
         # What contradicts itself is a finding of everybody who reads it: nobody knows what was meant.
         if facts.broken and not found:
             return [self._doubtful(facts)]
+        if facts.empty and not found:
+            return [self._idle(facts)]
         return self._mended(found, facts, limit)
 
     def rejecting(self, why: str, mend: str = "", command: str | None = None) -> Finding:
@@ -122,6 +145,12 @@ class Consumer:
 
     def ignoring(self, what: str, mend: str = "", command: str | None = None) -> Finding:
         return self._found("ignores", f"{self.title} ignores {what}.", mend, command)
+
+    def unadapted(self, facts: Facts, seen: Callable[[str], bool] = lambda place: True) -> Iterator[Finding]:
+        """What it says of kinds of layers that it has no place for, among the modules that it has `seen`."""
+        for kind in self.lacks:
+            if places := list(filter(seen, facts.of_kind(kind))):
+                yield self.rejecting(f"it adapts no {NOUNS[kind]} ({printable(places[0])})", ELSEWHERE)
 
     def passing_over(self, keys: Sequence[str]) -> Iterator[Finding]:
         """What it says of tensors that it has no use for, if there are any."""
@@ -203,15 +232,22 @@ class Consumer:
         sentence = f"{self.title} cannot load it as it is meant, for its files do not say how: {facts.unread}"
         return Finding(self.name, "scales", sentence, "complete its settings, as they were in training")
 
+    def _idle(self, facts: Facts) -> Finding:
+        """Its files hold no update at all."""
+        what = f"only {printable(next(iter(facts.tensors)), 80)}" if facts.tensors else "no tensors"
+        some = f"{what} and others" if len(facts.tensors) > 1 else what
+        sentence = f"{self.title} finds nothing to load: it holds no low-rank pair, {some}."
+        return Finding(self.name, "rejects", sentence, "name the file or folder that holds the adapter")
+
     def _bare(self, facts: Facts) -> Iterator[Finding]:
         if self.folder and not facts.folder:
             yield self.rejecting("it loads a folder with an adapter_config.json, and this is one file")
 
     def _lacking(self, facts: Facts) -> Iterator[Finding]:
-        for field in self.needs if facts.folder else ():
-            if field not in facts.config:
-                mend = "" if field == "target_modules" else "add it, as it was in training"
-                yield self.rejecting(f"adapter_config.json does not give {field}", mend)
+        for setting in self.needs if facts.folder else ():
+            if setting not in facts.config:
+                mend = "" if setting == "target_modules" else "add it, as it was in training"
+                yield self.rejecting(f"adapter_config.json does not give {setting}", mend)
 
     def _special(self, facts: Facts) -> Iterator[Finding]:
         for setting in facts.bent:
@@ -231,8 +267,7 @@ class Consumer:
         """Which of the settings that decide the scale it does not read."""
         if not self.folder:
             return f"reads no {'adapter_config.json' if facts.folder else 'lora_adapter_metadata'}"
-        settings = ["use_rslora", *([] if self.patterns else ["rank_pattern", "alpha_pattern"])]
-        said = [setting for setting in settings if facts.said(setting)]
+        said = [setting for setting in SCALING if setting not in self.reads and facts.said(setting)]
         return f"ignores {' and '.join(said)}" if said else "scales otherwise"
 
     def _too_wide(self, facts: Facts, limit: int | None) -> Iterator[Finding]:

@@ -7,17 +7,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loramerge.consumers.alphas import FLUX, ZERO, misnamed, zeros
-from loramerge.consumers.consumer import Consumer, Finding
-from loramerge.consumers.facts import SPECIAL, Facts, Module
+from loramerge.consumers.consumer import IMAGE, Consumer, Finding
+from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.errors import printable
 from loramerge.formats.peft.config import scales
+from loramerge.formats.peft.names import UNKNOWN
 
 COMFY = re.compile(
     r"text_encoders\.|diffusion_model\.(input_blocks|middle_block|output_blocks|double_blocks|single_blocks)\."
 )
 OTHER_FORMS = re.compile(
-    r"(lora_[^.]*|unet.*|transformer.*|text_encoder.*)\.(hada_|lokr_|lora_mid\b|diff(_b)?$|[wb]_norm$)",
+    r"(?:unet|transformer|text_encoder).*\.(?:hada_|lokr_|lora_mid\b|diff(?:_b)?$|[wb]_norm$)",
     re.DOTALL,
+)
+OTHER_ENDS = re.compile(  # of kohya's names
+    r"lora_[^.]*\.(?P<form>(?!(?:lora_(?:down|up)\.weight|alpha|dora_scale)$).+)", re.DOTALL
 )
 BARE = re.compile(r"(down_blocks|up_blocks|mid_block)\.")
 NESTED = re.compile(r"unet\.base_model\.")
@@ -29,7 +33,6 @@ CLIP = re.compile(r"lora_te\d?_text_model_.*_self_attn_(?P<which>q|k|v|out)_proj
 TEXT = re.compile(r"(?P<part>text_encoder\w*)\.(?P<module>.+)\.lora_A\.weight", re.DOTALL)
 OLD = re.compile(r"unet\..*\.(lora_(down|up)|lora_linear_layer\.(down|up))\.weight$")
 OTHER_PREFIXES = re.compile(r"lora_prior_(unet|te)_")
-KEPT = (".lora_B.bias", ".lora_magnitude_vector", ".dora_scale")
 CONTROL = "query_norm.scale"
 LEAVE = "a merge without them is made by `loramerge combine --exclude`"
 
@@ -46,7 +49,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     for rule in (_settings, _alphas, _names, _forms, _parts):
         yield from rule(facts)
     if facts.dialect == "diffusers":
-        yield from DIFFUSERS.passing_over([key for key in facts.beyond or () if not key.endswith(KEPT)])
+        yield from DIFFUSERS.passing_over([key for key in facts.strange if not DIFFUSERS.keeps(key)])
     if lost := _first(re.compile(r".*\.dora_scale$", re.DOTALL), facts):
         yield DIFFUSERS.ignoring(
             f"the DoRA magnitudes ({printable(lost)} and others)", "load it with ComfyUI"
@@ -133,7 +136,7 @@ def _others(facts: Facts) -> Iterator[Finding]:
 
 
 def _forms(facts: Facts) -> Iterator[Finding]:
-    odd = _first(OTHER_FORMS, facts)
+    odd = _first(OTHER_ENDS if facts.dialect == "kohya" else OTHER_FORMS, facts)
     if odd is None:
         return
     only = f"of the names of kohya it loads lora_down and lora_up only, and no {printable(odd, 80)}"
@@ -146,7 +149,7 @@ def _forms(facts: Facts) -> Iterator[Finding]:
 
 
 def _forms_of(facts: Facts) -> set[str]:
-    return {form[2] for form in map(OTHER_FORMS.match, facts.tensors) if form}
+    return {found["form"] for found in map(OTHER_ENDS.match, facts.tensors) if found}
 
 
 def _parts(facts: Facts) -> Iterator[Finding]:
@@ -183,8 +186,17 @@ DIFFUSERS = Consumer(
     False,
     scale,
     rules,
-    heeds=frozenset(SPECIAL),
-    patterns=True,
     # not kohya: under its names diffusers loses what Flux has beside its blocks
     formats=("diffusers",),
+    asked=(*IMAGE, UNKNOWN),
+    partly={
+        "kohya": "pairs only; no prefix of LyCORIS, and of Flux.1 the blocks only",
+        "diffusers": "of a UNet only keys that begin with `unet.`",
+        "comfy": "models such as Wan; of Flux.1 `lora_down` and `lora_up`, of Stable Diffusion nothing",
+        "bfl": "control LoRAs of Flux.1",
+    },
+    heeds=frozenset(SPECIAL),
+    reads=SCALING,
+    beside={"`lora_B.bias`": r".*\.lora_B\.bias", "magnitudes": r".*\.(lora_magnitude_vector|dora_scale)"},
+    remarks="see below",
 )

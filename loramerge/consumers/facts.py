@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,7 @@ class Facts:
         modules: as loramerge reads them; empty if it does not.
         beyond: the keys of what it reads as no part of a pair; None where the names alone must tell.
         unread: why it does not.   broken: what of it contradicts itself, or is missing.
+        empty: no tensor of it is part of an update.
         unfit: format -> why it cannot be written in that; "" if it can.
         options: what `loramerge combine` must be told to read it.
     """
@@ -69,6 +71,7 @@ class Facts:
     beyond: tuple[str, ...] | None = None
     unread: str = ""
     broken: bool = False
+    empty: bool = False
     unfit: Callable[[str], str] = lambda name: ""
     options: str = ""
     weights: str = ""
@@ -96,6 +99,13 @@ class Facts:
         if self.beyond is not None:
             return tuple(sorted(self.beyond))
         return tuple(sorted(k for k in self.tensors if k not in self.names and alpha_of(k) is None))
+
+    @property
+    def strange(self) -> list[str]:
+        """The keys of what is no part of an update: as its reader says, or by their ends if it reads none."""
+        if self.beyond is not None:
+            return list(self.beyond)
+        return [key for key in self.tensors if not PART.fullmatch(key)]
 
     @property
     def example(self) -> str:
@@ -147,6 +157,12 @@ class Facts:
         return quote(f"{stem}-{consumer}")
 
 
+SCALING = ("use_rslora", "rank_pattern", "alpha_pattern")  # settings that decide the scale of a module
+PART = re.compile(  # how the keys of parts of an update end, in the names of tools for images
+    r".+(?:\.(?:lora_(?:up|down|mid|A|B)|lora(?:_linear_layer)?\.(?:up|down))(?:\.\w+)*"
+    r"|_lora\d?\.(?:up|down)\.weight|\.(?:alpha|rescale|diff|(?:hada|lokr|oft)_\w+|[ab][12]\.weight))",
+    re.DOTALL,
+)
 MUTATES = ("pissa", "olora", "corda", "loftq")  # inits that PEFT repeats on the base when it loads them
 SPECIAL = {  # settings beyond a plain LoRA -> what is lost where they are not heeded
     "use_dora": "the magnitudes of DoRA",

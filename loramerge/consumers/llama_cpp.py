@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
-OTHERS = "use PEFT, or leave these modules out with --exclude"
 FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 
 
@@ -21,10 +20,7 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """What its converter stops at."""
-    for what in ("conv", "expert"):
-        if places := facts.of_kind(what):
-            noun = "convolution" if what == "conv" else "fused experts"
-            yield LLAMA_CPP.rejecting(f"its converter knows no {noun} ({printable(places[0])})", OTHERS)
+    yield from LLAMA_CPP.unadapted(facts)
     if strange := [key for key in facts.tensors if not _taken(key)]:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         why = f"its converter stops at {printable(strange[0])}{more}"
@@ -32,8 +28,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
 
 
 def _taken(key: str) -> bool:
-    whole = "_layernorm" in key or ".norm" in key or ".base_layer.weight" in key
-    return any(part in key for part in FACTORS) or whole
+    return any(part in key for part in FACTORS) or LLAMA_CPP.keeps(key)
 
 
 LLAMA_CPP = Consumer(
@@ -44,7 +39,12 @@ LLAMA_CPP = Consumer(
     True,
     scale,
     rules,
+    formats=("peft",),
+    asked=LANGUAGE,
     rejects=frozenset({"use_dora", "lora_bias", "enable_lora"}),
     needs=("lora_alpha",),
     heeds=frozenset({"alora_invocation_tokens"}),
+    beside={"norms": r".*(_layernorm|\.norm).*", "a `base_layer`": r".*\.base_layer\.weight.*"},
+    lacks=("conv", "expert"),
+    remarks="its converter stops at other tensors, and at keys with an adapter's name",
 )

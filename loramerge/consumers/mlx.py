@@ -37,7 +37,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         key, rank = next(iter(odd.items()))
         why = f"lora_parameters says rank {printable(said['rank'])}, and {printable(key)} has {rank}"
         yield MLX.rejecting(why, "train or merge it at one rank")
-    if strange := [k for k in facts.tensors if k.rpartition(".")[2] not in ("lora_a", "lora_b", "m")]:
+    if strange := [k for k in facts.tensors if not k.endswith((".lora_a", ".lora_b")) and not MLX.keeps(k)]:
         yield MLX.rejecting(f"it takes no tensor such as {printable(strange[0])}", "remove it")
 
 
@@ -48,4 +48,16 @@ def _ranks(facts: Facts) -> dict[str, int]:
     return {key: rank for key, rank in down.items() if (up[key] or ())[:1] == (rank,)}
 
 
-MLX = Consumer("mlx", "mlx-lm", "0.32.2", ("mlx",), True, scale, rules, formats=("mlx",))
+MLX = Consumer(
+    "mlx",
+    "mlx-lm",
+    "0.32.2",
+    ("mlx",),
+    True,
+    scale,
+    rules,
+    formats=("mlx",),
+    asked=("mlx",),
+    beside={"magnitudes": r".*\.m"},
+    remarks="refuses several ranks, a config that is not its own, and other tensors",
+)

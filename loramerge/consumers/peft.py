@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loramerge.consumers.consumer import Consumer, Finding
-from loramerge.consumers.facts import SPECIAL, Facts, Module
+from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
+from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.formats.peft.config import scales
-from loramerge.formats.peft.names import PREFIX
+from loramerge.formats.peft.names import PREFIX, UNKNOWN
 
 TYPES = frozenset(  # peft.PeftType of 0.21.2
     "ADALORA ADAMSS ADAPTION_PROMPT BEFT BOFT C3A CARTRIDGE CPT DEFT DELORA FOURIERFT FROD GLORA "
@@ -51,9 +51,12 @@ PEFT = Consumer(
     True,
     scale,
     rules,
+    formats=("peft",),
+    asked=(*LANGUAGE, UNKNOWN),
     rejects=frozenset({"enable_lora"}),
-    heeds=frozenset(SPECIAL),
-    keeps=lambda key: True,
-    patterns=True,
+    heeds=frozenset(SPECIAL) - {"enable_lora"},
+    reads=SCALING,
+    beside={"everything": ".*"},
     types=TYPES,
+    remarks="ignores keys without `base_model.model`, or with an adapter's name",
 )

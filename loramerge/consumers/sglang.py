@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
@@ -89,10 +89,7 @@ def _unseen(facts: Facts) -> Iterator[Finding]:
             "lm_head only",
             OTHERS if len(outside) < len(facts.ranks) else ALL[bool(facts.of_kind("conv"))],
         )
-    if places := facts.of_kind("expert"):
-        yield SGLANG.rejecting(f"it finds no place for fused experts ({printable(places[0])})", OTHERS)
-    if places := [place for place in facts.of_kind("conv") if _layer(place)]:
-        yield SGLANG.rejecting(f"it adapts no convolution ({printable(places[0])})", OTHERS)
+    yield from SGLANG.unadapted(facts, seen=_layer)
 
 
 def _others(facts: Facts) -> Iterator[Finding]:
@@ -117,7 +114,12 @@ SGLANG = Consumer(
     True,
     scale,
     rules,
+    formats=("peft",),
+    asked=LANGUAGE,
     rejects=frozenset({"use_dora", "lora_bias", "enable_lora"}),
     needs=("r", "lora_alpha"),
+    lacks=("conv", "expert"),
     rank_option="--max-lora-rank",
+    remarks="refuses modules of several ranks, `target_modules` as a pattern, added tokens, q without v, k "
+    "or v without q, up without gate; ignores modules outside `layers.N.`",
 )

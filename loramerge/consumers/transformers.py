@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loramerge.consumers.consumer import Consumer, Finding
-from loramerge.consumers.facts import SPECIAL, Facts
+from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
+from loramerge.consumers.facts import SCALING, SPECIAL, Facts
 from loramerge.consumers.peft import TYPES, misnamed, scale
 
 
@@ -22,9 +22,12 @@ TRANSFORMERS = Consumer(
     True,
     scale,
     rules,
+    formats=("peft",),
+    asked=LANGUAGE,
     rejects=frozenset({"enable_lora"}),
-    heeds=frozenset(SPECIAL),
-    keeps=lambda key: True,
-    patterns=True,
+    heeds=frozenset(SPECIAL) - {"enable_lora"},
+    reads=SCALING,
+    beside={"everything": ".*"},
     types=TYPES,
+    remarks="ignores keys with an adapter's name",
 )

@@ -5,18 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from loramerge.consumers.consumer import Consumer, Finding
-from loramerge.consumers.facts import Facts
+from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
+from loramerge.consumers.facts import SCALING, Facts
 from loramerge.consumers.peft import scale
 from loramerge.errors import printable
 
-ELSEWHERE = "use PEFT, or leave these modules out with --exclude"
 HEADS = ("classifier", "score")
-READ = re.compile(  # the keys that it takes; all others are refused
-    r".*\.lora_[AB]\.weight|.*\.lora_embedding_[AB]|(.*\.)?(score|classifier)\.(weight|bias)"
-    r"|.*\.(embed_tokens|lm_head)\.base_layer\.weight",
-    re.DOTALL,
-)
+FACTOR = re.compile(r".*\.(lora_[AB]\.weight|lora_embedding_[AB])", re.DOTALL)
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
@@ -26,11 +21,15 @@ def rules(facts: Facts) -> Iterator[Finding]:
     if odd:
         why = f"modules_to_save lists {printable(', '.join(odd))}, and it takes only score and classifier"
         yield VLLM.rejecting(why)
-    if not odd and (unread := [key for key in facts.tensors if not READ.fullmatch(key)]):
+    if not odd and (unread := [key for key in facts.tensors if not _reads(key)]):
         some = f"{printable(unread[0])}{f' and {len(unread) - 1} more' if len(unread) > 1 else ''}"
         yield VLLM.rejecting(f"it takes no tensor such as {some}")
-    if places := facts.of_kind("conv"):
-        yield VLLM.rejecting(f"it adapts no convolution ({printable(places[0])})", ELSEWHERE)
+    yield from VLLM.unadapted(facts)
+
+
+def _reads(key: str) -> bool:
+    """It refuses every other tensor."""
+    return FACTOR.fullmatch(key) is not None or VLLM.keeps(key)
 
 
 VLLM = Consumer(
@@ -41,14 +40,21 @@ VLLM = Consumer(
     True,
     scale,
     rules,
+    formats=("peft",),
+    asked=LANGUAGE,
     rejects=frozenset(
         "use_dora lora_bias bias init_lora_weights alora_invocation_tokens layer_replication use_bdlora "
         "use_qalora enable_lora".split()
     ),
     needs=("r", "lora_alpha", "target_modules"),
-    keeps=lambda key: READ.fullmatch(key) is not None,
-    patterns=True,
+    reads=SCALING,
+    beside={
+        "`score`, `classifier`": r"(.*\.)?(score|classifier)\.(weight|bias)",
+        "a `base_layer` of `embed_tokens`, `lm_head`": r".*\.(embed_tokens|lm_head)\.base_layer\.weight",
+    },
+    lacks=("conv",),
     max_rank=16,
     rank_option="--max-lora-rank",
     rank_choices=(1, 8, 16, 32, 64, 128, 256, 320, 512),
+    remarks="refuses other tensors, and keys with an adapter's name",
 )

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Self
 
 from loramerge.algorithms import Method, name_of
-from loramerge.consumers import Consumer, Finding, find
+from loramerge.consumers import find
 from loramerge.consumers.check import of_outline
+from loramerge.consumers.consumer import Consumer, Finding
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.output import Outline
 from loramerge.formats.peft.profiles import Profile

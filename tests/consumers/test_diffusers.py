@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.consumers import CONSUMERS, Module
+from loramerge.consumers import CONSUMERS
 from loramerge.consumers.alphas import misnamed
 from loramerge.consumers.check import facts_of
+from loramerge.consumers.facts import Module
 from loramerge.formats import models
 from tests.consumers.pipelines import MODELS, applied, shapes
 from tests.helpers.dialects import pairs, saved

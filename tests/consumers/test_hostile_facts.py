@@ -3,8 +3,8 @@
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from loramerge.consumers import CONSUMERS, Facts, meant
-from loramerge.consumers.facts import SPECIAL
+from loramerge.consumers import CONSUMERS, meant
+from loramerge.consumers.facts import SPECIAL, Facts
 from loramerge.formats.dialects import DIALECTS
 from loramerge.formats.peft.names import UNKNOWN
 

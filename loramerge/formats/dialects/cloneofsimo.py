@@ -55,6 +55,9 @@ class Cloneofsimo(Dialect):
 
     name = "cloneofsimo"
     words = "a cloneofsimo LoRA"
+    tools = "cloneofsimo/lora"
+    spelling = "`unet:0:up`, `unet:0:down`, `text_encoder:0:up` …: layers by their number"
+    strength = "1"
     writes = True
     kept = ("unet", "text_encoder")
 
@@ -74,7 +77,7 @@ class Cloneofsimo(Dialect):
         return header.adapter(self, slots, extras=extras, oddities=[*header.unused_alpha(), *oddities])
 
     def home(self, target: Target) -> Target:
-        if target.kind not in ("linear", "conv") or target.layout.blocks > 1 or target.parameter != "weight":
+        if target.kind not in self.kinds or target.layout.blocks > 1 or target.parameter != "weight":
             raise IncompatibleError(f"{printable(target)} has no place in {self.words}: use --exclude.")
         return replace(target, layout=Layout(kernel=target.layout.kernel))
 

@@ -18,6 +18,7 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
+from loramerge.formats.dialects.diffusers import FIRST
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
@@ -30,6 +31,12 @@ CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 class Comfy(Dialect):
     name = "comfy"
     words = "a ComfyUI LoRA"
+    tools = "ComfyUI, AI-toolkit"
+    spelling = (
+        "`diffusion_model.<first name>`, `text_encoders.clip_l.transformer.<name>`; `.lora_A.weight` or "
+        "`.lora_down.weight`, maybe `.alpha`"
+    )
+    strength = "`alpha/r`; without an alpha it is 1"
     writes = True
     differences = True
     # what a key begins with -> component; T5 is told by its modules
@@ -40,16 +47,17 @@ class Comfy(Dialect):
         "text_encoders.clip_g.transformer.": "text_encoder_2",
         "text_encoders.t5xxl.transformer.": "text_encoder_3",
     }
+    never: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")  # names that its tools do not give
 
     def detects(self, header: Header) -> bool:
         return any(self._prefix(key) and taken_apart(key) for key in header.tensors)
 
     def read(self, header: Header) -> Adapter:
         found = by_module(header.tensors, header.name)
-        if foreign := [module for module in found.modules if self._prefix(module) is None]:
+        if foreign := [m for m in found.modules if self._prefix(m) is None or self.never.match(m)]:
             raise IncompatibleError(
-                f"{printable(header.name)} mixes names of ComfyUI with others ({printable(foreign[0], 80)}): "
-                "nothing tells how these are scaled."
+                f"{printable(header.name)} mixes names of {self.tool} with others "
+                f"({printable(foreign[0], 80)}): there is no telling how the latter are scaled."
             )
         modules = read_modules(header, found, self._places)
         return header.adapter(
@@ -71,7 +79,7 @@ class Comfy(Dialect):
 
     def home(self, target: Target) -> Target:
         table = models.known(part(target))
-        odd = target.kind not in ("linear", "conv") or target.layout.blocks > 1
+        odd = target.kind not in self.kinds or target.layout.blocks > 1
         if (
             odd
             or target.path not in table
@@ -127,6 +135,8 @@ class OneTrainer(Comfy):
 
     name = "onetrainer"
     words = "a OneTrainer LoRA"
+    tools = "OneTrainer, in its own names"
+    spelling = "`unet.input_blocks…`, `transformer.double_blocks…qkv.0`, `clip_l.`, `clip_g.`, `t5.`"
     writes = False
     prefixes: ClassVar[Mapping[str, str]] = {
         "unet.": "unet",
@@ -135,6 +145,9 @@ class OneTrainer(Comfy):
         "clip_g.": "text_encoder_2",
         "t5.": "text_encoder_3",
     }
+    never = re.compile(  # as diffusers calls the same modules
+        r"unet\.(?:down_blocks|mid_block|up_blocks)\.|transformer\.(?:single_)?transformer_blocks\."
+    )
 
     def detects(self, header: Header) -> bool:
         return any(TELLING.match(key) and taken_apart(key) for key in header.tensors)
@@ -155,6 +168,8 @@ class BlackForest(Comfy):
 
     name = "bfl"
     words = "a Black Forest Labs LoRA"
+    tools = "Black Forest Labs"
+    spelling = "`double_blocks.N.img_attn.qkv.lora_A.weight`, with nothing before it"
     writes = False
     prefixes: ClassVar[Mapping[str, str]] = {"": "unet"}
 
@@ -176,9 +191,7 @@ class BlackForest(Comfy):
 
 
 BARE = re.compile(r"(double|single)_blocks\.\d")
-TELLING = re.compile(
-    r"clip_[lg]\.|t5\.|unet\.(input_blocks|middle_block|output_blocks)\.|transformer\.(double|single)_blocks\."
-)
+TELLING = re.compile(rf"clip_[lg]\.|t5\.|{FIRST.pattern}")
 COMFY, ONETRAINER, BFL = Comfy(), OneTrainer(), BlackForest()
 
 

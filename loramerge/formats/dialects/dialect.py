@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tensor
-from loramerge.adapters.target import Target
+from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.alpha import Alpha, already_known
 from loramerge.formats.peft.keys import Shape, laid, shapes, within
+from loramerge.formats.peft.names import check_names
 
+FACTOR = re.compile(  # how the keys of factors end, in any dialect
+    r"(?P<module>.*)(?:\.lora_(?:[abAB]|up|down)(?:\.(?!bias$).*)?|(?<=_lora|lora\d)\.(?:up|down)\.weight"
+    r"|\.lora(?:_linear_layer)?\.(?:up|down)\.weight|:(?:up|down)|\.(?:hada|lokr)_\w+|\.diff)",
+    re.DOTALL,
+)
+BESIDE = re.compile(  # what may stand in a module beside its factors: it does nothing to them
+    r"(?:base_layer\.)?(?:weight|bias)|lora_B\.bias|diff_b|[wb]_norm"
+)
 Names = Callable[[Target], tuple[str, str]]  # target -> the keys of its down and its up factor
 Widths = Mapping[Target, int]  # target -> the units that it is stored with
 Scales = Mapping[Target, float]  # target -> the scale of its factors, where that is not 1
@@ -70,7 +80,13 @@ class Header:
         oddities: Iterable[str] = (),
         said_alpha: bool = True,
     ) -> Adapter:
-        """The adapter that was read. `said_alpha`: the scale is in the files, not the user's word."""
+        """The adapter that was read. `said_alpha`: the scale is in the files, not the user's word.
+
+        Raises:
+            SourceError: a module has no name.   IncompatibleError: a factor is left over.
+        """
+        check_names(slots, self.name)
+        _check_rest(self, extras or {}, dialect)
         return Adapter(
             self.name,
             slots,
@@ -90,28 +106,59 @@ class Header:
         )
 
 
+def _check_rest(header: Header, extras: Collection[str], dialect: Dialect) -> None:
+    """What is left is no factor in the names of another tool, or part of a module that is read."""
+    factors = [found for key in header.tensors if key not in extras and (found := FACTOR.fullmatch(key))]
+    modules = {found["module"] for found in factors}
+    for key in extras:
+        if FACTOR.fullmatch(key) and not key.endswith(".diff"):  # that of a norm is a vector
+            raise IncompatibleError(
+                f"{printable(header.name)} mixes names of {dialect.tool} with others ({printable(key, 80)}): "
+                "save each adapter by itself."
+            )
+        if (inside := _inside(key, modules)) and not BESIDE.fullmatch(inside):
+            raise IncompatibleError(
+                f"{printable(header.name)} holds {printable(key, 80)} beside the factors of that module: "
+                "what it does to the update is not known."
+            )
+
+
+def _inside(key: str, modules: Collection[str]) -> str:
+    """What a key says behind the name of one of these modules; "" if it is in none."""
+    ends = (found.start() for found in re.finditer(r"[.:]", key))
+    return next((key[end + 1 :] for end in ends if key[:end] in modules), "")
+
+
 class Dialect:
     """One dialect, with the same verbs as every other: detects, read; and to write, adopt, keys, lay, ….
 
     name: what --format calls it.   words: what messages and `inspect` call it.
-    writes: whether it is written, not only read.
+    tools: the programs that write it.   spelling: how a module is called.   strength: the scale of a module.
+        These three are words for the documents.
+    writes: whether it is written, not only read.   kinds: the kinds of layers that it has names for.
     weights: the name of the weights in a folder; None where it is one file only.
     single: it may be written as one file without a folder.
     sidecar: a config beside the weights says how strong they are; elsewhere placing is only a file name.
     keeps_alpha: every module has an alpha of its own, so that scales are stored beside the factors and each
         module keeps its own rank; otherwise scales are folded into `up`.
     unread: dtypes that its tools cannot load.   one_rank: they give all modules one rank.
+    zero_is_rank: an alpha of 0 means the rank, not no strength.
     kept: metadata that stays true of a merge, beside what is said of the base model.
     differences: its tools read a full ΔW of a module too, as `.diff`.
     """
 
     name: ClassVar[str]
     words: ClassVar[str]
+    tools: ClassVar[str]
+    spelling: ClassVar[str]
+    strength: ClassVar[str]
+    kinds: ClassVar[tuple[Kind, ...]] = ("linear", "conv")
     writes: ClassVar[bool] = False
     weights: ClassVar[str | None] = None
     single: ClassVar[bool] = True
     sidecar: ClassVar[bool] = False
     keeps_alpha: ClassVar[bool] = False
+    zero_is_rank: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     unread: ClassVar[tuple[str, ...]] = ()
     one_rank: ClassVar[bool] = False

@@ -39,12 +39,21 @@ PROCESSOR = re.compile(
     r"(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<side>down|up)\.weight", re.DOTALL
 )
 CLIP = ("text_encoder", "text_encoder_2", "text_encoder_3")
+FIRST = re.compile(  # the first names of modules under such parts, as OneTrainer has them
+    r"unet\.(?:input_blocks|middle_block|output_blocks)\.|transformer\.(?:double|single)_blocks\."
+)
 LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a file of PEFT's names
 
 
 class Diffusers(Dialect):
     name = "diffusers"
     words = "a diffusers LoRA"
+    tools = "diffusers and its training scripts"
+    spelling = (
+        "`unet.`, `transformer.`, `text_encoder.` … with `.lora_A.weight`; older: `.lora.down.weight`, "
+        "`.lora_linear_layer.down.weight`, `.processor.to_q_lora.down.weight`"
+    )
+    strength = "by `lora_adapter_metadata` in the header, part by part; else `alpha/r`; else 1"
     writes = True
     weights = "pytorch_lora_weights.safetensors"
 
@@ -85,7 +94,7 @@ class Diffusers(Dialect):
             raise unnamed(target, self.words)
         if target.component == "unet" and table.get(target.path) != target.path:
             raise unnamed(target, self.words)
-        if target.kind not in ("linear", "conv") or not re.fullmatch(PARTS, target.component):
+        if target.kind not in self.kinds or not re.fullmatch(PARTS, target.component):
             raise unnamed(target, self.words)
         return target
 
@@ -131,7 +140,7 @@ def _ends(ranks: Mapping[str, int]) -> dict[str, int]:
 
 
 def _is_ours(key: str) -> bool:
-    if LANGUAGE.match(key) or not (NAMED.match(key) or UNET.match(key)):
+    if LANGUAGE.match(key) or FIRST.match(key) or not (NAMED.match(key) or UNET.match(key)):
         return False
     return bool(taken_apart(key) or PROCESSOR.fullmatch(key))
 

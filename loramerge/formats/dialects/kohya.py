@@ -47,8 +47,15 @@ DYNAMIC = "Dynamic"  # what sd-scripts writes for ranks that differ
 class Kohya(Dialect):
     name = "kohya"
     words = "a kohya LoRA"
+    tools = "sd-scripts, musubi-tuner, LyCORIS, OneTrainer, SimpleTuner"
+    spelling = (
+        "`lora_unet_<flat>`, `lora_te_`, `lora_te1_` … `lora_te3_`, `lora_transformer_`, `lycoris_`; "
+        "`.lora_down.weight`, `.lora_up.weight`, `.alpha`"
+    )
+    strength = "`alpha/r`; without an alpha, or with 0, it is 1"
     writes = True
     keeps_alpha = True
+    zero_is_rank = True
     differences = True
 
     def detects(self, header: Header) -> bool:
@@ -62,7 +69,7 @@ class Kohya(Dialect):
                 f"{printable(header.name)} mixes names of kohya with others ({printable(foreign[0], 80)}): "
                 "nothing tells how these are scaled."
             )
-        modules = read_modules(header, found, _places, zero_is_rank=True)
+        modules = read_modules(header, found, _places, self.zero_is_rank)
         return header.adapter(
             self,
             modules.slots,
@@ -81,7 +88,7 @@ class Kohya(Dialect):
         return self._renamed(whole, self.home)
 
     def home(self, target: Target) -> Target:
-        if target.kind not in ("linear", "conv") or target.layout.blocks > 1:
+        if target.kind not in self.kinds or target.layout.blocks > 1:
             raise IncompatibleError(
                 f"{printable(target)} is {_odd(target)}, for which kohya's format has no name: leave it out "
                 "with --exclude."

@@ -35,6 +35,10 @@ class Loralib(Dialect):
 
     name = "loralib"
     words = "a loralib state dict"
+    tools = "Microsoft's loralib"
+    spelling = "`<module>.lora_A`, `<module>.lora_B`, without `.weight`"
+    strength = "`alpha/r`, as for one file of PEFT's names"
+    kinds = ("linear", "embedding")
 
     def detects(self, header: Header) -> bool:
         keys = header.tensors

@@ -20,7 +20,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.target import Kind, Layout, Target
 from loramerge.arrays.backend import Array
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
 from loramerge.formats.dialects import mlx_config
 from loramerge.formats.dialects.dialect import Dialect, Header, Widths
 from loramerge.formats.files.views import Shared, View, rows, transposed, widened
@@ -39,6 +39,10 @@ class Mlx(Dialect):
 
     name = "mlx"
     words = "an mlx-lm adapter"
+    tools = "mlx-lm"
+    spelling = "`<module>.lora_a`, `<module>.lora_b`, both transposed"
+    strength = "`scale` of `lora_parameters`, not divided by the rank"
+    kinds = ("linear", "embedding", "expert")
     writes = True
     weights = "adapters.safetensors"
     single = False
@@ -69,7 +73,7 @@ class Mlx(Dialect):
         )
 
     def home(self, target: Target) -> Target:
-        if target.component != "model" or target.kind == "conv" or target.parameter != "weight":
+        if target.component != "model" or target.kind not in self.kinds or target.parameter != "weight":
             raise IncompatibleError(
                 f"mlx-lm has no name for {printable(target)}: it adapts linear layers, embeddings and the "
                 "experts of its own switch layers in language models. Leave it out with --exclude."
@@ -131,7 +135,7 @@ def _pairs(header: Header) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, 
     for key in extras:
         _check_extra(key, sides, header.name)
     if not sides:
-        raise IncompatibleError(f"{printable(header.name)} holds no lora_a and lora_b: it is no mlx-lm LoRA.")
+        raise EmptyError(f"{printable(header.name)} holds no lora_a and lora_b: it is no mlx-lm LoRA.")
     return {path: _both(path, found, header.name) for path, found in sides.items()}, extras
 
 

@@ -20,6 +20,10 @@ from loramerge.formats.peft.read import CONFIG, read_file
 class Peft(Dialect):
     name = "peft"
     words = "a PEFT adapter"
+    tools = "PEFT, and the trainers built on it"
+    spelling = "`base_model.model.<module>.lora_A.weight`, `.lora_B.weight`"
+    strength = "`alpha/r`, or `alpha/√r` for rsLoRA, with patterns by PEFT's rule"
+    kinds = ("linear", "conv", "embedding", "expert")
     writes = True
     weights = WEIGHTS
     sidecar = True

@@ -11,13 +11,13 @@ from math import prod
 from loramerge.adapters.adapter import Slot
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Layout, Target
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
 from loramerge.formats.dialects.dialect import Header
 from loramerge.formats.dialects.grain import stacked
 from loramerge.formats.forms.forms import Update, update
 from loramerge.formats.forms.parts import Parts, Sorted
 from loramerge.formats.models import unet
-from loramerge.formats.peft.config import plausible
+from loramerge.formats.peft.number import number
 from loramerge.formats.peft.pairs import check_full
 
 MOST_STACKED = 16  # pairs in one fused module
@@ -76,9 +76,7 @@ def read_modules(
     """
     if not found.modules:
         some = ", ".join(printable(key, 40) for key in list(found.rest)[:3]) or "no tensors"
-        raise IncompatibleError(
-            f"{printable(header.name)} holds no LoRA pair ({some}): it is no LoRA adapter."
-        )
+        raise EmptyError(f"{printable(header.name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
     shown = {module: f"{printable(module)} in {printable(header.name)}" for module in found.modules}
     changes = {module: _update(parts, shown[module]) for module, parts in sorted(found.modules.items())}
     targets, result = place(changes), Found()
@@ -136,11 +134,7 @@ def _alpha(parts: Parts, where: str, zero_is_rank: bool) -> float | None:
     """The alpha that a module says, if it says one."""
     if "alpha" not in parts:
         return None
-    if prod(parts["alpha"].shape) != 1:
-        raise SourceError(f"The alpha of {where} is not one number.")
-    value = float(parts["alpha"].read().reshape(()))
-    if not plausible(value):
-        raise SourceError(f"The alpha of {where} is {value}.")
+    value = number(parts["alpha"], where)
     return None if zero_is_rank and not value else value
 
 

@@ -36,6 +36,10 @@ PARTS = {  # the module of a double block
 class XLabs(Dialect):
     name = "xlabs"
     words = "an XLabs LoRA"
+    tools = "XLabs' trainer of Flux"
+    spelling = "`double_blocks.N.processor.qkv_lora1.down.weight`"
+    strength = "1"
+    kinds = ("linear",)
 
     def detects(self, header: Header) -> bool:
         return any(KEY.fullmatch(key) for key in header.tensors)

@@ -68,11 +68,12 @@ def update(parts: Parts, where: str) -> Update:
         raise SourceError(
             f"{where} has {' and '.join(given)} in one" if given else f"{where} has an alpha, but no factors."
         )
-    for name, tensor in parts.items():
+    factors = {name: tensor for name, tensor in parts.items() if name != "alpha"}  # it may be an integer
+    for name, tensor in factors.items():
         check_float(tensor, f"{name} of {where}")
-        if 0 in tensor.shape or (name != "alpha" and not 2 <= len(tensor.shape) <= 5):
-            raise _odd(where, parts)
-    wide = {name: widened(tensor) for name, tensor in parts.items()}
+        if 0 in tensor.shape or not 2 <= len(tensor.shape) <= 5:
+            raise _odd(where, factors)
+    wide = {name: widened(tensor) for name, tensor in factors.items()}
     return _FORMS[given[0]](wide, where)
 
 

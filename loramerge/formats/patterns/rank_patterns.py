@@ -68,6 +68,8 @@ class Patterns:
         return self._known[path]
 
     def _decide(self, path: str) -> str | None:
+        if not self._keys:
+            return None
         if len(path) > MAX_PATH or "\n" in path:
             raise SourceError(
                 f"The module name '{printable(path)}' {self._of} has a newline, or more than"

@@ -16,6 +16,7 @@ from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.config import Rule, check_mergeable, plausible, scales
 from loramerge.formats.peft.fused import of_adalora, unfold
 from loramerge.formats.peft.names import WEIGHTS
+from loramerge.formats.peft.number import number
 from loramerge.formats.peft.pairs import Pairs
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
@@ -145,13 +146,7 @@ def _tensors(file: File, pairs: Pairs) -> Said | None:
 
 
 def _scalar(path: str, pairs: Pairs, name: str) -> float:
-    tensor = pairs.alphas[path]
-    if math.prod(tensor.shape) != 1:
-        raise SourceError(f"The alpha of {printable(path)} in {printable(name)} is not one number.")
-    value = float(tensor.read().reshape(()))
-    if not plausible(value):
-        raise SourceError(f"The alpha of {printable(path)} in {printable(name)} is {value}.")
-    return value
+    return number(pairs.alphas[path], f"{printable(path)} in {printable(name)}")
 
 
 def _sidecar(file: File, pairs: Pairs) -> Said | None:

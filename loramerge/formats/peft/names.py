@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from loramerge.adapters.target import Target
+from loramerge.errors import SourceError, printable
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"  # in a folder that PEFT saved
@@ -83,6 +87,20 @@ def parse(key: str) -> Name | None:
         return None
     part = _PARTS[found["part"], found["end"]]
     return Name(found["path"], part, found["adapter"], found["prefix"] is not None)
+
+
+def check_names(targets: Iterable[Target], name: str) -> None:
+    """Every module has a name: else its key is a prefix alone.
+
+    Raises:
+        SourceError: one has none.
+    """
+    for target in targets:
+        if target.path in ("", PREFIX):
+            raise SourceError(
+                f"{printable(name)} holds factors of {printable(repr(target.path))}, which names no module: "
+                "it was badly saved."
+            )
 
 
 def alpha_of(key: str) -> tuple[str, bool] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from loramerge.adapters.adapter import Slot, Tensor
 from loramerge.adapters.target import Kind, Layout, Target
 from loramerge.arrays.dtypes import FLOATS
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import SMALL_FLOATS, Shared, every, matrix, rows, widened
 from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, unmarked
 
@@ -80,7 +80,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str) -> Pairs:
     _refuse(OTHER, extras, name)
     if not modules:
         some = ", ".join(printable(key, 40) for key in list(extras)[:3]) or "no tensors"
-        raise IncompatibleError(f"{printable(name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
+        raise EmptyError(f"{printable(name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
     adaptive = {path: parts for path, parts in modules.items() if any(p.startswith("svd_") for p in parts)}
     return Pairs(
         {path: _pair(path, modules[path], name) for path in sorted(modules.keys() - adaptive.keys())},

@@ -27,7 +27,7 @@ from loramerge.formats.peft.alpha import (
     understood,
 )
 from loramerge.formats.peft.config import check_mergeable, scales
-from loramerge.formats.peft.names import PICKLED, WEIGHTS
+from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
 
 CONFIG = "adapter_config.json"
@@ -99,6 +99,7 @@ def _adapter(
     config_path: Path | None = None,
 ) -> Adapter:
     slots, biases = updates(pairs, scale_of, config)
+    check_names(slots, name)
     base = BaseModel(_text(config, "base_model_name_or_path"), _text(config, "revision"))
     files = [file.path] if config_path is None else [file.path, config_path]
     return Adapter(

@@ -1,0 +1,68 @@
+"""The table of consumers: every name, and where its value lies. A file is loaded when it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from loramerge.errors import UsageError
+
+if TYPE_CHECKING:  # the command line takes the names, and must not wait for what they stand for
+    from loramerge.consumers.consumer import Consumer
+    from loramerge.consumers.facts import Facts
+
+
+class Table(Mapping[str, "Consumer"]):
+    """Name -> consumer, imported when first asked for.
+
+    Args:
+        homes: name -> ``file.VALUE`` in this folder.
+    """
+
+    def __init__(self, homes: Mapping[str, str]) -> None:
+        self._homes = dict(homes)
+
+    def __getitem__(self, name: str) -> Consumer:
+        file, _, value = self._homes[name].partition(".")
+        found: Consumer = getattr(import_module(f"loramerge.consumers.{file}"), value)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._homes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+
+CONSUMERS = Table(
+    {
+        "peft": "peft.PEFT",
+        "transformers": "transformers.TRANSFORMERS",
+        "vllm": "vllm.VLLM",
+        "sglang": "sglang.SGLANG",
+        "llama.cpp": "llama_cpp.LLAMA_CPP",
+        "diffusers": "diffusers.DIFFUSERS",
+        "comfyui": "comfyui.COMFYUI",
+        "mlx": "mlx.MLX",
+    }
+)
+
+
+def find(name: str) -> Consumer:
+    """The consumer of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in CONSUMERS:
+        raise UsageError(f"{name!r} is not one of {', '.join(CONSUMERS)}.")
+    return CONSUMERS[name]
+
+
+def meant(facts: Facts) -> list[Consumer]:
+    """The consumers that make sense for an adapter, by its tensor names."""
+    return [consumer for consumer in CONSUMERS.values() if facts.dialect in consumer.asked]
