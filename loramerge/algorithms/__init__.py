@@ -89,6 +89,8 @@ def find(name: str) -> type[Method]:
         return METHODS[name]
     if (other := plugins.loaded(name)) is not None:
         return other
+    if name == "only":
+        raise UsageError("only is made in Python, by loramerge.only(method, match).")
     if name == "restored":
         raise UsageError("`loramerge restore` wrote this: run it again, on the merge with its masks.")
     names = list(dict.fromkeys([*METHODS, *plugins.installed()]))

@@ -351,7 +351,7 @@ def test_a_density_is_a_share(method, density):
 
 
 def test_what_a_method_has_found_is_no_option():
-    with pytest.raises(UsageError, match="ties has no option search"):
+    with pytest.raises(UsageError, match="search is neither a setting of combine nor an option of ties"):
         combine(of(A), "ties", search=1)
     assert "search" not in Ties().options()
 
