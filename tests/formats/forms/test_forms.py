@@ -142,7 +142,7 @@ MALFORMED = {
         {"hada_w1_a": (4, 3), "hada_w1_b": (2, 4), "hada_w2_a": (4, 2), "hada_w2_b": (2, 4)},
         "do not fit together",
     ),
-    "one side": ({"lokr_w1": (2, 2)}, "side 2"),
+    "one side": ({"lokr_w1": (2, 2)}, "side 2.*lokr_w2 is missing"),
     "both kinds of a side": (
         {"lokr_w1": (2, 2), "lokr_w1_a": (2, 1), "lokr_w1_b": (1, 2), "lokr_w2": (2, 2)},
         "side 1",
