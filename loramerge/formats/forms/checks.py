@@ -54,6 +54,11 @@ def check_dimensions(where: str, tensors: Mapping[str, Tensor]) -> None:
         raise misfit(where, tensors)
 
 
+def missing(tensor: str, where: str) -> SourceError:
+    """A tensor that a form cannot be without."""
+    return SourceError(f"{tensor} of {where} is missing: the file was cut or badly saved.")
+
+
 def misfit(where: str, tensors: Mapping[str, Tensor]) -> SourceError:
     """The shapes of these tensors contradict each other."""
     shown = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))

@@ -15,7 +15,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.arrays.backend import Array
-from loramerge.formats.forms.checks import check_dimensions, misfit
+from loramerge.formats.forms.checks import check_dimensions, misfit, missing
 from loramerge.formats.forms.factors import Pair, Product, half
 from loramerge.formats.forms.form import Form, Given, Parts, Update
 
@@ -23,6 +23,9 @@ from loramerge.formats.forms.form import Form, Given, Parts, Update
 def make(parts: Parts, given: Given) -> Update:
     """Its Khatri-Rao pair."""
     check_dimensions(given.where, parts)
+    cores = [part for part in CORES if part not in parts]
+    if len(cores) == 1:
+        raise missing(cores[0], given.where)
     one, two = (_side(parts, i, given) for i in (1, 2))
     if (one.size, one.kernel) != (two.size, two.kernel):
         raise misfit(given.where, parts)
@@ -63,7 +66,8 @@ def _side(parts: Parts, i: int, given: Given) -> Side:
 
 
 FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-KEYS = {part: (part,) for part in (*FACTORS, "hada_t1", "hada_t2")}
+CORES = ("hada_t1", "hada_t2")
+KEYS = {part: (part,) for part in (*FACTORS, *CORES)}
 
 LOHA = Form(
     name="loha",

@@ -17,6 +17,7 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import SourceError
 from loramerge.formats.files.views import View
 from loramerge.formats.forms import locon
+from loramerge.formats.forms.checks import missing
 from loramerge.formats.forms.form import Form, Given, Parts, Update
 
 MOST = 16  # pairs in one module
@@ -24,13 +25,12 @@ MOST = 16  # pairs in one module
 
 def make(parts: Parts, given: Given) -> Update:
     """The one pair that the stacked ones are; all of these share a rank, and so an alpha."""
-    numbers = sorted(int(part.rpartition(".")[2]) for part in parts if part.startswith("down."))
-    names = {f"{side}.{number}" for side in ("down", "up") for number in numbers}
-    if names != set(parts) or len(numbers) > MOST:
-        raise SourceError(
-            f"The stacked pairs of {given.where} are not complete: the file was cut or badly saved."
-            + "".join(f" {STACKED.call(part)} has no partner." for part in sorted(_alone(parts))[:1])
-        )
+    numbers = sorted({int(part.rpartition(".")[2]) for part in parts})
+    if len(numbers) > MOST:
+        raise SourceError(f"{given.where} is stacked of {len(numbers)} pairs, and {MOST} is the limit.")
+    for part in (f"{side}.{number}" for number in numbers for side in ("down", "up")):
+        if part not in parts:
+            raise missing(STACKED.call(part), given.where)
     each = [
         locon.make({"up": parts[f"up.{n}"], "down": parts[f"down.{n}"]}, Given(f"down.{n} of {given.where}"))
         for n in numbers
@@ -39,12 +39,6 @@ def make(parts: Parts, given: Given) -> Update:
         raise SourceError(f"The stacked pairs of {given.where} do not share a rank.")
     up, down = stacked([one.up for one in each], [one.down for one in each])
     return Update(up, down, each[0].rank)
-
-
-def _alone(parts: Parts) -> list[str]:
-    other = {"down": "up", "up": "down"}
-    split = {part: part.partition(".") for part in parts}
-    return [part for part, (side, _, number) in split.items() if f"{other[side]}.{number}" not in parts]
 
 
 def stacked(ups: Sequence[Tensor], downs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from loramerge.adapters.limits import check_units
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import widened
 from loramerge.formats.forms.adalora import ADALORA
-from loramerge.formats.forms.checks import check_float, check_full
+from loramerge.formats.forms.checks import check_float, check_full, missing
 from loramerge.formats.forms.embedding import EMBEDDING
 from loramerge.formats.forms.form import Form, Given, Naming, Parts, Update
 from loramerge.formats.forms.full import FULL
@@ -54,9 +54,9 @@ def update(parts: Parts, given: Given, naming: Naming) -> Update | None:
     factors = {part: tensor for part, tensor in parts.items() if part != ALPHA}
     form = _form(factors, given, naming)
     _check_type(form, given, naming)
-    if missing := next((part for part in form.must if part not in factors), None):
-        what = f"{form.call(missing)} of {given.where}"
-        raise SourceError(f"{what} is missing: the file was cut or badly saved.")
+    for part in form.must:
+        if part not in factors:
+            raise missing(form.call(part), given.where)
     for part, tensor in parts.items():
         check_float(tensor, f"{form.call(part)} of {given.where}")
         if not form.empty:

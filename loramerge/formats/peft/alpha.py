@@ -46,6 +46,7 @@ def given(file: File, stored: Stored, alpha: Alpha | None) -> Said:
         IncompatibleError: no `alpha` is given; the message holds two options to paste.
     """
     if alpha is None:
+        understood(stored, {}, None, file.name)  # what no alpha would help is told first
         raise IncompatibleError(
             f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
             f"--alpha {quote(printable(file.path.name))}=16 (with its training alpha), or --alpha rank if "
