@@ -15,6 +15,7 @@ import click
 from loramerge.algorithms import METHODS
 from loramerge.cli.combine import combine
 from loramerge.cli.options import from_fields
+from loramerge.formats.forms.table import FORMS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,7 +26,15 @@ def documents() -> dict[Path, str]:
     for name, table in {"options": options_table(), "methods": methods_table()}.items():
         block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         readme = block.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", readme)
-    return {ROOT / "README.md": readme, ROOT / "docs" / "methods.md": methods_page()}
+    formats = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    start, end = "<!-- generated: forms -->\n", "<!-- end -->"
+    before, after = formats.split(start)
+    formats = f"{before}{start}{forms_table()}\n{end}{after.partition(end)[2]}"
+    return {
+        ROOT / "README.md": readme,
+        ROOT / "docs" / "methods.md": methods_page(),
+        ROOT / "docs" / "formats.md": formats,
+    }
 
 
 def options_table() -> str:
@@ -78,6 +87,17 @@ def _section(name: str) -> str:
     )
     parts = [f"## {name}\n", method.description(), "", f"*{facts}*", ""]
     return "\n".join([*parts, *(["Options:", "", *options, ""] if options else [])])
+
+
+def forms_table() -> str:
+    """Every form: who stores it, and what it is."""
+    needs = {"file": "its file", "sizes": "the sizes of the layers", "base": "the base weights"}
+    rows = ["| form | stored by | ΔW before the scale | rank at most | needs |", "|---|---|---|---|---|"]
+    for form in FORMS.values():
+        types = "PEFT " + ", ".join(form.types) if form.types else ""
+        by = "; ".join(filter(None, [types, "image tools" if form.image else ""]))
+        rows.append(f"| {form.words} | {by} | {form.formula} | {form.units} | {needs[form.needs]} |")
+    return "\n".join(rows)
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def update(parts: Parts, given: Given, naming: Naming) -> Update | None:
     for part in form.must:
         if part not in factors:
             raise missing(form.call(part), given.where)
-    for part, tensor in parts.items():
+    for part, tensor in factors.items():
         check_float(tensor, f"{form.call(part)} of {given.where}")
         if not form.empty:
             check_full(given.where, tensor)
