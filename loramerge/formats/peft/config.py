@@ -84,7 +84,8 @@ def scales(config: Mapping[str, Any], name: str) -> Rule:
     """
     if config.get("peft_type") == "ADALORA":
         return _adaptive(config, name)
-    alpha = TYPES.get(str(config.get("peft_type")), "lora_alpha")
+    kind = config.get("peft_type")  # of a live config no text, but equal to one
+    alpha = next((setting for known, setting in TYPES.items() if known == kind), "lora_alpha")
     ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
     alphas = {k: _number(v, f"alpha_pattern of {k}", name) for k, v in _table(config, "alpha_pattern", name)}
     return Scales(
