@@ -19,6 +19,7 @@ from loramerge.cli.options import options_of
 from loramerge.consumers import CONSUMERS
 from loramerge.consumers.consumer import NOUNS, Consumer
 from loramerge.formats.dialects import DIALECTS, Dialect
+from loramerge.formats.forms.table import FORMS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from catalogue import catalogue
@@ -225,10 +226,21 @@ def _yes(fact: bool) -> str:
     return "yes" if fact else "no"
 
 
+def forms_table() -> str:
+    """Every form: who stores it, and what it is."""
+    needs = {"file": "its file", "sizes": "the sizes of the layers", "base": "the base weights"}
+    rows = ["| form | stored by | ΔW before the scale | rank at most | needs |", "|---|---|---|---|---|"]
+    for form in FORMS.values():
+        types = "PEFT " + ", ".join(form.types) if form.types else ""
+        by = "; ".join(filter(None, [types, "image tools" if form.image else ""]))
+        rows.append(f"| {form.words} | {by} | {form.formula} | {form.units} | {needs[form.needs]} |")
+    return "\n".join(rows)
+
+
 TABLES = {  # page -> name of a table in it -> what writes it
     "README.md": {"formats": formats_list, "consumers": consumers_list},
     "docs/combine.md": {"options": options_table},
-    "docs/formats.md": {"formats": formats_table},
+    "docs/formats.md": {"formats": formats_table, "forms": forms_table},
     "docs/consumers.md": {"consumers": consumers_table, "names": names_table},
 }
 

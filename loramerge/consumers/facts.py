@@ -115,7 +115,7 @@ class Facts:
     @property
     def ranks(self) -> dict[str, int]:
         """Module path -> rows of its ``lora_A``."""
-        down = {k: n for k, n in self.names.items() if n.part in ("A", "embedding_A") and self.tensors[k]}
+        down = {k: n for k, n in self.names.items() if n.part in ("down", "embedding_A") and self.tensors[k]}
         return {name.path: self.tensors[key][0] for key, name in down.items()}
 
     def of_kind(self, *kinds: Kind) -> list[str]:

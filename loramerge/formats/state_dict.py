@@ -16,11 +16,12 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.extras import settle
-from loramerge.formats.peft.alpha import Alpha, check_alpha, check_ranks, understood, with_alpha
+from loramerge.formats.peft.alpha import Alpha, check_alpha, check_ranks, with_alpha
 from loramerge.formats.peft.config import check_mergeable, scales
 from loramerge.formats.peft.keys import Keys, Shelf
 from loramerge.formats.peft.pairs import sort_tensors
 from loramerge.formats.peft.read import updates
+from loramerge.formats.peft.updates import understood
 
 
 def from_state_dict(
@@ -50,14 +51,14 @@ def from_state_dict(
     if (config is None) == (alpha is None):
         raise UsageError(f"{name}: give config= or alpha=, so that the scale is known (one of them).")
     check_alpha(alpha)
-    pairs = sort_tensors({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
+    stored = sort_tensors({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
     config = dict(config or {})
     if alpha is not None:
-        pairs, scale_of = with_alpha(pairs, alpha, name)
+        pairs, scale_of = with_alpha(stored, alpha, name)
     else:
         check_mergeable(config, name)
         rule = scales(config, name)
-        pairs, scale_of = understood(pairs, config, rule, name), rule.scale
+        pairs, scale_of = understood(stored, config, rule, name), rule.scale
         check_ranks(rule, pairs, name)
     slots, biases = updates(pairs, scale_of, config)
     base = config.get("base_model_name_or_path")

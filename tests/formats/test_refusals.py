@@ -16,7 +16,7 @@ def like(*names, shape=(2, 3)):
 
 SETTINGS = {
     "IA3": ({"peft_type": "IA3"}, "IA3"),
-    "LoHa": ({"peft_type": "LOHA"}, "LOHA"),
+    "LoHa, with the pairs of a LoRA": ({"peft_type": "LOHA", "alpha": 2}, "LOHA"),
     "prompt tuning": ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
     "a type that is no text": ({"peft_type": ["LORA"]}, "LORA"),
     "DoRA": ({"use_dora": True}, "use_dora"),

@@ -91,7 +91,7 @@ def save(folder, make, seed, config=None, of=peft.LoraConfig, **patch):
     model = peft.get_peft_model(base(make), of(**config)).eval()
     randomness = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
+        if any(each in name for each in ("lora_", "hada_", "lokr_")):
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=randomness).to(parameter.dtype)
     model.save_pretrained(folder, save_embedding_layers=False)
     path = folder / "adapter_config.json"

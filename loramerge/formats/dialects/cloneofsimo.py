@@ -22,8 +22,8 @@ from loramerge.adapters.target import Layout, Target
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.files.views import matrix, widened
+from loramerge.formats.forms.checks import check_float, check_full
 from loramerge.formats.models.walk import named, walked
-from loramerge.formats.peft.pairs import check_float, check_full
 
 FACTOR = re.compile(r"(?P<component>\w+):(?P<number>\d{1,6}):(?P<side>up|down)")
 NUMBER = re.compile(r"numbered\.(\d+)")

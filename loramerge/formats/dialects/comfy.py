@@ -22,7 +22,7 @@ from loramerge.formats.dialects.diffusers import FIRST
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
-from loramerge.formats.forms.forms import Update
+from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
 
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}

@@ -26,7 +26,7 @@ from loramerge.formats.dialects.grain import known_flux, split
 from loramerge.formats.dialects.places import is_flat, located, unnamed
 from loramerge.formats.dialects.reader import Found, read_modules
 from loramerge.formats.files.json import parse_object
-from loramerge.formats.forms.forms import Update
+from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
 from loramerge.formats.peft.alpha import DIFFUSERS as SETTINGS
 from loramerge.formats.peft.config import Rule, check_mergeable, scales

@@ -136,26 +136,6 @@ def _joined(first: str, parts: dict[str, Slot]) -> Slot:
     return Slot(View(ups, (outs, rank), kind, up), View(tuple(downs), (rank, ins), kind, down), scale)
 
 
-def stacked(ups: Sequence[Tensor], downs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pairs whose outputs follow one another as one pair: up in blocks along the diagonal."""
-    rank, outs = sum(t.shape[0] for t in downs), sum(t.shape[0] for t in ups)
-    kind = dtypes.widest([t.dtype for t in (*ups, *downs)])
-
-    def up(*arrays: Array) -> Array:
-        whole, row, column = np.zeros((outs, rank), dtypes.FLOATS[kind]), 0, 0
-        for array in arrays:
-            height, width = array.shape
-            whole[row : row + height, column : column + width] = array
-            row, column = row + height, column + width
-        return whole
-
-    def down(*arrays: Array) -> Array:
-        return np.concatenate([array.astype(dtypes.FLOATS[kind]) for array in arrays])
-
-    shape = rank, downs[0].shape[1]
-    return View(tuple(ups), (outs, rank), kind, up), View(tuple(downs), shape, kind, down)
-
-
 def _rows(tensor: Tensor, spans: Sequence[slice]) -> Tensor:
     """Some rows of a matrix, in this order."""
     height = sum(span.stop - span.start for span in spans)

@@ -23,7 +23,7 @@ from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, W
 from loramerge.formats.dialects.grain import fused, known_flux
 from loramerge.formats.dialects.places import first_name, is_flat, is_sdxl, is_t5, located, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
-from loramerge.formats.forms.forms import Update
+from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module
 
 KEY = re.compile(

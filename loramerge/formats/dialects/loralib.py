@@ -46,10 +46,10 @@ class Loralib(Dialect):
 
     def read(self, header: Header) -> Adapter:
         named, oddities = _unwrapped(header.tensors)
-        pairs = sort_tensors(_as_peft(named, header.name), header.name)
-        said = of_bare_file(header.file, pairs)
+        stored = sort_tensors(_as_peft(named, header.name), header.name)
+        said = of_bare_file(header.file, stored)
         unused = header.unused_alpha() if said else []
-        pairs, scale_of, config = said or given(header.file, pairs, header.alpha)
+        pairs, scale_of, config = said or given(header.file, stored, header.alpha)
         check_tensors(scale_of, pairs, header.name)
         slots, biases = updates(pairs, scale_of, config)
         return header.adapter(

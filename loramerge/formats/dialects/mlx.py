@@ -24,10 +24,10 @@ from loramerge.errors import EmptyError, IncompatibleError, SourceError, printab
 from loramerge.formats.dialects import mlx_config
 from loramerge.formats.dialects.dialect import Dialect, Header, Widths
 from loramerge.formats.files.views import Shared, View, rows, transposed, widened
+from loramerge.formats.forms.checks import check_blocks, check_float, check_full
 from loramerge.formats.peft.beside import EMBEDDINGS
 from loramerge.formats.peft.keys import Shape
 from loramerge.formats.peft.names import parse
-from loramerge.formats.peft.pairs import check_blocks, check_float, check_full
 
 FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<side>[ab])", re.DOTALL)
 EMBEDDED = {*EMBEDDINGS, "tok_embeddings", "embedding", "embeddings"} - {"lm_head"}

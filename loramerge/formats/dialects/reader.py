@@ -11,21 +11,17 @@ from math import prod
 from loramerge.adapters.adapter import Slot
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Layout, Target
-from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
+from loramerge.errors import EmptyError, SourceError, printable
 from loramerge.formats.dialects.dialect import Header
-from loramerge.formats.dialects.grain import stacked
-from loramerge.formats.forms.forms import Update, update
-from loramerge.formats.forms.parts import Parts, Sorted
+from loramerge.formats.forms.form import Given, Parts, Update
+from loramerge.formats.forms.parts import Sorted
+from loramerge.formats.forms.table import ALPHA, counted, update
 from loramerge.formats.models import unet
 from loramerge.formats.peft.number import number
-from loramerge.formats.peft.pairs import check_full
 
-MOST_STACKED = 16  # pairs in one fused module
-MOST_ENTRIES = 2**28  # of a factor that is computed: 2 GiB while it is
 LINEAR = re.compile(
     r"\.transformer_blocks\.|emb|\.time_emb_proj$"
 )  # modules of a U-Net that are no convolution
-FORMS = {"loha": "LoHa", "lokr": "LoKr", "full": "full"}
 
 
 @dataclass(eq=False)
@@ -49,8 +45,7 @@ class Found:
     def oddities(self, header: Header, rule: str) -> list[str]:
         """Sentences about what was assumed. `rule`: what a missing alpha means in this dialect."""
         told = [] if self.silent else header.unused_alpha()
-        if exact := [f"{self.forms[form]} {word}" for form, word in FORMS.items() if self.forms[form]]:
-            told.append(f"its {' and '.join(exact)} modules are read as low-rank updates, exactly")
+        told += counted(self.forms)
         if self.silent and header.alpha is None:
             count = len(self.silent)
             total = len(self.slots)
@@ -72,13 +67,17 @@ def read_modules(
         zero_is_rank: an alpha of 0 is none.
 
     Raises:
-        SourceError, IncompatibleError: as `forms.update`; two modules of one target; an alpha that is none.
+        SourceError, IncompatibleError: as `table.update`; two modules of one target; an alpha that is none.
     """
     if not found.modules:
         some = ", ".join(printable(key, 40) for key in list(found.rest)[:3]) or "no tensors"
         raise EmptyError(f"{printable(header.name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
     shown = {module: f"{printable(module)} in {printable(header.name)}" for module in found.modules}
-    changes = {module: _update(parts, shown[module]) for module, parts in sorted(found.modules.items())}
+    changes = {
+        module: change
+        for module, parts in sorted(found.modules.items())
+        if (change := update(parts, Given(shown[module]), "image"))
+    }
     targets, result = place(changes), Found()
     for module, change in changes.items():
         target = shaped(targets[module], change)
@@ -86,55 +85,18 @@ def read_modules(
             raise SourceError(
                 f"{printable(header.name)} holds {printable(target)} twice, under two spellings."
             )
-        _check_size(change, shown[module])
+        check_units(shown[module], (change.up.shape[0], change.down.shape[1]), [change.down.shape[0]])
         alpha = _alpha(found.modules[module], shown[module], zero_is_rank)
         scale = result.scale(header, alpha, change, module)
         result.slots[target] = Slot(change.up, change.down, scale)
     return result
 
 
-def _check_size(change: Update, where: str) -> None:
-    """A product of small factors may be of any size: no small file may ask for gigabytes.
-
-    Raises:
-        IncompatibleError: it does.
-    """
-    outs, ins, units = change.up.shape[0], change.down.shape[1], change.down.shape[0]
-    check_units(where, (outs, ins), [units])
-    if max(outs, ins) * units > MOST_ENTRIES and change.form != "lora":
-        raise IncompatibleError(
-            f"The factors of {where} mean an update of {outs}×{ins}, with {units} units: no model has such "
-            "layers, or it must be read by the library that wrote it."
-        )
-
-
-def _update(parts: Parts, where: str) -> Update:
-    downs = sorted((name for name in parts if name.startswith("down.")), key=_number)
-    if not downs:
-        return update(parts, where)
-    ups = sorted((name for name in parts if name.startswith("up.")), key=_number)
-    if [_number(name) for name in ups] != [_number(name) for name in downs] or len(downs) > MOST_STACKED:
-        raise SourceError(f"The stacked pairs of {where} are not complete: the file was cut or badly saved.")
-    each = [
-        update({"up": parts[up], "down": parts[down]}, f"{down} of {where}")
-        for up, down in zip(ups, downs, strict=True)
-    ]
-    check_full(where, *(one.up for one in each))
-    if len({(one.rank, one.down.shape) for one in each}) > 1:
-        raise SourceError(f"The stacked pairs of {where} do not share a rank.")
-    up, down = stacked([one.up for one in each], [one.down for one in each])
-    return Update(up, down, "lora", each[0].rank)
-
-
-def _number(name: str) -> int:
-    return int(name.rpartition(".")[2])
-
-
 def _alpha(parts: Parts, where: str, zero_is_rank: bool) -> float | None:
     """The alpha that a module says, if it says one."""
-    if "alpha" not in parts:
+    if ALPHA not in parts:
         return None
-    value = number(parts["alpha"], where)
+    value = number(parts[ALPHA], where)
     return None if zero_is_rank and not value else value
 
 

@@ -16,7 +16,7 @@ from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.reader import read_modules
 from loramerge.formats.files.views import Shared, rows
-from loramerge.formats.forms.forms import Update
+from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module
 
 KEY = re.compile(

@@ -1,4 +1,4 @@
-"""The tensors of a file by module: what the end of a key says, in all the spellings that are in use."""
+"""The tensors of an image adapter by module: what the end of a key says, in all spellings that are in use."""
 
 from __future__ import annotations
 
@@ -8,33 +8,17 @@ from dataclasses import dataclass, field
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.forms.form import Parts
+from loramerge.formats.forms.table import ALPHA, FORMS
+from loramerge.formats.forms.unread import refuse_keys
 
-ENDINGS = {  # what ends a key -> the part of the module that it is
-    r"lora_(?:down|A)(?:\.default)?\.weight|lora_A": "down",
-    r"lora_(?:up|B)(?:\.default)?\.weight|lora_B": "up",
-    r"lora(?:_linear_layer)?\.down\.weight": "down",
-    r"lora(?:_linear_layer)?\.up\.weight": "up",
-    r"lora_mid\.weight": "mid",
-    r"lora_down\.(?P<down>\d{1,2})\.weight": "down",
-    r"lora_up\.(?P<up>\d{1,2})\.weight": "up",
-    r"alpha": "alpha",
-    r"hada_w1_a|hada_w1_b|hada_w2_a|hada_w2_b|hada_t1|hada_t2": "",
-    r"lokr_w1|lokr_w1_a|lokr_w1_b|lokr_w2|lokr_w2_a|lokr_w2_b|lokr_t1|lokr_t2": "",
-    r"diff": "",
+ENDS = {  # what ends a key, with # for a number -> the part of the module that it is
+    ALPHA: ALPHA,
+    **{end: part for form in FORMS.values() for part, ends in form.image.items() for end in ends},
 }
-REFUSED = (  # the end of a key -> what it is, and what would help
-    (r"dora_scale|lora_magnitude_vector(?:\.\w+)*", "DoRA",
-     "it needs the base weights to become an update: merge it into its base model"),
-    (r"oft_blocks|oft_diag|oft_R\.weight|rescale", "OFT",
-     "it turns the base weights, and adds nothing to them"),
-    (r"[ab][12]\.weight|bm\.weight", "GLoRA", "its update depends on the base weights"),
-    (r"on_input", "IA3", "it multiplies the base weights, and has no low-rank update"),
-    (r"set_weight|reshape_weight|row_offset", "a replaced weight", "it is no update of the base weights"),
-)  # fmt: skip
-
-Parts = Mapping[str, Tensor]
-_KNOWN = [(re.compile(rf"(?P<module>.+)\.(?P<end>{end})", re.DOTALL), part) for end, part in ENDINGS.items()]
-_REFUSED = [(re.compile(rf".+\.(?:{end})", re.DOTALL), what, help) for end, what, help in REFUSED]
+_LONGEST = max(end.count(".") for end in ENDS) + 1
+_FAMILIES = "|".join(sorted({end.partition("_")[0] for end in ENDS if "_" in end}))
+_UNKNOWN = re.compile(rf".+\.(?:{_FAMILIES})_.*", re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +40,26 @@ def taken_apart(key: str) -> tuple[str, str] | None:
 
     >>> taken_apart("lora_unet_mid.lora_up.weight"), taken_apart("x.processor.to_q_lora.down.weight")
     (('lora_unet_mid', 'up'), None)
+    >>> taken_apart("double_blocks.0.qkv.lora_up.02.weight")
+    ('double_blocks.0.qkv', 'up.2')
     """
-    for pattern, part in _KNOWN:
-        if found := pattern.fullmatch(key):
-            number = next((n for n in found.groupdict().values() if n and n.isdigit()), None)
-            return found["module"], (f"{part}.{int(number)}" if number else part or found["end"])
+    words = key.split(".")
+    for count in range(1, min(_LONGEST + 1, len(words))):
+        module, last = ".".join(words[:-count]), words[-count:]
+        part = ENDS.get(".".join(map(_sign, last)))
+        if part is not None and module:
+            number = next(filter(_is_number, last), "")
+            return module, part.replace("#", str(int(number))) if number else part
     return None
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) <= 2
+
+
+def _sign(word: str) -> str:
+    """A word of a key as `ENDS` has it."""
+    return "#" if _is_number(word) else word.replace("#", "##")
 
 
 def by_module(
@@ -71,14 +69,15 @@ def by_module(
 
     Raises:
         SourceError: one part is there twice, under two spellings.
-        IncompatibleError: a part of something that is no sum of low-rank updates.
+        IncompatibleError: a part of something that is no sum of low-rank updates, or of no form at all.
     """
     modules: dict[str, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
+    refuse_keys(tensors, "image", name)
     for key, tensor in tensors.items():
-        _refuse(key, name)
         found = apart(key)
         if found is None or (found[1] == "diff" and len(tensor.shape) == 1):  # that of a norm is a vector
+            _check_known(key, name)
             rest[key] = tensor
             continue
         parts = modules.setdefault(found[0], {})
@@ -88,7 +87,9 @@ def by_module(
     return Sorted(modules, rest)
 
 
-def _refuse(key: str, name: str) -> None:
-    for pattern, what, help in _REFUSED:
-        if pattern.fullmatch(key):
-            raise IncompatibleError(f"{printable(name)} holds {what} ({printable(key, 80)}): {help}.")
+def _check_known(key: str, name: str) -> None:
+    if _UNKNOWN.fullmatch(key):
+        raise IncompatibleError(
+            f"{printable(name)} holds {printable(key, 80)}, which is no tensor of a form that is read: what "
+            "it does to its module is not known."
+        )

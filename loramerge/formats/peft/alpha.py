@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
+from loramerge.adapters.adapter import Tensor
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.forms.table import TYPES
 from loramerge.formats.peft.config import Rule, check_mergeable, plausible, scales
-from loramerge.formats.peft.fused import of_adalora, unfold
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.number import number
-from loramerge.formats.peft.pairs import Pairs
+from loramerge.formats.peft.pairs import Pairs, Stored
+from loramerge.formats.peft.updates import understood
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
 DIFFUSERS = "lora_adapter_metadata"
@@ -28,7 +29,7 @@ Said = tuple[Pairs, ScaleOf, dict[str, Any]]  # the pairs as the config means th
 Alpha = float | Literal["rank"]
 
 
-def of_bare_file(file: File, pairs: Pairs) -> Said | None:
+def of_bare_file(file: File, stored: Stored) -> Said | None:
     """(pairs, scale of a module, config) of a file without a config of its own, or None: it does not say.
 
     In this order: header metadata, `.alpha` tensors, a JSON file beside it.
@@ -36,30 +37,41 @@ def of_bare_file(file: File, pairs: Pairs) -> Said | None:
     Raises:
         SourceError: what is said cannot be true of this file.
     """
-    return next(filter(None, (find(file, pairs) for find in (_ours, _metadata, _tensors, _sidecar))), None)
+    return next(filter(None, (find(file, stored) for find in (_ours, _metadata, _tensors, _sidecar))), None)
 
 
-def given(file: File, pairs: Pairs, alpha: Alpha | None) -> Said:
+def given(file: File, stored: Stored, alpha: Alpha | None) -> Said:
     """The same from the user: a number, or ``"rank"`` for scale 1.
 
     Raises:
         IncompatibleError: no `alpha` is given; the message holds two options to paste.
     """
     if alpha is None:
+        understood(stored, {}, None, file.name)  # what no alpha would help is told first
         raise IncompatibleError(
             f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
             f"--alpha {quote(printable(file.path.name))}=16 (with its training alpha), or --alpha rank if "
             "the scale is already in the weights."
         )
-    return (*with_alpha(pairs, alpha, file.name), {})
+    return (*with_alpha(stored, alpha, file.name), {})
 
 
-def with_alpha(pairs: Pairs, alpha: Alpha, name: str) -> tuple[Pairs, ScaleOf]:
+def with_alpha(stored: Stored, alpha: Alpha, name: str) -> tuple[Pairs, ScaleOf]:
     """The pairs and their scales, if nothing but `alpha` is known."""
-    pairs = understood(pairs, {}, None, name)
+    pairs = understood(stored, {}, None, name)
     if alpha == "rank":
         return pairs, (lambda path: 1.0)
-    return pairs, (lambda path: float(alpha) / pairs.factors[path].rank)
+    return pairs, (lambda path: float(alpha) / _rank(path, pairs, name))
+
+
+def _rank(path: str, pairs: Pairs, name: str) -> int:
+    """What alpha is divided by, where only the tensors tell it."""
+    if (rank := pairs.factors[path].rank) is None:
+        raise IncompatibleError(
+            f"{printable(path)} in {printable(name)} is a LoKr of two whole matrices, whose r only its "
+            "adapter_config.json tells: load its folder."
+        )
+    return rank
 
 
 def check_alpha(alpha: Alpha | None) -> None:
@@ -85,7 +97,7 @@ def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
             raise SourceError(
                 f"{printable(name)} has an alpha for {printable(path)}, but no pair: it was badly saved."
             )
-        scale = _scalar(path, pairs, name) / pairs.factors[path].rank
+        scale = _scalar(path, pairs.alphas[path], name) / _rank(path, pairs, name)
         if not math.isclose(scale, scale_of(path), rel_tol=1e-3):  # an alpha may be stored in bfloat16
             raise SourceError(
                 f"{printable(name)} gives {printable(path)} the scale {scale_of(path):g} by its settings and "
@@ -98,7 +110,7 @@ def already_known(name: str) -> UsageError:
     return UsageError(f"{printable(name)} says its own alpha: drop --alpha for it.")
 
 
-def _ours(file: File, pairs: Pairs) -> Said | None:
+def _ours(file: File, stored: Stored) -> Said | None:
     if OURS not in file.metadata:
         return None
     record = parse_object(file.metadata[OURS], f"the loramerge metadata of {file.name}")
@@ -110,15 +122,15 @@ def _ours(file: File, pairs: Pairs) -> Said | None:
     config = record.get("config")
     config = config if isinstance(config, dict) else {}
     rule = scales(config, file.name) if "lora_alpha" in config else None
-    return understood(pairs, config, rule, file.name), (lambda path: 1.0), config
+    return understood(stored, config, rule, file.name), (lambda path: 1.0), config
 
 
-def _metadata(file: File, pairs: Pairs) -> Said | None:
+def _metadata(file: File, stored: Stored) -> Said | None:
     if DIFFUSERS not in file.metadata:
         return None
     where = f"the {DIFFUSERS} of {file.name}"
     config = parse_object(file.metadata[DIFFUSERS], where)
-    return _fitting(_without_prefix(config, where), pairs, where)
+    return _fitting(_without_prefix(config, where), stored, where)
 
 
 def _without_prefix(config: dict[str, Any], where: str) -> dict[str, Any]:
@@ -132,29 +144,29 @@ def _without_prefix(config: dict[str, Any], where: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
 
 
-def _tensors(file: File, pairs: Pairs) -> Said | None:
-    if not pairs.alphas:
+def _tensors(file: File, stored: Stored) -> Said | None:
+    if not stored.alphas:
         return None
-    if missing := sorted(pairs.factors.keys() - pairs.alphas.keys()):
+    if missing := sorted(stored.modules.keys() - stored.alphas.keys()):
         raise SourceError(
             f"{printable(file.name)} has alpha tensors, but none for {printable(missing[0])}: "
             "it was badly saved."
         )
-    pairs = understood(pairs, {}, None, file.name)
-    found = {path: _scalar(path, pairs, file.name) for path in pairs.factors}
-    return pairs, (lambda path: found[path] / pairs.factors[path].rank), {}
+    pairs = understood(stored, {}, None, file.name)
+    found = {path: _scalar(path, pairs.alphas[path], file.name) for path in pairs.factors}
+    return pairs, (lambda path: found[path] / _rank(path, pairs, file.name)), {}
 
 
-def _scalar(path: str, pairs: Pairs, name: str) -> float:
-    return number(pairs.alphas[path], f"{printable(path)} in {printable(name)}")
+def _scalar(path: str, tensor: Tensor, name: str) -> float:
+    return number(tensor, f"{printable(path)} in {printable(name)}")
 
 
-def _sidecar(file: File, pairs: Pairs) -> Said | None:
+def _sidecar(file: File, stored: Stored) -> Said | None:
     named = file.path.with_suffix(".json")
     if os.path.isfile(named):
         config = read_object(named, named.name)
-        if "lora_alpha" in config:  # else it is some other JSON file of that name
-            return _fitting(config, pairs, named.name)
+        if "lora_alpha" in config or config.get("peft_type") in tuple(TYPES):  # else it is something else
+            return _fitting(config, stored, named.name)
     shared = file.path.parent / "adapter_config.json"
     if not os.path.isfile(shared) or not _is_only_adapter(file.path):
         return None
@@ -162,9 +174,9 @@ def _sidecar(file: File, pairs: Pairs) -> Said | None:
     config = read_object(shared, where)
     check_mergeable(config, where)
     rule = scales(config, where)
-    unfolded = understood(pairs, config, rule, where)
-    fits = all(rule.rank(path) == pair.rank for path, pair in unfolded.factors.items())
-    return (unfolded, rule.scale, config) if fits else None
+    pairs = understood(stored, config, rule, where)
+    fits = all(rule.rank(path) == pair.rank for path, pair in pairs.factors.items())
+    return (pairs, rule.scale, config) if fits else None
 
 
 def _is_only_adapter(path: Path) -> bool:
@@ -178,28 +190,12 @@ def _is_only_adapter(path: Path) -> bool:
     return not any(n.endswith((".safetensors", ".bin", ".pt")) for n in names if n != path.name)
 
 
-def _fitting(config: Mapping[str, Any], pairs: Pairs, where: str) -> Said:
+def _fitting(config: Mapping[str, Any], stored: Stored, where: str) -> Said:
     check_mergeable(config, where)
     rule = scales(config, where)
-    unfolded = understood(pairs, config, rule, where)
-    check_ranks(rule, unfolded, where)
-    return unfolded, rule.scale, dict(config)
-
-
-def understood(pairs: Pairs, config: Mapping[str, Any], rule: Rule | None, name: str) -> Pairs:
-    """The pairs as a config means them: those that share a stored pair told apart.
-
-    Raises:
-        SourceError, IncompatibleError: they do not fit it, or need one.
-    """
-    if config.get("peft_type") == "ADALORA":
-        return replace(pairs, factors={**pairs.factors, **of_adalora(pairs, name)})
-    if pairs.adaptive:
-        raise IncompatibleError(
-            f"{printable(name)} holds an AdaLoRA factor ({printable(min(pairs.adaptive))}), whose scale only "
-            "its adapter_config.json of type ADALORA tells: load its folder."
-        )
-    return unfold(pairs, config, rule.rank if rule else lambda path: 1, name)
+    pairs = understood(stored, config, rule, where)
+    check_ranks(rule, pairs, where)
+    return pairs, rule.scale, dict(config)
 
 
 def check_ranks(rule: Rule, pairs: Pairs, where: str) -> None:

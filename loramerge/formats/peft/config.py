@@ -8,21 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.forms.table import TYPES
+from loramerge.formats.forms.unread import refuse_settings
 from loramerge.formats.patterns.rank_patterns import Patterns
 
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
-READ = ("LORA", "ADALORA")
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
 ROUTED = "A router chooses among its adapters at run time: name these adapters instead."
 CONVERTS = "PEFT's save_as_lora converts some types to LoRA."
-REFUSED = {  # settings that make an update more than a low-rank pair, and what would help
-    "use_dora": "DoRA needs the base weights to become an update: merge it into its base model",
-    "use_qalora": "QALoRA pools its input, so it has no low-rank update",
-    "use_bdlora": "block-diagonal LoRA is not read",
-    "alora_invocation_tokens": "an activated LoRA works on some tokens only and has no one update",
-    "arrow_config": "an Arrow router chooses among adapters at run time: name the adapters instead",
-    "kasa_config": "KaSA truncates the base weights: merge it into its base model",
-}
 
 
 class Rule(Protocol):
@@ -83,20 +76,22 @@ class Adaptive:
 
 
 def scales(config: Mapping[str, Any], name: str) -> Rule:
-    """The scale rule of a config.
+    """The scale rule of a config: LoRA's, under the name that its type has for alpha.
 
     Raises:
-        SourceError: r or lora_alpha is absent, or a setting is of another type than it must be.
+        SourceError: r or alpha is absent, or a setting is of another type than it must be.
         IncompatibleError: a pattern uses more of regular expressions than is read.
     """
     if config.get("peft_type") == "ADALORA":
         return _adaptive(config, name)
+    kind = config.get("peft_type")  # of a live config no text, but equal to one
+    alpha = next((setting for known, setting in TYPES.items() if known == kind), "lora_alpha")
     ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
     alphas = {k: _number(v, f"alpha_pattern of {k}", name) for k, v in _table(config, "alpha_pattern", name)}
     return Scales(
         _rank(config.get("r"), "r", name),
-        _number(config.get("lora_alpha"), "lora_alpha", name),
-        _flag(config.get("use_rslora"), "use_rslora", name),
+        _number(config.get(alpha), alpha, name),
+        alpha == "lora_alpha" and _flag(config.get("use_rslora"), "use_rslora", name),
         ranks,
         alphas,
         Patterns("rank_pattern", ranks, source=name),
@@ -117,23 +112,21 @@ def _adaptive(config: Mapping[str, Any], name: str) -> Adaptive:
 
 
 def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = False) -> None:
-    """Refuse, by name, what is not a plain LoRA.
+    """Refuse, by name, what no form reads.
 
     Args:
         known_start: the adapter that training began with is at hand, to be subtracted.
 
     Raises:
-        IncompatibleError: another PEFT type, or a setting under which up @ down is not the update.
+        IncompatibleError: a PEFT type that is not read, or a setting under which its form is not the update.
     """
     kind = config.get("peft_type", "LORA")
-    if kind not in READ:
+    if kind not in tuple(TYPES):
         raise IncompatibleError(
-            f"{printable(name)} is a PEFT adapter of type {printable(kind)}, not LORA: it has no low-rank "
-            f"pairs to merge. {ROUTED if kind in ('XLORA', 'POLY') else CONVERTS}"
+            f"{printable(name)} is a PEFT adapter of type {printable(kind)}, which is not read; "
+            f"{', '.join(sorted(TYPES))} are. {ROUTED if kind in ('XLORA', 'POLY') else CONVERTS}"
         )
-    for setting, reason in REFUSED.items():
-        if config.get(setting):
-            raise IncompatibleError(f"{printable(name)} sets {setting}: {reason}.")
+    refuse_settings(config, name)
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith("loftq"):
         raise IncompatibleError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.formats.peft.fused import ORDER, WRAPPED
+from loramerge.formats.peft.experts import ORDER, WRAPPED
 from loramerge.formats.peft.names import PREFIX
 
 Shape = tuple[int, ...]

@@ -8,32 +8,27 @@ from dataclasses import dataclass
 
 from loramerge.adapters.target import Target
 from loramerge.errors import SourceError, printable
+from loramerge.formats.forms.table import FORMS
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"  # in a folder that PEFT saved
 PICKLED = "adapter_model.bin"  # the same, before PEFT 0.6
 UNKNOWN = "unknown"  # the format of names that no reader knows
 
+_PARTS = {  # what ends a key without the name of an adapter -> part
+    end: part for form in FORMS.values() for part, ends in form.peft.items() for end in ends
+}
+_STEMS = "|".join(sorted({end.partition(".")[0] for end in _PARTS}))
+_FAMILIES = "|".join(sorted({end.partition("_")[0] for end in _PARTS}))
 _NAME = re.compile(
-    r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.lora_(?P<part>[ABE]|embedding_[AB])"
+    rf"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.(?P<stem>{_STEMS})"
     r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?P<end>\.weight|\.bias)?",
     re.DOTALL,
 )
-_PARTS = {  # (what stands after lora_, the end of the key) -> part
-    ("A", ".weight"): "A",
-    ("B", ".weight"): "B",
-    ("B", ".bias"): "bias",
-    ("A", None): "svd_A",
-    ("B", None): "svd_B",
-    ("E", None): "svd_E",
-    ("embedding_A", None): "embedding_A",
-    ("embedding_B", None): "embedding_B",
-}
 _ALPHA = re.compile(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.DOTALL)
 
 FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
     (r"^lora_(unet|te\d?|transformer)_", "a kohya LoRA", "convert it to PEFT first"),
-    (r"hada_w|lokr_w|oft_blocks", "a LyCORIS adapter", "these are not read yet"),
     (r"^(?!base_model\.model\.)\S*\.processor\.|_lora\.(up|down)\.|\.lora\.(up|down)\.", "a diffusers LoRA",
      "convert it to PEFT first"),
     (r"^(unet|text_encoder|transformer_\d)(_\d)?[.:]\S*(lora_|up|down)", "a diffusers or cloneofsimo LoRA",
@@ -43,7 +38,6 @@ FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
 )  # fmt: skip
 OTHER = (  # what a tensor name says that no other part of the reader takes; first hit wins
     *FOREIGN,
-    (r"\.lora_magnitude_vector", "a DoRA magnitude", "DoRA needs the base weights: merge it into its base"),
     (r"^w_[ab]_\d+$", "a numbered SAM LoRA", "nothing tells which module a number means"),
     (
         r"\.lora_[ab]\.weight$",
@@ -55,7 +49,7 @@ OTHER = (  # what a tensor name says that no other part of the reader takes; fir
         "a NeMo or Megatron adapter",
         "its heads are in another order: use its PEFT export (AutoBridge.export_adapter_ckpt)",
     ),
-    (r"lora_", "a LoRA of an unknown layout", "save it with PEFT's save_pretrained"),
+    (rf"lora_|\.(?:{_FAMILIES})_", "a LoRA of an unknown layout", "save it with PEFT's save_pretrained"),
 )
 
 
@@ -65,7 +59,7 @@ class Name:
 
     Args:
         path: of the module, as the file has it.   adapter: a name that was left in the key.
-        part: which factor: A, B, bias; embedding_A, embedding_B; svd_A, svd_B, svd_E of AdaLoRA.
+        part: which tensor of its form: down, up, bias of a pair; embedding_A, svd_E, hada_w1_a, …
         prefixed: it begins as PEFT writes it.
     """
 
@@ -79,13 +73,13 @@ def parse(key: str) -> Name | None:
     """What a key says, or None if it names no factor.
 
     >>> parse("base_model.model.h.0.q.lora_A.default.weight")
-    Name(path='h.0.q', part='A', adapter='default', prefixed=True)
+    Name(path='h.0.q', part='down', adapter='default', prefixed=True)
     >>> parse("base_model.model.classifier.weight")
     """
     found = _NAME.fullmatch(key)
-    if found is None or (found["part"], found["end"]) not in _PARTS:
+    part = _PARTS.get(f"{found['stem']}{found['end'] or ''}") if found else None
+    if found is None or part is None:
         return None
-    part = _PARTS[found["part"], found["end"]]
     return Name(found["path"], part, found["adapter"], found["prefix"] is not None)
 
 

@@ -1,36 +1,34 @@
-"""Which tensors of a file form a low-rank pair, of what kind, and which do not."""
+"""Which tensors of a file belong to which module, and the pairs that come of them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from loramerge.adapters.adapter import Slot, Tensor
-from loramerge.adapters.target import Kind, Layout, Target
-from loramerge.arrays.dtypes import FLOATS
+from loramerge.adapters.target import Target
 from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
-from loramerge.formats.files.views import SMALL_FLOATS, Shared, every, matrix, rows, widened
+from loramerge.formats.files.views import Shared, every, rows
+from loramerge.formats.forms.form import Parts
+from loramerge.formats.forms.unread import refuse_keys
 from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, unmarked
-
-MAX_BLOCKS = 10_000
-Parts = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two stored factors as matrices, before they are told apart into modules.
+    """Two factors as matrices, before they are told apart into modules.
 
     Args:
         target: the parameter; of all blocks, where several share the pair.
         up: (out, rank).   down: (rank, in). Larger where several blocks share the pair.
-        rank: what the config calls r.
+        rank: what the config calls r; None where the tensors do not tell it and there is no config.
     """
 
     target: Target
     up: Tensor
     down: Tensor
-    rank: int
+    rank: int | None
 
     def slots(self, scale: float, fan_in_fan_out: bool) -> Iterator[tuple[Target, Slot]]:
         """The updates in it: one, or one for each block."""
@@ -46,50 +44,55 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
+class Stored:
+    """The tensors of a file, sorted by what their keys say.
+
+    Args:
+        modules: name of a module, as the patterns of its config see it -> its parts.
+        alphas: module path -> scalar tensor.
+        extras: the rest, under PEFT's full names.
+        oddities: sentences about how they are named.
+    """
+
+    modules: Mapping[str, Parts]
+    alphas: Mapping[str, Tensor]
+    extras: Mapping[str, Tensor]
+    oddities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Pairs:
-    """The tensors of a file, sorted by what they are.
+    """The same with the updates that a config makes of them.
 
     Args:
         factors: name of a module, as the patterns of its config see it -> its pair.
         biases: module path -> what is added to its bias, before the scale.
-        alphas: module path -> scalar tensor.
-        extras: the rest, under PEFT's full names.
-        adaptive: module path -> the factors of AdaLoRA, by part.
-        oddities: sentences about how they are named.
     """
 
     factors: Mapping[str, Pair]
     biases: Mapping[str, Tensor]
     alphas: Mapping[str, Tensor]
     extras: Mapping[str, Tensor]
-    adaptive: Mapping[str, Parts] = field(default_factory=dict)
     oddities: tuple[str, ...] = ()
 
 
-def sort_tensors(tensors: Mapping[str, Tensor], name: str) -> Pairs:
-    """Find the pairs by their names and check their shapes.
+def sort_tensors(tensors: Mapping[str, Tensor], name: str) -> Stored:
+    """Find the parts of modules by their names.
 
     Raises:
-        SourceError: a partner is missing, or the two do not share a rank.
-        IncompatibleError: a LoRA tensor of a layout that is not read, or no pair at all.
+        SourceError: a part is there twice.
+        IncompatibleError: a LoRA tensor of a layout that is not read, or no part at all.
     """
     names = {key: found for key in tensors if (found := parse(key))}
     _refuse(FOREIGN, tensors, name)
     modules = _by_module(names, tensors, name)
     alphas, extras = _others({k: t for k, t in tensors.items() if k not in names}, names, modules)
+    refuse_keys(extras, "peft", name)
     _refuse(OTHER, extras, name)
     if not modules:
         some = ", ".join(printable(key, 40) for key in list(extras)[:3]) or "no tensors"
         raise EmptyError(f"{printable(name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
-    adaptive = {path: parts for path, parts in modules.items() if any(p.startswith("svd_") for p in parts)}
-    return Pairs(
-        {path: _pair(path, modules[path], name) for path in sorted(modules.keys() - adaptive.keys())},
-        {path: widened(parts["bias"]) for path, parts in modules.items() if "bias" in parts},
-        alphas,
-        extras,
-        adaptive,
-        tuple(_oddities(names.values(), name)),
-    )
+    return Stored(modules, alphas, extras, tuple(_oddities(names.values(), name)))
 
 
 def _refuse(table: Iterable[tuple[str, str, str]], keys: Iterable[str], name: str) -> None:
@@ -141,78 +144,3 @@ def _oddities(names: Iterable[Name], name: str) -> list[str]:
     adapters = {each.adapter for each in found if each.adapter}
     odd = [f"its keys hold the adapter name {printable(each)}" for each in adapters]
     return odd + (["its keys lack the prefix base_model.model"] if not all(e.prefixed for e in found) else [])
-
-
-def _pair(path: str, parts: Parts, name: str) -> Pair:
-    embedding = "embedding_A" if "embedding_A" in parts or "embedding_B" in parts else ""
-    sides = ("embedding_A", "embedding_B") if embedding else ("A", "B")
-    where = f"{printable(path)} in {printable(name)}"
-    for side in sides:
-        if side not in parts:
-            raise SourceError(f"lora_{side} of {where} is missing: the file was cut or badly saved.")
-        check_float(parts[side], f"lora_{side} of {where}")
-    down, up = (parts[side] for side in sides)
-    if len(down.shape) == 2 and up.shape[2:] == (1,):  # PEFT 0.2's fused layout: a convolution over parts
-        check_full(where, up, down)
-        return Pair(Target(path), matrix(widened(up)), widened(down), up.shape[1])
-    if len(up.shape) != len(down.shape) or not 2 <= len(up.shape) <= (2 if embedding else 5):
-        raise _unlike(up, down, where)
-    groups = _groups(up, down, where)
-    layout = Layout(kernel=down.shape[2:], blocks=groups)
-    kind: Kind = "embedding" if embedding else "conv" if len(down.shape) > 2 else "linear"
-    left, right = (matrix(widened(tensor)) for tensor in (up, down))
-    return Pair(Target(path, kind=kind, layout=layout), left, right, down.shape[0])
-
-
-def _groups(up: Tensor, down: Tensor, where: str) -> int:
-    """How many groups a convolution has: `up` then sees only its group's part of the rank."""
-    check_full(where, up, down)
-    groups, rest = divmod(down.shape[0], up.shape[1])
-    if rest or not groups or not _fits(up, groups):
-        raise _unlike(up, down, where)
-    check_blocks(groups, where)
-    return groups
-
-
-def _fits(up: Tensor, groups: int) -> bool:
-    if len(up.shape) == 2:
-        return groups == 1
-    return up.shape[0] % groups == 0 and set(up.shape[2:]) == {1}
-
-
-def _unlike(up: Tensor, down: Tensor, where: str) -> SourceError:
-    return SourceError(
-        f"lora_B {list(up.shape)} and lora_A {list(down.shape)} of {where} do not share a rank."
-    )
-
-
-def check_full(where: str, *tensors: Tensor) -> None:
-    """No dimension may be zero.
-
-    Raises:
-        SourceError: one is.
-    """
-    if any(0 in tensor.shape for tensor in tensors):
-        raise SourceError(f"lora_A or lora_B of {where} is empty.")
-
-
-def check_blocks(count: int, where: str) -> None:
-    """A stored pair is taken apart into as many updates as it says: no small file may say millions.
-
-    Raises:
-        IncompatibleError: it does.
-    """
-    if count > MAX_BLOCKS:
-        raise IncompatibleError(
-            f"The factors of {where} mean {count} experts or groups, and {MAX_BLOCKS} is the limit."
-        )
-
-
-def check_float(tensor: Tensor, what: str) -> None:
-    """Factors must be of a float type that is read.
-
-    Raises:
-        IncompatibleError: it is none.
-    """
-    if tensor.dtype not in (*FLOATS, *SMALL_FLOATS):
-        raise IncompatibleError(f"{what} is stored as {tensor.dtype}; save it as float32 or bfloat16.")

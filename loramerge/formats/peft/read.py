@@ -24,11 +24,11 @@ from loramerge.formats.peft.alpha import (
     check_tensors,
     given,
     of_bare_file,
-    understood,
 )
 from loramerge.formats.peft.config import check_mergeable, scales
 from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
+from loramerge.formats.peft.updates import understood
 
 CONFIG = "adapter_config.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -56,9 +56,9 @@ def load_folder(
     check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)
     file = file or _weights(folder, name, allow_pickle)
-    pairs = sort_tensors(file.tensors, name)
+    stored = sort_tensors(file.tensors, name)
     rule = scales(config, name)
-    pairs = understood(pairs, config, rule, name)
+    pairs = understood(stored, config, rule, name)
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
     check_tensors(rule.scale, pairs, name)
     return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
@@ -71,10 +71,10 @@ def read_file(file: File, name: str, alpha: Alpha | None = None, optional: bool 
         SourceError, IncompatibleError: as `of_bare_file` and `given` say.
         UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
-    pairs = sort_tensors(file.tensors, name)
-    said = of_bare_file(file, pairs)
+    stored = sort_tensors(file.tensors, name)
+    said = of_bare_file(file, stored)
     unused = _unused(alpha, optional, name) if said else []
-    pairs, scale_of, config = said or given(file, pairs, alpha)
+    pairs, scale_of, config = said or given(file, stored, alpha)
     check_tensors(scale_of, pairs, name)
     adapter = _adapter(file, pairs, scale_of, config, name, unused)
     return adapter if said else replace(adapter, provenance=replace(adapter.provenance, alpha=alpha))

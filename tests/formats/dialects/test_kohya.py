@@ -137,7 +137,7 @@ REFUSED = {
     "GLoRA": ({"a1.weight": (2, 3)}, lm.IncompatibleError, "GLoRA"),
     "IA3": ({"on_input": (1,)}, lm.IncompatibleError, "IA3"),
     "a replaced weight": ({"set_weight": (2, 2)}, lm.IncompatibleError, "replaced weight"),
-    "two forms": ({"diff": (6, 4)}, lm.SourceError, "lora and full in one"),
+    "two forms": ({"diff": (6, 4)}, lm.SourceError, "LoRA and full in one"),
     "an alpha of two numbers": ({"alpha": (2,)}, lm.SourceError, "not one number"),
     "another rank": ({"lora_up.weight": (6, 3)}, lm.SourceError, "do not fit together"),
     "integers": ({"lora_up.weight": None}, lm.IncompatibleError, "I8"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from tests.formats.forms.samples import kron, tucker
 from tests.helpers.dialects import matrix, normal, product, same, saved
 
 LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -12,20 +13,6 @@ NAMES = {
     LINEAR: "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
     CONV: "unet.mid_block.resnets.0.conv1",
 }
-
-
-def tucker(a, b, t):
-    """W[p, q, …] = Σ t[i, j, …] a[i, p] b[j, q]."""
-    made = np.zeros((a.shape[1], b.shape[1], *t.shape[2:]))
-    for i, j, p, q in np.ndindex(a.shape[0], b.shape[0], a.shape[1], b.shape[1]):
-        made[p, q] += t[i, j].astype(np.float64) * float(a[i, p]) * float(b[j, q])
-    return made
-
-
-def kron(left, right):
-    """Blocks left[i, j] · right, also where right is a convolution's."""
-    rows = [np.concatenate([float(x) * right for x in row], axis=1) for row in left]
-    return np.concatenate(rows, axis=0)
 
 
 def loha(r, outs, ins, scale):
@@ -142,7 +129,7 @@ MALFORMED = {
         {"hada_w1_a": (4, 3), "hada_w1_b": (2, 4), "hada_w2_a": (4, 2), "hada_w2_b": (2, 4)},
         "do not fit together",
     ),
-    "one side": ({"lokr_w1": (2, 2)}, "side 2"),
+    "one side": ({"lokr_w1": (2, 2)}, "side 2.*lokr_w2 is missing"),
     "both kinds of a side": (
         {"lokr_w1": (2, 2), "lokr_w1_a": (2, 1), "lokr_w1_b": (1, 2), "lokr_w2": (2, 2)},
         "side 1",

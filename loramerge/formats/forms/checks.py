@@ -1,0 +1,72 @@
+"""What any stored factor must be: of a float type, not empty, of a size that a model can have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loramerge.adapters.adapter import Tensor
+from loramerge.arrays.dtypes import FLOATS
+from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.files.views import SMALL_FLOATS
+
+MAX_BLOCKS = 10_000
+
+
+def check_float(tensor: Tensor, what: str) -> None:
+    """Factors must be of a float type that is read.
+
+    Raises:
+        IncompatibleError: it is none.
+    """
+    if tensor.dtype not in (*FLOATS, *SMALL_FLOATS):
+        raise IncompatibleError(f"{what} is stored as {tensor.dtype}; save it as float32 or bfloat16.")
+
+
+def check_full(where: str, *tensors: Tensor) -> None:
+    """No dimension may be zero.
+
+    Raises:
+        SourceError: one is.
+    """
+    if any(0 in tensor.shape for tensor in tensors):
+        raise SourceError(f"A factor of {where} is empty.")
+
+
+def check_blocks(count: int, where: str) -> None:
+    """A stored pair is taken apart into as many updates as it says: no small file may say millions.
+
+    Raises:
+        IncompatibleError: it does.
+    """
+    if count > MAX_BLOCKS:
+        raise IncompatibleError(
+            f"The factors of {where} mean {count} experts or groups, and {MAX_BLOCKS} is the limit."
+        )
+
+
+def check_dimensions(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Factors are matrices, or those of a convolution of up to three dimensions.
+
+    Raises:
+        SourceError: one is not.
+    """
+    if not all(2 <= len(tensor.shape) <= 5 for tensor in tensors.values()):
+        raise misfit(where, tensors)
+
+
+def missing(tensor: str, where: str) -> SourceError:
+    """A tensor that a form cannot be without."""
+    return SourceError(f"{tensor} of {where} is missing: the file was cut or badly saved.")
+
+
+def misfit(where: str, tensors: Mapping[str, Tensor]) -> SourceError:
+    """The shapes of these tensors contradict each other."""
+    shown = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
+    return SourceError(f"The factors of {where} do not fit together ({printable(shown)}).")
+
+
+def unlike(where: str, up: Tensor, down: Tensor) -> SourceError:
+    """The two factors of a PEFT pair do not share a rank."""
+    return SourceError(
+        f"lora_B {list(up.shape)} and lora_A {list(down.shape)} of {where} do not share a rank."
+    )

@@ -1,0 +1,74 @@
+"""Factors that are computed: in float64, when they are asked for, and never larger than the form needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.adapters.adapter import Tensor
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array
+from loramerge.formats.files.views import View
+
+Pair = tuple[Array, Array]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Product:
+    """A matrix that is a product of stored tensors.
+
+    Args:
+        tensors: what it is computed from.
+        size: (out, in · Π kernel).   units: the rank that it has at most.
+        pair: its factors (out, units) and (units, in · Π kernel), from the arrays of the tensors.
+        whole: itself, from the same.
+    """
+
+    tensors: Sequence[Tensor]
+    size: tuple[int, int]
+    units: int
+    pair: Callable[..., Pair]
+    whole: Callable[..., Array]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Its factors; or itself beside an identity, where that has no more units."""
+        (outs, ins), units = self.size, self.units
+        if units < min(outs, ins):
+            up = made(self.tensors, (outs, units), lambda *arrays: self.pair(*arrays)[0])
+            return up, made(self.tensors, (units, ins), lambda *arrays: self.pair(*arrays)[1])
+        matrix = made(self.tensors, self.size, self.whole)
+        return (matrix, identity(ins)) if ins <= outs else (identity(outs), matrix)
+
+
+def made(tensors: Sequence[Tensor], shape: tuple[int, int], make: Callable[..., Array]) -> Tensor:
+    """A factor that is computed in float64 and handed over as float32, or wider as its tensors are."""
+    kind = dtypes.widest([*(tensor.dtype for tensor in tensors), "F32"])
+
+    def computed(*arrays: Array) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source where it is used
+            return make(*(dtypes.wide(array) for array in arrays)).astype(dtypes.FLOATS[kind])
+
+    return View(tuple(tensors), shape, kind, computed)
+
+
+def identity(size: int) -> Tensor:
+    """The identity matrix, made when it is read."""
+    return View((), (size, size), "F32", lambda: np.eye(size, dtype=np.float32))
+
+
+def split(matrix: Array) -> Pair:
+    """A matrix as a pair: itself, and the identity of its shorter side."""
+    outs, ins = matrix.shape
+    return (matrix, np.eye(ins)) if ins <= outs else (np.eye(outs), matrix)
+
+
+def half(a: Array, b: Array, *core: Array) -> Pair:
+    """(out, r) and (r, in · Π kernel), whose product is ``a @ b``.
+
+    With the core of a Tucker convolution `a` lies on its side: W[p, q, …] = Σ core[i, j, …] a[i, p] b[j, q].
+    """
+    if not core:
+        return a, b.reshape(len(b), -1)
+    return a.T, np.einsum("ij...,jn->in...", core[0], b).reshape(len(a), -1)

@@ -1,0 +1,87 @@
+"""What is known and yet not read: forms that are no sum of low-rank updates without more than their file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loramerge.errors import IncompatibleError, printable
+from loramerge.formats.forms.form import Naming
+
+BASE = "needs the base weights to become an update: merge it into its base model"
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """One of them.
+
+    Args:
+        words: how messages call it.   why: what it does, as a sentence goes on after `words`.
+        setting: the setting of PEFT's config that turns a plain pair into it.
+        peft, image: a pattern of the ends of its keys in each naming.
+    """
+
+    words: str
+    why: str
+    setting: str = ""
+    peft: str = ""
+    image: str = ""
+
+
+MAGNITUDE = r"lora_magnitude_vector(?:\.\w+)*"
+UNREAD = (
+    Unread("DoRA", BASE, "use_dora", peft=MAGNITUDE, image=rf"dora_scale|{MAGNITUDE}"),
+    Unread("QALoRA", "pools its input, so it has no low-rank update", "use_qalora"),
+    Unread("block-diagonal LoRA", "is not read", "use_bdlora"),
+    Unread("an activated LoRA", "works on some tokens only and has no one update", "alora_invocation_tokens"),
+    Unread(
+        "an Arrow router",
+        "chooses among adapters at run time: name the adapters instead",
+        "arrow_config",
+    ),
+    Unread("KaSA", "truncates the base weights: merge it into its base model", "kasa_config"),
+    Unread(
+        "OFT",
+        "turns the base weights, and adds nothing to them",
+        peft=r"oft_blocks",
+        image=r"oft_blocks|oft_diag|oft_R\.weight|rescale",
+    ),
+    Unread("GLoRA", BASE, image=r"[ab][12]\.weight|bm\.weight"),
+    Unread("IA3", "multiplies the base weights, and has no low-rank update", image="on_input"),
+    Unread(
+        "a replaced weight",
+        "is no update of the base weights",
+        image="set_weight|reshape_weight|row_offset",
+    ),
+)
+_ENDS: Mapping[Naming, list[tuple[re.Pattern[str], Unread]]] = {
+    "peft": [(re.compile(rf".+\.(?:{one.peft})", re.DOTALL), one) for one in UNREAD if one.peft],
+    "image": [(re.compile(rf".+\.(?:{one.image})", re.DOTALL), one) for one in UNREAD if one.image],
+}
+
+
+def refuse_keys(keys: Iterable[str], naming: Naming, name: str) -> None:
+    """Refuse a file that holds a tensor of one of them.
+
+    Raises:
+        IncompatibleError: it does.
+    """
+    for key in keys:
+        for pattern, one in _ENDS[naming]:
+            if pattern.fullmatch(key):
+                raise IncompatibleError(
+                    f"{printable(name)} holds {one.words} ({printable(key, 80)}): it {one.why}."
+                )
+
+
+def refuse_settings(config: Mapping[str, Any], name: str) -> None:
+    """Refuse a config that sets one of them.
+
+    Raises:
+        IncompatibleError: it does.
+    """
+    for one in UNREAD:
+        if one.setting and config.get(one.setting):
+            raise IncompatibleError(f"{printable(name)} sets {one.setting}: {one.words} {one.why}.")

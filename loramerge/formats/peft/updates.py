@@ -1,0 +1,87 @@
+"""From the parts of PEFT's modules to pairs: by the table of forms, and by what the config says of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from loramerge.adapters.target import Layout, Target
+from loramerge.errors import printable
+from loramerge.formats import models
+from loramerge.formats.files.views import widened
+from loramerge.formats.forms.form import Given, Update
+from loramerge.formats.forms.table import FORMS, counted, update
+from loramerge.formats.models import unet
+from loramerge.formats.peft.config import Rule
+from loramerge.formats.peft.experts import unfold
+from loramerge.formats.peft.pairs import Pair, Pairs, Stored
+
+CONV = re.compile(r"(?:^|\.)\w*conv\w*$", re.IGNORECASE)
+
+
+def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, name: str) -> Pairs:
+    """The updates that a config makes of what is stored, still without their scales.
+
+    Raises:
+        SourceError, IncompatibleError: they do not fit it, or need one.
+    """
+    changes: dict[str, Update] = {}
+    for path, parts in sorted(stored.modules.items()):
+        where = f"{printable(path)} in {printable(name)}"
+        change = update(parts, Given(where, config, rule.rank(path) if rule else None), "peft")
+        if change is not None:
+            changes[path] = change
+    pairs = _pairs(changes)
+    return Pairs(
+        unfold(pairs, config, rule.rank if rule else lambda path: 1, name),
+        {path: widened(parts["bias"]) for path, parts in stored.modules.items() if "bias" in parts},
+        stored.alphas,
+        stored.extras,
+        (*stored.oddities, *_oddities(changes, pairs)),
+    )
+
+
+def _pairs(changes: Mapping[str, Update]) -> dict[str, Pair]:
+    of_unet = changes.keys() <= models.first_names("unet").keys()
+    pairs = {}
+    for path, change in changes.items():
+        kernel = _kernel(path, change, of_unet) if FORMS[change.form].told else change.kernel
+        target = Target(
+            path, kind="conv" if kernel else change.kind, layout=Layout(kernel=kernel, blocks=change.blocks)
+        )
+        pairs[path] = Pair(target, change.up, change.down, change.rank)
+    return pairs
+
+
+def _kernel(path: str, change: Update, of_unet: bool) -> tuple[int, ...]:
+    """The kernel of a LoHa or LoKr convolution: PEFT keeps it in the columns, and a length k as k×1."""
+    if change.kernel:
+        return change.kernel[:1] if _long(change.kernel) else change.kernel
+    known = unet.kernel(path) if of_unet else ()
+    return known if change.down.shape[1] % prod(known) == 0 else ()
+
+
+def _long(kernel: tuple[int, ...]) -> bool:
+    return kernel[1:] == (1,) and kernel[0] > 1
+
+
+def _oddities(changes: Mapping[str, Update], pairs: Mapping[str, Pair]) -> list[str]:
+    """What was made of the forms, and what the shapes of some leave open."""
+    told = counted(Counter(change.form for change in changes.values()))
+    made = {path: change for path, change in changes.items() if FORMS[change.form].told}
+    if long := [path for path, change in made.items() if _long(change.kernel)]:
+        told.append(f"{_some(long)} may be a 1-d convolution or one of k×1: it is taken as 1-d")
+    if flat := [path for path in made if CONV.search(path) and not pairs[path].target.layout.kernel]:
+        told.append(
+            f"{_some(flat)} looks like a convolution, whose kernel is not in the file: it is kept as a "
+            "matrix, which PEFT loads into linear layers only"
+        )
+    return told
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+    return f"{printable(paths[0])}{more}"

@@ -1,0 +1,148 @@
+"""ΔW of the parts of a form by the packages that define it, PEFT, LyCORIS and loralib: float64, no scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loramerge.formats.forms.table import FORMS
+
+
+def _torch(arrays):
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _by_peft(layer, form, parts, config):
+    """A model of this one layer, with the parts as its adapter; get_delta_weight of it."""
+    import peft
+    import torch
+
+    model = torch.nn.ModuleDict({"m": layer.double()})
+    made = peft.get_peft_model(model, config)
+    spelled = FORMS[form].peft
+    state = {f"base_model.model.m.{spelled[part][0]}": value for part, value in _torch(parts).items()}
+    result = peft.set_peft_model_state_dict(made, state)
+    assert not result.unexpected_keys
+    assert not [key for key in result.missing_keys if "ranknum" not in key and "base_layer" not in key]
+    with torch.no_grad():
+        delta = made.base_model.model["m"].get_delta_weight("default")
+    return delta.numpy().reshape(delta.shape[0], -1)
+
+
+def _layer(outs, ins, kernel=()):
+    from torch import nn
+
+    of = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d}[len(kernel)]
+    return of(ins, outs, *([kernel] if kernel else []), bias=False)
+
+
+def peft_lora(parts):
+    from peft import LoraConfig
+
+    (r, ins, *kernel), outs = parts["down"].shape, parts["up"].shape[0]
+    config = LoraConfig(r=r, lora_alpha=r, target_modules=["m"])
+    return _by_peft(_layer(outs, ins, tuple(kernel)), "lora", parts, config)
+
+
+def peft_embedding(parts):
+    from peft import LoraConfig
+    from torch.nn import Embedding
+
+    (r, tokens), dim = parts["embedding_A"].shape, parts["embedding_B"].shape[0]
+    config = LoraConfig(r=r, lora_alpha=r, target_modules=["m"])
+    return _by_peft(Embedding(tokens, dim), "embedding", parts, config).T
+
+
+def peft_adalora(parts):
+    from peft import AdaLoraConfig
+
+    (r, ins), outs = parts["svd_A"].shape, parts["svd_B"].shape[0]
+    config = AdaLoraConfig(init_r=r, lora_alpha=1, target_modules=["m"], total_step=10)
+    return (r + 1e-5) * _by_peft(_layer(outs, ins), "adalora", parts, config)
+
+
+def peft_loha(parts):
+    from peft import LoHaConfig
+
+    r, kernel = parts["hada_w1_b"].shape[0], parts.get("hada_t1", np.empty(0)).shape[2:]
+    side = 1 if kernel else 0
+    layer = _layer(parts["hada_w1_a"].shape[side], parts["hada_w1_b"].shape[1], kernel)
+    config = LoHaConfig(r=r, alpha=r, target_modules=["m"], use_effective_conv2d=bool(kernel))
+    return _by_peft(layer, "loha", parts, config)
+
+
+def peft_lokr(parts):
+    """The layer is one whose sides PEFT factorises so; it is asked for the rest by its config."""
+    from peft import LoKrConfig
+
+    r = next((parts[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), 9)
+    core = parts.get("lokr_t2", np.empty(0)).shape[2:]
+    (o1, i1), (o2, i2, *kernel) = _sides(parts, bool(core))
+    layer = _layer(o1 * o2, i1 * i2, tuple(core or kernel))
+    both = "lokr_w1_a" in parts
+    config = LoKrConfig(
+        r=r, alpha=r, target_modules=["m"], use_effective_conv2d=bool(core), decompose_both=both
+    )
+    return _by_peft(layer, "peft_lokr", parts, config)
+
+
+def _sides(parts, core):
+    one = parts.get("lokr_w1")
+    first = one.shape if one is not None else (parts["lokr_w1_a"].shape[0], parts["lokr_w1_b"].shape[1])
+    if "lokr_w2" in parts:
+        return first, parts["lokr_w2"].shape
+    return first, (parts["lokr_w2_a"].shape[1 if core else 0], parts["lokr_w2_b"].shape[1])
+
+
+def loralib_merged(parts):
+    import loralib
+    import torch
+
+    r = parts["up"].shape[1]
+    layer = loralib.MergedLinear(
+        parts["down"].shape[1], 15, r=r, lora_alpha=r, enable_lora=[True, False, True]
+    ).double()
+    with torch.no_grad():
+        layer.lora_A.copy_(_torch(parts)["down"])
+        layer.lora_B.copy_(_torch(parts)["up"])
+        return layer.merge_AB().numpy()
+
+
+def _lycoris(form, *weights):
+    from lycoris import functional
+
+    tensors = [None if w is None else _torch({"": w})[""] for w in weights]
+    delta = getattr(functional, form).diff_weight(*tensors, gamma=1.0).numpy()
+    return delta.reshape(delta.shape[0], -1)
+
+
+def lycoris_locon(parts):
+    return _lycoris("locon", parts["down"], parts["up"], parts.get("mid"))
+
+
+def lycoris_loha(parts):
+    names = ("hada_w1_b", "hada_w1_a", "hada_w2_b", "hada_w2_a", "hada_t1", "hada_t2")
+    return _lycoris("loha", *map(parts.get, names))
+
+
+def lycoris_lokr(parts):
+    """It takes alpha, and divides by the columns of a factor: with a core, these are no rank."""
+    names = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+    factored = next((parts[name] for name in ("lokr_w2_a", "lokr_w1_a") if name in parts), None)
+    divisor = 1 if factored is None else factored.shape[1]
+    return divisor * _lycoris("lokr", *map(parts.get, names))
+
+
+def lycoris_full(parts):
+    """The module adds its difference as it is."""
+    import torch
+    from lycoris.modules.full import FullModule
+
+    outs, ins, *kernel = parts["diff"].shape
+    layer = _layer(outs, ins, tuple(kernel)).double()
+    module = FullModule("x", layer, multiplier=1.0).double()
+    with torch.no_grad():
+        module.weight.copy_(_torch(parts)["diff"])
+        delta = module.get_diff_weight()[0].detach()
+    return delta.numpy().reshape(outs, -1)

@@ -1,0 +1,171 @@
+"""What holds for every form. A new form enters by itself, and fails until it has a sample."""
+
+import re
+from math import prod
+
+import numpy as np
+import pytest
+
+from loramerge.adapters.adapter import Computed, Held
+from loramerge.errors import IncompatibleError, SourceError
+from loramerge.formats.files.views import View
+from loramerge.formats.forms.form import Given
+from loramerge.formats.forms.table import FORMS, update
+from tests.formats.forms.samples import SAMPLES
+
+CASES = {
+    f"{form}{': ' * bool(word)}{word}": (form, make)
+    for form, makers in SAMPLES.items()
+    for word, make in makers.items()
+}
+
+
+def sample(make):
+    return make(np.random.default_rng(7))
+
+
+every = pytest.mark.parametrize(("form", "make"), CASES.values(), ids=CASES)
+
+
+def read(it, tensors, where="m in f"):
+    return update(tensors, Given(where, it.config, it.rank), it.naming)
+
+
+def shut(shape):
+    """A tensor of which nothing but the header may be looked at."""
+
+    def refuse():
+        raise AssertionError("a number was read")
+
+    return Computed(tuple(shape), refuse)
+
+
+def held(parts):
+    return {part: Held(array) for part, array in parts.items()}
+
+
+def dense(found):
+    return np.asarray(found.up.read(), np.float64) @ np.asarray(found.down.read(), np.float64)
+
+
+def test_every_form_has_a_sample():
+    assert set(SAMPLES) == set(FORMS)
+
+
+@every
+def test_a_form_is_the_update_of_its_definition(form, make):
+    it = sample(make)
+    found = read(it, held(it.parts))
+    assert (found.form, found.rank, found.kernel) == (form, it.divisor, it.kernel)
+    assert (found.up.shape[0], found.down.shape[1]) == it.wanted.shape
+    assert found.up.read().shape == found.up.shape
+    assert found.down.read().shape == found.down.shape
+    np.testing.assert_allclose(dense(found), it.wanted, rtol=0, atol=1e-12 * np.abs(it.wanted).max())
+
+
+def test_all_forms_but_these_are_held_against_their_authors_code():
+    assert {form for form, make in CASES.values() if sample(make).theirs is None} == {"stacked"}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if sample(CASES[case][1]).theirs])
+def test_a_form_is_the_update_of_its_authors_code(case):
+    it = sample(CASES[case][1])
+    for package in ("torch", "peft", "lycoris", "loralib"):
+        pytest.importorskip(package)
+    theirs = it.theirs(it.parts)
+    np.testing.assert_allclose(
+        dense(read(it, held(it.parts))), theirs, rtol=0, atol=1e-6 * np.abs(theirs).max()
+    )
+
+
+@every
+def test_a_form_has_the_rank_that_it_declares_and_is_made_from_headers_alone(form, make):
+    it = sample(make)
+    found = read(it, {part: shut(array.shape) for part, array in it.parts.items()})
+    assert found.down.shape[0] == found.up.shape[1] == it.units
+    assert np.linalg.matrix_rank(it.wanted) <= it.units <= min(it.wanted.shape)
+    assert FORMS[form].needs == "file", "a form that needs more has to be given it here"
+
+
+@every
+def test_nothing_dense_is_formed_where_a_form_is_of_low_rank(form, make):
+    it = sample(make)
+    found = read(it, held(it.parts))
+    if it.units == min(it.wanted.shape):
+        assert min(found.up.shape) == found.up.shape[1] or min(found.down.shape) == found.down.shape[0]
+        return
+    entries = max(prod(tensor.shape) for tensor in (found.up, found.down))
+    assert entries == it.units * max(it.wanted.shape) < it.wanted.size
+
+
+OPTIONAL = ("mid", "lokr_t2")  # without it the other tensors mean another kernel, or do not fit
+
+
+@every
+def test_a_missing_tensor_is_named(form, make):
+    it = sample(make)
+    for part in it.parts.keys() - set(OPTIONAL):
+        left = {other: array for other, array in held(it.parts).items() if other != part}
+        name = re.escape(FORMS[form].call(part))
+        lacks = rf"\b{name}( of m in f)? is missing" if left else "m in f has an alpha, but no factors"
+        with pytest.raises(SourceError, match=lacks):
+            read(it, {**left, "alpha": Held(np.ones(()))})
+
+
+@every
+def test_a_wrong_size_is_refused(form, make):
+    it = sample(make)
+    for part, array in it.parts.items():
+        for axis in range(array.ndim):
+            shape = [*array.shape]
+            shape[axis] += 1
+            tensors = {**held(it.parts), part: shut(shape)}
+            if (part, axis) in it.free:
+                found = read(it, tensors)
+                assert (found.up.shape[0], found.down.shape[1]) != it.wanted.shape
+                continue
+            with pytest.raises((SourceError, IncompatibleError), match="m in f"):
+                read(it, tensors)
+
+
+@every
+def test_an_empty_tensor_and_one_of_no_float_type_are_refused(form, make):
+    it = sample(make)
+    for part, array in it.parts.items():
+        for axis in range(array.ndim):
+            shape = [*array.shape]
+            shape[axis] = 0
+            with pytest.raises(SourceError, match="m in f"):
+                read(it, {**held(it.parts), part: shut(shape)})
+        with pytest.raises(IncompatibleError, match=r"of m in f is stored as I8"):
+            read(it, {**held(it.parts), part: View((), array.shape, "I8", array.copy)})
+
+
+@every
+def test_a_tensor_of_another_form_is_refused(form, make):
+    it = sample(make)
+    for other in FORMS.values():
+        for part in other.spellings(it.naming):
+            if FORMS[form].owns(part, it.naming):
+                continue
+            with pytest.raises(SourceError, match=r"m in f has .* in one"):
+                read(it, {**held(it.parts), part.replace("#", "0"): shut((2, 2))})
+
+
+@pytest.mark.parametrize("naming", ["peft", "image"])
+def test_the_end_of_a_key_means_one_part(naming):
+    meant = {}
+    for form in FORMS.values():
+        for part, ends in form.spellings(naming).items():
+            for end in ends:
+                assert meant.setdefault(end, part) == part
+
+
+@every
+def test_factors_are_handed_on_as_wide_as_they_must_be(form, make):
+    it = sample(make)
+    for kind, least in ((np.float16, ("F16", "F32")), (np.float32, ("F32",)), (np.float64, ("F64", "F32"))):
+        found = read(it, {part: Held(array.astype(kind)) for part, array in it.parts.items()})
+        for tensor in (found.up, found.down):
+            assert tensor.dtype in least
+            assert tensor.read().dtype.itemsize == {"F16": 2, "F32": 4, "F64": 8}[tensor.dtype]
