@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from loramerge.algorithms.families.federated import Federated, Projection, mean_units, told
+from loramerge.algorithms.families.federation import Federated, Projection, mean_units, told
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Remix

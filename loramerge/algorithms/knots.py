@@ -13,7 +13,7 @@ from loramerge.algorithms.dare_ties import DareTies
 from loramerge.algorithms.entries import tiled
 from loramerge.algorithms.entries.elementwise import Elementwise
 from loramerge.algorithms.entries.rows import Rows, energies, fitted, rows
-from loramerge.algorithms.families.sized import Sized, truncate
+from loramerge.algorithms.families.size import Sized, truncate
 from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.ties import Ties

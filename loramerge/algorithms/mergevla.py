@@ -12,7 +12,7 @@ import numpy as np
 from loramerge.algorithms.emr import Emr
 from loramerge.algorithms.entries.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.families.refit import refit
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
 from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.ties import Ties

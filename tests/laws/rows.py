@@ -44,7 +44,7 @@ from loramerge import (
     Tsv,
     Wudi,
 )
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
 from tests.helpers.adapters import changed, distance, merged, random_adapters
 
 ROWS = {

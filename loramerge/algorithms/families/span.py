@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
 from loramerge.algorithms.method import Interval, option
 from loramerge.arrays.backend import Array
 from loramerge.arrays.basis import Basis, basis
