@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from loramerge.algorithms.entries.ruled import Ruled
+from loramerge.algorithms.entries import cores
+from loramerge.algorithms.entries.choice import ByRule
 from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Core(Ruled):
+class Core(ByRule):
     """TIES, DARE and others where LoRA has room for them: the merge stays in the span of the adapters.
 
         ΔW_t = E_up M_t E_down        ΔW = E_up · rule(M₁ … M_T) · E_down
@@ -43,8 +42,11 @@ class Core(Ruled):
 
     @property
     def traits(self) -> Traits:
-        of_rule = self.chosen().traits
-        return Traits("spectral", weights=of_rule.weights, identity=of_rule.identity, exact=of_rule.exact)
+        rule = self.chosen()
+        return Traits(
+            "spectral", weights=rule.weights, identity=rule.identity(diagonal=True), exact=rule.exact
+        )
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
-        return np.asarray(self.chosen().core(grams, bases))
+    def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
+        merged = cores.merged(self.chosen(), grams, bases)
+        return namespace(merged).linalg.svd(merged)

@@ -5,32 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Self
+from typing import Self, cast
 
 import numpy as np
 
-from loramerge.algorithms.emr import Emr
 from loramerge.algorithms.entries.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.families.refit import refit
 from loramerge.algorithms.families.size import Sized
-from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Interval, Traits, option
+from loramerge.algorithms.table import METHODS, RULES
 from loramerge.algorithms.ties import Ties
-from loramerge.algorithms.tsv import Tsv
-from loramerge.algorithms.wudi import Wudi
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix, Result
 from loramerge.errors import UsageError
 
-BASES: dict[str, Sized] = {
-    "linear": Linear(),
-    "ties": Ties(density=1, divisor="none"),
-    "emr": Emr(),
-    "tsv": Tsv(),
-    "wudi": Wudi(),
-}
+BASES = ("linear", *RULES, "tsv", "wudi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +57,7 @@ class MergeVla(Sized):
     0.75
     """
 
-    base: Literal["linear", "ties", "emr", "tsv", "wudi"] = option(
-        "linear", "The rule of the merge that tasks share."
-    )
+    base: str = option("linear", "The method of the merge that tasks share.", choices=BASES)
     mask_lambda: float = option(0.6, "λ: the larger, the fewer entries a mask keeps.", Interval(low=0))
     consensus: int = option(0, "Keep only entries that so many tasks want; 0 keeps all.", Interval(low=0))
 
@@ -90,7 +79,10 @@ class MergeVla(Sized):
     @property
     def rule(self) -> Sized:
         """The rule of the merge, with its size."""
-        return replace(BASES[self.base], rank=self.rank, energy=self.energy)
+        if self.base == "ties":
+            return Ties(density=1, divisor="none", rank=self.rank, energy=self.energy)
+        cls = cast(type[Sized], METHODS[self.base])
+        return cls(rank=self.rank, energy=self.energy)
 
     @property
     def traits(self) -> Traits:

@@ -6,12 +6,12 @@ import dataclasses
 import itertools
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from loramerge.algorithms import METHODS, Method, find, not_an_option
-from loramerge.algorithms.method import Interval
+from loramerge.algorithms.method import Interval, choices
 
 DEFAULT = "linear"
 CONSUMERS = "peft transformers vllm sglang llama.cpp diffusers comfyui mlx".split()  # without loading them
@@ -33,21 +33,20 @@ def from_fields(method: type[Method]) -> list[click.Option]:
 def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
     return click.Option(
         [f"--{field.name.replace('_', '-')}", field.name],
-        type=_type(hint, field.metadata.get("interval")),
+        type=_type(field, hint),
         default=field.default,
         show_default=field.default is not None,
         help=field.metadata["help"],
     )
 
 
-def _type(hint: Any, interval: Interval | None) -> click.ParamType[Any]:
-    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
-    choices = [v for k in (hint, *kinds) if typing.get_origin(k) is Literal for v in typing.get_args(k)]
-    if choices:
-        return click.Choice(choices)
+def _type(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
+    if words := choices(field, hint):
+        return click.Choice(words)
+    kinds = typing.get_args(hint) or (hint,)
     if str in kinds:
         return click.STRING
-    bounds = interval or Interval()
+    bounds = field.metadata.get("interval") or Interval()
     if float in kinds:
         return click.FloatRange(bounds.low, bounds.high, min_open=bounds.low_open)
     low, high = (None if b is None else int(b) for b in (bounds.low, bounds.high))
