@@ -31,6 +31,7 @@ class Core(ByRule):
     sources together; with rule=sum nothing does, and it is the plain weighted sum. Where singular values of
     the stacked factors coincide the bases are not unique.
 
+    >>> import numpy as np
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
     >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
@@ -42,10 +43,7 @@ class Core(ByRule):
 
     @property
     def traits(self) -> Traits:
-        rule = self.chosen()
-        return Traits(
-            "spectral", weights=rule.weights, identity=rule.identity(diagonal=True), exact=rule.exact
-        )
+        return self.chosen().traits("spectral", diagonal=True)
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         merged = cores.merged(self.chosen(), grams, bases)

@@ -56,8 +56,7 @@ class Ctm(ByRule):
 
     @property
     def traits(self) -> Traits:
-        rule = self.chosen()
-        return Traits("spectral", weights=rule.weights, identity=rule.identity(diagonal=True))
+        return self.chosen().traits("spectral", diagonal=True, whole=False)
 
     def observe(self, grams: Grams) -> Array:
         """σ² of the weighted sum (M, R)."""

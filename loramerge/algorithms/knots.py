@@ -85,9 +85,7 @@ class Knots(Sized):
 
     @property
     def traits(self) -> Traits:
-        rule = self.chosen()
-        family = "linear" if self.rule == "linear" else "elementwise"
-        return Traits(family, weights=rule.weights, identity=rule.identity(), exact=rule.exact)
+        return self.chosen().traits("linear" if self.rule == "linear" else "elementwise")
 
     @property
     def whole(self) -> bool:

@@ -38,13 +38,13 @@ class MergeVla(Sized):
     is in what the rank cuts.
 
     `base=ties` is the one of MergeVLA: nothing is trimmed, the elected sign's entries are added. Its KnOTS
-    with a sum is `linear`, exactly.
+    with a sum is `linear`, exactly. Every other base is the method of that name as it is without options.
 
     Source: MergeVLA, 2025 (λ = 0.6, best from 0.6 to 0.9); masks: TALL, Wang et al. 2024, arXiv:2405.07813.
 
     Limits: masks are on ΔW, not on A and B, so a restored task has no low rank: it is fitted again, with
-    its error. Each mask takes a bit for every entry of a module, out·in/8 bytes. Where a rank is given, and
-    for `ties` and `emr` always, the merge is cut to a rank first, and the masks are made for what is left.
+    its error. Each mask takes a bit for every entry of a module, out·in/8 bytes. With a rank, and with an
+    elementwise base always, the merge is cut to a rank first, and the masks are made for what is left.
 
     >>> import loramerge as lm
     >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [0.0, 2.0]]), np.eye(2))}, "a")
@@ -77,8 +77,8 @@ class MergeVla(Sized):
         return self.consensus == 0
 
     @property
-    def rule(self) -> Sized:
-        """The rule of the merge, with its size."""
+    def shared(self) -> Sized:
+        """The method of the merge that tasks share, with its size."""
         if self.base == "ties":
             return Ties(density=1, divisor="none", rank=self.rank, energy=self.energy)
         cls = cast(type[Sized], METHODS[self.base])
@@ -86,13 +86,13 @@ class MergeVla(Sized):
 
     @property
     def traits(self) -> Traits:
-        rule = self.rule.traits
+        shared = self.shared.traits
         return Traits(
             "masks",
-            weights="none" if self.consensus else rule.weights,
-            identity=rule.identity and self.consensus <= 1,
-            exact=rule.exact and self.consensus == 0,
-            vanishes=self.consensus > 0,
+            weights="none" if self.consensus else shared.weights,
+            identity=shared.identity and self.consensus <= 1,
+            exact=shared.exact and self.consensus == 0,
+            vanishes=shared.vanishes or self.consensus > 0,
         )
 
     @property
@@ -101,37 +101,37 @@ class MergeVla(Sized):
 
     @property
     def whole(self) -> bool:
-        return self.rule.whole and self.consensus == 0
+        return self.shared.whole and self.consensus == 0
 
     @property
     def frame(self) -> Frame:
-        return "halved" if self.base == "linear" else self.rule.frame
+        return "halved" if self.base == "linear" else self.shared.frame
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return replace(grams, weights=weights)
 
     def _weighed(self, grams: Grams) -> Grams:
         assert grams.weights is not None
-        return self.rule.weigh(grams, grams.weights)
+        return self.shared.weigh(grams, grams.weights)
 
     def observe(self, grams: Grams) -> Array:
-        return self.rule.observe(self._weighed(grams))
+        return self.shared.observe(self._weighed(grams))
 
     def decide(self, observed: Sequence[Array], largest: int) -> Self:
         if self.energy is not None:
-            rank = self.rule.decide(observed, largest).rank
+            rank = self.shared.decide(observed, largest).rank
             return replace(self, rank=rank, energy=None)
         return self if self.rank or self.whole else replace(self, rank=largest)
 
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
-        return self.rule.width(signature, shape)
+        return self.shared.width(signature, shape)
 
     def held(self, shape: tuple[int, int]) -> int:
-        return self.rule.held(shape)
+        return self.shared.held(shape)
 
     def remix(self, grams: Grams) -> Result:
         weighed = self._weighed(grams)
-        return Fitted(partial(self._fit, grams, weighed, self.rule.remix(weighed)))
+        return Fitted(partial(self._fit, grams, weighed, self.shared.remix(weighed)))
 
     def _fit(self, grams: Grams, weighed: Grams, made: Result, module: int) -> Fit:
         fit = made.make(module) if isinstance(made, Fitted) else _held(weighed, made, module)

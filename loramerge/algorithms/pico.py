@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,7 +54,8 @@ class Pico(ByRule):
 
     @property
     def traits(self) -> Traits:
-        return Traits("spectral", weights="none", identity=self.chosen().identity(diagonal=True))
+        of_rule = self.chosen().traits("spectral", diagonal=True, whole=False)
+        return replace(of_rule, weights="none")
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return weigh(grams, weights, even=True)  # w ΔW is the update, balanced again

@@ -9,14 +9,24 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from loramerge import METHODS, UsageError
+from loramerge import METHODS, Adapter, UsageError
 from loramerge.algorithms.entries.block import whole
 from loramerge.algorithms.table import RULES
 from loramerge.cli.options import from_fields
 from tests.algorithms import spectral
 from tests.helpers.adapters import dense, distance, merged, random_adapters
 
-SOURCES, WEIGHTS = random_adapters(61, (4, 3, 5), {"q": (24, 31)}), [1.0, -0.5, 2.0]
+WEIGHTS = [1.0, -0.5, 2.0]
+
+
+def alike():
+    """Sources that have something in common, so that no rule is left with nothing."""
+    common, *own = (next(iter(a.values())) for a in random_adapters(61, (2, 4, 3, 5), {"q": (24, 31)}))
+    parts = [np.sign(weight) * 2 * common + each for weight, each in zip(WEIGHTS, own, strict=True)]
+    return [Adapter.of({"q": part}, f"source{t}") for t, part in enumerate(parts)]
+
+
+SOURCES = alike()
 TAKERS = {  # method -> the option that names the rule, and its loop with any rule on matrices
     "core": ("rule", spectral.core, {}),
     "ctm": ("rule", spectral.ctm, {"k": 6}),

@@ -46,13 +46,7 @@ class Elementwise(Sized):
 
     @property
     def traits(self) -> Traits:
-        rule, place = self.rule, self.place
-        return Traits(
-            "elementwise",
-            weights=rule.weights,
-            identity=rule.identity(place.diagonal),
-            exact=rule.exact and place.whole,
-        )
+        return self.rule.traits("elementwise", diagonal=self.place.diagonal, whole=self.place.whole)
 
     @property
     def place(self) -> Space:

@@ -13,6 +13,7 @@ import numpy as np
 from loramerge.algorithms.entries.block import Block
 from loramerge.algorithms.entries.limits import Limits
 from loramerge.algorithms.entries.sparsity import Drop, Trim
+from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array, namespace
 
 Blocks = Callable[[], Iterable[Block]]  # the parts of whole matrices, again and again
@@ -44,6 +45,7 @@ class Rule:
         linear: `merge` is the weighted sum.
         trim, drop: which entries are kept; None: all.
         measure: (F, M) sums over whole matrices that `merge` needs; they add up over tiles.
+        vanishes: all entries may become 0 although sources are not.
     """
 
     merge: Callable[[Block], Array]
@@ -52,6 +54,7 @@ class Rule:
     trim: Trim | None = None
     drop: Drop | None = None
     measure: Callable[[Block], Array] | None = None
+    vanishes: bool = False
 
     @property
     def trims(self) -> bool:
@@ -71,20 +74,22 @@ class Rule:
         """Whether there is one ranking for all sources."""
         return self.trim is not None and self.trim.together
 
-    @property
-    def weights(self) -> Literal["additive", "consensus", "none"]:
-        """What copies of one adapter come to; see `Traits`."""
-        return "none" if self.drops else self.copies
+    def traits(self, family: str, *, diagonal: bool = False, whole: bool = True) -> Traits:
+        """What holds for a method that is this rule somewhere.
 
-    @property
-    def exact(self) -> bool:
-        """Whether it is the weighted sum itself."""
-        return self.linear and not self.trims and not self.drops
-
-    def identity(self, diagonal: bool = False) -> bool:
-        """Whether one source alone comes back. All of a diagonal matrix is in half of its entries."""
+        Args:
+            diagonal: one source alone is a diagonal matrix there: half of the entries hold all of it.
+            whole: nothing is cut off afterwards.
+        """
+        plain = not self.trims and not self.drops
         alone = 1.0 if self.trim is None else self.trim.alone
-        return not self.drops and alone >= (0.5 if diagonal else 1.0)
+        return Traits(
+            family,
+            weights="none" if self.drops else self.copies,
+            identity=not self.drops and alone >= (0.5 if diagonal else 1.0),
+            exact=whole and plain and self.linear,
+            vanishes=self.vanishes,
+        )
 
     def on(self, block: Block, limits: Limits | None = None) -> Array:
         """The merged entries (M, a, b) of whole matrices.
