@@ -11,8 +11,8 @@ import numpy as np
 import loramerge as lm
 from benchmarks.speed.measure import Cost, call
 from benchmarks.speed.sections import Row
-from loramerge.algorithms.entries import tiled
-from loramerge.algorithms.entries.tiles import Dense, dense
+from loramerge.algorithms.entries.dense import merged
+from loramerge.algorithms.entries.tiles import Tiles, tiles
 from loramerge.arrays.backend import workers
 from loramerge.sources.units import Units
 
@@ -47,8 +47,7 @@ def against_peft(size: int = 2048, count: int = 4) -> Iterator[Row]:
         return ties([up @ down for up, down in factors], torch.ones(count), DENSITY)
 
     def ours() -> np.ndarray:
-        entries = tiles(sources)
-        return tiled.merged(TIES, entries, tiled.limits(TIES, entries))
+        return merged(TIES.rule, module(sources))
 
     first, second = ours(), theirs().numpy()
     flipped = np.abs(first - second) > 1e-4 * np.abs(second).max()
@@ -62,13 +61,13 @@ def against_peft(size: int = 2048, count: int = 4) -> Iterator[Row]:
     yield Row(
         "TIES in the core, a module of many, files apart", each, "PEFT's, CPU", peft.cpu / each.cpu, "≥ 100"
     )
-    floor = call(lambda: [entries_made(tiles(sources))], 5)
+    floor = call(lambda: [entries_made(module(sources))], 5)
     yield Row("the products alone, once", floor, "dense TIES, CPU", mine.cpu / floor.cpu)
 
 
-def entries_made(entries: Dense) -> None:
+def entries_made(entries: Tiles) -> None:
     """Every entry of every source, once."""
-    for tile in entries.tiles():
+    for tile in entries.places():
         entries.values(tile)
 
 
@@ -96,10 +95,10 @@ def adapters(shapes: dict[str, tuple[int, int]], count: int) -> list[lm.Adapter]
     return made
 
 
-def tiles(sources: list[lm.Adapter]) -> Dense:
+def module(sources: list[lm.Adapter]) -> Tiles:
     """The one module of these adapters, as dense tiles."""
     target = next(iter(sources[0]))
     units = Units((target,), tuple(sources), tuple(s[target].rank for s in sources))
-    entries = dense(replace(units.grams(), weights=np.ones(len(sources))), 0)
+    entries = tiles(replace(units.grams(), weights=np.ones(len(sources))), 0)
     assert entries is not None
     return entries

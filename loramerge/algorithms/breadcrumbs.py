@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from loramerge.algorithms.entries.stack import Stack
-from loramerge.algorithms.entries.voting import SHARE, Trimming, Voting, share_of
-from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries import options
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.sparsity import Scope, Trim
+from loramerge.algorithms.entries.votes import Divisor, Election, Vote
+from loramerge.algorithms.method import Interval, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Breadcrumbs(Trimming, Voting):
+class Breadcrumbs(Elementwise):
     """The sum of the sources without their outliers and without their small entries.
 
         ΔW = Σ_t w_t τ_t        τ_t = ΔW_t where its size is below the γ largest and among the next d, else 0
@@ -36,24 +37,14 @@ class Breadcrumbs(Trimming, Voting):
            [-3.,  2.]])
     """
 
-    density: float = option(0.14, "The share of entries that is kept.", SHARE)
+    election: Election = options.election("none", "What is added up to elect a sign.")
+    divisor: Divisor = options.divisor("none", "What the sum is divided by.")
+    density: float = options.density(0.14, "The share of entries that is kept.")
+    scope: Scope = options.scope()
     gamma: float = option(0.01, "The share of entries that is left out as outliers.", Interval(low=0, high=1))
-    election: Literal["weighted", "raw", "count", "none"] = option(
-        "none", "What is added up to elect a sign."
-    )
-    divisor: Literal["weight", "count", "none"] = option("none", "What the sum is divided by.")
 
     @property
-    def traits(self) -> Traits:
-        plain = self.density == 1 and self.divisor == "none" and self.election == "none"
-        exact = plain and self.whole
-        return Traits("elementwise", weights=self.vote_weights, identity=self.density == 1, exact=exact)
-
-    def keeps(self, count: int) -> tuple[int, int] | None:
-        if self.density == 1:
-            return None
-        kept = share_of(count, self.density)
-        return min(int(self.gamma * count), count - kept), kept
-
-    def merge(self, entries: Stack) -> Array:
-        return self.fused(self.trimmed(entries), entries.weights)
+    def rule(self) -> Rule:
+        vote = Vote(self.election, self.divisor)
+        trim = Trim(self.density, self.scope, outliers=self.gamma)
+        return Rule(vote, vote.copies, vote.linear, trim=trim)

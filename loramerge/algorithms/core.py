@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from loramerge.algorithms.entries.ruled import Ruled
+from loramerge.algorithms.entries import cores
+from loramerge.algorithms.entries.choice import ByRule
 from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Core(Ruled):
+class Core(ByRule):
     """TIES, DARE and other rules on small cores: the merge stays in the span of the adapters.
 
         ΔW_t = E_up M_t E_down        ΔW = E_up · rule(M₁ … M_T) · E_down
@@ -33,6 +32,7 @@ class Core(Ruled):
     depend on all sources together. With rule=sum nothing depends on them, and the merge is the plain
     weighted sum. Where singular values of the stacked factors coincide, the bases are not unique.
 
+    >>> import numpy as np
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
     >>> other = lm.LowRank(np.array([[0.0], [1.0]]), np.array([[0.0, 1.0]]))
@@ -44,8 +44,8 @@ class Core(Ruled):
 
     @property
     def traits(self) -> Traits:
-        of_rule = self.chosen().traits
-        return Traits("spectral", weights=of_rule.weights, identity=of_rule.identity, exact=of_rule.exact)
+        return self.chosen().traits("spectral", diagonal=True)
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
-        return np.asarray(self.chosen().core(grams, bases))
+    def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
+        merged = cores.merged(self.chosen(), grams, bases)
+        return namespace(merged).linalg.svd(merged)

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramerge.algorithms.entries.ruled import Ruled
+from loramerge.algorithms.entries.block import whole
+from loramerge.algorithms.entries.choice import ByRule
 from loramerge.algorithms.families.span import lengths
 from loramerge.algorithms.families.tucker import subspaces
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ctm(Ruled):
+class Ctm(ByRule):
     """A merge of rank k by construction: what the rule makes is not cut off afterwards.
 
         X_t = w_t ΔW_t · (β + (1−β) mean_s ‖w_s ΔW_s‖ / ‖w_t ΔW_t‖)
@@ -55,21 +56,22 @@ class Ctm(Ruled):
 
     @property
     def traits(self) -> Traits:
-        of_rule = self.chosen().traits
-        return Traits("spectral", weights=of_rule.weights, identity=of_rule.identity)
+        return self.chosen().traits("spectral", diagonal=True, whole=False)
 
     def observe(self, grams: Grams) -> Array:
         """σ² of the weighted sum (M, R)."""
         total = self.bases(grams).weighted_sum(grams)
-        return np.asarray(np.linalg.svd(total, compute_uv=False) ** 2)
+        sigma: Array = namespace(total).linalg.svd(total, compute_uv=False)
+        return sigma**2
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         assert grams.weights is not None
+        xp = namespace(bases.reach_up)
         modules, size = grams.live.shape
         k = min(self.rank or size, size)
         norms = lengths(grams)
-        left, right = np.zeros((modules, size, k)), np.zeros((modules, size, k))
-        values = np.zeros((len(grams.weights), modules, k, k))
+        left, right = xp.zeros((modules, size, k)), xp.zeros((modules, size, k))
+        values = xp.zeros((len(grams.weights), modules, k, k))
         for m in range(modules):
             sources = np.flatnonzero(norms[m]).tolist()
             cores = [_core(grams, bases, m, source) for source in sources]
@@ -80,9 +82,8 @@ class Ctm(Ruled):
             for source, (up, down) in zip(sources, cores, strict=True):
                 values[source, m] = (left[m].T @ up) @ (down.T @ right[m])
         sizes = np.minimum(bases.ranks, k)
-        rule = self.chosen()
-        merged = rule.on(values, grams.weights, sizes, grams.sources, grams.labels)  # (M, k, k)
-        x, sigma, yt = np.linalg.svd(merged)
+        block = whole(values, grams.weights, sizes, grams.sources, grams.labels)
+        x, sigma, yt = xp.linalg.svd(self.chosen().on(block))  # (M, k, k)
         return left @ x, sigma, yt @ right.swapaxes(1, 2)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loramerge.algorithms.entries.parts import weighted_sum
-from loramerge.algorithms.entries.stack import Stack
-from loramerge.algorithms.entries.voting import Dropping
-from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries import options
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.sparsity import Drop, Rescale
+from loramerge.algorithms.entries.votes import total
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dare(Dropping):
+class Dare(Elementwise):
     """Each entry is dropped by chance and the kept ones are enlarged, so that adapters collide less.
 
         ΔW = Σ_t w_t m_t ΔW_t / d        m_t = 1 with probability d (the density), else 0
@@ -35,11 +35,10 @@ class Dare(Dropping):
     [0.0, 2.0]
     """
 
-    @property
-    def traits(self) -> Traits:
-        if self.density < 1:
-            return Traits("elementwise", weights="none", identity=False)
-        return Traits("elementwise", weights="additive", exact=self.whole)
+    density: float = options.chance()
+    rescale: Rescale = options.rescale()
+    seed: int = options.seed()
 
-    def merge(self, entries: Stack) -> Array:
-        return weighted_sum(self.dropped(entries), entries.weights)
+    @property
+    def rule(self) -> Rule:
+        return Rule(total, "additive", linear=True, drop=Drop(self.density, self.rescale, self.seed))

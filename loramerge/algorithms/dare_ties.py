@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loramerge.algorithms.entries.stack import Stack
-from loramerge.algorithms.entries.voting import Dropping, Voting
-from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries import options
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.sparsity import Drop, Rescale
+from loramerge.algorithms.entries.votes import Divisor, Election, Vote
 
 
 @dataclass(frozen=True, kw_only=True)
-class DareTies(Dropping, Voting):
+class DareTies(Elementwise):
     """TIES with entries kept by chance instead of by size.
 
         τ_t = m_t ΔW_t / d        m_t = 1 with probability d (the density), else 0
@@ -33,10 +34,13 @@ class DareTies(Dropping, Voting):
            [ 5., -6.]])
     """
 
-    @property
-    def traits(self) -> Traits:
-        whole = self.density == 1
-        return Traits("elementwise", weights=self.vote_weights if whole else "none", identity=whole)
+    election: Election = options.election()
+    divisor: Divisor = options.divisor()
+    density: float = options.chance()
+    rescale: Rescale = options.rescale()
+    seed: int = options.seed()
 
-    def merge(self, entries: Stack) -> Array:
-        return self.fused(self.dropped(entries), entries.weights)
+    @property
+    def rule(self) -> Rule:
+        vote = Vote(self.election, self.divisor)
+        return Rule(vote, vote.copies, vote.linear, drop=Drop(self.density, self.rescale, self.seed))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from loramerge.algorithms.entries.parts import chances
-from loramerge.algorithms.entries.stack import Stack
-from loramerge.algorithms.entries.voting import Dropping, Voting
-from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries import options
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.sparsity import Drop, Rescale
+from loramerge.algorithms.entries.votes import Divisor, Election, Vote
+from loramerge.algorithms.method import Interval, option
 from loramerge.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Della(Dropping, Voting):
+class Della(Elementwise):
     """DARE-TIES whose chances follow size, row by row.
 
         p_ij = d + ε for the largest entry of row i of ΔW_t, linear in its rank down to d - ε for the smallest
@@ -35,8 +35,11 @@ class Della(Dropping, Voting):
     [0.0, 1.666667, 2.5]
     """
 
-    by_rows: ClassVar[bool] = True
-
+    election: Election = options.election()
+    divisor: Divisor = options.divisor()
+    density: float = options.chance()
+    rescale: Rescale = options.rescale()
+    seed: int = options.seed()
     epsilon: float = option(
         0.15, "How much the probability differs from the density.", Interval(low=0, high=0.5)
     )
@@ -51,12 +54,7 @@ class Della(Dropping, Voting):
             )
 
     @property
-    def traits(self) -> Traits:
-        whole = self.density == 1
-        return Traits("elementwise", weights=self.vote_weights if whole else "none", identity=whole)
-
-    def density_of(self, entries: Stack) -> Array:
-        return chances(entries.values, self.density, self.epsilon, entries.sizes[:, 1][:, None, None])
-
-    def merge(self, entries: Stack) -> Array:
-        return self.fused(self.dropped(entries), entries.weights)
+    def rule(self) -> Rule:
+        vote = Vote(self.election, self.divisor)
+        drop = Drop(self.density, self.rescale, self.seed, spread=self.epsilon)
+        return Rule(vote, vote.copies, vote.linear, drop=drop)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.entries.block import Block
 from loramerge.algorithms.entries.elementwise import Elementwise
-from loramerge.algorithms.entries.parts import elect, strongest
-from loramerge.algorithms.entries.stack import Stack
-from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.votes import elect, strongest
+from loramerge.arrays.backend import Array, namespace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,12 @@ class Emr(Elementwise):
     """
 
     @property
-    def traits(self) -> Traits:
-        return Traits("elementwise", weights="consensus")
+    def rule(self) -> Rule:
+        return Rule(unified, "consensus")
 
-    def merge(self, entries: Stack) -> Array:
-        shape = -1, *[1] * (entries.values.ndim - 1)
-        x = entries.values * entries.weights.reshape(shape).astype(entries.values.dtype)
-        return strongest(x, elect(x, np.ones(len(x))))
+
+def unified(block: Block) -> Array:
+    """The strongest weighted entries of the elected signs (M, a, b)."""
+    xp, x = namespace(block.values), block.values
+    x = x * xp.asarray(block.weights, x.dtype)[:, None, None, None]
+    return strongest(x, elect(x, np.ones(len(x))))

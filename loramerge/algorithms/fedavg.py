@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from loramerge.algorithms.families.federated import Federated, Projection, mean_units, told
+from loramerge.algorithms.families.federation import Federated, Projection, mean_units, told
 from loramerge.algorithms.method import Traits
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Remix

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from loramerge.algorithms.families.federated import Federated, mean_units, places, present
+from loramerge.algorithms.families.federation import Federated, mean_units, places, present
 from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array, host, namespace
 from loramerge.arrays.gram import Grams

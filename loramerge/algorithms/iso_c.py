@@ -41,11 +41,9 @@ class IsoC(Span):
     def traits(self) -> Traits:
         return Traits("spectral", weights="additive", identity=False)
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
-        return bases.weighted_sum(grams)
-
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
-        u, sigma, vt = super().units(grams, bases)
+        total = bases.weighted_sum(grams)
+        u, sigma, vt = namespace(total).linalg.svd(total)
         return u, _levelled(sigma, self.rank_tol), vt
 
 

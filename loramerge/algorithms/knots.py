@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
-from loramerge.algorithms.dare_ties import DareTies
-from loramerge.algorithms.entries import tiled
-from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.choice import chosen
+from loramerge.algorithms.entries.dense import merged
+from loramerge.algorithms.entries.options import SHARE
 from loramerge.algorithms.entries.rows import Rows, energies, fitted, rows
-from loramerge.algorithms.families.sized import Sized, truncate
-from loramerge.algorithms.families.span import Span
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.families.size import Sized, truncate
+from loramerge.algorithms.families.span import RANK_TOL, tolerance
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.ties import Ties
+from loramerge.algorithms.table import RULES
 from loramerge.arrays.backend import Array
-from loramerge.arrays.gram import Grams, weigh
+from loramerge.arrays.frames import Frame
+from loramerge.arrays.gram import Grams, spectrum, weigh
 from loramerge.arrays.remix import Fit, Fitted, Result
 from loramerge.errors import UsageError
 
 DENSITIES: Mapping[str, float] = {"ties": 0.2, "dare_ties": 0.9}  # as published
-IDLE = {"ties": ("seed",), "linear": ("density", "seed", "rank_tol")}  # options that a rule has no use for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knots(Span):
+class Knots(Sized):
     """TIES where the updates are aligned: on coordinates in the singular vectors that all have in common.
 
         [ΔW_1 | … | ΔW_T] = U Σ [V_1 | … | V_T]        ΔW = U · rule(Σ V_1, …, Σ V_T)
 
     Σ V_t = Uᵀ ΔW_t has a row for each direction of the outputs, the strongest first, so that entries of
-    different adapters mean the same there. The rule is `ties` or `dare_ties`, with weights as these take
+    different adapters mean the same there. The rule is any elementwise method, with weights as it takes
     them. U comes from the small factors; no dense update is put beside another. Directions weaker than
     rank_tol times the strongest are left out; the published limit is a σ of 1e-5, however weak adapters are.
 
     With rule=linear it is the plain sum, whatever the basis, and the same as `linear`.
 
-    Source: KnOTS, Stoica et al. 2024, arXiv:2410.19735. Its densities are the defaults: ties keeps 20 %,
-    dare_ties drops 10 %; its λ of 0.6 and 0.7 is a scale of 0.6 and 0.7. It trims over all modules
-    together or over each; here it is each.
+    Source: KnOTS, Stoica et al. 2024, arXiv:2410.19735, with ties and dare_ties. Its densities are the
+    defaults: ties keeps 20 %, dare_ties drops 10 %; other rules have their own. Its λ of 0.6 and 0.7 is a
+    scale of 0.6 and 0.7. It trims over all modules together or over each; here it is each.
 
     Limits: the outputs stay in the span of the adapters and the inputs do not, so a module has as many units
     as all sources together, and a rank cuts some of it: see what is lost. Two directions of one strength
@@ -56,50 +56,65 @@ class Knots(Span):
            [0., 0.]])
     """
 
-    rule: Literal["ties", "dare_ties", "linear"] = option("ties", "What is done with the rows.")
+    rank_tol: float = tolerance()
+    rule: str = option(
+        "ties",
+        "What is done with the rows: they are merged by the method of that name.",
+        choices=(*RULES, "linear"),
+    )
     density: float | None = option(
         None,
-        "The share of entries that the rule keeps [default: 0.2; dare_ties: 0.9].",
-        Interval(low=0, high=1, low_open=True),
+        "The share of entries that the rule keeps [default: 0.2; dare_ties: 0.9; other rules: their own].",
+        SHARE,
     )
-    seed: int = option(0, "Seed of dare_ties.", Interval(low=0))
+    seed: int = option(0, "Of rules that keep entries by chance.", Interval(low=0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in IDLE.get(self.rule, ()):
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise UsageError(f"{name} has nothing to do with rule={self.rule}: leave it out.")
+        self.chosen()
+        if self.rule == "linear" and self.rank_tol != RANK_TOL:
+            raise UsageError("rank_tol has nothing to do with rule=linear: leave it out.")
+
+    def chosen(self) -> Rule:
+        """The rule with its options.
+
+        Raises:
+            UsageError: it does not have them.
+        """
+        return chosen(self.rule, self.density or DENSITIES.get(self.rule), self.seed)
 
     @property
     def traits(self) -> Traits:
-        if self.rule == "linear":
-            return Traits("linear", weights="additive", exact=True)
-        return self.inner.traits
+        return self.chosen().traits("linear" if self.rule == "linear" else "elementwise")
+
+    @property
+    def whole(self) -> bool:
+        return True
+
+    @property
+    def frame(self) -> Frame:
+        return "spectral"
+
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        return replace(grams, weights=weights)
 
     @property
     def notes(self) -> tuple[str, ...]:
         linear = "knots with a linear rule is the plain sum in any basis: it is what linear gives"
         return (linear,) if self.rule == "linear" else ()
 
-    @property
-    def inner(self) -> Elementwise:
-        """The rule as a method of its own."""
-        density = self.density or DENSITIES[self.rule]
-        return Ties(density=density) if self.rule == "ties" else DareTies(density=density, seed=self.seed)
-
     # Uᵀ up stands in place of up, so tiles, exact limits and chance are those of `ties` and `dare_ties`.
     def merged(self, grams: Grams, module: int) -> tuple[Rows, Array] | None:
         """The basis of one module and the merged rows (ρ, in) in it; None where no source changes it."""
-        found = rows(grams, module, self.rank_tol, self.seed)
-        if found is None:
-            return None
-        known = tiled.limits(self.inner, found.entries)
-        return found, tiled.merged(self.inner, found.entries, known)
+        rule = self.chosen()
+        found = rows(grams, module, self.rank_tol, rule.by_rows)
+        return None if found is None else (found, merged(rule, found.entries))
 
     def observe(self, grams: Grams) -> Array:
         """σ² of the merge (M, R), largest first."""
         if self.rule == "linear":
-            return Sized.observe(self, _summed(grams))
+            summed = _summed(grams)
+            return spectrum(summed.up, summed.down, summed.halves).sigma ** 2
         found = np.zeros(grams.live.shape)
         for module, squares in enumerate(found):
             if made := self.merged(grams, module):

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from loramerge.algorithms.families.kmeans import cluster
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, host, namespace, ratio
 from loramerge.arrays.frames import Frame

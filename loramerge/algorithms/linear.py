@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loramerge.algorithms.families.sized import Sized, truncate
+from loramerge.algorithms.families.size import Sized, truncate
 from loramerge.algorithms.method import Traits
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Remix

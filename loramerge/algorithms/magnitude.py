@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loramerge.algorithms.entries.parts import weighted_sum
-from loramerge.algorithms.entries.stack import Stack
-from loramerge.algorithms.entries.voting import Trimming
-from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries import options
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.sparsity import Scope, Trim
+from loramerge.algorithms.entries.votes import total
 
 
 @dataclass(frozen=True, kw_only=True)
-class Magnitude(Trimming):
+class Magnitude(Elementwise):
     """The weighted sum of what is large in each source.
 
         ΔW = Σ_t w_t τ_t        τ_t = ΔW_t where it is among its largest entries, else 0
@@ -32,10 +32,9 @@ class Magnitude(Trimming):
            [ 2., -6.]])
     """
 
-    @property
-    def traits(self) -> Traits:
-        whole = self.density == 1
-        return Traits("elementwise", weights="additive", identity=self.keeps_one, exact=whole and self.whole)
+    density: float = options.density()
+    scope: Scope = options.scope()
 
-    def merge(self, entries: Stack) -> Array:
-        return weighted_sum(self.trimmed(entries), entries.weights)
+    @property
+    def rule(self) -> Rule:
+        return Rule(total, "additive", linear=True, trim=Trim(self.density, self.scope))

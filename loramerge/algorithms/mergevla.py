@@ -5,32 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Self
+from typing import Self, cast
 
 import numpy as np
 
-from loramerge.algorithms.emr import Emr
 from loramerge.algorithms.entries.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.families.refit import refit
-from loramerge.algorithms.families.sized import Sized
-from loramerge.algorithms.linear import Linear
+from loramerge.algorithms.families.size import Sized
 from loramerge.algorithms.method import Interval, Traits, option
+from loramerge.algorithms.table import METHODS, RULES
 from loramerge.algorithms.ties import Ties
-from loramerge.algorithms.tsv import Tsv
-from loramerge.algorithms.wudi import Wudi
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix, Result
 from loramerge.errors import UsageError
 
-BASES: dict[str, Sized] = {
-    "linear": Linear(),
-    "ties": Ties(density=1, divisor="none"),
-    "emr": Emr(),
-    "tsv": Tsv(),
-    "wudi": Wudi(),
-}
+BASES = ("linear", *RULES, "tsv", "wudi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +38,13 @@ class MergeVla(Sized):
     them counts as cut by the rank.
 
     `base=ties` is the one of MergeVLA: nothing is trimmed, and the entries of the elected sign are added.
-    Its KnOTS with a sum is `linear`, exactly.
+    Its KnOTS with a sum is `linear`, exactly. Every other base is the method of that name without options.
 
     Source: MergeVLA, 2025 (λ = 0.6, best from 0.6 to 0.9); masks: TALL, Wang et al. 2024, arXiv:2405.07813.
 
     Limits: masks are on ΔW, not on A and B. So a restored task has no low rank and is fitted again, with an
-    error. Each mask takes a bit for every entry of a module, out·in/8 bytes. Where a rank is given, and for
-    `ties` and `emr` always, the merge is first cut to a rank, and the masks are made for what is left.
+    error. Each mask takes a bit for every entry of a module, out·in/8 bytes. Where a rank is given, and with
+    an elementwise base always, the merge is first cut to a rank, and the masks are made for what is left.
 
     >>> import loramerge as lm
     >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [0.0, 2.0]]), np.eye(2))}, "a")
@@ -66,9 +57,7 @@ class MergeVla(Sized):
     0.75
     """
 
-    base: Literal["linear", "ties", "emr", "tsv", "wudi"] = option(
-        "linear", "The rule of the merge that tasks share."
-    )
+    base: str = option("linear", "The method of the merge that tasks share.", choices=BASES)
     mask_lambda: float = option(0.6, "λ: the larger, the fewer entries a mask keeps.", Interval(low=0))
     consensus: int = option(0, "Keep only entries that so many tasks want; 0 keeps all.", Interval(low=0))
 
@@ -88,19 +77,22 @@ class MergeVla(Sized):
         return self.consensus == 0
 
     @property
-    def rule(self) -> Sized:
-        """The rule of the merge, with its size."""
-        return replace(BASES[self.base], rank=self.rank, energy=self.energy)
+    def shared(self) -> Sized:
+        """The method of the merge that tasks share, with its size."""
+        if self.base == "ties":
+            return Ties(density=1, divisor="none", rank=self.rank, energy=self.energy)
+        cls = cast(type[Sized], METHODS[self.base])
+        return cls(rank=self.rank, energy=self.energy)
 
     @property
     def traits(self) -> Traits:
-        rule = self.rule.traits
+        shared = self.shared.traits
         return Traits(
             "masks",
-            weights="none" if self.consensus else rule.weights,
-            identity=rule.identity and self.consensus <= 1,
-            exact=rule.exact and self.consensus == 0,
-            vanishes=self.consensus > 0,
+            weights="none" if self.consensus else shared.weights,
+            identity=shared.identity and self.consensus <= 1,
+            exact=shared.exact and self.consensus == 0,
+            vanishes=shared.vanishes or self.consensus > 0,
         )
 
     @property
@@ -109,37 +101,37 @@ class MergeVla(Sized):
 
     @property
     def whole(self) -> bool:
-        return self.rule.whole and self.consensus == 0
+        return self.shared.whole and self.consensus == 0
 
     @property
     def frame(self) -> Frame:
-        return "halved" if self.base == "linear" else self.rule.frame
+        return "halved" if self.base == "linear" else self.shared.frame
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return replace(grams, weights=weights)
 
     def _weighed(self, grams: Grams) -> Grams:
         assert grams.weights is not None
-        return self.rule.weigh(grams, grams.weights)
+        return self.shared.weigh(grams, grams.weights)
 
     def observe(self, grams: Grams) -> Array:
-        return self.rule.observe(self._weighed(grams))
+        return self.shared.observe(self._weighed(grams))
 
     def decide(self, observed: Sequence[Array], largest: int) -> Self:
         if self.energy is not None:
-            rank = self.rule.decide(observed, largest).rank
+            rank = self.shared.decide(observed, largest).rank
             return replace(self, rank=rank, energy=None)
         return self if self.rank or self.whole else replace(self, rank=largest)
 
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
-        return self.rule.width(signature, shape)
+        return self.shared.width(signature, shape)
 
     def held(self, shape: tuple[int, int]) -> int:
-        return self.rule.held(shape)
+        return self.shared.held(shape)
 
     def remix(self, grams: Grams) -> Result:
         weighed = self._weighed(grams)
-        return Fitted(partial(self._fit, grams, weighed, self.rule.remix(weighed)))
+        return Fitted(partial(self._fit, grams, weighed, self.shared.remix(weighed)))
 
     def _fit(self, grams: Grams, weighed: Grams, made: Result, module: int) -> Fit:
         fit = made.make(module) if isinstance(made, Fitted) else _held(weighed, made, module)

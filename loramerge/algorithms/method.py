@@ -7,7 +7,7 @@ import types
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -75,9 +75,15 @@ class Interval:
         return f"{left}x{'' if self.high is None else f'<={self.high:g}'}"
 
 
-def option(default: Default, help: str, interval: Interval | None = None) -> Default:
-    """A field of a method: the CLI option, the validation message and the listing come from it."""
-    return field(default=default, metadata={"help": help, "interval": interval})
+def option(
+    default: Default, help: str, interval: Interval | None = None, choices: Sequence[str] = ()
+) -> Default:
+    """A field of a method: the CLI option, the validation message and the listing come from it.
+
+    Args:
+        interval: the numbers it may be.   choices: the words, where a type cannot list them.
+    """
+    return field(default=default, metadata={"help": help, "interval": interval, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +104,7 @@ class Method(ABC):
         hints = typing.get_type_hints(type(self))
         for f in fields(self):
             if "found" not in f.metadata:
-                _check(f.name, getattr(self, f.name), hints[f.name], f.metadata.get("interval"))
+                _check(f, getattr(self, f.name), hints[f.name])
 
     def at(self, module: str) -> Method:
         """The method for one module, if it is not the same for all."""
@@ -177,17 +183,24 @@ class Method(ABC):
         return [f.name for f in fields(cls) if "found" not in f.metadata]
 
 
-def _check(name: str, value: Any, hint: Any, interval: Interval | None) -> None:
+def choices(of: Field[Any], hint: Any) -> list[str]:
+    """The words that an option may be: those of its type, or those it was declared with."""
+    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
+    typed = [w for kind in kinds if typing.get_origin(kind) is Literal for w in typing.get_args(kind)]
+    return typed or [*of.metadata.get("choices", ())]
+
+
+def _check(of: Field[Any], value: Any, hint: Any) -> None:
     allowed = typing.get_args(hint) if _is_union(hint) else (hint,)
     if value is None and type(None) in allowed:
         return
-    literals = [v for a in allowed if typing.get_origin(a) is Literal for v in typing.get_args(a)]
-    if literals:
-        if value not in literals:
-            raise UsageError(f"{name}={value!r} is not one of {', '.join(map(repr, literals))}.")
+    name, interval = of.name, of.metadata.get("interval")
+    if words := choices(of, hint):
+        if value not in words:
+            raise UsageError(f"{name}={value!r} is not one of {', '.join(map(repr, words))}.")
     elif not _fits(value, allowed):
-        words = " or ".join(a.__name__ for a in allowed if a is not type(None))
-        raise UsageError(f"{name}={value!r} must be {words}.")
+        kinds = " or ".join(a.__name__ for a in allowed if a is not type(None))
+        raise UsageError(f"{name}={value!r} must be {kinds}.")
     elif interval is not None and value not in interval:
         raise UsageError(f"{name}={value!r} is not in the range {interval}.")
 

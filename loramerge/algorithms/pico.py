@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loramerge.algorithms.entries.ruled import Ruled
+from loramerge.algorithms.entries import cores
+from loramerge.algorithms.entries.block import whole
+from loramerge.algorithms.entries.choice import NAMES, ByRule
 from loramerge.algorithms.families.span import lengths
 from loramerge.algorithms.method import Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams, weigh
 
@@ -18,7 +19,7 @@ NOTHING = 1e-12  # of the sources' strength: less is rounding of what cancels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pico(Ruled):
+class Pico(ByRule):
     """Shared output directions are turned down, and the merge is as strong as its sources are on average.
 
         [B₁ … B_T] = U Σ Vᵀ,  s_j = σ_j²/Σσ²,  a_j = 1/(1 + (T−1) s_j)
@@ -45,38 +46,44 @@ class Pico(Ruled):
            [0.   , 0.846]])
     """
 
-    rule: Literal["sum", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr"] = (
-        option("sum", "How the calibrated sources are merged: added up, or by the method of that name.")
+    rule: str = option(
+        "sum",
+        "How the calibrated sources are merged: added up, or by the method of that name.",
+        choices=NAMES,
     )
 
     @property
     def traits(self) -> Traits:
-        return Traits("spectral", weights="none", identity=self.chosen().traits.identity)
+        of_rule = self.chosen().traits("spectral", diagonal=True, whole=False)
+        return replace(of_rule, weights="none")
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return weigh(grams, weights, even=True)  # w ΔW is the update, balanced again
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
+    def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         merged = self._merged(grams, bases, calibration(grams, bases))
-        length = np.linalg.norm(merged, axis=(1, 2))
+        xp = namespace(merged)
+        length = xp.linalg.norm(merged, axis=(1, 2))
         norms = lengths(grams)
-        wanted = norms.sum(axis=1) / np.maximum((norms > 0).sum(axis=1), 1)
-        gain = np.divide(wanted, length, out=np.zeros_like(length), where=length > NOTHING * wanted)
-        return np.asarray(gain[:, None, None] * merged)
+        wanted = norms.sum(axis=1) / xp.maximum((norms > 0).sum(axis=1), 1)
+        some = length > NOTHING * wanted
+        gain = xp.where(some, wanted / xp.where(some, length, 1.0), 0.0)
+        return xp.linalg.svd(gain[:, None, None] * merged)
 
     def _merged(self, grams: Grams, bases: Basis, calm: Array) -> Array:
         """What the rule makes of the calibrated sources (M, R, R)."""
         if self.rule == "sum":
             return calm[:, :, None] * bases.weighted_sum(grams)
-        names = grams.sources
-        values = np.stack([calm[:, :, None] * bases.core(grams, source) for source in range(len(names))])
-        return self.chosen().on(values, np.ones(len(names)), bases.ranks, names, grams.labels)
+        values = calm[:, :, None] * cores.cores(grams, bases)
+        block = whole(values, np.ones(len(values)), bases.ranks, grams.sources, grams.labels)
+        return self.chosen().on(block)
 
 
 def calibration(grams: Grams, bases: Basis) -> Array:
     """a_j (M, R) of every direction of the up side."""
     energy = (bases.reach_up**2).sum(axis=2)  # (M, R) = σ_j²
     total = energy.sum(axis=1, keepdims=True)
-    share = np.divide(energy, total, out=np.zeros_like(energy), where=total > 0)
-    others = np.maximum((lengths(grams) > 0).sum(axis=1) - 1, 0)
-    return np.asarray(1.0 / (1.0 + others[:, None] * share))
+    xp = namespace(energy)
+    share = xp.where(total > 0, energy / xp.where(total > 0, total, 1.0), 0.0)
+    others = xp.maximum((lengths(grams) > 0).sum(axis=1) - 1, 0)
+    return 1.0 / (1.0 + others[:, None] * share)

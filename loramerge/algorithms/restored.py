@@ -11,7 +11,7 @@ import numpy as np
 
 from loramerge.algorithms.entries.masks import masked, weighted_sources
 from loramerge.algorithms.families.refit import refit, squares
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
 from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams

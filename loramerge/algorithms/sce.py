@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from loramerge.algorithms.entries.parts import agree, elect, mean, turn, weighted_sum
-from loramerge.algorithms.entries.stack import Stack
-from loramerge.algorithms.entries.voting import SHARE, Trimming
-from loramerge.algorithms.method import Traits, option
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries import options
+from loramerge.algorithms.entries.block import Block
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.sparsity import Scope, Trim
+from loramerge.algorithms.entries.votes import agree, elect, mean, turn, weighted_sum
+from loramerge.arrays.backend import Array, namespace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sce(Trimming):
+class Sce(Elementwise):
     """Entries on which the sources differ most, merged by how much each source has changed the module.
 
         select       τ_t = ΔW_t where the variance over the sources is among the largest, else 0
@@ -39,31 +40,38 @@ class Sce(Trimming):
            [5., 0.]])
     """
 
-    together: ClassVar[bool] = True
-
-    density: float = option(1.0, "The share of entries that is selected.", SHARE)
+    density: float = options.density(1.0, "The share of entries that is selected.")
+    scope: Scope = options.scope()
 
     @property
-    def traits(self) -> Traits:
-        return Traits("elementwise", weights="consensus")
+    def rule(self) -> Rule:
+        select = Trim(self.density, self.scope, ranking=variance, together=True)
+        return Rule(erased, "consensus", trim=select, measure=energies)
 
-    def ranking(self, values: Array) -> Array:
-        """(1, M, a, b) the variance over the sources that change the module; 0 where it is rounding."""
-        some = values.any(axis=(2, 3), keepdims=True)  # (T, M, 1, 1)
-        count = np.maximum(some.sum(axis=0), 1).astype(values.dtype)
-        one = np.ones(len(values))
-        apart = (values - weighted_sum(values, one) / count) * some
-        variance = weighted_sum(apart**2, one) / count
-        rounding = 32 * np.finfo(values.dtype).eps * np.abs(values).max(axis=(0, 2, 3))
-        return np.asarray(variance * (variance > rounding[:, None, None] ** 2))[None]
 
-    def measure(self, entries: Stack) -> Array:
-        """(T, M) energies of what is selected."""
-        return np.einsum("tmab,tmab->tm", *[self.trimmed(entries)] * 2, dtype=float)
+def variance(x: Array) -> Array:
+    """(1, M, a, b) over the sources (T, M, a, b) that change the module; 0 where it is rounding."""
+    xp = namespace(x)
+    some = x.any(axis=(2, 3), keepdims=True)  # (T, M, 1, 1)
+    count = xp.maximum(some.sum(axis=0), 1).astype(x.dtype)
+    one = np.ones(len(x))
+    apart = (x - weighted_sum(x, one) / count) * some
+    found = weighted_sum(apart**2, one) / count
+    rounding = 32 * np.finfo(x.dtype).eps * abs(x).max(axis=(0, 2, 3))
+    return (found * (found > rounding[:, None, None] ** 2))[None]
 
-    def merge(self, entries: Stack) -> Array:
-        assert entries.facts is not None
-        x, weights = self.trimmed(entries), entries.weights
-        shares = entries.facts / np.maximum(entries.facts.sum(axis=0), np.finfo(float).tiny)  # (T, M)
-        agreeing = agree(turn(x, weights), elect(x, weights)) * shares[:, :, None, None].astype(x.dtype)
-        return mean(x, agreeing, weights, "weight")
+
+def energies(selected: Block) -> Array:
+    """Σ τ_t² (T, M)."""
+    x = selected.values
+    return namespace(x).einsum("tmab,tmab->tm", x, x, dtype=float)
+
+
+def erased(selected: Block) -> Array:
+    """The mean of those of the elected sign (M, a, b), weighted by energy."""
+    assert selected.sums is not None
+    x, weights = selected.values, selected.weights
+    xp = namespace(x)
+    shares = selected.sums / xp.maximum(selected.sums.sum(axis=0), np.finfo(float).tiny)  # (T, M)
+    agreeing = agree(turn(x, weights), elect(x, weights)) * shares[:, :, None, None].astype(x.dtype)
+    return mean(x, agreeing, weights, "weight")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.algorithms.families.sized import Sized, truncate
+from loramerge.algorithms.families.size import Sized, truncate
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from loramerge.algorithms.method import Method
 
+if TYPE_CHECKING:
+    from loramerge.algorithms.entries.elementwise import Elementwise
 
-class Table(Mapping[str, type[Method]]):
+Kind = TypeVar("Kind", bound=Method)
+
+
+class Table(Mapping[str, type[Kind]], Generic[Kind]):
     """Name -> class, imported when first asked for: a merge with one method does not pay for thirty.
 
     Args:
@@ -18,9 +24,9 @@ class Table(Mapping[str, type[Method]]):
     def __init__(self, homes: Mapping[str, str]) -> None:
         self._homes = dict(homes)
 
-    def __getitem__(self, name: str) -> type[Method]:
+    def __getitem__(self, name: str) -> type[Kind]:
         file, _, found = self._homes[name].rpartition(".")
-        method: type[Method] = getattr(import_module(f"loramerge.algorithms.{file}"), found)
+        method: type[Kind] = getattr(import_module(f"loramerge.algorithms.{file}"), found)
         return method
 
     def __contains__(self, name: object) -> bool:
@@ -38,7 +44,18 @@ class Table(Mapping[str, type[Method]]):
         return next((name for name, where in self._homes.items() if where == home), None)
 
 
-METHODS = Table(
+_RULES = {  # elementwise: core, ctm, pico, knots and mergevla take them by these names
+    "ties": "ties.Ties",
+    "dare": "dare.Dare",
+    "dare_ties": "dare_ties.DareTies",
+    "magnitude": "magnitude.Magnitude",
+    "della": "della.Della",
+    "breadcrumbs": "breadcrumbs.Breadcrumbs",
+    "sce": "sce.Sce",
+    "emr": "emr.Emr",
+}
+RULES: Table[Elementwise] = Table(_RULES)
+METHODS: Table[Method] = Table(
     {
         "linear": "linear.Linear",
         "average": "average.Average",
@@ -56,14 +73,7 @@ METHODS = Table(
         "pico": "pico.Pico",
         "wudi": "wudi.Wudi",
         "knots": "knots.Knots",
-        "ties": "ties.Ties",
-        "dare": "dare.Dare",
-        "dare_ties": "dare_ties.DareTies",
-        "magnitude": "magnitude.Magnitude",
-        "della": "della.Della",
-        "breadcrumbs": "breadcrumbs.Breadcrumbs",
-        "sce": "sce.Sce",
-        "emr": "emr.Emr",
+        **_RULES,
         "ffa": "ffa.Ffa",
         "fair": "fair.Fair",
         "fedavg": "fedavg.FedAvg",

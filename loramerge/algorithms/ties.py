@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loramerge.algorithms.entries.stack import Stack
-from loramerge.algorithms.entries.voting import Trimming, Voting
-from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries import options
+from loramerge.algorithms.entries.elementwise import Elementwise
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.sparsity import Scope, Trim
+from loramerge.algorithms.entries.votes import Divisor, Election, Vote
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ties(Trimming, Voting):
+class Ties(Elementwise):
     """Small entries are noise and opposite ones cancel: keep the large ones, and of these the winning sign.
 
         τ_t = ΔW_t where it is among its largest entries, else 0
@@ -38,9 +39,12 @@ class Ties(Trimming, Voting):
            [ 5., -6.]])
     """
 
-    @property
-    def traits(self) -> Traits:
-        return Traits("elementwise", weights=self.vote_weights, identity=self.keeps_one)
+    election: Election = options.election()
+    divisor: Divisor = options.divisor()
+    density: float = options.density()
+    scope: Scope = options.scope()
 
-    def merge(self, entries: Stack) -> Array:
-        return self.fused(self.trimmed(entries), entries.weights)
+    @property
+    def rule(self) -> Rule:
+        vote = Vote(self.election, self.divisor)
+        return Rule(vote, vote.copies, vote.linear, trim=Trim(self.density, self.scope))

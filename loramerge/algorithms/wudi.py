@@ -48,7 +48,7 @@ class Wudi(Span):
     def traits(self) -> Traits:
         return Traits("spectral", weights="consensus")
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
+    def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         xp = namespace(grams.up)
         norms = lengths(grams)[:, grams.owner]  # (M, R)
         count = (lengths(grams) > 0).sum(axis=1)  # (M,) = tr(G)
@@ -62,4 +62,5 @@ class Wudi(Span):
         mean = bases.weighted_sum(grams) / xp.maximum(count, 1)[:, None, None]
         pull = self.ridge * count / xp.maximum(bases.ranks[:, 1], 1)
         pull = xp.where(pull > 0, pull, 1.0)[:, None, None] * xp.eye(gram.shape[1])
-        return mean + xp.linalg.solve(gram + pull, (wanted - mean @ gram).swapaxes(1, 2)).swapaxes(1, 2)
+        core = mean + xp.linalg.solve(gram + pull, (wanted - mean @ gram).swapaxes(1, 2)).swapaxes(1, 2)
+        return xp.linalg.svd(core)

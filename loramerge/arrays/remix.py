@@ -80,9 +80,11 @@ class Fitted:
 
     Args:
         make: the factors of module m (0 … M-1) of the batch, computed each time they are asked for.
+        dense: the merge (out, in) of module m before it is fitted to a rank, where that is how it is made.
     """
 
     make: Callable[[int], Fit]
+    dense: Callable[[int], Array] | None = None
 
 
 Result = Remix | PeakRescaled | Fitted

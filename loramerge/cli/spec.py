@@ -72,9 +72,10 @@ def specs(method: type[Method]) -> tuple[Spec, ...]:
 def _spec(field: Any, hint: Any) -> Spec:
     import typing
 
-    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
-    choices = [v for k in (hint, *kinds) if typing.get_origin(k) is Literal for v in typing.get_args(k)]
+    from loramerge.algorithms.method import choices
+
+    kinds = typing.get_args(hint) or (hint,)
     kind: Literal["int", "float", "str"] = "str" if str in kinds else "float" if float in kinds else "int"
     told, within = field.metadata, field.metadata.get("interval")
     bounds = {} if within is None else {n: getattr(within, n) for n in ("low", "high", "low_open")}
-    return Spec(field.name, kind, field.default, told["help"], tuple(choices), **bounds)
+    return Spec(field.name, kind, field.default, told["help"], tuple(choices(field, hint)), **bounds)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
 from loramerge.merge.fit import Fitting
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import observer

@@ -11,7 +11,7 @@ import numpy as np
 
 from loramerge.adapters.target import Target
 from loramerge.algorithms import METHODS, Method, name_of
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS
 from loramerge.errors import UsageError

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from loramerge.adapters.target import Target
-from loramerge.algorithms.entries.elementwise import Elementwise
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, workers
 from loramerge.arrays.gram import Grams
@@ -149,14 +148,11 @@ def _merge(todo: Plan, units: Units, put: Put) -> list[Module]:
 
 def _matrices(todo: Plan, units: Units, seen: Grams) -> Iterator[Array]:
     """ΔW (out, in) of each module of a batch, one at a time."""
-    method, weights = todo.way(units)
-    if isinstance(method, Elementwise) and method.space == "dense":
-        weighed = method.weigh(seen, weights)
-        yield from (method.matrix(weighed, m)[0] for m in range(len(units.targets)))
-        return
     made = decided(todo, units, seen)
     for m in range(len(units.targets)):
-        if isinstance(made, Fitted):
+        if isinstance(made, Fitted) and made.dense is not None:
+            yield made.dense(m)
+        elif isinstance(made, Fitted):
             fit = made.make(m)
             yield fit.up @ fit.down
         else:

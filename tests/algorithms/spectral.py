@@ -113,12 +113,17 @@ def ties(cores, weights, density):
     return merged
 
 
-def in_core(halves, weights, density, tol=1e-7):
-    """TIES of U_Bᵀ B_t A_t V_A, in bases of the stacked B_t and A_t as they are given."""
+def ties_of(density):
+    """TIES as a rule on matrices and weights."""
+    return lambda cores, weights: ties(cores, weights, density)
+
+
+def in_core(halves, weights, rule, tol=1e-7):
+    """The rule on U_Bᵀ B_t A_t V_A, in bases of the stacked B_t and A_t as they are given."""
     stacked = np.hstack([b for b, _ in halves]), np.vstack([a for _, a in halves]).T
     left, right = (np.linalg.svd(side, full_matrices=False)[0][:, : rank_of(side, tol)] for side in stacked)
     cores = [(left.T @ b) @ (a @ right) for b, a in halves]
-    return left @ ties(cores, weights, density) @ right.T
+    return left @ rule(cores, weights) @ right.T
 
 
 def balanced(matrix, k):
@@ -142,12 +147,33 @@ def with_weights(formula):
 
 
 @with_weights
-def core_ties(updates, weights, density=0.2):
-    return in_core([balanced(update, rank) for update, rank in updates], weights, density)
+def core(updates, weights, rule):
+    return in_core([balanced(update, rank) for update, rank in updates], weights, rule)
 
 
 @with_weights
-def ctm_ties(updates, weights, k, beta=0.25, density=0.2):
+def knots(updates, weights, rule, tol=1e-5):
+    """The rule on the rows Σ V_t of one SVD of all updates side by side."""
+    dense = [update for update, _ in updates]
+    stacked = np.hstack(dense)
+    u = np.linalg.svd(stacked, full_matrices=False)[0][:, : rank_of(stacked, tol)]
+    return u @ rule([u.T @ update for update in dense], weights)
+
+
+@with_weights
+def pico_by(updates, weights, rule):
+    """Calibrated updates, the rule on their cores, and the mean norm of the updates."""
+    dense = [w * update for w, (update, _) in zip(weights, updates, strict=True)]
+    halves = [balanced(update, rank) for update, (_, rank) in zip(dense, updates, strict=True)]
+    stacked = np.hstack([b for b, _ in halves]), np.vstack([a for _, a in halves]).T
+    (u, sigma, _), (down, _, _) = (svd(side, rank_of(side, 1e-7)) for side in stacked)
+    a = 1 / (1 + (len(dense) - 1) * sigma**2 / (sigma**2).sum())
+    merged = u @ rule([a[:, None] * (u.T @ update @ down) for update in dense], np.ones(len(dense))) @ down.T
+    return merged * np.mean([np.linalg.norm(update) for update in dense]) / np.linalg.norm(merged)
+
+
+@with_weights
+def ctm(updates, weights, rule, k, beta=0.25):
     """HOOI on the full matrices, started by both unfoldings, until the error moves by less than 1e-6."""
     norms = [np.linalg.norm(w * update) for w, (update, _) in zip(weights, updates, strict=True)]
     even = [
@@ -162,4 +188,4 @@ def ctm_ties(updates, weights, k, beta=0.25, density=0.2):
         right = svd(np.hstack([x.T @ left for x in even]), k)[0]
         kept = sum(np.linalg.norm(left.T @ x @ right) ** 2 for x in even)
         errors.append(np.sqrt(max(whole**2 - kept, 0)) / whole)
-    return left @ ties([left.T @ update @ right for update, _ in updates], weights, density) @ right.T
+    return left @ rule([left.T @ update @ right for update, _ in updates], weights) @ right.T

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loramerge import METHODS, Core, LowRank, Ties, UsageError
+from loramerge import Core, LowRank, Ties, UsageError
 from tests.algorithms import spectral
+from tests.algorithms.families.test_span import CASES, near
 from tests.algorithms.test_iso_c import dense_of, unit
-from tests.algorithms.test_span import CASES, near
 from tests.helpers.adapters import changed, distance, merged, random_adapters, truncated
 
 every_case = pytest.mark.parametrize(("sources", "weights"), CASES.values(), ids=CASES)
@@ -26,18 +26,8 @@ def test_by_hand():
 @every_case
 @pytest.mark.parametrize("density", [0.2, 0.7, 1.0])
 def test_core_ties_is_the_plain_loop(sources, weights, density):
-    loop = spectral.core_ties(sources, weights, density=density)
+    loop = spectral.core(sources, weights, rule=spectral.ties_of(density))
     assert distance(merged(sources, Core(density=density), weights), loop) < 1e-8
-
-
-RULES = ("ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr")
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_rule_in_core_space_is_the_method_of_that_name_there(rule):
-    sources, weights = CASES["mixed ranks and signs"]
-    same = merged(sources, METHODS[rule](space="core"), weights)
-    assert distance(merged(sources, Core(rule=rule), weights), same) == 0
 
 
 def test_with_factors_as_stored_it_depends_on_how_they_are_split():
@@ -47,7 +37,8 @@ def test_with_factors_as_stored_it_depends_on_how_they_are_split():
 
     def published(sources):
         updates = [next(iter(source.values())) for source in sources]
-        return {"q": spectral.in_core([(u.scale * u.up, u.down) for u in updates], [1, 1], 0.2)}
+        halves = [(u.scale * u.up, u.down) for u in updates]
+        return {"q": spectral.in_core(halves, [1, 1], spectral.ties_of(0.2))}
 
     assert distance(published([split, b]), published([a, b])) > 0.3
     assert distance(merged([split, b], Core()), merged([a, b], Core())) < 1e-12
@@ -74,7 +65,7 @@ def test_the_merge_stays_in_the_span_and_that_of_the_dense_rule_does_not():
 @pytest.mark.parametrize("offset", [1e-2, 1e-4, 1e-6])
 def test_adapters_that_nearly_share_a_keep_their_digits(offset):
     sources, weights = near(offset, 0.2), [1.0, -0.5, 2.0]
-    loop = spectral.core_ties(sources, weights, density=0.4)
+    loop = spectral.core(sources, weights, rule=spectral.ties_of(0.4))
     assert distance(merged(sources, Core(density=0.4, rank_tol=1e-7), weights), loop) < 1e-13 / offset
 
 

@@ -6,8 +6,8 @@ import pytest
 from loramerge import Ctm, Target, combine
 from loramerge.algorithms.families.tucker import subspaces
 from tests.algorithms import spectral
+from tests.algorithms.families.test_span import CASES
 from tests.algorithms.test_iso_c import dense_of, unit
-from tests.algorithms.test_span import CASES
 from tests.helpers.adapters import dense, distance, merged, random_adapters, truncated, weighted, zero
 
 every_case = pytest.mark.parametrize(("sources", "weights"), CASES.values(), ids=CASES)
@@ -33,7 +33,7 @@ def test_the_rule_sees_the_sources_as_they_are_by_hand():
 )
 def test_it_is_hooi_and_ties_on_dense_matrices(sources, weights, rank, beta, density):
     method = Ctm(rank=rank, beta=beta, density=density)
-    loop = spectral.ctm_ties(sources, weights, k=rank, beta=beta, density=density)
+    loop = spectral.ctm(sources, weights, rule=spectral.ties_of(density), k=rank, beta=beta)
     assert distance(merged(sources, method, weights), loop) < 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Iso-C by hand; against the plain loop in test_span.py."""
+"""Iso-C by hand; against the plain loop in families/test_span.py."""
 
 import numpy as np
 import pytest

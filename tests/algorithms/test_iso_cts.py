@@ -1,4 +1,4 @@
-"""Iso-CTS by hand and its limits; against the plain loop in test_span.py."""
+"""Iso-CTS by hand and its limits; against the plain loop in families/test_span.py."""
 
 import numpy as np
 import pytest

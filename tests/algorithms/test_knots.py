@@ -3,6 +3,7 @@ import pytest
 
 from loramerge import Adapter, LowRank, Target, combine
 from loramerge.errors import UsageError
+from tests.algorithms import spectral
 from tests.helpers.adapters import dense, distance, merged, random_adapters, truncated, weighted
 
 
@@ -36,33 +37,13 @@ def test_a_turn_of_the_outputs_turns_the_merge():
         assert (distance(merged(turned, method), wanted) < 1e-12) == held
 
 
-def plain(updates, weights, density, rank_tol=1e-5):
-    """The published algorithm on dense matrices, trimmed module by module, with the exact count."""
-    u, sigma, vt = np.linalg.svd(np.hstack(updates), full_matrices=False)
-    kept = sigma > rank_tol * sigma[0]
-    rows = np.split((sigma[:, None] * vt)[kept], len(updates), axis=1)
-    made = np.zeros_like(rows[0])
-    trimmed = []
-    for each in rows:
-        count = max(int(density * each.size), 1)
-        limit = np.sort(np.abs(each).ravel())[-count]
-        trimmed.append(np.where(np.abs(each) >= limit, each, 0.0))
-    for place in np.ndindex(made.shape):
-        entries = [w * each[place] for w, each in zip(weights, trimmed, strict=True)]
-        sign = np.sign(sum(entries))
-        agreeing = [(e, abs(w)) for e, w in zip(entries, weights, strict=True) if e * sign > 0]
-        if agreeing:
-            made[place] = sum(e for e, _ in agreeing) / sum(w for _, w in agreeing)
-    return u[:, kept] @ made
-
-
 @pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
 @pytest.mark.parametrize("weights", [[1, 1, 1], [1, -0.5, 2]], ids=str)
 def test_it_is_the_published_algorithm_in_every_module(weights, density):
     for seed in range(4):
         sources = random_adapters(seed, (3, 2, 4), {"q": (17, 19), "v": (15, 8)})
         found = merged(sources, "knots", weights, density=density)
-        wanted = {path: plain([dense(a)[path] for a in sources], weights, density) for path in found}
+        wanted = spectral.knots(sources, weights, rule=spectral.ties_of(density))
         assert distance(found, wanted) < 1e-12
 
 
@@ -107,12 +88,14 @@ def test_a_linear_rule_is_the_plain_sum_and_says_so():
         ("linear", {"rank_tol": 1e-3}),
         ("linear", {"seed": 1}),
         ("ties", {"seed": 1}),
+        ("emr", {"density": 0.5}),
     ],
     ids=str,
 )
 def test_an_option_that_would_do_nothing_is_refused(rule, options):
     (name,) = options
-    with pytest.raises(UsageError, match=f"{name} has nothing to do with rule={rule}: leave it out"):
+    sentence = f"{name} has nothing to do with rule={rule}: leave|rule={rule} has no {name}: leave"
+    with pytest.raises(UsageError, match=sentence):
         combine(random_adapters(7, (3, 2)), "knots", rule=rule, **options)
 
 
@@ -167,5 +150,5 @@ def test_sources_that_nearly_share_a_factor_are_no_obstacle(side, offset):
         return Adapter.of({"q": LowRank(**(own | {side: common[side] + offset * own[side]}))})
 
     sources = [near() for _ in range(4)]
-    wanted = plain([dense(a)["q"] for a in sources], [1] * 4, 0.3)
-    assert distance(merged(sources, "knots", density=0.3), {"q": wanted}) < 1e-11
+    wanted = spectral.knots(sources, [1] * 4, rule=spectral.ties_of(0.3))
+    assert distance(merged(sources, "knots", density=0.3), wanted) < 1e-11

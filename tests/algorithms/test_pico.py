@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loramerge import LowRank, Pico
-from tests.algorithms.spectral import balanced, calibrated, svd, ties
+from tests.algorithms.spectral import calibrated, pico_by, ties_of
 from tests.algorithms.test_iso_c import dense_of, unit
 from tests.helpers.adapters import changed, dense, distance, merged, random_adapters, zero
 
@@ -60,23 +60,11 @@ def test_with_factors_as_stored_it_depends_on_how_they_are_split():
     assert distance(merged([split, b], Pico()), merged([a, b], Pico())) < 1e-12
 
 
-def pico_ties(sources, weights, density):
-    """Calibrated updates, TIES of their cores, and the norm of the sources, on dense matrices."""
-    updates = [w * dense(s)["q"] for w, s in zip(weights, sources, strict=True)]
-    halves = [balanced(update, s.rank) for update, s in zip(updates, sources, strict=True)]
-    u, sigma, _ = svd(np.hstack([b for b, _ in halves]), sum(s.rank for s in sources))
-    down = svd(np.vstack([a for _, a in halves]).T, sum(s.rank for s in sources))[0]
-    a = 1 / (1 + (len(updates) - 1) * sigma**2 / (sigma**2).sum())
-    cores = [a[:, None] * (u.T @ update @ down) for update in updates]
-    merged = u @ ties(cores, np.ones(len(cores)), density) @ down.T
-    return {"q": merged * np.mean([np.linalg.norm(x) for x in updates]) / np.linalg.norm(merged)}
-
-
 @pytest.mark.parametrize("density", [0.2, 1.0])
 def test_before_a_rule_it_is_the_plain_loop(density):
     sources, weights = random_adapters(86, (4, 3, 5), SHAPES), [1.0, -2.0, 0.5]
     found = merged(sources, Pico(rule="ties", density=density), weights)
-    assert distance(found, pico_ties(sources, weights, density)) < 1e-9
+    assert distance(found, pico_by(sources, weights, rule=ties_of(density))) < 1e-9
 
 
 def test_what_cancels_is_not_brought_to_full_strength():

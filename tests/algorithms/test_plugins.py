@@ -38,10 +38,26 @@ class Faded(lm.Cat):
         made = super().remix(grams)
         return type(made)(self.c * made.P, made.Q)
 
+@dataclass(frozen=True, kw_only=True)
+class Firm(lm.Ties):
+    """TIES with other defaults, and louder.
+
+        ΔW = c ties(ΔW_1 …)
+
+    Source: nobody.  Limits: none.
+    """
+
+    density: float = option(0.5, "The share that is kept.", Interval(low=0, high=1, low_open=True))
+    c: float = option(2.0, "How loud.", Interval(low=0))
+
+    def weights(self, weights):
+        return self.c * weights
+
 thing = 3
 '''
 POINTS = """[loramerge.methods]
 faded = faded_package:Faded
+firm = faded_package:Firm
 broken = faded_package_that_is_absent:Faded
 number = faded_package:thing
 linear = faded_package:Faded
@@ -81,6 +97,15 @@ def test_it_merges_by_its_name_and_takes_its_options():
     assert distance(dense(half.adapter), {k: 0.5 * v for k, v in total.items()}) < 1e-14
     assert distance(dense(tenth.adapter), {k: 0.1 * v for k, v in total.items()}) < 1e-14
     assert name_of(half.method) == "faded"
+
+
+@pytest.mark.parametrize("space", ["dense", "core"])
+def test_it_may_be_made_of_an_elementwise_method(space):
+    options = {"space": space, "divisor": "none", "dtype": "float64"}
+    firm = combine(SOURCES, "firm", c=3.0, **options)
+    ties = combine(SOURCES, "ties", weights=[3.0, 3.0], density=0.5, **options)
+    assert distance(dense(firm.adapter), dense(ties.adapter)) < 1e-12
+    assert list(firm.method.options())[-2:] == ["scope", "c"]
 
 
 def test_it_is_loaded_only_when_it_is_named(cli):

@@ -5,8 +5,8 @@ import pytest
 
 from loramerge import Adapter, LowRank, Wudi
 from loramerge.errors import UsageError
+from tests.algorithms.families.test_span import near
 from tests.algorithms.test_iso_c import dense_of, unit
-from tests.algorithms.test_span import near
 from tests.helpers.adapters import dense, distance, merged, random_adapters
 
 SHAPES = {"q": (40, 50)}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from loramerge import (
+    METHODS,
     Adapter,
     Average,
     Breadcrumbs,
@@ -44,7 +45,8 @@ from loramerge import (
     Tsv,
     Wudi,
 )
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.table import RULES
 from tests.helpers.adapters import changed, distance, merged, random_adapters
 
 ROWS = {
@@ -191,6 +193,13 @@ ROWS = {
     "sg, the nearest": Sg(temperature=0),
     "sg, all alike": Sg(temperature=np.inf, top_k=2),
 }
+ROWS |= {name: cls() for name, cls in METHODS.items() if cls not in set(map(type, ROWS.values()))}
+ROWS |= {  # every rule in every method that takes it
+    f"{name}, by {rule}": taker(rule=rule)
+    for name, taker in {"core": Core, "compress, then": Ctm, "pico": Pico, "knots": Knots}.items()
+    for rule in RULES
+}
+ROWS |= {f"mergevla, on {rule}": MergeVla(base=rule) for rule in RULES}
 TRUNCATING = {name: ROWS[name] for name in ("linear, rank 3", "average, rank 3", "svd, rank 3")}
 
 

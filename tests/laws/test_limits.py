@@ -25,8 +25,8 @@ def test_no_module_gets_more_units_than_asked_for(method, sources, weights):
         counted = [source for source, number in zip(sources, numbers, strict=True) if number]
         ranks = [source[target].rank for source in counted if target in source]
         total = sum(ranks) if method.traits.units == "any" else max(ranks)
-        rule = getattr(method, "rule", method)  # of a method with masks
-        full = method.traits.sums or getattr(rule, "space", "") == "dense"
+        inner = getattr(method, "shared", method)  # of a method with masks
+        full = method.traits.sums or getattr(inner, "space", "") == "dense"
         return min(asked or total, total, min(merge.adapter[target].shape) if full else total)
 
     assert {slot.rank for slot in merge.adapter.slots.values()} == {max(map(units, merge.adapter))}

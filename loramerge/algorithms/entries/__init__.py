@@ -1,1 +1,1 @@
-"""Machinery of methods that look at single entries: rules, tiles, thresholds, chances."""
+"""Machinery of the methods that look at single entries: rules, where they work, their limits and chance."""

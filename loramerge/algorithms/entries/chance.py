@@ -27,7 +27,7 @@ def uniform(
     key = np.frombuffer(hashlib.sha256(name).digest()[:16], "<u8").astype(np.uint64)
     counter = np.array([0, 0, *tile], np.uint64)
     drawn = np.random.Generator(np.random.Philox(counter=counter, key=key)).random(shape, np.float32)
-    return np.asarray(drawn, kind)
+    return drawn.astype(kind, copy=False)
 
 
 def own_names(names: Sequence[str], strengths: Sequence[float]) -> list[str]:

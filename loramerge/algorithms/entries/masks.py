@@ -90,8 +90,10 @@ def masks(merged: Pair, sources: list[Pair], strictness: float, within: Array | 
 
 def wanted_by(packed: Array, least: int, columns: int) -> Array:
     """(out, in) True where at least so many of the masks keep an entry."""
-    count = sum(np.unpackbits(one, axis=1, count=columns).astype(np.int16) for one in packed)
-    return np.asarray(count >= least)
+    count = np.zeros((packed.shape[1], columns), np.int16)
+    for one in packed:
+        count += np.unpackbits(one, axis=1, count=columns)
+    return count >= least
 
 
 def masked(merged: Pair, packed: Array) -> Array:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramerge.algorithms.entries.tiles import Dense, entries, is_single
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries.tiles import Tiles, is_single, of_units
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit
 
@@ -27,14 +27,17 @@ class Rows:
 
     up: Array
     lift: Array
-    entries: Dense
+    entries: Tiles
 
 
-def rows(grams: Grams, module: int, rank_tol: float, seed: int) -> Rows | None:
+def rows(grams: Grams, module: int, rank_tol: float, by_rows: bool = False) -> Rows | None:
     """The rows of one module of a batch in the ``spectral`` frame; None where no source changes it.
 
     In that frame the down units of a source are at right angles, so lengths are all that is needed of them:
     [up_1 L_1 | … | up_T L_T], L the lengths, has the left singular vectors and values of the updates.
+
+    Args:
+        by_rows: tiles of whole rows.
     """
     assert grams.halves is not None
     assert grams.read is not None
@@ -43,19 +46,21 @@ def rows(grams: Grams, module: int, rank_tol: float, seed: int) -> Rows | None:
     if not used.any():
         return None
     up, down = (half[module] * used for half in grams.halves)  # (R, R) each
-    length = np.linalg.norm(down, axis=0)
-    x, sigma, yt = np.linalg.svd(up * length)
+    xp = namespace(up)
+    length = xp.linalg.norm(down, axis=0)
+    x, sigma, yt = xp.linalg.svd(up * length)
     kept = sigma > rank_tol * sigma[0]
     lift = length[:, None] * yt[kept].T / sigma[kept]  # U in units
     stored = grams.read(module)
     units = x[:, kept].T @ up, grams.lift.Q[module] @ stored[1]  # Uᵀ up (ρ, R) and down (R, in)
-    made = entries(grams, module, units, is_single(*stored), seed=seed)
+    made = of_units(grams, module, units, is_single(*stored), by_rows)
     return None if made is None else Rows(stored[0], grams.lift.P[module] @ lift, made)
 
 
 def energies(merged: Array) -> Array:
     """σ² (ρ,) of merged rows (ρ, in), largest first."""
-    return np.maximum(np.linalg.eigvalsh(_gram(merged))[::-1], 0.0)
+    xp = namespace(merged)
+    return xp.maximum(xp.linalg.eigvalsh(_gram(merged))[::-1], 0.0)
 
 
 def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
@@ -64,12 +69,12 @@ def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
     Args:
         merged: (ρ, in).
     """
-    gram = _gram(merged)
-    x = np.linalg.eigh(gram)[1][:, ::-1][:, :rank]
+    gram, xp = _gram(merged), namespace(merged)
+    x = xp.linalg.eigh(gram)[1][:, ::-1][:, :rank]
     low = x.T @ merged  # (k, in), its rows at right angles
-    square = np.einsum("ij,ij->i", low, low)
+    square = xp.einsum("ij,ij->i", low, low)
     root = square**0.25  # the strength is split evenly
-    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+    inverse = xp.where(root > 0, 1.0 / xp.where(root > 0, root, 1.0), 0.0)
     whole = float(gram.trace())
     cut = max(whole - float(square.sum()), 0.0) if len(square) < len(gram) else 0.0
     return Fit(found.up @ (found.lift @ (x * root)), inverse[:, None] * low, whole, cut)

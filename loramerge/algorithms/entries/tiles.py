@@ -6,14 +6,14 @@ and with the same chance, whatever else is merged at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.algorithms.entries.block import Block
 from loramerge.algorithms.entries.chance import own_names, uniform
-from loramerge.algorithms.entries.stack import Limits, Stack
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.gram import Grams
 
 TILE = 64, 512  # entries of one source stay in cache
@@ -24,14 +24,14 @@ Tile = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Dense:
+class Tiles:
     """The entries of T sources in one module.
 
     Args:
         ups: (out, r_t) and downs: (r_t, in) of each source, scale folded in; all float32 or all float64.
         present: (T,) their positions among all sources; the others change nothing here.
         weights: (T,).   sources: (T,) names for chance.   label: of the module.   shape: (out, in).
-        grid: rows and columns of a tile.   seed: of chance.
+        grid: rows and columns of a tile.
     """
 
     ups: tuple[Array, ...]
@@ -42,7 +42,6 @@ class Dense:
     label: str
     shape: tuple[int, int]
     grid: tuple[int, int]
-    seed: int
 
     @property
     def dtype(self) -> np.dtype:
@@ -53,7 +52,7 @@ class Dense:
         """How many entries a source has."""
         return self.shape[0] * self.shape[1]
 
-    def tiles(self) -> Iterator[Tile]:
+    def places(self) -> Iterator[Tile]:
         (rows, columns), (height, width) = self.shape, self.grid
         for top in range(0, rows, height):
             for left in range(0, columns, width):
@@ -62,37 +61,42 @@ class Dense:
     def values(self, tile: Tile, only: int | None = None) -> Array:
         """(T, 1, a, b) entries of all sources, or (1, 1, a, b) of one, in a tile."""
         rows, columns = tile
-        which = range(len(self.ups)) if only is None else (only,)
-        made = np.empty((len(which), 1, rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+        which, xp = self._which(only), namespace(self.ups[0])
+        made = xp.empty((len(which), 1, rows.stop - rows.start, columns.stop - columns.start), self.dtype)
         for at, t in enumerate(which):
-            np.matmul(self.ups[t][rows], self.downs[t][:, columns], out=made[at, 0])
+            xp.matmul(self.ups[t][rows], self.downs[t][:, columns], out=made[at, 0])
         return made
 
-    def stack(self, tile: Tile, limits: Limits | None = None, facts: Array | None = None) -> Stack:
+    def block(self, tile: Tile) -> Block:
         """What a rule looks at in a tile."""
         values = self.values(tile)
         place = tile[0].start // self.grid[0], tile[1].start // self.grid[1]
 
-        def chance() -> Array:
+        def chance(seed: int) -> Array:
             drawn = [
-                uniform(self.seed, name, self.label, place, values.shape[2:], self.dtype)
-                for name in self.sources
+                uniform(seed, name, self.label, place, values.shape[2:], self.dtype) for name in self.sources
             ]
-            return np.stack(drawn)[:, None]
+            return namespace(values).asarray(np.stack(drawn)[:, None])
 
-        return Stack(values, self.weights, np.array([self.shape]), chance, limits, facts)
+        return Block(values, self.weights, np.array([self.shape]), chance)
+
+    def blocks(self) -> Iterator[Block]:
+        """The whole module, tile by tile."""
+        return map(self.block, self.places())
 
     def sample(self, only: int | None = None) -> Array:
         """(T, 1, 1, n) some entries, or (1, 1, 1, n) of one source, at the same places in all."""
-        rng = np.random.default_rng(0)
+        rng, xp = np.random.default_rng(0), namespace(self.ups[0])
         some = min(self.count, SAMPLE, max(1 << 12, self.count >> 6))  # a larger one costs more than it saves
         i, j = (rng.integers(0, size, some) for size in self.shape)
-        which = range(len(self.ups)) if only is None else (only,)
-        made = [np.einsum("nr,rn->n", self.ups[t][i], self.downs[t][:, j]) for t in which]
-        return np.stack(made)[:, None, None]
+        made = [xp.einsum("nr,rn->n", self.ups[t][i], self.downs[t][:, j]) for t in self._which(only)]
+        return xp.stack(made)[:, None, None]
+
+    def _which(self, only: int | None) -> Sequence[int]:
+        return range(len(self.ups)) if only is None else (only,)
 
 
-def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> Dense | None:
+def tiles(grams: Grams, module: int, by_rows: bool = False) -> Tiles | None:
     """The entries of one module of a batch of units that are not mixed; None where no source changes it.
 
     float32 if all factors are float32 numbers, whatever they were stored in, else float64.
@@ -103,17 +107,12 @@ def dense(grams: Grams, module: int, by_rows: bool = False, seed: int = 0) -> De
     assert grams.read is not None
     up, down = grams.read(module)  # (out, R), (R, in) float64
     left, right = grams.lift.P[module].diagonal(), grams.lift.Q[module].diagonal()
-    return entries(grams, module, (up * left, right[:, None] * down), is_single(up, down), by_rows, seed)
+    return of_units(grams, module, (up * left, right[:, None] * down), is_single(up, down), by_rows)
 
 
-def entries(
-    grams: Grams,
-    module: int,
-    units: tuple[Array, Array],
-    single: bool,
-    by_rows: bool = False,
-    seed: int = 0,
-) -> Dense | None:
+def of_units(
+    grams: Grams, module: int, units: tuple[Array, Array], single: bool, by_rows: bool = False
+) -> Tiles | None:
     """The same from the units themselves, up (out, R) and down (R, in), in whatever basis of the outputs."""
     up, down = units
     shape = up.shape[0], down.shape[1]
@@ -123,13 +122,13 @@ def entries(
     if not present:
         return None
     sides = [(up[:, mine[t]], down[mine[t]]) for t in present]
-    peaks = [np.abs(u).max() * np.abs(d).max() for u, d in sides]
+    peaks = [float(abs(u).max() * abs(d).max()) for u, d in sides]
     kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
     ups, downs = zip(*[(u.astype(kind), d.astype(kind)) for u, d in sides], strict=True)
     strengths = [float(grams.kernel[module][np.ix_(mine[t], mine[t])].sum()) for t in present]
     names = tuple(own_names([grams.sources[t] for t in present], strengths))
     grid = (max(TILE[0] * TILE[1] // shape[1], 1), shape[1]) if by_rows else TILE
-    return Dense(ups, downs, present, weights[list(present)], names, grams.labels[module], shape, grid, seed)
+    return Tiles(ups, downs, present, weights[list(present)], names, grams.labels[module], shape, grid)
 
 
 def is_single(*factors: Array) -> bool:

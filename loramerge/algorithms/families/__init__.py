@@ -1,1 +1,1 @@
-"""What methods of one family share: ranks, spans, mixtures, means of clients, k-means, refits."""
+"""What the methods of one family share: sizes, spans, mixtures, federations, clusters, refits."""

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from loramerge.algorithms.families.sized import Sized, keep
+from loramerge.algorithms.families.size import Sized, keep
 from loramerge.algorithms.method import option
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.frames import Frame

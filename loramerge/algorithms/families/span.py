@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 
-from loramerge.algorithms.families.sized import Sized
+from loramerge.algorithms.families.size import Sized
 from loramerge.algorithms.method import Interval, option
 from loramerge.arrays.backend import Array, like, namespace
 from loramerge.arrays.basis import Basis, basis
@@ -15,15 +16,20 @@ from loramerge.arrays.remix import Result
 RANK_TOL = 1e-5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span(Sized):
-    """A method whose merge is E_up C E_down for some core C; without a rank nothing of it is cut off."""
-
-    rank_tol: float = option(
+def tolerance() -> float:
+    """The option of methods that work on cores."""
+    return option(
         RANK_TOL,
         "Directions weaker than this share of the strongest are noise: neither whitened nor counted.",
         Interval(low=1e-7, high=0.1),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span(Sized):
+    """A method whose merge is E_up C E_down for some core C; without a rank nothing of it is cut off."""
+
+    rank_tol: float = tolerance()
 
     @property
     def whole(self) -> bool:
@@ -40,18 +46,12 @@ class Span(Sized):
         """What the cores are written in."""
         return basis(grams, self.rank_tol)
 
-    def core(self, grams: Grams, bases: Basis) -> Array:
-        """C (M, R, R), from cores of the sources and `grams.weights`. A method has this or its `units`."""
-        x, sigma, yt = self.units(grams, bases)
-        return (x * sigma[:, None, :]) @ yt
-
+    @abstractmethod
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
-        """X (M, R, R), σ (M, R), Yᵀ (M, R, R) of the core X diag(σ) Yᵀ, in the order that a rank keeps.
+        """X (M, R, R), σ (M, R), Yᵀ (M, R, R) of the core C = X diag(σ) Yᵀ, in the order that a rank keeps.
 
         Bases are orthonormal, so the SVD of the core is the SVD of the merge.
         """
-        core = self.core(grams, bases)
-        return namespace(core).linalg.svd(core)
 
     def observe(self, grams: Grams) -> Array:
         """σ² of the merge (M, R), as a rank keeps them."""

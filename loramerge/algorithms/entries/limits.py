@@ -1,7 +1,8 @@
-"""The limits of a whole adapter, found by looking at all modules a few times.
+"""The sizes between which entries are kept, and the search for those of a whole adapter.
 
-First a sample of every module brackets them, then each look counts more finely what is inside the brackets,
-until only one value is left there. What modules report adds up, so that none of them waits for another.
+All modules are looked at a few times. First a sample of every module brackets the limits; then each look
+counts more finely what is inside the brackets, until only one value is left there. What modules report adds
+up, so that none of them waits for another.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from loramerge.arrays.backend import Array
 
 SAMPLE = 1 << 11  # of each source in each module
 
-Keeps = Callable[[int], tuple[int, int] | None]
+Counts = Callable[[int], tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Limits:
+    """Entries are kept where low <= size < high: (S, M) each, S = T or 1 for all together."""
+
+    low: Array
+    high: Array
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,12 +78,16 @@ class Search:
             line[: len(row)] = row
         return table
 
-    def next(self, observed: Sequence[Array], keeps: Keeps) -> Search:
-        """The search after a look at all modules."""
+    def next(self, observed: Sequence[Array], counts: Counts) -> Search:
+        """The search after a look at all modules.
+
+        Args:
+            counts: of so many values, how many of the largest are left out and how many of the next kept.
+        """
         rows = [row[~np.isnan(row)] for table in observed for row in table]
         if self.found is None:
             return Search(
-                tuple(_bracketed(rows, which, keeps) for which in sorted({int(r[0]) for r in rows}))
+                tuple(_bracketed(rows, which, counts) for which in sorted({int(r[0]) for r in rows}))
             )
         answers = iter([_answered(each, at, rows) for at, (_, each) in enumerate(self._open)])
         settled = [
@@ -83,18 +96,19 @@ class Search:
         ]
         return replace(self, found=tuple(settled))  # type: ignore[arg-type]
 
-    def limits(self, which: Sequence[int]) -> Array:
-        """(2, S) low and high of these rankings; those never seen keep everything."""
+    def limits(self, which: Sequence[int], modules: int) -> Limits:
+        """The limits (S, M) of these rankings; those never seen keep everything."""
         known = {each: pair for each, *pair in self.found or ()}
-        return np.array([known.get(each, (0.0, np.inf)) for each in which], float).reshape(-1, 2).T
+        pairs = np.array([known.get(each, (0.0, np.inf)) for each in which], float).reshape(-1, 2)
+        return Limits(*np.repeat(pairs.T[:, :, None], modules, axis=2))
 
 
-def _bracketed(rows: list[Array], which: int, keeps: Keeps) -> tuple[int, Bracket | float, Bracket | float]:
+def _bracketed(rows: list[Array], which: int, counts: Counts) -> tuple[int, Bracket | float, Bracket | float]:
     own = [row for row in rows if int(row[0]) == which]
     total = sum(int(row[1]) for row in own)
     sample = np.concatenate([row[2:] for row in own])
     shares = np.concatenate([np.full(len(row) - 2, row[1] / max(len(row) - 2, 1)) for row in own])
-    skipped, kept = keeps(total) or (0, total)
+    skipped, kept = counts(total)
     high = guessed(skipped, total, sample, shares) if skipped else np.inf
     return which, guessed(skipped + kept, total, sample, shares), high
 

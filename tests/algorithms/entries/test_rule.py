@@ -22,6 +22,7 @@ from loramerge import (
     Ties,
     combine,
 )
+from loramerge.algorithms.entries.block import whole
 from loramerge.algorithms.entries.chance import uniform
 from loramerge.errors import UsageError
 from tests.helpers.adapters import dense, merged, random_adapters
@@ -273,11 +274,11 @@ def test_the_rule_applied_to_any_stack_is_the_plain_loop(method, oracle):
     stack = rng.standard_normal((3, 2, 17, 13))
     stack[:, 0, 15:], stack[:, 0, :, 11:] = 0, 0
     names = ("source0", "source1", "source2")
-    found = method.on(stack, np.array(W), np.array([[15, 11], [17, 13]]), names, ("q", "v"))
+    found = method.rule.on(whole(stack, np.array(W), np.array([[15, 11], [17, 13]]), names, ("q", "v")))
     np.testing.assert_allclose(found[0, :15, :11], oracle(stack[:, 0, :15, :11].tolist()), atol=1e-12)
     assert not found[0, 15:].any()
     assert not found[0, :, 11:].any()
-    alone = method.on(stack[:, 1:], np.array(W), np.array([[17, 13]]), names, ("v",))
+    alone = method.rule.on(whole(stack[:, 1:], np.array(W), np.array([[17, 13]]), names, ("v",)))
     assert (found[1:] == alone).all()
 
 

@@ -1,7 +1,5 @@
-"""Small parts of elementwise rules, on entries of T sources side by side.
+"""What becomes of the entries that are kept: their sum, or the mean of those that win a vote.
 
-    trim    keep the entries of middle or large size
-    drop    keep entries by chance, and make up for the others
     elect   the sign of each entry by a vote of the sources
     agree   which sources have that sign
     mean    the mean of those that agree
@@ -12,44 +10,56 @@ Sums run over the sources in a loop: each entry then has the same bits in whatev
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from loramerge.arrays.backend import Array
+from loramerge.algorithms.entries.block import Block
+from loramerge.arrays.backend import Array, namespace
 
 TIE = 1e-12  # share of all votes, below which a majority is rounding
+Election = Literal["weighted", "raw", "count", "none"]
 Divisor = Literal["weight", "count", "none"]
 
 
-def trim(x: Array, ranking: Array, low: Array, high: Array) -> Array:
-    """The entries whose `ranking` r has low <= r < high; 0 for the others. All of equal size go together.
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The sources elect a sign for every entry; those that agree with it are merged.
 
     Args:
-        ranking: (S, …) sizes, S = T or 1 for all sources together.   low, high: shaped to fit.
-
-    >>> x = np.array([[1.0, -3.0, 2.0]])
-    >>> trim(x, abs(x), np.array([[2.0]]), np.array([[np.inf]]))
-    array([[ 0., -3.,  2.]])
+        election: what is added up to elect a sign: weighted entries, raw ones, one vote of each source;
+            none: there is no election.
+        divisor: what the sum of those that agree is divided by.
     """
-    kept = ranking >= low
-    if np.isfinite(high).any():
-        kept &= ranking < high
-    return np.multiply(x, kept)
+
+    election: Election
+    divisor: Divisor
+
+    @property
+    def copies(self) -> Literal["additive", "consensus"]:
+        """What copies of one adapter come to."""
+        return "additive" if self.divisor == "none" else "consensus"
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is the weighted sum."""
+        return self.election == self.divisor == "none"
+
+    def __call__(self, block: Block) -> Array:
+        """The merged entries (M, a, b)."""
+        x, weights = block.values, block.weights
+        if self.election == "none":
+            return mean(x, (x != 0).astype(x.dtype), weights, self.divisor)
+        if self.election == "weighted":
+            return mean(x, agree(turn(x, weights), elect(x, weights)), weights, self.divisor)
+        votes = namespace(x).sign(x) if self.election == "count" else x
+        return mean(x, agree(x, elect(votes, np.ones(len(x)))), weights, self.divisor)
 
 
-def drop(x: Array, chance: Array, density: float | Array, rescale: bool) -> Array:
-    """Keep an entry where its `chance`, uniform in [0, 1), is below `density`; `rescale` divides by that.
-
-    >>> drop(np.array([[1.0, 2.0]]), np.array([[0.7, 0.2]]), 0.5, rescale=True)
-    array([[0., 4.]])
-    """
-    kept = (chance < np.asarray(density, np.float32)).astype(
-        x.dtype
-    )  # float32 whatever x is: the same entries
-    if rescale:
-        kept /= np.asarray(density, x.dtype)
-    return np.multiply(kept, x, out=kept)
+def total(block: Block) -> Array:
+    """The weighted sum (M, a, b) of a block."""
+    return weighted_sum(block.values, block.weights)
 
 
 def weighted_sum(x: Array, weights: Array) -> Array:
@@ -72,15 +82,15 @@ def elect(x: Array, weights: Array) -> Array:
     """
     votes = weighted_sum(x, weights)
     if x.dtype == np.float64:  # where updates cancel, products and bases leave a trace of rounding
-        votes[np.abs(votes) <= TIE * weighted_sum(np.abs(x), np.abs(weights))] = 0.0
-    return np.sign(votes)
+        votes[abs(votes) <= TIE * weighted_sum(abs(x), abs(weights))] = 0.0
+    return namespace(x).sign(votes)
 
 
 def turn(x: Array, weights: Array) -> Array:
     """The entries (T, …) with the sign that the weights give them."""
     if (weights > 0).all():
         return x
-    return x * np.sign(weights).reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+    return x * namespace(x).asarray(np.sign(weights).reshape(-1, *[1] * (x.ndim - 1)), x.dtype)
 
 
 def agree(x: Array, elected: Array) -> Array:
@@ -103,9 +113,11 @@ def mean(x: Array, agreeing: Array, weights: Array, divisor: Divisor) -> Array:
     total = weighted_sum(x * agreeing, weights)
     if divisor == "none":
         return total
-    shares = np.abs(weights) if divisor == "weight" else np.ones(len(weights))
+    shares = abs(weights) if divisor == "weight" else np.ones(len(weights))
     share = weighted_sum(agreeing, shares)
-    return np.divide(total, share, out=total, where=share > 0)
+    share[share == 0] = 1  # where nobody agrees the sum is 0
+    total /= share
+    return total
 
 
 def strongest(x: Array, elected: Array) -> Array:
@@ -114,21 +126,8 @@ def strongest(x: Array, elected: Array) -> Array:
     >>> strongest(np.array([[1.0, -2.0], [3.0, -1.0]]), np.array([1.0, -1.0]))
     array([ 3., -2.])
     """
+    xp = namespace(x)
     top = x[0] * elected
     for one in x[1:]:
-        np.maximum(top, one * elected, out=top)
-    return np.maximum(top, 0, out=top) * elected
-
-
-def chances(x: Array, density: float, spread: float, columns: Array) -> Array:
-    """(…, a, b) probability to be kept, by rank within the row: density + spread for the largest entry,
-    linear down to density - spread for the `columns`-th. Of entries of one size the first counts as larger.
-
-    >>> chances(np.array([[1.0, -3.0, 2.0]]), 0.5, 0.25, np.array(3)).round(3)
-    array([[0.25, 0.75, 0.5 ]])
-    """
-    order = np.argsort(-np.abs(x), axis=-1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.broadcast_to(np.arange(x.shape[-1]), x.shape), axis=-1)
-    step = 1 / np.maximum(np.asarray(columns) - 1, 1)
-    return np.asarray(density + spread * (1 - 2 * np.minimum(rank * step, 1)))
+        xp.maximum(top, one * elected, out=top)
+    return xp.maximum(top, 0, out=top) * elected

@@ -1,0 +1,92 @@
+"""A rule on the entries of cores: small matrices that the sources are in bases they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import final
+
+import numpy as np
+
+from loramerge.algorithms.entries.block import whole
+from loramerge.algorithms.entries.limits import Limits, Ranked
+from loramerge.algorithms.entries.rule import Rule
+from loramerge.algorithms.entries.space import Space
+from loramerge.algorithms.entries.sparsity import Trim
+from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.basis import Basis, basis
+from loramerge.arrays.frames import Frame
+from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Remix
+
+
+def merged(rule: Rule, grams: Grams, bases: Basis, known: Limits | None = None) -> Array:
+    """The merged core (M, R, R) of a batch, with its weights.
+
+    Args:
+        known: limits that are not those within each module.
+    """
+    weights = np.ones(len(grams.sources)) if grams.weights is None else grams.weights
+    block = whole(cores(grams, bases), weights, bases.ranks, grams.sources, grams.labels)
+    return rule.on(block, known)
+
+
+def cores(grams: Grams, bases: Basis) -> Array:
+    """(T, M, R, R) of all sources."""
+    each = [bases.core(grams, source) for source in range(len(grams.sources))]
+    return namespace(bases.reach_up).stack(each)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cores(Space):
+    """The rule sees the cores; the merge stays in the span of the sources.
+
+    Args:
+        rank_tol: of the bases.
+    """
+
+    rank_tol: float
+
+    @property
+    def frame(self) -> Frame:
+        return "spectral"
+
+    @property
+    def diagonal(self) -> bool:
+        return True
+
+    @property
+    def whole(self) -> bool:
+        return True
+
+    def rankings(self, trim: Trim, grams: Grams) -> Iterator[Ranked]:
+        bases = basis(grams, self.rank_tol)
+        values = cores(grams, bases)  # (T, M, R, R)
+        sizes = trim.ranking(values).reshape(1 if trim.together else len(values), len(grams.labels), -1)
+        some = (values != 0).any(axis=(2, 3))  # (T, M)
+        for s, m in np.argwhere(np.any(some, axis=0)[None] if trim.together else some).tolist():
+            one, count = sizes[s, m], int(bases.ranks[m].prod())
+            picked = np.random.default_rng(0).permutation(np.flatnonzero(one))
+            yield Ranked(s, count, partial(one.__getitem__, picked), partial(list, [one]))
+
+    def squares(self, grams: Grams) -> Array:
+        sigma: Array = self._split(grams, basis(grams, self.rank_tol))[1]
+        return sigma**2
+
+    def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        return min(self.rank or sum(signature), sum(signature))
+
+    def held(self, shape: tuple[int, int]) -> int:
+        return 0
+
+    def merge(self, grams: Grams) -> Remix:
+        bases = basis(grams, self.rank_tol)
+        return bases.leading(grams, *self._split(grams, bases), self.rank)
+
+    def _split(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
+        """The SVD of the merged core."""
+        present = np.arange(len(grams.sources)) if grams.weights is None else np.flatnonzero(grams.weights)
+        core = merged(self.rule, grams, bases, self.known(present.tolist(), len(grams.labels)))
+        return namespace(core).linalg.svd(core)
