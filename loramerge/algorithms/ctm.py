@@ -11,7 +11,7 @@ from loramerge.algorithms.entries.choice import ByRule
 from loramerge.algorithms.families.span import lengths
 from loramerge.algorithms.families.tucker import subspaces
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 
@@ -66,24 +66,25 @@ class Ctm(ByRule):
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         assert grams.weights is not None
-        xp = namespace(bases.reach_up)
+        xp, weights = namespace(bases.reach_up), host(grams.weights)
         modules, size = grams.live.shape
         k = min(self.rank or size, size)
-        norms = lengths(grams)
+        norms = host(lengths(grams))
         left, right = xp.zeros((modules, size, k)), xp.zeros((modules, size, k))
         values = xp.zeros((len(grams.weights), modules, k, k))
         for m in range(modules):
             sources = np.flatnonzero(norms[m]).tolist()
             cores = [_core(grams, bases, m, source) for source in sources]
-            strengths = norms[m, sources] * np.abs(grams.weights[sources])
+            strengths = norms[m, sources] * np.abs(weights[sources])
             gains = self.beta * strengths + (1 - self.beta) * strengths.mean() if sources else strengths
-            even = [(up * g, down) for g, (up, down) in zip(gains / norms[m, sources], cores, strict=True)]
+            shares = (gains / norms[m, sources]).tolist()
+            even = [(up * share, down) for share, (up, down) in zip(shares, cores, strict=True)]
             left[m], right[m] = subspaces(even, k)
             for source, (up, down) in zip(sources, cores, strict=True):
                 values[source, m] = (left[m].T @ up) @ (down.T @ right[m])
-        sizes = np.minimum(bases.ranks, k)
+        sizes = np.minimum(host(bases.ranks), k)
         block = whole(values, grams.weights, sizes, grams.sources, grams.labels)
-        x, sigma, yt = xp.linalg.svd(self.chosen().on(block))  # (M, k, k)
+        x, sigma, yt = xp.linalg.svd(like(self.chosen().on(block), grams.up))  # (M, k, k)
         return left @ x, sigma, yt @ right.swapaxes(1, 2)
 
 

@@ -11,7 +11,7 @@ from loramerge.algorithms.entries.block import whole
 from loramerge.algorithms.entries.choice import NAMES, ByRule
 from loramerge.algorithms.families.span import lengths
 from loramerge.algorithms.method import Traits, option
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array, like, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams, weigh
 
@@ -76,7 +76,7 @@ class Pico(ByRule):
             return calm[:, :, None] * bases.weighted_sum(grams)
         values = calm[:, :, None] * cores.cores(grams, bases)
         block = whole(values, np.ones(len(values)), bases.ranks, grams.sources, grams.labels)
-        return self.chosen().on(block)
+        return like(self.chosen().on(block), grams.up)
 
 
 def calibration(grams: Grams, bases: Basis) -> Array:

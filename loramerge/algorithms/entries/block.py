@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.algorithms.entries.chance import own_names, uniform
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array, host
 
 Chance = Callable[[int], Array]
 
@@ -35,12 +35,12 @@ class Block:
 def whole(
     values: Array, weights: Array, sizes: Array, sources: tuple[str, ...], labels: tuple[str, ...]
 ) -> Block:
-    """A block of whole matrices; sources of weight 0 are left out.
+    """A block of whole matrices, on the host, where rules go through them. Sources of weight 0 are left out.
 
     Args:
         values: (T, M, a, b).   weights: (T,).   sizes: (M, 2).   sources: (T,) and labels: (M,) names.
     """
-    xp = namespace(values)
+    values, sizes = host(values), host(sizes)
     present = np.flatnonzero(weights)
     kept = values[present]
 
@@ -49,12 +49,12 @@ def whole(
         for m, label in enumerate(labels):
             rows, columns = map(int, sizes[m])
             some = [t for t in range(len(kept)) if kept[t, m].any()]
-            strengths = [float(xp.square(kept[t, m], dtype=float).sum()) for t in some]
+            strengths = [float(np.square(kept[t, m], dtype=float).sum()) for t in some]
             names = own_names([sources[present[t]] for t in some], strengths)
             for t, name in zip(some, names, strict=True):
                 drawn[t, m, :rows, :columns] = uniform(
                     seed, name, label, (0, 0), (rows, columns), values.dtype
                 )
-        return xp.asarray(drawn)
+        return drawn
 
     return Block(kept, np.array(weights, float)[present], sizes, chance)

@@ -14,7 +14,7 @@ from loramerge.algorithms.entries.limits import Limits, Ranked
 from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.entries.space import Space
 from loramerge.algorithms.entries.sparsity import Trim
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.basis import Basis, basis
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
@@ -29,7 +29,7 @@ def merged(rule: Rule, grams: Grams, bases: Basis, known: Limits | None = None) 
     """
     weights = np.ones(len(grams.sources)) if grams.weights is None else grams.weights
     block = whole(cores(grams, bases), weights, bases.ranks, grams.sources, grams.labels)
-    return rule.on(block, known)
+    return like(rule.on(block, known), grams.up)
 
 
 def cores(grams: Grams, bases: Basis) -> Array:
@@ -63,11 +63,12 @@ class Cores(Space):
 
     def rankings(self, trim: Trim, grams: Grams) -> Iterator[Ranked]:
         bases = basis(grams, self.rank_tol)
-        values = cores(grams, bases)  # (T, M, R, R)
+        values = host(cores(grams, bases))  # (T, M, R, R), for a sort within each
         sizes = trim.ranking(values).reshape(1 if trim.together else len(values), len(grams.labels), -1)
         some = (values != 0).any(axis=(2, 3))  # (T, M)
+        ranks = host(bases.ranks)
         for s, m in np.argwhere(np.any(some, axis=0)[None] if trim.together else some).tolist():
-            one, count = sizes[s, m], int(bases.ranks[m].prod())
+            one, count = sizes[s, m], int(ranks[m].prod())
             picked = np.random.default_rng(0).permutation(np.flatnonzero(one))
             yield Ranked(s, count, partial(one.__getitem__, picked), partial(list, [one]))
 
@@ -87,6 +88,8 @@ class Cores(Space):
 
     def _split(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         """The SVD of the merged core."""
-        present = np.arange(len(grams.sources)) if grams.weights is None else np.flatnonzero(grams.weights)
+        present = (
+            np.arange(len(grams.sources)) if grams.weights is None else np.flatnonzero(host(grams.weights))
+        )
         core = merged(self.rule, grams, bases, self.known(present.tolist(), len(grams.labels)))
         return namespace(core).linalg.svd(core)
