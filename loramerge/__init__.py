@@ -9,7 +9,10 @@ table for type checkers.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -75,6 +78,39 @@ _CONTENTS = {
 }
 _HOME = {name: home for home, names in _CONTENTS.items() for name in names.split()}
 __all__ = sorted(_HOME.keys() - {"open"})  # a star import must not hide the built-in
+
+_FORMER = {  # where modules are now that packages with methods of their own may import by their former names
+    **{name: f"arrays.{name}" for name in "backend basis dtypes frames gram polar rounding".split()},
+    **{name: f"adapters.{name}" for name in "adapter lowrank target".split()},
+    **{
+        f"algorithms.{name}": f"algorithms.families.{name}"
+        for name in "kmeans mixture refit shares span".split()
+    },
+    "algorithms.federated": "algorithms.families.federation",
+    "algorithms.sized": "algorithms.families.size",
+    "algorithms.wrapping": "algorithms.only",
+    "results": "arrays.remix",
+}
+
+
+class _Former:
+    """Finds a module under its former name: the very module, not a copy, so that classes stay the same."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        here = _FORMER.get(name.removeprefix("loramerge."))
+        return ModuleSpec(name, _Former()) if here and name.startswith("loramerge.") else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        self.module = import_module(f"loramerge.{_FORMER[spec.name.removeprefix('loramerge.')]}")
+        self.spec = self.module.__spec__
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec  # the import system had put that of the former name there
+
+
+sys.meta_path.append(_Former)
 
 
 def __getattr__(name: str) -> Any:

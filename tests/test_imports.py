@@ -126,3 +126,17 @@ def test_the_two_tables_of_contents_agree() -> None:
     assert named == {name: f"loramerge.{home}" for name, home in loramerge._HOME.items()}
     assert all(getattr(loramerge, name).__doc__ or name == "METHODS" for name in loramerge.__all__)
     assert set(dir(loramerge)) == set(loramerge.__all__) | {"open"}
+
+
+def test_packages_with_methods_find_modules_by_their_former_names() -> None:
+    import importlib
+
+    import loramerge
+
+    for former, here in loramerge._FORMER.items():
+        module = importlib.import_module(f"loramerge.{former}")
+        assert module is importlib.import_module(f"loramerge.{here}")
+        assert module.__spec__ is not None
+        assert module.__spec__.name == module.__name__ == f"loramerge.{here}"
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("loramerge.nowhere")
