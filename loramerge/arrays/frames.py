@@ -19,6 +19,7 @@ from loramerge.arrays.gram import Grams, balanced, cosines_of, halves, spectrum
 from loramerge.arrays.remix import Remix
 
 Frame = Literal["stored", "balanced", "halved", "canonical", "spectral"]
+# QR of tall factors costs ten times as much as a Gram, so only where a unit is this near to the others
 NEAR = 1e-3  # sine of a unit against those before it: below, whitening by a Gram would lose 10 of 16 digits
 
 FLOOR = 1e-8  # σ/σ₁ below which a direction is the rounding of a Gram
@@ -58,6 +59,7 @@ def canonical(grams: Grams) -> Grams:
         if turned is None
         else (half.swapaxes(-1, -2) @ half for half in turned)
     )
+    # live by energy above rounding, not by σ: the σ of a Gram has a floor of 1e-8
     live = (up.diagonal(axis1=-2, axis2=-1) > noise_up) & (down.diagonal(axis1=-2, axis2=-1) > noise_down)
     lift = Remix(P, Q).after(grams.lift)
     return replace(grams, up=up, down=down, live=live, lift=lift, halves=turned)

@@ -23,6 +23,7 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
 from loramerge.formats.files.safetensors import open_file
 
+# in a folder of their own: servers load every .safetensors beside the weights
 FOLDER, FILE, KEY = "masks", "masks.safetensors", "loramerge.masks"
 PLACE = f"{FOLDER}/{FILE}"  # in the folder of the merge
 Shapes = Mapping[Target, tuple[int, int]]  # (out, in)

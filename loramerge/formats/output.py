@@ -31,6 +31,7 @@ from loramerge.formats.peft.profiles import Profile
 from loramerge.formats.reader import load_path
 
 RECORD = "loramerge.json"
+# not called .safetensors: some servers load all of these in a folder
 APART = "loramerge.extras"
 
 

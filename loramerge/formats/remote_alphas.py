@@ -24,6 +24,8 @@ NUMBER = 8  # bytes at most
 NEAR = 2**-8  # an alpha may be stored in bfloat16
 
 
+# a request for each alpha took longer than the file; what is only stated hands out no factors, so it gets
+# into no sum
 def with_alphas(file: File, ranged: Ranged) -> tuple[File, str] | None:
     """The file with its alphas at hand, and a sentence if most are only stated; None if they are not known.
 

@@ -26,6 +26,8 @@ class Ingredient:
     revision: str | None = None
 
 
+# no place to write to: a recipe can be passed on, and running it replaces nobody's file. Its paths are those
+# of the current folder, so that --print-recipe makes files that work
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a merge, as one value.

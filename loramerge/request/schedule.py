@@ -115,6 +115,7 @@ class Schedule:
         rank = self.ranks.get(target.place) if ruled is None else ruled
         return sized(method, rank), method.weights(weights)
 
+    # the first rule that fits wins, as in PEFT's rank_pattern; --only does not shift a ramp
     def groups(self, signatures: Mapping[Target, Signature], method: Method) -> list[dict[Target, Signature]]:
         """The modules, split so that those of a group are merged alike."""
         groups: dict[Any, dict[Target, Signature]] = defaultdict(dict)

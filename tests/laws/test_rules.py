@@ -12,7 +12,7 @@ import pytest
 from loramerge import METHODS, Adapter, UsageError
 from loramerge.algorithms.entries.block import whole
 from loramerge.algorithms.table import RULES
-from loramerge.cli.options import from_fields
+from loramerge.cli.options import options_of
 from tests.algorithms import spectral
 from tests.helpers.adapters import dense, distance, merged, random_adapters
 
@@ -86,7 +86,7 @@ def test_the_names_are_those_of_the_table_everywhere(taker):
     """In validation, on the command line and so in the listing and the docs."""
     name, *_ = TAKERS[taker]
     cls = METHODS[taker]
-    (option,) = [option for option in from_fields(cls) if option.name == name]
+    (option,) = [option for option in options_of(taker) if option.name == name]
     assert set(option.type.choices) >= set(RULES)
     for choice in option.type.choices:
         assert getattr(cls(**{name: choice}), name) == choice

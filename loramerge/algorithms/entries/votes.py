@@ -74,6 +74,8 @@ def weighted_sum(x: Array, weights: Array) -> Array:
     return total
 
 
+# PEFT and mergekit elect + where votes cancel, the paper's code the sign of the whole vector: in the core
+# both depend on the sign of a basis vector
 def elect(x: Array, weights: Array) -> Array:
     """-1, 0 or 1 for each entry (…): the sign of Σ_t w_t x_t. Where the votes cancel, nobody is elected.
 

@@ -113,6 +113,7 @@ def _first_least(values: Array) -> Array:
     return (values <= least * TIE).argmax(axis=-1)
 
 
+# until no label changes: a tolerance as in scikit-learn saves nothing in Gram space
 def lloyd(kernel: Array, live: Array, shares: Array, rounds: int = 300) -> tuple[Array, Array]:
     """Lloyd's iterations from centres (M, R, k) until no label changes: labels (M, R), inertia (M,)."""
     xp = namespace(kernel)

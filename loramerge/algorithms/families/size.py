@@ -24,6 +24,7 @@ class Sized(Method):
         "methods in the span].",
         Interval(low=1),
     )
+    # every module: one rank is written anyway, so a larger one costs the other modules nothing
     energy: float | None = option(
         None,
         "Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.",

@@ -39,6 +39,8 @@ class Span(Sized):
     def frame(self) -> Frame:
         return "spectral"
 
+    # not folded into the units: a basis that turned with the weights would make a threshold depend on them
+    # twice
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return replace(grams, weights=weights)
 

@@ -205,6 +205,7 @@ class Dialect:
         """Down and up as they are stored, from up (out, width) and down (width, in)."""
         return laid(target, up, down)
 
+    # PEFT keeps the up factors of experts interleaved, mlx-lm one behind the other
     def within(self, target: Target, down: Array, up: Array) -> tuple[Array, Array]:
         """Where a target lies in factors that it shares with others: views (width, in) and (out, width)."""
         return within(target, down, up)

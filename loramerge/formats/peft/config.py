@@ -12,6 +12,7 @@ from loramerge.formats.forms.table import TYPES
 from loramerge.formats.forms.unread import refuse_settings
 from loramerge.formats.patterns.rank_patterns import Patterns
 
+# lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
 ROUTED = "A router chooses among its adapters at run time: name these adapters instead."

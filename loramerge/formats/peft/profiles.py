@@ -41,6 +41,7 @@ def arranged(profile: Profile, units: Mapping[Target, int]) -> tuple[int, dict[s
     return most, {path: rank for path, rank in sorted(ranks.items()) if rank != most}
 
 
+# vLLM reads both patterns; SGLang reads none, but its buffers hold one rank, so it stops at another
 def patterns(ranks: Mapping[str, int]) -> dict[str, int]:
     """The keys under which a PEFT config names exactly these modules.
 
