@@ -297,7 +297,7 @@ def test_files_without_a_record(tmp_path):
         "c.safetensors": "holds no record",
         "saved.safetensors": "its sources|names no sources",
         "a": "a has no loramerge.json: it was not written by loramerge combine",
-        "nowhere.json": "No such file",
+        "nowhere.json": "does not exist",
     }.items():
         with pytest.raises(LoramergeError, match=words):
             lm.replay(path)

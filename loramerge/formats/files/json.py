@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapters.original import read_whole
 from loramerge.errors import SourceError, printable
 
 LIMIT = 16 * 2**20
@@ -18,11 +19,7 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     Raises:
         SourceError: absent, unreadable, too large, no JSON, or no object; the message calls it `name`.
     """
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(LIMIT + 1)
-    except OSError as error:
-        raise SourceError(f"{printable(name)} cannot be read: {error.strerror}.") from error
+    text = read_whole(path, name, LIMIT)
     return parse_object(text, name)
 
 

@@ -107,16 +107,13 @@ def open_pickle(path: Path, name: str) -> File:
         IncompatibleError: it holds something other than tensors by name, or wants to run code.
     """
     try:
-        with path.open("rb") as stream:
-            stored = Stored(name, path, stream.seek(0, io.SEEK_END))
-            stream.seek(0)
-            read = _zipped if zipfile.is_zipfile(stream) else _legacy
-            stream.seek(0)
-            values, starts = read(stream, stored.size)
+        stored = Stored.at(path, name)
+        stream = io.BufferedReader(_Stream(stored))
+        read = _zipped if zipfile.is_zipfile(stream) else _legacy
+        stream.seek(0)
+        values, starts = read(stream, stored.size)
     except (SourceError, IncompatibleError):
         raise
-    except OSError as error:
-        raise SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check the path.") from error
     except Forbidden as error:
         raise IncompatibleError(
             f"{printable(name)} is not a plain state dict: it names {printable(error)}, which is never run. "
@@ -125,7 +122,33 @@ def open_pickle(path: Path, name: str) -> File:
     except Exception as error:  # a damaged pickle may fail in any way
         raise SourceError(f"{printable(name)} is damaged, or not of torch.save: {_why(error)}.") from None
     tensors = _tensors(values, starts, stored)
-    return File(stored.name, path, stored.size, {}, tensors)
+    return File(stored.name, path, stored.size, stored.read_into, {}, tensors)
+
+
+class _Stream(io.RawIOBase):
+    """Such a file, as the readers of Python's library want it."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored, self._at = stored, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = (0, self._at, self._stored.size)[whence]
+        if base + offset < 0:
+            raise ValueError("a place before its begin")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._stored.size - self._at))
+        self._stored.read_into(memoryview(buffer)[:count], self._at)
+        self._at += count
+        return count
 
 
 class Forbidden(Exception):
