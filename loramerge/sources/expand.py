@@ -12,6 +12,7 @@ from pathlib import Path
 from loramerge.adapters.adapter import Adapter
 from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects import FOLDER_FILES
+from loramerge.formats.files.atomic import put_back, put_back_members
 from loramerge.formats.peft.read import CONFIG
 from loramerge.hub.names import is_collection as is_list
 from loramerge.hub.names import is_hub, pinned
@@ -62,6 +63,9 @@ def left_aside(name: str) -> list[str]:
 def _found(name: str) -> list[str]:
     if is_hub(name):
         return _members(name) if is_list(name) else [name]
+    put_back(Path(name))
+    if os.path.isdir(name):
+        put_back_members(Path(name))
     if _is_collection(name):
         return sorted(str(path) for path in _visible(name) if _is_adapter(path))
     if os.path.lexists(name) or not glob.has_magic(name):
