@@ -136,14 +136,29 @@ def open_original(path: Path, name: str) -> Original:
 
 
 def read_whole(path: Path, name: str, limit: int) -> bytes:
-    """The bytes of a small file, one more than `limit` at most. Errors as for `open_original`."""
+    """The bytes of a small file that decides what is merged, one more than `limit` at most.
+
+    Errors as for `open_original`.
+    """
     with opened(path, name) as fd:
-        identity, buffer = _settled(fd), bytearray()
-        while len(buffer) <= limit and (piece := os.pread(fd, limit + 1 - len(buffer), len(buffer))):
-            buffer += piece
+        identity = _settled(fd)
+        found = _read(fd, limit)
         if not Identity.of(os.fstat(fd)).same_bytes(identity):
             raise changed(name, "was changed")
-    _note(Original(path, name, identity, digest=hashlib.sha256(buffer).hexdigest()))
+    _note(Original(path, name, identity, digest=hashlib.sha256(found).hexdigest()))
+    return found
+
+
+def read_text(path: Path, name: str, limit: int) -> bytes:
+    """The same of a file that only says something, and may change."""
+    with opened(path, name) as fd:
+        return _read(fd, limit)
+
+
+def _read(fd: int, limit: int) -> bytes:
+    buffer = bytearray()
+    while len(buffer) <= limit and (piece := os.pread(fd, limit + 1 - len(buffer), len(buffer))):
+        buffer += piece
     return bytes(buffer)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapters.original import read_text
 from loramerge.algorithms import Method, name_of, options_of
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.request.entry import taken
@@ -137,11 +138,7 @@ def _load(path: Path) -> Any:
     import yaml  # only for those who have a recipe
 
     name = printable(path, 1000)
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(LIMIT + 1)
-    except OSError as error:
-        raise SourceError(f"{name} cannot be read: {error.strerror}. Check the path.") from error
+    text = read_text(path, str(path), LIMIT)
     if len(text) > LIMIT:
         raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
     try:

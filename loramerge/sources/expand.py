@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.original import read_text
 from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.files.atomic import put_back, put_back_members
@@ -122,11 +123,7 @@ def _listed(path: Path) -> Iterator[Member]:
 
 def _lines(path: Path) -> list[str]:
     """The lines that are neither empty nor begin with #."""
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(LIMIT + 1)
-    except OSError as error:
-        raise SourceError(f"The list {printable(path)} cannot be read: {error.strerror}.") from error
+    raw = read_text(path, f"The list {path}", LIMIT)
     if len(raw) > LIMIT or b"\0" in raw:
         raise SourceError(
             f"{printable(path)} is no list of sources: a text with one on each line is expected."

@@ -9,7 +9,6 @@ needs, which are replaced by our own; any other name ends the reading. Numbers a
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from collections import OrderedDict
@@ -26,8 +25,8 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.opcodes import Function, run
 from loramerge.formats.files.safetensors import File, Stored
+from loramerge.formats.files.stream import LIMIT, Stream
 
-LIMIT = 64 * 2**20  # of the pickles, which hold names and shapes; numbers lie outside
 Starts = Mapping[str, tuple[int, int]]  # storage -> where its bytes begin, and how many there are
 LEGACY = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -109,7 +108,7 @@ def open_pickle(path: Path, name: str) -> File:
     """
     try:
         stored = Stored.at(path, name)
-        stream: Any = _Stream(stored)
+        stream: Any = Stream(stored)
         read = _zipped if zipfile.is_zipfile(stream) else _legacy
         stream.seek(0)
         values, starts = read(stream, stored.size)
@@ -124,39 +123,6 @@ def open_pickle(path: Path, name: str) -> File:
         raise SourceError(f"{printable(name)} is damaged, or not of torch.save: {_why(error)}.") from None
     tensors = _tensors(values, starts, stored)
     return File(stored.name, path, stored.size, stored.read_into, {}, tensors)
-
-
-class _Stream(io.RawIOBase):  # read as zipfile reads: by `read`, `seek` and `tell` alone
-    """Such a file, as the readers of Python's library want it."""
-
-    def __init__(self, stored: Stored) -> None:
-        self._stored, self._at = stored, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._at, self._stored.size)[whence]
-        if base + offset < 0:
-            raise ValueError("a place before its begin")
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        """So many bytes, or those that are left: what the file says of its sizes is not believed."""
-        left = max(0, self._stored.size - self._at)
-        buffer = bytearray(left if count < 0 else min(count, left))
-        if len(buffer) > LIMIT:
-            raise ValueError("its description is larger than 64 MiB")
-        self._stored.read_into(memoryview(buffer), self._at)
-        self._at += len(buffer)
-        return bytes(buffer)
 
 
 class Forbidden(Exception):
