@@ -75,9 +75,12 @@ class Interval:
         return f"{left}x{'' if self.high is None else f'<={self.high:g}'}"
 
 
-def option(default: Default, help: str, interval: Interval | None = None) -> Default:
-    """A field of a method: the CLI option, the validation message and the listing come from it."""
-    return field(default=default, metadata={"help": help, "interval": interval})
+def option(default: Default, help: str, interval: Interval | None = None, *, work: bool = False) -> Default:
+    """A field of a method: the CLI option, the validation message and the listing come from it.
+
+    `work`: the time that a merge takes grows with it, so that no file may make it large by itself.
+    """
+    return field(default=default, metadata={"help": help, "interval": interval, "work": work})
 
 
 @dataclass(frozen=True, kw_only=True)

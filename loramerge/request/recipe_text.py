@@ -14,6 +14,7 @@ from loramerge.request.reader import Reader
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.request import DEFAULT, FIELDS, Request
 from loramerge.request.rules import Rule, plain
+from loramerge.request.strangers import check_patterns
 
 LIMIT = 2**18
 SOURCE = ("source", "weight", "revision")
@@ -80,13 +81,14 @@ def parse(values: Any, where: str) -> Recipe:
     known = keys()
     reader.keys(values, (*OWN, *known), "it")
     given = {key: value for key, value in values.items() if value is not None}
+    fields = {known[key]: reader.field(FIELDS[known[key]], given[key], key) for key in known if key in given}
+    request = Request(**fields)
+    check_patterns(request, where)
     return Recipe(
         tuple(_ingredient(reader, value) for value in reader.many(given, "sources")),
         reader.typed(given, "method", str) if "method" in given else None,
         _parameters(reader, given),
-        Request(
-            **{known[key]: reader.field(FIELDS[known[key]], given[key], key) for key in known if key in given}
-        ),
+        request,
     )
 
 

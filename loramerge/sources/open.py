@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import compare_bases
+from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import Alpha, load
-from loramerge.formats.patterns.search import Found, searcher
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
 from loramerge.hub.progress import ended
