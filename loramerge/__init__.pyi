@@ -179,6 +179,7 @@ def replay(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    allow_work: bool = ...,
     progress: Progress | None = ...,
 ) -> Merge: ...
 def resize(

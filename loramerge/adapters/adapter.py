@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from loramerge.adapters.lowrank import LowRank
+from loramerge.adapters.original import Original, open_original
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
@@ -110,6 +110,7 @@ class Provenance:
         stated: its alphas are taken from its metadata; most of those inside the file were not read.
         initial: name of the adapter that its training began with, if it was made plain by that; the last
             `starting` files are of it.
+        originals: the files as they were when they were opened, by path.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Provenance:
     stated: bool = False
     initial: str | None = None
     starting: int = 0
+    originals: Mapping[Path, Original] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -133,16 +135,17 @@ class Provenance:
         return [*made[:own], *(f"initial/{name}" for name in plain[own:])]
 
     def sha256(self) -> dict[str, str]:
-        """Name -> SHA-256 of each file, read now.
+        """Name -> SHA-256 of each file, of the bytes merged.
 
         Raises:
-            SourceError: a file cannot be read, or is not the one it should be.
+            SourceError: a file cannot be read, was changed, or is not the one it should be.
         """
         found: dict[str, str] = {}
         if self.peeked:
             raise SourceError(f"Only the header of {printable(self.name)} was read: load it without peeking.")
         for name, path in zip(self.names, self.files, strict=True):
-            found[name] = _sha256(path)
+            original = self.originals.get(path) or open_original(path, path.name)
+            found[name] = original.sha256()
             if self.marks.get(path.name, found[name]) != found[name]:
                 raise SourceError(
                     f"{printable(path.name)} of {printable(self.name)} is not what the Hub has: it was "
@@ -150,13 +153,10 @@ class Provenance:
                 )
         return found
 
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb", buffering=0) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise SourceError(f"{printable(path.name)} can no longer be read: {error.strerror}.") from error
+    def confirm(self) -> None:
+        """Raises SourceError: a file is no longer as it was when it was opened."""
+        for original in self.originals.values():
+            original.confirm()
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
@@ -18,6 +18,7 @@ QUANTISED = re.compile(
 )
 LAYER = re.compile(r"(?P<stack>.*?)\.(?P<number>\d+)\.(?:.*\.)?(?P<last>[^.]+)", re.DOTALL)
 VERSION = "ss_base_model_version"  # in the header of kohya's files
+FEW = 32  # names of bases that are all compared with each other; more only with the first
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
 
@@ -28,11 +29,12 @@ def compare_bases(adapters: Sequence[Adapter], allow_mismatch: bool) -> list[str
         IncompatibleError: the Hub names differ and that is not allowed, or the modules themselves show
             that the models differ.
     """
-    for first, second in combinations(adapters, 2):
+    for first, second in combinations(_built_differently(adapters), 2):
         _check_depth(first, second)
     _check_versions(adapters, allow_mismatch)
     by_name = {a.base.name: a for a in reversed(adapters) if a.base.name}  # the first of each name
-    pairs = combinations([a for a in adapters if a in by_name.values()], 2)
+    firsts = sorted(by_name.values(), key=adapters.index) if len(by_name) <= FEW else list(by_name.values())
+    pairs = combinations(firsts, 2) if len(firsts) <= FEW else ((firsts[0], other) for other in firsts[1:])
     notes = [_compared(first, other, allow_mismatch) for first, other in pairs]
     unnamed = [a.name for a in adapters if not a.base.name]
     if unnamed and len(adapters) > 1 and any(a.config for a in adapters):
@@ -106,6 +108,16 @@ def common_base(adapters: Sequence[Adapter]) -> str | None:
     return names[0] if names and all(twins(names[0], other) for other in names[1:]) else None
 
 
+def _built_differently(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The first of each set of modules and settings: the others agree about depth with it."""
+    found: dict[object, Adapter] = {}
+    for adapter in adapters:
+        names = frozenset(_unnarrowed(adapter))
+        layers = _layers(adapter, names) if names else {}
+        found.setdefault((names, frozenset((s, frozenset(n)) for s, n in layers.items())), adapter)
+    return list(found.values())
+
+
 def _check_depth(first: Adapter, other: Adapter) -> None:
     """A name that both list, and nothing narrows, means all such modules of the base: so both have all."""
     names = _unnarrowed(first) & _unnarrowed(other)
@@ -126,7 +138,7 @@ def _unnarrowed(adapter: Adapter) -> set[str]:
     return {name for name in listed if isinstance(name, str)}
 
 
-def _layers(adapter: Adapter, names: set[str]) -> Mapping[str, set[str]]:
+def _layers(adapter: Adapter, names: Set[str]) -> Mapping[str, set[str]]:
     """What stands before a layer number -> the numbers, over modules of these names."""
     found: dict[str, set[str]] = {}
     for target in adapter:

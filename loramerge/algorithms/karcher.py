@@ -43,7 +43,7 @@ class Karcher(Mixture):
            [0.      , 1.414214]])
     """
 
-    iterations: int = option(1000, "The most steps of a module.", Interval(low=1))
+    iterations: int = option(1000, "The most steps of a module.", Interval(low=1), work=True)
     # So small, because a step in coefficients costs nothing, and the mean then forgets where it began.
     tolerance: float = option(
         1e-10, "A step shorter than this, in radians, is the last.", Interval(low=0, high=1)

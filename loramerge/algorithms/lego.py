@@ -65,7 +65,7 @@ class Lego(Sized):
         None, "Factor of ΔW in ctm and nsc [default: sqrt-N/k and sqrt-r/k]."
     )
     seed: int = option(0, "Seed of k-means++.", Interval(low=0))
-    restarts: int = option(4, "Runs of k-means; the tightest wins.", Interval(low=1))
+    restarts: int = option(4, "Runs of k-means; the tightest wins.", Interval(low=1), work=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -76,14 +76,21 @@ class Interval:
 
 
 def option(
-    default: Default, help: str, interval: Interval | None = None, choices: Sequence[str] = ()
+    default: Default,
+    help: str,
+    interval: Interval | None = None,
+    choices: Sequence[str] = (),
+    *,
+    work: bool = False,
 ) -> Default:
     """A field of a method: the CLI option, the validation message and the listing come from it.
 
     Args:
         interval: the numbers it may be.   choices: the words, where a type cannot list them.
+        work: the time that a merge takes grows with it, so that no file may make it large by itself.
     """
-    return field(default=default, metadata={"help": help, "interval": interval, "choices": choices})
+    told = {"help": help, "interval": interval, "choices": choices, "work": work}
+    return field(default=default, metadata=told)
 
 
 @dataclass(frozen=True, kw_only=True)

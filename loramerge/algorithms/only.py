@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
+from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Method, Traits
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Result
 from loramerge.errors import UsageError
-
-Search = Any  # str -> match or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +28,7 @@ class Only(Method):
     otherwise: Method = field(default_factory=Linear)
 
     def __post_init__(self) -> None:
-        try:
-            re.compile(self.match)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"only: {self.match!r} is not a regular expression: {error}.") from None
+        searcher(self.match, "only")
         if self.otherwise.observes:
             raise UsageError(
                 "only: the method for the rest must know its size without a look at all modules: give it a "
@@ -53,12 +48,12 @@ class Only(Method):
         return Traits(a.family, weights=weights, gauge=gauge, **both, **either)
 
     @cached_property
-    def _search(self) -> Search:
-        return re.compile(self.match).search
+    def _found(self) -> Found:
+        return searcher(self.match, "only")
 
     def at(self, module: str) -> Method:
         # the driver splits batches by it, as by rules
-        return self.method if self._search(module) else self.otherwise
+        return self.method if self._found(module) else self.otherwise
 
     @classmethod
     def names(cls) -> list[str]:

@@ -10,7 +10,7 @@ import click
 
 from loramerge import __version__
 from loramerge.cli.downloads import one_bar
-from loramerge.cli.failures import exit_code
+from loramerge.cli.failures import ended_by_signals, exit_code
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
@@ -74,6 +74,7 @@ def main(args: list[str] | None = None) -> None:
     """The `loramerge` script: run, turn every failure into a sentence, exit."""
     try:
         _show_anything()
+        ended_by_signals()
         code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()

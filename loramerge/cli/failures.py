@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
+from types import FrameType
 
 import click
 
@@ -14,6 +17,28 @@ from loramerge.errors import LoramergeError
 
 BUG, INTERRUPTED = 70, 130
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # by the system, not by a mistake of ours
+
+
+class Ended(BaseException):
+    """The system asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+def ended_by_signals() -> None:
+    """Clean up after SIGTERM and SIGHUP as after Ctrl-C; what `nohup` ignores stays ignored."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the cleaning
+        raise Ended(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(each) is signal.SIG_DFL:
+                signal.signal(each, end)
 
 
 def exit_code(error: BaseException) -> int:
@@ -25,6 +50,8 @@ def exit_code(error: BaseException) -> int:
             return error.code if isinstance(error.code, int) else 1
         case click.Abort() | KeyboardInterrupt():
             return _say("Interrupted: no output was changed.", INTERRUPTED)
+        case Ended():
+            return _say(f"Ended by {error}: no output was changed.", 128 + error.number)
         case BrokenPipeError():  # the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

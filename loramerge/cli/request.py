@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from loramerge.algorithms import find
+from loramerge.algorithms import find, make
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import typed
@@ -17,6 +17,7 @@ from loramerge.errors import UsageError, printable
 from loramerge.formats.output import is_bare
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.recipe_text import read
+from loramerge.request.strangers import check_work
 from loramerge.sources.expand import expanded, left_aside
 
 SIZES = {"rank", "energy", "total_rank", "size"}  # one of them on the command line puts the others away
@@ -34,11 +35,21 @@ def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Reci
     named = tuple(replace(each, source=source) for each in named for source in listed(str(each.source)))
     for each in named:
         _tell(str(each.source))
-    parameters = {**_kept(written, ctx.meta["method"]), **own}
+    kept = _kept(written, ctx.meta["method"])
+    _check_work({name: value for name, value in kept.items() if name not in own}, file, ctx)
+    parameters = {**kept, **own}
     weights = fields.pop("weights", None)
     whole = replace(written, sources=named, method=ctx.meta["method"], parameters=parameters)
     out = fields.get("out")
     return _weighed(expanded(whole.asking(bare=None if out is None else is_bare(out), **fields)), weights)
+
+
+def _check_work(asked: Mapping[str, Any], file: Path | None, ctx: click.Context) -> None:
+    """What the recipe asks of the method is done, if it is no more than usual or the user allows it."""
+    if file is not None and asked:
+        method = make(ctx.meta["method"], asked)
+        for note in check_work(method, ctx.params["allow_work"], f"the recipe {file}"):
+            show.note(f"note: {note}")
 
 
 def _own(ctx: click.Context) -> dict[str, Any]:

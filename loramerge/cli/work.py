@@ -99,6 +99,7 @@ def _check_spread(plan: Plan, spread: Path, out: Path) -> None:
     from loramerge.merge.spread import check_mixture
 
     check_mixture(plan)
+    plan.check_apart(spread)
     check_output(spread, plan.request.overwrite, folder=False)
     if real_path(spread) == real_path(out):
         raise click.UsageError("--spread and --out name the same file.")

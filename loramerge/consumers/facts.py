@@ -110,7 +110,8 @@ class Facts:
     @property
     def example(self) -> str:
         """A key to show: that of a factor, if it has one."""
-        return next((k for k in self.tensors if k not in self.others), next(iter(self.tensors), "none"))
+        others = frozenset(self.others)
+        return next((k for k in self.tensors if k not in others), next(iter(self.tensors), "none"))
 
     @property
     def ranks(self) -> dict[str, int]:

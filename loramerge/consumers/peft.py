@@ -7,7 +7,7 @@ from typing import Any
 
 from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
-from loramerge.formats.peft.config import scales
+from loramerge.formats.peft.config import Rule, scales
 from loramerge.formats.peft.names import PREFIX, UNKNOWN
 
 TYPES = frozenset(  # peft.PeftType of 0.21.2
@@ -20,7 +20,20 @@ TYPES = frozenset(  # peft.PeftType of 0.21.2
 
 def scale(config: Mapping[str, Any], module: Module) -> float:
     """alpha / r, or alpha / √r for rsLoRA; both as the patterns say for this module."""
-    return scales(config, "adapter_config.json").scale(module.place)
+    return _rule(config).scale(module.place)
+
+
+_last: list[tuple[Mapping[str, Any], Rule]] = []
+
+
+def _rule(config: Mapping[str, Any]) -> Rule:
+    """What a config says of scales, understood once for all modules that ask one after the other."""
+    kept = _last[-1:]  # at most one; replaced as a whole, so that threads may ask
+    if kept and kept[0][0] is config:
+        return kept[0][1]
+    rule = scales(config, "adapter_config.json")
+    _last[:] = [(config, rule)]
+    return rule
 
 
 def rules(facts: Facts) -> Iterator[Finding]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.original import noted
 from loramerge.errors import UsageError, printable
+from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.alpha import Alpha, check_alpha
 from loramerge.formats.peft.config import changes_base
@@ -50,6 +53,19 @@ def load(
     if isinstance(source, Adapter):
         return source
     check_alpha(alpha)
+    with noted() as originals:
+        adapter = _load(source, alpha, optional, allow_pickle, initial, peeking)
+    return replace(adapter, provenance=replace(adapter.provenance, originals=originals))
+
+
+def _load(
+    source: str | Path,
+    alpha: Alpha | None,
+    optional: bool,
+    allow_pickle: bool,
+    initial: str | Path | None,
+    peeking: bool,
+) -> Adapter:
     path, name = Path(source), str(source) or "."
     if initial is not None:
         return _made_plain([_here(each, allow_pickle) for each in (source, initial)], alpha, allow_pickle)
@@ -57,6 +73,7 @@ def load(
     def read(place: Path, name: str, file: File | None = None) -> Adapter:
         return load_path(place, name, alpha, optional, allow_pickle, file)
 
+    put_back(path)
     found = hub_name(source)
     if found is None:
         return read(path, name)
@@ -67,6 +84,7 @@ def load(
 
 def _here(source: str | Path, allow_pickle: bool) -> tuple[Path, str]:
     """Where a source lies on this disk, and its name for messages; one of the Hub is downloaded."""
+    put_back(Path(source))
     found = hub_name(source)
     if found is None:
         return Path(source), str(source)

@@ -18,7 +18,7 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, LoramergeError, UsageError, VerificationError, printable
 from loramerge.formats.dialects import PEFT, Dialect
 from loramerge.formats.dialects.dialect import check_dtype, check_place
-from loramerge.formats.files.atomic import new_file, new_folder, writing
+from loramerge.formats.files.atomic import Confirm, new_file, new_folder, writing
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.files.safetensors import file_size as container_size
 from loramerge.formats.files.safetensors.dtypes import BITS
@@ -192,8 +192,12 @@ class Draft:
 
 
 @contextmanager
-def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> Iterator[Draft]:
+def create(
+    out: Path, bare: bool, outline: Outline, overwrite: bool = False, confirm: Confirm = lambda: None
+) -> Iterator[Draft]:
     """A draft that becomes `out` when the block ends, and leaves no trace if it raises.
+
+    `confirm` is called last of all, and may raise.
 
     Raises:
         OutputError: `out` exists and `overwrite` is not set, or cannot be written.
@@ -202,7 +206,7 @@ def create(out: Path, bare: bool, outline: Outline, overwrite: bool = False) -> 
     check_place(dialect, bare, out)
     check_dtype(dialect, outline.dtype)
     begin = new_file if bare else new_folder
-    with begin(out, overwrite) as where:
+    with begin(out, overwrite, confirm) as where:
         if bare and outline.apart:
             raise IncompatibleError(
                 "Tensors of several sources are kept apart, which one file cannot do: write a folder, or use "

@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.errors import SourceError, printable
+from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.destination import ADAPTER_FILES
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import open_file
@@ -25,6 +26,7 @@ def read_record(path: Path, shown: str | None = None) -> dict[str, Any]:
         SourceError: there is none, or it cannot be read.
     """
     name = str(path) if shown is None else shown
+    put_back(path)
     if path.is_dir() and not (path / RECORD).exists():
         raise SourceError(f"{printable(name)} has no {RECORD}: it was not written by loramerge combine.")
     if not is_bare(path):

@@ -17,6 +17,7 @@ from loramerge.formats.dialects import DIALECTS, Dialect, named
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import settle
 from loramerge.formats.files.atomic import new_file, new_folder
+from loramerge.formats.files.destination import check_apart
 from loramerge.formats.files.safetensors import File, Writer
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
@@ -127,7 +128,9 @@ def write(
     whole: Adapter, outline: output.Outline, out: Path, overwrite: bool, check: Check | None = None
 ) -> None:
     """Write an adapter; `check` sees what was read back, before `out` appears."""
-    with output.create(out, output.is_bare(out), outline, overwrite) as draft:
+    confirm = whole.provenance.confirm
+    check_apart(out, [whole])
+    with output.create(out, output.is_bare(out), outline, overwrite, confirm) as draft:
         for target in whole:
             draft.put(target, *_stored(whole, target, outline))
         draft.close()
@@ -181,9 +184,17 @@ def copy(adapter: Adapter, out: Path, overwrite: bool) -> None:
     """
     dialect, bare = named(adapter.dialect), output.is_bare(out)
     check_place(dialect, bare, out)
+    check_apart(out, [adapter])
     weights, *beside = adapter.provenance.files
     file = open_weights(weights, adapter.name, allow_pickle=False)
-    with (new_file if bare else new_folder)(out, overwrite) as where:
+    originals = [adapter.provenance.originals.get(path) for path in (weights, *beside)]
+
+    def confirm() -> None:
+        for original in originals:
+            if original is not None:
+                original.confirm_place()
+
+    with (new_file if bare else new_folder)(out, overwrite, confirm) as where:
         _copy(file, where if bare else where / str(dialect.weights))
         for path in () if bare else beside:
             (where / path.name).write_bytes(path.read_bytes())

@@ -12,7 +12,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.gram import Grams, inner
 from loramerge.arrays.remix import Fit, Remix
-from loramerge.merge.report import Module
+from loramerge.merge.report import PAIRS, Module
 from loramerge.sources.units import Units
 
 Ranks = tuple[int, ...]  # of the sources in a module
@@ -27,11 +27,10 @@ def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Mo
     P, Q = _in_frame(grams, remix)  # (M, R, k), (M, k, R)
     weights = like(weights, P)
     only = grams.members(len(ranks))  # (T, R)
-    inners = only @ grams.kernel @ only.T  # (M, T, T)
+    inners, wanted = _pairs(grams, only, weights)
     high, wide = grams.up @ P, Q @ grams.down
     overlaps = (high * wide.swapaxes(1, 2)).sum(axis=2) @ only.T  # (M, T)
     merged = ((P.swapaxes(1, 2) @ high) * (wide @ Q.swapaxes(1, 2))).sum(axis=(1, 2))
-    wanted = (inners @ weights) @ weights
     lost = wanted - 2 * (overlaps @ weights) + merged
     near = lost < SMALL * (wanted + merged)
     lost[near] = _missed(grams, P[near], Q[near], weights, near)
@@ -45,6 +44,16 @@ def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Mo
         Module(label, ranks, asked, made, missing, None, overlap, inner, total, rest, facts=told)
         for label, asked, made, missing, overlap, inner, total, rest, told in each
     ]
+
+
+def _pairs(grams: Grams, only: Array, weights: Array) -> tuple[Array, Array]:
+    """(M, T, T) inner products of the sources, or (M, T) their squares if they are many; (M,) of the sum."""
+    if len(weights) <= PAIRS:
+        inners = only @ grams.kernel @ only.T
+        return inners, (inners @ weights) @ weights
+    own = grams.owner[:, None] == grams.owner[None, :]
+    each = weights @ only  # (R,)
+    return (grams.kernel * own).sum(axis=2) @ only.T, (grams.kernel @ each) @ each
 
 
 def _missed(grams: Grams, P: Array, Q: Array, weights: Array, some: Array) -> Array:
@@ -61,15 +70,23 @@ def measure_fit(grams: Grams, module: int, fit: Fit, weights: Array, ranks: Rank
     assert grams.read is not None
     up, down = grams.read(module)
     only, kernel, scale = _of_module(grams, module, ranks)
-    inners = only @ kernel @ only.T  # (T, T)
+    inners, wanted = _pairs_of(only, kernel, weights)
     overlaps = only @ (scale * ((up.T @ fit.up) * (down @ fit.down.T)).sum(axis=1))  # (T,)
     merged = float(((fit.up.T @ fit.up) * (fit.down @ fit.down.T)).sum())
-    wanted = float(weights @ inners @ weights)
     lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
     label = grams.labels[module]
     return Module(
         label, ranks, wanted, merged, lost, None, overlaps, inners, fit.whole, fit.cut, facts=fit.facts
     )
+
+
+def _pairs_of(only: Array, kernel: Array, weights: Array) -> tuple[Array, float]:
+    """(T, T) of one module, or (T,) if the sources are many; and that of the sum."""
+    if len(only) <= PAIRS:
+        inners = only @ kernel @ only.T
+        return inners, float(weights @ inners @ weights)
+    each = weights @ only
+    return ((only.T @ only) * kernel).sum(axis=1) @ only.T, float(each @ kernel @ each)
 
 
 def _of_module(grams: Grams, module: int, ranks: Ranks) -> tuple[Array, Array, Array]:
@@ -93,11 +110,10 @@ def measure_dense(grams: Grams, module: int, matrix: Array, weights: Array, rank
     assert grams.read is not None
     up, down = grams.read(module)
     only, kernel, scale = _of_module(grams, module, ranks)
-    inners = only @ kernel @ only.T  # (T, T)
+    inners, wanted = _pairs_of(only, kernel, weights)
     reached = up.T.astype(matrix.dtype) @ matrix  # (R, in)
     overlaps = only @ (scale * np.einsum("ri,ri->r", reached, down))  # (T,)
     merged = float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
-    wanted = float(weights @ inners @ weights)
     lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
     return Module(grams.labels[module], ranks, wanted, merged, lost, None, overlaps, inners)
 
@@ -111,22 +127,30 @@ def recount(
         merged: up' (out, k) and down' (k, in) of the merge.
     """
     present = [(t, a[target]) for t, a in enumerate(adapters) if target in a.slots]
-    overlaps, inners = np.zeros(len(adapters)), np.zeros((len(adapters), len(adapters)))
+    size, many = len(adapters), len(adapters) > PAIRS
+    overlaps, inners = np.zeros(size), np.zeros(size if many else (size, size))
     for t, update in present:
         cross = (merged[0].T @ update.up) * (merged[1] @ np.asarray(update.down, np.float64).T)
         overlaps[t] = update.scale * float(cross.sum())
-        for u, other in present:
+        if many:
+            inners[t] = update.inner(update)
+        for u, other in () if many else present:
             if u >= t:
                 inners[t, u] = inners[u, t] = update.inner(other)
     ranks = tuple(a.slots[target].rank if target in a.slots else 0 for a in adapters)
     return replace(module, ranks=ranks, overlaps=overlaps, inners=inners)
 
 
+def _without_last(inners: Array) -> Array:
+    return inners[:-1] if inners.ndim == 1 else inners[:-1, :-1]
+
+
 def unfolded(facts: list[Module], units: Units, adapters: Sequence[Adapter], remix: Remix) -> list[Module]:
     """The facts of a batch of folded sources, in terms of the original ones."""
     if not units.signature[-1]:  # nothing is folded in these modules
         return [
-            replace(f, ranks=f.ranks[:-1], overlaps=f.overlaps[:-1], inners=f.inners[:-1, :-1]) for f in facts
+            replace(f, ranks=f.ranks[:-1], overlaps=f.overlaps[:-1], inners=_without_last(f.inners))
+            for f in facts
         ]
 
     def made(module: int) -> tuple[Array, Array]:

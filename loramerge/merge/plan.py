@@ -15,6 +15,7 @@ from loramerge.formats import writer
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import settle as settle_extras
+from loramerge.formats.files.destination import check_apart
 from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline, is_bare
 from loramerge.request.budgets import Budget
@@ -133,8 +134,19 @@ class Plan:
         )
         return Path(f"{name}.safetensors" if bare else name)
 
+    def check_apart(self, out: Path) -> None:
+        """Raises OutputError: writing there would destroy what is read, or hide it among the results."""
+        tables = (self.request.descriptions, self.request.embedding)
+        check_apart(out, self.sources.whole, [Path(t) for t in tables if isinstance(t, str | Path)])
+
     def check_destination(self, out: Path) -> None:
-        """Raises UsageError: format or consumer wants a folder, and this is a file, or the reverse."""
+        """Whether it can be written there.
+
+        Raises:
+            UsageError: format or consumer wants a folder, and this is a file, or the reverse.
+            OutputError: it is a source, holds one, or lies in the folder of one.
+        """
+        self.check_apart(out)
         check_place(self.sources.dialect, is_bare(out), out)
         if self.tailor:
             self.tailor.check_destination(out, is_bare(out))

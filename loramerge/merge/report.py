@@ -12,6 +12,8 @@ import numpy as np
 from loramerge.arrays.backend import Array
 from loramerge.errors import printable
 
+PAIRS = 100  # sources; of more, nobody reads a table of all pairs, which grows with their square
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Module:
@@ -21,7 +23,8 @@ class Module:
         name: the module.   ranks: rank of each source there.
         wanted: ‖Σ w_t ΔW_t‖².   merged: ‖merge‖² before rounding.   lost: ‖Σ w_t ΔW_t − merge‖².
         rounding: ‖merge − what was written‖²; None before it is stored.
-        overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
+        overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩, or (T,) ‖ΔW_t‖² of more
+            than `PAIRS` sources.
         whole, cut: ‖·‖² of what the method makes, and of what its rank cuts off; None where nothing is cut.
         scale: the factor that a scale policy put on the merge.
         facts: what else the method says of the module, as numbers by name, so that no method needs a report
@@ -42,6 +45,11 @@ class Module:
     scale: float = 1.0
     facts: Mapping[str, float] = field(default_factory=dict)
     spread: float | None = None
+
+    @property
+    def norms(self) -> Array:
+        """(T,) ‖ΔW_t‖²."""
+        return self.inners if self.inners.ndim == 1 else self.inners.diagonal()
 
     @property
     def energy_lost(self) -> float | None:
@@ -115,19 +123,21 @@ class Report:
     @property
     def cosines(self) -> list[float | None]:
         """(T,) cosine of the merge with each source; None where one of them is zero."""
-        norms, merged = np.diag(self._inners), self._sum("merged")
+        norms, merged = self._norms, self._sum("merged")
         return [_cosine(o, merged, n) for o, n in zip(self._overlaps, norms, strict=True)]
 
     @property
     def norm_ratios(self) -> list[float | None]:
         """(T,) ‖merge‖ / ‖ΔW_t‖."""
         merged = self._sum("merged")
-        return [_root(_ratio(merged, float(norm))) for norm in np.diag(self._inners)]
+        return [_root(_ratio(merged, float(norm))) for norm in self._norms]
 
     @property
     def pairwise(self) -> list[list[float | None]]:
-        """(T, T) cosines of the sources with each other."""
-        table, norms = self._inners, np.diag(self._inners)
+        """(T, T) cosines of the sources with each other; empty for more than `PAIRS` sources."""
+        if len(self.sources) > PAIRS:
+            return []
+        table, norms = self._inners, self._norms
         size = range(len(self.sources))
         return [[_cosine(table[t, u], norms[t], norms[u]) for u in size] for t in size]
 
@@ -141,6 +151,11 @@ class Report:
     @property
     def _overlaps(self) -> Array:
         return np.sum([module.overlaps for module in self.modules], axis=0)
+
+    @property
+    def _norms(self) -> Array:
+        """(T,) squared."""
+        return np.asarray(np.sum([module.norms for module in self.modules], axis=0))
 
     @property
     def _inners(self) -> Array:
@@ -195,7 +210,8 @@ class Report:
                 *map(_show, pairs),
             ]
             for i, (name, similar, (_, weight, cosine, ratio), pairs) in enumerate(
-                zip(names, self._similar(), self._rows(), self.pairwise, strict=True), 1
+                zip(names, self._similar(), self._rows(), self.pairwise or [[]] * len(names), strict=True),
+                1,
             )
         ]
         rows = [row[: len(head)] for row in rows]

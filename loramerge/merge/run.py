@@ -108,7 +108,7 @@ def report(plan: Plan, modules: list[Module]) -> Report:
 
 def _spread(module: Module, shares: Array) -> float:
     """Σ α_t ‖ΔW_t‖² − ‖Σ α_t ΔW_t‖²."""
-    return max(float(shares @ module.inners.diagonal()) - module.wanted, 0.0)
+    return max(float(shares @ module.norms) - module.wanted, 0.0)
 
 
 def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
@@ -228,7 +228,8 @@ def _to_disk(plan: Plan, out: Path) -> Merge:
     _check_size(plan, out)
     plan.check_destination(out)
     outline = replace(plan.outline, recipe=record(plan, unhashed(plan.sources.whole)))
-    with output.create(out, output.is_bare(out), outline, plan.request.overwrite) as draft:
+    overwrite, confirm = plan.request.overwrite, plan.sources.confirm
+    with output.create(out, output.is_bare(out), outline, overwrite, confirm) as draft:
 
         def put(target: Target, up: Array, down: Array) -> None:
             marks[target] = fingerprint(up, down)

@@ -47,8 +47,10 @@ def write_spread(plan: Plan, out: Path, overwrite: bool = False, effort: Effort 
         UsageError: the merge is no mixture.   OutputError: `out` exists or cannot be written.
     """
     check_mixture(plan)
+    plan.check_apart(out)
     layout = {str(target): ("F32", plan.sources.shape(target)) for target in plan.sources.signatures}
-    with new_file(out, overwrite) as where, Writer(where, layout, _metadata(plan), name=str(out)) as writer:
+    whole = new_file(out, overwrite, plan.sources.confirm)
+    with whole as where, Writer(where, layout, _metadata(plan), name=str(out)) as writer:
 
         def put(target: Target) -> None:
             shares = plan.schedule.way(plan.method, target)[1]

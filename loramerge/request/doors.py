@@ -17,9 +17,11 @@ _SAVE = "nothing is written yet: give it to `save` of the merge"
 _NO_PLACE = "it says what is merged, not where that is written"
 _NO_EFFECT = "the result does not depend on it"
 _STRANGER = "it may be a stranger's, and you decide what is read on your machine: say it beside it"
+_STRANGER_WORK = "it may be a stranger's, and you decide what your machine does: say it beside it"
 _SETTLED = "the record says it"
 _BY_OUT = "the name of the output says it"
 _RESTORED = "the merge has settled it"
+_OWN = "what you say yourself is done: it is for what a file asks"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -28,14 +30,18 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "bare": _BY_OUT,
         "progress": "the command line shows it by itself",
     },
-    "combine": {"bare": _BY_OUT},
-    "plan": {"out": _SAVE, "overwrite": _SAVE, "max_error": _SAVE, "progress": "nothing is merged yet"},
+    "combine": {"bare": _BY_OUT, "allow_work": _OWN},
+    "plan": {
+        **{"out": _SAVE, "overwrite": _SAVE, "max_error": _SAVE, "progress": "nothing is merged yet"},
+        "allow_work": _OWN,
+    },
     "open": {
         **dict.fromkeys(("weights", "rules", "descriptions", "embedding"), _LATER),
         **dict.fromkeys(("strength", "size", "output"), _LATER),
         "format": HERE,
         "renormalise": "what is opened is kept as the sources have it: use loramerge.combine",
         "progress": "nothing is merged yet",
+        "allow_work": _OWN,
     },
     "session": {
         "sources": _EARLIER,
@@ -50,6 +56,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "rules": "use combine with this one source",
         "strength": "a resized adapter is as strong as it was: combine with `scale` changes that",
         "bare": _BY_OUT,
+        "allow_work": _OWN,
     },
     "convert": {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
@@ -63,11 +70,13 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "restore": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _RESTORED),
         **dict.fromkeys(("out", "overwrite", "dtype", "max_error"), HERE),
+        "allow_work": _OWN,
     },
     "recipe": {
         "allow_pickle": _STRANGER,
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
         "effort": _NO_EFFECT,
+        "allow_work": _STRANGER_WORK,
     },
     "record": {
         "allow_pickle": _STRANGER,
@@ -76,6 +85,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "max_error": "it decides whether a merge is written, not what is in it",
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
         "effort": _NO_EFFECT,
+        "allow_work": _STRANGER_WORK,
     },
     "replay": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),

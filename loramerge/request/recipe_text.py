@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapters.original import read_text
 from loramerge.algorithms import Method, name_of, options_of
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.request.entry import taken
@@ -13,6 +14,7 @@ from loramerge.request.reader import Reader
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.request import DEFAULT, FIELDS, Request
 from loramerge.request.rules import Rule, plain
+from loramerge.request.strangers import check_patterns
 
 LIMIT = 2**18
 SOURCE = ("source", "weight", "revision")
@@ -79,13 +81,14 @@ def parse(values: Any, where: str) -> Recipe:
     known = keys()
     reader.keys(values, (*OWN, *known), "it")
     given = {key: value for key, value in values.items() if value is not None}
+    fields = {known[key]: reader.field(FIELDS[known[key]], given[key], key) for key in known if key in given}
+    request = Request(**fields)
+    check_patterns(request, where)
     return Recipe(
         tuple(_ingredient(reader, value) for value in reader.many(given, "sources")),
         reader.typed(given, "method", str) if "method" in given else None,
         _parameters(reader, given),
-        Request(
-            **{known[key]: reader.field(FIELDS[known[key]], given[key], key) for key in known if key in given}
-        ),
+        request,
     )
 
 
@@ -137,11 +140,7 @@ def _load(path: Path) -> Any:
     import yaml  # only for those who have a recipe
 
     name = printable(path, 1000)
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(LIMIT + 1)
-    except OSError as error:
-        raise SourceError(f"{name} cannot be read: {error.strerror}. Check the path.") from error
+    text = read_text(path, str(path), LIMIT)
     if len(text) > LIMIT:
         raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
     try:

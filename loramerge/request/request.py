@@ -104,6 +104,8 @@ class Request:
         shown="one per core, up to 8")  # fmt: skip
     memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; it does not change the "
         "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
+    allow_work: bool = ask(False, "Do what a record or recipe asks of a method, also beyond ten times what "
+        "is done by default.", "effort", kinds.Flag())  # fmt: skip
     progress: Progress | None = ask(None, "Sees the modules as they are merged: a function of an iterable "
         "of lists and their total that passes them on.", "effort", kinds.Call())  # fmt: skip
 

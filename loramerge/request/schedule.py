@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of, not_an_option
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Signature
 from loramerge.errors import UsageError, printable
-from loramerge.formats.patterns.search import Found, searcher
 from loramerge.request.rules import Ramp, Rule, Weight
 
 LAYER = re.compile(r"(?:^|\.)(\d{1,9})(?=\.|$)")  # the first number in a path counts the layers

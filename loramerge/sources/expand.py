@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.original import read_text
 from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects import FOLDER_FILES
+from loramerge.formats.files.atomic import put_back, put_back_members
 from loramerge.formats.peft.read import CONFIG
 from loramerge.hub.names import is_collection as is_list
 from loramerge.hub.names import is_hub, pinned
@@ -62,6 +64,9 @@ def left_aside(name: str) -> list[str]:
 def _found(name: str) -> list[str]:
     if is_hub(name):
         return _members(name) if is_list(name) else [name]
+    put_back(Path(name))
+    if os.path.isdir(name):
+        put_back_members(Path(name))
     if _is_collection(name):
         return sorted(str(path) for path in _visible(name) if _is_adapter(path))
     if os.path.lexists(name) or not glob.has_magic(name):
@@ -118,11 +123,7 @@ def _listed(path: Path) -> Iterator[Member]:
 
 def _lines(path: Path) -> list[str]:
     """The lines that are neither empty nor begin with #."""
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(LIMIT + 1)
-    except OSError as error:
-        raise SourceError(f"The list {printable(path)} cannot be read: {error.strerror}.") from error
+    raw = read_text(path, f"The list {path}", LIMIT)
     if len(raw) > LIMIT or b"\0" in raw:
         raise SourceError(
             f"{printable(path)} is no list of sources: a text with one on each line is expected."

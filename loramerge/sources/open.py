@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,11 +13,11 @@ from typing import Any, TypeVar
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import compare_bases
+from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import Alpha, load
-from loramerge.formats.patterns.search import Found, searcher
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
 from loramerge.hub.progress import ended
@@ -137,8 +138,10 @@ def _told_apart(adapters: list[Adapter], sources: Sequence[Source]) -> list[Adap
     ]
     short = [path.name or "." for path in paths]
     longer = [f"{path.parent.name}/{path.name}".lstrip("/") for path in paths]
-    names = [s if short.count(s) == 1 else more for s, more in zip(short, longer, strict=True)]
-    names = [name if names.count(name) == 1 else f"{name}#{i}" for i, name in enumerate(names, 1)]
+    times = Counter(short)
+    names = [s if times[s] == 1 else more for s, more in zip(short, longer, strict=True)]
+    times = Counter(names)
+    names = [name if times[name] == 1 else f"{name}#{i}" for i, name in enumerate(names, 1)]
     return [
         replace(a, name=name, provenance=replace(a.provenance, name=name))
         for a, name in zip(adapters, names, strict=True)

@@ -15,6 +15,7 @@ import numpy as np
 from loramerge.arrays.backend import Array
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.formats.files.json import read_object
+from loramerge.formats.files.npz import read_npz
 
 TFIDF = "tfidf"
 HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # how the Hub names a repository
@@ -52,7 +53,11 @@ def similarities(
 
 def _cosines(vectors: Array, names: Sequence[str]) -> list[float]:
     """Of the last row with the others."""
-    lengths = np.sqrt((vectors**2).sum(axis=1))
+    largest = np.abs(vectors).max(axis=1)
+    fine = (largest > 0) & (largest < np.inf)  # squares of what is left neither overflow nor vanish
+    vectors = vectors / np.where(fine, largest, 1.0)[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.sqrt((vectors**2).sum(axis=1))
     for name, length in zip([*names, "the query"], lengths.tolist(), strict=True):
         if not (math.isfinite(length) and length > 0):
             raise UsageError(f"The vector of {printable(name)} is zero or not finite: it has no direction.")
@@ -119,11 +124,7 @@ def _table(path: Path) -> Mapping[str, Any]:
         from loramerge.formats.files.safetensors import open_file
 
         return {name: dtypes.wide(t.read()) for name, t in open_file(path, str(path)).tensors.items()}
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zip, zlib and NumPy each have their own
-        raise SourceError(f"{printable(path)} cannot be read as .npz: {printable(error)}.") from error
+    return read_npz(path, str(path))
 
 
 def _of_model(name: str, texts: Sequence[str]) -> Array:

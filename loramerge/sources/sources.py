@@ -70,6 +70,11 @@ class Sources:
             raise UsageError("The sources that were chosen have none of the modules of --only and --exclude.")
         return replace(Sources.of(whole, adapters, self.request, self.dialect), left_out=names)
 
+    def confirm(self) -> None:
+        """Raises SourceError: a file of them is no longer as it was when it was opened."""
+        for adapter in self.whole:
+            adapter.provenance.confirm()
+
     def shape(self, target: Target) -> tuple[int, int]:
         """(out, in) of a module."""
         return next(a.slots[target].shape for a in self.adapters if target in a.slots)

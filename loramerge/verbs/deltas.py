@@ -64,12 +64,13 @@ def write_deltas(
     if todo.method.masks:
         raise UsageError("Dense deltas cannot hold masks: leave out --dense-delta.")
     _check(todo, where)
+    todo.check_apart(where)
     names = _names(todo)
     layout = {name: (todo.outline.dtype, _shape(t, todo.sources.shape(t))) for t, name in names.items()}
     effort = effort.holding(todo.work.held(todo.method))
     marks: dict[str, int] = {}
     modules: list[Module] = []
-    with new_file(where, overwrite) as file:
+    with new_file(where, overwrite, todo.sources.confirm) as file:
         with hashing(todo.sources.whole) as digests:
             with Writer(file, layout, _header(todo, unhashed(todo.sources.whole)), name=str(out)) as writer:
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class Inspection:
         """Whether only the header was read, of a file that is still on the Hub."""
         return self.adapter.provenance.peeked
 
-    @property
+    @cached_property
     def loads(self) -> dict[str, bool]:
         """Consumer -> whether it loads the adapter as it is meant; `check` says why not.
 

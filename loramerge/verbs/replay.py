@@ -12,7 +12,6 @@ from loramerge.algorithms import Method, make
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable
 from loramerge.formats import load
 from loramerge.formats.output import is_bare
-from loramerge.formats.patterns.search import searcher
 from loramerge.formats.records import adapter_beside, read_record
 from loramerge.formats.remote import both_readings
 from loramerge.hub.fetch import RECORD, fetch
@@ -26,6 +25,7 @@ from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.record import Record, SourceRecord, files_of, last, parse
 from loramerge.request.request import PLAIN, Request
 from loramerge.request.signature import spelled
+from loramerge.request.strangers import check_patterns, check_work
 from loramerge.sources.open import check_named
 from loramerge.verbs.diff import Difference, diff
 
@@ -114,27 +114,37 @@ def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Re
     _check_given(said.sources, search.named)
     check_named([name for source in said.sources for name in source.names], request.initial or {}, "initial")
     search = replace(search, folders=[*search.folders, *_folders(path)])
+    method = _method(said, str(record))
+    work = check_work(method, request.allow_work, f"the record {record}")
     adapters = [_find(source, search, request) for source in said.sources]
-    todo = _planned(said, adapters, str(record), request)
+    todo = _planned(said, method, adapters, str(record), request)
     _check_scales(said.sources, todo.sources.whole)
-    return Replay(todo, is_bare(path), _original(path, record), _other_versions(said, todo.method))
+    return Replay(todo, is_bare(path), _original(path, record), (*work, *_other_versions(said, todo.method)))
 
 
-def _planned(said: Record, adapters: Sequence[Adapter], where: str, request: Request) -> Plan:
+def _method(said: Record, where: str) -> Method:
+    """The method of then. What the record says badly is the record's fault, not the user's."""
+    try:
+        return make(said.method, said.options)
+    except UsageError as error:
+        raise _not(where, error) from None
+    except RecursionError:
+        raise SourceError(f"{printable(where)} cannot be replayed: it is nested too deeply.") from None
+
+
+def _not(where: str, error: UsageError) -> SourceError:
+    return SourceError(f"{printable(where)} cannot be replayed: {printable(error, 300)}")
+
+
+def _planned(said: Record, method: Method, adapters: Sequence[Adapter], where: str, request: Request) -> Plan:
     """The plan of then. What the record says badly is the record's fault, not the user's."""
-    patterns = [("only", said.request.only), ("exclude", said.request.exclude)]
-    for option, pattern in [*patterns, *(("match", rule.match) for rule in said.request.rules)]:
-        if pattern is not None:
-            searcher(pattern, option, trusted=False)
+    check_patterns(said.request, where)
     here = {each.name: value for each, value in request.given() if each.name != "initial"}
     try:
-        method = make(said.method, said.options)
         recipe = Recipe(tuple(map(Ingredient, adapters)), method, request=replace(said.request, **here))
         return planned(recipe, Known(said.ranks, said.left_out))
     except UsageError as error:
-        raise SourceError(f"{printable(where)} cannot be replayed: {printable(error, 300)}") from None
-    except RecursionError:
-        raise SourceError(f"{printable(where)} cannot be replayed: it is nested too deeply.") from None
+        raise _not(where, error) from None
 
 
 def _check_given(sources: Sequence[SourceRecord], given: Mapping[str, str | Path]) -> None:

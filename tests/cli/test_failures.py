@@ -118,7 +118,15 @@ main()
 """
 
 
-def test_ctrl_c_in_the_middle_of_a_merge(tmp_path):
+ENDS = {
+    signal.SIGINT: (130, "Interrupted: no output was changed."),
+    signal.SIGTERM: (143, "Ended by SIGTERM: no output was changed."),
+    signal.SIGHUP: (129, "Ended by SIGHUP: no output was changed."),
+}
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_in_the_middle_of_a_merge(tmp_path, number):
     command = [sys.executable, "-c", SLOW, "combine", *FIXTURES, "-o", "m"]
     child = subprocess.Popen(
         command,
@@ -131,10 +139,9 @@ def test_ctrl_c_in_the_middle_of_a_merge(tmp_path):
     with child:
         assert child.stdout.readline().startswith("writing")
         assert os.listdir(tmp_path), "work in progress"
-        os.killpg(child.pid, signal.SIGINT)
+        os.killpg(child.pid, number)
         _, words = child.communicate(timeout=20)
-    assert child.returncode == 130, words
-    assert words.strip() == "Interrupted: no output was changed."
+    assert (child.returncode, words.strip()) == ENDS[number]
     assert os.listdir(tmp_path) == []
 
 

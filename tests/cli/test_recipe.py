@@ -109,7 +109,7 @@ def test_help_with_a_recipe_shows_the_options_of_its_method(cli):
 
 
 WRONG = {
-    "no file": (None, 1, "r.yaml cannot be read: No such file"),
+    "no file": (None, 1, "r.yaml does not exist"),
     "no YAML": ("a: [", 1, "is not valid YAML"),
     "two documents": ("a: 1\n---\nb: 2", 1, "is not valid YAML"),
     "an object of Python": ("!!python/object/apply:os.system [true]", 1, "could not determine a constructor"),

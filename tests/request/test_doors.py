@@ -48,6 +48,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "overwrite": (True, True),
     "threads": (2, 2),
     "memory": ("1MB", "1MB"),
+    "allow_work": (True, True),
     "progress": (lambda done, total: done, None),
 }
 WRONG = {  # a value of another type, for every field

@@ -122,7 +122,7 @@ def test_a_list_that_is_none_is_refused(texts, words):
     with pytest.raises(SourceError) as told:
         of("set/sql")
     assert words in str(told.value)
-    with pytest.raises(SourceError, match=r"absent.json cannot be read: No such file"):
+    with pytest.raises(SourceError, match=r"absent.json does not exist"):
         of("set/sql", given="absent.json")
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from loramerge.adapters.original import read_text
+from loramerge.errors import SourceError
+
 LIMIT = 2**16  # of a card; what says the licence stands at its beginning
 MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---", re.DOTALL)
 FIELD = r"^{}:[ \t]*(?:\r?\n[ \t]*-[ \t]+)?[\"']?([A-Za-z0-9][\w .+-]{{0,60}}?)[\"']?[ \t]*(?:#.*)?\r?$"
@@ -16,9 +19,8 @@ def licence_in(card: Path) -> str | None:
     A card that cannot be read says nothing: a licence is told, and decides nothing of a merge.
     """
     try:
-        with card.open("rb") as stream:
-            text = stream.read(LIMIT).decode("utf-8", "replace")
-    except OSError:
+        text = read_text(card, card.name, LIMIT)[:LIMIT].decode("utf-8", "replace")
+    except SourceError:
         return None
     matter = MATTER.match(text)
     found = _field("license", matter[1]) if matter else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from loramerge.errors import SourceError, printable
+from loramerge.adapters.original import read_text
 
 CARD = "README.md"
 LIMIT = 2**20
@@ -54,14 +55,10 @@ def card(folder: Path, name: str) -> str | None:
     Raises:
         SourceError: it cannot be read.
     """
-    try:
-        with (folder / CARD).open("rb") as stream:
-            raw = stream.read(LIMIT)
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(folder / CARD):
         return None
-    except OSError as error:
-        raise SourceError(f"{CARD} of {printable(name)} cannot be read: {error.strerror}.") from error
-    return said(raw.decode("utf-8-sig", "replace"))
+    raw = read_text(folder / CARD, f"{CARD} of {name}", LIMIT)
+    return said(raw[:LIMIT].decode("utf-8-sig", "replace"))
 
 
 def said(text: str) -> str:

@@ -7,14 +7,14 @@ All work happens in a temporary beside OUT, which is flushed to the disk and the
     .OUT.loramerge-old     the former folder, between the two renames that replace a folder
 
 The kernel replaces a file, an absent or an empty folder in one step. A folder with content needs
-two, so a crash exactly between them leaves OUT absent; the next run on OUT puts it back.
+two, so a crash exactly between them leaves OUT absent; the next run that reads or writes OUT puts it back.
 """
 
 import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,14 +23,16 @@ from loramerge.formats.files.destination import check_output, real_path
 
 __all__ = ["check_output", "locked", "new_file", "new_folder", "writing"]
 
+OLD = ".loramerge-old"
+Confirm = Callable[[], object]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def new_file(out: Path, overwrite: bool = False) -> Iterator[Path]:
+def new_file(out: Path, overwrite: bool = False, confirm: Confirm = lambda: None) -> Iterator[Path]:
     """Yield a path to create and fill; it becomes OUT when the block ends, or leaves no trace.
 
-    A symlink OUT is followed.
+    A symlink OUT is followed. `confirm` is called last of all, and may raise.
 
     Raises:
         OutputError: `check_output` refuses OUT, another process writes it, or the disk refuses.
@@ -39,16 +41,18 @@ def new_file(out: Path, overwrite: bool = False) -> Iterator[Path]:
         yield new
         with writing(out):
             _flush(new)
+        confirm()
+        with writing(out):
             os.replace(new, real_path(out))
             _flush(new.parent)
 
 
 @contextmanager
-def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(out: Path, overwrite: bool = False, confirm: Confirm = lambda: None) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes OUT when the block ends, or leaves no trace.
 
-    Files in folders below it must be flushed by those who write them. Symlinks and errors are as for
-    `new_file`.
+    Files in folders below it must be flushed by those who write them. Symlinks, `confirm` and errors are
+    as for `new_file`.
     """
     with _work(out, overwrite, folder=True) as new:
         with writing(out):
@@ -58,6 +62,8 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
             for name in os.listdir(new):
                 _flush(new / name)
             _flush(new)
+        confirm()
+        with writing(out):
             _replace_folder(new, real_path(out))
 
 
@@ -106,6 +112,26 @@ def _work(out: Path, overwrite: bool, folder: bool) -> Iterator[Path]:
         finally:
             with writing(out):
                 _remove(new)
+
+
+def put_back(path: Path) -> None:
+    """Put a folder back that a crash left aside, between the two renames of an overwrite, if one did.
+
+    Raises:
+        OutputError: another process is between them now, or the system refuses.
+    """
+    for place in (path, path.parent):
+        if not os.path.lexists(place) and os.path.lexists(_beside(place, "old")):
+            with locked(place), writing(place):
+                _recover(place)
+
+
+def put_back_members(folder: Path) -> None:
+    """The same for everything that lies in a folder, so that none of its adapters is missed in silence."""
+    with suppress(OSError):  # who lists it says so
+        for name in os.listdir(folder):
+            if name.startswith(".") and name.endswith(OLD):
+                put_back(folder / name[1 : -len(OLD)])
 
 
 def _recover(out: Path) -> None:

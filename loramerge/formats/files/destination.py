@@ -1,8 +1,10 @@
 """Whether OUT may be written: asked before any work, so that the user hears a refusal at once."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from loramerge.adapters.adapter import Adapter
 from loramerge.errors import OutputError, printable
 
 ADAPTER_FILES = frozenset(
@@ -37,6 +39,36 @@ def check_output(out: Path, overwrite: bool, folder: bool) -> None:
     except OSError as error:
         reason = f"{name} cannot be written: {error.strerror}."
         raise OutputError(f"{reason} Choose another -o.") from error
+
+
+def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] = ()) -> None:
+    """Refuse an OUT that is a source, holds one, or lies in the folder of one; through links too.
+
+    A folder that merely holds adapters is no source.
+
+    Args:
+        others: more files that are read.
+
+    Raises:
+        OutputError: it does; `overwrite` changes nothing in that.
+    """
+    read = [(path, adapter.name) for adapter in adapters for path in adapter.provenance.files]
+    read += [(path, path.name) for path in others]
+    name, real = printable(out, limit=1000), real_path(out)
+    for path, source in read:
+        if how := _meets(path, real):
+            raise OutputError(f"{name} {how} {printable(source)}, which is merged. Choose another -o.")
+
+
+def _meets(path: Path, real: Path) -> str | None:
+    """What OUT has to do with a file that is read."""
+    place = real_path(path)
+    if place == real or (place.exists() and real.exists() and os.path.samefile(place, real)):
+        return "is"
+    folder = real_path(path.parent)
+    if path.name in ADAPTER_FILES and (folder == real or folder in real.parents):
+        return "is" if folder == real else "lies in the folder of"
+    return "holds" if {real} & {*place.parents, folder, *folder.parents} else None
 
 
 def real_path(out: Path) -> Path:

@@ -7,9 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapters.original import read_whole
 from loramerge.errors import SourceError, printable
 
 LIMIT = 16 * 2**20
+MOST = 3_000_000  # values: some 100 bytes each
 
 
 def read_object(path: Path, name: str) -> dict[str, Any]:
@@ -18,11 +20,7 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     Raises:
         SourceError: absent, unreadable, too large, no JSON, or no object; the message calls it `name`.
     """
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(LIMIT + 1)
-    except OSError as error:
-        raise SourceError(f"{printable(name)} cannot be read: {error.strerror}.") from error
+    text = read_whole(path, name, LIMIT)
     return parse_object(text, name)
 
 
@@ -38,13 +36,28 @@ def parse_object(text: bytes | str, name: str) -> dict[str, Any]:
     if len(text) > LIMIT:
         raise SourceError(f"{printable(name)} has more than 16 MiB, so it is not an adapter config.")
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        if _marks(text) > MOST:
+            raise ValueError(f"it has more than {MOST} values")
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_bounded)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{printable(name)} is not valid JSON: {printable(error)}.") from error
     if not isinstance(value, dict):
         kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a single value")
         raise SourceError(f"{printable(name)} holds {kind} where an object of settings was expected.")
     return value
+
+
+def _marks(text: bytes | str) -> int:
+    """No fewer than the values in it, which may take far more memory than the text."""
+    if isinstance(text, bytes):
+        return sum(map(text.count, (b",", b"[", b"{", b":")))
+    return sum(map(text.count, (",", "[", "{", ":")))
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > 20:  # no size and no count has more, and float would refuse it later
+        raise ValueError(f"{printable(digits, 24)} is too large")
+    return int(digits)
 
 
 def _finite(digits: str) -> float:

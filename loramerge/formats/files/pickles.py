@@ -1,7 +1,7 @@
 """Files of torch.save, read without torch and without running anything that they contain.
 
-A pickle is a program. This reader lets it build plain values and name the few functions that a state
-dict needs, which are replaced by our own; any other name ends the reading. Numbers are read when asked.
+A pickle is a program. `opcodes` lets it build plain values and name the few functions that a state dict
+needs, which are replaced by our own; any other name ends the reading. Numbers are read when asked.
 
     zip file      <name>/data.pkl, and <name>/data/<key> for each storage (torch 1.6 and later)
     older files   five pickles in a row, then every storage: its length (8 bytes), its numbers
@@ -9,12 +9,10 @@ dict needs, which are replaced by our own; any other name ends the reading. Numb
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,9 +23,11 @@ from loramerge.adapters.adapter import Tensor
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.files.opcodes import Function, run
 from loramerge.formats.files.safetensors import File, Stored
+from loramerge.formats.files.stream import LIMIT, Stream
 
-LIMIT = 64 * 2**20  # of the pickles, which hold names and shapes; numbers lie outside
+Starts = Mapping[str, tuple[int, int]]  # storage -> where its bytes begin, and how many there are
 LEGACY = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 WRAPPERS = ("model_state_dict", "state_dict")  # under which training scripts save a state dict
@@ -107,16 +107,13 @@ def open_pickle(path: Path, name: str) -> File:
         IncompatibleError: it holds something other than tensors by name, or wants to run code.
     """
     try:
-        with path.open("rb") as stream:
-            stored = Stored(name, path, stream.seek(0, io.SEEK_END))
-            stream.seek(0)
-            read = _zipped if zipfile.is_zipfile(stream) else _legacy
-            stream.seek(0)
-            values, starts = read(stream, stored.size)
+        stored = Stored.at(path, name)
+        stream: Any = Stream(stored)
+        read = _zipped if zipfile.is_zipfile(stream) else _legacy
+        stream.seek(0)
+        values, starts = read(stream, stored.size)
     except (SourceError, IncompatibleError):
         raise
-    except OSError as error:
-        raise SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check the path.") from error
     except Forbidden as error:
         raise IncompatibleError(
             f"{printable(name)} is not a plain state dict: it names {printable(error)}, which is never run. "
@@ -125,31 +122,26 @@ def open_pickle(path: Path, name: str) -> File:
     except Exception as error:  # a damaged pickle may fail in any way
         raise SourceError(f"{printable(name)} is damaged, or not of torch.save: {_why(error)}.") from None
     tensors = _tensors(values, starts, stored)
-    return File(stored.name, path, stored.size, {}, tensors)
+    return File(stored.name, path, stored.size, stored.read_into, {}, tensors)
 
 
 class Forbidden(Exception):
     """A name that a state dict has no need of."""
 
 
-class _Unpickler(pickle._Unpickler):
-    """Builds plain values, `Strided` for tensors; runs nothing else.
+def _named(module: str, name: str) -> Any:
+    if (module, name) in ALLOWED:
+        return ALLOWED[module, name]
+    if module == "torch" and name in STORAGES:
+        return Kind(STORAGES[name])
+    raise Forbidden(f"{module}.{name}")
 
-    The one written in Python: the other takes gigabytes for a memo number that it is told is large.
-    """
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in ALLOWED:
-            return ALLOWED[module, name]
-        if module == "torch" and name in STORAGES:
-            return Kind(STORAGES[name])
-        raise Forbidden(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Storage:
-        _, kind, key, _, count = pid[:5]
-        if not (type(kind) is Kind and isinstance(key, str) and _natural(count)):
-            raise ValueError("a storage is not described as torch does")
-        return Storage(kind, key, count)
+def _persistent(pid: Any) -> Storage:
+    _, kind, key, _, count = pid[:5]
+    if not (type(kind) is Kind and isinstance(key, str) and _natural(count)):
+        raise ValueError("a storage is not described as torch does")
+    return Storage(kind, key, count)
 
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Strided:
@@ -165,10 +157,10 @@ def _parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
-ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+ALLOWED: Mapping[tuple[str, str], Function] = {
+    ("collections", "OrderedDict"): Function(lambda: OrderedDict()),
+    ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild),
+    ("torch._utils", "_rebuild_parameter"): Function(_parameter),
 }
 
 
@@ -183,54 +175,60 @@ def _extent(tensor: Strided) -> int:
     return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.strides, strict=True))
 
 
-def _zipped(stream: BinaryIO, _: int) -> tuple[Any, dict[str, int]]:
+def _zipped(stream: BinaryIO, _: int) -> tuple[Any, Starts]:
     """What the pickle in a zip file says, and where each storage begins."""
     with zipfile.ZipFile(stream) as archive:
-        entries = archive.infolist()
-        pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-        if len(pickles) != 1 or any(entry.compress_type for entry in entries):
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        pickles = [name for name in entries if name.endswith("data.pkl")]
+        packed = any(e.compress_type or e.file_size != e.compress_size for e in entries.values())
+        if len(pickles) != 1 or len(entries) < len(archive.infolist()) or packed:
             raise ValueError("its parts are not those that torch writes")
-        root = pickles[0].filename.removesuffix("data.pkl")
-        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+        root = pickles[0].removesuffix("data.pkl")
+        order = entries.get(f"{root}byteorder")
+        if order and (order.file_size > 10 or archive.read(order) != b"little"):
             raise ValueError("its numbers are big-endian")
-        if pickles[0].file_size > LIMIT:
+        if entries[pickles[0]].file_size > LIMIT:
             raise ValueError("its description is larger than 64 MiB")
-        values = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+        values, _ = run(archive.read(pickles[0]), 0, _named, _persistent)
     starts = {}
-    for entry in entries:
-        stream.seek(entry.header_offset + 26)
-        head = int.from_bytes(stream.read(2), "little") + int.from_bytes(stream.read(2), "little")
-        begin = entry.header_offset + 30 + head
-        if entry.filename.startswith(f"{root}data/"):
-            starts[entry.filename.removeprefix(f"{root}data/")] = begin
+    for name, entry in entries.items():
+        if name.startswith(f"{root}data/"):
+            stream.seek(entry.header_offset + 26)
+            head = int.from_bytes(stream.read(2), "little") + int.from_bytes(stream.read(2), "little")
+            starts[name.removeprefix(f"{root}data/")] = entry.header_offset + 30 + head, entry.file_size
     return values, starts
 
 
-def _legacy(stream: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
+def _legacy(stream: BinaryIO, size: int) -> tuple[Any, Starts]:
     """The same of a file older than torch 1.6."""
-    bounded = io.BytesIO(stream.read(min(size, LIMIT)))
-    magic, protocol, system = (_Unpickler(bounded).load() for _ in range(3))
-    if magic != LEGACY or protocol != PROTOCOL or not system.get("little_endian", True):
+    data, at, begin = stream.read(min(size, LIMIT)), 0, []
+    for _ in range(3):
+        value, at = run(data, at, _named, _persistent)
+        begin.append(value)
+    magic, protocol, system = begin
+    if magic != LEGACY or protocol != PROTOCOL or type(system) is not dict:
         raise ValueError("it does not begin as torch writes it")
+    if not system.get("little_endian", True):
+        raise ValueError("its numbers are big-endian")
     seen: dict[str, Storage] = {}
 
-    class Noting(_Unpickler):
-        def persistent_load(self, pid: Any) -> Storage:
-            found = super().persistent_load(pid[1:] if len(pid) > 5 and pid[0] == "module" else pid)
-            return seen.setdefault(found.key, found)
+    def noting(pid: Any) -> Storage:
+        found = _persistent(pid[1:] if len(pid) > 5 and pid[0] == "module" else pid)
+        return seen.setdefault(found.key, found)
 
-    values = Noting(bounded).load()
-    keys = _Unpickler(bounded).load()
-    starts, at = {}, bounded.tell()
+    values, at = run(data, at, _named, noting)
+    keys, at = run(data, at, _named, _persistent)
+    starts = {}
     for key in keys:
-        starts[key] = at + 8
-        at += 8 + seen[key].size * seen[key].kind.numpy.itemsize
+        nbytes = seen[key].size * seen[key].kind.numpy.itemsize
+        starts[key] = at + 8, nbytes
+        at += 8 + nbytes
     return values, starts
 
 
-def _tensors(values: Any, starts: Mapping[str, int], file: Stored) -> dict[str, Tensor]:
+def _tensors(values: Any, starts: Starts, file: Stored) -> dict[str, Tensor]:
     items = _items(values)
-    if not items or not all(isinstance(key, str) for key, _ in items):
+    if not items:
         raise IncompatibleError(
             f"{printable(file.name)} holds tensors without names, so nothing tells where they belong."
         )
@@ -240,8 +238,10 @@ def _tensors(values: Any, starts: Mapping[str, int], file: Stored) -> dict[str, 
             raise IncompatibleError(
                 f"{printable(file.name)} holds {printable(key)}, which is not a tensor: it is not an adapter."
             )
-        start, storage = starts.get(value.storage.key, file.size), value.storage
-        if start + storage.size * storage.kind.numpy.itemsize > file.size:
+        storage = value.storage
+        start, nbytes = starts.get(storage.key, (file.size, 0))
+        needed = storage.size * storage.kind.numpy.itemsize
+        if needed > nbytes or start + needed > file.size:
             raise SourceError(
                 f"{printable(file.name)} is cut short: numbers of {printable(key)} are missing."
             )
@@ -253,9 +253,9 @@ def _items(values: Any) -> list[tuple[Any, Any]]:
     """Names and values; those of a list are named by their numbers, a state dict may be wrapped once."""
     if type(values) is list:
         return [(str(number), value) for number, value in enumerate(values)]
-    items = list(dict.items(values)) if isinstance(values, dict) else []  # its own methods may be shadowed
+    items = list(values.items()) if isinstance(values, dict) else []
     if len(items) == 1 and items[0][0] in WRAPPERS and isinstance(items[0][1], dict):
-        return list(dict.items(items[0][1]))
+        return list(items[0][1].items())
     return items
 
 

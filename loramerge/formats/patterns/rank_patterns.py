@@ -12,12 +12,13 @@ in a table, whatever their number; the others go through the matcher in `regex.p
 import re
 from collections.abc import Iterable
 
+from loramerge.adapters.patterns import regex
+from loramerge.adapters.patterns.positions import Budget, Exhausted, Step, Text
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.patterns import regex
-from loramerge.formats.patterns.positions import Budget, Exhausted, Step, Text
 
 MAX_KEYS = 100_000  # a large mixture of experts has 50 000 modules, each with a key if we wrote it
 MAX_KEY = 1000
+MAX_TEXT = 4 * 2**20  # characters of all keys together
 MAX_PATH = 4096
 BUDGET = 5_000_000  # steps for all keys and paths of one adapter: a few seconds at worst
 PARSING = 30  # steps for a character of a key that is not plain
@@ -116,6 +117,11 @@ class Patterns:
             raise IncompatibleError(
                 f"The {self._field} {self._of} has {len(self._keys)} keys, and {MAX_KEYS} is the"
                 " limit. Name fewer modules in it."
+            )
+        if sum(map(len, self._keys)) > MAX_TEXT:
+            raise IncompatibleError(
+                f"The {self._field} keys {self._of} have more than {MAX_TEXT} characters together. Name "
+                "fewer modules in them."
             )
         for key in self._keys:
             if len(key) > MAX_KEY:

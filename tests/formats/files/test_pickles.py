@@ -2,13 +2,18 @@
 
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import loramerge
+from loramerge.errors import LoramergeError
+from loramerge.formats.files.opcodes import STEPS
 from loramerge.formats.files.pickles import open_pickle
 from tests.helpers.files import folder, tensors
 
@@ -177,3 +182,116 @@ def test_a_trap_of_torch_save_does_not_spring(cli, saved, tmp_path):
     path = saved({"a": Trap(tmp_path / "ran")})
     cli("inspect", path, "--allow-pickle").refused(3, "open", "never run")
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_instructions_are_those_that_torch_writes(saved, tmp_path):
+    module = torch.nn.Linear(3, 2).state_dict()
+    many = {f"layer{i}": torch.zeros(i % 3, 300, 70000 * (i == 1)) for i in range(300)}
+    path = saved({"state_dict": OrderedDict({**VALUES, **many, "p": torch.nn.Parameter(torch.ones(1))})})
+    assert len(open_pickle(path, "x").tensors) == len(VALUES) + len(many) + 1
+    assert open_pickle(saved(module, "m.bin"), "m").tensors.keys() == module.keys()
+    assert not {pickle.DUP, pickle.BYTEARRAY8, pickle.NEWOBJ, pickle.STACK_GLOBAL, pickle.EXT1} & STEPS.keys()
+
+
+def text(word):
+    return b"X" + struct.pack("<I", len(word)) + word
+
+
+CHAIN = 10**6
+BOMBS = {
+    "DUP of what is kept": b"\x80\x02]" + b"2" * CHAIN + b".",
+    "a chain of tuples": b"\x80\x02)" + b"\x85" * CHAIN + b".",
+    "a chain of tuples in a table": b"\x80\x02}" + text(b"a") + b")" + b"\x85" * CHAIN + b"s.",
+    "tuples that double": b"\x80\x02)" + b"q\x00h\x00\x86" * 10**5 + b".",
+    "a tuple of a million": b"\x80\x02(" + b"K\x01" * CHAIN + b"t.",
+    "lists in lists": b"\x80\x02]" + b"q\x00]h\x00a" * (CHAIN // 4) + b".",
+    "a list in itself": b"\x80\x02]q\x00h\x00a.",
+    "a table in itself": b"\x80\x02}q\x00" + text(b"a") + b"h\x00s.",
+    "3 GB of BYTEARRAY8": b"\x80\x05\x96" + struct.pack("<Q", 3 * 10**9) + b".",
+    "3 GB of BINBYTES8": b"\x80\x04\x8e" + struct.pack("<Q", 3 * 10**9) + b".",
+    "3 GB of BINUNICODE": b"\x80\x02X" + struct.pack("<I", 3 * 10**9) + b".",
+    "a number of 2 GB": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",
+    "a frame of 3 GB": b"\x80\x04\x95" + struct.pack("<Q", 3 * 10**9) + b".",
+    "memo numbers": b"\x80\x02N"
+    + b"".join(b"r" + struct.pack("<I", 2**32 - 1 - i) for i in range(CHAIN // 4))
+    + b".",
+    "BUILD of a function": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}" + text(b"make") + b"K\x01sb.",
+    "BUILD of a storage class": b"\x80\x02ctorch\nFloatStorage\n}" + text(b"dtype") + b"K\x01sb.",
+    "BUILD with slots": b"\x80\x02ccollections\nOrderedDict\n)R}}" + text(b"clear") + b"K\x01s\x86b.",
+    "a call of a text": b"\x80\x02" + text(b"a") + b")R.",
+    "a call with itself": b"\x80\x02ctorch._utils\n_rebuild_parameter\nq\x00h\x00\x85R.",
+    "names of a megabyte": b"\x80\x02c" + b"a" * CHAIN + b"\nb\n.",
+    "many calls": b"\x80\x02" + b"ccollections\nOrderedDict\n)R0" * 10**4 + b".",
+    "an extension": b"\x80\x02\x82\x01.",
+    "INST": b"(ios\nsystem\n.",
+    "a stack that is empty": b"\x80\x02" + b"t" * 5 + b".",
+    "marks": b"\x80\x02" + b"(" * CHAIN + b".",
+    "one mark too many": b"\x80\x02(}u.",
+    "names that are lists": b"\x80\x02}]]s.",
+    "a persistent storage of nothing": b"\x80\x02NQ.",
+    "a storage of texts": b"\x80\x02(" + text(b"a") * 5 + b"tQ.",
+}
+TRIED = """
+import resource, sys
+import loramerge
+from pathlib import Path
+from loramerge.errors import LoramergeError
+from loramerge.formats.files.pickles import open_pickle
+resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+for path in sys.argv[1:]:
+    try:
+        open_pickle(Path(path), "x")
+        print("read", path)
+    except LoramergeError as error:
+        assert str(error).isprintable() and len(str(error)) < 400
+        print(error.exit_code)
+"""
+
+
+def test_no_bomb_goes_off(tmp_path):
+    """In a process of its own, which may neither take gigabytes nor minutes."""
+    paths = []
+    for i, data in enumerate(BOMBS.values()):
+        zipped(tmp_path / f"{i}.bin", data)
+        (tmp_path / f"{i}.pt").write_bytes(data)
+        paths += [tmp_path / f"{i}.bin", tmp_path / f"{i}.pt"]
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", TRIED, *map(str, paths)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    said = done.stdout.split("\n")[:-1]
+    assert done.returncode == 0, (done.stderr[-500:], done.returncode, list(BOMBS)[len(said) // 2 :][:1])
+    wrong = [(list(BOMBS)[i // 2], line) for i, line in enumerate(said) if line not in ("1", "3")]
+    assert not wrong
+
+
+def entry_lies(data, **lies):
+    """A zip whose directory says other sizes than its parts have."""
+    place = data.index(b"PK\x01\x02")
+    offsets = {"compressed": 20, "size": 24, "offset": 42}
+    for name, value in lies.items():
+        at = place + offsets[name]
+        data = data[:at] + struct.pack("<I", value) + data[at + 4 :]
+    return data
+
+
+@pytest.mark.parametrize(
+    "lies",
+    [
+        {"size": 3 * 10**9},
+        {"compressed": 3 * 10**9},
+        {"size": 3 * 10**9, "compressed": 3 * 10**9},
+        {"offset": 2**31},
+    ],
+)
+def test_a_zip_that_lies_about_its_sizes_is_a_sentence(tmp_path, lies):
+    zipped(tmp_path / "x.bin", forged(), **{"data/0": bytes(16)})
+    (tmp_path / "x.bin").write_bytes(entry_lies((tmp_path / "x.bin").read_bytes(), **lies))
+    with pytest.raises(LoramergeError):
+        open_pickle(tmp_path / "x.bin", "x")
+
+
+def test_a_storage_lies_within_its_own_part_of_the_file(tmp_path):
+    zipped(tmp_path / "x.bin", forged(), **{"data/0": bytes(12), "more": bytes(100)})
+    with pytest.raises(LoramergeError, match="cut short"):
+        open_pickle(tmp_path / "x.bin", "x")

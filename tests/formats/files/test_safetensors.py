@@ -1,5 +1,6 @@
 """Reading and writing safetensors: strict with what others wrote, exact in what we write."""
 
+import gc
 import json
 import os
 import subprocess
@@ -166,7 +167,7 @@ def test_the_order_of_writing_leaves_no_trace(tmp_path):
         written(tmp_path / "back", tensors, order=lambda keys: sorted(keys, reverse=True)),
         written(tmp_path / "other", dict(reversed(tensors.items())), order=list),
     ]
-    assert len({open_file(path).sha256() for path in paths}) == 1
+    assert len({path.read_bytes() for path in paths}) == 1
 
 
 def test_an_array_in_any_memory_order_is_written_by_its_values(tmp_path):
@@ -195,9 +196,8 @@ def test_a_file_that_is_cut_after_its_header_was_read_is_an_error(tmp_path):
     path = saved(tmp_path, TINY)
     file = open_file(path)
     path.write_bytes(TINY[:-1])
-    for read in (file.tensors["lora_A"].read, file.sha256):
-        with pytest.raises(SourceError, match=r"given\.safetensors was changed while it was read"):
-            read()
+    with pytest.raises(SourceError, match=r"given\.safetensors was changed while it was read"):
+        file.tensors["lora_A"].read()
 
 
 def test_short_reads_are_continued_and_a_sudden_end_is_an_error(tmp_path, monkeypatch):
@@ -232,18 +232,14 @@ def test_names_from_files_cannot_write_to_the_terminal(tmp_path):
     assert "\x1b" not in str(caught.value)
 
 
-def test_reading_leaves_no_descriptor_open(tmp_path):
+def test_a_file_that_is_let_go_leaves_no_descriptor_open(tmp_path):
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     file = open_file(saved(tmp_path, TINY))
     file.tensors["lora_A"].read()
-    file.sha256()
+    del file
+    gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_the_hash_is_that_of_the_whole_file(tmp_path):
-    path = saved(tmp_path, TINY)
-    expected = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True)
-    assert open_file(path).sha256() == expected.stdout.split()[0]
 
 
 def test_a_written_file_follows_the_umask(tmp_path):

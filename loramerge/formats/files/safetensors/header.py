@@ -12,6 +12,7 @@ from loramerge.errors import printable
 from loramerge.formats.files.safetensors.dtypes import BITS
 
 MAX_DIMENSIONS = 64  # NumPy holds no more
+MAX_VALUES = 3_000_000  # ten for a tensor
 MAX_BITS = 2**63
 
 
@@ -47,6 +48,8 @@ def parse(raw: bytes, data_size: int) -> tuple[dict[str, str], list[Entry]]:
 
 
 def _json(raw: bytes) -> dict[str, Any]:
+    if sum(map(raw.count, (b",", b"[", b"{", b":"))) > MAX_VALUES:  # each takes far more memory than text
+        raise Malformed(f"its header has more than {MAX_VALUES} values")
     try:
         header = json.loads(
             raw.decode("utf-8"),

@@ -1,10 +1,6 @@
 """Reading safetensors files: the header at once, each tensor when it is asked for. POSIX only."""
 
-import hashlib
-import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.original import open_original
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.safetensors import header
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
@@ -24,34 +21,18 @@ Fill = Callable[[memoryview, int], None]  # fills a buffer with the bytes from a
 
 @dataclass(frozen=True)
 class Stored:
-    """A file as it was when its header was read: its name for messages, its place, its size."""
+    """Where bytes come from: a name for messages, a place, a size, and what fills a buffer from there."""
 
     name: str
     path: Path
     size: int
+    read_into: Fill
 
-    @contextmanager
-    def opened(self) -> Iterator[int]:
-        """A descriptor for the time of one read, so that many adapters hold no descriptors."""
-        with _descriptor(self.name, self.path) as fd:
-            if os.fstat(fd).st_size != self.size:
-                raise _changed(self.name, "was changed")
-            yield fd
-
-    def read_into(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` with the bytes from `start` on."""
-        with self.opened() as fd:
-            _fill(self.name, fd, buffer, start)
-
-
-@dataclass(frozen=True)
-class Elsewhere(Stored):
-    """A file that is not on this disk: `fetch` gets so many bytes of it, from a place on."""
-
-    fetch: Callable[[int, int], bytes]
-
-    def read_into(self, buffer: memoryview, start: int) -> None:
-        buffer[:] = self.fetch(start, len(buffer))
+    @classmethod
+    def at(cls, path: Path, name: str) -> "Stored":
+        """A file on this disk as it is now; it is read as long as it stays so. Errors as `open_original`."""
+        original = open_original(path, name)
+        return cls(name, path, original.size, original.read_into)
 
 
 @dataclass(frozen=True)
@@ -69,8 +50,8 @@ class TensorRef:
         """The tensor, in an array of its own. Any number of threads may read at once.
 
         Raises:
-            SourceError: the file has changed in size since its header was read, or loramerge does
-                not read the dtype (packed and complex types, 8-bit exponents).
+            SourceError: the file has changed since its header was read, or loramerge does not read
+                the dtype (packed and complex types, 8-bit exponents).
         """
         dtype = numpy_dtype(self.dtype)
         if dtype is None:
@@ -90,11 +71,6 @@ class File(Stored):
     metadata: dict[str, str]
     tensors: Mapping[str, Tensor]
 
-    def sha256(self) -> str:
-        """The SHA-256 of the whole file, in hexadecimal."""
-        with self.opened() as fd, open(fd, "rb", buffering=0, closefd=False) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
 
 def open_file(path: str | Path, name: str | None = None) -> File:
     """Read and check the header of a safetensors file; no tensor is read yet.
@@ -107,42 +83,43 @@ def open_file(path: str | Path, name: str | None = None) -> File:
         IncompatibleError: it is a GGUF file.
     """
     name, path = str(path) if name is None else name, Path(path)
-    with _descriptor(name, path) as fd:
-        stored = Stored(name, path, os.fstat(fd).st_size)
-        return _checked(stored, lambda buffer, start: _fill(name, fd, buffer, start))
+    return _checked(Stored.at(path, name))
 
 
 def open_elsewhere(name: str, path: Path, size: int, fetch: Callable[[int, int], bytes]) -> File:
     """The same for a file that is not here; `path` is where it would be. Errors also as `fetch` says."""
-    stored = Elsewhere(name, path, size, fetch)
-    return _checked(stored, stored.read_into)
+
+    def fill(buffer: memoryview, start: int) -> None:
+        buffer[:] = fetch(start, len(buffer))
+
+    return _checked(Stored(name, path, size, fill))
 
 
-def _checked(stored: Stored, fill: Fill) -> File:
+def _checked(stored: Stored) -> File:
     try:
-        return _parsed(stored, fill)
+        return _parsed(stored)
     except header.Malformed as fault:
         raise SourceError(
             f"{_shown(stored.name)} cannot be read as safetensors: {fault}. Download or export it again."
         ) from None
 
 
-def _parsed(stored: Stored, fill: Fill) -> File:
-    data = 8 + _header_length(stored, fill)
+def _parsed(stored: Stored) -> File:
+    data = 8 + _header_length(stored)
     raw = bytearray(data - 8)
-    fill(memoryview(raw), 8)
+    stored.read_into(memoryview(raw), 8)
     metadata, entries = header.parse(bytes(raw), stored.size - data)
     tensors = {
         e.key: TensorRef(e.key, e.dtype, e.shape, data + e.start, e.stop - e.start, stored) for e in entries
     }
-    return File(stored.name, stored.path, stored.size, metadata, tensors)
+    return File(stored.name, stored.path, stored.size, stored.read_into, metadata, tensors)
 
 
-def _header_length(stored: Stored, fill: Fill) -> int:
+def _header_length(stored: Stored) -> int:
     if stored.size < 8:
         raise header.Malformed(f"it has only {stored.size} bytes")
     raw = bytearray(8)
-    fill(memoryview(raw), 0)
+    stored.read_into(memoryview(raw), 0)
     if raw.startswith(GGUF):
         raise IncompatibleError(
             f"{_shown(stored.name)} is a GGUF file of llama.cpp, which keeps factors under names and in an "
@@ -155,42 +132,6 @@ def _header_length(stored: Stored, fill: Fill) -> int:
     if length > MAX_HEADER:
         raise header.Malformed(f"its header has {length} bytes, and 16 MiB is the limit")
     return length
-
-
-def _fill(name: str, fd: int, buffer: memoryview, start: int) -> None:
-    done = 0
-    while done < len(buffer):  # one call reads 2 GiB at most
-        count = os.preadv(fd, [buffer[done:]], start + done)
-        if count == 0:
-            raise _changed(name, "became shorter")
-        done += count
-
-
-@contextmanager
-def _descriptor(name: str, path: Path) -> Iterator[int]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
-    except FileNotFoundError:
-        raise SourceError(f"{_shown(name)} does not exist. Check the path.") from None
-    except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise SourceError(f"{_shown(name)} is not a file. Name a .safetensors file.")
-        yield fd
-    except OSError as error:
-        raise _unreadable(name, error) from error
-    finally:
-        os.close(fd)
-
-
-def _unreadable(name: str, error: Exception) -> SourceError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return SourceError(f"{_shown(name)} cannot be read: {reason}. Check the path and its rights.")
-
-
-def _changed(name: str, how: str) -> SourceError:
-    return SourceError(f"{_shown(name)} {how} while it was read. Wait until it is complete, then run again.")
 
 
 def _shown(name: str) -> str:

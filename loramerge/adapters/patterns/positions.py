@@ -101,6 +101,13 @@ def at_end(text: Text, starts: Positions) -> Positions:
     return starts & text.end
 
 
+def at_boundary(text: Text, starts: Positions) -> Positions:
+    """The anchor `\\b`: between a character of a word and another, or an end."""
+    text.budget.spend(1)
+    words = text.where_class("\\w")
+    return starts & (words ^ (words << 1))
+
+
 def sequence(steps: list[Step]) -> Step:
     """One after the other."""
 

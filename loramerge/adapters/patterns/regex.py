@@ -1,7 +1,7 @@
 """Reading regular expressions from files that we do not trust, into matchers that cannot hang.
 
 What people write in module patterns is read: literals, `.`, classes, groups, alternation,
-quantifiers (lazy ones too), `^` and `$`, and `\\d \\w \\s \\D \\W \\S`, all as Python has them.
+quantifiers (lazy ones too), `^`, `$` and `\\b`, and `\\d \\w \\s \\D \\W \\S`, all as Python has them.
 Texts must have no newline; then `.` is any character, and `$` is the end alone.
 """
 
@@ -9,8 +9,9 @@ import re
 import string
 from functools import lru_cache
 
-from loramerge.formats.patterns.positions import (
+from loramerge.adapters.patterns.positions import (
     Step,
+    at_boundary,
     at_end,
     at_start,
     belonging,
@@ -45,7 +46,7 @@ def parse(pattern: str) -> Step:
         Unread: it uses something outside the subset.
         Invalid: it is no regular expression.
 
-    >>> from loramerge.formats.patterns.positions import Budget, Text
+    >>> from loramerge.adapters.patterns.positions import Budget, Text
     >>> text = Text("ab.ab", Budget(100))
     >>> bin(parse("(a|b)+")(text, 0b1))
     '0b110'
@@ -73,7 +74,7 @@ class _Parser:
         steps: list[Step] = []
         word = ""  # literal characters that no quantifier follows, matched as one
         while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
-            anchor = self.pattern[self.at] in "^$"
+            anchor = self.pattern[self.at] in "^$" or self.pattern.startswith("\\b", self.at)
             atom = self._atom(depth)
             bounds = self._quantifier()
             if anchor and bounds:
@@ -132,6 +133,8 @@ class _Parser:
         character = self._next() if self.at < len(self.pattern) else ""
         if not character:
             raise Invalid("a lone backslash at its end")
+        if character == "b":
+            return at_boundary
         if character in "dDsSwW":
             return one_of("\\" + character)
         if character in string.ascii_letters + string.digits:

@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable
 from functools import cache
 
+from loramerge.adapters.patterns import regex
+from loramerge.adapters.patterns.positions import Budget, Exhausted, Step, Text
 from loramerge.errors import IncompatibleError, UsageError, printable
-from loramerge.formats.patterns import regex
-from loramerge.formats.patterns.positions import Budget, Exhausted, Step, Text
 
 Found = Callable[[str], bool]
+MAX_PATTERN = 10_000
+MAX_NAME = 4096
 BUDGET = 30_000_000  # steps for all names: some 100 for an honest one, a few seconds at worst
 
 
@@ -25,11 +27,16 @@ def searcher(pattern: str, option: str, trusted: bool = True) -> Found:
 
     Raises:
         UsageError: no regular expression.
-        IncompatibleError: one that is not read from a file, or that takes too long.
+        IncompatibleError: one that is not read from a file, that is too long, or takes too long.
 
     >>> [searcher("v$|mlp", "--only")(name) for name in ("layers.0.v", "layers.0.mlp.up", "v.0")]
     [True, True, False]
     """
+    if len(pattern) > MAX_PATTERN:
+        raise IncompatibleError(
+            f"{option} has {len(pattern)} characters, and {MAX_PATTERN} is the limit: name modules by what "
+            "they have in common."
+        )
     try:
         return _counted(regex.parse(pattern), pattern, option)
     except (regex.Unread, regex.Invalid) as unread:
@@ -52,6 +59,8 @@ def _counted(step: Step, pattern: str, option: str) -> Found:
 
     @cache  # adapters share their names
     def found(name: str) -> bool:
+        if len(name) > MAX_NAME:  # a step costs the more, the longer the name
+            raise IncompatibleError(f"The module {printable(name)} has a name of {len(name)} characters.")
         text = Text(name, budget)
         try:
             return step(text, (text.end << 1) - 1) != 0

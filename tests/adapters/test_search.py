@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from loramerge.adapters.patterns.search import searcher
 from loramerge.errors import IncompatibleError, UsageError
-from loramerge.formats.patterns.search import searcher
 
 PIECES = [
     "q",
@@ -28,6 +28,7 @@ PIECES = [
     "^",
     "$",
     "1",
+    r"\b",
     "{2}",
     "(?:",
 ]
@@ -43,7 +44,7 @@ def test_it_finds_what_python_finds(pattern, name):
     assert searcher(pattern, "--only")(name) == wanted
 
 
-RARE = {"(?i)Q": "layers.q", r"(q)\1": "qq", "q(?!b)": "qc", r"\bq\b": "x.q.y", "(?=q)": "q"}
+RARE = {"(?i)Q": "layers.q", r"(q)\1": "qq", "q(?!b)": "qc", r"q(?<=x.q)": "x.q", "(?=q)": "q"}
 
 
 @pytest.mark.parametrize(("pattern", "name"), RARE.items(), ids=RARE)
@@ -54,7 +55,7 @@ def test_what_needs_pythons_matcher_is_read_from_the_user_only(pattern, name):
         searcher(pattern, "only", trusted=False)
 
 
-@pytest.mark.parametrize("pattern", ["(", "[", "*", "a{3,2}", "(" * 100_000])
+@pytest.mark.parametrize("pattern", ["(", "[", "*", "a{3,2}", "(" * 9_000])
 def test_no_regular_expression_is_a_usage_error(pattern):
     with pytest.raises(UsageError, match="is not a regular expression"):
         searcher(pattern, "--only")
@@ -65,7 +66,7 @@ HANGING = ["(a+)+$", "(a|aa)+$", "(.*a){25}b", "(a*)*b", "a*" * 40 + "b"]
 
 @pytest.mark.parametrize("pattern", HANGING)
 def test_no_pattern_hangs(pattern, monkeypatch):
-    monkeypatch.setattr("loramerge.formats.patterns.search.BUDGET", 1_000_000)  # 0.2 s
+    monkeypatch.setattr("loramerge.adapters.patterns.search.BUDGET", 1_000_000)  # 0.2 s
     begin = time.perf_counter()
     found = searcher(pattern, "only", trusted=False)
     try:

@@ -1,0 +1,286 @@
+"""The files behind an adapter, as they were when they were first read.
+
+A trainer may save over its checkpoint while it is merged. So the identity of a file is held from opening
+to the end, and compared at every read. While few files are open, so is the descriptor: a file that is
+*replaced* goes on being read as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import stat
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import NamedTuple
+
+from loramerge.errors import SourceError, printable
+
+MOST = 256  # descriptors that are kept; beyond them a file is opened for each read
+CHUNK = 2**20
+TICK = 20  # milliseconds, more than any kernel's
+COARSE = 5 if sys.platform == "linux" else time.CLOCK_REALTIME  # the clock of file times
+_noted: ContextVar[dict[Path, Original] | None] = ContextVar("noted", default=None)
+
+
+class Identity(NamedTuple):
+    """What tells one state of a file from another; `changed` moves also when its bytes stay (chmod, link)."""
+
+    device: int
+    inode: int
+    modified: int
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Identity:
+        return cls(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, found.st_ctime_ns)
+
+    def same_bytes(self, other: Identity) -> bool:
+        return self[:-1] == other[:-1]
+
+
+class Original:
+    """A file as it was when it was opened.
+
+    Args:
+        name: for messages.   identity: of then.   fd: kept open, or None.
+        digest: the SHA-256 of its bytes, where they were all read at once.
+    """
+
+    def __init__(
+        self, path: Path, name: str, identity: Identity, fd: int | None = None, digest: str | None = None
+    ):
+        self.path, self.name, self.identity, self._fd, self._whole = path, name, identity, fd, digest
+        self._hashed: tuple[Identity, str] | None = None
+        if fd is not None:
+            weakref.finalize(self, _release, fd)
+
+    @property
+    def size(self) -> int:
+        return self.identity.size
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the bytes from `start` on. Any number of threads may read at once.
+
+        Raises:
+            SourceError: the file has changed since it was opened, or cannot be read.
+        """
+        with self._opened() as fd:
+            _fill(self.name, fd, buffer, start)
+
+    def sha256(self) -> str:
+        """The SHA-256 of its bytes as they are merged, in hexadecimal. Errors as for `read_into`."""
+        if self._whole is not None:
+            return self._whole
+        if self._hashed is None:
+            with self._opened() as fd:
+                self._hashed = Identity.of(os.fstat(fd)), self._hash(fd)
+        return self._hashed[1]
+
+    def confirm(self) -> None:
+        """Raises SourceError: it is no longer what was opened, neither there nor in what is kept of it."""
+        if self._whole is not None:  # its bytes are held; only one that is being written is no whole
+            now = _state(self.path)
+            if now is not None and now[:2] == self.identity[:2] and not now.same_bytes(self.identity):
+                raise changed(self.name, "was changed")
+            return
+        with self._opened() as fd:
+            now = Identity.of(os.fstat(fd))
+            if self._hashed and now.changed != self._hashed[0].changed and self._hash(fd) != self._hashed[1]:
+                raise changed(self.name, "was changed")
+
+    def confirm_place(self) -> None:
+        """Raises SourceError: what lies at its path is no longer what was opened."""
+        now = _state(self.path)
+        if now is None or not now.same_bytes(self.identity):
+            raise changed(self.name, "was changed" if now else "was removed")
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        with opened(self.path, self.name) if self._fd is None else _same(self._fd, self.name) as fd:
+            self._compare(fd)
+            yield fd
+            self._compare(fd)
+
+    def _compare(self, fd: int) -> None:
+        now = Identity.of(os.fstat(fd))
+        if not now.same_bytes(self.identity):
+            how = "was replaced" if now[:2] != self.identity[:2] else "was changed"
+            raise changed(self.name, how)
+
+    def _hash(self, fd: int) -> str:
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK))
+        for start in range(0, self.size, CHUNK):
+            piece = buffer[: min(CHUNK, self.size - start)]
+            _fill(self.name, fd, piece, start)
+            digest.update(piece)
+        return digest.hexdigest()
+
+
+def open_original(path: Path, name: str) -> Original:
+    """A file to be read piece by piece.
+
+    Raises:
+        SourceError: it is absent, no regular file, or cannot be read.
+    """
+    with opened(path, name) as fd:
+        found = Original(path, name, _settled(fd), _keep(fd))
+    return _note(found)
+
+
+def read_whole(path: Path, name: str, limit: int) -> bytes:
+    """The bytes of a small file that decides what is merged, one more than `limit` at most.
+
+    Errors as for `open_original`.
+    """
+    with opened(path, name) as fd:
+        identity = _settled(fd)
+        found = _read(fd, limit)
+        if not Identity.of(os.fstat(fd)).same_bytes(identity):
+            raise changed(name, "was changed")
+    _note(Original(path, name, identity, digest=hashlib.sha256(found).hexdigest()))
+    return found
+
+
+def read_text(path: Path, name: str, limit: int) -> bytes:
+    """The same of a file that only says something, and may change."""
+    with opened(path, name) as fd:
+        return _read(fd, limit)
+
+
+def _read(fd: int, limit: int) -> bytes:
+    buffer = bytearray()
+    while len(buffer) <= limit and (piece := os.pread(fd, limit + 1 - len(buffer), len(buffer))):
+        buffer += piece
+    return bytes(buffer)
+
+
+@contextmanager
+def noted() -> Iterator[dict[Path, Original]]:
+    """Collects every file that is read within, by its path."""
+    found: dict[Path, Original] = {}
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
+    if (outer := _noted.get()) is not None:
+        outer |= found
+
+
+def _note(found: Original) -> Original:
+    seen = _noted.get()
+    if seen is not None:
+        first = seen.setdefault(found.path, found)
+        if not first.identity.same_bytes(found.identity):  # read twice, as a config is
+            raise changed(found.name, "was changed")
+    return found
+
+
+@contextmanager
+def opened(path: Path, name: str) -> Iterator[int]:
+    """A descriptor of a regular file. Nothing else is even opened: a pipe would wait, a device may act.
+
+    Raises:
+        SourceError: it is absent, something else, or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise _no_file(name)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise SourceError(f"{_shown(name)} does not exist. Check the path.") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # it became something else in between
+            raise _no_file(name)
+        with _same(fd, name):
+            yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _same(fd: int, name: str) -> Iterator[int]:
+    try:
+        yield fd
+    except OSError as error:
+        raise _unreadable(name, error) from error
+
+
+def _settled(fd: int) -> Identity:
+    """The identity of a file, once a later write must change it.
+
+    The clock of file times ticks every few milliseconds: of two writes within one tick it tells nothing.
+    """
+    now = Identity.of(os.fstat(fd))
+    for _ in range(TICK):
+        if not 0 <= now.modified - time.clock_gettime_ns(COARSE) < TICK * 10**6:
+            break
+        time.sleep(0.001)
+        now = Identity.of(os.fstat(fd))
+    return now
+
+
+def _fill(name: str, fd: int, buffer: memoryview, start: int) -> None:
+    done = 0
+    while done < len(buffer):  # one call reads 2 GiB at most
+        count = os.preadv(fd, [buffer[done:]], start + done)
+        if count == 0:
+            raise changed(name, "became shorter")
+        done += count
+
+
+# A token for each descriptor that may be kept; lists need no lock, which a finalizer must not wait for.
+_room = [None] * min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+
+def _keep(fd: int) -> int | None:
+    """A descriptor of its own for the same open file, while there is room for one more."""
+    try:
+        _room.pop()
+    except IndexError:
+        return None
+    try:
+        return os.dup(fd)
+    except OSError:
+        _room.append(None)
+        return None
+
+
+def _release(fd: int) -> None:
+    os.close(fd)
+    _room.append(None)
+
+
+def _state(path: Path) -> Identity | None:
+    try:
+        return Identity.of(os.stat(path))
+    except OSError:
+        return None
+
+
+def _no_file(name: str) -> SourceError:
+    return SourceError(f"{_shown(name)} is not a regular file. Name a file.")
+
+
+def _unreadable(name: str, error: Exception) -> SourceError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return SourceError(f"{_shown(name)} cannot be read: {reason}. Check the path and its rights.")
+
+
+def changed(name: str, how: str) -> SourceError:
+    """A file is no longer what was opened."""
+    return SourceError(f"{_shown(name)} {how} while it was read. Wait until it is complete, then run again.")
+
+
+def _shown(name: str) -> str:
+    return printable(name, limit=1000)

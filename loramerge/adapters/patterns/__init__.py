@@ -1,0 +1,1 @@
+"""Finding modules by regular expressions of strangers, which cannot hang."""

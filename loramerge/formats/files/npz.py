@@ -1,0 +1,58 @@
+"""NumPy's .npz from strangers: every size is checked against the file before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from loramerge.arrays.backend import Array
+from loramerge.errors import SourceError, printable
+from loramerge.formats.files.safetensors import Stored
+from loramerge.formats.files.stream import LIMIT, Stream
+
+MOST = 4 * LIMIT  # of all arrays together
+
+
+def read_npz(path: Path, name: str) -> dict[str, Array]:
+    """The arrays of a file by name. Nothing that it contains is run.
+
+    Raises:
+        SourceError: it cannot be read, is damaged, or is larger than any table of vectors.
+    """
+    stored = Stored.at(path, name)
+    try:
+        return dict(_arrays(Stream(stored)))
+    except SourceError:
+        raise
+    except Exception as error:  # zip, zlib and NumPy each have their own
+        raise SourceError(f"{printable(name)} cannot be read as .npz: {printable(error)}.") from None
+
+
+def _arrays(stream: Any) -> Iterator[tuple[str, Array]]:
+    with zipfile.ZipFile(stream) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > MOST:
+            raise ValueError(f"it has more than {MOST // 2**20} MiB of numbers")
+        for entry in entries:
+            with archive.open(entry) as part:
+                yield entry.filename.removesuffix(".npy"), _array(part, entry.file_size)
+
+
+def _array(part: IO[bytes], size: int) -> Array:
+    version = np.lib.format.read_magic(part)
+    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in reader:
+        raise ValueError("an array of it has another version than 1 or 2")
+    shape, turned, dtype = reader[version](part)
+    if dtype.hasobject:
+        raise ValueError("it holds objects, which are never unpickled")
+    nbytes = math.prod(shape) * dtype.itemsize
+    if not 0 <= nbytes <= size:
+        raise ValueError("an array of it is larger than its part of the file")
+    found = np.frombuffer(part.read(nbytes), dtype)
+    return found.reshape(shape[::-1]).T if turned else found.reshape(shape)

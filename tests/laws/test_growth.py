@@ -1,0 +1,139 @@
+"""Work grows with what there is, not with its square: calls are counted, so that no clock decides."""
+
+import json
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import loramerge as lm
+from loramerge.adapters.adapter import Adapter
+from loramerge.consumers import CONSUMERS
+from loramerge.consumers.check import facts_of
+from loramerge.merge.report import PAIRS
+from loramerge.verbs.inspect import inspect
+from tests.helpers.files import bare
+
+STEP = 4
+ALLOWED = 1.35 * STEP  # n log n, from the sizes below
+
+
+def calls(act):
+    """How many functions are called, of Python and of C, in every thread."""
+    count = [0]
+
+    def seen(frame, event, arg):
+        if event in ("call", "c_call"):
+            count[0] += 1
+
+    threading.setprofile(seen)
+    sys.setprofile(seen)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return count[0]
+
+
+def grows_evenly(make, small):
+    """Make it twice as large twice; what the first call of all costs does not count."""
+    acts = [make(small * STEP**i) for i in range(2)]
+    acts[0]()
+    few, many = map(calls, acts)
+    assert many <= ALLOWED * few, f"{few} calls became {many}"
+
+
+def written(folder, count, ranks=True):
+    """A folder of so many modules with patterns, as `combine --profile compact` writes it."""
+    values, patterns = {}, {}
+    for i in range(count):
+        path, rank = f"model.layers.{i // 7}.self_attn.{'qkvoabc'[i % 7]}_proj", 1 + i % 3
+        values[f"base_model.model.{path}.lora_A.weight"] = np.ones((rank, 4), np.float32)
+        values[f"base_model.model.{path}.lora_B.weight"] = np.ones((4, rank), np.float32)
+        patterns["^" + path.replace(".", r"\.")] = rank
+    folder.mkdir()
+    bare(folder / "adapter_model.safetensors", values, {"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "r": 1,
+        "lora_alpha": 1,
+        "rank_pattern": patterns,
+        "alpha_pattern": patterns,
+    }
+    config |= {"base_model_name_or_path": "tiny", "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_a_check_grows_with_the_modules(tmp_path, consumer):
+    def make(count):
+        facts = facts_of(written(tmp_path / str(count), count))
+        return lambda: lm.check(facts.path, consumer)
+
+    grows_evenly(make, 40)
+
+
+def test_an_inspection_grows_with_the_modules(tmp_path):
+    def make(count):
+        place = written(tmp_path / str(count), count)
+        return lambda: str(inspect(place))
+
+    grows_evenly(make, 40)
+
+
+@pytest.mark.parametrize("consumer", ["peft", "vllm"])
+def test_a_merge_for_a_consumer_grows_with_the_modules(tmp_path, consumer):
+    def make(count):
+        place = written(tmp_path / str(count), count)
+        return lambda: lm.plan([place, place], "svd", rank=1, consumer=consumer)
+
+    grows_evenly(make, 40)
+
+
+def many_sources(count, shared):
+    """Sources in memory; `shared`: more units than a module has rows, so that their sum is folded."""
+    size, config = (6 if shared else 4 * count), {"target_modules": ["q"], "base_model_name_or_path": "tiny"}
+    rng = np.random.default_rng(0)
+    one = lm.LowRank(rng.standard_normal((size, 1)), rng.standard_normal((1, size)), 1.0)
+    slots = lm.Adapter.of({"layers.0.q": one, "layers.1.q": one}).slots
+    return [Adapter(f"s{i}", slots, config=config) for i in range(count)]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_merge_grows_with_its_sources(shared):
+    def make(count):
+        sources = many_sources(count, shared)
+        return lambda: json.dumps(lm.combine(sources, "svd", rank=1, threads=1).report.to_dict())
+
+    grows_evenly(make, PAIRS + 10)
+
+
+def test_a_table_of_pairs_is_for_few_sources():
+    few, many = (lm.combine(many_sources(n, True), "svd", rank=1).report for n in (PAIRS, PAIRS + 1))
+    assert (len(few.pairwise), many.pairwise) == (PAIRS, [])
+    assert many.cosines == pytest.approx([1.0] * (PAIRS + 1))
+    assert many.norm_ratios == pytest.approx([PAIRS + 1.0] * (PAIRS + 1))
+    assert many.energy_lost == pytest.approx(0, abs=1e-9)
+    assert f"{PAIRS + 1} s{PAIRS}" in str(many)
+
+
+def test_facts_grow_with_tensors_that_are_no_pair(tmp_path):
+    def make(count):
+        heads = {f"head.{i}.weight": np.ones((2, 2), np.float32) for i in range(count)}
+        place = written(tmp_path / str(count), count)
+        pairs = {k: np.ones(t.shape, np.float32) for k, t in lm.load(place).extras.items()}
+        bare(place / "adapter_model.safetensors", {**heads, **pairs, **_factors(count)}, {"format": "pt"})
+        return lambda: (lm.check(place, "vllm"), facts_of(place).example)
+
+    grows_evenly(make, 40)
+
+
+def _factors(count):
+    return {
+        f"base_model.model.layers.{i}.q.lora_{s}.weight": np.ones((1, 1), np.float32)
+        for i in range(count)
+        for s in "AB"
+    }
