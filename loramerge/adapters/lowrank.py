@@ -93,4 +93,5 @@ class LowRank:
 
 
 def _wide(factor: Array) -> Array:
-    return np.asarray(factor, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn; who reads it tells of every NaN
+        return np.asarray(factor, dtype=np.float64)

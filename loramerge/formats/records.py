@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ def read_record(path: Path, shown: str | None = None) -> dict[str, Any]:
     """
     name = str(path) if shown is None else shown
     put_back(path)
-    if path.is_dir() and not (path / RECORD).exists():
+    if os.path.isdir(path) and not os.path.exists(path / RECORD):
         raise SourceError(f"{printable(name)} has no {RECORD}: it was not written by loramerge combine.")
     if not is_bare(path):
-        return read_object(path / RECORD, f"{name}/{RECORD}") if path.is_dir() else read_object(path, name)
+        return (
+            read_object(path / RECORD, f"{name}/{RECORD}") if os.path.isdir(path) else read_object(path, name)
+        )
     metadata = open_file(path, name).metadata
     if OURS not in metadata:
         raise SourceError(
@@ -45,8 +48,8 @@ def find_record(path: Path) -> dict[str, Any] | None:
     Raises:
         SourceError: the record cannot be read.
     """
-    if path.is_dir():
-        return read_record(path) if (path / RECORD).is_file() else None
+    if os.path.isdir(path):
+        return read_record(path) if os.path.isfile(path / RECORD) else None
     return read_record(path) if is_bare(path) and OURS in open_file(path).metadata else None
 
 
@@ -75,6 +78,6 @@ def left_behind(adapter: Adapter, rewritten: bool = False) -> Iterator[str]:
 
 def adapter_beside(path: Path) -> Path | None:
     """The adapter that a record belongs to: the file itself, or the folder it lies in."""
-    place = path if is_bare(path) or path.is_dir() else path.parent
+    place = path if is_bare(path) or os.path.isdir(path) else path.parent
     kept = place if is_bare(place) else place / RECORD
-    return place if kept.is_file() else None
+    return place if os.path.isfile(kept) else None

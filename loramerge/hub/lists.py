@@ -94,7 +94,7 @@ def _filtered(asked: Mapping[str, str]) -> Found:
 
 def _collected(slug: str) -> Found:
     where = HubName(f"collections/{printable(slug)}")
-    if slug.count("/") != 1 or not all(slug.split("/")):
+    if slug.count("/") != 1 or not all(slug.split("/")) or not slug.isprintable() or " " in slug:
         raise SourceError(f"{printable(slug)} is not a collection: write hf://collections/OWNER/SLUG.")
     try:
         with explained(where):

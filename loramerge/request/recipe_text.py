@@ -145,7 +145,7 @@ def _load(path: Path) -> Any:
         raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
     try:
         return yaml.load(text, Loader=_loader())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # a tag such as !!bool fails in its own way on what it does not fit
         raise SourceError(f"{name} is not valid YAML: {_fault(error)}.") from None
 
 

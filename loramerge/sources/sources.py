@@ -125,6 +125,8 @@ class Sources:
 def open_together(recipe: Recipe, watch: Watch = iter) -> Sources:
     """Open the adapters of a recipe and check that they belong together. Reads headers only."""
     request = recipe.request
+    if not recipe.sources:
+        raise UsageError("Give a list of adapters to merge.")
     found = open_all(recipe.sources, request, watch)
     format = request.format
     if request.consumer is not None:

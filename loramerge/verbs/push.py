@@ -133,7 +133,7 @@ def _facts(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any
         settings=_table(record.get("settings")),
         report=report if report is not None else _table(record.get("report")),
         versions={k: v for k, v in _table(record.get("versions")).items() if isinstance(v, str)},
-        masks=tasks_in(place) if place.is_dir() else (),
+        masks=tasks_in(place) if os.path.isdir(place) else (),
     )
 
 
@@ -201,7 +201,7 @@ def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list
     Raises:
         SourceError: the masks in it are malformed.
     """
-    if not place.is_dir():
+    if not os.path.isdir(place):
         return {place.name: place}, []
     # Nothing else goes: a training folder also holds optimizers, logs and .env.
     read = {path.name for path in adapter.provenance.files}

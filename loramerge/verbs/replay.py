@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,7 +101,9 @@ class Search:
         said = next((self.named[name] for name in names if name in self.named), None)
         if said is not None:
             return [said]
-        return [place for folder in self.folders for file in files if (place := Path(folder) / file).exists()]
+        return [
+            place for folder in self.folders for file in files if os.path.exists(place := Path(folder) / file)
+        ]
 
 
 def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Replay:
@@ -158,7 +161,7 @@ def _check_given(sources: Sequence[SourceRecord], given: Mapping[str, str | Path
 
 def _folders(record: Path) -> list[Path]:
     """Where sources may lie: beside the record, beside the folder it is in, and here."""
-    home = record if record.is_dir() else record.parent
+    home = record if os.path.isdir(record) else record.parent
     return [home, home / "..", Path()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def restored(merged: str | Path, task: str, asked: dict[str, Any]) -> Plan:
     fields, _ = part("restore", None, asked)
     request = Request(**fields)
     folder, source, shown = _brought(merged)
-    if folder.suffix == ".safetensors" and not folder.is_dir():
+    if folder.suffix == ".safetensors" and not os.path.isdir(folder):
         raise UsageError(
             f"{printable(shown)} is one file, but masks lie in a folder: name the folder of the merge."
         )

@@ -53,7 +53,7 @@ def test_other_versions_are_noted(cli, tmp_path):
 
 
 REFUSED = {
-    "a record that is not there": (["x.json"], 1, ["x.json", "cannot be read"]),
+    "a record that is not there": (["x.json"], 1, ["x.json", "does not exist"]),
     "a source that was not merged": (["m", "--source", "z=a"], 2, ["z", "a, b"]),
     "no NAME=PATH": (["m", "--source", "zz"], 2, ["NAME=PATH", "folder"]),
     "no path": (["m", "--source", "a="], 2, ["NAME=PATH"]),

@@ -120,10 +120,23 @@ def put_back(path: Path) -> None:
     Raises:
         OutputError: another process is between them now, or the system refuses.
     """
+    if not _possible(path):
+        return
     for place in (path, path.parent):
         if not os.path.lexists(place) and os.path.lexists(_beside(place, "old")):
             with locked(place), writing(place):
                 _recover(place)
+
+
+def _possible(path: Path) -> bool:
+    """Whether a file can have such a name at all."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    except ValueError:  # a zero byte, or half a character
+        return False
+    return True
 
 
 def put_back_members(folder: Path) -> None:

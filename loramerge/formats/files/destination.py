@@ -29,8 +29,9 @@ def check_output(out: Path, overwrite: bool, folder: bool) -> None:
     Raises:
         OutputError: what stands in the way, and what to do.
     """
-    name, real = printable(out, limit=1000), real_path(out)
+    name = printable(out, limit=1000)
     try:
+        real = real_path(out)
         _check_parent(name, real.parent)
         if folder:
             _check_folder(name, real, overwrite)
@@ -39,6 +40,8 @@ def check_output(out: Path, overwrite: bool, folder: bool) -> None:
     except OSError as error:
         reason = f"{name} cannot be written: {error.strerror}."
         raise OutputError(f"{reason} Choose another -o.") from error
+    except ValueError as error:
+        raise OutputError(f"{name} is no possible name of a file. Choose another -o.") from error
 
 
 def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] = ()) -> None:
@@ -54,7 +57,11 @@ def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] =
     """
     read = [(path, adapter.name) for adapter in adapters for path in adapter.provenance.files]
     read += [(path, path.name) for path in others]
-    name, real = printable(out, limit=1000), real_path(out)
+    name = printable(out, limit=1000)
+    try:
+        real = real_path(out)
+    except ValueError:  # `check_output` says so
+        return
     for path, source in read:
         if how := _meets(path, real):
             raise OutputError(f"{name} {how} {printable(source)}, which is merged. Choose another -o.")
@@ -63,7 +70,7 @@ def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] =
 def _meets(path: Path, real: Path) -> str | None:
     """What OUT has to do with a file that is read."""
     place = real_path(path)
-    if place == real or (place.exists() and real.exists() and os.path.samefile(place, real)):
+    if place == real or (os.path.exists(place) and os.path.exists(real) and os.path.samefile(place, real)):
         return "is"
     folder = real_path(path.parent)
     if path.name in ADAPTER_FILES and (folder == real or folder in real.parents):
