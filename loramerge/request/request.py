@@ -57,6 +57,11 @@ class Request:
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
     allow_base_mismatch: bool = ask(False, "Merge although the sources name other base models.", "sources",
         kinds.Flag(), always=True)  # fmt: skip
+    allow_disjoint: bool = ask(False, "Merge although sources share no module and nothing tells that their "
+        "names are those of one model.", "sources", kinds.Flag())  # fmt: skip
+    rename: Mapping[str, str] | str | Path | None = ask(None, "Another beginning for names of modules: "
+        "OLD=NEW, or a file of such pairs. A `*` is any one part of a name.", "sources",
+        kinds.Renames(metavar="OLD=NEW|FILE"))  # fmt: skip
     extras: str = ask("refuse", "Tensors that are no low-rank pair (heads, biases, token rows): keep those "
         "of the first source that has them, their weighted mean, or none.", "sources",
         kinds.Choice(words=policies), always=True)  # fmt: skip

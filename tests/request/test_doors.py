@@ -28,6 +28,8 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "exclude": ("v", "v"),
     "alpha": ({"a": 3, "b": "rank"}, {"a": 3.0, "b": "rank"}),
     "allow_base_mismatch": (True, True),
+    "allow_disjoint": (True, True),
+    "rename": ({"model": "m"}, {"model": "m"}),
     "extras": ("average", "average"),
     "renormalise": (True, True),
     "initial": ({"a": "start"}, {"a": "start"}),
