@@ -29,8 +29,19 @@ def rules(facts: Facts) -> Iterator[Finding]:
     if not odd and (unread := [key for key in facts.tensors if not READ.fullmatch(key)]):
         some = f"{printable(unread[0])}{f' and {len(unread) - 1} more' if len(unread) > 1 else ''}"
         yield VLLM.rejecting(f"it takes no tensor such as {some}")
+    yield from _experts(facts.of_kind("expert"))
     if places := facts.of_kind("conv"):
         yield VLLM.rejecting(f"it adapts no convolution ({printable(places[0])})", ELSEWHERE)
+
+
+def _experts(places: list[str]) -> Iterator[Finding]:
+    """It stacks both parameters of a module of experts, and asserts that they are there."""
+    for home in sorted({place.rpartition(".")[0] for place in places}):
+        own = {place.rpartition(".")[2] for place in places if place.rpartition(".")[0] == home}
+        if lacking := sorted({"gate_up_proj", "down_proj"} - own):
+            why = f"of {printable(home)} it wants gate_up_proj and down_proj, and {lacking[0]} is not there"
+            yield VLLM.rejecting(why, ELSEWHERE)
+            return
 
 
 VLLM = Consumer(

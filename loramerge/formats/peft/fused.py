@@ -29,6 +29,7 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
     Raises:
         SourceError, IncompatibleError: the tensors do not have the shapes that the config means.
     """
+    pairs = replace(pairs, factors={_key(path, pair): pair for path, pair in pairs.factors.items()})
     if enabled := config.get("enable_lora"):
         return _parts_of_rows(pairs, enabled, rank_of, name)
     if wanted := config.get("target_parameters"):
@@ -38,6 +39,8 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
         modules = {str(each) for each in whole} if isinstance(whole, list | set | tuple) else set()
         return _parameters(pairs, sorted(wanted), modules, rank_of, name)
     for path, pair in pairs.factors.items():
+        if pair.target.kind == "expert":
+            continue
         if path.endswith((WRAPPED, ".experts")):
             raise IncompatibleError(
                 f"{printable(name)} holds a LoRA of fused experts ({printable(path)}), which can be read "
@@ -51,6 +54,11 @@ def unfold(pairs: Pairs, config: Mapping[str, Any], rank_of: Callable[[str], int
                 "false, true]} into a .json file of its name beside it."
             )
     return pairs
+
+
+def _key(path: str, pair: Pair) -> str:
+    """The name that patterns are held against: of experts that an exporter stacked, with the parameter."""
+    return pair.target.place if pair.target.kind == "expert" else path
 
 
 def _parts_of_rows(pairs: Pairs, enabled: Any, rank_of: Callable[[str], int], name: str) -> Pairs:
@@ -106,8 +114,11 @@ def _parameters(
         inner = path.replace(WRAPPED, "")
         nests[inner] = max(nests.get(inner, 0), path.count(WRAPPED))
     for path, pair in pairs.factors.items():
+        if pair.target.kind == "expert":
+            factors[path] = pair
+            continue
         inner = path.replace(WRAPPED, "")
-        parameters = _ordered(inner, wanted, name)
+        parameters = _ordered(inner, wanted, nests[inner] + 1, name)
         if not parameters or {inner, inner.rpartition(".")[2]} & modules:
             factors[path] = pair
             continue
@@ -117,13 +128,16 @@ def _parameters(
     return replace(pairs, factors=factors)
 
 
-def _ordered(path: str, wanted: list[str], name: str) -> list[str]:
-    """The parameters of a module that are targeted, in the order in which it defines them."""
-    found = set()
-    for each in wanted:
-        module, _, parameter = each.rpartition(".")
-        if not module or path == module or path.endswith(f".{module}"):
-            found.add(parameter)
+def _ordered(path: str, wanted: list[str], count: int, name: str) -> list[str]:
+    """The parameters of a module that are targeted, in the order in which it defines them.
+
+    Names with a module are meant for that; those without one for every module that has such a parameter,
+    which is known by how many pairs it has: `count`.
+    """
+    parts = [each.rpartition(".") for each in wanted]
+    found = {last for module, _, last in parts if module and f".{path}".endswith(f".{module}")}
+    if len(found) < count:
+        found |= {last for module, _, last in parts if not module}
     if len(found) > 1 and not found <= set(ORDER):
         raise IncompatibleError(
             f"{printable(name)} adapts several parameters of {printable(path)} "

@@ -10,10 +10,14 @@ from loramerge.adapters.adapter import Slot, Tensor
 from loramerge.adapters.target import Kind, Layout, Target
 from loramerge.arrays.dtypes import FLOATS
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.files.views import SMALL_FLOATS, Shared, every, matrix, rows, widened
+from loramerge.formats.files.views import SMALL_FLOATS, Shared, View, every, matrix, rows, widened
 from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, unmarked
 
 MAX_BLOCKS = 10_000
+BASE, GATE_UP = "base_layer", "gate_up_proj"
+STACKED = re.compile(  # where exporters stack experts; PEFT nests the names of the two that belong together
+    r"(?P<home>.*\bexperts)(?:\.(?P<name>base_layer|gate_up_proj|gate_proj|up_proj|down_proj))?", re.DOTALL
+)
 Parts = Mapping[str, Tensor]
 
 
@@ -152,6 +156,8 @@ def _pair(path: str, parts: Parts, name: str) -> Pair:
             raise SourceError(f"lora_{side} of {where} is missing: the file was cut or badly saved.")
         check_float(parts[side], f"lora_{side} of {where}")
     down, up = (parts[side] for side in sides)
+    if len(down.shape) == 3 and (stack := STACKED.fullmatch(path)):
+        return _stacked(stack["home"], stack["name"] or "down_proj", up, down, where)
     if len(down.shape) == 2 and up.shape[2:] == (1,):  # PEFT 0.2's fused layout: a convolution over parts
         check_full(where, up, down)
         return Pair(Target(path), matrix(widened(up)), widened(down), up.shape[1])
@@ -162,6 +168,28 @@ def _pair(path: str, parts: Parts, name: str) -> Pair:
     kind: Kind = "embedding" if embedding else "conv" if len(down.shape) > 2 else "linear"
     left, right = (matrix(widened(tensor)) for tensor in (up, down))
     return Pair(Target(path, kind=kind, layout=layout), left, right, down.shape[0])
+
+
+def _stacked(home: str, name: str, up: Tensor, down: Tensor, where: str) -> Pair:
+    """Experts that an exporter stacked: ``lora_A`` (E, r, in), and ``lora_B`` (E, out, r) or (out, r, E)."""
+    check_full(where, up, down)
+    experts, rank, ins = down.shape
+    check_blocks(experts, where)
+    if len(up.shape) == 3 and up.shape[0] == experts and up.shape[2] == rank:
+        order, outs = (1, 2, 0), up.shape[1]
+    elif len(up.shape) == 3 and up.shape[1:] == (rank, experts):
+        order, outs = (0, 1, 2), up.shape[0]
+    else:
+        raise _unlike(up, down, where)
+    left, right = (outs, rank * experts), (experts * rank, ins)
+    target = Target(home, GATE_UP if name == BASE else name, kind="expert", layout=Layout(blocks=experts))
+    wide, tall = widened(up), widened(down)
+    return Pair(
+        target,
+        View((wide,), left, wide.dtype, lambda array: array.transpose(order).reshape(left)),
+        View((tall,), right, tall.dtype, lambda array: array.reshape(right)),
+        rank,
+    )
 
 
 def _groups(up: Tensor, down: Tensor, where: str) -> int:
