@@ -70,6 +70,7 @@ def qwen_vl():
         "fullatt_block_indexes": [0],
     }
     text = {name: size for name, size in SIZES.items() if name != "pad_token_id"} | {"vocab_size": 64}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
     config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 

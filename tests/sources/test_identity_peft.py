@@ -17,7 +17,7 @@ FUSED = {
     "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
     "target_modules": ["q_proj", "o_proj"],
 }
-DEEP = {**FUSED, "target_modules": ["q_a_proj", "o_proj", "shared_experts.up_proj"]}
+DEEP = {**FUSED, "target_modules": ["q_a_proj", "kv_b_proj", "o_proj"]}
 VLM = {"target_modules": ["q_proj", "down_proj", "qkv"]}
 
 
