@@ -14,7 +14,9 @@ from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.blocks import turned
+from loramerge.formats.models.projections import crossed
 from loramerge.formats.peft.fused import ORDER
+from loramerge.sources.projections import bases
 
 APART = re.compile(
     r"(?P<home>.*\bexperts)\.(?P<index>\d+)\.(?P<name>gate_up_proj|gate_proj|up_proj|down_proj|w1|w2|w3)",
@@ -26,16 +28,17 @@ WRITES = re.compile(r".*\.(o|down)_proj|.*\.w2", re.DOTALL)  # give it back
 Shape = tuple[int, int]
 
 
-def loosened(adapters: Sequence[Adapter]) -> Sequence[Adapter]:
-    """Every expert's layers as modules of their own, if the sources differ in it; else all as they are."""
-    fused = [any(_is_fused(target) for target in adapter.slots) for adapter in adapters]
-    if not any(fused):
-        return adapters
+def loosened(adapters: Sequence[Adapter], always: bool = False) -> Sequence[Adapter]:
+    """Every expert's layers as modules of their own, if the sources differ in it; else all as they are.
+
+    Args:
+        always: also if they do not.
+    """
+    fused = [any(map(_is_fused, adapter.slots)) for adapter in adapters]
+    turns = [has and _is_turned(adapter, adapters) for adapter, has in zip(adapters, fused, strict=True)]
     apart = any(_is_apart(target) for adapter in adapters for target in adapter.slots)
-    turns = [
-        _is_turned(adapter, adapters) if has else False for adapter, has in zip(adapters, fused, strict=True)
-    ]
-    if not apart and len({turn for turn, has in zip(turns, fused, strict=True) if has}) == 1:
+    mixed = len({turn for turn, has in zip(turns, fused, strict=True) if has}) > 1
+    if not (any(fused) and (apart or mixed)) and not (always and (any(fused) or apart)):
         return adapters
     return [_loose(adapter, turn) for adapter, turn in zip(adapters, turns, strict=True)]
 
@@ -72,18 +75,28 @@ def tightened(adapters: Sequence[Adapter], before: Sequence[Adapter]) -> list[Ad
             f"{printable(one)} has {some} experts and {printable(other)} {more}: they were trained on "
             "different base models and cannot be merged."
         )
-    count = next(iter(counts))
+    count = next(iter(counts), 0) or _highest(adapters)
     turns = [_is_turned(a, before) for a in before if any(map(_is_fused, a.slots))]
-    made = [_tight(adapter, count, all(turns)) for adapter in adapters]
-    return [_noted(new, old) for new, old in zip(made, before, strict=True)]
+    turn = all(turns) if turns else any(crossed(base) for a in adapters for base in bases(a))
+    made = [_tight(adapter, count, turn) for adapter in adapters]
+    note = f"its experts are parameters of one module of {count} here, as in transformers 5, exactly"
+    return [_noted(new, note, any(map(_is_apart, a.slots))) for new, a in zip(made, before, strict=True)]
 
 
-def _noted(adapter: Adapter, before: Adapter) -> Adapter:
-    """With a sentence, if its experts were modules of their own."""
-    if not any(map(_is_apart, before.slots)):
-        return adapter
-    note = "its experts are parameters of one module here, as in transformers 5, exactly"
-    return replace(adapter, oddities=(*adapter.oddities, note), renamed=True)
+def told_apart(adapters: Sequence[Adapter], before: Sequence[Adapter]) -> list[Adapter]:
+    """Loose experts as they stay, with a sentence where they were fused."""
+    note = "its experts are modules of their own here, as in transformers 4, exactly"
+    return [_noted(new, note, any(map(_is_fused, a.slots))) for new, a in zip(adapters, before, strict=True)]
+
+
+def _noted(adapter: Adapter, note: str, new: bool) -> Adapter:
+    return replace(adapter, oddities=(*adapter.oddities, note), renamed=True) if new else adapter
+
+
+def _highest(adapters: Sequence[Adapter]) -> int:
+    """How many experts there are, if the last of them has a pair."""
+    found = (APART.fullmatch(target.path) for adapter in adapters for target in adapter.slots)
+    return max((int(match["index"]) + 1 for match in found if match), default=0)
 
 
 def _tight(adapter: Adapter, count: int, turn: bool) -> Adapter:
@@ -113,13 +126,13 @@ def _is_turned(adapter: Adapter, others: Sequence[Adapter]) -> bool:
     first, last = sizes.get("gate_up_proj"), sizes.get("down_proj")
     if first and last:
         straight = first[1] == last[0] and first[0] == 2 * last[1]
-        crossed = first[0] == last[1] and first[1] == 2 * last[0]
-        if straight != crossed:
-            return crossed
+        across = first[0] == last[1] and first[1] == 2 * last[0]
+        if straight != across:
+            return across
     width = next(_hidden([adapter, *others]), None)
     straight = width in (first[1] if first else None, last[0] if last else None)
-    crossed = width in (first[0] if first else None, last[1] if last else None)
-    return width is not None and crossed and not straight
+    across = width in (first[0] if first else None, last[1] if last else None)
+    return width is not None and across and not straight
 
 
 def _hidden(adapters: Sequence[Adapter]) -> Iterator[int]:

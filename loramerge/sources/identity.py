@@ -13,7 +13,7 @@ from dataclasses import replace
 from loramerge.adapters.adapter import Adapter, Scaled, Slot
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, UsageError, printable
-from loramerge.formats.models.renames import FAMILIES, is_new, old
+from loramerge.formats.models.renames import EXPERTS, FAMILIES, is_new, old
 from loramerge.formats.models.stems import best, parted, place
 from loramerge.formats.models.templates import Template
 from loramerge.formats.peft.names import PREFIX
@@ -33,15 +33,32 @@ def identified(adapters: Sequence[Adapter], request: Request) -> list[Adapter]:
     """
     names = request.rename if isinstance(request.rename, Mapping) else {}  # a file is a table by now
     found = renamed(adapters, names)
-    return united(found) if len(found) > 1 else found
+    return united(found, request.grain or "") if len(found) > 1 or request.grain else found
 
 
-def united(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """The sources under the names that they share, as far as these are known."""
-    loose = experts.loosened(adapters)
-    found = _stemmed(_renewed(loose))
-    found = projections.fitted(found, together=loose is not adapters)
-    return experts.tightened(found, adapters) if loose is not adapters else list(found)
+def united(adapters: Sequence[Adapter], grain: str = "") -> list[Adapter]:
+    """The sources under the names that they share, as far as these are known.
+
+    Args:
+        grain: what is to be fused or split, whatever they have: one of `GRAINS`.
+    """
+    how, _, what = grain.partition("-")
+    ours = {"fused": True, "split": False}.get(how)
+    single = ours if what != "projections" else None  # whether experts shall be one module
+    loose = experts.loosened(adapters, always=single is not None)
+    changed = loose is not adapters
+    found = _stemmed(_renewed(loose, always=changed and single is True))
+    one = changed if single is None else single
+
+    def wanted(parent: str) -> bool | None:
+        if parent.endswith(projections.EXPERT):
+            return one if changed else None
+        return ours if what != "experts" else None
+
+    found = projections.fitted(found, wanted)
+    if not changed:
+        return list(found)
+    return experts.tightened(found, adapters) if one else experts.told_apart(found, adapters)
 
 
 def renamed(adapters: Sequence[Adapter], names: Mapping[str, str]) -> list[Adapter]:
@@ -125,15 +142,17 @@ def _paths(adapter: Adapter) -> list[str]:
     return [target.path for target in adapter.slots if target.component == MODEL]
 
 
-def _renewed(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """Old names as new ones, where another source has new ones."""
+def _renewed(adapters: Sequence[Adapter], always: bool = False) -> list[Adapter]:
+    """Old names as new ones, where another source has new ones; those of experts `always`."""
     found = list(adapters)
-    for family in FAMILIES.values():
+    for name, family in FAMILIES.items():
         paths = [_paths(adapter) for adapter in found]
         ages = [
             ({old(family, p) is not None for p in own}, any(is_new(family, p) for p in own)) for own in paths
         ]
         fresh = next((a.name for a, (_, new) in zip(found, ages, strict=True) if new), None)
+        if fresh is None and always and name in EXPERTS:
+            fresh = "transformers 5"
         if fresh is None or not any(True in olds for olds, _ in ages):
             continue
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from loramerge.adapters.adapter import Adapter, Slot
@@ -16,29 +16,44 @@ from loramerge.formats.models.stems import unnumbered
 EXPERT = ".experts.*"  # the parent of what one expert has, without numbers
 
 
+Wanted = Callable[[str], bool | None]  # of a parent: fused, split, or as the sources are
+
+
 @dataclass(eq=False)
 class Place:
     """Where sources disagree: a parent without its numbers, and who has the whole or parts there."""
 
     wholes: dict[int, Slot] = field(default_factory=dict)  # source -> one such module
     parts: dict[int, dict[str, int]] = field(default_factory=dict)  # source -> part -> its rows
+    hint: dict[str, int] = field(default_factory=dict)  # the queries are as wide as what o_proj reads
+
+    @property
+    def known(self) -> dict[str, int]:
+        """Part -> its rows, of all sources."""
+        return self.hint | {part: rows for own in self.parts.values() for part, rows in own.items()}
 
 
-def fitted(adapters: Sequence[Adapter], together: bool = False) -> list[Adapter]:
+def fitted(adapters: Sequence[Adapter], wanted: Wanted) -> list[Adapter]:
     """The sources with every such module either whole or in parts in all of them.
-
-    Args:
-        together: experts are kept fused, so that their projections are too.
 
     Raises:
         IncompatibleError: which rows are which part is not known.
     """
     found = list(adapters)
+    turns = any(alternates(base) for adapter in adapters for base in bases(adapter))
     for projection in PROJECTIONS:
         for parent, place in _places(found, projection).items():
-            if place.wholes and place.parts:
-                found = _one_grain(found, projection, parent, place, together)
-    return _gathered(found) if together else found
+            want = wanted(parent)
+            if not (place.wholes and place.parts):
+                if want is None or (place.parts if want is False else place.wholes):
+                    continue
+                if projection.rows == "unknown":
+                    continue
+            here = replace(projection, rows="turns") if turns and parent.endswith(EXPERT) else projection
+            spans = here.spans(_sizes(here, parent, place, found))
+            change = _join if (_whole(here, found) if want is None else want) else _cut
+            found = [change(adapter, here, parent, spans) for adapter in found]
+    return found
 
 
 def _places(adapters: Sequence[Adapter], projection: Projection) -> dict[str, Place]:
@@ -50,30 +65,32 @@ def _places(adapters: Sequence[Adapter], projection: Projection) -> dict[str, Pl
                 continue
             if last == projection.whole:
                 places[unnumbered(parent)].wholes.setdefault(number, slot)
+            elif last == "o_proj" and projection.rows == "query":
+                places[unnumbered(parent)].hint[projection.parts[0]] = slot.shape[1]
             elif last in projection.parts:
                 places[unnumbered(parent)].parts.setdefault(number, {}).setdefault(last, slot.shape[0])
     return places
 
 
-def _one_grain(
-    adapters: list[Adapter], projection: Projection, parent: str, place: Place, together: bool
-) -> list[Adapter]:
-    whole, names = next(iter(place.wholes.values())), [adapter.name for adapter in adapters]
-    known = {part: rows for own in place.parts.values() for part, rows in own.items()}
-    if parent.endswith(EXPERT) and any(alternates(base) for a in adapters for base in bases(a)):
-        projection = replace(projection, rows="turns")
-    first, other = names[next(iter(place.wholes))], names[next(iter(place.parts))]
-    sizes = projection.sizes(whole.shape[0], known)
-    if sizes is None:
+def _sizes(projection: Projection, parent: str, place: Place, adapters: Sequence[Adapter]) -> list[int]:
+    """The rows of each part. Raises IncompatibleError: they are not known."""
+    known, whole = place.known, next(iter(place.wholes.values()), None)
+    outs = projection.height(known) if whole is None else whole.shape[0]
+    sizes = None if outs is None else projection.sizes(outs, known)
+    if sizes is not None:
+        return sizes
+    name, parts = f"{printable(parent)}.{projection.whole}", " and ".join(known or projection.parts)
+    first = adapters[next(iter(place.wholes or place.parts))].name
+    if not (place.wholes and place.parts):
         raise IncompatibleError(
-            f"{printable(first)} has {printable(parent)}.{projection.whole} where {printable(other)} has "
-            f"{' and '.join(known)}: these are the same weights under two names, and which rows are which is "
-            "not known here. Save one of them in the names of the other."
+            f"{printable(first)} alone does not tell which rows of {name} are {parts}. Name a source beside "
+            "it that does, or ask --grain for experts alone."
         )
-    keep = _whole(projection, adapters) or (together and parent.endswith(EXPERT))
-    spans = projection.spans(sizes)
-    change = _join if keep else _cut
-    return [change(adapter, projection, parent, spans) for adapter in adapters]
+    other = adapters[next(iter(place.parts))].name
+    raise IncompatibleError(
+        f"{printable(first)} has {name} where {printable(other)} has {parts}: these are the same weights "
+        "under two names, and which rows are which is not known here. Save one in the names of the other."
+    )
 
 
 def _whole(projection: Projection, adapters: Sequence[Adapter]) -> bool:
@@ -140,20 +157,6 @@ def _changed(adapter: Adapter, slots: dict[Target, Slot], note: str) -> Adapter:
         )
     oddities = dict.fromkeys((*adapter.oddities, note))
     return replace(adapter, slots=slots, oddities=tuple(oddities), renamed=True)
-
-
-def _gathered(adapters: list[Adapter]) -> list[Adapter]:
-    """The gates and values of single experts as one module, although no source has it."""
-    projection = next(each for each in PROJECTIONS if each.whole == "gate_up_proj")
-    if any(alternates(base) for adapter in adapters for base in bases(adapter)):
-        projection = replace(projection, rows="turns")
-    found = adapters
-    for parent, place in _places(found, projection).items():
-        if parent.endswith(EXPERT) and place.parts:
-            rows = next(rows for own in place.parts.values() for rows in own.values())
-            spans = projection.spans([rows, rows])
-            found = [_join(adapter, projection, parent, spans) for adapter in found]
-    return found
 
 
 def check(adapters: Sequence[Adapter]) -> None:

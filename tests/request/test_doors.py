@@ -30,6 +30,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "allow_base_mismatch": (True, True),
     "allow_disjoint": (True, True),
     "rename": ({"model": "m"}, {"model": "m"}),
+    "grain": ("fused-experts", "fused-experts"),
     "extras": ("average", "average"),
     "renormalise": (True, True),
     "initial": ({"a": "start"}, {"a": "start"}),

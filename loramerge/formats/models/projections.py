@@ -49,6 +49,18 @@ class Projection:
         each = pair[0] if pair else (outs - known[self.parts[odd]]) // 2
         return [outs - 2 * each if i == odd else each for i in range(3)]
 
+    def height(self, known: Mapping[str, int]) -> int | None:
+        """The rows of the whole, from those of its parts; None if they do not tell.
+
+        >>> Projection("qkv_proj", QKV, "query").height({"q_proj": 32, "v_proj": 16})
+        64
+        """
+        if self.rows in ("equal", "turns"):
+            return len(self.parts) * next(iter(known.values()))
+        odd = self.parts[0 if self.rows == "query" else 2]
+        pair = [rows for part, rows in known.items() if part != odd]
+        return known[odd] + 2 * pair[0] if self.rows != "unknown" and odd in known and pair else None
+
     def spans(self, sizes: Sequence[int]) -> list[list[slice]]:
         """Which rows of the whole each part has.
 
@@ -89,6 +101,7 @@ _SPLIT = re.compile(  # and those whose own modules are the parts
     re.IGNORECASE,
 )
 _TURNS = re.compile(r"gpt-?_?oss", re.IGNORECASE)
+_CROSSED = re.compile(r"llama-?_?4", re.IGNORECASE)
 
 
 def native(projection: Projection, base: str) -> bool | None:
@@ -106,3 +119,8 @@ def native(projection: Projection, base: str) -> bool | None:
 def alternates(base: str) -> bool:
     """Whether the gate and the value of a model's experts take turns row by row."""
     return _TURNS.search(base) is not None
+
+
+def crossed(base: str) -> bool:
+    """Whether PEFT takes rows for columns in a model's fused experts, which it stores the other way round."""
+    return _CROSSED.search(base) is not None

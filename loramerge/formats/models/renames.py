@@ -55,6 +55,8 @@ FAMILIES: Mapping[str, tuple[Template, ...]] = {
     """),
 }
 
+EXPERTS = ("Mixtral", "experts by w1, w2, w3", "experts by lists")  # families that name experts
+
 
 def old(family: tuple[Template, ...], path: str) -> str | None:
     """The new name of a path of old ones; None if it is none."""
