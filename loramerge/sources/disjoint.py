@@ -96,6 +96,8 @@ def _one_model(first: Group, other: Group) -> str:
         return "they are parts of one pipeline"
     if first.shapes & other.shapes:
         return "they adapt other layers of one model"
+    if {target.path for target in first.targets} & {target.path for target in other.targets}:
+        return "they adapt other parameters of one module"
     if _in_pipeline(first, other):
         return "they adapt other modules of one model"
     together, towers = known(first.rests | other.rests), first.places != other.places

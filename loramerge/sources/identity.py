@@ -69,19 +69,15 @@ def renamed(adapters: Sequence[Adapter], names: Mapping[str, str]) -> list[Adapt
     """
     rules = [Template(_bare(o), _bare(n), first=True) for o, n in names.items()]
     rules.sort(key=lambda rule: -len(rule.old))
-    met: set[Template] = set()
 
     def rename(path: str) -> str:
-        for rule in rules:
-            if (made := rule.rewrite(path)) is not None:
-                met.add(rule)
-                return made
-        return path
+        return next((made for rule in rules if (made := rule.rewrite(path)) is not None), path)
 
     found = [moved(adapter, rename, "as --rename says") for adapter in adapters]
+    paths = [target.path for adapter in adapters for target in adapter]
     for rule in rules:
-        if rule not in met:
-            some = next((target.path for adapter in adapters for target in adapter), "none")
+        if all(rule.rewrite(path) is None for path in paths):
+            some = next(iter(paths), "none")
             raise UsageError(
                 f"--rename {printable(rule.old)}={printable(rule.new)} meets no module: none begins so; one "
                 f"here is called {printable(some)}."

@@ -40,6 +40,10 @@ FAMILIES: Mapping[str, tuple[Template, ...]] = {
         layers.*.encoder_attn.out_proj layers.*.encoder_attn.o_proj
         layers.*.{fc1,fc2} layers.*.mlp.{fc1,fc2}
     """),
+    "experts by lists": templates(f"""
+        experts.{{gate_up_projs,gate_projs,up_projs,down_projs}}.* experts.*.{_FUSED}
+        experts.*.{{w1,w2,w3}}
+    """),
     "PhiMoE": templates("block_sparse_moe.gate mlp.router"),
     "Mixtral": templates(f"""
         block_sparse_moe.experts.*.{{w1,w2,w3}} mlp.experts.*.{{gate_proj,down_proj,up_proj}}
@@ -49,9 +53,6 @@ FAMILIES: Mapping[str, tuple[Template, ...]] = {
     "experts by w1, w2, w3": templates(f"""
         experts.*.{{w1,w2,w3}} experts.*.{{gate_proj,down_proj,up_proj}}
         experts.*.{_FUSED}
-    """),
-    "experts by lists": templates(f"""
-        experts.{{gate_up_projs,gate_projs,up_projs,down_projs}}.* experts.*.{_FUSED}
     """),
 }
 
