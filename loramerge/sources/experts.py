@@ -25,6 +25,7 @@ APART = re.compile(
 LISTED = re.compile(r".*\bexperts\.(gate_up|gate|up|down)_projs\.\d+", re.DOTALL)
 READS = re.compile(r".*\.(q|k|v|qkv|gate|up|gate_up)_proj|.*\.(w1|w3)", re.DOTALL)  # take the hidden state in
 WRITES = re.compile(r".*\.(o|down)_proj|.*\.w2", re.DOTALL)  # give it back
+SWITCH = re.compile(r"(?P<home>.*)\.switch_(?:mlp|glu)\.(?P<name>[^.]+)", re.DOTALL)  # of mlx-lm
 Shape = tuple[int, int]
 
 
@@ -35,16 +36,24 @@ def loosened(adapters: Sequence[Adapter], always: bool = False) -> Sequence[Adap
         always: also if they do not.
     """
     fused = [any(map(_is_fused, adapter.slots)) for adapter in adapters]
+    switched = [any(map(_switch, adapter.slots)) for adapter in adapters]
     turns = [has and _is_turned(adapter, adapters) for adapter, has in zip(adapters, fused, strict=True)]
     apart = any(_is_apart(target) for adapter in adapters for target in adapter.slots)
     mixed = len({turn for turn, has in zip(turns, fused, strict=True) if has}) > 1
-    if not (any(fused) and (apart or mixed)) and not (always and (any(fused) or apart)):
+    ways = any(fused) + apart + any(switched)
+    if ways < 2 and not mixed and not (always and ways):
         return adapters
     return [_loose(adapter, turn) for adapter, turn in zip(adapters, turns, strict=True)]
 
 
 def _is_fused(target: Target) -> bool:
     return target.kind == "expert" and target.parameter in ORDER
+
+
+def _switch(target: Target) -> str | None:
+    """The name of mlx-lm's expert as a module of its own; None if it is none."""
+    found = SWITCH.fullmatch(target.path) if target.kind == "expert" else None
+    return f"{found['home']}.experts.{target.index}.{found['name']}" if found else None
 
 
 def _is_apart(target: Target) -> bool:
@@ -57,6 +66,8 @@ def _loose(adapter: Adapter, turn: bool) -> Adapter:
         if _is_fused(target):
             there = Target(f"{target.path}.{target.index}.{target.parameter}", component=target.component)
             slots[there] = turned(slot) if turn else slot
+        elif (path := _switch(target)) is not None:
+            slots[Target(path, component=target.component)] = slot
         else:
             slots[target] = slot
     return replace(adapter, slots=slots)
@@ -68,7 +79,7 @@ def tightened(adapters: Sequence[Adapter], before: Sequence[Adapter]) -> list[Ad
     Raises:
         IncompatibleError: the sources do not have the same experts.
     """
-    counts = {t.layout.blocks: a.name for a in before for t in a.slots if _is_fused(t)}
+    counts = {t.layout.blocks: a.name for a in before for t in a.slots if _is_fused(t) or _switch(t)}
     if len(counts) > 1:
         (some, one), (more, other), *_ = counts.items()
         raise IncompatibleError(
@@ -80,7 +91,8 @@ def tightened(adapters: Sequence[Adapter], before: Sequence[Adapter]) -> list[Ad
     turn = all(turns) if turns else any(crossed(base) for a in adapters for base in bases(a))
     made = [_tight(adapter, count, turn) for adapter in adapters]
     note = f"its experts are parameters of one module of {count} here, as in transformers 5, exactly"
-    return [_noted(new, note, any(map(_is_apart, a.slots))) for new, a in zip(made, before, strict=True)]
+    odd = [any(_is_apart(t) or _switch(t) for t in adapter.slots) for adapter in before]
+    return [_noted(adapter, note, each) for adapter, each in zip(made, odd, strict=True)]
 
 
 def told_apart(adapters: Sequence[Adapter], before: Sequence[Adapter]) -> list[Adapter]:

@@ -100,6 +100,32 @@ LAYOUTS = [fused, stacked, megatron, apart, mixtral, listed, crossed]
 FUSED = [fused, stacked, megatron]
 
 
+def switched(place, seed=0):
+    """As mlx-lm has them, with A and B of every expert turned."""
+    (a, b), (c, d) = factors(seed).values()
+    tensors = {}
+    for name, down, up in (("gate_proj", a, b[:, :MID]), ("up_proj", a, b[:, MID:]), ("down_proj", c, d)):
+        path = f"{HOME.replace('experts', 'switch_mlp')}.{name}"
+        tensors |= {f"{path}.lora_a": down.astype("f4"), f"{path}.lora_b": up.astype("f4")}
+    place.mkdir()
+    save_file({key: np.ascontiguousarray(a) for key, a in tensors.items()}, place / "adapters.safetensors")
+    said = {
+        "fine_tune_type": "lora",
+        "num_layers": -1,
+        "lora_parameters": {"rank": R, "scale": 2.0, "dropout": 0},
+    }
+    (place / "adapter_config.json").write_text(json.dumps(said))
+    return place
+
+
+@pytest.mark.parametrize("write", [fused, apart, mixtral])
+def test_the_experts_of_mlx_join_those_of_peft(tmp_path, write):
+    sources = [switched(tmp_path / "a", 1), write(tmp_path / "b", 2)]
+    found = updates(lm.combine(sources, "linear", dtype="float64", format="peft").adapter)
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], dense(1)[name] + dense(2)[name], atol=1e-5)
+
+
 def updates(adapter):
     """parameter -> (E, out, in) of an adapter of fused experts."""
     found = {name: np.zeros((E, *shape)) for name, shape in SHAPES.items()}

@@ -47,6 +47,7 @@ FAMILIES: Mapping[str, tuple[Template, ...]] = {
     "PhiMoE": templates("block_sparse_moe.gate mlp.router"),
     "Mixtral": templates(f"""
         block_sparse_moe.experts.*.{{w1,w2,w3}} mlp.experts.*.{{gate_proj,down_proj,up_proj}}
+        block_sparse_moe.experts.*.{_FUSED} mlp.experts.*.{_FUSED}
         block_sparse_moe.gate mlp.gate
         mlp.experts.*.{_FUSED}
     """),
