@@ -174,6 +174,7 @@ class Adapter(Mapping[Target, LowRank]):
         biases: what it adds to the biases of its modules (PEFT's ``lora_bias``).
         metadata: the header of its file, verbatim.
         oddities: sentences about what looked wrong but could be read.
+        renamed: its modules are called otherwise than in its files.
     """
 
     name: str
@@ -187,6 +188,7 @@ class Adapter(Mapping[Target, LowRank]):
     oddities: tuple[str, ...] = ()
     biases: Mapping[Target, Scaled] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    renamed: bool = False
 
     @classmethod
     def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:

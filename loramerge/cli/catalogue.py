@@ -9,6 +9,7 @@ from loramerge.cli.spec import Entry, Spec
 # ruff: noqa
 # fmt: off
 WORDS: Mapping[str, tuple[str, ...]] = {
+    'grain': ('fused', 'split', 'fused-experts', 'split-experts', 'fused-projections', 'split-projections'),
     'extras': ('refuse', 'first', 'average', 'drop'),
     'format': ('cloneofsimo', 'comfy', 'diffusers', 'kohya', 'mlx', 'peft'),
     'dtype': ('float32', 'bfloat16', 'float16', 'float64'),

@@ -19,9 +19,17 @@ from loramerge.verbs.diff import diff as compare
     callback=values.number,
     help="Fail (exit 4) if a module is missing or differs by more than this share of its norm in A.",
 )
-@asks("combine", "alpha", "allow_pickle")
+@asks("combine", "alpha", "allow_pickle", "rename")
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
-def diff(a: str, b: str, max_error: float | None, alpha: Alphas, allow_pickle: bool, as_json: bool) -> None:
+def diff(
+    a: str,
+    b: str,
+    max_error: float | None,
+    alpha: Alphas,
+    allow_pickle: bool,
+    rename: dict[str, str] | None,
+    as_json: bool,
+) -> None:
     """Compare two adapters: relative error, cosine and norm ratio of every module.
 
     The updates ΔW are compared, so ranks, factors, scales and number types may differ. A module that only
@@ -31,7 +39,7 @@ def diff(a: str, b: str, max_error: float | None, alpha: Alphas, allow_pickle: b
     Example:
       loramerge diff merged merged-again --max-error 1e-6
     """
-    found = compare(a, b, alpha=alpha, allow_pickle=allow_pickle)
+    found = compare(a, b, alpha=alpha, allow_pickle=allow_pickle, rename=rename)
     if as_json:
         show.data(found.to_dict())
     else:

@@ -69,7 +69,11 @@ SPELT: dict[
     "descriptions": _descriptions,
     "out": _out,
 }
-REPEATED = {"alpha": values.alphas, "initial": values.pairs}  # once for each source
+REPEATED = {  # once for each source, or for each pair of names
+    "alpha": values.alphas,
+    "initial": values.pairs,
+    "rename": values.renames,
+}
 
 
 def asks(door: str, *names: str) -> Callable[[Command], Command]:

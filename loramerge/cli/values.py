@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loramerge.errors import printable
+from loramerge.request import kinds
 
 if TYPE_CHECKING:
     from loramerge.formats import Alpha
@@ -92,3 +93,17 @@ def pairs(_: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) 
             raise click.BadParameter(f"{printable(source)} is given twice.")
         found[source] = path
     return found
+
+
+def renames(
+    _: click.Context | None, __: click.Parameter | None, texts: tuple[str, ...]
+) -> dict[str, str] | None:
+    """`--rename OLD=NEW` or `--rename FILE`, repeatable.
+
+    >>> renames(None, None, ("model=model.language_model", "visual=model.visual"))
+    {'model': 'model.language_model', 'visual': 'model.visual'}
+    """
+    try:
+        return kinds.Renames().fit(texts) or None
+    except kinds.Unfit as error:
+        raise click.UsageError(f"--rename {printable(' '.join(texts))} {error}.") from None

@@ -16,6 +16,7 @@ from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.errors import printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
+from loramerge.formats.wrappers import plain, wrapped
 
 Effect = Literal["rejects", "scales", "ignores"]
 Scale = Callable[[Mapping[str, Any], Module], float]
@@ -128,7 +129,7 @@ class Consumer:
             found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
         else:
             first = [*self._bare(facts), *self._special(facts)]
-            found = [*first, *self._lacking(facts), *self.rules(facts)]
+            found = [*first, *self._wrapped(facts), *self._lacking(facts), *self.rules(facts)]
             if not any(each.effect == "rejects" for each in (first if self.folder else found)):
                 found += self._wrong_scale(facts)
             found += self._too_wide(facts, limit)
@@ -249,6 +250,16 @@ class Consumer:
                 mend = "" if setting == "target_modules" else "add it, as it was in training"
                 yield self.rejecting(f"adapter_config.json does not give {setting}", mend)
 
+    def _wrapped(self, facts: Facts) -> Iterator[Finding]:
+        """Names that are in no model: nothing is found under them, and nobody says so."""
+        odd = [key for key in facts.tensors if plain(key) != key]
+        if odd:
+            share = "all" if len(odd) == len(facts.tensors) else f"{len(odd)} of {len(facts.tensors)}"
+            names = printable(", ".join(wrapped(odd)))
+            yield self.ignoring(
+                f"{share} tensors, whose keys hold what training wraps around modules ({names})"
+            )
+
     def _special(self, facts: Facts) -> Iterator[Finding]:
         for setting in facts.bent:
             value = printable(facts.said(setting), 40)
@@ -273,7 +284,8 @@ class Consumer:
     def _too_wide(self, facts: Facts, limit: int | None) -> Iterator[Finding]:
         patterns = facts.said("rank_pattern")
         listed = [r for r in patterns.values() if isinstance(r, int)] if isinstance(patterns, dict) else []
-        widest = max([*facts.ranks.values(), *listed, *(m.rank for m in facts.modules)], default=0)
+        own = [module.rank for module in facts.modules] or facts.ranks.values()  # rows of all experts
+        widest = max([*own, *listed], default=0)
         if limit is None or widest <= limit:
             return
         whose = f"its default {self.rank_option}" if limit == self.max_rank else "the limit given"

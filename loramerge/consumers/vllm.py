@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
+from loramerge.consumers.consumer import ELSEWHERE, LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import SCALING, Facts
 from loramerge.consumers.peft import scale
 from loramerge.errors import printable
@@ -25,11 +25,22 @@ def rules(facts: Facts) -> Iterator[Finding]:
         some = f"{printable(unread[0])}{f' and {len(unread) - 1} more' if len(unread) > 1 else ''}"
         yield VLLM.rejecting(f"it takes no tensor such as {some}")
     yield from VLLM.unadapted(facts)
+    yield from _experts(facts.of_kind("expert"))
 
 
 def _reads(key: str) -> bool:
     """It refuses every other tensor."""
     return FACTOR.fullmatch(key) is not None or VLLM.keeps(key)
+
+
+def _experts(places: list[str]) -> Iterator[Finding]:
+    """It stacks both parameters of a module of experts, and asserts that they are there."""
+    for home in sorted({place.rpartition(".")[0] for place in places}):
+        own = {place.rpartition(".")[2] for place in places if place.rpartition(".")[0] == home}
+        if lacking := sorted({"gate_up_proj", "down_proj"} - own):
+            why = f"of {printable(home)} it wants gate_up_proj and down_proj, and {lacking[0]} is not there"
+            yield VLLM.rejecting(why, ELSEWHERE)
+            return
 
 
 VLLM = Consumer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from loramerge.formats.dialects import FOLDER_FILES, Header, find
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.alpha import Alpha
-from loramerge.formats.peft.read import CONFIG, load_folder, open_weights
+from loramerge.formats.peft.read import CONFIG, load_folder, noted, open_weights
+from loramerge.formats.wrappers import unwrapped_file
 
 
 def load_path(
@@ -49,7 +51,9 @@ def _is_foreign(file: File) -> bool:
 
 
 def _read(header: Header) -> Adapter:
-    return find(header).read(header)
+    file, notes = unwrapped_file(header.file)
+    header = replace(header, file=file)
+    return noted(find(header).read(header), notes)
 
 
 def _foreign(folder: Path, name: str) -> tuple[Path | None, Mapping[str, Any]]:

@@ -22,6 +22,7 @@ from loramerge.formats.peft.keys import Keys, Shelf
 from loramerge.formats.peft.pairs import sort_tensors
 from loramerge.formats.peft.read import updates
 from loramerge.formats.peft.updates import understood
+from loramerge.formats.wrappers import unwrapped, unwrapped_config
 
 
 def from_state_dict(
@@ -51,8 +52,9 @@ def from_state_dict(
     if (config is None) == (alpha is None):
         raise UsageError(f"{name}: give config= or alpha=, so that the scale is known (one of them).")
     check_alpha(alpha)
-    stored = sort_tensors({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
-    config = dict(config or {})
+    held, notes = unwrapped({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
+    stored = sort_tensors(held, name)
+    config = unwrapped_config(config or {})
     if alpha is not None:
         pairs, scale_of = with_alpha(stored, alpha, name)
     else:
@@ -62,7 +64,7 @@ def from_state_dict(
         check_ranks(rule, pairs, name)
     slots, biases = updates(pairs, scale_of, config)
     base = config.get("base_model_name_or_path")
-    return Adapter(name, slots, BaseModel(base), pairs.extras, config, biases=biases)
+    return Adapter(name, slots, BaseModel(base), pairs.extras, config, biases=biases, oddities=tuple(notes))
 
 
 def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:

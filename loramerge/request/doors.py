@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 HERE = ""  # a field that a door takes although it does not take the rest of that part
 
+_ALLOWED = ("allow_base_mismatch", "allow_disjoint")
 _ONE = "one adapter has no others to be compared with"
 _LATER = "give it to `combine` of what was opened"
 _EARLIER = "sources are chosen when they are opened: give it to `loramerge.open`"
@@ -52,14 +53,14 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "effort": _EARLIER,
     },
     "resize": {
-        **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
+        **dict.fromkeys(("weights", "renormalise", *_ALLOWED, "descriptions", "embedding"), _ONE),
         "rules": "use combine with this one source",
         "strength": "a resized adapter is as strong as it was: combine with `scale` changes that",
         "bare": _BY_OUT,
         "allow_work": _OWN,
     },
     "convert": {
-        **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
+        **dict.fromkeys(("weights", "renormalise", *_ALLOWED, "descriptions", "embedding"), _ONE),
         **dict.fromkeys(("rules", "initial", "strength", "size"), _CONVERTED),
         **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
         "format": "`to` says it",

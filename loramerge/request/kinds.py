@@ -6,6 +6,7 @@ line, recipes and records all ask it, so that a wrong value gets the same senten
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -228,3 +229,50 @@ class Call(Kind):
         if not callable(value):
             raise Unfit("cannot be called")
         return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renames(Kind):
+    """{old: new} beginnings of names; a file of them, or several of either, are read into one table.
+
+    A file is a JSON object, or has an old and a new name on each line.
+    """
+
+    def fit(self, value: Any) -> dict[str, str]:
+        if isinstance(value, str | Path):
+            return _renaming(str(value))
+        if isinstance(value, Mapping):
+            return {_word(old): _word(new) for old, new in value.items()}
+        if not isinstance(value, Sequence):
+            raise Unfit("is no table of old and new names, nor a file of one")
+        return {old: new for each in value for old, new in self.fit(each).items()}
+
+
+def _renaming(text: str) -> dict[str, str]:
+    """`OLD=NEW`, or what a file says."""
+    old, equals, new = text.partition("=")
+    if equals:
+        return {old: new}
+    try:
+        said = Path(text).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise Unfit(f"is neither OLD=NEW nor a file that can be read ({error})") from None
+    if said.lstrip().startswith("{"):
+        return Renames().fit(_object(said))
+    lines = [line.partition("#")[0].replace("=", " ", 1).split() for line in said.splitlines()]
+    if odd := [line for line in lines if line and len(line) != 2]:
+        raise Unfit(f"has a line that is not an old and a new name: {printable(' '.join(odd[0]), 60)}")
+    return {line[0]: line[1] for line in lines if line}
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Unfit(f"is no JSON object ({error})") from None
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Unfit(f"has {printable(repr(value), 60)}, which is no name")
+    return value

@@ -29,6 +29,9 @@ DEFAULT = "linear"  # the method, if nothing is said
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 SHORT = ("bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64")  # as PEFT and safetensors say it
 SCALES = ("norm", "cosine")
+GRAINS = (
+    "fused", "split", "fused-experts", "split-experts", "fused-projections", "split-projections",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,14 @@ class Request:
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
     allow_base_mismatch: bool = ask(False, "Merge although the sources name other base models.", "sources",
         kinds.Flag(), always=True)  # fmt: skip
+    allow_disjoint: bool = ask(False, "Merge although sources share no module and nothing tells that their "
+        "names are those of one model.", "sources", kinds.Flag())  # fmt: skip
+    rename: Mapping[str, str] | str | Path | None = ask(None, "Another beginning for names of modules: "
+        "OLD=NEW, or a file of such pairs. A `*` is any one part of a name.", "sources",
+        kinds.Renames(metavar="OLD=NEW|FILE"))  # fmt: skip
+    grain: str | None = ask(None, "Projections (q, k, v; gate, up) and experts as one module or "
+        "apart, as some models have them and others not.", "sources", kinds.Choice(words=lambda: GRAINS),
+        shown="as the sources, or as the model has them where these differ", always=True)  # fmt: skip
     extras: str = ask("refuse", "Tensors that are no low-rank pair (heads, biases, token rows): keep those "
         "of the first source that has them, their weighted mean, or none.", "sources",
         kinds.Choice(words=policies), always=True)  # fmt: skip

@@ -23,7 +23,10 @@ from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
 from loramerge.sources.crowded import crowded, folded
+from loramerge.sources.disjoint import check_shared
+from loramerge.sources.identity import identified
 from loramerge.sources.open import Watch, check_together, matched, missing_modules, open_all, select
+from loramerge.sources.projections import check as check_grain
 from loramerge.sources.units import Units, align, batches
 
 
@@ -57,8 +60,10 @@ class Sources:
     ) -> Sources:
         """Checked against each other, with what is odd about them."""
         oddities = check_together(whole, request.allow_base_mismatch)
+        apart = check_shared(whole, request.allow_disjoint)
+        check_grain(adapters)
         missing = missing_modules(adapters, request.renormalise)
-        notes = (*oddities, *missing)
+        notes = (*oddities, *apart, *missing)
         return cls(tuple(whole), tuple(adapters), align(adapters), notes, request, dialect)
 
     def without(self, left: Mapping[int, float]) -> Sources:
@@ -127,7 +132,7 @@ def open_together(recipe: Recipe, watch: Watch = iter) -> Sources:
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = open_all(recipe.sources, request, watch)
+    found = identified(open_all(recipe.sources, request, watch), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)

@@ -21,6 +21,7 @@ from loramerge.request.entry import part
 from loramerge.request.recipe import Source
 from loramerge.request.request import Request
 from loramerge.request.signature import spelled
+from loramerge.sources.identity import identified
 from loramerge.sources.open import open_one, select
 from loramerge.verbs.diff import Difference, diff
 
@@ -95,7 +96,7 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
     request = Request(**fields)
     if request.extras == "average":
         raise UsageError("extras='average' is for several sources: one of refuse, first, drop is for one.")
-    adapter, where = open_one(source, request), Path(out)
+    adapter, where = identified([open_one(source, request)], request)[0], Path(out)
     dialect = writer.written([adapter], to)
     written = _profile(request.profile, dialect)
     if _changes_nothing(request) and _copies(adapter, dialect, where):
@@ -154,6 +155,8 @@ def _copies(adapter: Adapter, dialect: Dialect, out: Path) -> bool:
     """Whether the files can be copied: nothing that is known of them lies outside of them."""
     files = adapter.provenance.files
     if named(adapter.dialect) is not dialect or not files or adapter.provenance.alpha is not None:
+        return False
+    if adapter.renamed:
         return False
     if files[0].suffix != ".safetensors":
         return False

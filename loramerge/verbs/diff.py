@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from loramerge.merge.report import aligned
 from loramerge.request.effort import Effort
 from loramerge.request.recipe import Ingredient
 from loramerge.request.request import Request
+from loramerge.sources.identity import identified
 from loramerge.sources.open import Alphas, open_all
 from loramerge.sources.units import align
 
@@ -162,6 +163,7 @@ def diff(
     *,
     alpha: Alphas = None,
     allow_pickle: bool = False,
+    rename: Mapping[str, str] | str | Path | None = None,
     threads: int | None = None,
 ) -> Difference:
     """Compare two adapters by their updates ΔW. Factors, ranks, scales and types may differ.
@@ -169,6 +171,7 @@ def diff(
     Args:
         a, b: as for `combine`.   alpha: for bare files that do not say theirs.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
+        rename: other beginnings of module names, {old: new}, or a file of them, as for `combine`.
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN, and for modules of other shapes.
@@ -180,9 +183,8 @@ def diff(
     q       5.0e-01   1.000    1.500
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
-    first, second = comparable(
-        open_all([Ingredient(a), Ingredient(b)], Request(alpha=alpha, allow_pickle=allow_pickle))
-    )
+    request = Request(alpha=alpha, allow_pickle=allow_pickle, rename=rename)
+    first, second = comparable(identified(open_all([Ingredient(a), Ingredient(b)], request), request))
     targets = list(align([first, second]))
     with workers(Effort(threads).workers) as run:
         found: Iterable[ModuleDifference] = run(

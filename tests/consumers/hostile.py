@@ -60,12 +60,16 @@ def _adalora(place):
 
 
 def _experts(place):
+    home = "model.layers.0.mlp.experts"
     values = {
-        key("model.layers.0.mlp.experts", "lora_A.weight"): np.ones((6, 5), np.float32),
-        key("model.layers.0.mlp.experts", "lora_B.weight"): np.ones((7, 6), np.float32),
+        key(home, "lora_A.weight"): np.ones((6, 5), np.float32),
+        key(home, "lora_B.weight"): np.ones((7, 6), np.float32),
+        key(f"{home}.base_layer", "lora_A.weight"): np.ones((6, 7), np.float32),
+        key(f"{home}.base_layer", "lora_B.weight"): np.ones((10, 6), np.float32),
     }
-    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": []}
-    return folder(place, values, config=said | {"target_parameters": ["experts.down_proj"]})
+    both = {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [], **both}
+    return folder(place, values, config=said)
 
 
 def _config(**changes):

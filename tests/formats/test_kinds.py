@@ -296,10 +296,17 @@ def test_layers_to_transform_are_what_the_file_holds(tmp_path):
     assert loramerge.load(tmp_path / "m").config["layers_to_transform"] is None
 
 
-def test_fused_experts_and_experts_one_by_one_are_not_merged_side_by_side(cli, tmp_path):
+def test_experts_one_by_one_become_rows_of_the_fused_ones(cli, tmp_path):
     fused = zoo.save(tmp_path / "a", zoo.Mixture, 1, MOE)
     apart = folder(tmp_path / "b", tensors(shapes={f"layers.0.experts.{i}.w1": (5, 4) for i in range(3)}))
-    cli("combine", fused, apart, "--allow-base-mismatch", "-o", tmp_path / "m").refused(3, "one by one")
+    assert cli("combine", fused, apart, "--allow-base-mismatch", "-o", tmp_path / "m").code == 0
+    merge, first, second = (loramerge.load(place) for place in (tmp_path / "m", fused, apart))
+    assert set(merge) == set(first)
+    for target in merge:
+        wanted = first[target].dense()
+        if (target.path, target.parameter) == ("layers.0.experts", "gate_up_proj"):
+            wanted[:5] += second[loramerge.Target(f"{target.path}.{target.index}.w1")].dense()
+        np.testing.assert_allclose(merge[target].dense(), wanted, atol=1e-6)
 
 
 def test_a_live_model_hands_over_its_experts(tmp_path):

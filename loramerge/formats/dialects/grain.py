@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from loramerge.adapters.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.target import Target
-from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
+from loramerge.formats.blocks import cut, joined
 from loramerge.formats.dialects.places import located
-from loramerge.formats.files.views import Shared, View
 from loramerge.formats.models import flux
 
 PART = "transformer"  # the part of a pipeline that has fused modules
@@ -36,9 +32,8 @@ def split(adapter: Adapter) -> Adapter:
         if not names:
             slots[target] = slot
             continue
-        up, down = Shared(slot.up), Shared(slot.down)
-        for name, spans in zip(names, flux.rows(target.path, *slot.shape), strict=True):
-            slots[Target(name, component=PART)] = Slot(_rows(up, spans), down, slot.scale)
+        for name, part in zip(names, cut(slot, flux.rows(target.path, *slot.shape)), strict=True):
+            slots[Target(name, component=PART)] = part
     return replace(adapter, slots=slots)
 
 
@@ -105,42 +100,7 @@ def known_flux(adapter: Adapter) -> bool:
 
 def _joined(first: str, parts: dict[str, Slot]) -> Slot:
     """The update of a fused module from those of its parts; an absent part is zero."""
-    ins = next(iter(parts.values())).shape[1]
-    wide = next(iter(parts.values())).shape[0]
+    wide, ins = next(iter(parts.values())).shape
     outs = {"linear1": 7 * ins, "qkv": 3 * ins}.get(first.rpartition(".")[2], wide)
     spans = dict(zip(models.fused(PART)[first], flux.rows(first, outs, ins), strict=True))
-    given = [(spans[name], slot) for name, slot in parts.items()]
-    places: dict[int, int] = {}  # where the units of each `down` begin; cuts of one module share theirs
-    downs: list[Tensor] = []
-    for _, slot in given:
-        if id(slot.down) not in places:
-            places[id(slot.down)] = sum(tensor.shape[0] for tensor in downs)
-            downs.append(slot.down)
-    rank, alike = sum(tensor.shape[0] for tensor in downs), len({slot.scale for _, slot in given}) == 1
-    kind = dtypes.widest([t.dtype for _, slot in given for t in (slot.up, slot.down)])
-    kind = kind if alike else dtypes.widest([kind, "F32"])
-    scale = given[0][1].scale if alike else 1.0
-
-    def up(*arrays: Array) -> Array:
-        whole = np.zeros((outs, rank), dtypes.FLOATS[kind])
-        for array, (rows, slot) in zip(arrays, given, strict=True):
-            at = places[id(slot.down)]
-            scaled = array if alike else dtypes.wide(array) * slot.scale
-            whole[np.r_[tuple(rows)], at : at + slot.rank] = scaled
-        return whole
-
-    def down(*arrays: Array) -> Array:
-        return np.concatenate([array.astype(dtypes.FLOATS[kind]) for array in arrays])
-
-    ups = tuple(slot.up for _, slot in given)
-    return Slot(View(ups, (outs, rank), kind, up), View(tuple(downs), (rank, ins), kind, down), scale)
-
-
-def _rows(tensor: Tensor, spans: Sequence[slice]) -> Tensor:
-    """Some rows of a matrix, in this order."""
-    height = sum(span.stop - span.start for span in spans)
-
-    def cut(array: Array) -> Array:
-        return array[spans[0]] if len(spans) == 1 else np.concatenate([array[span] for span in spans])
-
-    return View((tensor,), (height, tensor.shape[1]), tensor.dtype, cut)
+    return joined([(spans[name], slot) for name, slot in parts.items()], outs)

@@ -26,7 +26,6 @@ from loramerge.formats.peft.read import updates
 
 FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<side>[AB])", re.DOTALL)
 ADAPTIVE = ".lora_E"  # AdaLoRA's factors have the same names, beside a third one
-WRAPPED = "module."  # how torch's DistributedDataParallel calls all that is in it
 CONV = re.compile(r"conv\w*", re.IGNORECASE)
 
 
@@ -45,8 +44,7 @@ class Loralib(Dialect):
         return any(FACTOR.fullmatch(key) for key in keys) and not any(key.endswith(ADAPTIVE) for key in keys)
 
     def read(self, header: Header) -> Adapter:
-        named, oddities = _unwrapped(header.tensors)
-        stored = sort_tensors(_as_peft(named, header.name), header.name)
+        stored = sort_tensors(_as_peft(header.tensors, header.name), header.name)
         said = of_bare_file(header.file, stored)
         unused = header.unused_alpha() if said else []
         pairs, scale_of, config = said or given(header.file, stored, header.alpha)
@@ -57,19 +55,12 @@ class Loralib(Dialect):
             slots,
             extras=pairs.extras,
             biases=biases,
-            oddities=[*unused, *oddities],
+            oddities=unused,
             said_alpha=said is not None,
         )
 
 
 LORALIB = Loralib()
-
-
-def _unwrapped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    if not all(key.startswith(WRAPPED) for key in tensors):
-        return dict(tensors), []
-    bare = {key.removeprefix(WRAPPED): tensor for key, tensor in tensors.items()}
-    return bare, ["its keys begin with module., as DistributedDataParallel saves them: they are read without"]
 
 
 def _as_peft(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.forms.checks import check_blocks
+from loramerge.formats.files.views import View, widened
+from loramerge.formats.forms.checks import check_blocks, check_float, check_full, unlike
+from loramerge.formats.forms.form import Parts
 from loramerge.formats.peft.pairs import Pair
 
 WRAPPED = ".base_layer"
@@ -16,6 +19,11 @@ WRAPPED = ".base_layer"
 ORDER = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")  # as model classes define them
 
 Factors = Mapping[str, Pair]
+
+BASE, GATE_UP = "base_layer", "gate_up_proj"
+STACKED = re.compile(  # where exporters stack experts; PEFT nests the names of the two that belong together
+    r"(?P<home>.*\bexperts)(?:\.(?P<name>base_layer|gate_up_proj|gate_proj|up_proj|down_proj))?", re.DOTALL
+)
 
 
 def unfold(factors: Factors, config: Mapping[str, Any], rank_of: Callable[[str], int], name: str) -> Factors:
@@ -27,6 +35,7 @@ def unfold(factors: Factors, config: Mapping[str, Any], rank_of: Callable[[str],
     Raises:
         SourceError, IncompatibleError: the tensors do not have the shapes that the config means.
     """
+    factors = {_key(path, pair): pair for path, pair in factors.items()}
     if config.get("enable_lora"):
         return factors
     if wanted := config.get("target_parameters"):
@@ -35,13 +44,18 @@ def unfold(factors: Factors, config: Mapping[str, Any], rank_of: Callable[[str],
         whole = config.get("target_modules")
         modules = {str(each) for each in whole} if isinstance(whole, list | set | tuple) else set()
         return _parameters(factors, sorted(wanted), modules, rank_of, name)
-    for path in factors:
-        if path.endswith((WRAPPED, ".experts")):
+    for path, pair in factors.items():
+        if pair.target.kind != "expert" and path.endswith((WRAPPED, ".experts")):
             raise IncompatibleError(
                 f"{printable(name)} holds a LoRA of fused experts ({printable(path)}), which can be read "
                 "only with the adapter_config.json that names its target_parameters: load its folder."
             )
     return factors
+
+
+def _key(path: str, pair: Pair) -> str:
+    """The name that patterns are held against: of experts that an exporter stacked, with the parameter."""
+    return pair.target.place if pair.target.kind == "expert" else path
 
 
 def _parameters(
@@ -54,8 +68,11 @@ def _parameters(
         inner = path.replace(WRAPPED, "")
         nests[inner] = max(nests.get(inner, 0), path.count(WRAPPED))
     for path, pair in pairs.items():
+        if pair.target.kind == "expert":
+            factors[path] = pair
+            continue
         inner = path.replace(WRAPPED, "")
-        parameters = _ordered(inner, wanted, name)
+        parameters = _ordered(inner, wanted, nests[inner] + 1, name)
         if not parameters or {inner, inner.rpartition(".")[2]} & modules:
             factors[path] = pair
             continue
@@ -65,13 +82,16 @@ def _parameters(
     return factors
 
 
-def _ordered(path: str, wanted: list[str], name: str) -> list[str]:
-    """The parameters of a module that are targeted, in the order in which it defines them."""
-    found = set()
-    for each in wanted:
-        module, _, parameter = each.rpartition(".")
-        if not module or path == module or path.endswith(f".{module}"):
-            found.add(parameter)
+def _ordered(path: str, wanted: list[str], count: int, name: str) -> list[str]:
+    """The parameters of a module that are targeted, in the order in which it defines them.
+
+    Names with a module are meant for that; those without one for every module that has such a parameter,
+    which is known by how many pairs it has: `count`.
+    """
+    parts = [each.rpartition(".") for each in wanted]
+    found = {last for module, _, last in parts if module and f".{path}".endswith(f".{module}")}
+    if len(found) < count:
+        found |= {last for module, _, last in parts if not module}
     if len(found) > 1 and not found <= set(ORDER):
         raise IncompatibleError(
             f"{printable(name)} adapts several parameters of {printable(path)} "
@@ -103,3 +123,36 @@ def _expert(pair: Pair, path: str, parameter: str, rank: int, name: str) -> Pair
         return replace(pair, rank=rank)
     target = Target(path, parameter, kind="expert", layout=Layout(blocks=experts))
     return Pair(target, pair.up, pair.down, rank)
+
+
+def stacked(path: str, parts: Parts, where: str) -> Pair | None:
+    """Experts that an exporter stacked: ``lora_A`` (E, r, in), and ``lora_B`` (E, out, r) or (out, r, E).
+
+    None where the module is no such stack.
+    """
+    stack = STACKED.fullmatch(path)
+    if stack is None or not {"up", "down"} <= parts.keys() or len(parts["down"].shape) != 3:
+        return None
+    up, down = parts["up"], parts["down"]
+    for side in (up, down):
+        check_float(side, where)
+    check_full(where, up, down)
+    experts, rank, ins = down.shape
+    check_blocks(experts, where)
+    if len(up.shape) == 3 and up.shape[0] == experts and up.shape[2] == rank:
+        order, outs = (1, 2, 0), up.shape[1]
+    elif len(up.shape) == 3 and up.shape[1:] == (rank, experts):
+        order, outs = (0, 1, 2), up.shape[0]
+    else:
+        raise unlike(where, up, down)
+    left, right = (outs, rank * experts), (experts * rank, ins)
+    name = stack["name"] or "down_proj"
+    layout = Layout(blocks=experts)
+    target = Target(stack["home"], GATE_UP if name == BASE else name, kind="expert", layout=layout)
+    wide, tall = widened(up), widened(down)
+    return Pair(
+        target,
+        View((wide,), left, wide.dtype, lambda array: array.transpose(order).reshape(left)),
+        View((tall,), right, tall.dtype, lambda array: array.reshape(right)),
+        rank,
+    )

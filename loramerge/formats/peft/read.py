@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -29,6 +29,7 @@ from loramerge.formats.peft.config import check_mergeable, scales
 from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
 from loramerge.formats.peft.updates import understood
+from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
 
 CONFIG = "adapter_config.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -55,13 +56,20 @@ def load_folder(
     _refuse_mlx(folder, config, name)
     check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)
-    file = file or _weights(folder, name, allow_pickle)
+    file, wrapped = unwrapped_file(file or _weights(folder, name, allow_pickle))
+    config = unwrapped_config(config) if wrapped else config
     stored = sort_tensors(file.tensors, name)
     rule = scales(config, name)
     pairs = understood(stored, config, rule, name)
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
     check_tensors(rule.scale, pairs, name)
-    return _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
+    found = _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
+    return noted(found, wrapped)
+
+
+def noted(adapter: Adapter, notes: Sequence[str]) -> Adapter:
+    """The adapter with what is said of its names, which are then not those of its files."""
+    return replace(adapter, oddities=(*adapter.oddities, *notes), renamed=True) if notes else adapter
 
 
 def read_file(file: File, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:

@@ -16,7 +16,7 @@ from loramerge.formats.forms.form import Given, Update
 from loramerge.formats.forms.table import FORMS, counted, update
 from loramerge.formats.models import unet
 from loramerge.formats.peft.config import Rule
-from loramerge.formats.peft.experts import unfold
+from loramerge.formats.peft.experts import stacked, unfold
 from loramerge.formats.peft.pairs import Pair, Pairs, Stored
 
 CONV = re.compile(r"(?:^|\.)\w*conv\w*$", re.IGNORECASE)
@@ -29,12 +29,16 @@ def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, nam
         SourceError, IncompatibleError: they do not fit it, or need one.
     """
     changes: dict[str, Update] = {}
+    whole: dict[str, Pair] = {}
     for path, parts in sorted(stored.modules.items()):
         where = f"{printable(path)} in {printable(name)}"
+        if (pair := stacked(path, parts, where)) is not None:
+            whole[path] = pair
+            continue
         change = update(parts, Given(where, config, rule.rank(path) if rule else None), "peft")
         if change is not None:
             changes[path] = change
-    pairs = _pairs(changes)
+    pairs = {**_pairs(changes), **whole}
     return Pairs(
         unfold(pairs, config, rule.rank if rule else lambda path: 1, name),
         {path: widened(parts["bias"]) for path, parts in stored.modules.items() if "bias" in parts},

@@ -1,0 +1,83 @@
+"""What training leaves in names: compilers, FSDP, DDP and DeepSpeed wrap modules, and so their keys.
+
+Such a segment is no part of a module's path: no program that loads adapters looks for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from loramerge.adapters.adapter import Tensor
+from loramerge.errors import SourceError, printable
+from loramerge.formats.files.safetensors import File
+from loramerge.formats.peft.names import PREFIX
+
+# `_orig_mod`, `_fsdp_wrapped_module`, `_forward_module`, …: each ends so, and begins with `_`; and DDP's own.
+_SEGMENT = re.compile(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule)?|module)\\?\.")
+_FLAT = re.compile(r"^(?P<start>lora_[a-z0-9]+_)_orig_mod_|(?<=_)_orig_mod_")  # kohya writes `_` for dots
+_OWN = re.compile(r"(?:^|\.)levit\.")  # whose layers really have a `module`
+LISTS = ("target_modules", "modules_to_save", "target_parameters", "exclude_modules")
+TABLES = ("rank_pattern", "alpha_pattern")
+
+
+def plain(key: str) -> str:
+    """A key or a module path without wrappers, and with PEFT's prefix at most once.
+
+    >>> plain("module.base_model.model._orig_mod.layers.0._fsdp_wrapped_module.q.lora_A.weight")
+    'base_model.model.layers.0.q.lora_A.weight'
+    """
+    if not _OWN.search(key):
+        key = _FLAT.sub(r"\g<start>", _SEGMENT.sub("", key))
+    while key.startswith(PREFIX + PREFIX):
+        key = key.removeprefix(PREFIX)
+    return key
+
+
+def wrapped(keys: Iterable[str]) -> list[str]:
+    """The wrappers in some of these keys, by name."""
+    return sorted({each for key in keys if plain(key) != key for each in _names(key)})
+
+
+def _names(key: str) -> list[str]:
+    found = [match["name"] for match in _SEGMENT.finditer(key)]
+    found += ["_orig_mod"] * bool(_FLAT.search(key))
+    return found or [PREFIX + PREFIX.rstrip(".")]
+
+
+def unwrapped(tensors: Mapping[str, Tensor], name: str) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The tensors under plain names, and a sentence about what was left out.
+
+    Raises:
+        SourceError: two of them would have one name.
+    """
+    found = wrapped(tensors)
+    if not found:
+        return tensors, []
+    made: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if (short := plain(key)) in made:
+            raise SourceError(f"{printable(name)} holds {printable(short)} twice, once in a wrapper.")
+        made[short] = tensor
+    listed = printable(", ".join(found))
+    return made, [f"its keys hold what training wraps around modules ({listed}), which is left out"]
+
+
+def unwrapped_file(file: File) -> tuple[File, list[str]]:
+    """The same of a file. Raises SourceError: as `unwrapped`."""
+    tensors, notes = unwrapped(file.tensors, file.name)
+    return (replace(file, tensors=tensors) if notes else file), notes
+
+
+def unwrapped_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose names of modules have no wrappers."""
+    made = dict(config)
+    for key in LISTS:
+        if isinstance(config.get(key), list):
+            made[key] = [plain(each) if isinstance(each, str) else each for each in config[key]]
+    for key in TABLES:
+        if isinstance(config.get(key), dict):
+            made[key] = {plain(name): value for name, value in config[key].items()}
+    return made

@@ -1,0 +1,144 @@
+"""Sources that share no module: parts of one model that the user wants side by side, or one part misnamed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
+from loramerge.errors import IncompatibleError, printable
+from loramerge.formats import models
+from loramerge.formats.models.layers import known
+from loramerge.formats.models.stems import TOWERS, core, layered, parted, place, unnumbered
+
+ANYWAY = "If that is meant, add --allow-disjoint."
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sources that share modules with each other: the first of them, and all their modules."""
+
+    name: str
+    targets: frozenset[Target]
+
+    @property
+    def components(self) -> set[str]:
+        return {target.component for target in self.targets}
+
+    @property
+    def shapes(self) -> set[tuple[str, str]]:
+        """Component and name without numbers of every module."""
+        return {(target.component, _name(target)) for target in self.targets}
+
+    @property
+    def rests(self) -> set[str]:
+        """What its layers hold, whatever stands before them."""
+        return {unnumbered(parted(_path(target))[1]) for target in self.targets}
+
+    @property
+    def stems(self) -> set[str]:
+        return {parted(target.path)[0] for target in self.targets}
+
+    @property
+    def places(self) -> set[tuple[tuple[str, ...], str]]:
+        return {place(target.path) for target in self.targets}
+
+    @property
+    def some(self) -> str:
+        return printable(min(map(str, self.targets)))
+
+
+def _path(target: Target) -> str:
+    """With the parameter of experts, which a path alone does not name."""
+    return f"{target.path}.{target.parameter}" if target.kind == "expert" else target.path
+
+
+def _name(target: Target) -> str:
+    return unnumbered(_path(target))
+
+
+def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
+    """Sentences about sources that share no module with the others.
+
+    Raises:
+        IncompatibleError: and nothing tells that they are parts of one model.
+    """
+    notes = []
+    for first, other in combinations(_groups(adapters), 2):
+        why = "--allow-disjoint says so" if allowed else _one_model(first, other)
+        if not why:
+            names = f"{printable(first.name)} and {printable(other.name)}"
+            raise IncompatibleError(f"{names} share no module: {_reason(first, other)}")
+        notes.append(f"{printable(first.name)} and {printable(other.name)} share no module; {why}")
+    return notes
+
+
+def _groups(adapters: Sequence[Adapter]) -> list[Group]:
+    """The sources that hang together by modules, in the order in which they are named."""
+    found: list[Group] = []
+    for adapter in adapters:
+        inside = {target for target in adapter if layered(target.path)} or set(adapter)
+        if not inside:
+            continue
+        near = [group for group in found if group.targets & inside]
+        whole = frozenset(inside).union(*(group.targets for group in near))
+        made = Group(near[0].name if near else adapter.name, whole)
+        found = [group for group in found if group not in near]
+        found.insert(0 if near else len(found), made)
+    return found
+
+
+def _one_model(first: Group, other: Group) -> str:
+    """Why both can be parts of one model; empty if nothing tells that they are."""
+    if not first.components & other.components:
+        return "they are parts of one pipeline"
+    if first.shapes & other.shapes:
+        return "they adapt other layers of one model"
+    if {target.path for target in first.targets} & {target.path for target in other.targets}:
+        return "they adapt other parameters of one module"
+    if _in_pipeline(first, other):
+        return "they adapt other modules of one model"
+    together, towers = known(first.rests | other.rests), first.places != other.places
+    if together and first.stems == other.stems:
+        return f"they adapt other modules of one model ({together[0]})"
+    if towers and known(first.rests) and known(other.rests) and _towers(first, other):
+        return "they adapt other parts of one model"
+    return ""
+
+
+def _towers(first: Group, other: Group) -> bool:
+    """Whether what stands before their layers names two parts of one model."""
+    sides = [{core(stem) for stem in group.stems} for group in (first, other)]
+    return not sides[0] & sides[1] and all(part in TOWERS for each in sides for one in each for part in one)
+
+
+def _in_pipeline(first: Group, other: Group) -> bool:
+    """Whether all of them are modules of an image model that is known."""
+    both = first.targets | other.targets
+    return all(_tabled(target) for target in both)
+
+
+def _tabled(target: Target) -> bool:
+    parts = [target.component] if target.component in models.PARTS else models.PARTS
+    return any(target.path in models.known(part).values() for part in parts)
+
+
+def _reason(first: Group, other: Group) -> str:
+    """The likely reason, and what helps."""
+    if first.rests & other.rests:
+        old, new = max(other.stems), max(first.stems)
+        return (
+            f"one calls a module {first.some}, the other {other.some}. If these are the same layers, add "
+            f"--rename {printable(old)}={printable(new)}. {ANYWAY}"
+        )
+    ours, theirs = known(first.rests), known(other.rests)
+    if ours and theirs:
+        whose = f"the first has the names of {ours[0]}, the second those of {theirs[0]}"
+        return f"{whose}, so they are for two models. {ANYWAY}"
+    odd = other if ours else first
+    return (
+        f"{odd.some} of {printable(odd.name)} is a name of no model that is known here, so the same weights "
+        f"may be called otherwise in the other. Say so with --rename OLD=NEW. {ANYWAY}"
+    )

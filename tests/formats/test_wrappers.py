@@ -1,0 +1,106 @@
+"""What training wraps around modules is no part of their names, wherever it stands."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import loramerge as lm
+from loramerge.errors import SourceError
+from loramerge.formats.wrappers import plain
+from tests.helpers.adapters import random_adapters
+
+SHAPES = {"model.layers.0.mlp.down_proj": (7, 9), "model.layers.1.mlp.down_proj": (7, 9)}
+LAYERS = "base_model.model.model.layers."
+WRAPPED = {  # a key as training left it, of PEFT's names
+    "torch.compile": lambda key: f"_orig_mod.{key}",
+    "torch.compile inside": lambda key: key.replace("base_model.model.", "base_model.model._orig_mod."),
+    "torch.compile of layers": lambda key: key.replace(".mlp", "._orig_mod.mlp"),
+    "FSDP": lambda key: f"_fsdp_wrapped_module.{key}".replace("layers.0", "layers.0._fsdp_wrapped_module"),
+    "checkpointing": lambda key: key.replace(".mlp", "._checkpoint_wrapped_module.mlp"),
+    "Lightning": lambda key: f"_forward_module.{key}",
+    "DDP": lambda key: f"module.{key}",
+    "DDP twice": lambda key: f"module.module.{key}",
+    "DDP inside": lambda key: key.replace("base_model.model.", "base_model.model.module."),
+    "PEFT twice": lambda key: f"base_model.model.{key}",
+    "several": lambda key: f"module._orig_mod.base_model.model._fsdp_wrapped_module.{key}",
+    "one that is not known yet": lambda key: f"_shiny_module.{key}",
+}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two adapters in folders."""
+    places = [tmp_path / name for name in "ab"]
+    for place, adapter in zip(places, random_adapters(0, (2, 2), SHAPES), strict=True):
+        lm.save(adapter, place)
+    return places
+
+
+def respelt(folder, change):
+    place = folder.with_name("wrapped")
+    shutil.copytree(folder, place)
+    path = place / "adapter_model.safetensors"
+    save_file({change(key): array for key, array in load_file(path).items()}, path)
+    return place
+
+
+@pytest.mark.parametrize("change", WRAPPED.values(), ids=WRAPPED)
+def test_wrapped_names_are_those_of_the_model(pair, change, tmp_path):
+    wanted = lm.combine(pair, "linear").adapter
+    good = lm.load(pair[1])
+    bad = respelt(pair[1], change)
+    merge = lm.combine([pair[0], bad], "linear")
+    assert lm.diff(wanted, merge.adapter).error == 0
+    assert any("wraps around modules" in note for note in merge.report.notes)
+    done = lm.convert(bad, tmp_path / "plain", "peft")
+    assert not done.copied
+    assert all(key.startswith(LAYERS) for key in load_file(tmp_path / "plain" / "adapter_model.safetensors"))
+    assert lm.diff(good, tmp_path / "plain").error == 0
+
+
+@pytest.mark.parametrize("consumer", ["peft", "transformers", "vllm", "sglang", "llama.cpp"])
+@pytest.mark.parametrize("change", WRAPPED.values(), ids=WRAPPED)
+def test_nobody_finds_wrapped_names(pair, change, consumer):
+    assert lm.check(pair[1], consumer) == []
+    found = lm.check(respelt(pair[1], change), consumer)
+    assert any("wraps around modules" in finding.sentence for finding in found)
+    assert all("loramerge" in finding.command for finding in found)
+
+
+def test_patterns_of_a_config_lose_them_too(pair):
+    config = json.loads((pair[0] / "adapter_config.json").read_text())
+    config |= {"alpha_pattern": {"_orig_mod.model.layers.0.mlp.down_proj": 6}}
+    wanted = json.dumps(config | {"alpha_pattern": {"model.layers.0.mlp.down_proj": 6}})
+    (pair[0] / "adapter_config.json").write_text(wanted)
+    good = {str(target): update.dense() for target, update in lm.load(pair[0]).items()}
+    (pair[0] / "adapter_config.json").write_text(json.dumps(config))
+    bad = lm.load(respelt(pair[0], WRAPPED["torch.compile inside"]))
+    for target, update in bad.items():
+        np.testing.assert_array_equal(update.dense(), good[str(target)])
+
+
+def test_a_state_dict_of_a_compiled_model_is_read():
+    state = {"_orig_mod.base_model.model.q.lora_A.weight": np.ones((1, 3))}
+    state["_orig_mod.base_model.model.q.lora_B.weight"] = np.ones((2, 1))
+    assert [target.path for target in lm.from_state_dict(state, alpha=1)] == ["q"]
+
+
+def test_a_module_with_and_without_a_wrapper_is_refused(pair):
+    path = pair[0] / "adapter_model.safetensors"
+    state = load_file(path)
+    save_file(state | {f"module.{key}": array for key, array in state.items()}, path)
+    with pytest.raises(SourceError, match="twice, once in a wrapper"):
+        lm.load(pair[0])
+
+
+def test_names_of_other_tools_lose_them_too():
+    assert plain("lora_unet__orig_mod_down_blocks_0.alpha") == "lora_unet_down_blocks_0.alpha"
+    assert plain("transformer._orig_mod.blocks.0.q.lora_A.weight") == "transformer.blocks.0.q.lora_A.weight"
+
+
+@pytest.mark.parametrize("key", ["levit.encoder.stages.0.layers.0.module.attention.x", "model.my_module.q"])
+def test_modules_of_such_names_stay(key):
+    assert plain(key) == key
