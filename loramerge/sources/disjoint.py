@@ -11,7 +11,7 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.models.layers import known
-from loramerge.formats.models.stems import TOWERS, core, layered, parted, place, unnumbered
+from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
 
 ANYWAY = "If that is meant, add --allow-disjoint."
 
@@ -35,7 +35,8 @@ class Group:
     @property
     def rests(self) -> set[str]:
         """What its layers hold, whatever stands before them."""
-        return {unnumbered(parted(_path(target))[1]) for target in self.targets}
+        found = {unnumbered(parted(_path(target))[1]) for target in self.targets}
+        return {rest for rest in found if rest not in BESIDE}
 
     @property
     def stems(self) -> set[str]:
@@ -100,6 +101,8 @@ def _one_model(first: Group, other: Group) -> str:
         return "they adapt other parameters of one module"
     if _in_pipeline(first, other):
         return "they adapt other modules of one model"
+    if not (first.rests and other.rests):
+        return "one adapts what lies beside the layers" if known(first.rests | other.rests) else ""
     together, towers = known(first.rests | other.rests), first.places != other.places
     if together and first.stems == other.stems:
         return f"they adapt other modules of one model ({together[0]})"
@@ -128,7 +131,7 @@ def _tabled(target: Target) -> bool:
 def _reason(first: Group, other: Group) -> str:
     """The likely reason, and what helps."""
     if first.rests & other.rests:
-        old, new = max(other.stems), max(first.stems)
+        new, old = sorted((max(first.stems), max(other.stems)), key=lambda stem: len(core(stem)))
         return (
             f"one calls a module {first.some}, the other {other.some}. If these are the same layers, add "
             f"--rename {printable(old)}={printable(new)}. {ANYWAY}"

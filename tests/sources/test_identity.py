@@ -9,6 +9,7 @@ import loramerge as lm
 from loramerge.adapters.adapter import BaseModel
 from loramerge.errors import IncompatibleError, UsageError
 from tests.helpers.adapters import update
+from tests.helpers.files import Cli
 
 H, Q, KV, MID = 12, 12, 4, 10
 LLAMA = {
@@ -191,6 +192,11 @@ TOGETHER = {
         "other parts of one model",
     ),
 }
+TOGETHER["layers and a head"] = (
+    adapter(LLAMA),
+    lm.Adapter.of({"lm_head": update(np.random.default_rng(0), 2)}, "head"),
+    "beside the layers",
+)
 APART = {
     "two models": (adapter(LLAMA), adapter(GPT2, "transformer.h"), "those of GPT-2"),
     "a name that nobody knows": (adapter(LLAMA), adapter(UNKNOWN), "no model that is known"),
@@ -282,3 +288,33 @@ def test_a_grain_that_is_asked_for_changes_no_update(tmp_path, grain):
         made = lm.load(tmp_path / f"b{number}-{grain}")
         assert any("qkv" in target.path for target in made) == grain.startswith("fused")
         assert lm.diff(source, made).largest < 1e-12
+
+
+def test_a_record_repeats_what_was_said_of_names(tmp_path):
+    lm.save(adapter(PHI, "foo.layers", seed=5), tmp_path / "a")
+    lm.save(adapter(ATTENTION, seed=6), tmp_path / "b")
+    lm.save(adapter(UNKNOWN, seed=7), tmp_path / "c")
+    sources = [tmp_path / name for name in "abc"]
+    asked = {"rename": {"foo": "model"}, "allow_disjoint": True, "grain": "fused"}
+    merge = lm.combine(sources, "svd", rank=3, out=tmp_path / "m", **asked)
+    again = lm.replay(tmp_path / "m", tmp_path / "n", folders=[tmp_path])
+    assert lm.diff(merge.adapter, again.adapter).error == 0
+    names = {target.path for target in merge.adapter}
+    assert "model.layers.0.self_attn.qkv_proj" in names
+    assert "model.layers.0.self_attn.q_proj" not in names
+
+
+def test_the_command_line_renames_and_reads_tables(capsys, tmp_path):
+    cli = Cli(capsys)
+    lm.save(adapter(LLAMA, "foo.layers"), tmp_path / "a")
+    lm.save(adapter(LLAMA, seed=2), tmp_path / "b")
+    (tmp_path / "names.json").write_text('{"foo": "model"}')
+    a, b, table = (tmp_path / name for name in ("a", "b", "names.json"))
+    cli("combine", a, b, "-o", tmp_path / "m").refused(3, "share no module", "--rename foo=model")
+    assert cli("combine", a, b, "--rename", "foo=model", "-o", tmp_path / "m").code == 0
+    assert cli("diff", tmp_path / "m", tmp_path / "m", "--rename", "model=m").code == 0
+    assert cli("convert", a, tmp_path / "c", "--to", "peft", "--rename", table).code == 0
+    assert {target.path for target in lm.load(tmp_path / "c")} == {target.path for target in lm.load(b)}
+    cli("combine", a, b, "--rename", "no-such-file", "-o", tmp_path / "n").refused(
+        2, "neither OLD=NEW nor a file"
+    )

@@ -26,6 +26,9 @@ DECODERS = (  # the names of one language model, that of the newest transformers
     "model.language_model", "language_model.model", "model.llm", "llm.model", "thinker.model.language_model",
     "thinker.model", "language_model", "llm", "model",
 )  # fmt: skip
+BESIDE = set(  # modules beside the layers that many models have
+    "embed_tokens embed_in wte wpe shared lm_head embed_out score classifier v_head summary norm ln_f".split()
+)
 INSIDE = set(  # modules beside the layers, in the same stem
     "embed_tokens embed_in embeddings wte wpe embed_positions norm final_layer_norm ln_f".split()
 )
