@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any, Literal
 
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
@@ -17,6 +16,7 @@ from loramerge.formats.peft.config import Rule, check_mergeable, plausible, scal
 from loramerge.formats.peft.fused import of_adalora, unfold
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.pairs import Pairs
+from loramerge.hub.escape import shell
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
 DIFFUSERS = "lora_adapter_metadata"
@@ -47,7 +47,7 @@ def given(file: File, pairs: Pairs, alpha: Alpha | None) -> Said:
     if alpha is None:
         raise IncompatibleError(
             f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
-            f"--alpha {quote(printable(file.path.name))}=16 (with its training alpha), or --alpha rank if "
+            f"--alpha {shell(file.path.name)}=16 (with its training alpha), or --alpha rank if "
             "the scale is already in the weights."
         )
     return (*with_alpha(pairs, alpha, file.name), {})
