@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,10 +11,11 @@ from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.request import asked
 from loramerge.cli.results import Printed, check_printed, show_deltas, show_merge, show_plan, show_pushed
-from loramerge.errors import LoramergeError, printable
+from loramerge.errors import LoramergeError
 from loramerge.formats import output
 from loramerge.formats.files.atomic import check_output
 from loramerge.formats.files.destination import real_path
+from loramerge.hub.escape import shell
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
 from loramerge.merge.run import Merge, run
@@ -134,6 +134,6 @@ def _pushed(out: Path, repo: str, private: bool, merge: Merge) -> Pushed:
     try:
         return push(out, repo, private=private, report=merge.report.to_dict())
     except LoramergeError as error:
-        place = quote(printable(out, 1000))
+        place = shell(out)
         said = f"{error} The merge is written: loramerge push {place} {repo} sends it."
         raise type(error)(said) from None

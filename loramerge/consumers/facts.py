@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from shlex import quote
 from typing import Any
 
 from loramerge.adapters.target import Kind
 from loramerge.formats.peft.names import Name, alpha_of, parse
+from loramerge.hub.escape import shell
 
 Shape = tuple[int, ...]
 Settings = Mapping[str, Any]
@@ -150,12 +150,12 @@ class Facts:
     @property
     def quoted(self) -> str:
         """Its path, to be pasted."""
-        return quote(self.path)
+        return shell(self.path)
 
     def elsewhere(self, consumer: str) -> str:
         """Where an adapter made of it for a consumer would lie, to be pasted."""
         stem = (self.stem or self.path).rstrip("/").removesuffix(".safetensors")
-        return quote(f"{stem}-{consumer}")
+        return shell(f"{stem}-{consumer}")
 
 
 SCALING = ("use_rslora", "rank_pattern", "alpha_pattern")  # settings that decide the scale of a module

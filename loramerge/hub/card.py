@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loramerge.hub.commits import OURS
-from loramerge.hub.escape import code, markdown
+from loramerge.hub.escape import code, markdown, shell
 from loramerge.hub.front_matter import CardSource, Facts, agreed, matter
 from loramerge.hub.names import COMMIT, REPOSITORY
-from loramerge.hub.usage import address, loading, shell
+from loramerge.hub.usage import address, loading
 
 MARK = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # a commit, or a SHA-256
 

@@ -1,9 +1,10 @@
-"""Text of others in a card: it is shown as it is, and means nothing to YAML, Markdown or HTML."""
+"""Text of others, shown as it is: it means nothing to YAML, Markdown, HTML or a shell."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 
 from loramerge.errors import printable
 
@@ -42,3 +43,12 @@ def code(text: object, limit: int = 200) -> str:
     longest = max((len(run) for run in re.findall("`+", safe)), default=0)
     ticks = "`" * (longest + 1)
     return f"{ticks} {safe} {ticks}" if longest else f"`{safe}`"
+
+
+def shell(text: object, limit: int = 1000) -> str:
+    """Text as one word of a command that is shown to be pasted.
+
+    >>> shell("a; rm b"), shell("a\x1b[31m")
+    ("'a; rm b'", "'a\\\\x1b[31m'")
+    """
+    return shlex.quote(printable(text, limit))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from loramerge.hub.escape import markdown, quoted
+from loramerge.hub.escape import markdown, quoted, shell
 from loramerge.hub.front_matter import Facts
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -116,8 +114,3 @@ def _converting(facts: Facts) -> str:
         f"It is {markdown(facts.words)}. This makes one for other tools of it:\n\n"
         f"```bash\nloramerge convert {shell(address(facts))} adapter.safetensors --to diffusers\n```"
     )
-
-
-def shell(text: str) -> str:
-    """A name in a line for a shell; those with other signs than these have never got here."""
-    return text if re.fullmatch(r"[\w./:@%+-]+", text) else "'" + text.replace("'", "") + "'"

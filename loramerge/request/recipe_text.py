@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.original import read_text
+from loramerge.adapters.patterns.search import searcher
 from loramerge.algorithms import Method, name_of, options_of
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.request.entry import taken
@@ -14,7 +15,7 @@ from loramerge.request.reader import Reader
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.request import DEFAULT, FIELDS, Request
 from loramerge.request.rules import Rule, plain
-from loramerge.request.strangers import check_patterns
+from loramerge.request.strangers import check_patterns, patterns_of
 
 LIMIT = 2**18
 SOURCE = ("source", "weight", "revision")
@@ -39,7 +40,11 @@ def written(recipe: Recipe) -> str:
     sources = [_source(each) for each in recipe.sources]
     values: dict[str, Any] = {"sources": sources, "method": name}
     values |= {"parameters": parameters} if parameters else {}
-    return str(yaml.safe_dump({**values, **given}, sort_keys=False, allow_unicode=True, width=110))
+    whole = {**values, **given}
+    text = str(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=110))
+    if text.replace("\n", "").isprintable():
+        return text
+    return str(yaml.safe_dump(whole, sort_keys=False, width=110))  # what a terminal would obey is escaped
 
 
 def unsaid(recipe: Recipe) -> list[str]:
@@ -83,6 +88,8 @@ def parse(values: Any, where: str) -> Recipe:
     given = {key: value for key, value in values.items() if value is not None}
     fields = {known[key]: reader.field(FIELDS[known[key]], given[key], key) for key in known if key in given}
     request = Request(**fields)
+    for option, pattern in patterns_of(request):
+        searcher(pattern, option)  # a mistake in one is its writer's
     check_patterns(request, where)
     return Recipe(
         tuple(_ingredient(reader, value) for value in reader.many(given, "sources")),

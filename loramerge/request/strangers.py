@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 
 from loramerge.adapters.patterns.search import searcher
@@ -20,10 +21,16 @@ def check_patterns(request: Request, where: str) -> None:
             f"{printable(where)} has {len(request.rules)} rules for modules, and {MOST_RULES} is the limit: "
             "put modules that are merged alike into one."
         )
-    patterns = [("only", request.only), ("exclude", request.exclude)]
-    for option, pattern in [*patterns, *(("match", rule.match) for rule in request.rules)]:
+    for option, pattern in patterns_of(request):
+        searcher(pattern, option, trusted=False)
+
+
+def patterns_of(request: Request) -> Iterator[tuple[str, str]]:
+    """Its regular expressions, each with the name of its option."""
+    found = [("only", request.only), ("exclude", request.exclude)]
+    for option, pattern in [*found, *(("match", rule.match) for rule in request.rules)]:
         if pattern is not None:
-            searcher(pattern, option, trusted=False)
+            yield option, pattern
 
 
 def work_of(method: Method) -> dict[str, tuple[float, float]]:

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from shlex import quote
 from typing import Any, Literal
 
 from loramerge.adapters.adapter import Tensor
@@ -19,6 +18,7 @@ from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.number import number
 from loramerge.formats.peft.pairs import Pairs, Stored
 from loramerge.formats.peft.updates import understood
+from loramerge.hub.escape import shell
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
 DIFFUSERS = "lora_adapter_metadata"
@@ -50,7 +50,7 @@ def given(file: File, stored: Stored, alpha: Alpha | None) -> Said:
         understood(stored, {}, None, file.name)  # what no alpha would help is told first
         raise IncompatibleError(
             f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
-            f"--alpha {quote(printable(file.path.name))}=16 (with its training alpha), or --alpha rank if "
+            f"--alpha {shell(file.path.name)}=16 (with its training alpha), or --alpha rank if "
             "the scale is already in the weights."
         )
     return (*with_alpha(stored, alpha, file.name), {})

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
@@ -30,6 +29,7 @@ from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
 from loramerge.formats.peft.updates import understood
 from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
+from loramerge.hub.escape import shell
 
 CONFIG = "adapter_config.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -193,7 +193,7 @@ def _refuse_mlx(folder: Path, config: Mapping[str, Any], name: str) -> None:
     raise SourceError(
         f"{printable(name)} is a folder of mlx-lm without adapters.safetensors"
         + (
-            f": it holds checkpoints only. Name one, such as {quote(printable(f'{name}/{found[-1]}', 1000))}"
+            f": it holds checkpoints only. Name one, such as {shell(f'{name}/{found[-1]}')}"
             if found
             else ": the download is incomplete."
         )
@@ -209,12 +209,12 @@ def _no_config(folder: Path, name: str) -> SourceError:
     if weights:
         return SourceError(
             f"{printable(name)} has no {CONFIG}, so it is not a PEFT folder. To read its file alone, "
-            f"name it: {quote(printable(f'{name}/{weights[0]}', 1000))}"
+            f"name it: {shell(f'{name}/{weights[0]}')}"
         )
     if nested := sorted(p.parent.name for end in (CONFIG, "*.safetensors") for p in folder.glob(f"*/{end}")):
         return SourceError(
             f"{printable(name)} holds folders, not an adapter: name one, such as "
-            f"{quote(printable(f'{name}/{nested[0]}', 1000))}"
+            f"{shell(f'{name}/{nested[0]}')}"
         )
     what = ", ".join(printable(f, 40) for f in files[:3]) or "it holds no files"
     return SourceError(f"{printable(name)} has no {CONFIG} ({what}): it is not a PEFT adapter.")
