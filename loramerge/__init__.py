@@ -64,6 +64,7 @@ _CONTENTS = {
     "verbs.convert": "Conversion convert",
     "verbs.deltas": "write_deltas",
     "verbs.diff": "Difference diff",
+    "verbs.extract": "Extraction extract",
     "verbs.inspect": "Inspection inspect",
     "verbs.open": "open",
     "verbs.plan": "plan",

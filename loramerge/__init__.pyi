@@ -69,6 +69,7 @@ from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
 from loramerge.verbs.diff import diff as diff
+from loramerge.verbs.extract import Extraction as Extraction
 from loramerge.verbs.inspect import Inspection as Inspection
 from loramerge.verbs.inspect import inspect as inspect
 from loramerge.verbs.plot import plot_spectra as plot_spectra
@@ -123,6 +124,26 @@ def convert(
     profile: str | None = ...,
     overwrite: bool = ...,
 ) -> Conversion: ...
+def extract(
+    tuned: str | Path,
+    base: str | Path,
+    out: str | Path | None = ...,
+    *,
+    rank: int | None = ...,
+    energy: float | None = ...,
+    only: str | None = ...,
+    exclude: str | None = ...,
+    extras: str = ...,
+    format: str | None = ...,
+    dtype: str | None = ...,
+    profile: str | None = ...,
+    total_rank: int | None = ...,
+    size: float | str | None = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    memory: float | str = ...,
+    progress: Progress | None = ...,
+) -> Extraction: ...
 def open(
     sources: Sequence[Source],
     *,

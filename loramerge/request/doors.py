@@ -20,6 +20,8 @@ _STRANGER = "it may be a stranger's, and you decide what is read on your machine
 _SETTLED = "the record says it"
 _BY_OUT = "the name of the output says it"
 _RESTORED = "the merge has settled it"
+_MODELS = "whole models are read, not adapters"
+_ADDED = "combine says it of a merge: fuse adds what it is given"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -59,6 +61,13 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "max_error": "every module is compared anyway",
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),
         "effort": "the work is that of a copy",
+    },
+    "extract": {
+        **dict.fromkeys(("sources", "strength"), _MODELS),
+        **dict.fromkeys(("only", "exclude", "extras"), HERE),
+        **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
+        "max_error": "every module is compared anyway",
+        "bare": _BY_OUT,
     },
     "restore": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _RESTORED),
