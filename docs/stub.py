@@ -14,6 +14,7 @@ DOORS = (
     "combine",
     "convert",
     "extract",
+    "fuse",
     "open",
     "plan",
     "replay",

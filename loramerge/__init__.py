@@ -65,6 +65,7 @@ _CONTENTS = {
     "verbs.deltas": "write_deltas",
     "verbs.diff": "Difference diff",
     "verbs.extract": "Extraction extract",
+    "verbs.fuse": "Fusion fuse",
     "verbs.inspect": "Inspection inspect",
     "verbs.open": "open",
     "verbs.plan": "plan",

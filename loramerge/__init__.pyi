@@ -70,6 +70,7 @@ from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
 from loramerge.verbs.diff import diff as diff
 from loramerge.verbs.extract import Extraction as Extraction
+from loramerge.verbs.fuse import Fusion as Fusion
 from loramerge.verbs.inspect import Inspection as Inspection
 from loramerge.verbs.inspect import inspect as inspect
 from loramerge.verbs.plot import plot_spectra as plot_spectra
@@ -144,6 +145,23 @@ def extract(
     memory: float | str = ...,
     progress: Progress | None = ...,
 ) -> Extraction: ...
+def fuse(
+    adapter: Source,
+    base: str | Path,
+    out: str | Path | None = ...,
+    *,
+    subtract: bool = ...,
+    only: str | None = ...,
+    exclude: str | None = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    allow_pickle: bool = ...,
+    scale: float | str = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    memory: float | str = ...,
+    progress: Progress | None = ...,
+) -> Fusion: ...
 def open(
     sources: Sequence[Source],
     *,

@@ -75,23 +75,8 @@ class Checkpoint:
         return tuple(file.path for model in self.models.values() for file in model.shards.values())
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
-    """A model: a folder as transformers or diffusers writes it, a single .safetensors, or a name on the Hub.
-
-    Raises:
-        SourceError: absent, cut short, or no model.
-        IncompatibleError: pickles only, or an adapter in the place of a model.
-    """
-    from loramerge.checkpoints import remote  # the Hub is for those who name it
-    from loramerge.hub.names import hub_name
-
-    if (named := hub_name(source)) is not None:
-        return remote.fetched(named)
-    return opened(Path(source), str(source))
-
-
 def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
-    """The same of a path; `origin` is where it came from."""
+    """The model at a path; `origin` is where it came from. Errors as for `open_checkpoint`."""
     if not os.path.lexists(path):
         raise SourceError(f"{printable(name, 1000)} does not exist. Check the path.")
     if not path.is_dir():

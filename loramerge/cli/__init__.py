@@ -16,6 +16,7 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "combine": "Merge adapters into one adapter.",
     "convert": "Write an adapter in another format.",
     "extract": "Take an adapter out of a tuned model: what it adds to its base.",
+    "fuse": "Add an adapter to its base model, or take it out again.",
     "diff": "Compare two adapters module by module.",
     "check": "Tell what the programs that load an adapter would do with it.",
     "inspect": "Tell what adapters are: modules, ranks, scales, spectra, oddities.",

@@ -71,6 +71,7 @@ STEM = {
     "replay": "replayed",
     "restore": "restored",
     "extract": "extracted",
+    "fuse": "fused",
 }
 SPELT: dict[
     str, Callable[[Field, str], list[click.Option]]

@@ -21,7 +21,6 @@ _SETTLED = "the record says it"
 _BY_OUT = "the name of the output says it"
 _RESTORED = "the merge has settled it"
 _MODELS = "whole models are read, not adapters"
-_ADDED = "combine says it of a merge: fuse adds what it is given"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -68,6 +67,13 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
         "max_error": "every module is compared anyway",
         "bare": _BY_OUT,
+    },
+    "fuse": {
+        **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
+        "rules": "use combine first, and fuse the merge",
+        "extras": "all that the adapter holds is applied",
+        **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
+        **dict.fromkeys(("out", "overwrite"), HERE),
     },
     "restore": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _RESTORED),

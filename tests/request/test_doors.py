@@ -68,10 +68,13 @@ FUNCTIONS = {
     "resize": lm.resize,
     "convert": lm.convert,
     "extract": lm.extract,
+    "fuse": lm.fuse,
     "restore": lm.restore,
     "replay": lm.replay,
 }
-COMMAND_OF = {"command": "combine"} | {d: d for d in ("resize", "convert", "extract", "restore", "replay")}
+COMMAND_OF = {"command": "combine"} | {
+    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay")
+}
 by_field = pytest.mark.parametrize("name", FIELDS)
 every_door = pytest.mark.parametrize("door", DOORS)
 
@@ -115,7 +118,7 @@ def enter(door, *method, **said):
     """Say something at a door, in Python."""
     pair, few = (
         random_adapters(0, (2, 2)),
-        {"convert": ("b", "peft"), "extract": ("base",), "restore": ("t",)},
+        {"convert": ("b", "peft"), "extract": ("base",), "fuse": ("base",), "restore": ("t",)},
     )
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
