@@ -1,4 +1,4 @@
-"""Write what is taken from the code: docs/methods.md, tables of README.md, the stub, the catalogue of the CLI.
+"""Write what is taken from the code: docs/methods.md, tables of README.md, the stub, the CLI's catalogue.
 
 python docs/generate.py            write them
 python docs/generate.py --check    fail if they are stale (a test does the same)

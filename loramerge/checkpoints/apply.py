@@ -17,7 +17,8 @@ from loramerge.checkpoints.places import Place
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
 
-ENTRIES = 1 << 20  # that are widened at a time
+ENTRIES = 1 << 15  # that are widened at a time, in cache
+FEW, SAMPLED = 16, 8  # pieces of which all are looked at; the share of more that is
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Fused:
     """What became of one tensor, as squares of Frobenius norms.
 
     Args:
-        name: of the tensor.   added: ‖update‖².   rounding: ‖weight + update − what is stored‖².
+        name: of the tensor.   added: ‖update‖².
+        rounding: ‖weight + update − what is stored‖²; of a large tensor estimated from an eighth of it.
     """
 
     name: str
@@ -58,8 +60,8 @@ def applied(
     added = rounding = 0.0
     for place, left, right in _updates(change, adapter, wide):
         for view, part in _views(whole, place, left):
-            energy, off = _add(view, part, right, kind, change)
-            added, rounding = added + energy, rounding + off
+            added += _energy(part, right)
+            rounding += _add(view, part, right, change)
     return {change.key: whole}, Fused(change.key[1], added, rounding)
 
 
@@ -88,24 +90,44 @@ def _views(whole: Array, place: Place, left: Array) -> Iterator[tuple[Array, Arr
         top += high
 
 
-def _add(view: Array, left: Array, right: Array, kind: np.dtype, change: Change) -> tuple[float, float]:
-    """Add left @ right to a view in place; (‖update‖², ‖rounding‖²)."""
-    step, added, off = max(1, ENTRIES // max(1, view.shape[1])), 0.0, 0.0
-    for top in range(0, len(view), step):
-        update = left[top : top + step] @ right
-        added += float(np.vdot(update, update))
-        update += view[top : top + step]
-        with np.errstate(over="ignore"):
-            stored = update.astype(kind)
-        view[top : top + step] = stored
-        update -= stored
-        off += float(np.vdot(update, update))
-    if not np.isfinite(off):
-        raise IncompatibleError(
-            f"{printable(change.key[1])} with the update does not fit {dtypes.word(change.dtype)}, the type of "
-            "the model."
-        )
-    return added, off
+def _energy(left: Array, right: Array) -> float:
+    """‖left @ right‖², by products of the factors with themselves."""
+    wide = dtypes.wide(left), dtypes.wide(right)
+    return max(float(((wide[0].T @ wide[0]) * (wide[1] @ wide[1].T)).sum()), 0.0)
+
+
+def _add(view: Array, left: Array, right: Array, change: Change) -> float:
+    """Add left @ right to a view in place; ‖rounding‖², from every eighth piece of many."""
+    step = max(1, ENTRIES // max(1, view.shape[1]))
+    sums, before = (np.empty((step, view.shape[1]), left.dtype) for _ in range(2))
+    tops = range(0, len(view), step)
+    every, off, seen, most = 1 if len(tops) < FEW else SAMPLED, 0.0, 0, _largest(change.dtype)
+    for piece, top in enumerate(tops):
+        rows = view[top : top + step]
+        total, known = sums[: len(rows)], before[: len(rows)]
+        np.matmul(left[top : top + step], right, out=total)
+        np.copyto(known, rows)
+        total += known
+        if most is not None and not max(total.max(initial=0.0), -total.min(initial=0.0)) <= most:
+            raise _too_large(change)
+        rows[...] = total
+        if piece % every == 0:
+            np.copyto(known, rows)
+            total -= known
+            off, seen = off + float(np.vdot(total, total)), seen + len(rows)
+    return off * len(view) / max(seen, 1)
+
+
+def _largest(dtype: str) -> float | None:
+    """The largest value of a type that others exceed easily."""
+    return quantised.FLOAT8.get(dtype, dtypes.largest(dtype) if dtype == "F16" else None)
+
+
+def _too_large(change: Change) -> IncompatibleError:
+    return IncompatibleError(
+        f"{printable(change.key[1])} with the update does not fit {dtypes.word(change.dtype)}, the type of "
+        "the model."
+    )
 
 
 def _rescaled(

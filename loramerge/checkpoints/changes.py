@@ -110,7 +110,7 @@ def _untie(found: Changes, places: Places) -> Key | None:
     found.tensors[key] = Change(key, tensor.dtype, tensor.shape, tensor, fresh=True)
     found.configs["model"] = {TYING: False}
     found.notes.append(
-        f"the head is no longer tied to {source[1].removesuffix('.weight')}, since only one of them is changed"
+        f"the head is no longer tied to {source[1].removesuffix('.weight')}, as only one of them changes"
     )
     return key
 
@@ -254,8 +254,8 @@ def _bias(found: Changes, places: Places, target: Target, bias: Scaled) -> None:
     known = places.tensor(target.component, target.path, "bias")
     if known is None or found.checkpoint.tensors[known[0]].shape != bias.tensor.shape:
         raise IncompatibleError(
-            f"{printable(found.adapter.name)} adds to the bias of {printable(target.path)}, which has none of "
-            f"that size in {printable(found.checkpoint.name, 1000)}."
+            f"{printable(found.adapter.name)} adds to the bias of {printable(target.path)}, which has "
+            f"none of that size in {printable(found.checkpoint.name, 1000)}."
         )
     found.of(known[0]).plain.append((bias, Place(known[0], None, known[1])))
 
