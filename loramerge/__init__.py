@@ -48,6 +48,7 @@ _CONTENTS = {
     "algorithms.ties": "Ties",
     "algorithms.tsv": "Tsv",
     "algorithms.wudi": "Wudi",
+    "checkpoints.extracted": "Tuned",
     "consumers": "Finding",
     "consumers.check": "check",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -38,7 +38,7 @@ class Copy:
         self.file, self.out, self.changed, self.also = file, out, changed, frozenset(also)
         self.layout = {key: (t.dtype, t.shape) for key, t in file.tensors.items()} | dict(changed)
         self._header, self._starts = _header(self.layout, file.metadata)
-        self._marks: dict[str, int] = {}
+        self._marks: dict[str, tuple[int, int]] = {}
         self._lock = Lock()
 
     def fill(self, make: Callable[[str], Mapping[str, Array]], run: Callable[..., Iterable[object]]) -> None:

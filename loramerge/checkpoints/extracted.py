@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.adapters.base_models import without_folders
 from loramerge.adapters.target import Target
+from loramerge.arrays.backend import workers
 from loramerge.checkpoints.checkpoint import PIPELINE, Checkpoint
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
-from loramerge.errors import IncompatibleError, printable
+from loramerge.checkpoints.open import open_checkpoint
+from loramerge.checkpoints.single import is_image
+from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.names import PREFIX
 
@@ -23,6 +28,44 @@ TASKS = {  # how the class of a model ends -> PEFT's name of its task
 }
 
 
+RANK = 32  # if no size is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A tuned model in the place of an adapter: what it adds to its base, at a rank.
+
+    Args:
+        tuned, base: as for `extract`.   rank: units in every module.
+
+    Raises:
+        UsageError: the rank is no whole number from 1 on.
+    """
+
+    tuned: str | Path
+    base: str | Path
+    rank: int = RANK
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise UsageError(f"rank={self.rank!r} of a tuned model is not a whole number from 1 on.")
+
+    def __str__(self) -> str:
+        return Path(self.tuned).name or str(self.tuned)
+
+    def adapter(self, threads: int, whole: bool) -> Adapter:
+        """The adapter, in memory. Errors as for `extract`.
+
+        Args:
+            whole: tensors that differ, but of which no update is made, are in its extras.
+        """
+        pair = Pair(open_checkpoint(self.tuned), open_checkpoint(self.base))
+        beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
+        with workers(threads) as run:
+            modules = list(run(lambda each: pair.module(each, self.rank, None), pair.weights))
+        return adapter(pair, modules, beside, str(self))
+
+
 def home(checkpoint: Checkpoint) -> str:
     """The format in which adapters of such a model are written if nobody says another."""
     if "model" in checkpoint.models or not _is_image(checkpoint):
@@ -31,8 +74,6 @@ def home(checkpoint: Checkpoint) -> str:
 
 
 def _is_image(checkpoint: Checkpoint) -> bool:
-    from loramerge.checkpoints.single import is_image
-
     return (checkpoint.root / PIPELINE).is_file() or is_image(key for _, key in checkpoint.tensors)
 
 

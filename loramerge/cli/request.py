@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from loramerge.algorithms import find
+from loramerge.checkpoints.extracted import Tuned
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import typed
@@ -31,14 +32,22 @@ def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Reci
     if SIZES & (own.keys() | fields.keys()):
         written = _without_size(written)
     named = tuple(Ingredient(source) for source in sources) or written.sources
-    named = tuple(replace(each, source=source) for each in named for source in listed(str(each.source)))
+    named = tuple(member for each in named for member in _listed(each))
     for each in named:
-        _tell(str(each.source))
+        if not isinstance(each.source, Tuned):
+            _tell(str(each.source))
     parameters = {**_kept(written, ctx.meta["method"]), **own}
     weights = fields.pop("weights", None)
     whole = replace(written, sources=named, method=ctx.meta["method"], parameters=parameters)
     out = fields.get("out")
     return _weighed(expanded(whole.asking(bare=None if out is None else is_bare(out), **fields)), weights)
+
+
+def _listed(each: Ingredient) -> list[Ingredient]:
+    """The members of a list on the Hub in its place."""
+    if isinstance(each.source, Tuned):
+        return [each]
+    return [replace(each, source=source) for source in listed(str(each.source))]
 
 
 def _own(ctx: click.Context) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.checkpoints.extracted import Tuned
 from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.peft.read import CONFIG
@@ -32,7 +33,7 @@ def expanded(recipe: Recipe) -> Recipe:
 
 
 def _members_of(source: Ingredient) -> list[Ingredient]:
-    if isinstance(source.source, Adapter):
+    if isinstance(source.source, Adapter | Tuned):
         return [source]
     name = str(source.source)
     return [

@@ -15,6 +15,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import workers
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
+from loramerge.checkpoints.extracted import RANK
 from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.errors import IncompatibleError, UsageError, printable
@@ -32,7 +33,6 @@ from loramerge.request.signature import spelled
 from loramerge.verbs.convert import check_close
 from loramerge.verbs.diff import diff
 
-RANK = 32  # if no size is asked for
 SPARE = 4  # times the rank that all could have: more than that one module is never given
 HELD = 24  # bytes for an entry of a module while it is looked at
 
@@ -219,9 +219,9 @@ class _Extractor:
         real = [name_of(each.key) for each in found if not each.rounded]
         if real and self.request.extras == "refuse":
             raise IncompatibleError(
-                f"{printable(self.pair.tuned.name)} also changes {len(real)} tensors of which no low-rank update "
-                f"is made: norms, biases, embeddings ({told(real)}). Decide with --extras: drop leaves them out, "
-                "first keeps them whole (in modules_to_save, which vLLM and llama.cpp do not load)."
+                f"{printable(self.pair.tuned.name)} also changes {len(real)} tensors of which no "
+                f"low-rank update is made: norms, biases, embeddings ({told(real)}). Decide with --extras: drop "
+                "leaves them out, first keeps them whole, which vLLM and llama.cpp do not load."
             )
         return found
 
