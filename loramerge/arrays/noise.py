@@ -33,8 +33,12 @@ class Noise:
     edge: float
 
     def explains(self, energy: float, strongest: float) -> bool:
-        """Whether a difference of this ‖·‖² and largest σ² need be no more than rounding."""
-        return energy <= TWICE * self.energy and strongest <= TWICE * self.edge
+        """Whether a difference of this ‖·‖² and largest σ² need be no more than rounding.
+
+        Weaker noise has weaker directions: what is small but of a low rank was trained.
+        """
+        share = min(1.0, energy / self.energy) if self.energy else 0.0
+        return energy <= TWICE * self.energy and strongest <= TWICE * self.edge * share
 
     def above(self, squares: Array) -> int:
         """How many of these σ² are stronger than rounding makes them."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot
+from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot, Tensor
 from loramerge.adapters.base_models import without_folders
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import workers
@@ -19,12 +19,10 @@ from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.names import PREFIX
 
-TASKS = {  # how the class of a model ends -> PEFT's name of its task
+TASKS = {  # how the class of a model ends -> PEFT's name of its task; those of heads make PEFT look for one
     "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
 }
 
 
@@ -108,7 +106,7 @@ def _beside(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors under PEFT's names, and the settings under which it loads them."""
     adapted = {target.path for target in slots}
-    extras, heads, biased, homeless = {}, set[str](), False, []
+    extras, heads, biased, homeless = dict[str, Tensor](), set[str](), False, list[str]()
     for each in beside:
         name = each.key[1]
         path, _, parameter = name.rpartition(".")
@@ -120,7 +118,7 @@ def _beside(
         elif not path or path in adapted or any(other.startswith(f"{path}.") for other in adapted):
             homeless.append(name)
         else:
-            extras[PREFIX + name] = pair.tuned.tensors[each.key]
+            extras |= _module(pair, each.key[0], path)
             heads.add(path)
     if homeless:
         raise IncompatibleError(
@@ -129,3 +127,12 @@ def _beside(
         )
     config = {"modules_to_save": sorted(heads)} if heads else {}
     return extras, {**config, **({"bias": "all"} if biased else {})}
+
+
+def _module(pair: Pair, part: str, path: str) -> dict[str, Tensor]:
+    """All tensors of a module that is kept whole: PEFT looks for each of them."""
+    return {
+        PREFIX + key: tensor
+        for (where, key), tensor in pair.tuned.tensors.items()
+        if where == part and key.rpartition(".")[0] == path
+    }

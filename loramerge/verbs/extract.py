@@ -219,8 +219,8 @@ class _Extractor:
         real = [name_of(each.key) for each in found if not each.rounded]
         if real and self.request.extras == "refuse":
             raise IncompatibleError(
-                f"{printable(self.pair.tuned.name)} also changes {len(real)} tensors of which no "
-                f"low-rank update is made: norms, biases, embeddings ({told(real)}). Decide with --extras: drop "
+                f"{printable(self.pair.tuned.name)} also changes {len(real)} tensors of which no low-rank "
+                f"update is made: norms, biases, embeddings ({told(real)}). Decide with --extras: drop "
                 "leaves them out, first keeps them whole, which vLLM and llama.cpp do not load."
             )
         return found
