@@ -45,6 +45,36 @@ class Noise:
         return int((squares > TWICE * self.edge).sum())
 
 
+@dataclass
+class Tally:
+    """The rounding of a matrix that is seen some rows at a time.
+
+    Args:
+        columns: how many it has.
+    """
+
+    columns: int
+    largest: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.sums = np.zeros(self.columns)
+
+    def add(self, rows: Array) -> None:
+        """Count rows (a, b) in; they are overwritten if they are float32."""
+        spacing = np.ascontiguousarray(rows, np.float32)
+        bits = spacing.view(np.uint32)
+        np.bitwise_and(bits, EXPONENT, out=bits)  # |w| rounded down to a power of two
+        np.square(spacing, out=spacing)
+        self.sums += spacing.sum(axis=0)
+        self.largest = max(self.largest, float(spacing.sum(axis=1).max(initial=0.0)))
+
+    def noise(self, *dtypes: str) -> Noise:
+        """What rounding to the coarsest of these types does to it."""
+        unit = max(EPSILON[dtype] for dtype in dtypes) ** 2 / 12
+        edge = (sqrt(self.largest) + sqrt(self.sums.max(initial=0.0))) ** 2
+        return Noise(float(self.sums.sum()) * unit, edge * unit)
+
+
 def rounding(matrix: Array, *dtypes: str) -> Noise:
     """The rounding of a matrix to the coarsest of these types.
 
@@ -54,10 +84,6 @@ def rounding(matrix: Array, *dtypes: str) -> Noise:
     >>> rounding(np.ones((3, 4), np.float32), "BF16").energy == 12 * 2.0**-14 / 12
     True
     """
-    epsilon = max(EPSILON[dtype] for dtype in dtypes)
-    spacing = (np.ascontiguousarray(matrix, np.float32).view(np.uint32) & EXPONENT).view(np.float32)
-    squares = np.square(spacing, out=spacing)  # |w| rounded down to a power of two, squared
-    rows, columns = squares.sum(axis=1, dtype=np.float64), squares.sum(axis=0, dtype=np.float64)
-    unit = epsilon**2 / 12
-    edge = (sqrt(rows.max(initial=0.0)) + sqrt(columns.max(initial=0.0))) ** 2
-    return Noise(float(rows.sum()) * unit, edge * unit)
+    tally = Tally(matrix.shape[1])
+    tally.add(matrix.astype(np.float32))
+    return tally.noise(*dtypes)

@@ -134,7 +134,7 @@ def _rescaled(
     change: Change, adapter: Adapter, tensors: Mapping[Key, Tensor], scale: Key
 ) -> tuple[dict[Key, Array], Fused]:
     """A weight in 8-bit floats with scales, which grow only where the sum does not fit."""
-    before = quantised.read(tensors, change.key)
+    before = quantised.numbers(tensors, change.key)
     after = before.copy()
     for place, left, right in _updates(change, adapter, np.dtype(np.float64)):
         for view, part in _views(after, place, left):

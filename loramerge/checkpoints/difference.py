@@ -13,7 +13,7 @@ from loramerge.adapters.target import Kind, Target
 from loramerge.algorithms.families.refit import energy, refit
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.arrays.noise import Noise, rounding
+from loramerge.arrays.noise import Noise, Tally, rounding
 from loramerge.checkpoints import quantised
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
@@ -25,6 +25,7 @@ OF_LOST = 1e-3  # the same, of what the best fit loses
 ROUGH = 0.05  # enough to see whether there is more than rounding
 FIRST = 16  # units, where a share of the energy says how many
 ROWS = 1024  # of a table, that are looked at together
+ENTRIES = 1 << 16  # that are subtracted at a time, in cache
 
 Chosen = Callable[[str], bool]
 
@@ -126,15 +127,19 @@ class Pair:
     def module(self, pair: tuple[Weight, Weight], rank: int | None, share: float | None) -> Module:
         """How one module differs, with so many units, or as many as hold this share of its energy."""
         tuned, base = pair
-        before = base.matrix(quantised.read(self.base.tensors, base.key))
-        after = tuned.matrix(quantised.read(self.tuned.tensors, tuned.key))
-        kinds = self.tuned.tensors[tuned.key].dtype, self.base.tensors[base.key].dtype
-        _check_numbers(tuned.target, before, after)
-        matrix = after - before
+        after = tuned.stored(quantised.numbers(self.tuned.tensors, tuned.key))
+        before = base.stored(quantised.numbers(self.base.tensors, base.key))
+        stored, tally = _subtracted(after, before)
+        matrix = stored.T if tuned.turned else stored
         whole = energy(matrix)
+        if not np.isfinite(whole):
+            raise IncompatibleError(
+                f"{printable(tuned.target)} holds values that are no finite numbers: one of the models "
+                "is damaged."
+            )
         if whole == 0.0:
             return _nothing(tuned, 0.0, 0.0)
-        noise = rounding(np.maximum(np.abs(before), np.abs(after)), *kinds)
+        noise = tally.noise(self.tuned.tensors[tuned.key].dtype, self.base.tensors[base.key].dtype)
         if _is_noise(matrix, whole, noise):
             return replace(_nothing(tuned, whole, noise.energy), rounded=True)
         return _fitted(tuned, matrix, whole, noise, rank, share)
@@ -151,6 +156,20 @@ class Pair:
                 yield Beside(key, None)
             elif any(apart := _apart(tensor, known)):
                 yield Beside(key, apart[0], apart[0] <= apart[1])
+
+
+def _subtracted(after: Array, before: Array) -> tuple[Array, Tally]:
+    """after − before, and the rounding of the larger of both, some rows at a time."""
+    kind = np.float64 if np.float64 in (after.dtype, before.dtype) else np.float32
+    found, tally = np.empty(after.shape, kind), Tally(after.shape[1])
+    step = max(1, ENTRIES // max(1, after.shape[1]))
+    for top in range(0, len(after), step):
+        one, other = (each[top : top + step].astype(kind) for each in (after, before))
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.subtract(one, other, out=found[top : top + step])
+        np.maximum(np.abs(one, out=one), np.abs(other, out=other), out=one)
+        tally.add(one)
+    return found, tally
 
 
 def name_of(key: Key) -> str:
@@ -205,13 +224,6 @@ def _lost(matrix: Array, up: Array, down: Array) -> float:
 
 def _no_start(matrix: Array) -> Array:
     return np.empty((0, matrix.shape[1]), matrix.dtype)
-
-
-def _check_numbers(target: Target, *matrices: Array) -> None:
-    if not all(np.isfinite(matrix.sum(dtype=np.float64)) for matrix in matrices):
-        raise IncompatibleError(
-            f"{printable(target)} holds values that are no finite numbers: one of the models is damaged."
-        )
 
 
 def _apart(one: Tensor, other: Tensor) -> tuple[float, float]:

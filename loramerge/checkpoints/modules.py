@@ -28,14 +28,14 @@ class Weight:
     rows: tuple[slice, ...] = ()
     turned: bool = False
 
-    def matrix(self, array: Array) -> Array:
-        """(out, in) of what was read of the tensor; a view where it can be one."""
+    def stored(self, array: Array) -> Array:
+        """Its part of what was read of the tensor: (out, in), or (in, out) if it is turned."""
         if self.target.index >= 0 and self.target.kind == "expert":
             array = array[self.target.index]
         flat = array.reshape(len(array), -1)
         if self.rows:
             flat = flat[self.rows[0]] if len(self.rows) == 1 else np.concatenate([flat[r] for r in self.rows])
-        return flat.T if self.turned else flat
+        return flat
 
 
 def weights(checkpoint: Checkpoint) -> Iterator[Weight]:

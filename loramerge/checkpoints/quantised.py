@@ -74,8 +74,8 @@ def scale_of(tensors: Mapping[Key, Tensor], key: Key) -> Key | None:
     return next(((part, stem + last) for last in SCALES if (part, stem + last) in tensors), None)
 
 
-def read(tensors: Mapping[Key, Tensor], key: Key) -> Array:
-    """The numbers of a weight: float64 of a weight in float64 or with scales, else float32.
+def numbers(tensors: Mapping[Key, Tensor], key: Key) -> Array:
+    """The numbers of a weight: float64 if it has scales, else as they are stored.
 
     Raises:
         IncompatibleError: no float, or scales of a shape that is not known.
@@ -83,10 +83,10 @@ def read(tensors: Mapping[Key, Tensor], key: Key) -> Array:
     tensor = tensors[key]
     if numpy_dtype(tensor.dtype) is None or tensor.dtype not in (*dtypes.FLOATS, *FLOAT8):
         raise IncompatibleError(f"{printable(key[1])} is stored as {tensor.dtype}, and a float is needed.")
-    array, scale = tensor.read(), scale_of(tensors, key)
-    if scale is not None:
-        return array.astype(np.float64) * spread(tensors[scale].read().astype(np.float64), array.shape, key)
-    return array if array.dtype == np.float64 else array.astype(np.float32)
+    array, scale = np.asarray(tensor.read()), scale_of(tensors, key)
+    if scale is None:
+        return array
+    return array.astype(np.float64) * spread(tensors[scale].read().astype(np.float64), array.shape, key)
 
 
 def spread(scale: Array, shape: tuple[int, ...], key: Key) -> Array:

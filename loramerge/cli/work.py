@@ -38,7 +38,7 @@ def work(ctx: click.Context, given: dict[str, Any]) -> None:
     if given["print_recipe"]:
         return _print_recipe(recipe)
     _check_dense(given, recipe)
-    if given["base"] is not None:
+    if given["whole_model"] is not None:
         return _fuse(given, recipe, printed)
     plan = planned(recipe, watch=show.opening)
     dense = given["dense_delta"]
@@ -99,7 +99,7 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     from loramerge.verbs.fuse import fused
 
     _check_fuse(given, recipe)
-    request, base = recipe.request, str(given["base"])
+    request, base = recipe.request, str(given["whole_model"])
     out = request.out or Path("fused")
     check_place(open_checkpoint(base), out, request.overwrite)
     recipe = recipe.asking(out=None, dtype=request.dtype or "float32")
