@@ -161,7 +161,6 @@ def fuse(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    progress: Progress | None = ...,
 ) -> Fusion: ...
 def open(
     sources: Sequence[Source],

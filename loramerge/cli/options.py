@@ -58,7 +58,7 @@ def _out(field: Field, door: str) -> list[click.Option]:
     name = STEM[door]
     shown = (
         name
-        if door in ("restore", "extract")
+        if door in ("restore", "extract", "fuse")
         else f"{name}.safetensors if all sources are bare files, else {name}"
     )
     told = f"{field.help}  [default: {shown}]"

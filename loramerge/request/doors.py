@@ -74,6 +74,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "extras": "all that the adapter holds is applied",
         **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
         **dict.fromkeys(("out", "overwrite"), HERE),
+        "progress": "the work is little more than that of a copy",
     },
     "restore": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _RESTORED),
