@@ -44,6 +44,7 @@ from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties
 from loramerge.algorithms.tsv import Tsv as Tsv
 from loramerge.algorithms.wudi import Wudi as Wudi
+from loramerge.checkpoints.extracted import Tuned as Tuned
 from loramerge.consumers.check import check as check
 from loramerge.consumers.consumer import Finding as Finding
 from loramerge.errors import IncompatibleError as IncompatibleError
@@ -69,6 +70,8 @@ from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
 from loramerge.verbs.diff import diff as diff
+from loramerge.verbs.extract import Extraction as Extraction
+from loramerge.verbs.fuse import Fusion as Fusion
 from loramerge.verbs.inspect import Inspection as Inspection
 from loramerge.verbs.inspect import inspect as inspect
 from loramerge.verbs.plot import plot_spectra as plot_spectra
@@ -128,6 +131,47 @@ def convert(
     profile: str | None = ...,
     overwrite: bool = ...,
 ) -> Conversion: ...
+def extract(
+    tuned: str | Path,
+    base: str | Path,
+    out: str | Path | None = ...,
+    *,
+    rank: int | None = ...,
+    energy: float | None = ...,
+    only: str | None = ...,
+    exclude: str | None = ...,
+    extras: str = ...,
+    format: str | None = ...,
+    dtype: str | None = ...,
+    profile: str | None = ...,
+    total_rank: int | None = ...,
+    size: float | str | None = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    memory: float | str = ...,
+    allow_work: bool = ...,
+    progress: Progress | None = ...,
+) -> Extraction: ...
+def fuse(
+    adapter: Source,
+    base: str | Path,
+    out: str | Path | None = ...,
+    *,
+    subtract: bool = ...,
+    only: str | None = ...,
+    exclude: str | None = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    allow_disjoint: bool = ...,
+    rename: Mapping[str, str] | str | Path | None = ...,
+    grain: str | None = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    allow_pickle: bool = ...,
+    scale: float | str = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    memory: float | str = ...,
+    allow_work: bool = ...,
+) -> Fusion: ...
 def open(
     sources: Sequence[Source],
     *,

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import loramerge
-from benchmarks.speed import coefficients, peers, sections, span
+from benchmarks.speed import coefficients, models, peers, sections, span
 from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
 from loramerge.arrays.backend import keep_freed_memory
@@ -37,6 +37,7 @@ SECTIONS = (
     "coefficients",
     "elementwise",
     "span",
+    "models",
     "peft",
     "mergekit",
 )
@@ -69,6 +70,8 @@ def rows(names: list[str], work: Path, options: argparse.Namespace) -> Iterator[
         yield from elementwise(work)
     if "span" in names:
         yield from span.rows(work)
+    if "models" in names:
+        yield from models.rows(work, options.size)
     if "peft" in names:
         yield from peers.peft(work)
     if "mergekit" in names and options.mergekit:

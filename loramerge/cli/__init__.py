@@ -15,6 +15,8 @@ from loramerge.cli.failures import ended_by_signals, exit_code
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
     "convert": "Write an adapter in another format.",
+    "extract": "Take an adapter out of a tuned model: what it adds to its base.",
+    "fuse": "Add an adapter to its base model, or take it out again.",
     "diff": "Compare two adapters module by module.",
     "check": "Find out what other programs would do with an adapter.",
     "inspect": "Show modules, ranks, scales and spectra of adapters.",

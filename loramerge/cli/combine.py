@@ -28,6 +28,8 @@ from loramerge.request.request import DEFAULT
 @click.option("--private", is_flag=True, help="Make the repository of --push a private one.")
 @click.option("--dense-delta", is_flag=True, help="Write full matrices ΔW instead of an adapter: one "
     "tensor for each parameter, in one .safetensors; as .diff in the formats kohya and comfy.")  # fmt: skip
+@click.option("--fuse", "whole_model", metavar="BASE", help="Write a whole model instead of an adapter: "
+    "BASE with the merge added to its weights, as `loramerge fuse` does.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
     "other sizes; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

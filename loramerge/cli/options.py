@@ -56,12 +56,23 @@ def _descriptions(*_: object) -> list[click.Option]:
 
 def _out(field: Field, door: str) -> list[click.Option]:
     name = STEM[door]
-    shown = name if door == "restore" else f"{name}.safetensors if all sources are bare files, else {name}"
+    shown = (
+        name
+        if door in ("restore", "extract", "fuse")
+        else f"{name}.safetensors if all sources are bare files, else {name}"
+    )
     told = f"{field.help}  [default: {shown}]"
     return [click.Option(["-o", "--out"], type=click.Path(path_type=Path), help=told)]
 
 
-STEM = {"command": "merged", "resize": "resized", "replay": "replayed", "restore": "restored"}
+STEM = {
+    "command": "merged",
+    "resize": "resized",
+    "replay": "replayed",
+    "restore": "restored",
+    "extract": "extracted",
+    "fuse": "fused",
+}
 SPELT: dict[
     str, Callable[[Field, str], list[click.Option]]
 ] = {  # fields that the command line spells otherwise

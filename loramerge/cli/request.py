@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from loramerge.algorithms import find, make
+from loramerge.checkpoints.extracted import Tuned
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import typed
@@ -32,9 +33,10 @@ def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Reci
     if SIZES & (own.keys() | fields.keys()):
         written = _without_size(written)
     named = tuple(Ingredient(source) for source in sources) or written.sources
-    named = tuple(replace(each, source=source) for each in named for source in listed(str(each.source)))
+    named = tuple(member for each in named for member in _listed(each))
     for each in named:
-        _tell(str(each.source))
+        if not isinstance(each.source, Tuned):
+            _tell(str(each.source))
     kept = _kept(written, ctx.meta["method"])
     _check_work({name: value for name, value in kept.items() if name not in own}, file, ctx)
     parameters = {**kept, **own}
@@ -50,6 +52,13 @@ def _check_work(asked: Mapping[str, Any], file: Path | None, ctx: click.Context)
         method = make(ctx.meta["method"], asked)
         for note in check_work(method, ctx.params["allow_work"], f"the recipe {file}"):
             show.note(f"note: {note}")
+
+
+def _listed(each: Ingredient) -> list[Ingredient]:
+    """The members of a list on the Hub in its place."""
+    if isinstance(each.source, Tuned):
+        return [each]
+    return [replace(each, source=source) for source in listed(str(each.source))]
 
 
 def _own(ctx: click.Context) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def work(ctx: click.Context, given: dict[str, Any]) -> None:
     if given["print_recipe"]:
         return _print_recipe(recipe)
     _check_dense(given, recipe)
+    if given["whole_model"] is not None:
+        return _fuse(given, recipe, printed)
     plan = planned(recipe, watch=show.opening)
     dense = given["dense_delta"]
     out = plan.request.out or (Path("merged.safetensors") if dense else plan.default_out("merged"))
@@ -86,6 +88,41 @@ def _check_dense(given: dict[str, Any], recipe: Recipe) -> None:
     }
     if any(rivals.values()):
         raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --dense-delta.")
+
+
+def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
+    """The merge added to a model; it is rounded once, with the weights."""
+    from loramerge.checkpoints.open import open_checkpoint
+    from loramerge.checkpoints.write import check_place
+    from loramerge.cli.fuse import show_fusion
+    from loramerge.request.request import Request
+    from loramerge.verbs.fuse import fused
+
+    _check_fuse(given, recipe)
+    request, base = recipe.request, str(given["whole_model"])
+    out = request.out or Path("fused")
+    check_place(open_checkpoint(base), out, request.overwrite)
+    recipe = recipe.asking(out=None, dtype=request.dtype or "float32")
+    merge = run(planned(recipe, watch=show.opening).asking(progress=show.progress))
+    for note in merge.report.notes if printed == "words" else ():
+        show.note(f"note: {note}")
+    if printed == "words":
+        click.echo(str(merge.report))
+    here = Request(overwrite=request.overwrite, threads=request.threads, memory=request.memory)
+    show_fusion(fused(merge.adapter, base, out, here), printed)
+
+
+def _check_fuse(given: dict[str, Any], recipe: Recipe) -> None:
+    rivals = {
+        "--dense-delta": given["dense_delta"],
+        "--dry-run": given["dry_run"],
+        "--max-error": recipe.request.max_error is not None,
+        "--push": given["repo"],
+        "--spread": given["spread"],
+        "--for": recipe.request.consumer,
+    }
+    if any(rivals.values()):
+        raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --fuse.")
 
 
 def _tell_masks(plan: Plan, printed: Printed) -> None:

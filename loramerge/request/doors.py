@@ -23,6 +23,7 @@ _SETTLED = "the record says it"
 _BY_OUT = "the name of the output says it"
 _RESTORED = "the merge has settled it"
 _OWN = "what you say yourself is done: it is for what a file asks"
+_MODELS = "whole models are read, not adapters"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -67,6 +68,21 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "max_error": "every module is compared anyway",
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),
         "effort": "the work is that of a copy",
+    },
+    "extract": {
+        **dict.fromkeys(("sources", "strength"), _MODELS),
+        **dict.fromkeys(("only", "exclude", "extras"), HERE),
+        **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
+        "max_error": "every module is compared anyway",
+        "bare": _BY_OUT,
+    },
+    "fuse": {
+        **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
+        "rules": "use combine first, and fuse the merge",
+        "extras": "all that the adapter holds is applied",
+        **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
+        **dict.fromkeys(("out", "overwrite"), HERE),
+        "progress": "the work is little more than that of a copy",
     },
     "restore": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _RESTORED),

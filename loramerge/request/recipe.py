@@ -9,12 +9,13 @@ from typing import Any, Self
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, make
+from loramerge.checkpoints.extracted import Tuned
 from loramerge.errors import UsageError
 from loramerge.request.entry import Said, part
 from loramerge.request.request import DEFAULT, PLAIN, Request
 from loramerge.request.rules import Weight
 
-Source = str | Path | Adapter
+Source = str | Path | Adapter | Tuned
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Recipe:
         Raises:
             UsageError: no list of sources, no such method, or a name that the door does not take.
         """
-        if isinstance(sources, str | Path | Adapter) or not sources:
+        if isinstance(sources, str | Path | Adapter | Tuned) or not sources:
             raise UsageError("Give a list of adapters to merge.")
         fields, options = part(door, method, said)
         return cls(tuple(map(Ingredient, sources)), method, options, Request(**fields))

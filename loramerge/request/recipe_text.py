@@ -9,6 +9,7 @@ from typing import Any
 from loramerge.adapters.original import read_text
 from loramerge.adapters.patterns.search import searcher
 from loramerge.algorithms import Method, name_of, options_of
+from loramerge.checkpoints.extracted import RANK, Tuned
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.request.entry import taken
 from loramerge.request.reader import Reader
@@ -19,6 +20,7 @@ from loramerge.request.strangers import check_patterns, patterns_of
 
 LIMIT = 2**18
 SOURCE = ("source", "weight", "revision")
+TUNED = ("tuned", "base", "rank", "weight")  # a tuned model in the place of an adapter
 OWN = ("sources", "method", "parameters")  # keys that are no field of the request
 
 
@@ -63,7 +65,10 @@ def _plain(value: Any) -> Any:
 
 def _source(each: Ingredient) -> dict[str, Any]:
     weight = None if each.weight is None else plain(each.weight)
-    values = {"source": str(each.source), "weight": weight, "revision": each.revision}
+    values: dict[str, Any] = {"source": str(each.source), "weight": weight, "revision": each.revision}
+    if isinstance(each.source, Tuned):
+        tuned, base = str(each.source.tuned), str(each.source.base)
+        values = {"tuned": tuned, "base": base, "rank": each.source.rank, "weight": weight}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -113,13 +118,23 @@ def _ingredient(reader: Reader, value: Any) -> Ingredient:
         return Ingredient(value)
     if not isinstance(value, dict):
         reader.fail("a source is neither a path nor a table with `source:` and `weight:`")
-    reader.keys(value, SOURCE, "a source")
+    reader.keys(value, TUNED if "tuned" in value else SOURCE, "a source")
     given = {key: each for key, each in value.items() if each is not None}
+    if "tuned" in given:
+        return _tuned(reader, given)
     return Ingredient(
         reader.typed(given, "source", str),
         reader.weight(given["weight"]) if "weight" in given else None,
         reader.typed(given, "revision", str) if "revision" in given else None,
     )
+
+
+def _tuned(reader: Reader, given: Mapping[str, Any]) -> Ingredient:
+    """``{tuned: PATH, base: PATH, rank: 16}``"""
+    tuned, base = (reader.typed(given, key, str) for key in ("tuned", "base"))
+    rank = reader.typed(given, "rank", int) if "rank" in given else RANK
+    weight = reader.weight(given["weight"]) if "weight" in given else None
+    return Ingredient(Tuned(tuned, base, rank), weight)
 
 
 def _loader() -> Any:

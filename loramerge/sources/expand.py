@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
+from loramerge.checkpoints.extracted import Tuned
 from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.files.atomic import put_back, put_back_members
@@ -34,7 +35,7 @@ def expanded(recipe: Recipe) -> Recipe:
 
 
 def _members_of(source: Ingredient) -> list[Ingredient]:
-    if isinstance(source.source, Adapter):
+    if isinstance(source.source, Adapter | Tuned):
         return [source]
     name = str(source.source)
     return [

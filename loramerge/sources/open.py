@@ -16,6 +16,7 @@ from loramerge.adapters.base_models import compare_bases
 from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
+from loramerge.checkpoints.extracted import Tuned
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.peft.alpha import check_alpha
@@ -85,6 +86,8 @@ def open_one(source: Source, request: Request, peeking: bool = False) -> Adapter
     Raises:
         SourceError, IncompatibleError, UsageError: as `load`.
     """
+    if isinstance(source, Tuned):
+        return source.adapter(request.effort.workers, request.extras != "drop")
     alpha: Any = request.alpha
     return load(
         source,
@@ -125,6 +128,8 @@ def check_named(sources: Sequence[Source], given: Mapping[str, object], option: 
 def _names(source: Source) -> tuple[str, ...]:
     if isinstance(source, Adapter):
         return ()
+    if isinstance(source, Tuned):
+        return (str(source.tuned), str(source))
     found = hub_name(source)
     there = () if found is None else (found.place, found.repo, Path(found.place).name)
     return (str(source), Path(source).name, *there)
@@ -133,7 +138,7 @@ def _names(source: Source) -> tuple[str, ...]:
 def _told_apart(adapters: list[Adapter], sources: Sequence[Source]) -> list[Adapter]:
     """Each by its last part where no other has the same, else with the folder, else numbered."""
     paths = [
-        Path(a.name if isinstance(s, Adapter) or a.provenance.hub else s)
+        Path(a.name if isinstance(s, Adapter | Tuned) or a.provenance.hub else s)
         for a, s in zip(adapters, sources, strict=True)
     ]
     short = [path.name or "." for path in paths]

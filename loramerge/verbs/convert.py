@@ -111,7 +111,7 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
 
     def check(made: Adapter) -> None:
         seen.append(diff(whole, replace(made, extras=made.extras if whole.extras else {})))
-        _check(seen[0], kind)
+        check_close(seen[0], kind)
 
     outline = writer.outlined(whole, dialect, kind, request.extras, written)
     writer.write(whole, outline, where, request.overwrite, check)
@@ -141,7 +141,7 @@ def _grown(whole: Adapter, outline: Outline) -> Iterator[str]:
     yield said + ("" if outline.dialect.one_rank else ": --profile compact keeps each at its own")
 
 
-def _check(found: Difference, kind: str) -> None:
+def check_close(found: Difference, kind: str) -> None:
     """Raises VerificationError: a module is further off than rounding to its type explains."""
     worst = found.worst(1)[0]
     if not worst.error <= max(4 * dtypes.epsilon(kind), 1e-6):

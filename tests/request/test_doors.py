@@ -71,10 +71,14 @@ FUNCTIONS = {
     "session": Session.combine,
     "resize": lm.resize,
     "convert": lm.convert,
+    "extract": lm.extract,
+    "fuse": lm.fuse,
     "restore": lm.restore,
     "replay": lm.replay,
 }
-COMMAND_OF = {"command": "combine"} | {d: d for d in ("resize", "convert", "restore", "replay")}
+COMMAND_OF = {"command": "combine"} | {
+    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay")
+}
 by_field = pytest.mark.parametrize("name", FIELDS)
 every_door = pytest.mark.parametrize("door", DOORS)
 
@@ -116,7 +120,10 @@ def test_a_function_takes_a_field_or_says_why_not(door, name):
 
 def enter(door, *method, **said):
     """Say something at a door, in Python."""
-    pair, few = random_adapters(0, (2, 2)), {"convert": ("b", "peft"), "restore": ("t",)}
+    pair, few = (
+        random_adapters(0, (2, 2)),
+        {"convert": ("b", "peft"), "extract": ("base",), "fuse": ("base",), "restore": ("t",)},
+    )
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
     first = (pair,) if door in ("combine", "plan", "open") else (pair[0], *few.get(door, ()))

@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -48,13 +48,15 @@ def new_file(out: Path, overwrite: bool = False, confirm: Confirm = lambda: None
 
 
 @contextmanager
-def new_folder(out: Path, overwrite: bool = False, confirm: Confirm = lambda: None) -> Iterator[Path]:
+def new_folder(
+    out: Path, overwrite: bool = False, confirm: Confirm = lambda: None, own: Collection[str] = ()
+) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes OUT when the block ends, or leaves no trace.
 
     Files in folders below it must be flushed by those who write them. Symlinks, `confirm` and errors are
-    as for `new_file`.
+    as for `new_file`; `own` as for `check_output`.
     """
-    with _work(out, overwrite, folder=True) as new:
+    with _work(out, overwrite, folder=True, own=own) as new:
         with writing(out):
             os.mkdir(new)
         yield new
@@ -100,13 +102,13 @@ def writing(out: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def _work(out: Path, overwrite: bool, folder: bool) -> Iterator[Path]:
-    check_output(out, overwrite, folder)
+def _work(out: Path, overwrite: bool, folder: bool, own: Collection[str] = ()) -> Iterator[Path]:
+    check_output(out, overwrite, folder, own)
     new = _beside(out, "new")
     with locked(out):
         with writing(out):
             _recover(out)
-        check_output(out, overwrite, folder)  # again: recovery may have put the former OUT back
+        check_output(out, overwrite, folder, own)  # again: recovery may have put the former OUT back
         try:
             yield new
         finally:

@@ -1,7 +1,7 @@
 """Whether OUT may be written: asked before any work, so that the user hears a refusal at once."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
@@ -20,11 +20,14 @@ ADAPTER_FILES = frozenset(
 )
 
 
-def check_output(out: Path, overwrite: bool, folder: bool) -> None:
+def check_output(out: Path, overwrite: bool, folder: bool, own: Collection[str] = ()) -> None:
     """Refuse an OUT that cannot be written, or that would be destroyed by writing it.
 
     Even with `overwrite`, a folder that holds anything but an adapter's own files is left alone.
     Nothing is created, not even missing parents.
+
+    Args:
+        own: the files of a model, by their paths below OUT, if that is what will be written.
 
     Raises:
         OutputError: what stands in the way, and what to do.
@@ -34,7 +37,7 @@ def check_output(out: Path, overwrite: bool, folder: bool) -> None:
         real = real_path(out)
         _check_parent(name, real.parent)
         if folder:
-            _check_folder(name, real, overwrite)
+            _check_folder(name, real, overwrite, own)
         else:
             _check_file(name, real, overwrite)
     except OSError as error:
@@ -111,16 +114,23 @@ def _check_file(name: str, real: Path, overwrite: bool) -> None:
         raise OutputError(f"{name} exists. Choose another -o, or replace it with --overwrite.")
 
 
-def _check_folder(name: str, real: Path, overwrite: bool) -> None:
+def _check_folder(name: str, real: Path, overwrite: bool, own: Collection[str]) -> None:
     if not os.path.lexists(real):
         return
     if not real.is_dir():
         raise OutputError(f"{name} is a file, and a folder is to be written. Choose another -o.")
     entries = sorted(os.scandir(real), key=lambda entry: entry.name)
-    foreign = [e.name for e in entries if (e.name not in ADAPTER_FILES or e.is_dir()) and not _is_masks(e)]
+    if own:
+        below = sorted(str(path.relative_to(real)) for path in real.rglob("*") if not path.is_dir())
+        foreign = [path for path in below if path not in own]
+    else:
+        foreign = [
+            e.name for e in entries if (e.name not in ADAPTER_FILES or e.is_dir()) and not _is_masks(e)
+        ]
     if foreign:
+        what = "the model" if own else "an adapter"
         raise OutputError(
-            f"Writing to {name} would delete {_some(foreign)}, which is not part of an adapter."
+            f"Writing to {name} would delete {_some(foreign)}, which is not part of {what}."
             " Choose another -o, or move it away."
         )
     if entries and not overwrite:

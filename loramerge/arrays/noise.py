@@ -1,0 +1,89 @@
+"""What rounding to a short float type does to a matrix: how much energy it adds, and how strong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from loramerge.arrays.backend import Array
+
+EPSILON = {  # safetensors name -> spacing at 1
+    "BF16": 2.0**-7,
+    "F16": 2.0**-10,
+    "F32": 2.0**-23,
+    "F64": 2.0**-52,
+    "F8_E4M3": 2.0**-3,
+    "F8_E5M2": 2.0**-2,
+}
+TWICE = 2.0  # both sides of a difference may have been rounded
+EXPONENT = np.uint32(0x7F800000)  # of a float32
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What is expected of the rounding of a matrix.
+
+    Args:
+        energy: ‖·‖² of it.   edge: the σ² that its strongest direction hardly exceeds.
+    """
+
+    energy: float
+    edge: float
+
+    def explains(self, energy: float, strongest: float) -> bool:
+        """Whether a difference of this ‖·‖² and largest σ² need be no more than rounding.
+
+        Weaker noise has weaker directions: what is small but of a low rank was trained.
+        """
+        share = min(1.0, energy / self.energy) if self.energy else 0.0
+        return energy <= TWICE * self.energy and strongest <= TWICE * self.edge * share
+
+    def above(self, squares: Array) -> int:
+        """How many of these σ² are stronger than rounding makes them."""
+        return int((squares > TWICE * self.edge).sum())
+
+
+@dataclass
+class Tally:
+    """The rounding of a matrix that is seen some rows at a time.
+
+    Args:
+        columns: how many it has.
+    """
+
+    columns: int
+    largest: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.sums = np.zeros(self.columns)
+
+    def add(self, rows: Array) -> None:
+        """Count rows (a, b) in; they are overwritten if they are float32."""
+        spacing = np.ascontiguousarray(rows, np.float32)
+        bits = spacing.view(np.uint32)
+        np.bitwise_and(bits, EXPONENT, out=bits)  # |w| rounded down to a power of two
+        np.square(spacing, out=spacing)
+        self.sums += spacing.sum(axis=0)
+        self.largest = max(self.largest, float(spacing.sum(axis=1).max(initial=0.0)))
+
+    def noise(self, *dtypes: str) -> Noise:
+        """What rounding to the coarsest of these types does to it."""
+        unit = max(EPSILON[dtype] for dtype in dtypes) ** 2 / 12
+        edge = (sqrt(self.largest) + sqrt(self.sums.max(initial=0.0))) ** 2
+        return Noise(float(self.sums.sum()) * unit, edge * unit)
+
+
+def rounding(matrix: Array, *dtypes: str) -> Noise:
+    """The rounding of a matrix to the coarsest of these types.
+
+    An entry w is off by up to half of its spacing u, evenly spread: u²/12 on average. The largest singular
+    value of independent errors is near the norm of the largest row and that of the largest column together.
+
+    >>> rounding(np.ones((3, 4), np.float32), "BF16").energy == 12 * 2.0**-14 / 12
+    True
+    """
+    tally = Tally(matrix.shape[1])
+    tally.add(matrix.astype(np.float32))
+    return tally.noise(*dtypes)

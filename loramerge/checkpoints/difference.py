@@ -1,0 +1,244 @@
+"""How a tuned model differs from its base: an update for every matrix, and the tensors beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.target import Kind, Target
+from loramerge.algorithms.families.refit import energy, refit
+from loramerge.arrays import dtypes
+from loramerge.arrays.backend import Array
+from loramerge.arrays.noise import Noise, Tally, rounding
+from loramerge.checkpoints import quantised
+from loramerge.checkpoints.checkpoint import Checkpoint, Key
+from loramerge.checkpoints.modules import Weight, weights
+from loramerge.errors import IncompatibleError, printable
+
+PAIRED: tuple[Kind, ...] = ("linear", "conv", "expert")  # embeddings are taken whole, if at all
+EXACT = 1e-12  # of ‖ΔW‖², that a fit may lose more than the best: planted differences come back
+OF_LOST = 1e-3  # the same, of what the best fit loses
+ROUGH = 0.05  # enough to see whether there is more than rounding
+FIRST = 16  # units, where a share of the energy says how many
+ROWS = 1024  # of a table, that are looked at together
+ENTRIES = 1 << 16  # that are subtracted at a time, in cache
+
+Chosen = Callable[[str], bool]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Module:
+    """How one module differs.
+
+    Args:
+        target: the module.   shape: (out, in).
+        energy: ‖ΔW‖².   lost: ‖ΔW − up @ down‖².
+        noise: ‖·‖² that rounding of the weights adds by itself.
+        above: units that are stronger than rounding makes them, of those kept.
+        squares: (k,) σ² of what is kept, largest first.
+        up: (out, k), down: (k, in); of no units where nothing is left, or only rounding.
+        rounded: the whole difference is explained by rounding.
+    """
+
+    target: Target
+    shape: tuple[int, int]
+    energy: float
+    lost: float
+    noise: float
+    above: int
+    squares: Array
+    up: Array
+    down: Array
+    rounded: bool = False
+
+    def cut(self, rank: int) -> Module:
+        """With fewer units."""
+        if rank >= len(self.squares):
+            return self
+        lost = self.lost + float(self.squares[rank:].sum())
+        above = min(self.above, rank)
+        up, down = self.up[:, :rank], self.down[:rank]
+        return replace(self, lost=lost, above=above, squares=self.squares[:rank], up=up, down=down)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A tensor that no low-rank update is made of.
+
+    Args:
+        key: of the tensor.   energy: ‖difference‖²; None where the base has none of that name and shape.
+        rounded: the difference is explained by rounding.
+    """
+
+    key: Key
+    energy: float | None
+    rounded: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A tuned model and its base, which hold the same tensors.
+
+    Raises:
+        IncompatibleError: they are of different architectures, or quantised in a way that is not read.
+    """
+
+    tuned: Checkpoint
+    base: Checkpoint
+
+    def __post_init__(self) -> None:
+        for each in (self.tuned, self.base):
+            quantised.check_readable(each)
+        if missing := sorted(self._needed - self.tuned.tensors.keys()):
+            raise IncompatibleError(
+                f"{printable(self.tuned.name)} has no {printable(missing[0][1])}, which "
+                f"{printable(self.base.name)} has: they are different models, or named by different versions "
+                "of a library."
+            )
+
+    @property
+    def _needed(self) -> set[Key]:
+        """The tensors of the base, without heads that the tuned model has tied to its embedding."""
+        tied = {part for part in self.tuned.models if self.tuned.config(part).get("tie_word_embeddings")}
+        scales = {each for key in self.base.tensors if (each := quantised.scale_of(self.base.tensors, key))}
+        return {k for k in self.base.tensors if not (k[0] in tied and k[1].startswith("lm_head."))} - scales
+
+    @cached_property
+    def weights(self) -> list[tuple[Weight, Weight]]:
+        """The matrices of both that a low-rank update can belong to: (tuned, base).
+
+        Raises:
+            IncompatibleError: one has another shape.
+        """
+        theirs = {w.target: w for w in weights(self.base) if w.target.kind in PAIRED}
+        ours = [w for w in weights(self.tuned) if w.target.kind in PAIRED and w.target in theirs]
+        for weight in ours:
+            if (other := theirs[weight.target]).shape != weight.shape:
+                raise IncompatibleError(
+                    f"{printable(weight.target)} is {list(weight.shape)} in {printable(self.tuned.name)} and "
+                    f"{list(other.shape)} in {printable(self.base.name)}: they are different models."
+                )
+        return [(weight, theirs[weight.target]) for weight in ours]
+
+    def module(self, pair: tuple[Weight, Weight], rank: int | None, share: float | None) -> Module:
+        """How one module differs, with so many units, or as many as hold this share of its energy."""
+        tuned, base = pair
+        after = tuned.stored(quantised.numbers(self.tuned.tensors, tuned.key))
+        before = base.stored(quantised.numbers(self.base.tensors, base.key))
+        stored, tally = _subtracted(after, before)
+        matrix = stored.T if tuned.turned else stored
+        whole = energy(matrix)
+        if not np.isfinite(whole):
+            raise IncompatibleError(
+                f"{printable(tuned.target)} holds values that are no finite numbers: one of the models "
+                "is damaged."
+            )
+        if whole == 0.0:
+            return _nothing(tuned, 0.0, 0.0)
+        noise = tally.noise(self.tuned.tensors[tuned.key].dtype, self.base.tensors[base.key].dtype)
+        if _is_noise(matrix, whole, noise):
+            return replace(_nothing(tuned, whole, noise.energy), rounded=True)
+        return _fitted(tuned, matrix, whole, noise, rank, share)
+
+    def beside(self, chosen: Chosen) -> Iterator[Beside]:
+        """The tensors that differ and of which no update is made."""
+        paired = {tuned.key for tuned, _ in self.weights}
+        scales = {each for key in self.tuned.tensors if (each := quantised.scale_of(self.tuned.tensors, key))}
+        for key, tensor in self.tuned.tensors.items():
+            if key in paired or key in scales or not chosen(name_of(key)):
+                continue
+            known = self.base.tensors.get(key)
+            if known is None or known.shape != tensor.shape:
+                yield Beside(key, None)
+            elif any(apart := _apart(tensor, known)):
+                yield Beside(key, apart[0], apart[0] <= apart[1])
+
+
+def _subtracted(after: Array, before: Array) -> tuple[Array, Tally]:
+    """after − before, and the rounding of the larger of both, some rows at a time."""
+    kind = np.float64 if np.float64 in (after.dtype, before.dtype) else np.float32
+    found, tally = np.empty(after.shape, kind), Tally(after.shape[1])
+    step = max(1, ENTRIES // max(1, after.shape[1]))
+    for top in range(0, len(after), step):
+        one, other = (each[top : top + step].astype(kind) for each in (after, before))
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.subtract(one, other, out=found[top : top + step])
+        np.maximum(np.abs(one, out=one), np.abs(other, out=other), out=one)
+        tally.add(one)
+    return found, tally
+
+
+def name_of(key: Key) -> str:
+    """A tensor as a regular expression of the user sees it."""
+    part, name = key
+    return name if part in ("model", "file") else f"{part}.{name}"
+
+
+def _nothing(weight: Weight, whole: float, noise: float) -> Module:
+    (outs, ins), none = weight.shape, np.zeros(0)
+    up, down = np.zeros((outs, 0), np.float32), np.zeros((0, ins), np.float32)
+    return Module(weight.target, weight.shape, whole, whole, noise, 0, none, up, down)
+
+
+def _is_noise(matrix: Array, whole: float, noise: Noise) -> bool:
+    """Whether a difference is that of rounding; looked at roughly, and only where it is small enough."""
+    if not noise.explains(whole, 0.0):
+        return False
+    strongest = refit(matrix, 1, _no_start(matrix), EXACT, ROUGH)
+    return noise.explains(whole, float((strongest.up**2).sum()) ** 2)
+
+
+def _fitted(
+    weight: Weight, matrix: Array, whole: float, noise: Noise, rank: int | None, share: float | None
+) -> Module:
+    most = min(matrix.shape)
+    width = min(rank or FIRST, most)
+    while True:
+        fit = refit(matrix, width, _no_start(matrix), EXACT, OF_LOST)
+        squares = (fit.up.astype(np.float64) ** 2).sum(axis=0) ** 2  # up has the roots of σ
+        kept = np.cumsum(squares)
+        if share is None or kept[-1] >= share * whole * (1 - 1e-9) or width == most:
+            break
+        width = min(2 * width, most)
+    up, down = fit.up.astype(np.float32), fit.down.astype(np.float32)
+    lost = _lost(matrix, up, down)
+    above = noise.above(squares)
+    found = Module(weight.target, weight.shape, whole, lost, noise.energy, above, squares, up, down)
+    if share is None:
+        return found
+    enough = int(np.searchsorted(kept, share * whole * (1 - 1e-9))) + 1
+    return found.cut(min(enough, width))
+
+
+def _lost(matrix: Array, up: Array, down: Array) -> float:
+    """‖matrix − up @ down‖², some rows at a time."""
+    total = 0.0
+    for top in range(0, len(matrix), ROWS):
+        total += energy(matrix[top : top + ROWS] - up[top : top + ROWS] @ down)
+    return total
+
+
+def _no_start(matrix: Array) -> Array:
+    return np.empty((0, matrix.shape[1]), matrix.dtype)
+
+
+def _apart(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """‖one − other‖² of two tensors of one shape, and what rounding explains of it.
+
+    (1, 0) for those that are no floats and differ.
+    """
+    first, second = np.atleast_1d(one.read()), np.atleast_1d(other.read())
+    if first.dtype == second.dtype and np.array_equal(first.view(np.uint8), second.view(np.uint8)):
+        return 0.0, 0.0
+    if not {one.dtype, other.dtype} <= dtypes.FLOATS.keys() | quantised.FLOAT8.keys():
+        return float(not np.array_equal(first, second)), 0.0
+    apart = noise = 0.0
+    for top in range(0, len(first), ROWS):
+        rows = [dtypes.wide(each[top : top + ROWS]).reshape(1, -1) for each in (first, second)]
+        apart += float(np.square(rows[0] - rows[1]).sum())
+        noise += rounding(np.maximum(*map(np.abs, rows)), one.dtype, other.dtype).energy
+    return apart, 2 * noise

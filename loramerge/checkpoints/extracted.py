@@ -1,0 +1,138 @@
+"""The adapter that is made of the differences of two models, with what PEFT needs to know of its base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot, Tensor
+from loramerge.adapters.base_models import without_folders
+from loramerge.adapters.target import Target
+from loramerge.arrays.backend import workers
+from loramerge.checkpoints.checkpoint import PIPELINE, Checkpoint
+from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
+from loramerge.checkpoints.open import open_checkpoint
+from loramerge.checkpoints.single import is_image
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.formats.peft.beside import told
+from loramerge.formats.peft.names import PREFIX
+
+TASKS = {  # how the class of a model ends -> PEFT's name of its task; those of heads make PEFT look for one
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+}
+
+
+RANK = 32  # if no size is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A tuned model in the place of an adapter: what it adds to its base, at a rank.
+
+    Args:
+        tuned, base: as for `extract`.   rank: units in every module.
+
+    Raises:
+        UsageError: the rank is no whole number from 1 on.
+    """
+
+    tuned: str | Path
+    base: str | Path
+    rank: int = RANK
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise UsageError(f"rank={self.rank!r} of a tuned model is not a whole number from 1 on.")
+
+    def __str__(self) -> str:
+        return Path(self.tuned).name or str(self.tuned)
+
+    def adapter(self, threads: int, whole: bool) -> Adapter:
+        """The adapter, in memory. Errors as for `extract`.
+
+        Args:
+            whole: tensors that differ, but of which no update is made, are in its extras.
+        """
+        pair = Pair(open_checkpoint(self.tuned), open_checkpoint(self.base))
+        beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
+        with workers(threads) as run:
+            modules = list(run(lambda each: pair.module(each, self.rank, None), pair.weights))
+        return adapter(pair, modules, beside, str(self))
+
+
+def home(checkpoint: Checkpoint) -> str:
+    """The format in which adapters of such a model are written if nobody says another."""
+    if "model" in checkpoint.models or not _is_image(checkpoint):
+        return "peft"
+    return "kohya" if checkpoint.bare else "diffusers"
+
+
+def _is_image(checkpoint: Checkpoint) -> bool:
+    return (checkpoint.root / PIPELINE).is_file() or is_image(key for _, key in checkpoint.tensors)
+
+
+def adapter(pair: Pair, modules: Iterable[Module], beside: Sequence[Beside], name: str) -> Adapter:
+    """The adapter: a pair of factors for each module that differs, and whole tensors beside them.
+
+    Raises:
+        IncompatibleError: a tensor beside them has no place in an adapter.
+    """
+    slots = {m.target: Slot(Held(m.up), Held(m.down), 1.0) for m in modules if len(m.squares)}
+    if not slots:
+        raise IncompatibleError(
+            f"{printable(pair.tuned.name)} and {printable(pair.base.name)} do not differ in any module by "
+            "more than rounding: there is no adapter to write."
+        )
+    extras, settings = _beside(pair, slots, beside)
+    config = {**settings, "task_type": _task(pair.base)}
+    base = BaseModel(pair.base.hub or without_folders(pair.base.name), pair.base.commit)
+    provenance = Provenance(name, files=(*pair.tuned.files, *pair.base.files))
+    return Adapter(
+        name, slots, base, extras, config, provenance, dialect=home(pair.base), bare=pair.base.bare
+    )
+
+
+def _task(base: Checkpoint) -> str | None:
+    said = base.config("model").get("architectures") or [""]
+    return next((task for end, task in TASKS.items() if str(said[0]).endswith(end)), None)
+
+
+def _beside(
+    pair: Pair, slots: Mapping[Target, Slot], beside: Sequence[Beside]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors under PEFT's names, and the settings under which it loads them."""
+    adapted = {target.path for target in slots}
+    extras, heads, biased, homeless = dict[str, Tensor](), set[str](), False, list[str]()
+    for each in beside:
+        name = each.key[1]
+        path, _, parameter = name.rpartition(".")
+        if each.key[0] not in ("model", "file"):
+            homeless.append(name_of(each.key))
+        elif parameter == "bias" and path in adapted:
+            extras[f"{PREFIX}{path}.base_layer.bias"] = pair.tuned.tensors[each.key]
+            biased = True
+        elif not path or path in adapted or any(other.startswith(f"{path}.") for other in adapted):
+            homeless.append(name)
+        else:
+            extras |= _module(pair, each.key[0], path)
+            heads.add(path)
+    if homeless:
+        raise IncompatibleError(
+            f"{printable(pair.tuned.name)} changes tensors that have no place in an adapter "
+            f"({told(homeless)}): leave them out with --extras drop, or by --exclude."
+        )
+    config = {"modules_to_save": sorted(heads)} if heads else {}
+    return extras, {**config, **({"bias": "all"} if biased else {})}
+
+
+def _module(pair: Pair, part: str, path: str) -> dict[str, Tensor]:
+    """All tensors of a module that is kept whole: PEFT looks for each of them."""
+    return {
+        PREFIX + key: tensor
+        for (where, key), tensor in pair.tuned.tensors.items()
+        if where == part and key.rpartition(".")[0] == path
+    }

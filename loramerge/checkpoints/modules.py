@@ -1,0 +1,92 @@
+"""The weights of a model that a low-rank update can belong to, and the tensors that are none of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramerge.adapters.target import Kind, Target
+from loramerge.arrays.backend import Array
+from loramerge.checkpoints import kinds, single
+from loramerge.checkpoints.checkpoint import Checkpoint, Key
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A matrix in a tensor of a model.
+
+    Args:
+        key: of the tensor.   target: the update that belongs to it.   shape: (out, in).
+        rows: of the tensor, if it holds several modules.   turned: it is stored as (in, out).
+    """
+
+    key: Key
+    target: Target
+    shape: tuple[int, int]
+    rows: tuple[slice, ...] = ()
+    turned: bool = False
+
+    def stored(self, array: Array) -> Array:
+        """Its part of what was read of the tensor: (out, in), or (in, out) if it is turned."""
+        if self.target.index >= 0 and self.target.kind == "expert":
+            array = array[self.target.index]
+        flat = array.reshape(len(array), -1)
+        if self.rows:
+            flat = flat[self.rows[0]] if len(self.rows) == 1 else np.concatenate([flat[r] for r in self.rows])
+        return flat
+
+
+def weights(checkpoint: Checkpoint) -> Iterator[Weight]:
+    """Every weight that a low-rank update can belong to: each tensor once, whole where it is one module.
+
+    Experts in one tensor are one weight each. Embeddings are weights too, of kind `embedding`.
+    """
+    names = [key for _, key in checkpoint.tensors]
+    image = checkpoint.bare and single.is_image(names)
+    for key, tensor in checkpoint.tensors.items():
+        found = _of_image(key, tensor.shape) if image else _named(checkpoint, key, tensor.shape)
+        yield from found
+
+
+def _named(checkpoint: Checkpoint, key: Key, shape: tuple[int, ...]) -> Iterator[Weight]:
+    part, name = key
+    path, _, parameter = name.rpartition(".")
+    if (kind := kinds.kind(path, parameter, shape)) is None or kinds.is_router(path):
+        return
+    component = "model" if part == "file" else part
+    turned = kind == "embedding" or (kind == "expert" and kinds.are_experts_turned(checkpoint.config(part)))
+    if kind == "linear" and path.rpartition(".")[2] in kinds.CONV1D_NAMES:
+        turned = is_conv1d(checkpoint, part, path)
+    size = kinds.size(kind, shape, turned)
+    layout = kinds.layout(kind, shape, turned)
+    for index in range(shape[0]) if kind == "expert" else (-1,):
+        target = Target(path, parameter, component, index, kind, layout)
+        yield Weight(key, target, size, turned=turned)
+
+
+def is_conv1d(checkpoint: Checkpoint, part: str, path: str) -> bool:
+    """Whether a linear layer of a component is stored as (in, out)."""
+    shapes = {key: tensor.shape for (where, key), tensor in checkpoint.tensors.items() if where == part}
+    return kinds.is_conv1d(path, checkpoint.config(part), shapes)
+
+
+def _of_image(key: Key, shape: tuple[int, ...]) -> Iterator[Weight]:
+    """Of a file under first names: whole tensors, but the parts of what OpenCLIP keeps together."""
+    parts = single.parts(key[1], shape)
+    for part in parts[:1] if len(parts) > 1 and not parts[0].rows else parts:
+        kind = kinds.kind(part.path, part.parameter, shape)
+        if kind is None:
+            continue
+        turned = part.turned or kind == "embedding"
+        outs = sum(rows.stop - rows.start for rows in part.rows) or shape[0]
+        size = kinds.size(kind, (outs, *shape[1:]), turned)
+        layout = kinds.layout(kind, shape, False)
+        target = Target(part.path, part.parameter, part.component, kind=kind, layout=layout)
+        yield Weight(key, target, size, part.rows, turned)
+
+
+def of_kinds(found: Iterator[Weight], wanted: tuple[Kind, ...]) -> list[Weight]:
+    """Those of these kinds."""
+    return [weight for weight in found if weight.target.kind in wanted]

@@ -1,0 +1,231 @@
+"""Where in a model the modules of an adapter lie, whatever names the model has on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.target import Target
+from loramerge.checkpoints import kinds, single
+from loramerge.checkpoints.checkpoint import Checkpoint, Key
+from loramerge.checkpoints.modules import is_conv1d
+from loramerge.errors import IncompatibleError, printable
+from loramerge.formats.dialects.grain import split
+from loramerge.formats.dialects.places import located
+
+EXPERTS = {  # fused parameter -> its parts as modules of one expert, in the order of the rows
+    "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
+    "down_proj": (("down_proj",), ("w2",)),
+}
+OLDER = {"mlp.experts": "block_sparse_moe.experts"}  # transformers 5's name -> that on the disk
+LOOSE = 4  # leading names by which the paths of an adapter and of a model may differ
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Some outputs of an update, and the part of a tensor that they are added to.
+
+    Args:
+        key: of the tensor.   outs: rows of the update; all where it is None.
+        rows: of the tensor, where it holds other modules too.   index: its first index, for experts.
+        turned: it is stored as (in, out).
+    """
+
+    key: Key
+    outs: slice | None = None
+    rows: tuple[slice, ...] = ()
+    index: int = -1
+    turned: bool = False
+
+
+def home(checkpoint: Checkpoint, adapter: Adapter) -> Adapter:
+    """The adapter under the names of the parts of this model.
+
+    Raises:
+        IncompatibleError: it is for a pipeline of several models, and this is one.
+    """
+    if is_image(checkpoint):
+        return located(adapter)
+    if "model" not in checkpoint.models and not checkpoint.bare:
+        return split(located(adapter))
+    parts = {target.component for target in adapter.slots}
+    if len(parts) > 1:
+        raise IncompatibleError(
+            f"{printable(adapter.name)} adapts several models ({', '.join(sorted(parts))}), and "
+            f"{printable(checkpoint.name, 1000)} is one: name the pipeline, or choose with --only."
+        )
+
+    def alone(target: Target) -> Target:
+        return replace(target, component="model")
+
+    whole = split(adapter)
+    slots = {alone(target): slot for target, slot in whole.slots.items()}
+    return replace(whole, slots=slots, biases={alone(target): bias for target, bias in whole.biases.items()})
+
+
+def is_image(checkpoint: Checkpoint) -> bool:
+    """Whether it is an image model in one file, under its first names."""
+    return checkpoint.bare and single.is_image(key for _, key in checkpoint.tensors)
+
+
+class Places:
+    """The places of an adapter's modules in a model.
+
+    Raises:
+        IncompatibleError: the model has no such module, or one of another shape.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, adapter: Adapter) -> None:
+        self.checkpoint, self.adapter = checkpoint, adapter
+        self.shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
+        image = is_image(checkpoint)
+        names = {key: shape for (_, key), shape in self.shapes.items()} if image else {}
+        self._image = single.by_name(names) if image else None
+        self._moved = {} if image else self._renaming()
+
+    def _renaming(self) -> dict[str, tuple[str, str]]:
+        """Component -> (what its paths lose, what they get in its place)."""
+        paths: dict[str, set[str]] = {}
+        for target in self.adapter.slots:
+            where = f"{target.path}.{target.parameter}" if target.kind == "expert" else target.path
+            paths.setdefault(target.component, set()).add(where)
+        return {component: self._affixes(component, found) for component, found in paths.items()}
+
+    def _affixes(self, component: str, paths: set[str]) -> tuple[str, str]:
+        part = self.part(component)
+        known = {key.rpartition(".")[0] for where, key in self.shapes if where == part}
+        known |= {key for (where, key), shape in self.shapes.items() if where == part and len(shape) == 3}
+        for old, new in _candidates(min(paths), known):
+            if all(self._holds(known, new + path.removeprefix(old)) for path in paths):
+                return old, new
+        return "", ""
+
+    def _holds(self, known: set[str], path: str) -> bool:
+        """Whether a model has a module, or those that a parameter of experts is stored as."""
+        if path in known or path.rpartition(".")[2] == "lm_head":  # which may be tied
+            return True
+        experts, _, parameter = path.rpartition(".")
+        return parameter in EXPERTS and any(_first(each, parameter) & known for each in _spellings(experts))
+
+    def part(self, component: str) -> str:
+        """The component of the model that one of the adapter means.
+
+        Raises:
+            IncompatibleError: there is none.
+        """
+        models = self.checkpoint.models
+        if component in models:
+            return component
+        if component == "model" and len(models) == 1:
+            return next(iter(models))
+        raise IncompatibleError(
+            f"{printable(self.checkpoint.name, 1000)} has no {printable(component)}, which "
+            f"{printable(self.adapter.name)} adapts."
+        )
+
+    def path(self, component: str, path: str) -> str:
+        """A path of the adapter as the model has it."""
+        old, new = self._moved.get(component, ("", ""))
+        return new + path.removeprefix(old) if path.startswith(old) else path
+
+    def tensor(self, component: str, path: str, parameter: str) -> tuple[Key, tuple[slice, ...], bool] | None:
+        """(key, rows, whether it is turned) of a parameter; None where the model has none of that name."""
+        if self._image is not None:
+            found = self._image.get((component, path, parameter))
+            return None if found is None else (("file", found[0]), found[1].rows, found[1].turned)
+        part = self.part(component)
+        name = self.path(component, path)
+        key = part, f"{name}.{parameter}" if name else parameter
+        return (key, (), False) if key in self.shapes else None
+
+    def of(self, target: Target) -> Iterator[Place]:
+        """Where the update of a module is added.
+
+        Raises:
+            IncompatibleError: nowhere.
+        """
+        if target.kind == "expert":
+            yield from self._of_expert(target)
+            return
+        found = self.tensor(target.component, target.path, target.parameter)
+        if found is None:
+            raise self._absent(target)
+        key, rows, turned = found
+        if target.kind == "embedding":
+            turned = not turned
+        elif target.kind == "linear" and is_conv1d(self.checkpoint, key[0], key[1].rpartition(".")[0]):
+            turned = True
+        if target.index >= 0:  # a group of a convolution
+            high = self.adapter.slots[target].shape[0]
+            rows = (slice(target.index * high, (target.index + 1) * high),)
+        yield self._checked(target, Place(key, None, rows, turned=turned))
+
+    def _of_expert(self, target: Target) -> Iterator[Place]:
+        part = self.part(target.component)
+        path = self.path(target.component, target.path)
+        outs = self.adapter.slots[target].shape[0]
+        turned = kinds.are_experts_turned(self.checkpoint.config(part))
+        for spelling in _spellings(path):
+            if (key := (part, f"{spelling}.{target.parameter}")) in self.shapes:
+                yield self._checked(target, Place(key, None, (), max(target.index, 0), turned))
+                return
+            for names in EXPERTS.get(target.parameter, ()):
+                keys = [(part, f"{spelling}.{max(target.index, 0)}.{name}.weight") for name in names]
+                if all(key in self.shapes for key in keys):
+                    high = outs // len(keys)
+                    for i, key in enumerate(keys):
+                        yield self._checked(target, Place(key, slice(i * high, (i + 1) * high)))
+                    return
+        raise self._absent(target)
+
+    def _checked(self, target: Target, place: Place) -> Place:
+        outs, ins = self.adapter.slots[target].shape
+        shape = self.shapes[place.key][1:] if place.index >= 0 else self.shapes[place.key]
+        height = sum(rows.stop - rows.start for rows in place.rows) or shape[0]
+        width = 1
+        for n in shape[1:]:
+            width *= n
+        wanted = (outs if place.outs is None else place.outs.stop - place.outs.start, ins)
+        if ((width, height) if place.turned else (height, width)) != wanted:
+            raise IncompatibleError(
+                f"{printable(target)} is {list(wanted)} in {printable(self.adapter.name)}, but its weight in "
+                f"{printable(self.checkpoint.name, 1000)} is {list(self.shapes[place.key])}: it was trained "
+                "on another model."
+            )
+        return place
+
+    def _absent(self, target: Target) -> IncompatibleError:
+        return IncompatibleError(
+            f"{printable(self.checkpoint.name, 1000)} has no {printable(target)}, which "
+            f"{printable(self.adapter.name)} adapts: it was trained on another model."
+        )
+
+
+def _candidates(path: str, known: set[str]) -> Iterator[tuple[str, str]]:
+    """(lost, got) by which a path becomes that of a known module, the smallest change first."""
+    yield "", ""
+    names = path.split(".")
+    ends: Mapping[int, str] = {i: ".".join(names[i:]) for i in range(min(LOOSE, len(names) - 1))}
+    for i, end in ends.items():
+        for module in sorted(known, key=len):
+            for spelling in _spellings(end):
+                lost = f"{'.'.join(names[:i])}." if i else ""
+                stem = spelling.rpartition(".")[0]
+                if module == spelling or module.endswith(f".{spelling}"):
+                    yield lost, module.removesuffix(spelling)
+                elif f".{stem}.0." in f".{module}" and stem.endswith("experts"):
+                    yield lost, f".{module}".partition(f".{stem}.0.")[0].lstrip(".") + "."
+
+
+def _spellings(path: str) -> tuple[str, ...]:
+    """A path of experts as transformers has it now, and as it is on older disks."""
+    for now, before in OLDER.items():
+        if now in path:
+            return path, path.replace(now, before)
+    return (path,)
+
+
+def _first(experts: str, parameter: str) -> set[str]:
+    """The modules of the first expert that a fused parameter is stored as."""
+    return {f"{experts}.0.{name}" for names in EXPERTS[parameter] for name in names}

@@ -1,0 +1,64 @@
+"""A model of the Hub brought to this disk: its weights, and the small files beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from loramerge.checkpoints.checkpoint import INDEX, STEMS, Checkpoint, opened
+from loramerge.errors import SourceError
+from loramerge.hub.choice import below
+from loramerge.hub.client import ask
+from loramerge.hub.fetch import download
+from loramerge.hub.names import HubName
+
+BESIDE = (
+    ".json",
+    ".txt",
+    ".model",
+    ".jinja",
+    ".py",
+    ".md",
+    ".tiktoken",
+    ".spm",
+)  # never pickles, never images
+
+
+def fetched(name: HubName) -> Checkpoint:
+    """The model, downloaded if the cache does not have it.
+
+    Raises:
+        SourceError: missing, gated, not to be reached; or no model.
+    """
+    listing = ask(name)
+    wanted = [name.path] if name.is_file else _chosen(name.path, listing.files)
+    if not any(file.endswith(".safetensors") for file in wanted) or not set(wanted) <= listing.files:
+        raise SourceError(f"{name} has no model in .safetensors.")
+    root = download(name, listing.commit, wanted)
+    return replace(opened(root / name.path, name.shown), hub=name.place, commit=listing.commit)
+
+
+def _chosen(base: str, files: Iterable[str]) -> list[str]:
+    """The files of a folder that are the model: one set of weights in each folder, and what is small."""
+    inside = [file for file in files if not base or file.startswith(f"{base}/")]
+    folders: dict[str, set[str]] = {}
+    for file in inside:
+        folder, _, last = file.rpartition("/")
+        folders.setdefault(folder, set()).add(last)
+    if below(base, "model_index.json") not in inside:
+        folders = {base: folders.get(base, set())}
+    found: list[str] = []
+    for folder, names in sorted(folders.items()):
+        kept = [last for last in sorted(names) if last.endswith(BESIDE) or last in _weights(names)]
+        found += [below(folder, last) for last in kept]
+    return found
+
+
+def _weights(names: set[str]) -> set[str]:
+    """The weights without their other variants."""
+    for stem in STEMS:
+        if f"{stem}{INDEX}" in names:
+            return {last for last in names if last.startswith(f"{stem}-") and last.endswith(".safetensors")}
+        if f"{stem}.safetensors" in names:
+            return {f"{stem}.safetensors"}
+    return {last for last in names if last.endswith(".safetensors")}

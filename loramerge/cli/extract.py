@@ -1,0 +1,50 @@
+"""`loramerge extract`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loramerge.arrays.backend import keep_freed_memory
+from loramerge.cli import show, values
+from loramerge.cli.options import asks, typed
+from loramerge.cli.results import check_printed
+from loramerge.verbs.extract import extract as extract_adapter
+
+
+@click.command()
+@click.argument("tuned", metavar="TUNED")
+@click.argument("base", metavar="BASE")
+@click.option("--rank", type=click.IntRange(min=1), help="Units in every module.  [default: 32]")
+@click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
+    help="Instead of a rank: as many units as keep this share of ‖ΔW‖² in every module.")  # fmt: skip
+@asks("extract")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
+@click.pass_context
+def extract(ctx: click.Context, /, tuned: str, base: str, **given: Any) -> None:
+    """Take an adapter out of a tuned model: what it adds to its base, as nearly as its rank allows.
+
+    TUNED and BASE are folders as transformers or diffusers writes them, single .safetensors of Stable
+    Diffusion or Flux, or names on the Hub. They are read module by module.
+
+    \b
+    Example:
+      loramerge extract tuned-model base-model --rank 16 --extras drop -o adapter
+    """
+    printed, asked = check_printed(given), typed(ctx, "extract")
+    keep_freed_memory()
+    asked.setdefault("out", Path("extracted"))
+    asked["progress"] = show.progress
+    done = extract_adapter(tuned, base, rank=given["rank"], energy=given["energy"], **asked)
+    if printed == "json":
+        return show.data(done.to_dict())
+    if printed == "path":
+        return click.echo(str(done.out))
+    for note in done.notes:
+        show.note(f"note: {note}")
+    click.echo(str(done))
+    show.note(f"wrote {done.out}")
+    return None

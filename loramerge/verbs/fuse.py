@@ -1,0 +1,123 @@
+"""An adapter added to its base model: the same files with W + ΔW in the place of W."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.arrays.backend import workers
+from loramerge.checkpoints.apply import Fused
+from loramerge.checkpoints.changes import Changes, changes, scaled
+from loramerge.checkpoints.open import open_checkpoint
+from loramerge.checkpoints.places import home
+from loramerge.checkpoints.quantised import check_readable
+from loramerge.checkpoints.write import check_place, write
+from loramerge.errors import UsageError, printable
+from loramerge.request.entry import part
+from loramerge.request.recipe import Source
+from loramerge.request.request import Request
+from loramerge.request.signature import spelled
+from loramerge.sources.open import open_one, select
+
+WIDE = 12  # bytes for an entry while a tensor is changed, at most
+FAINT = 0.5  # of ‖ΔW‖ lost to rounding: most of it is gone
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """What `fuse` returns: the model that was written, and what became of its tensors.
+
+    Args:
+        out: the folder, or the file.   tensors: those that were changed.
+        said: what the user should read.
+    """
+
+    out: Path
+    tensors: tuple[Fused, ...]
+    said: tuple[str, ...] = ()
+
+    @property
+    def rounding(self) -> float:
+        """‖W + ΔW − what is stored‖ / ‖ΔW‖ over all tensors that an update was added to."""
+        added = sum(each.added for each in self.tensors)
+        return (sum(each.rounding for each in self.tensors) / added) ** 0.5 if added else 0.0
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """Sentences that the user should read."""
+        yield from self.said
+        faint = [each for each in self.tensors if each.rounding > FAINT**2 * each.added > 0]
+        if faint:
+            yield (
+                f"in {len(faint)} tensors, such as {printable(faint[0].name)}, the update is so small that "
+                "rounding to the type of the model changes it by more than half: keep the adapter apart, or "
+                "fuse it into a wider copy of the model"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "out": str(self.out),
+            "rounding": self.rounding,
+            "tensors": [
+                {"name": each.name, "norm": each.added**0.5, "rounding": each.rounding**0.5}
+                for each in self.tensors
+            ],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        return f"{len(self.tensors)} tensors changed, rounding cost {100 * self.rounding:.2g} % of the update"
+
+
+@spelled("fuse")
+def fuse(
+    adapter: Source, base: str | Path, out: str | Path | None = None, *, subtract: bool = False, **asked: Any
+) -> Fusion:
+    """Write a model with an adapter added to its weights, which then needs no adapter.
+
+    The result has the files, names and types of the base; all that does not change is copied byte by byte,
+    with config and tokenizer. Each sum is rounded once. Heads, biases and token rows of the adapter take the
+    place of the model's own.
+
+    Args:
+        adapter: as for `load`.
+        base: a folder as transformers or diffusers writes it, a single file, or a name on the Hub.
+        subtract: take the adapter out of a model that it was fused into, up to rounding.
+        {asked}
+
+    Raises:
+        UsageError, SourceError, IncompatibleError, OutputError: a sentence each.
+        VerificationError: a tensor was read back with other values.
+    """
+    fields, _ = part("fuse", None, asked)
+    request = Request(**fields)
+    where = Path(out) if out is not None else request.out
+    if where is None:
+        raise UsageError("fuse writes a model: say where, by out.")
+    if isinstance(request.scale, str):
+        raise UsageError(f"scale={request.scale!r} is for merges of several adapters: give a number.")
+    found = open_one(adapter, request)
+    factor = float(request.scale) * (-1.0 if subtract else 1.0)
+    return fused(found, base, where, request, factor)
+
+
+def fused(adapter: Adapter, base: str | Path, out: Path, request: Request, factor: float = 1.0) -> Fusion:
+    """The same for an adapter that is read, at a strength."""
+    model = open_checkpoint(base)
+    check_readable(model)
+    check_place(model, out, request.overwrite)
+    chosen = scaled(home(model, select([adapter], request.only, request.exclude)[0]), factor)
+    todo = changes(model, chosen)
+    with workers(_threads(todo, request)) as run:
+        done = write(todo, out, request.overwrite, run)
+    return Fusion(out, tuple(done), (*adapter.oddities, *todo.notes))
+
+
+def _threads(todo: Changes, request: Request) -> int:
+    most = max((prod(change.shape) for change in todo.tensors.values()), default=1)
+    return request.effort.holding(most * WIDE).workers

@@ -1,0 +1,93 @@
+"""8-bit floats are read and written with their scales; a quantisation of another kind is refused by name."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import loramerge as lm
+from loramerge.checkpoints.open import open_checkpoint
+from loramerge.checkpoints.quantised import check_readable
+from loramerge.errors import IncompatibleError
+from tests.helpers.models import CONFIG, random_model, read_model, save_model
+
+FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
+SHAPE = (130, 260)
+SCALES = {"one": (1,), "a scalar": (), "each row": (130, 1), "each row, flat": (130,), "blocks": (2, 3)}
+NAMES = {"blocks": "weight_scale_inv"}
+
+
+def spread(scales):
+    if scales.size == 1:
+        return scales.reshape(())
+    if scales.size == SHAPE[0]:
+        return scales.reshape(-1, 1)
+    return scales.repeat(128, 0)[: SHAPE[0]].repeat(128, 1)[:, : SHAPE[1]]
+
+
+def model(folder, kind):
+    rng = np.random.default_rng(0)
+    scales = (0.01 * (1 + rng.random(SCALES[kind]))).astype(np.float32)
+    weight = (100 * rng.standard_normal(SHAPE)).astype(FP8)
+    name = NAMES.get(kind, "weight_scale")
+    config = {**CONFIG, "quantization_config": {"quant_method": "fp8"}}
+    return save_model(folder, {"q.weight": weight, f"q.{name}": scales, **random_model()}, config), name
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_a_sum_is_exact_up_to_one_rounding_at_the_scales_of_the_model(tmp_path, kind):
+    folder, name = model(tmp_path / "m", kind)
+    rng = np.random.default_rng(1)
+    update = lm.LowRank(rng.standard_normal((130, 2)), 0.02 * rng.standard_normal((2, 260)))
+    before = read_model(folder)
+    lm.fuse(lm.Adapter.of({"q": update}), folder, tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    old, new = (spread(each[f"q.{name}"].astype(np.float64)) for each in (before, after))
+    wanted = before["q.weight"].astype(np.float64) * old + update.dense()
+    assert np.array_equal(after["q.weight"], (wanted / new).astype(FP8))
+    assert (new >= old).all(), "a scale only grows"
+    assert np.array_equal(before["model.norm.weight"], after["model.norm.weight"])
+
+
+def test_a_scale_grows_only_where_the_sum_does_not_fit(tmp_path):
+    folder, name = model(tmp_path / "m", "each row")
+    up = np.zeros((130, 1))
+    up[7] = 1000.0
+    lm.fuse(lm.Adapter.of({"q": lm.LowRank(up, np.ones((1, 260)))}), folder, tmp_path / "f")
+    before, after = (read_model(each)[f"q.{name}"] for each in (folder, tmp_path / "f"))
+    assert np.flatnonzero((after > before).ravel()).tolist() == [7]
+    stored = read_model(tmp_path / "f")["q.weight"].astype(np.float64)
+    assert np.isfinite(stored).all()
+    assert np.allclose(stored[7] * after[7], 1000, rtol=0.1)
+
+
+def test_scales_of_a_shape_that_is_not_known_are_refused(tmp_path):
+    weight, scales = np.ones(SHAPE, FP8), np.ones((3, 5), np.float32)
+    save_model(tmp_path / "m", {"q.weight": weight, "q.weight_scale": scales})
+    adapter = lm.Adapter.of({"q": lm.LowRank(np.ones((130, 1)), np.ones((1, 260)))})
+    with pytest.raises(IncompatibleError, match="neither one, one a row, nor one a block"):
+        lm.fuse(adapter, tmp_path / "m", tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
+BY_CONFIG = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ", "hqq": "hqq", "mxfp4": "MXFP4"}
+BY_NAME = {
+    "q.qweight": "GPTQ or AWQ",
+    "q.weight.absmax": "bitsandbytes",
+    "q.SCB": "bitsandbytes",
+    "q.weight_packed": "compressed-tensors",
+}
+
+
+@pytest.mark.parametrize("method", BY_CONFIG)
+def test_a_config_that_says_a_quantisation_is_refused_by_its_name(tmp_path, method):
+    config = {**CONFIG, "quantization_config": {"quant_method": method}}
+    folder = save_model(tmp_path / "m", random_model(), config)
+    with pytest.raises(IncompatibleError, match=f"quantised with {BY_CONFIG[method]}"):
+        lm.fuse(lm.Adapter.of({}), folder, tmp_path / "f")
+
+
+@pytest.mark.parametrize("key", BY_NAME)
+def test_tensors_of_a_quantisation_are_refused_by_its_name(tmp_path, key):
+    folder = save_model(tmp_path / "m", {**random_model(), key: np.zeros(4, np.uint8)})
+    with pytest.raises(IncompatibleError, match=BY_NAME[key]):
+        check_readable(open_checkpoint(folder))

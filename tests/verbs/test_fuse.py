@@ -1,0 +1,258 @@
+"""A fused model computes what its base with the adapter does; all else in it is the base, byte by byte."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import loramerge as lm
+from loramerge.errors import IncompatibleError, OutputError, SourceError, UsageError
+from tests.helpers.files import content
+from tests.helpers.models import BF16, CONFIG, random_model, read_model, save_model
+
+Q = "model.layers.0.self_attn.q_proj"
+UP = "model.layers.1.mlp.up_proj"
+
+
+def adapter(*paths, size=1.0, shapes=None):
+    rng, known = np.random.default_rng(3), shapes or {Q: (16, 16), UP: (40, 16), "lm_head": (24, 16)}
+    paths = paths or (Q, UP)
+    return lm.Adapter.of(
+        {
+            path: lm.LowRank(
+                size * rng.standard_normal((known[path][0], 2)), rng.standard_normal((2, known[path][1]))
+            )
+            for path in paths
+        }
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_sum_is_rounded_once_and_nothing_else_changes(tmp_path, dtype, shards):
+    kind = BF16 if dtype == "bfloat16" else np.dtype(dtype)
+    before = random_model(dtype=kind)
+    base = save_model(tmp_path / "b", before, shards=shards)
+    given = adapter()
+    done = lm.fuse(given, base, tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    assert sorted(os.listdir(base)) == sorted(os.listdir(tmp_path / "f"))
+    for key, array in before.items():
+        target = lm.Target(key.removesuffix(".weight"))
+        wanted = array.astype(np.float64) + (given[target].dense() if target in given else 0.0)
+        assert after[key].dtype == kind
+        exact = wanted.astype(kind)
+        apart = np.abs(after[key].astype(np.float64) - exact.astype(np.float64))
+        assert np.count_nonzero(apart) <= 0.01 * apart.size, "but where float32 sums fall on an edge"
+        assert (apart <= np.abs(exact.astype(np.float64)) * np.finfo(np.float16).eps * 8).all()
+    for name in os.listdir(base):
+        same = (base / name).read_bytes() == (tmp_path / "f" / name).read_bytes()
+        changed = [k for k in read_shard(base / name) if k.removesuffix(".weight") in (Q, UP)]
+        assert same == (not changed)
+        assert header(base / name) == header(tmp_path / "f" / name)
+    assert {each.name for each in done.tensors} == {f"{Q}.weight", f"{UP}.weight"}
+
+
+def read_shard(path):
+    return read_model(path) if path.suffix == ".safetensors" else {}
+
+
+def header(path):
+    raw = path.read_bytes()
+    return raw[: 8 + int.from_bytes(raw[:8], "little")] if path.suffix == ".safetensors" else raw
+
+
+def test_subtracting_takes_it_out_again_up_to_rounding(tmp_path):
+    base = save_model(tmp_path / "b", random_model())
+    lm.fuse(adapter(), base, tmp_path / "f")
+    lm.fuse(adapter(), tmp_path / "f", tmp_path / "again", subtract=True)
+    before, after = read_model(base), read_model(tmp_path / "again")
+    assert all(np.allclose(before[key], after[key], atol=2e-6) for key in before)
+    lm.fuse(adapter(), base, tmp_path / "half", scale=0.5)
+    half = read_model(tmp_path / "half")[f"{Q}.weight"] - before[f"{Q}.weight"]
+    assert np.allclose(half, 0.5 * adapter()[lm.Target(Q)].dense(), atol=1e-5)
+
+
+def test_an_update_that_rounding_swallows_is_reported(tmp_path):
+    base = save_model(tmp_path / "b", random_model(dtype=BF16))
+    done = lm.fuse(adapter(size=1e-4), base, tmp_path / "f")
+    assert done.rounding > 0.5
+    assert "2 tensors, such as" in " ".join(done.notes)
+    clear = lm.fuse(adapter(), base, tmp_path / "g")
+    assert clear.rounding < 0.01
+    assert not list(clear.notes)
+
+
+def test_a_head_that_is_tied_gets_weights_of_its_own_only_if_it_must(tmp_path):
+    before = random_model()
+    del before["lm_head.weight"]
+    config = {**CONFIG, "tie_word_embeddings": True}
+    base = save_model(tmp_path / "b", before, config, shards=2)
+    lm.fuse(adapter(), base, tmp_path / "tied")
+    assert "lm_head.weight" not in read_model(tmp_path / "tied")
+    done = lm.fuse(adapter("lm_head"), base, tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    embedding = before["model.embed_tokens.weight"]
+    assert np.array_equal(after["model.embed_tokens.weight"], embedding)
+    wanted = embedding + adapter("lm_head")[lm.Target("lm_head")].dense()
+    assert np.allclose(after["lm_head.weight"], wanted, atol=1e-6)
+    assert json.loads((tmp_path / "f" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert "no longer tied" in " ".join(done.notes)
+    index = json.loads((tmp_path / "f" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == after.keys()
+    assert index["metadata"]["total_size"] == sum(array.nbytes for array in after.values())
+
+
+def test_a_bare_file_becomes_a_file_with_the_same_header(tmp_path):
+    file = save_model(tmp_path / "m.safetensors", random_model(), metadata={"b": "1", "a": "2"})
+    lm.fuse(adapter(), file, tmp_path / "f.safetensors")
+    assert header(file) == header(tmp_path / "f.safetensors")
+    with pytest.raises(UsageError, match="is one file"):
+        lm.fuse(adapter(), file, tmp_path / "f")
+
+
+def quant(folder):
+    return save_model(folder, random_model(), {**CONFIG, "quantization_config": {"quant_method": "awq"}})
+
+
+REFUSED = {
+    "another model": (adapter("x", shapes={"x": (4, 4)}), None, {}, IncompatibleError, "has no x"),
+    "another shape": (
+        adapter(Q, shapes={Q: (8, 8)}),
+        None,
+        {},
+        IncompatibleError,
+        "trained on another model",
+    ),
+    "quantised": (adapter(), quant, {}, IncompatibleError, "quantised with AWQ"),
+    "no model": (adapter(), lambda folder: folder, {}, SourceError, "does not exist"),
+    "a word": (adapter(), None, {"scale": "norm"}, UsageError, "for merges of several adapters"),
+    "nothing left": (adapter(), None, {"only": "nowhere"}, UsageError, "No module is left"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_fused_is_refused_and_leaves_nothing(tmp_path, name):
+    given, make, asked, error, words = REFUSED[name]
+    base = (make or (lambda folder: save_model(folder, random_model())))(tmp_path / "b")
+    with pytest.raises(error, match=words):
+        lm.fuse(given, base, tmp_path / "f", **asked)
+    assert {path.name for path in tmp_path.iterdir()} <= {"b"}
+
+
+def test_a_sum_that_does_not_fit_float16_is_refused_and_leaves_nothing(tmp_path):
+    base = save_model(tmp_path / "b", random_model(dtype=np.float16))
+    with pytest.raises(IncompatibleError, match="does not fit float16"):
+        lm.fuse(adapter(size=1e5), base, tmp_path / "f")
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_what_lies_at_out_is_kept_unless_it_is_such_a_model(tmp_path):
+    base = save_model(tmp_path / "b", random_model(), shards=2)
+    lm.fuse(adapter(), base, tmp_path / "f")
+    with pytest.raises(OutputError, match="is not empty"):
+        lm.fuse(adapter(), base, tmp_path / "f")
+    lm.fuse(adapter(), base, tmp_path / "f", overwrite=True)
+    (tmp_path / "f" / "diary.txt").write_text("dear")
+    with pytest.raises(OutputError, match=r"would delete diary\.txt"):
+        lm.fuse(adapter(), base, tmp_path / "f", overwrite=True)
+    with pytest.raises(UsageError, match="the base model itself"):
+        lm.fuse(adapter(), base, base, overwrite=True)
+
+
+def test_other_forms_of_the_weights_and_what_is_said_of_the_base_are_not_carried(tmp_path):
+    base = save_model(tmp_path / "b", random_model())
+    for name in ("pytorch_model.bin", "model.gguf", "README.md", "LICENSE", "chat_template.jinja", ".hidden"):
+        (base / name).write_text("x")
+    (base / "onnx").mkdir()
+    (base / "onnx" / "model.onnx").write_text("x")
+    lm.fuse(adapter(), base, tmp_path / "f")
+    there = {"config.json", "tokenizer.json", "model.safetensors", "LICENSE", "chat_template.jinja"}
+    assert set(os.listdir(tmp_path / "f")) - {".hidden"} == there
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, kind):
+    end = "" if kind == "folder" else ".safetensors"
+    base = save_model(tmp_path / f"b{end}", random_model())
+    true, count = os.pwrite, [0]
+
+    def full(fd, data, at):
+        count[0] += 1
+        if count[0] > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return true(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OutputError, match="no space left"):
+        lm.fuse(adapter(), base, tmp_path / f"f{end}", threads=1)
+    assert os.listdir(tmp_path) == [base.name]
+
+
+FUSING = """
+import sys
+import loramerge as lm
+print("ready", flush=True)
+lm.fuse(*sys.argv[1:], overwrite=True)
+"""
+
+
+def test_a_killed_fusion_leaves_the_old_or_the_new_model(tmp_path):
+    shapes = {f"model.layers.{i}.mlp.up_proj.weight": (1024, 1024) for i in range(6)}
+    base = save_model(tmp_path / "b", random_model(0, shapes), shards=3)
+    lm.save(
+        adapter(*sorted(k[:-7] for k in shapes), shapes={k[:-7]: s for k, s in shapes.items()}),
+        tmp_path / "a",
+    )
+    began = time.perf_counter()
+    lm.fuse(tmp_path / "a", base, tmp_path / "new" if (tmp_path / "new").mkdir() else tmp_path / "new" / "f")
+    span, new = time.perf_counter() - began, content(tmp_path / "new" / "f")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    rng, seen = random.Random(0), set()
+    for moment in range(6):
+        place = tmp_path / str(moment)
+        place.mkdir()
+        command = [sys.executable, "-c", FUSING, str(tmp_path / "a"), str(base), str(place / "f")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as child:
+            assert child.stdout.readline() == b"ready\n"
+            time.sleep(span * rng.random() * 2)
+            child.send_signal(signal.SIGKILL)
+        there = content(place / "f") if (place / "f").exists() else None
+        assert there in (None, new), "half a model"
+        seen.add(there is None)
+    lm.fuse(tmp_path / "a", base, place / "f", overwrite=True)
+    assert content(place / "f") == new
+    assert os.listdir(place) == ["f"]
+
+
+def test_the_commands_fuse_a_merge_and_an_adapter(tmp_path, capsys):
+    from loramerge.cli import main
+
+    base = save_model(tmp_path / "b", random_model())
+    for name in ("x", "y"):
+        lm.save(adapter(size=0.5), tmp_path / name)
+    paths = [str(tmp_path / name) for name in ("x", "y")]
+    lm.fuse(adapter(), base, tmp_path / "wanted")
+    run(main, ["combine", *paths, "--fuse", str(base), "-o", str(tmp_path / "merged"), "-q"])
+    run(main, ["fuse", paths[0], str(base), "--scale", "2", "-o", str(tmp_path / "doubled"), "--json"])
+    capsys.readouterr()
+    wanted = read_model(tmp_path / "wanted")
+    for name in ("merged", "doubled"):
+        found = read_model(tmp_path / name)
+        assert all(np.allclose(found[key], wanted[key], atol=1e-5) for key in wanted)
+    run(main, ["combine", *paths, "--fuse", str(base), "--dry-run", "-o", str(tmp_path / "z")], 2)
+    assert "--dry-run is not for --fuse" in capsys.readouterr().err
+
+
+def run(main, args, code=0):
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == code
