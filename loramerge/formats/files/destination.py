@@ -58,25 +58,26 @@ def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] =
     Raises:
         OutputError: it does; `overwrite` changes nothing in that.
     """
-    read = [(path, adapter.name) for adapter in adapters for path in adapter.provenance.files]
-    read += [(path, path.name) for path in others]
+    read = [(path, a.name, not a.bare) for a in adapters for path in a.provenance.files]
+    read += [(path, path.name, False) for path in others]
     name = printable(out, limit=1000)
     try:
         real = real_path(out)
     except ValueError:  # `check_output` says so
         return
-    for path, source in read:
-        if how := _meets(path, real):
+    for path, source, whole in read:
+        if how := _meets(path, real, whole):
             raise OutputError(f"{name} {how} {printable(source)}, which is merged. Choose another -o.")
 
 
-def _meets(path: Path, real: Path) -> str | None:
-    """What OUT has to do with a file that is read."""
+def _meets(path: Path, real: Path, whole: bool) -> str | None:
+    """What OUT has to do with a file that is read; `whole` says that its folder is the adapter."""
     place = real_path(path)
     if place == real or (os.path.exists(place) and os.path.exists(real) and os.path.samefile(place, real)):
         return "is"
     folder = real_path(path.parent)
-    if path.name in ADAPTER_FILES and (folder == real or folder in real.parents):
+    own = whole or os.path.exists(folder / "adapter_config.json")  # else a file among others, by its own
+    if path.name in ADAPTER_FILES and (folder == real or (own and folder in real.parents)):
         return "is" if folder == real else "lies in the folder of"
     return "holds" if {real} & {*place.parents, folder, *folder.parents} else None
 

@@ -85,7 +85,7 @@ def test_no_card_is_not_an_empty_card(tmp_path):
 
 def test_a_card_that_cannot_be_read_is_a_sentence(tmp_path):
     (tmp_path / "README.md").mkdir()
-    with pytest.raises(SourceError, match=r"README.md of x\\x1b cannot be read: Is a directory"):
+    with pytest.raises(SourceError, match=r"README.md of x\\x1b is not a file"):
         card(tmp_path, "x\x1b")
 
 
