@@ -256,7 +256,8 @@ def _renaming(text: str) -> dict[str, str]:
     try:
         said = Path(text).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise Unfit(f"is neither OLD=NEW nor a file that can be read ({error})") from None
+        why = getattr(error, "strerror", None) or error
+        raise Unfit(f"is neither OLD=NEW nor a file that can be read ({why})") from None
     if said.lstrip().startswith("{"):
         return Renames().fit(_object(said))
     lines = [line.partition("#")[0].replace("=", " ", 1).split() for line in said.splitlines()]

@@ -14,7 +14,7 @@ from loramerge.adapters.adapter import Adapter, Scaled, Slot
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.models.renames import EXPERTS, FAMILIES, is_new, old
-from loramerge.formats.models.stems import best, parted, place
+from loramerge.formats.models.stems import NUMBER, best, parted, place
 from loramerge.formats.models.templates import Template
 from loramerge.formats.peft.names import PREFIX
 from loramerge.request.request import Request
@@ -134,8 +134,9 @@ def _told(example: tuple[str, str] | None, why: str) -> list[str]:
     return [f"its {printable(example[0])} is called {printable(example[1])} here, {why}"] if example else []
 
 
-def _paths(adapter: Adapter) -> list[str]:
-    return [target.path for target in adapter.slots if target.component == MODEL]
+def _paths(adapter: Adapter) -> set[str]:
+    """The paths of its model, of layers and experts the first of each: others are called alike."""
+    return {NUMBER.sub("0", target.path) for target in adapter.slots if target.component == MODEL}
 
 
 def _renewed(adapters: Sequence[Adapter], always: bool = False) -> list[Adapter]:

@@ -16,6 +16,7 @@ from loramerge.formats.models.stems import unnumbered
 EXPERT = ".experts.*"  # the parent of what one expert has, without numbers
 
 
+Index = dict[str, dict[str, dict[int, Slot]]]
 Wanted = Callable[[str], bool | None]  # of a parent: fused, split, or as the sources are
 
 
@@ -41,8 +42,9 @@ def fitted(adapters: Sequence[Adapter], wanted: Wanted) -> list[Adapter]:
     """
     found = list(adapters)
     turns = any(alternates(base) for adapter in adapters for base in bases(adapter))
+    index = _index(found)
     for projection in PROJECTIONS:
-        for parent, place in _places(found, projection).items():
+        for parent, place in _places(index, projection).items():
             want = wanted(parent)
             if not (place.wholes and place.parts):
                 if want is None or (place.parts if want is False else place.wholes):
@@ -53,22 +55,35 @@ def fitted(adapters: Sequence[Adapter], wanted: Wanted) -> list[Adapter]:
             spans = here.spans(_sizes(here, parent, place, found))
             change = _join if (_whole(here, found) if want is None else want) else _cut
             found = [change(adapter, here, parent, spans) for adapter in found]
+            index = _index(found)
     return found
 
 
-def _places(adapters: Sequence[Adapter], projection: Projection) -> dict[str, Place]:
-    places: dict[str, Place] = defaultdict(Place)
+def _index(adapters: Sequence[Adapter]) -> Index:
+    """Last part of a name -> parent without numbers -> source -> the first such module."""
+    found: Index = defaultdict(lambda: defaultdict(dict))
+    parents: dict[str, str] = {}  # thousands of experts have one
     for number, adapter in enumerate(adapters):
         for target, slot in adapter.slots.items():
-            parent, _, last = target.path.rpartition(".")
-            if target.kind != "linear" or target.component != "model":
-                continue
-            if last == projection.whole:
-                places[unnumbered(parent)].wholes.setdefault(number, slot)
-            elif last == "o_proj" and projection.rows == "query":
-                places[unnumbered(parent)].hint[projection.parts[0]] = slot.shape[1]
-            elif last in projection.parts:
-                places[unnumbered(parent)].parts.setdefault(number, {}).setdefault(last, slot.shape[0])
+            if target.kind == "linear" and target.component == "model":
+                parent, _, last = target.path.rpartition(".")
+                if parent not in parents:
+                    parents[parent] = unnumbered(parent)
+                found[last][parents[parent]].setdefault(number, slot)
+    return found
+
+
+def _places(index: Index, projection: Projection) -> dict[str, Place]:
+    places: dict[str, Place] = defaultdict(Place)
+    for parent, slots in index.get(projection.whole, {}).items():
+        places[parent].wholes |= slots
+    for part in projection.parts:
+        for parent, slots in index.get(part, {}).items():
+            for number, slot in slots.items():
+                places[parent].parts.setdefault(number, {})[part] = slot.shape[0]
+    if projection.rows == "query":
+        for parent, slots in index.get("o_proj", {}).items():
+            places[parent].hint[projection.parts[0]] = next(iter(slots.values())).shape[1]
     return places
 
 
