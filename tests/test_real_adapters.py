@@ -27,8 +27,8 @@ DIFFUSERS = "reads diffusers"
 MLX = "reads mlx-lm"
 NUMBERED = "reads cloneofsimo"
 BIN = (3, "adapter_model.bin is a pickle")
-FOREIGN = (1, "is no PEFT folder. To read its file alone, name it")
-PICKLED = (1, "it is no PEFT adapter")
+FOREIGN = (1, "is not a PEFT folder. To read its file alone, name it")
+PICKLED = (1, "it is not a PEFT adapter")
 FOLDERS = {
     "A-gpt2/abrhaleyarefaine1997-4441abb6": LORA,
     "A-gpt2/abrhaleyarefaine1997-d81069af": LORA,
@@ -106,7 +106,9 @@ def test_a_file_is_told_truly_or_refused(cli, name):
 def test_a_folder_of_folders_stands_for_its_adapters_or_is_refused(cli, name):
     members = [path for path, _ in expand(str(ROOT / name))]
     if members == [str(ROOT / name)]:
-        return cli("inspect", *members).refused(1, "it is no PEFT adapter" if name[0] in "IT" else "such as ")
+        return cli("inspect", *members).refused(
+            1, "it is not a PEFT adapter" if name[0] in "IT" else "such as "
+        )
     cli("inspect", ROOT / name, "--json")
     assert len(members) == len(cli.json()) + len(cli.err.splitlines())
     return None
