@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramerge.request.effort import Progress
+from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight
 from loramerge.adapters.adapter import Adapter as Adapter
@@ -106,7 +106,7 @@ def combine(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
     **options: Any,
 ) -> Merge: ...
 def convert(
@@ -136,6 +136,7 @@ def open(
     format: str | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    progress: Tell | bool | None = ...,
 ) -> Session: ...
 def plan(
     sources: Sequence[Source],
@@ -165,6 +166,7 @@ def plan(
     bare: bool | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    progress: Tell | bool | None = ...,
     **options: Any,
 ) -> Plan: ...
 def replay(
@@ -179,7 +181,7 @@ def replay(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
 ) -> Merge: ...
 def resize(
     source: Source,
@@ -204,7 +206,7 @@ def resize(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
 ) -> Merge: ...
 def restore(
     merged: str | Path,
@@ -218,5 +220,5 @@ def restore(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
 ) -> Merge: ...

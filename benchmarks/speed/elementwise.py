@@ -13,7 +13,7 @@ from benchmarks.speed.measure import Cost, call
 from benchmarks.speed.sections import Row
 from loramerge.algorithms.entries import tiled
 from loramerge.algorithms.entries.tiles import Dense, dense
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 from loramerge.sources.units import Units
 
 LAYER_7B = {

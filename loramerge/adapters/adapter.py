@@ -12,6 +12,7 @@ from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
+from loramerge.arrays.workers import go_on
 from loramerge.errors import SourceError, printable
 
 
@@ -154,7 +155,11 @@ class Provenance:
 def _sha256(path: Path) -> str:
     try:
         with path.open("rb", buffering=0) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            digest, piece = hashlib.sha256(), bytearray(1 << 20)
+            while count := stream.readinto(piece):
+                digest.update(memoryview(piece)[:count])
+                go_on()
+            return digest.hexdigest()
     except OSError as error:
         raise SourceError(f"{printable(path.name)} can no longer be read: {error.strerror}.") from error
 

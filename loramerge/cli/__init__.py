@@ -10,7 +10,7 @@ import click
 
 from loramerge import __version__
 from loramerge.cli.downloads import one_bar
-from loramerge.cli.failures import exit_code
+from loramerge.cli.failures import exit_code, interrupted_once
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
@@ -72,13 +72,14 @@ def loramerge(ctx: click.Context) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The `loramerge` script: run, turn every failure into a sentence, exit."""
-    try:
-        _show_anything()
-        code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BaseException as error:
-        code = exit_code(error)
+    with interrupted_once():
+        try:
+            _show_anything()
+            code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BaseException as error:
+            code = exit_code(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -76,7 +76,7 @@ def asks(door: str, *names: str) -> Callable[[Command], Command]:
     """The options of these fields, by default of all that the door takes, in their order."""
     known = taken(door)
     fields = [known[name] for name in names or known]
-    fields = [each for each in fields if not isinstance(each.kind, kinds.Call)]  # which nobody can type
+    fields = [each for each in fields if not isinstance(each.kind, kinds.Progress)]  # which nobody can type
 
     def add(command: Command) -> Command:
         found = [option for field in fields for option in SPELT.get(field.name, _options)(field, door)]

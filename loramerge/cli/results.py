@@ -42,7 +42,7 @@ def show_deltas(plan: Plan, out: Path, printed: Printed) -> None:
     from loramerge.verbs.deltas import write_deltas
 
     asked = plan.request
-    made = write_deltas(plan, out, overwrite=asked.overwrite, effort=asked.effort, progress=asked.progress)
+    made = write_deltas(plan, out, overwrite=asked.overwrite, effort=asked.effort, progress=asked.tell)
     if printed == "json":
         return show.data({"out": str(out), **made.to_dict()})
     if printed == "path":
@@ -58,7 +58,7 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
     """What would be written, and what other sizes would lose."""
     if printed == "path":
         return click.echo(str(out))
-    points = curve(plan, plan.request.effort, output.is_bare(out))
+    points = curve(plan, output.is_bare(out))
     if printed == "json":
         return show.data(_facts(plan, out, points))
     for note in plan.notes:

@@ -38,10 +38,10 @@ def work(ctx: click.Context, given: dict[str, Any]) -> None:
     if given["print_recipe"]:
         return _print_recipe(recipe)
     _check_dense(given, recipe)
-    plan = planned(recipe, watch=show.opening)
+    plan = planned(recipe.asking(progress=show.bar()))
     dense = given["dense_delta"]
     out = plan.request.out or (Path("merged.safetensors") if dense else plan.default_out("merged"))
-    plan = plan.asking(out=out, progress=show.progress)
+    plan = plan.asking(out=out)
     _tell_masks(plan, printed)
     if not dense:
         plan.check_destination(out)

@@ -10,10 +10,12 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array
 from loramerge.arrays.rounding import bound
+from loramerge.arrays.workers import workers
 from loramerge.errors import VerificationError, printable
 from loramerge.merge.report import Report
+from loramerge.request.progress import Stage, Tell
 
 
 def fingerprint(up: Array, down: Array) -> str:
@@ -26,7 +28,11 @@ def fingerprint(up: Array, down: Array) -> str:
 
 
 def check_written(
-    adapter: Adapter, marks: Mapping[Target, str], scales: Mapping[Target, float], threads: int = 1
+    adapter: Adapter,
+    marks: Mapping[Target, str],
+    scales: Mapping[Target, float],
+    threads: int = 1,
+    tell: Tell | None = None,
 ) -> None:
     """Read back: the same modules and scales, and every factor as it was when its error was measured.
 
@@ -49,8 +55,8 @@ def check_written(
                 "written: the disk or another process changed the output. Run it again."
             )
 
-    with workers(threads) as run:
-        for _ in run(check, marks):
+    with Stage(tell, "proving", len(marks)) as stage, workers(threads, stage.tick) as run:
+        for _ in stage.over(run(check, marks)):
             pass
 
 

@@ -29,13 +29,12 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "progress": "the command line shows it by itself",
     },
     "combine": {"bare": _BY_OUT},
-    "plan": {"out": _SAVE, "overwrite": _SAVE, "max_error": _SAVE, "progress": "nothing is merged yet"},
+    "plan": {"out": _SAVE, "overwrite": _SAVE, "max_error": _SAVE},
     "open": {
         **dict.fromkeys(("weights", "rules", "descriptions", "embedding"), _LATER),
         **dict.fromkeys(("strength", "size", "output"), _LATER),
         "format": HERE,
         "renormalise": "what is opened is kept as the sources have it: use loramerge.combine",
-        "progress": "nothing is merged yet",
     },
     "session": {
         "sources": _EARLIER,

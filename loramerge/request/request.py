@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from loramerge.request.effort import Progress
+    from loramerge.request.progress import Tell
     from loramerge.request.rules import Rule, Weight
 
 DEFAULT = "linear"  # the method, if nothing is said
@@ -104,8 +104,10 @@ class Request:
         shown="one per core, up to 8")  # fmt: skip
     memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; it does not change the "
         "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
-    progress: Progress | None = ask(None, "Sees the modules as they are merged: a function of an iterable "
-        "of lists and their total that passes them on.", "effort", kinds.Call())  # fmt: skip
+    progress: Tell | bool | None = ask(None, "True shows a bar to those who wait. Or a function of (stage, "
+        "done, total), called ten times a second in your own thread: `reading`, `merging`, …; if it has a "
+        "method `close`, that is called after each stage.", "effort", kinds.Progress(),
+        shown="False")  # fmt: skip
 
     def __post_init__(self) -> None:
         for each in FIELDS.values():
@@ -115,6 +117,11 @@ class Request:
     def effort(self) -> Effort:
         """How much of the machine it may use."""
         return Effort(self.threads, kinds.in_bytes(self.memory))
+
+    @property
+    def tell(self) -> Tell | None:
+        """Who is told how far the merge is."""
+        return None if isinstance(self.progress, bool) else self.progress
 
     def given(self) -> Iterator[tuple[Field, Any]]:
         """The fields that are not as they would be if nobody spoke of them."""

@@ -20,6 +20,7 @@ from loramerge.formats.patterns.search import Found, searcher
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
 from loramerge.hub.progress import ended
+from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 
@@ -30,11 +31,8 @@ Alphas = Alpha | Mapping[str, Alpha] | None
 Watch = Callable[[Any], Iterable[Any]]
 
 
-def open_all(ingredients: Sequence[Ingredient], request: Request, watch: Watch = iter) -> list[Adapter]:
+def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapter]:
     """Load every source, with the alpha meant for it, under names that tell them apart.
-
-    Args:
-        watch: sees every source as it is opened.
 
     Raises:
         UsageError: an alpha or an initial adapter for something that is no source.
@@ -47,7 +45,13 @@ def open_all(ingredients: Sequence[Ingredient], request: Request, watch: Watch =
         found = open_one(each.source, request)
         return _marked(found, each.revision)
 
-    return _told_apart(opened(ingredients, load, watch), sources)
+    with Stage(_told(ingredients, request), "reading", len(sources)) as stage:
+        return _told_apart(opened(ingredients, load, stage.over), sources)
+
+
+def _told(ingredients: Sequence[Ingredient], request: Request) -> Tell | None:
+    """Who is told of the reading; downloads have a bar of their own."""
+    return None if any(hub_name(each.source) for each in ingredients) else request.tell
 
 
 def _marked(adapter: Adapter, revision: str | None) -> Adapter:

@@ -23,7 +23,7 @@ from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
 from loramerge.sources.crowded import crowded, folded
-from loramerge.sources.open import Watch, check_together, matched, missing_modules, open_all, select
+from loramerge.sources.open import check_together, matched, missing_modules, open_all, select
 from loramerge.sources.units import Units, align, batches
 
 
@@ -117,10 +117,10 @@ class Sources:
         return [units for group in groups for units in batches(self.adapters, group, share, workers)]
 
 
-def open_together(recipe: Recipe, watch: Watch = iter) -> Sources:
+def open_together(recipe: Recipe) -> Sources:
     """Open the adapters of a recipe and check that they belong together. Reads headers only."""
     request = recipe.request
-    found = open_all(recipe.sources, request, watch)
+    found = open_all(recipe.sources, request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)

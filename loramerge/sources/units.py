@@ -17,6 +17,7 @@ from loramerge.arrays.dtypes import wide
 from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
 from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
+from loramerge.arrays.workers import go_on
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.request.effort import MEMORY
 
@@ -106,6 +107,7 @@ class Units:
         )
 
     def _gram(self, module: int) -> tuple[Array, Array]:
+        go_on()
         up, down = self.up(module), self.down(module)
         with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source below
             grams = up.T @ up, down @ down.T

@@ -13,8 +13,9 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.lowrank import LowRank
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
+from loramerge.arrays.workers import workers
 from loramerge.errors import SourceError, VerificationError, printable
 from loramerge.formats.dialects.grain import comparable
 from loramerge.merge.report import aligned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import spectrum
+from loramerge.arrays.workers import workers
 from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
 from loramerge.merge.report import aligned
-from loramerge.sources.units import align, batches
+from loramerge.sources.units import Units, align, batches
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -208,13 +210,14 @@ def inspect(
     # Also where the cache has the file: the same command shows the same columns everywhere.
     if adapter.provenance.peeked:
         return Inspection(adapter, tuple(_facts(adapter, target, None) for target in sorted(adapter)))
-    found: dict[str, ModuleFacts] = {}
-    with workers(1):
-        for units in batches([adapter], align([adapter])):
-            grams = units.grams()
-            sigma = spectrum(grams.up, grams.down).sigma
-            for target, values in zip(units.targets, sigma, strict=True):
-                found[str(target)] = _facts(adapter, target, values)
+
+    def look(units: Units) -> list[tuple[str, ModuleFacts]]:
+        grams = units.grams()
+        sigma = spectrum(grams.up, grams.down).sigma
+        return [(str(t), _facts(adapter, t, values)) for t, values in zip(units.targets, sigma, strict=True)]
+
+    with workers(1) as run:
+        found = dict(chain.from_iterable(run(look, batches([adapter], align([adapter])))))
     return Inspection(adapter, tuple(found[str(target)] for target in sorted(adapter)))
 
 

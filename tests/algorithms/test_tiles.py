@@ -31,7 +31,7 @@ from loramerge.algorithms.entries.thresholds import Bracket, guessed, largest, l
 from loramerge.algorithms.entries.tiles import dense as tiles_of
 from loramerge.algorithms.families.refit import refit, squares
 from loramerge.algorithms.families.sized import common_rank
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 from loramerge.errors import UsageError
 from tests.helpers.adapters import cast, dense, distance, merged, random_adapters, truncated, units_of
 

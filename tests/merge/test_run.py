@@ -1,5 +1,9 @@
 """The driver, in memory: what goes in, what comes out, and what is refused with a sentence."""
 
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import ml_dtypes
@@ -94,15 +98,31 @@ def test_modules_can_be_chosen(only, exclude, left):
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_progress_sees_every_module_once(threads):
     seen = []
+    combine([A, B], progress=lambda *told: seen.append(told), threads=threads)
+    assert [told for told in seen if told[0] == "merging"][-1] == ("merging", 2, 2)
 
-    def watch(done, total):
-        for modules in done:
-            seen.append((len(modules), total))
-            yield modules
 
-    combine([A, B], progress=watch, threads=threads)
-    assert sum(count for count, _ in seen) == 2
-    assert {total for _, total in seen} == {2}
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", ["m", "m.safetensors"])
+def test_an_interrupt_of_the_library_waits_for_nobody_and_leaves_nothing(
+    tmp_path, monkeypatch, threads, name
+):
+    over, one = threading.Event(), threading.Lock()
+
+    def computing(*_):
+        if one.acquire(blocking=False):
+            os.kill(os.getpid(), signal.SIGINT)
+        over.wait(30)  # as a long call of LAPACK
+
+    monkeypatch.setattr("loramerge.sources.units.Units._gram", computing)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        combine([A, B], out=tmp_path / name, threads=threads)
+    took = time.monotonic() - began
+    over.set()
+
+    assert took < 2
+    assert os.listdir(tmp_path) == []
 
 
 def test_planning_reads_no_factor_and_says_the_size():

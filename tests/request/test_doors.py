@@ -48,7 +48,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "overwrite": (True, True),
     "threads": (2, 2),
     "memory": ("1MB", "1MB"),
-    "progress": (lambda done, total: done, None),
+    "progress": (lambda stage, done, total: done, None),
 }
 WRONG = {  # a value of another type, for every field
     **dict.fromkeys(FIELDS, object()),

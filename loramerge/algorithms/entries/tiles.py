@@ -15,6 +15,7 @@ from loramerge.algorithms.entries.chance import own_names, uniform
 from loramerge.algorithms.entries.stack import Limits, Stack
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.workers import go_on
 
 TILE = 64, 512  # entries of one source stay in cache
 SAMPLE = 1 << 15
@@ -57,6 +58,7 @@ class Dense:
         (rows, columns), (height, width) = self.shape, self.grid
         for top in range(0, rows, height):
             for left in range(0, columns, width):
+                go_on()
                 yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
 
     def values(self, tile: Tile, only: int | None = None) -> Array:

@@ -105,7 +105,16 @@ def _work(out: Path, overwrite: bool, folder: bool) -> Iterator[Path]:
             yield new
         finally:
             with writing(out):
-                _remove(new)
+                _surely(new)
+
+
+def _surely(new: Path) -> None:
+    """Take the work away, also where a second interrupt comes while that is done."""
+    try:
+        _remove(new)
+    except KeyboardInterrupt:
+        _remove(new)
+        raise
 
 
 def _recover(out: Path) -> None:
