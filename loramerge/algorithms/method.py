@@ -188,6 +188,8 @@ def _check(name: str, value: Any, hint: Any, interval: Interval | None) -> None:
     elif not _fits(value, allowed):
         words = " or ".join(a.__name__ for a in allowed if a is not type(None))
         raise UsageError(f"{name}={value!r} must be {words}.")
+    elif value == "":
+        raise UsageError(f"{name} is empty.")
     elif interval is not None and value not in interval:
         raise UsageError(f"{name}={value!r} is not in the range {interval}.")
 

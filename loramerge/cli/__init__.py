@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
 import sys
 from importlib import import_module
 
@@ -11,6 +13,7 @@ import click
 from loramerge import __version__
 from loramerge.cli.downloads import one_bar
 from loramerge.cli.failures import exit_code, interrupted_once
+from loramerge.errors import speaking
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
@@ -38,6 +41,10 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"loramerge.cli.{cmd_name}"), cmd_name)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _check_empty(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             with one_bar():
@@ -48,6 +55,18 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _check_empty(args: list[str]) -> None:
+    """Raises UsageError: a word is empty, as where a shell variable is not set. No option means that."""
+    for before, word in itertools.pairwise(["", *args]):
+        if before == "--":
+            return
+        if word == "":
+            said = f"{before} is followed by an empty word" if before.startswith("-") else "A word is empty"
+            raise click.UsageError(f"{said}: leave it out, or give it a value.")
+        if re.fullmatch(r"--[\w-]+=", word):
+            raise click.UsageError(f"{word} has no value: leave it out, or give it one.")
 
 
 @click.group(
@@ -72,7 +91,7 @@ def loramerge(ctx: click.Context) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The `loramerge` script: run, turn every failure into a sentence, exit."""
-    with interrupted_once():
+    with interrupted_once(), speaking("shell"):
         try:
             _show_anything()
             code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)

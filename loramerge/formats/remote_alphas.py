@@ -12,7 +12,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Computed, Held, Slot, Tensor
 from loramerge.arrays.backend import Array
-from loramerge.errors import SourceError, printable
+from loramerge.errors import SourceError, printable, say
 from loramerge.formats.files.safetensors import File, TensorRef
 from loramerge.formats.forms.parts import taken_apart
 from loramerge.formats.peft.config import plausible
@@ -47,7 +47,8 @@ def with_alphas(file: File, ranged: Ranged) -> tuple[File, str] | None:
     shown = " or ".join(f"{value:g}" for value in sorted(set(stated.values())))
     return replace(file, tensors={**file.tensors, **held}), (
         f"the alpha ({shown}) is as the metadata states it ({ALPHA}): {len(sample)} of the {len(alphas)} "
-        "alphas inside the file were read, and say the same; the others were not (--download reads all)"
+        f"alphas inside the file were read, and say the same; the others were not "
+        f"({say('download', True)} reads all)"
     )
 
 

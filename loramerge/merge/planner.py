@@ -124,6 +124,8 @@ def _chosen(
         sources = sources.without(left)
     everything = {target for adapter in sources.whole for target in adapter}
     schedule = Schedule.of(weights, rules, len(sources.whole), everything)
+    if known is NOTHING:  # a record was carried out like that
+        schedule.check_rules(everything)
     return sources, replace(schedule, ranks=_there(known.ranks, everything))
 
 

@@ -13,7 +13,7 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.rounding import bound
 from loramerge.arrays.workers import workers
-from loramerge.errors import VerificationError, printable
+from loramerge.errors import VerificationError, printable, say
 from loramerge.merge.report import Report
 from loramerge.request.progress import Stage, Tell
 
@@ -69,7 +69,7 @@ def check_honest(target: Target, error: float, stored: tuple[Array, Array], dtyp
     if error > bound(*stored, dtype):
         raise VerificationError(
             f"{printable(target)} loses {error**0.5:.1e} in {dtypes.word(dtype)}, more than rounding "
-            "explains: its values are too small for the type. Use --dtype float32."
+            f"explains: its values are too small for the type. Use {say('dtype', 'float32')}."
         )
 
 
@@ -86,5 +86,5 @@ def check_rounding(report: Report, max_error: float | None) -> None:
     if (worst.rounding_error or 0.0) > max_error:
         raise VerificationError(
             f"{printable(worst.name)} is off by {worst.rounding_error:.1e} of its norm after rounding, more "
-            f"than --max-error {max_error:g}: use a wider --dtype."
+            f"than {say('max_error', max_error)}: use a wider {say('dtype')}."
         )

@@ -17,7 +17,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.workers import go_on, workers
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import new_file
 from loramerge.formats.files.safetensors import Writer
 from loramerge.merge.plan import Plan
@@ -29,13 +29,15 @@ from loramerge.sources.crowded import weighted_sum
 def check_mixture(plan: Plan) -> None:
     """Raises UsageError: the weights of some module are no shares, so that they have no variance."""
     if plan.request.renormalise:
-        raise UsageError("A spread counts a module that a source lacks as zero: leave --renormalise away.")
+        raise UsageError(
+            f"A spread counts a module that a source lacks as zero: leave {say('renormalise', True)} away."
+        )
     for target in plan.sources.signatures:
         shares = plan.schedule.way(plan.method, target)[1]
         if shares.min() < 0 or abs(shares.sum() - 1) > 1e-9:
             raise UsageError(
                 f"A spread needs a mixture, but the weights of {printable(target)} are not all 0 or more "
-                "and of sum 1: use --method sg or average."
+                f"and of sum 1: use {say('method', 'sg')} or average."
             )
 
 

@@ -14,7 +14,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import compare_bases
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import Alpha, load
 from loramerge.formats.patterns.search import Found, searcher
 from loramerge.formats.peft.alpha import check_alpha
@@ -122,7 +122,7 @@ def check_named(sources: Sequence[Source], given: Mapping[str, object], option: 
     known = {name for source in sources for name in _names(source)}
     for name in given:
         if name not in known:
-            raise UsageError(f"--{option} names {printable(name)}, which is none of the sources.")
+            raise UsageError(f"{say(option)} names {printable(name)}, which is none of the sources.")
 
 
 def _names(source: Source) -> tuple[str, ...]:
@@ -163,7 +163,9 @@ def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> li
     chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(_whole(t))}) for a in adapters]
     if not any(chosen):
         some = printable(next((t for a in adapters for t in a), "none"))
-        raise UsageError(f"No module is left by --only and --exclude; a module here is called {some}.")
+        raise UsageError(
+            f"No module is left by {say('only')} and {say('exclude')}; a module here is called {some}."
+        )
     return chosen
 
 
@@ -173,7 +175,7 @@ def _whole(target: Target) -> str:
 
 
 def _pattern(text: str | None, option: str) -> Found | None:
-    return None if text is None else searcher(text, f"--{option}")
+    return None if text is None else searcher(text, say(option))
 
 
 def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> list[str]:
@@ -262,7 +264,8 @@ def renormalised(adapters: Sequence[Adapter], weights: Callable[[Target], Array]
         have = math.fsum(w for a, w in zip(adapters, own, strict=True) if target in a.slots)
         if have == 0:
             raise UsageError(
-                f"--renormalise divides by the weights of the sources that have {printable(target)}, and "
+                f"{say('renormalise', True)} divides by the weights of the sources that have "
+                f"{printable(target)}, and "
                 "these add up to 0."
             )
         factors[target] = math.fsum(own) / have

@@ -12,7 +12,7 @@ from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Signature
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import FORMATS, PEFT, Dialect
 from loramerge.formats.output import Outline
@@ -67,7 +67,10 @@ class Sources:
         whole, adapters = ([some[i] for i in kept] for some in (self.whole, self.adapters))
         names = {**self.left_out, **{self.whole[i].name: left[i] for i in left}}
         if not any(adapters):
-            raise UsageError("The sources that were chosen have none of the modules of --only and --exclude.")
+            raise UsageError(
+                f"The sources that were chosen have none of the modules of "
+                f"{say('only')} and {say('exclude')}."
+            )
         return replace(Sources.of(whole, adapters, self.request, self.dialect), left_out=names)
 
     def shape(self, target: Target) -> tuple[int, int]:
@@ -138,7 +141,7 @@ def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | N
         return wanted.format_for([adapter.dialect for adapter in found])
     if format in FORMATS and format not in (*wanted.formats, *wanted.dialects):
         said = f"{wanted.title} does not load the format {format} (it loads {' and '.join(wanted.formats)})"
-        raise UsageError(f"{said}: drop --format or --for.")
+        raise UsageError(f"{said}: drop {say('format')} or {say('consumer')}.")
     return format
 
 

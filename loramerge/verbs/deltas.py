@@ -19,7 +19,7 @@ from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fitted
 from loramerge.arrays.workers import go_on, workers
-from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable
+from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable, say
 from loramerge.formats.files.atomic import new_file
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.output import is_bare
@@ -66,7 +66,7 @@ def write_deltas(
     """
     where = Path(out)
     if todo.method.masks:
-        raise UsageError("Dense deltas cannot hold masks: leave out --dense-delta.")
+        raise UsageError("Dense deltas cannot hold masks: merge into an adapter.")
     _check(todo, where)
     names = _names(todo)
     layout = {name: (todo.outline.dtype, _shape(t, todo.sources.shape(t))) for t, name in names.items()}
@@ -104,10 +104,12 @@ def _check(todo: Plan, out: Path) -> None:
         if target.layout.blocks > 1 or target.index >= 0:
             raise IncompatibleError(
                 f"{printable(target)} is one of many updates of one parameter (experts, or groups of a "
-                "convolution), which dense deltas do not hold: leave it out with --exclude."
+                f"convolution), which dense deltas do not hold: leave it out with {say('exclude')}."
             )
     if todo.outline.extras or todo.outline.apart:
-        raise IncompatibleError("Dense deltas cannot hold heads, biases or other tensors: add --extras drop.")
+        raise IncompatibleError(
+            f"Dense deltas cannot hold heads, biases or other tensors: add {say('extras', 'drop')}."
+        )
 
 
 def _header(todo: Plan, digests: list[dict[str, str]]) -> dict[str, str]:
@@ -183,7 +185,8 @@ def _emit(todo: Plan, target: Target, fact: Module, matrix: Array, put: Put) -> 
         off += float(np.square(row - wide).sum()) if finite else 0.0
     if not finite:
         raise IncompatibleError(
-            f"The merge of {printable(target)} does not fit {dtypes.word(todo.outline.dtype)}: use --dtype "
+            f"The merge of {printable(target)} does not fit {dtypes.word(todo.outline.dtype)}: "
+            f"use {say('dtype')} "
             "bfloat16 or float32."
         )
     whole = stored.T if _turned(target) else stored

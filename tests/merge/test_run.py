@@ -148,7 +148,7 @@ def test_ranks_above_what_servers_take_are_noted():
     nine = random_adapters(2, (9, 8))
     assert combine(nine, "cat").report.notes == (
         "rank 17 is above 16, vLLM's default --max-lora-rank; "
-        "with --rank 16, which most methods take, or by loramerge resize it stays within it",
+        "with rank=16, which most methods take, or by loramerge resize it stays within it",
     )
     assert combine(nine, "svd", rank=16).report.notes == ()
 
@@ -222,9 +222,7 @@ def test_tensors_beside_the_pairs_are_refused_not_dropped():
 
 
 def test_an_error_above_the_limit_is_refused():
-    with pytest.raises(
-        VerificationError, match=r"layers.0.. is off by .* more than --max-error 1e-06: use a"
-    ):
+    with pytest.raises(VerificationError, match=r"layers.0.. is off by .* more than max_error=1e-06: use a"):
         combine([A, B], dtype="bfloat16", max_error=1e-6)
 
 

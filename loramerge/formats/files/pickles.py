@@ -26,6 +26,7 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.safetensors import File, Stored
+from loramerge.formats.files.strangers import HEAD, check_head
 
 LIMIT = 64 * 2**20  # of the pickles, which hold names and shapes; numbers lie outside
 LEGACY = 0x1950A86A20F9469CFC6C
@@ -109,6 +110,8 @@ def open_pickle(path: Path, name: str) -> File:
     try:
         with path.open("rb") as stream:
             stored = Stored(name, path, stream.seek(0, io.SEEK_END))
+            stream.seek(0)
+            check_head(stream.read(HEAD), name)
             stream.seek(0)
             read = _zipped if zipfile.is_zipfile(stream) else _legacy
             stream.seek(0)

@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any, Literal
 
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.config import Rule, check_mergeable, plausible, scales
@@ -47,7 +46,8 @@ def given(file: File, pairs: Pairs, alpha: Alpha | None) -> Said:
     if alpha is None:
         raise IncompatibleError(
             f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
-            f"--alpha {quote(printable(file.path.name))}=16 (with its training alpha), or --alpha rank if "
+            f"{say('alpha', {printable(file.path.name): 16})} (with its training alpha), or "
+            f"{say('alpha', 'rank')} if "
             "the scale is already in the weights."
         )
     return (*with_alpha(pairs, alpha, file.name), {})
@@ -94,7 +94,7 @@ def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
 
 def already_known(name: str) -> UsageError:
     """An alpha was given for a source that says its own; two answers cannot both be right."""
-    return UsageError(f"{printable(name)} says its own alpha: drop --alpha for it.")
+    return UsageError(f"{printable(name)} says its own alpha: drop {say('alpha')} for it.")
 
 
 def _ours(file: File, pairs: Pairs) -> Said | None:

@@ -16,6 +16,7 @@ from loramerge.adapters.adapter import Tensor
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.safetensors import header
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
+from loramerge.formats.files.strangers import HEAD, check_head, nearby
 
 GGUF = b"GGUF"  # how llama.cpp's files begin
 MAX_HEADER = 16 * 2**20  # some 100 000 tensors; the format itself allows 100 MB
@@ -138,11 +139,18 @@ def _parsed(stored: Stored, fill: Fill) -> File:
     return File(stored.name, stored.path, stored.size, metadata, tensors)
 
 
+def _check_stranger(stored: Stored, fill: Fill) -> None:
+    head = bytearray(min(HEAD, stored.size))
+    fill(memoryview(head), 0)
+    check_head(bytes(head), stored.name)
+
+
 def _header_length(stored: Stored, fill: Fill) -> int:
     if stored.size < 8:
         raise header.Malformed(f"it has only {stored.size} bytes")
     raw = bytearray(8)
     fill(memoryview(raw), 0)
+    _check_stranger(stored, fill)
     if raw.startswith(GGUF):
         raise IncompatibleError(
             f"{_shown(stored.name)} is a GGUF file of llama.cpp, which keeps factors under names and in an "
@@ -171,7 +179,7 @@ def _descriptor(name: str, path: Path) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
     except FileNotFoundError:
-        raise SourceError(f"{_shown(name)} does not exist. Check the path.") from None
+        raise SourceError(f"{_shown(name)} does not exist.{nearby(path) or ' Check the path.'}") from None
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
     try:
