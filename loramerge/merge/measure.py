@@ -12,7 +12,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.gram import Grams, inner
 from loramerge.arrays.remix import Fit, Remix
-from loramerge.merge.report import Module
+from loramerge.merge.report import MANY, Module
 from loramerge.sources.units import Units
 
 Ranks = tuple[int, ...]  # of the sources in a module
@@ -39,12 +39,17 @@ def measure(grams: Grams, remix: Remix, weights: Array, ranks: Ranks) -> list[Mo
     whole, cut = ([None] * len(P) if e is None else host(e).tolist() for e in (remix.whole, remix.cut))
     named = {name: host(each) for name, each in remix.facts.items()}
     facts = [{name: float(each[m]) for name, each in named.items()} for m in range(len(P))]
-    found = host(overlaps), host(inners)
+    found = host(overlaps), [_kept(each) for each in host(inners)]
     each = zip(grams.labels, wanted, merged, lost, *found, whole, cut, facts, strict=True)
     return [
         Module(label, ranks, asked, made, missing, None, overlap, inner, total, rest, facts=told)
         for label, asked, made, missing, overlap, inner, total, rest, told in each
     ]
+
+
+def _kept(inners: Array) -> Array:
+    """Of many sources only the norms: a fleet's pairs would outweigh its adapters."""
+    return inners if len(inners) <= MANY + 1 else inners.diagonal().copy()
 
 
 def _missed(grams: Grams, P: Array, Q: Array, weights: Array, some: Array) -> Array:
@@ -68,7 +73,7 @@ def measure_fit(grams: Grams, module: int, fit: Fit, weights: Array, ranks: Rank
     lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
     label = grams.labels[module]
     return Module(
-        label, ranks, wanted, merged, lost, None, overlaps, inners, fit.whole, fit.cut, facts=fit.facts
+        label, ranks, wanted, merged, lost, None, overlaps, _kept(inners), fit.whole, fit.cut, facts=fit.facts
     )
 
 
@@ -99,7 +104,7 @@ def measure_dense(grams: Grams, module: int, matrix: Array, weights: Array, rank
     merged = float(np.einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
     wanted = float(weights @ inners @ weights)
     lost = max(wanted - 2 * float(weights @ overlaps) + merged, 0.0)
-    return Module(grams.labels[module], ranks, wanted, merged, lost, None, overlaps, inners)
+    return Module(grams.labels[module], ranks, wanted, merged, lost, None, overlaps, _kept(inners))
 
 
 def recount(
@@ -111,10 +116,15 @@ def recount(
         merged: up' (out, k) and down' (k, in) of the merge.
     """
     present = [(t, a[target]) for t, a in enumerate(adapters) if target in a.slots]
-    overlaps, inners = np.zeros(len(adapters)), np.zeros((len(adapters), len(adapters)))
+    few = len(adapters) <= MANY
+    overlaps = np.zeros(len(adapters))
+    inners = np.zeros((len(adapters), len(adapters)) if few else len(adapters))
     for t, update in present:
         cross = (merged[0].T @ update.up) * (merged[1] @ np.asarray(update.down, np.float64).T)
         overlaps[t] = update.scale * float(cross.sum())
+        if not few:
+            inners[t] = update.inner(update)
+            continue
         for u, other in present:
             if u >= t:
                 inners[t, u] = inners[u, t] = update.inner(other)
@@ -126,7 +136,13 @@ def unfolded(facts: list[Module], units: Units, adapters: Sequence[Adapter], rem
     """The facts of a batch of folded sources, in terms of the original ones."""
     if not units.signature[-1]:  # nothing is folded in these modules
         return [
-            replace(f, ranks=f.ranks[:-1], overlaps=f.overlaps[:-1], inners=f.inners[:-1, :-1]) for f in facts
+            replace(
+                f,
+                ranks=f.ranks[:-1],
+                overlaps=f.overlaps[:-1],
+                inners=f.inners[:-1, :-1] if f.inners.ndim == 2 else f.inners[:-1],
+            )
+            for f in facts
         ]
 
     def made(module: int) -> tuple[Array, Array]:

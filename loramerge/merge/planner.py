@@ -86,6 +86,7 @@ def settle(
     if request.renormalise:
         sources = replace(sources, adapters=tuple(renormalised(sources.adapters, weights_of)))
     work = sources.folded(weights_of) if fold and method.traits.sums else sources
+    work.check_units()
     shown, empty = method.weights(schedule.typical), Outline({}, 1, kind, {}, profile=profile)
     open_ = Plan(request, sources, schedule, shown, work, method, empty, (), budget, tailor=tailor)
     _check_strength(open_)

@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from loramerge.adapters.limits import STRONG
 from loramerge.arrays.backend import Array
-from loramerge.errors import printable
+from loramerge.errors import printable, say
+
+MANY = 64  # sources, of whose pairs nothing is kept any more
+ROWS = 20  # of the table
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,7 +25,8 @@ class Module:
         name: the module.   ranks: rank of each source there.
         wanted: ‖Σ w_t ΔW_t‖².   merged: ‖merge‖² before rounding.   lost: ‖Σ w_t ΔW_t − merge‖².
         rounding: ‖merge − what was written‖²; None before it is stored.
-        overlaps: (T,) ⟨merge, ΔW_t⟩.   inners: (T, T) ⟨ΔW_t, ΔW_u⟩.
+        overlaps: (T,) ⟨merge, ΔW_t⟩.
+        inners: (T, T) ⟨ΔW_t, ΔW_u⟩; of more than 64 sources only (T,) ‖ΔW_t‖².
         whole, cut: ‖·‖² of what the method makes, and of what its rank cuts off; None where nothing is cut.
         scale: the factor that a scale policy put on the merge.
         facts: what else the method says of the module, as numbers by name, so that no method needs a report
@@ -42,6 +47,11 @@ class Module:
     scale: float = 1.0
     facts: Mapping[str, float] = field(default_factory=dict)
     spread: float | None = None
+
+    @property
+    def squares(self) -> Array:
+        """(T,) ‖ΔW_t‖²."""
+        return self.inners.diagonal() if self.inners.ndim == 2 else self.inners
 
     @property
     def energy_lost(self) -> float | None:
@@ -115,19 +125,40 @@ class Report:
     @property
     def cosines(self) -> list[float | None]:
         """(T,) cosine of the merge with each source; None where one of them is zero."""
-        norms, merged = np.diag(self._inners), self._sum("merged")
+        norms, merged = self._squares, self._sum("merged")
         return [_cosine(o, merged, n) for o, n in zip(self._overlaps, norms, strict=True)]
 
     @property
     def norm_ratios(self) -> list[float | None]:
         """(T,) ‖merge‖ / ‖ΔW_t‖."""
         merged = self._sum("merged")
-        return [_root(_ratio(merged, float(norm))) for norm in np.diag(self._inners)]
+        return [_root(_ratio(merged, float(norm))) for norm in self._squares]
+
+    @property
+    def strength(self) -> float | None:
+        """‖merge‖ over the mean ‖ΔW_t‖ of the sources that are not zero: 1 is as strong as they are."""
+        norms = np.sqrt(np.maximum(self._squares, 0.0))
+        present = norms[norms > 0]
+        return self._sum("merged") ** 0.5 / float(present.mean()) if len(present) else None
+
+    @property
+    def too_strong(self) -> str | None:
+        """What a merge that is much stronger than its sources is told, and the remedy; None if it is not."""
+        found = self.strength
+        if found is None or found <= STRONG:
+            return None
+        return (
+            f"the merge is {found:.3g} times as strong as its sources are on average, which often does more "
+            f"harm than good: {say('scale', 'norm')} makes it as strong as they are, "
+            f"{say('method', 'average')} takes their mean, and smaller weights do too"
+        )
 
     @property
     def pairwise(self) -> list[list[float | None]]:
-        """(T, T) cosines of the sources with each other."""
-        table, norms = self._inners, np.diag(self._inners)
+        """(T, T) cosines of the sources with each other; none of more than 64 sources."""
+        if len(self.sources) > MANY:
+            return []
+        table, norms = self._inners, self._squares
         size = range(len(self.sources))
         return [[_cosine(table[t, u], norms[t], norms[u]) for u in size] for t in size]
 
@@ -143,6 +174,10 @@ class Report:
         return np.sum([module.overlaps for module in self.modules], axis=0)
 
     @property
+    def _squares(self) -> Array:
+        return np.asarray(np.sum([module.squares for module in self.modules], axis=0))
+
+    @property
     def _inners(self) -> Array:
         return np.asarray(np.sum([module.inners for module in self.modules], axis=0))
 
@@ -152,6 +187,7 @@ class Report:
             "energy_lost": self.energy_lost,
             "cut_by_rank": self.cut,
             "rounding_error": self.rounding_error,
+            "strength": self.strength,
             "sources": [
                 {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio, **similar}
                 for (name, weight, cosine, ratio), similar in zip(self._rows(), self._similar(), strict=True)
@@ -185,6 +221,7 @@ class Report:
             "‖merge‖/‖·‖",
             *(numbers if len(names) <= 8 else []),
         ]
+        pairwise = self.pairwise or [[] for _ in names]
         rows = [
             [
                 f"{i} {name}",
@@ -195,10 +232,13 @@ class Report:
                 *map(_show, pairs),
             ]
             for i, (name, similar, (_, weight, cosine, ratio), pairs) in enumerate(
-                zip(names, self._similar(), self._rows(), self.pairwise, strict=True), 1
+                zip(names, self._similar(), self._rows(), pairwise, strict=True), 1
             )
         ]
         rows = [row[: len(head)] for row in rows]
+        if (hidden := len(rows) - ROWS) > 1:  # its head and its tail
+            gap = [f"… {hidden} more", *[""] * (len(head) - 1)]
+            rows = [*rows[: ROWS // 2], gap, *rows[-(ROWS // 2) :]]
         return [head, *rows]
 
     def summary(self) -> list[str]:
@@ -209,6 +249,8 @@ class Report:
         else:  # the method wants something else than the weighted sum, and the rank cuts that
             sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
             lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
+        if self.too_strong is not None:
+            lines.append(self.too_strong)
         if self.spread is not None and len(self.sources) > 1:
             lines.append(f"the sources differ in {_percent(self.spread)} of their energy")
         if (least, most) != (1.0, 1.0):

@@ -112,7 +112,7 @@ def report(plan: Plan, modules: list[Module]) -> Report:
 
 def _spread(module: Module, shares: Array) -> float:
     """Σ α_t ‖ΔW_t‖² − ‖Σ α_t ΔW_t‖²."""
-    return max(float(shares @ module.inners.diagonal()) - module.wanted, 0.0)
+    return max(float(shares @ module.squares) - module.wanted, 0.0)
 
 
 def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:

@@ -26,6 +26,7 @@ from loramerge.request.request import Request
 
 EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
+FEW = 4  # sources that are named one by one
 CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
 Watch = Callable[[Any], Iterable[Any]]
@@ -284,6 +285,9 @@ def missing_modules(adapters: Sequence[Adapter], renormalise: bool = False) -> l
     """Sentences about the modules that some source lacks."""
     how = "the others count for it there" if renormalise else "it counts as zero in the others"
     union = len({target for adapter in adapters for target in adapter})
-    return [
-        f"{printable(a.name)} has {len(a)} of the {union} modules; {how}" for a in adapters if len(a) < union
-    ]
+    lacking = [a for a in adapters if len(a) < union]
+    if len(lacking) <= FEW:
+        return [f"{printable(a.name)} has {len(a)} of the {union} modules; {how}" for a in lacking]
+    least, most = (found(union - len(a) for a in lacking) for found in (min, max))
+    count = f"{least}" if least == most else f"{least} to {most}"
+    return [f"{len(lacking)} of the {len(adapters)} sources lack {count} of the {union} modules; {how}"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array
@@ -59,7 +60,8 @@ class Sources:
         oddities = check_together(whole, request.allow_base_mismatch)
         missing = missing_modules(adapters, request.renormalise)
         notes = (*oddities, *missing)
-        return cls(tuple(whole), tuple(adapters), align(adapters), notes, request, dialect)
+        signatures = align(adapters, limited=False)  # units that are folded are never held at once
+        return cls(tuple(whole), tuple(adapters), signatures, notes, request, dialect)
 
     def without(self, left: Mapping[int, float]) -> Sources:
         """As if the sources at these positions had not been named."""
@@ -80,6 +82,11 @@ class Sources:
     def held(self, method: Method) -> int:
         """Bytes that a method holds for the largest module."""
         return max((method.held(self.shape(target)) for target in self.signatures), default=0)
+
+    def check_units(self) -> None:
+        """Raises IncompatibleError: a module has more units than are merged at once."""
+        for target, signature in self.signatures.items():
+            check_units(str(target), self.shape(target), signature)
 
     def folded(self, weights: Callable[[Target], Array]) -> Sources:
         """The same sum from fewer units, where there are more than a module has rows or columns."""
