@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import itertools
 import re
@@ -27,6 +28,18 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "replay": "Repeat a recorded merge, and compare.",
     "methods": "List the methods, or explain one.",
 }
+VERBS = {  # what others call them
+    **dict.fromkeys(("merge", "mix", "blend", "add", "fuse"), "combine"),
+    **dict.fromkeys(("compare", "cmp"), "diff"),
+    **dict.fromkeys(("info", "show", "stat", "ls"), "inspect"),
+    **dict.fromkeys(("upload", "publish"), "push"),
+    **dict.fromkeys(("shrink", "compress", "prune", "truncate"), "resize"),
+    **dict.fromkeys(("export", "translate", "save"), "convert"),
+    **dict.fromkeys(("validate", "verify", "lint"), "check"),
+    **dict.fromkeys(("extract", "unmerge"), "restore"),
+    **dict.fromkeys(("redo", "repeat", "reproduce"), "replay"),
+    **dict.fromkeys(("list", "algorithms"), "methods"),
+}
 
 
 class LazyGroup(click.Group):
@@ -40,6 +53,16 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = getattr(import_module(f"loramerge.cli.{cmd_name}"), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            word = args[0].lower()
+            near = [VERBS[word]] if word in VERBS else difflib.get_close_matches(word, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" There are {', '.join(COMMANDS)}."
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         _check_empty(args)

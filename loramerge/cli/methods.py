@@ -39,10 +39,11 @@ def _of_packages() -> list[list[str]]:
 
 
 def _explained(ctx: click.Context, name: str) -> str:
-    from loramerge.algorithms import find
+    from loramerge.algorithms import find, name_of_class
 
     method = find(name)
     records = [option.get_help_record(ctx) for option in options_of(name)]
     rows = [list(record) for record in records if record is not None]
     options = [f"  {flag.ljust(max(len(r[0]) for r in rows))}  {help}" for flag, help in rows]
+    name = name_of_class(method)
     return "\n".join([f"{name}: {method.description()}", *(["", "Options:", *options] if rows else [])])

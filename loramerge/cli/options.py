@@ -127,6 +127,15 @@ def typed(ctx: click.Context, door: str) -> dict[str, Any]:
     return fields
 
 
+def _canonical(method: str) -> str:
+    """The name of ours that is meant. Raises UsageError: there is none, with those that are near."""
+    if method in METHODS:
+        return method
+    from loramerge.algorithms import find, name_of_class
+
+    return name_of_class(find(method))
+
+
 def options_of(method: str) -> list[click.Option]:
     """The options of a method, by its name."""
     return [spec.option() for spec in specs_of(method)]
@@ -134,7 +143,7 @@ def options_of(method: str) -> list[click.Option]:
 
 def specs_of(method: str) -> tuple[Spec, ...]:
     """What a method of ours takes, without loading it; one of another package is loaded."""
-    if method in METHODS:
+    if (method := _canonical(method)) in METHODS:
         return METHODS[method].options
     from loramerge.algorithms import find
     from loramerge.cli.spec import specs
@@ -146,8 +155,8 @@ class MethodCommand(click.Command):
     """A command whose options include those of the method named by --method."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        name = _named(args, "--method") or _of_recipe(_named(args, "--recipe")) or DEFAULT
-        specs_of(name)  # says what is near, if there is no such method
+        said = _named(args, "--method")
+        name = _canonical(_of_recipe(_named(args, "--recipe")) or DEFAULT if said is None else said)
         ctx.meta["method"] = name
         try:
             return super().parse_args(ctx, args)
