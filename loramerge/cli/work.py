@@ -12,14 +12,14 @@ from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.request import asked
 from loramerge.cli.results import Printed, check_printed, show_deltas, show_merge, show_plan, show_pushed
-from loramerge.errors import LoramergeError, printable
+from loramerge.errors import LoramergeError, printable, say
 from loramerge.formats import output
 from loramerge.formats.files.atomic import check_output
 from loramerge.formats.files.destination import real_path
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
 from loramerge.merge.run import Merge, run
-from loramerge.request.doors import why_not
+from loramerge.request.doors import LIMITS, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
 from loramerge.request.recipe_text import unsaid, written
@@ -79,7 +79,7 @@ def _check_dense(given: dict[str, Any], recipe: Recipe) -> None:
         return
     rivals = {
         "--dry-run": given["dry_run"],
-        "--max-error": recipe.request.max_error is not None,
+        **{say(name): getattr(recipe.request, name) is not None for name in LIMITS},
         "--push": given["repo"],
         "--spread": given["spread"],
         "--for": recipe.request.consumer,  # nothing checks that it loads full matrices

@@ -16,6 +16,7 @@ from loramerge.arrays.workers import workers
 from loramerge.errors import VerificationError, printable, say
 from loramerge.merge.report import Report
 from loramerge.request.progress import Stage, Tell
+from loramerge.request.request import Request
 
 
 def fingerprint(up: Array, down: Array) -> str:
@@ -71,6 +72,28 @@ def check_honest(target: Target, error: float, stored: tuple[Array, Array], dtyp
             f"{printable(target)} loses {error**0.5:.1e} in {dtypes.word(dtype)}, more than rounding "
             f"explains: its values are too small for the type. Use {say('dtype', 'float32')}."
         )
+
+
+def check_limits(report: Report, request: Request) -> None:
+    """Hold a merge against the limits of its user.
+
+    Raises:
+        VerificationError: it is beyond one.
+    """
+    check_rounding(report, request.max_error)
+    lost, most = report.energy_lost, request.max_lost
+    if most is not None and lost is not None and lost > most:
+        raise VerificationError(
+            f"The merge misses {lost:.3g} of the energy of the weighted sum, more than "
+            f"{say('max_lost', most)}: give it a larger rank, or another method."
+        )
+    least = request.min_cosine
+    for name, weight, cosine in zip(report.sources, report.weights, report.cosines, strict=True):
+        if least is not None and weight > 0 and cosine is not None and cosine < least:
+            raise VerificationError(
+                f"The cosine of the merge with {printable(name)} is {cosine:.3f}, below "
+                f"{say('min_cosine', least)}: give it more weight, a larger rank, or another method."
+            )
 
 
 def check_rounding(report: Report, max_error: float | None) -> None:

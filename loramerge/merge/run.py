@@ -22,7 +22,7 @@ from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
 from loramerge.merge.measure import measure, measure_fit, unfolded
 from loramerge.merge.plan import Plan
-from loramerge.merge.prove import check_honest, check_rounding, check_written, fingerprint
+from loramerge.merge.prove import check_honest, check_limits, check_written, fingerprint
 from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
 from loramerge.merge.spread import write_spread
@@ -214,7 +214,7 @@ def _in_memory(plan: Plan) -> Merge:
             masks.setdefault(task, {})[target] = packed
 
     made = execute(plan, put, keep)
-    check_rounding(made, plan.request.max_error)
+    check_limits(made, plan.request)
     return Merge(merged(plan, slots), made, plan, masks=masks)
 
 
@@ -249,7 +249,7 @@ def _to_disk(plan: Plan, out: Path) -> Merge:
 
         with hashing(plan.sources.whole, plan.request.tell) as digests:
             made = execute(plan, put, draft.keep)
-            check_rounding(made, plan.request.max_error)
+            check_limits(made, plan.request)
             draft.close_masks(mark_of(marks))
             draft.close(record(plan, digests()), made.to_dict())
         check_written(draft.reread(), marks, outline.scales, plan.effort.workers, plan.request.tell)

@@ -95,6 +95,10 @@ class Request:
         "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
     max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
         "its norm.", "output", kinds.Number())  # fmt: skip
+    max_lost: float | None = ask(None, "Fail (exit 4) if the merge misses more than this share of the energy "
+        "of the weighted sum.", "output", kinds.Number())  # fmt: skip
+    min_cosine: float | None = ask(None, "Fail (exit 4) if the cosine of the merge with a source of positive "
+        "weight is below this.", "output", kinds.Number())  # fmt: skip
     out: Path | None = ask(None, "Where to write: NAME.safetensors for one file, another name for a folder.",
         "output", kinds.Place())  # fmt: skip
     bare: bool | None = ask(None, "Whether it will be written as one file, which a `size` must know.",

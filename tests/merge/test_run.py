@@ -125,6 +125,26 @@ def test_an_interrupt_of_the_library_waits_for_nobody_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+LIMITS = [
+    ({"max_lost": 0.01}, "misses .* of the energy of the weighted sum, more than max_lost=0.01"),
+    ({"min_cosine": 0.9}, "cosine of the merge with .* is .*, below min_cosine=0.9"),
+]
+
+
+@pytest.mark.parametrize(("limit", "words"), LIMITS)
+def test_a_merge_beyond_its_limits_is_not_written(tmp_path, limit, words):
+    with pytest.raises(VerificationError, match=words):
+        combine([A, B], "svd", rank=1, out=tmp_path / "m", **limit)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(VerificationError, match=words):
+        combine([A, B], "svd", rank=1, **limit)
+
+
+def test_a_merge_within_its_limits_is_written_and_what_is_subtracted_has_none():
+    assert combine([A, A], max_lost=1e-9, min_cosine=0.999).adapter
+    assert combine([A, B], weights=[1, -0.01], min_cosine=0.9).report.cosines[1] < 0.9
+
+
 def test_planning_reads_no_factor_and_says_the_size():
     class Unreadable(Held):
         def read(self):

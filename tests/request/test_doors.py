@@ -43,6 +43,8 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "max_rank": (8, 8),
     "scale": ("norm", "norm"),
     "max_error": (0.5, 0.5),
+    "max_lost": (0.5, 0.5),
+    "min_cosine": (0.5, 0.5),
     "out": ("m", Path("m")),
     "bare": (True, True),
     "overwrite": (True, True),
