@@ -66,7 +66,7 @@ def _compared(first: Adapter, other: Adapter, allow_mismatch: bool) -> str:
             f"{printable(first.name)} was trained on {printable(one)} but {printable(other.name)} on "
             f"{printable(two)}. If these are the same weights, add {say('allow_base_mismatch', True)}."
         )
-    return f"{names} differ, and are merged because {say('allow_base_mismatch', True)} says so"
+    return f"{names} differ, and are merged because you allowed it"
 
 
 def is_local(name: str) -> bool:

@@ -176,11 +176,11 @@ class MethodCommand(click.Command):
 
 def _named(args: list[str], option: str) -> str | None:
     """The last value of an option, before anything is parsed."""
-    found = None
-    for word, following in itertools.pairwise([*args, ""]):
+    found: str | None = None
+    for word, following in itertools.pairwise([*args, None]):
         if word == option:
             found = following
-        elif word.startswith(f"{option}="):
+        elif word is not None and word.startswith(f"{option}="):
             found = word.partition("=")[2]
     return found
 

@@ -8,11 +8,16 @@ from typing import Any
 
 import click
 
+from loramerge import __version__
 from loramerge.request.progress import Bar
+
+SCHEMA = 1  # of what --json prints; a key that goes or changes its meaning makes it 2
 
 
 def data(value: Any) -> None:
-    """A value as JSON."""
+    """A value as JSON; a table says which schema it follows, and what wrote it."""
+    if isinstance(value, dict):
+        value = {"schema": SCHEMA, "loramerge": __version__, **value}
     click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Computed, Held, Slot, Tensor
 from loramerge.arrays.backend import Array
-from loramerge.errors import SourceError, printable, say
+from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File, TensorRef
 from loramerge.formats.forms.parts import taken_apart
 from loramerge.formats.peft.config import plausible
@@ -48,7 +48,7 @@ def with_alphas(file: File, ranged: Ranged) -> tuple[File, str] | None:
     return replace(file, tensors={**file.tensors, **held}), (
         f"the alpha ({shown}) is as the metadata states it ({ALPHA}): {len(sample)} of the {len(alphas)} "
         f"alphas inside the file were read, and say the same; the others were not "
-        f"({say('download', True)} reads all)"
+        f"(a download reads all)"
     )
 
 

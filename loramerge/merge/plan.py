@@ -154,12 +154,12 @@ def _size_notes(outline: Outline) -> list[str]:
     if outline.dialect is PEFT and outline.largest > SERVER_RANK:
         notes.append(
             f"rank {outline.largest} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
-            f"with {say('rank', SERVER_RANK)}, which most methods take, or by loramerge resize "
+            f"with rank {SERVER_RANK}, which most methods take, or by loramerge resize "
             f"it stays within it"
         )
     if outline.ranks and not outline.dialect.keeps_alpha:
         notes.append(
             "modules have ranks of their own, which PEFT, vLLM and diffusers read; llama.cpp would scale "
-            f"them wrongly, and SGLang refuse them: {say('profile', 'portable')} is for these"
+            "them wrongly, and SGLang refuse them: the profile portable is for these"
         )
     return notes

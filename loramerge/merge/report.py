@@ -54,6 +54,11 @@ class Module:
         return self.inners.diagonal() if self.inners.ndim == 2 else self.inners
 
     @property
+    def cosines(self) -> list[float | None]:
+        """(T,) cosine of the merge with each source; None where one of them is zero."""
+        return [_cosine(o, self.merged, n) for o, n in zip(self.overlaps, self.squares, strict=True)]
+
+    @property
     def energy_lost(self) -> float | None:
         """Share of the weighted sum's ‖·‖² that the merge misses; None if the sum is zero."""
         return _ratio(self.lost, self.wanted)
@@ -266,10 +271,15 @@ class Report:
         return "\n".join([*aligned(self.table()), *self.summary()])
 
     def _repr_html_(self) -> str:
-        head, *rows = ([html.escape(cell) for cell in row] for row in self.table())
-        body = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
-        lines = "<br>".join(html.escape(line) for line in [*self.summary(), *self.notes])
-        return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{body}</table><p>{lines}</p>"
+        return as_html(self.table(), [*self.summary(), *self.notes])
+
+
+def as_html(rows: list[list[str]], lines: Iterable[str]) -> str:
+    """A table, the header first, and lines below it."""
+    head, *body = ([html.escape(cell) for cell in row] for row in rows)
+    shown = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in body)
+    below = "<br>".join(map(html.escape, lines))
+    return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{shown}</table><p>{below}</p>"
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
@@ -290,6 +300,7 @@ def _module_dict(module: Module) -> dict[str, Any]:
         "norm": module.merged**0.5,
         "energy_lost": module.energy_lost,
         "rounding_error": module.rounding_error,
+        **({"cosines": module.cosines} if len(module.ranks) <= MANY else {}),
         **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
         **({} if module.scale == 1.0 else {"scale": module.scale}),
         **({"facts": dict(module.facts)} if module.facts else {}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import chain
@@ -22,7 +21,7 @@ from loramerge.consumers.check import facts_of
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
-from loramerge.merge.report import aligned
+from loramerge.merge.report import aligned, as_html
 from loramerge.sources.units import Units, align, batches
 
 
@@ -154,6 +153,16 @@ class Inspection:
         return [[*head, *spectra], *(_row(name, members) for (name, _), members in groups.items())]
 
     def __str__(self) -> str:
+        loads = filter(None, [_told(self.loads)])
+        return "\n".join([self._head(), *aligned(self.table()), *loads, *self._odd()])
+
+    def _repr_html_(self) -> str:
+        return as_html(self.table(), [self._head(), *filter(None, [_told(self.loads)]), *self._odd()])
+
+    def _odd(self) -> list[str]:
+        return [f"odd: {text}" for text in self.oddities]
+
+    def _head(self) -> str:
         head = (
             f"{printable(self.adapter.name)}: {self.kind}, {len(self.modules)} modules, "
             f"{dtypes.word(self.adapter.dtype)}, "
@@ -162,11 +171,7 @@ class Inspection:
         )
         if self.adapter.provenance.hub:
             head += f", commit {printable((self.adapter.provenance.revision or '')[:8])}"
-        loads = filter(None, [_told(self.loads)])
-        return "\n".join([head, *aligned(self.table()), *loads, *(f"odd: {text}" for text in self.oddities)])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return head
 
 
 def _told(loads: dict[str, bool]) -> str:

@@ -168,7 +168,7 @@ def test_ranks_above_what_servers_take_are_noted():
     nine = random_adapters(2, (9, 8))
     assert combine(nine, "cat").report.notes == (
         "rank 17 is above 16, vLLM's default --max-lora-rank; "
-        "with rank=16, which most methods take, or by loramerge resize it stays within it",
+        "with rank 16, which most methods take, or by loramerge resize it stays within it",
     )
     assert combine(nine, "svd", rank=16).report.notes == ()
 

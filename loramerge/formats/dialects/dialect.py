@@ -57,7 +57,7 @@ class Header:
             return []
         if not self.optional:
             raise already_known(self.name)
-        return [f"it says its own alpha, so {say('alpha')} is not used for it"]
+        return ["it says its own alpha, so the one given is not used for it"]
 
     def adapter(
         self,

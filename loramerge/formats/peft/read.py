@@ -86,7 +86,7 @@ def _unused(alpha: Alpha | None, optional: bool, name: str) -> list[str]:
         return []
     if not optional:
         raise already_known(name)
-    return [f"it says its own alpha, so {say('alpha')} is not used for it"]
+    return ["it says its own alpha, so the one given is not used for it"]
 
 
 def _adapter(

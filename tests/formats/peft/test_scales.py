@@ -102,7 +102,7 @@ def test_a_bare_file_finds_its_alpha_in_a_fixed_order(tmp_path, metadata, more, 
         load(source, alpha=16)
     noted = load(source, alpha=16, optional=True)
     assert {slot.scale for slot in noted.slots.values()} == {scale}
-    assert noted.oddities == ("it says its own alpha, so alpha= is not used for it",)
+    assert noted.oddities == ("it says its own alpha, so the one given is not used for it",)
 
 
 def test_pefts_own_file_name_belongs_to_the_config_beside_it_whatever_else_lies_there(tmp_path):
