@@ -8,7 +8,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import click
@@ -16,6 +19,7 @@ import click
 from loramerge.errors import LoramergeError
 
 BUG, INTERRUPTED = 70, 130
+LONG = 5.0  # seconds after which a clean end is not waited for
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # by the system, not by a mistake of ours
 
 
@@ -39,6 +43,38 @@ def ended_by_signals() -> None:
         for each in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(each) is signal.SIG_DFL:
                 signal.signal(each, end)
+
+
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """An interrupt ends the work once; more of them may not disturb how what is half done is taken away.
+
+    Who presses on for seconds, because a disk hangs, gets out as well.
+    """
+    if (before := signal.getsignal(signal.SIGINT)) is not signal.default_int_handler or not _main():
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _main() -> bool:
+    """Signals are for this thread alone."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _interrupt(*_: object) -> None:
+    began = time.monotonic()
+
+    def again(*_: object) -> None:
+        if time.monotonic() - began > LONG:
+            os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, again)
+    raise KeyboardInterrupt
 
 
 def exit_code(error: BaseException) -> int:
