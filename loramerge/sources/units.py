@@ -179,7 +179,7 @@ def align(adapters: Sequence[Adapter], limited: bool = True) -> dict[Target, Sig
     """Every module that some source has, sorted, with the rank of each source in it.
 
     Args:
-        limited: whether all their units will be held at once, so that there may not be too many.
+        limited: whether all their units will be held at once; else those of one source are.
 
     Raises:
         IncompatibleError: two sources disagree about the shape or kind of one module, or have too many units.
@@ -188,8 +188,9 @@ def align(adapters: Sequence[Adapter], limited: bool = True) -> dict[Target, Sig
     for target in targets:
         own = [adapter for adapter in adapters if target in adapter.slots]
         _agree(target, own)
-        if limited:
-            check_units(str(target), own[0].slots[target].shape, [a.slots[target].rank for a in own])
+        ranks = [adapter.slots[target].rank for adapter in own]
+        for held in [ranks] if limited else [[rank] for rank in ranks]:
+            check_units(str(target), own[0].slots[target].shape, held)
     return {t: tuple(a.slots[t].rank if t in a.slots else 0 for a in adapters) for t in targets}
 
 

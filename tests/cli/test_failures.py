@@ -288,7 +288,7 @@ def test_without_a_command_the_help_is_shown(cli):
     assert "70 a bug in loramerge" in " ".join(cli.out.split())
     assert cli("--version").out == f"loramerge, version {loramerge.__version__}\n"
     assert cli("merge").code == 2
-    assert "No such command 'merge'" in cli.err
+    assert "There is no command 'merge'. Did you mean combine?" in cli.err
 
 
 def test_the_module_runs_as_the_script_does(tmp_path):
