@@ -269,7 +269,7 @@ def _state(path: Path) -> Identity | None:
 
 
 def _no_file(name: str) -> SourceError:
-    return SourceError(f"{_shown(name)} is not a regular file. Name a file.")
+    return SourceError(f"{_shown(name)} is not a file. Name a file.")
 
 
 def _unreadable(name: str, error: Exception) -> SourceError:

@@ -119,8 +119,8 @@ def main(args: list[str] | None = None) -> None:
     with interrupted_once(), speaking("shell"):
         try:
             _show_anything()
-            ended_by_signals()
-            code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
+            with ended_by_signals():
+                code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BaseException as error:

@@ -31,18 +31,26 @@ class Ended(BaseException):
         super().__init__(signal.Signals(number).name)
 
 
-def ended_by_signals() -> None:
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
     """Clean up after SIGTERM and SIGHUP as after Ctrl-C; what `nohup` ignores stays ignored."""
 
     def end(number: int, _: FrameType | None) -> None:
-        for each in (signal.SIGTERM, signal.SIGHUP):
+        for each in ours:
             signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the cleaning
         raise Ended(number)
 
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(each) is signal.SIG_DFL:
-                signal.signal(each, end)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in ours:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager

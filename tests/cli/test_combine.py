@@ -305,12 +305,13 @@ def test_a_dry_run_foretells_the_rank_the_size_and_a_refusal(cli, tmp_path):
 
 
 OUTPUTS = {
-    "there already": ("a", "--overwrite"),
+    "a source": ("a", "which is merged"),
+    "there already": ("d", "--overwrite"),
     "a file where a folder should be": ("c", "is a file"),
     "in a folder that is not there": ("no/where", "does not exist"),
     "in a file": ("c.safetensors/x", "not a folder"),
     "a folder where a file should be": ("f.safetensors", "is a folder"),
-    "this very folder": (".", "would delete"),
+    "this very folder": (".", "holds a, which is merged"),
 }
 
 
@@ -318,6 +319,7 @@ OUTPUTS = {
 def test_an_output_that_cannot_be_is_refused_before_any_work(cli, tmp_path, out, words):
     (tmp_path / "c").touch()
     (tmp_path / "f.safetensors").mkdir()
+    folder(tmp_path / "d")
     before = content(tmp_path)
     cli("combine", "a", "b", "-o", out).refused(1, words)
     assert content(tmp_path) == before

@@ -131,7 +131,7 @@ CONFIGS = {
     "no lora_alpha": unset("lora_alpha"),
     "alpha null": setting("lora_alpha", lora_alpha=None),
     "alpha '4'": setting("lora_alpha of", "not '4'", lora_alpha="4"),
-    "alpha beyond float": setting("lora_alpha of", lora_alpha=10**400),
+    "alpha beyond float": setting("is too large", lora_alpha=10**400),
     "alpha beyond reason": setting("lora_alpha of", "1e+300", lora_alpha=1e300),
     "rsLoRA 1": setting("use_rslora of", "not 1", use_rslora=1),
     "rsLoRA 'true'": setting("use_rslora of", "not 'true'", use_rslora="true"),

@@ -92,7 +92,7 @@ REFUSED = {
     "a list of lists": ("@nested", "nested lists another list, @empty"),
     "a pickle": ("@binary", "is no list of sources"),
     "a huge file": ("@huge", "is no list of sources"),
-    "a folder": ("@many", "The list many is not a regular file"),
+    "a folder": ("@many", "The list many is not a file"),
     "a glob that finds nothing": ("none-*", r"none-\* finds no adapter"),
     "a glob that finds no adapter": ("many/*.txt", "finds no adapter"),
 }
