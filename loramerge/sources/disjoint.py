@@ -67,11 +67,8 @@ def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
         IncompatibleError: and nothing tells that they are parts of one model.
     """
     notes = []
-    in_memory = not any(adapter.provenance.files for adapter in adapters)  # whoever made them named them
     for first, other in combinations(_groups(adapters), 2):
         why = "--allow-disjoint says so" if allowed else _one_model(first, other)
-        if not why and in_memory:
-            why = "nothing tells whether they are parts of one model"
         if not why:
             names = f"{printable(first.name)} and {printable(other.name)}"
             raise IncompatibleError(f"{names} share no module: {_reason(first, other)}")

@@ -18,7 +18,7 @@ def test_by_hand():
 def test_a_source_without_the_module_counts_as_zero_there():
     """Of diag(3, 1) and nothing the mean is diag(1.5, 0.5)."""
     other = Adapter.of({"v": LowRank(np.eye(2), np.eye(2))})
-    merge = combine([diagonal(3, 1), other], "average")
+    merge = combine([diagonal(3, 1), other], "average", allow_disjoint=True)
     assert merge.adapter[Target("q")].dense().tolist() == [[1.5, 0], [0, 0.5]]
     assert merge.adapter[Target("v")].dense().tolist() == [[0.5, 0], [0, 0.5]]
 

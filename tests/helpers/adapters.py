@@ -54,8 +54,9 @@ def weighted(sources: Sequence[Adapter], weights) -> dict[str, np.ndarray]:
 
 
 def merged(sources, method="linear", weights=None, **options):
-    """The dense ΔW of a merge kept in float64, by module path."""
-    return dense(combine(sources, method, weights=weights, dtype="float64", threads=1, **options).adapter)
+    """The dense ΔW of a merge kept in float64, by module path. Toy names need not be those of one model."""
+    kept = {"dtype": "float64", "threads": 1, "allow_disjoint": True, **options}
+    return dense(combine(sources, method, weights=weights, **kept).adapter)
 
 
 def distance(first, second) -> float:
