@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramerge.request.effort import Progress
+from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight
 '''

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramerge.request.effort import Progress
+from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight
 from loramerge.adapters.adapter import Adapter as Adapter
@@ -109,10 +109,12 @@ def combine(
     max_rank: int | None = ...,
     scale: float | str = ...,
     max_error: float | None = ...,
+    max_lost: float | None = ...,
+    min_cosine: float | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
     **options: Any,
 ) -> Merge: ...
 def convert(
@@ -146,11 +148,13 @@ def extract(
     profile: str | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    max_lost: float | None = ...,
+    min_cosine: float | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
     allow_work: bool = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
 ) -> Extraction: ...
 def fuse(
     adapter: Source,
@@ -188,6 +192,7 @@ def open(
     format: str | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    progress: Tell | bool | None = ...,
 ) -> Session: ...
 def plan(
     sources: Sequence[Source],
@@ -220,6 +225,7 @@ def plan(
     bare: bool | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    progress: Tell | bool | None = ...,
     **options: Any,
 ) -> Plan: ...
 def replay(
@@ -231,11 +237,13 @@ def replay(
     initial: Mapping[str, str | Path] | None = ...,
     allow_pickle: bool = ...,
     max_error: float | None = ...,
+    max_lost: float | None = ...,
+    min_cosine: float | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
     allow_work: bool = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
 ) -> Merge: ...
 def resize(
     source: Source,
@@ -259,10 +267,12 @@ def resize(
     consumer: str | None = ...,
     max_rank: int | None = ...,
     max_error: float | None = ...,
+    max_lost: float | None = ...,
+    min_cosine: float | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
 ) -> Merge: ...
 def restore(
     merged: str | Path,
@@ -273,8 +283,10 @@ def restore(
     energy: float | None = ...,
     dtype: str | None = ...,
     max_error: float | None = ...,
+    max_lost: float | None = ...,
+    min_cosine: float | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    progress: Progress | None = ...,
+    progress: Tell | bool | None = ...,
 ) -> Merge: ...

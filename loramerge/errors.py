@@ -13,6 +13,21 @@
 An exception outside this tree is our bug (exit 70).
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from shlex import quote
+from typing import Any
+
+_spoken = ["python"]  # the language of the caller; a process has one door
+OPTIONS = {  # settings that the shell knows by another name
+    "out": "-o",
+    "consumer": "--for",
+    "descriptions": "--description",
+    "sources": "--source",
+}
+
 
 class LoramergeError(Exception):
     """Base of every error that loramerge explains to its user."""
@@ -58,3 +73,30 @@ def printable(text: object, limit: int = 200) -> str:
     """
     safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: limit + 1])
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def say(setting: str, value: Any = None) -> str:
+    """A setting as the caller writes it: in Python, or inside `speaking("shell")` on the command line.
+
+    >>> say("dtype", "float32"), say("overwrite", True), say("out")
+    ("dtype='float32'", 'overwrite=True', 'out=')
+    >>> with speaking("shell"):
+    ...     say("dtype", "float32"), say("overwrite", True), say("out")
+    ('--dtype float32', '--overwrite', '-o')
+    """
+    if _spoken[-1] == "python":
+        return f"{setting}={'' if value is None else repr(value)}"
+    option = OPTIONS.get(setting) or f"--{setting.replace('_', '-')}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{option} {quote(str(name))}={each}" for name, each in value.items())
+    return option if value is None or value is True else f"{option} {quote(str(value))}"
+
+
+@contextmanager
+def speaking(language: str) -> Iterator[None]:
+    """Say settings in this language while the block runs; every thread does."""
+    _spoken.append(language)
+    try:
+        yield
+    finally:
+        _spoken.pop()

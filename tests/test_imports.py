@@ -20,7 +20,7 @@ ONLY_IN = {
     "click": "loramerge.cli",
     "cupy": ("loramerge.arrays.backend", "loramerge.cuda"),
     "huggingface_hub": "loramerge.hub",
-    "tqdm": "loramerge.cli",
+    "tqdm": ("loramerge.cli", "loramerge.request.progress"),
 }
 
 

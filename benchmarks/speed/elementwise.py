@@ -13,7 +13,7 @@ from benchmarks.speed.measure import Cost, call
 from benchmarks.speed.sections import Row
 from loramerge.algorithms.entries.dense import merged
 from loramerge.algorithms.entries.tiles import Tiles, tiles
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 from loramerge.sources.units import Units
 
 LAYER_7B = {

@@ -14,7 +14,7 @@ import loramerge as lm
 from benchmarks.speed.measure import Cost, call, loramerge, process
 from benchmarks.speed.shapes import LAYER_70B, LLAMA_7B, write
 from loramerge.algorithms.families.kmeans import cluster
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 

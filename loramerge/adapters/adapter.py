@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from loramerge.adapters.original import Original, open_original
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.errors import SourceError, printable
+from loramerge.errors import SourceError, UsageError, printable
 
 
 class Tensor(Protocol):
@@ -199,11 +200,29 @@ class Adapter(Mapping[Target, LowRank]):
         >>> a, a[Target("h.0.q")].norm().__round__(6)
         (<Adapter adapter: 1 modules, rank 1>, 1.224745)
         """
+        if not isinstance(updates, Mapping) or not all(isinstance(u, LowRank) for u in updates.values()):
+            raise UsageError("An adapter is made of {module: LowRank(up, down, scale)}.")
         slots = {Target(path): Slot(Held(u.up), Held(u.down), u.scale) for path, u in updates.items()}
         return cls(name, slots)
 
-    def __getitem__(self, target: Target) -> LowRank:
-        return self.slots[target].read()
+    def __getitem__(self, target: Target | str) -> LowRank:
+        """The update of a module: by its target, or by its name as `str(target)` and reports say it."""
+        return self.slots[self._called(target) if isinstance(target, str) else target].read()
+
+    def _called(self, name: str) -> Target:
+        found = next((target for target in self.slots if str(target) == name), None)
+        if found is None:
+            names = [str(target) for target in self.slots]
+            ends = [each for each in names if each.endswith(f".{name}")]
+            near = ends or difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise KeyError(f"{self.name} has no module {name!r}.{hint}")
+        return found
+
+    def __contains__(self, target: object) -> bool:
+        if isinstance(target, str):
+            return any(str(each) == target for each in self.slots)
+        return target in self.slots
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self.slots)

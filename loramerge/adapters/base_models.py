@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 
 ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 
@@ -51,7 +51,8 @@ def _check_versions(adapters: Sequence[Adapter], allow_mismatch: bool) -> None:
         if version != said[0][1] and not allow_mismatch:
             raise IncompatibleError(
                 f"{printable(said[0][0])} was trained on {printable(said[0][1])} but {printable(name)} on "
-                f"{printable(version)}. If these are the same weights, add --allow-base-mismatch."
+                f"{printable(version)}. If these are the same weights, add "
+                f"{say('allow_base_mismatch', True)}."
             )
 
 
@@ -65,9 +66,9 @@ def _compared(first: Adapter, other: Adapter, allow_mismatch: bool) -> str:
     if not allow_mismatch:
         raise IncompatibleError(
             f"{printable(first.name)} was trained on {printable(one)} but {printable(other.name)} on "
-            f"{printable(two)}. If these are the same weights, add --allow-base-mismatch."
+            f"{printable(two)}. If these are the same weights, add {say('allow_base_mismatch', True)}."
         )
-    return f"{names} differ, and are merged because --allow-base-mismatch says so"
+    return f"{names} differ, and are merged because you allowed it"
 
 
 def is_local(name: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from loramerge.errors import IncompatibleError, printable
 
 MOST = 16384  # units in one module: each of the Grams then has 2 GiB
+STRONG = 1.5  # times the mean norm of its sources: a merge beyond it is told to be strong
 SMALL = 1024  # units that need no look at the shape
 
 

@@ -37,6 +37,10 @@ class LowRank:
                 f"up {self.up.shape} and down {self.down.shape} must be (out, rank) and (rank, in)"
             )
 
+    def __repr__(self) -> str:
+        (outs, rank), ins = self.up.shape, self.down.shape[1]
+        return f"<LowRank {outs}×{ins}: rank {rank}, scale {self.scale:g}>"
+
     @property
     def rank(self) -> int:
         """How many rank-1 units the factors hold (not the numerical rank)."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from loramerge.adapters.patterns.search import searcher
-from loramerge.algorithms import plugins
+from loramerge.algorithms import names, plugins
 from loramerge.algorithms.method import Method, Traits
 from loramerge.algorithms.only import Only, only
 from loramerge.algorithms.table import METHODS
@@ -20,6 +19,7 @@ __all__ = [
     "find",
     "make",
     "name_of",
+    "name_of_class",
     "not_an_option",
     "only",
     "options_of",
@@ -95,10 +95,9 @@ def find(name: str) -> type[Method]:
         raise UsageError("only is made in Python, by loramerge.only(method, match).")
     if name == "restored":
         raise UsageError("`loramerge restore` wrote this: run it again, on the merge with its masks.")
-    names = list(dict.fromkeys([*METHODS, *plugins.installed()]))
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise UsageError(f"There is no method {name!r}.{hint} There are: {', '.join(names)}.")
+    if (other_name := names.known(name, METHODS)) is not None:
+        return METHODS[other_name]
+    raise UsageError(names.unknown(name, list(dict.fromkeys([*METHODS, *plugins.installed()]))))
 
 
 def not_an_option(name: str, method: str) -> str:
@@ -113,9 +112,12 @@ def not_an_option(name: str, method: str) -> str:
 
 def name_of(method: Method) -> str:
     """The name of a method in the table, or by which its package brings it."""
-    if isinstance(method, Only):
-        return "only"
-    own = METHODS.name_of(type(method))
-    if own is None and (point := plugins.entry_of(type(method))) is not None:
+    return "only" if isinstance(method, Only) else name_of_class(type(method))
+
+
+def name_of_class(method: type[Method]) -> str:
+    """The same of its class."""
+    own = METHODS.name_of(method)
+    if own is None and (point := plugins.entry_of(method)) is not None:
         return point.name
-    return own or type(method).__name__.lower()
+    return own or method.__name__.lower()

@@ -12,7 +12,7 @@ from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array, host, namespace
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Remix
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 
 SAME = 1e-6  # ‖A_t − A_u‖ / ‖A_t‖ of factors that are one and the same but for rounding
 
@@ -98,6 +98,7 @@ def _check_module(grams: Grams, module: int, inners: Array, trained: Array, sour
         first, other = (printable(grams.sources[sources[trained[t]]]) for t in (0, worst))
         raise IncompatibleError(
             f"ffa needs one lora_A in all sources: in {printable(grams.labels[module])} that of {other} "
-            f"differs from that of {first} by {apart[worst]:.2g} of its norm. Use --method fair, or average, "
+            f"differs from that of {first} by {apart[worst]:.2g} of its norm. Use "
+            f"{say('method', 'fair')}, or average, "
             "which is exact for any A."
         )

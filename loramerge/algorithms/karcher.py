@@ -11,6 +11,7 @@ from loramerge.algorithms.families.shares import positive_shares
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, host, like
 from loramerge.arrays.gram import halves
+from loramerge.arrays.workers import go_on
 
 FLAT = 1e-8  # a sine or a sum of directions below this is none
 
@@ -74,6 +75,7 @@ class Karcher(Mixture):
     def _mean(self, mean: Array, alpha: Array, units: Array) -> Array:
         """m (T,) as a sum of the units, starting from `mean`."""
         for _ in range(self.iterations):
+            go_on()
             step = _tangent(mean, alpha, units)
             length = np.linalg.norm(units @ step)
             if length <= self.tolerance:

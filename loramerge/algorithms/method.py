@@ -208,6 +208,8 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
     elif not _fits(value, allowed):
         kinds = " or ".join(a.__name__ for a in allowed if a is not type(None))
         raise UsageError(f"{name}={value!r} must be {kinds}.")
+    elif value == "":
+        raise UsageError(f"{name} is empty.")
     elif interval is not None and value not in interval:
         raise UsageError(f"{name}={value!r} is not in the range {interval}.")
 

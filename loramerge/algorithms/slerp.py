@@ -10,7 +10,7 @@ from loramerge.algorithms.families.mixture import Mixture, directions
 from loramerge.algorithms.families.shares import shares
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, like, namespace
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ class Slerp(Mixture):
     def weights(self, weights: Array) -> Array:
         if (count := np.count_nonzero(weights)) > 2:
             raise UsageError(
-                f"slerp goes from one adapter to another, and {count} have a weight: use --method karcher, "
+                f"slerp goes from one adapter to another, and {count} have a weight: use "
+                f"{say('method', 'karcher')}, "
                 "its like for any number."
             )
         return shares(weights)

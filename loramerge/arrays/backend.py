@@ -8,17 +8,13 @@ which (owners, weights, positions) are always on the host; CuPy takes them as in
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def namespace(array: Any) -> Any:
@@ -77,23 +73,6 @@ def cholesky(matrices: Any) -> Array:
             return namespace(matrices).full_like(matrices, np.nan)
         each = [cholesky(matrices[n : n + 1]) for n in range(len(matrices))]
         return namespace(matrices).concatenate(each)
-
-
-@contextmanager
-def workers(count: int) -> Iterator[Callable[[Callable[[Item], Result], Iterable[Item]], Any]]:
-    """A ``map`` over `count` threads, each with one BLAS thread; BLAS is restored afterwards.
-
-    More BLAS threads per worker were measured slower: skinny products wait at barriers.
-    The results come in the order of the items, so they do not depend on `count`.
-    """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
-        if count == 1:
-            yield map
-            return
-        with ThreadPoolExecutor(count) as pool:
-            yield pool.map
 
 
 def keep_freed_memory() -> None:

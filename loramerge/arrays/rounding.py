@@ -7,7 +7,7 @@ import numpy as np
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.dtypes import wide
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 
 
 def store(up: Array, down: Array, dtype: str, rank: int, name: str) -> tuple[Array, Array]:
@@ -28,7 +28,7 @@ def store(up: Array, down: Array, dtype: str, rank: int, name: str) -> tuple[Arr
     if not all(namespace(half).isfinite(wide(half)).all() for half in pair):
         raise IncompatibleError(
             f"The merge of {printable(name)} does not fit {dtypes.word(dtype)} (largest value "
-            f"{dtypes.largest(dtype):.3g}): use --dtype bfloat16 or float32."
+            f"{dtypes.largest(dtype):.3g}): use {say('dtype', 'bfloat16')} or float32."
         )
     return pair
 

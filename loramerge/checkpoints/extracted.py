@@ -10,7 +10,7 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot, Tensor
 from loramerge.adapters.base_models import without_folders
 from loramerge.adapters.target import Target
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 from loramerge.checkpoints.checkpoint import PIPELINE, Checkpoint
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.open import open_checkpoint

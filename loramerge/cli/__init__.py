@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import io
+import itertools
+import re
 import sys
 from importlib import import_module
 
@@ -10,7 +13,8 @@ import click
 
 from loramerge import __version__
 from loramerge.cli.downloads import one_bar
-from loramerge.cli.failures import ended_by_signals, exit_code
+from loramerge.cli.failures import ended_by_signals, exit_code, interrupted_once
+from loramerge.errors import speaking
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
@@ -26,6 +30,18 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "replay": "Repeat a recorded merge, and compare.",
     "methods": "List the methods, or explain one.",
 }
+VERBS = {  # what others call them
+    **dict.fromkeys(("merge", "mix", "blend", "add", "fuse"), "combine"),
+    **dict.fromkeys(("compare", "cmp"), "diff"),
+    **dict.fromkeys(("info", "show", "stat", "ls"), "inspect"),
+    **dict.fromkeys(("upload", "publish"), "push"),
+    **dict.fromkeys(("shrink", "compress", "prune", "truncate"), "resize"),
+    **dict.fromkeys(("export", "translate", "save"), "convert"),
+    **dict.fromkeys(("validate", "verify", "lint"), "check"),
+    **dict.fromkeys(("extract", "unmerge"), "restore"),
+    **dict.fromkeys(("redo", "repeat", "reproduce"), "replay"),
+    **dict.fromkeys(("list", "algorithms"), "methods"),
+}
 
 
 class LazyGroup(click.Group):
@@ -40,6 +56,20 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"loramerge.cli.{cmd_name}"), cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            word = args[0].lower()
+            near = [VERBS[word]] if word in VERBS else difflib.get_close_matches(word, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" There are {', '.join(COMMANDS)}."
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _check_empty(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             with one_bar():
@@ -50,6 +80,18 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _check_empty(args: list[str]) -> None:
+    """Raises UsageError: a word is empty, as where a shell variable is not set. No option means that."""
+    for before, word in itertools.pairwise(["", *args]):
+        if before == "--":
+            return
+        if word == "":
+            said = f"{before} is followed by an empty word" if before.startswith("-") else "A word is empty"
+            raise click.UsageError(f"{said}: leave it out, or give it a value.")
+        if re.fullmatch(r"--[\w-]+=", word):
+            raise click.UsageError(f"{word} has no value: leave it out, or give it one.")
 
 
 @click.group(
@@ -74,14 +116,15 @@ def loramerge(ctx: click.Context) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The `loramerge` script: run, turn every failure into a sentence, exit."""
-    try:
-        _show_anything()
-        with ended_by_signals():
-            code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BaseException as error:
-        code = exit_code(error)
+    with interrupted_once(), speaking("shell"):
+        try:
+            _show_anything()
+            with ended_by_signals():
+                code = loramerge.main(args, prog_name="loramerge", standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BaseException as error:
+            code = exit_code(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -37,7 +37,7 @@ def extract(ctx: click.Context, /, tuned: str, base: str, **given: Any) -> None:
     printed, asked = check_printed(given), typed(ctx, "extract")
     keep_freed_memory()
     asked.setdefault("out", Path("extracted"))
-    asked["progress"] = show.progress
+    asked["progress"] = show.bar()
     done = extract_adapter(tuned, base, rank=given["rank"], energy=given["energy"], **asked)
     if printed == "json":
         return show.data(done.to_dict())

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import click
 from loramerge.errors import LoramergeError
 
 BUG, INTERRUPTED = 70, 130
+LONG = 5.0  # seconds after which a clean end is not waited for
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # by the system, not by a mistake of ours
 
 
@@ -49,6 +51,38 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for each in ours:
             signal.signal(each, signal.SIG_DFL)
+
+
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """An interrupt ends the work once; more of them may not disturb how what is half done is taken away.
+
+    Who presses on for seconds, because a disk hangs, gets out as well.
+    """
+    if (before := signal.getsignal(signal.SIGINT)) is not signal.default_int_handler or not _main():
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _main() -> bool:
+    """Signals are for this thread alone."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _interrupt(*_: object) -> None:
+    began = time.monotonic()
+
+    def again(*_: object) -> None:
+        if time.monotonic() - began > LONG:
+            os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, again)
+    raise KeyboardInterrupt
 
 
 def exit_code(error: BaseException) -> int:

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from loramerge.cli.catalogue import METHODS
-from loramerge.cli.options import options_of
+from loramerge.cli.options import options_of, specs_of
 
 GROUP = "loramerge.methods"
 
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print methods with their options as JSON.")
 @click.pass_context
-def methods(ctx: click.Context, name: str | None) -> None:
+def methods(ctx: click.Context, name: str | None, as_json: bool) -> None:
     """List the methods, or explain one: formula, source, limits, options."""
-    click.echo("\n".join(_table()) if name is None else _explained(ctx, name))
+    if as_json:
+        return _as_json(name)
+    return click.echo("\n".join(_table()) if name is None else _explained(ctx, name))
+
+
+def _as_json(name: str | None) -> None:
+    from loramerge.algorithms import METHODS as CLASSES
+    from loramerge.algorithms import find, name_of_class
+    from loramerge.cli import show
+
+    shown = METHODS if name is None else [name_of_class(find(name))]
+    show.data({"methods": [_facts(each, (CLASSES.get(each) or find(each)).description()) for each in shown]})
+
+
+def _facts(name: str, description: str) -> dict[str, Any]:
+    fields = ("name", "type", "default", "help", "choices", "low", "high")
+    return {
+        "name": name,
+        "summary": METHODS[name].summary if name in METHODS else None,
+        "description": description,
+        "options": [{field: getattr(spec, field) for field in fields} for spec in specs_of(name)],
+    }
 
 
 def _table() -> list[str]:
@@ -39,10 +63,11 @@ def _of_packages() -> list[list[str]]:
 
 
 def _explained(ctx: click.Context, name: str) -> str:
-    from loramerge.algorithms import find
+    from loramerge.algorithms import find, name_of_class
 
     method = find(name)
     records = [option.get_help_record(ctx) for option in options_of(name)]
     rows = [list(record) for record in records if record is not None]
     options = [f"  {flag.ljust(max(len(r[0]) for r in rows))}  {help}" for flag, help in rows]
+    name = name_of_class(method)
     return "\n".join([f"{name}: {method.description()}", *(["", "Options:", *options] if rows else [])])

@@ -91,7 +91,7 @@ def asks(door: str, *names: str) -> Callable[[Command], Command]:
     """The options of these fields, by default of all that the door takes, in their order."""
     known = taken(door)
     fields = [known[name] for name in names or known]
-    fields = [each for each in fields if not isinstance(each.kind, kinds.Call)]  # which nobody can type
+    fields = [each for each in fields if not isinstance(each.kind, kinds.Progress)]  # which nobody can type
 
     def add(command: Command) -> Command:
         found = [option for field in fields for option in SPELT.get(field.name, _options)(field, door)]
@@ -142,6 +142,15 @@ def typed(ctx: click.Context, door: str) -> dict[str, Any]:
     return fields
 
 
+def _canonical(method: str) -> str:
+    """The name of ours that is meant. Raises UsageError: there is none, with those that are near."""
+    if method in METHODS:
+        return method
+    from loramerge.algorithms import find, name_of_class
+
+    return name_of_class(find(method))
+
+
 def options_of(method: str) -> list[click.Option]:
     """The options of a method, by its name."""
     return [spec.option() for spec in specs_of(method)]
@@ -149,7 +158,7 @@ def options_of(method: str) -> list[click.Option]:
 
 def specs_of(method: str) -> tuple[Spec, ...]:
     """What a method of ours takes, without loading it; one of another package is loaded."""
-    if method in METHODS:
+    if (method := _canonical(method)) in METHODS:
         return METHODS[method].options
     from loramerge.algorithms import find
     from loramerge.cli.spec import specs
@@ -161,8 +170,8 @@ class MethodCommand(click.Command):
     """A command whose options include those of the method named by --method."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        name = _named(args, "--method") or _of_recipe(_named(args, "--recipe")) or DEFAULT
-        specs_of(name)  # says what is near, if there is no such method
+        said = _named(args, "--method")
+        name = _canonical(_of_recipe(_named(args, "--recipe")) or DEFAULT if said is None else said)
         ctx.meta["method"] = name
         try:
             return super().parse_args(ctx, args)
@@ -182,11 +191,11 @@ class MethodCommand(click.Command):
 
 def _named(args: list[str], option: str) -> str | None:
     """The last value of an option, before anything is parsed."""
-    found = None
-    for word, following in itertools.pairwise([*args, ""]):
+    found: str | None = None
+    for word, following in itertools.pairwise([*args, None]):
         if word == option:
             found = following
-        elif word.startswith(f"{option}="):
+        elif word is not None and word.startswith(f"{option}="):
             found = word.partition("=")[2]
     return found
 

@@ -36,10 +36,10 @@ def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], quiet:
     Example:
       loramerge replay merged/loramerge.json -o again --source a=/data/a
     """
-    todo = replayed(record, Search(*_places(sources)), Request(**typed(ctx, "replay")))
+    todo = replayed(record, Search(*_places(sources)), Request(**typed(ctx, "replay"), progress=show.bar()))
     out = todo.plan.request.out or Path("replayed.safetensors" if todo.bare else "replayed")
     keep_freed_memory()
-    merge = run(todo.plan.asking(out=out, progress=show.progress))
+    merge = run(todo.plan.asking(out=out))
     if quiet:
         return click.echo(str(out))
     for note in (*todo.notes, *merge.report.notes):

@@ -41,9 +41,11 @@ def resize(ctx: click.Context, /, source: str, **given: Any) -> None:
     printed, asked = check_printed(given), typed(ctx, "resize")
     keep_freed_memory()
     bare = output.is_bare(asked["out"]) if "out" in asked else None
-    plan = resized(source, {"rank": given["rank"], "energy": given["energy"], **asked}, bare)
+    plan = resized(
+        source, {"rank": given["rank"], "energy": given["energy"], **asked, "progress": show.bar()}, bare
+    )
     out = plan.request.out or plan.default_out("resized")
-    plan = plan.asking(out=out, progress=show.progress)
+    plan = plan.asking(out=out)
     if given["dry_run"]:
         check_output(out, plan.request.overwrite, folder=not output.is_bare(out))
         plan.check_destination(out)

@@ -42,7 +42,9 @@ def restore(ctx: click.Context, /, merged: str, task: str, **given: Any) -> None
     """
     printed, asked = check_printed(given), typed(ctx, "restore")
     keep_freed_memory()
-    plan = restored(merged, task, {"rank": given["rank"], "energy": given["energy"], **asked})
+    plan = restored(
+        merged, task, {"rank": given["rank"], "energy": given["energy"], "progress": show.bar(), **asked}
+    )
     out = plan.request.out or Path("restored")
-    plan = plan.asking(out=out, progress=show.progress)
+    plan = plan.asking(out=out)
     return show_merge(run(plan), plan, out, printed)

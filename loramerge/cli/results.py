@@ -42,7 +42,7 @@ def show_deltas(plan: Plan, out: Path, printed: Printed) -> None:
     from loramerge.verbs.deltas import write_deltas
 
     asked = plan.request
-    made = write_deltas(plan, out, overwrite=asked.overwrite, effort=asked.effort, progress=asked.progress)
+    made = write_deltas(plan, out, overwrite=asked.overwrite, effort=asked.effort, progress=asked.tell)
     if printed == "json":
         return show.data({"out": str(out), **made.to_dict()})
     if printed == "path":
@@ -58,7 +58,7 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
     """What would be written, and what other sizes would lose."""
     if printed == "path":
         return click.echo(str(out))
-    points = curve(plan, plan.request.effort, output.is_bare(out))
+    points = curve(plan, output.is_bare(out))
     if printed == "json":
         return show.data(_facts(plan, out, points))
     for note in plan.notes:
@@ -72,18 +72,25 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
 
 def _facts(plan: Plan, out: Path, points: list[Point]) -> dict[str, Any]:
     return {
-        "out": str(out),
-        "method": {"name": name_of(plan.method), "options": options_of(plan.method)},
+        **_output(plan, out),
         "sources": [a.name for a in plan.sources.adapters],
         "weights": plan.weights.tolist(),
         "modules": len(plan.sources.signatures),
+        "curve": [point.to_dict() for point in points],
+        "notes": list(plan.notes),
+    }
+
+
+def _output(plan: Plan, out: Path) -> dict[str, Any]:
+    """What is, or would be, written."""
+    return {
+        "out": str(out),
+        "method": {"name": name_of(plan.method), "options": options_of(plan.method)},
         "rank": plan.outline.largest,
         "ranks": dict(plan.outline.ranks),
         "dtype": dtypes.word(plan.outline.dtype),
         "format": plan.sources.dialect.name,
         "bytes": plan.outline.nbytes,
-        "curve": [point.to_dict() for point in points],
-        "notes": list(plan.notes),
     }
 
 
@@ -99,10 +106,9 @@ def _show_curve(points: list[Point]) -> None:
 def show_merge(merge: Merge, plan: Plan, out: Path, printed: Printed, done: Pushed | None = None) -> None:
     """What was kept and lost, and where it lies."""
     if printed == "json":
-        name, options = name_of(merge.method), options_of(merge.method)
-        made = {"out": str(out), "method": {"name": name, "options": options}}
         sent = {"pushed": done.url} if done else {}
-        return show.data({**made, **sent, **merge.report.to_dict()})
+        marks = merge.adapter.provenance.sha256()
+        return show.data({**_output(plan, out), "sha256": marks, **sent, **merge.report.to_dict()})
     if printed == "path":
         return click.echo(str(out))
     for note in merge.report.notes:

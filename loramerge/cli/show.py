@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from loramerge.hub.names import hub_name
-from loramerge.merge.report import Module
-from loramerge.request.recipe import Ingredient
+from loramerge import __version__
+from loramerge.request.progress import Bar
 
-Item = TypeVar("Item")
-PATIENCE = 1.0  # seconds before a bar is shown
+SCHEMA = 1  # of what --json prints; a key that goes or changes its meaning makes it 2
 
 
 def data(value: Any) -> None:
-    """A value as JSON."""
+    """A value as JSON; a table says which schema it follows, and what wrote it."""
+    if isinstance(value, dict):
+        value = {"schema": SCHEMA, "loramerge": __version__, **value}
     click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
@@ -28,33 +26,9 @@ def note(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-def progress(done: Iterable[list[Module]], total: int) -> Iterator[list[Module]]:
-    """Pass results on with a bar over modules: on a terminal only, and only after a second."""
-    return _watched(done, total, "module", len)
-
-
-def opening(sources: Sequence[Ingredient]) -> Iterator[Ingredient]:
-    """The sources one by one, with a bar where there are so many that it takes a second."""
-    if any(hub_name(each.source) for each in sources):  # their downloads have a bar
-        return iter(sources)
-    return _watched(sources, len(sources), "adapter", lambda _: 1)
-
-
-def _watched(items: Iterable[Item], total: int, unit: str, count: Callable[[Item], int]) -> Iterator[Item]:
-    bar, done, began = None, 0, time.monotonic()
-    try:
-        for item in items:
-            yield item
-            done += count(item)
-            if bar is None and sys.stderr.isatty() and time.monotonic() - began > PATIENCE:
-                from tqdm import tqdm  # an import that a quick merge need not wait for
-
-                bar = tqdm(total=total, initial=done, unit=unit, leave=False)
-            elif bar is not None:
-                bar.update(count(item))
-    finally:
-        if bar is not None:
-            bar.close()
+def bar() -> Bar | None:
+    """A bar for those who wait, on a terminal only."""
+    return Bar() if sys.stderr is not None and sys.stderr.isatty() else None
 
 
 def size(count: float) -> str:

@@ -11,7 +11,7 @@ from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.request import asked
 from loramerge.cli.results import Printed, check_printed, show_deltas, show_merge, show_plan, show_pushed
-from loramerge.errors import LoramergeError
+from loramerge.errors import LoramergeError, say
 from loramerge.formats import output
 from loramerge.formats.files.atomic import check_output
 from loramerge.formats.files.destination import real_path
@@ -19,7 +19,7 @@ from loramerge.hub.escape import shell
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
 from loramerge.merge.run import Merge, run
-from loramerge.request.doors import why_not
+from loramerge.request.doors import LIMITS, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
 from loramerge.request.recipe_text import unsaid, written
@@ -40,10 +40,10 @@ def work(ctx: click.Context, given: dict[str, Any]) -> None:
     _check_dense(given, recipe)
     if given["whole_model"] is not None:
         return _fuse(given, recipe, printed)
-    plan = planned(recipe, watch=show.opening)
+    plan = planned(recipe.asking(progress=show.bar()))
     dense = given["dense_delta"]
     out = plan.request.out or (Path("merged.safetensors") if dense else plan.default_out("merged"))
-    plan = plan.asking(out=out, progress=show.progress)
+    plan = plan.asking(out=out)
     _tell_masks(plan, printed)
     if not dense:
         plan.check_destination(out)
@@ -81,7 +81,7 @@ def _check_dense(given: dict[str, Any], recipe: Recipe) -> None:
         return
     rivals = {
         "--dry-run": given["dry_run"],
-        "--max-error": recipe.request.max_error is not None,
+        **{say(name): getattr(recipe.request, name) is not None for name in LIMITS},
         "--push": given["repo"],
         "--spread": given["spread"],
         "--for": recipe.request.consumer,  # nothing checks that it loads full matrices
@@ -103,7 +103,7 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     out = request.out or Path("fused")
     check_place(open_checkpoint(base), out, request.overwrite)
     recipe = recipe.asking(out=None, dtype=request.dtype or "float32")
-    merge = run(planned(recipe, watch=show.opening).asking(progress=show.progress))
+    merge = run(planned(recipe.asking(progress=show.bar())))
     for note in merge.report.notes if printed == "words" else ():
         show.note(f"note: {note}")
     if printed == "words":

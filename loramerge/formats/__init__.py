@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import noted
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.alpha import Alpha, check_alpha
@@ -66,7 +66,10 @@ def _load(
     initial: str | Path | None,
     peeking: bool,
 ) -> Adapter:
-    path, name = Path(source), str(source) or "."
+    if not source:
+        raise UsageError("An adapter without a name: give a path, or a name on the Hub.")
+    found = hub_name(source)
+    path, name = Path(source), str(source)
     if initial is not None:
         return _made_plain([_here(each, allow_pickle) for each in (source, initial)], alpha, allow_pickle)
 
@@ -74,7 +77,6 @@ def _load(
         return load_path(place, name, alpha, optional, allow_pickle, file)
 
     put_back(path)
-    found = hub_name(source)
     if found is None:
         return read(path, name)
     from loramerge.formats import remote  # the Hub is for those who name it
@@ -97,8 +99,8 @@ def _made_plain(pair: list[tuple[Path, str]], alpha: Alpha | None, allow_pickle:
     """The first of the two, relative to the second, with which its training began."""
     for place, name in pair:
         if not os.path.isdir(place):
-            raise UsageError(f"--initial is for PEFT folders, and {printable(name)} is not one.")
+            raise UsageError(f"{say('initial')} is for PEFT folders, and {printable(name)} is not one.")
     adapter, first = (load_folder(*each, alpha, True, allow_pickle, known_start=True) for each in pair)
     if not changes_base(adapter.config):
-        raise UsageError(f"{printable(adapter.name)} is a plain LoRA already: drop --initial for it.")
+        raise UsageError(f"{printable(adapter.name)} is a plain LoRA already: drop {say('initial')} for it.")
     return made_plain(adapter, first)

@@ -14,7 +14,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
 from loramerge.formats.files.views import View
 from loramerge.formats.peft import beside
@@ -156,7 +156,7 @@ def _biases(weighed: Sequence[tuple[Adapter, float]], targets: Sequence[Target])
     if odd := [t for t in targets if t.kind not in ("linear", "conv")]:
         raise IncompatibleError(
             f"PEFT has no lora_bias beside an adapted {odd[0].kind} ({printable(odd[0])}): merge these "
-            "modules by themselves, with --only and --exclude."
+            f"modules by themselves, with {say('only')} and {say('exclude')}."
         )
     found: dict[str, Tensor] = {}
     for target in targets:
@@ -186,7 +186,8 @@ def _zeros(target: Target, weighed: Sequence[tuple[Adapter, float]]) -> Tensor:
 def _check_written(key: str, tensor: Tensor) -> None:
     if numpy_dtype(tensor.dtype) is None:
         raise IncompatibleError(
-            f"{printable(key)} is stored as {tensor.dtype}, which is not written: use --extras drop."
+            f"{printable(key)} is stored as {tensor.dtype}, which is not written: use "
+            f"{say('extras', 'drop')}."
         )
 
 
@@ -197,7 +198,7 @@ def _refused(adapters: Sequence[Adapter]) -> IncompatibleError:
         ways = "first keeps them, drop leaves them out"
     return IncompatibleError(
         f"{printable(adapter.name)} holds tensors beside its low-rank pairs ({beside.told(adapter.extras)}), "
-        f"which would be lost. Decide with --extras: {ways}."
+        f"which would be lost. Decide with {say('extras')}: {ways}."
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats.files.safetensors import open_file
 
 # in a folder of their own: servers load every .safetensors beside the weights
@@ -122,7 +122,9 @@ def open_masks(folder: Path, task: str, shown: str | None = None) -> Masks:
     """
     path, shown = folder / PLACE, printable(folder) if shown is None else printable(shown)
     if not os.path.isfile(path):
-        raise SourceError(f"{shown} has no {PLACE}: only a merge by --method mergevla can be restored.")
+        raise SourceError(
+            f"{shown} has no {PLACE}: only a merge by {say('method', 'mergevla')} can be restored."
+        )
     name = f"{shown}/{PLACE}"
     file = open_file(path, name)
     ranks, mark = _said(file.metadata, name)

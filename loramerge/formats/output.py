@@ -15,7 +15,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.errors import IncompatibleError, LoramergeError, UsageError, VerificationError, printable
+from loramerge.errors import IncompatibleError, LoramergeError, UsageError, VerificationError, printable, say
 from loramerge.formats.dialects import PEFT, Dialect
 from loramerge.formats.dialects.dialect import check_dtype, check_place
 from loramerge.formats.files.atomic import Confirm, new_file, new_folder, writing
@@ -210,7 +210,7 @@ def create(
         if bare and outline.apart:
             raise IncompatibleError(
                 "Tensors of several sources are kept apart, which one file cannot do: write a folder, or use "
-                "--extras first."
+                f"{say('extras', 'first')}."
             )
         if not bare:
             for name, content in dialect.sidecars(outline.widths(), outline.config).items():
@@ -234,7 +234,8 @@ def _masks(where: Path, outline: Outline, bare: bool) -> Iterator[Writer | None]
         return
     if bare:
         raise UsageError(
-            "The masks of tasks need a folder beside the merge: give -o a name without .safetensors."
+            f"The masks of tasks need a folder beside the merge: give {say('out')} a name "
+            f"without .safetensors."
         )
     with writing(where):
         (where / FOLDER).mkdir()

@@ -14,6 +14,7 @@ from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.dialects import Header
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_elsewhere
+from loramerge.formats.files.strangers import nearby
 from loramerge.formats.raw import Raw, look
 from loramerge.formats.remote_alphas import closed, with_alphas
 from loramerge.hub.choice import CONFIG, chosen
@@ -138,10 +139,12 @@ def both_readings(source: str) -> Iterator[None]:
     except Missing as error:
         if is_hub(source):
             raise
-        raise Missing(f"{printable(source)} does not exist here, and {error}") from None
+        near = nearby(Path(source))
+        raise Missing(f"{printable(source)} does not exist here, and {error}{near}") from None
     except Unreachable as error:
         if is_hub(source):
             raise
         raise Unreachable(
-            f"{printable(source)} does not exist here. If a repository of the Hub is meant: {error}"
+            f"{printable(source)} does not exist here.{nearby(Path(source))} If a repository of the Hub is "
+            f"meant: {error}"
         ) from None

@@ -49,7 +49,8 @@ def with_alphas(file: File, ranged: Ranged) -> tuple[File, str] | None:
     shown = " or ".join(f"{value:g}" for value in sorted(set(stated.values())))
     return replace(file, tensors={**file.tensors, **held}), (
         f"the alpha ({shown}) is as the metadata states it ({ALPHA}): {len(sample)} of the {len(alphas)} "
-        "alphas inside the file were read, and say the same; the others were not (--download reads all)"
+        f"alphas inside the file were read, and say the same; the others were not "
+        f"(a download reads all)"
     )
 
 

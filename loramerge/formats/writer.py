@@ -11,13 +11,13 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes, rounding
 from loramerge.arrays.backend import Array
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import output
 from loramerge.formats.dialects import DIALECTS, Dialect, named
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import settle
 from loramerge.formats.files.atomic import new_file, new_folder
-from loramerge.formats.files.destination import check_apart
+from loramerge.formats.files.destination import a_path, check_apart
 from loramerge.formats.files.safetensors import File, Writer
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
@@ -54,11 +54,14 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:
         shown = ", ".join(f"{printable(a.name)} is {named(a.dialect).words}" for a in found.values())
-        raise UsageError(f"The sources have several formats ({shown}): say with --format which one to write.")
+        raise UsageError(
+            f"The sources have several formats ({shown}): say with {say('format')} which one to write."
+        )
     dialect = named(next(iter(found)))
     if not dialect.writes:
         raise UsageError(
-            f"{dialect.words[0].upper()}{dialect.words[1:]} can be read but not written: say with --format "
+            f"{dialect.words[0].upper()}{dialect.words[1:]} can be read but not written: say "
+            f"with {say('format')} "
             f"which of {', '.join(possible)} to write."
         )
     return dialect
@@ -84,7 +87,7 @@ def check_beside(adapters: Sequence[Adapter], dialect: Dialect, keys: Sequence[s
     if foreign and keys:
         raise IncompatibleError(
             f"{printable(foreign[0].name)} holds tensors that are no low-rank pair ({told(keys)}), and these "
-            f"have no place in {dialect.words}: leave them out with --extras drop."
+            f"have no place in {dialect.words}: leave them out with {say('extras', 'drop')}."
         )
 
 
@@ -118,7 +121,10 @@ def save(
     ...     load(f"{folder}/b").dtype
     'BF16'
     """
-    dialect, path = written([adapter], format), Path(out)
+    if not isinstance(adapter, Adapter):
+        what = "the `adapter` of a merge" if hasattr(adapter, "adapter") else "lm.load(path)"
+        raise UsageError(f"save writes an Adapter, not a {type(adapter).__name__}: give {what}.")
+    dialect, path = written([adapter], format), a_path(out, "out")
     whole = dialect.adopt(adapter)
     kind = whole.dtype if dtype is None else dtypes.parse(dtype)
     write(whole, outlined(whole, dialect, kind, extras), path, overwrite)

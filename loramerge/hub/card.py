@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loramerge.adapters.limits import STRONG
 from loramerge.hub.commits import OURS
 from loramerge.hub.escape import code, markdown, shell
 from loramerge.hub.front_matter import CardSource, Facts, agreed, matter
@@ -87,6 +88,10 @@ def _figures(facts: Facts) -> str:
         lines.append(f"* {what} the weighted sum of the updates: {_percent(lost)}")
     if (rounding := number(said.get("rounding_error"))) is not None:
         lines.append(f"* rounding error: {rounding:.1e}")
+    if (strength := number(said.get("strength"))) is not None:
+        lines.append(f"* strength, of the mean of its sources: {strength:.3g}")
+        if strength > STRONG:
+            lines[-1] += ". That is much: `--scale norm` makes a merge as strong as its sources"
     sources = [each for each in _list(said.get("sources")) if isinstance(each, dict)]
     rows = [
         f"| {markdown(each.get('name'))} | {_three(each.get('cosine'))} | {_three(each.get('norm_ratio'))} |"

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.hub.client import Listing
 from loramerge.hub.names import FILES, HubName
 
@@ -100,7 +100,7 @@ def _several(name: HubName, files: list[str]) -> SourceError:
 def _unsafe(name: HubName, file: str) -> IncompatibleError:
     return IncompatibleError(
         f"{name} has its weights in a pickle only ({printable(file)}), which could run code when it is read. "
-        "--allow-pickle (allow_pickle=True) reads its tensors without running anything."
+        f"{say('allow_pickle', True)} reads its tensors without running anything."
     )
 
 

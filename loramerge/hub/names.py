@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from loramerge.errors import SourceError, printable
+from loramerge.adapters.adapter import Adapter
+from loramerge.errors import SourceError, UsageError, printable
 
 SCHEME = re.compile(r"hf:/{1,2}")  # a Path keeps one slash only
 FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -73,8 +74,11 @@ def hub_name(source: object) -> HubName | None:
     >>> hub_name("org/name@v1"), hub_name("fixtures/a.safetensors"), hub_name("org/a.safetensors")
     (HubName(repo='org/name', revision='v1', path=''), None, None)
     """
-    if not isinstance(source, str | Path):
+    if isinstance(source, Adapter):
         return None
+    if not isinstance(source, str | Path):
+        shown = printable(repr(source), 60)
+        raise UsageError(f"{shown} is no adapter: give a path, a name on the Hub, or an Adapter.")
     text = str(source)
     if is_hub(text):
         return parse(text)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from loramerge.errors import SourceError, printable
+from loramerge.errors import SourceError, printable, say
 from loramerge.hub.failures import explained
 from loramerge.hub.names import HubName
 
@@ -115,7 +115,7 @@ class Ranged:
             return start, int(length)
         raise SourceError(
             f"The server does not let a part of {printable(self.file)} of {self.name.repo} be read: add "
-            "--download."
+            f"{say('download', True)}."
         )
 
 

@@ -11,7 +11,6 @@ from loramerge.merge.fit import Fitting
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import observer
 from loramerge.request.budgets import Budget
-from loramerge.request.effort import Effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Point:
         }
 
 
-def curve(plan: Plan, effort: Effort, bare: bool) -> list[Point]:
+def curve(plan: Plan, bare: bool) -> list[Point]:
     """What the best merge of each size would lose, from one unit a module to as many as there are.
 
     Reads all factors. It is about the modules without a rank by rule, and about the best merge of a size:
@@ -41,7 +40,7 @@ def curve(plan: Plan, effort: Effort, bare: bool) -> list[Point]:
     if not isinstance(plan.method, Sized) or not plan.method.foreseen:
         return []
     schedule = replace(plan.schedule, ranks={})
-    seen = observer(effort)(replace(plan.method, rank=None, energy=1.0), plan.work, schedule)
+    seen = observer(plan.request)(replace(plan.method, rank=None, energy=1.0), plan.work, schedule)
     fitting = Fitting(seen, plan.method, schedule, plan.again, bare)
     if not seen:  # rules have given every module its rank
         return []

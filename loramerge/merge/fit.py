@@ -14,7 +14,7 @@ from loramerge.algorithms import METHODS, Method, name_of
 from loramerge.algorithms.families.size import Sized
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 from loramerge.formats import output
 from loramerge.formats.output import Outline
 from loramerge.merge.plan import Plan
@@ -78,8 +78,8 @@ class Fitting:
         if (least := self.cost(smallest, budget)) > budget.limit:
             raise UsageError(
                 f"{budget.name}={budget.limit:.0f} is too little: with rank 1 in every module it would be "
-                f"{least:.0f}. Leave modules out with --only or --exclude"
-                f"{', or take a smaller --dtype' if budget.in_bytes else ''}."
+                f"{least:.0f}. Leave modules out with {say('only')} or {say('exclude')}"
+                + (f", or take a smaller {say('dtype')}." if budget.in_bytes else ".")
             )
         if smallest.outline.profile == "portable":
             return self.at(largest(self.most, lambda k: self.cost(self.at(k), budget) <= budget.limit))

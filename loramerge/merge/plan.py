@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loramerge.algorithms import Method, name_of
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
@@ -117,7 +117,7 @@ class Plan:
         if self.sources.dialect.weights is None:
             raise UsageError(
                 f"{name_of(method)} makes masks of tasks, and the format {self.sources.dialect.name} has no "
-                "place for them: give --format peft or --format diffusers."
+                f"place for them: give {say('format', 'peft')} or {say('format', 'diffusers')}."
             )
         names = [adapter.name for adapter in self.sources.adapters]
         weighted = [
@@ -166,11 +166,12 @@ def _size_notes(outline: Outline) -> list[str]:
     if outline.dialect is PEFT and outline.largest > SERVER_RANK:
         notes.append(
             f"rank {outline.largest} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
-            f"with --rank {SERVER_RANK}, which most methods take, or by loramerge resize it stays within it"
+            f"with rank {SERVER_RANK}, which most methods take, or by loramerge resize "
+            f"it stays within it"
         )
     if outline.ranks and not outline.dialect.keeps_alpha:
         notes.append(
             "modules have ranks of their own, which PEFT, vLLM and diffusers read; llama.cpp would scale "
-            "them wrongly, and SGLang refuse them: --profile portable is for these"
+            "them wrongly, and SGLang refuse them: the profile portable is for these"
         )
     return notes

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array, host, workers
+from loramerge.arrays.backend import Array, host
+from loramerge.arrays.workers import workers
 from loramerge.errors import UsageError, printable
 from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.output import Outline, is_bare
@@ -18,13 +19,13 @@ from loramerge.formats.peft.profiles import Profile, check_profile
 from loramerge.merge.fit import Fitting, Seen, looking
 from loramerge.merge.plan import Plan
 from loramerge.request.budgets import Budget
-from loramerge.request.effort import Effort
+from loramerge.request.progress import Stage
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
 from loramerge.sources.choice import unchosen, weighed
 from loramerge.sources.expand import expanded
-from loramerge.sources.open import Watch, renormalised
+from loramerge.sources.open import renormalised
 from loramerge.sources.sources import Sources, open_together, work_weights
 from loramerge.sources.units import Units
 
@@ -51,17 +52,14 @@ class Known:
 NOTHING = Known()
 
 
-def planned(recipe: Recipe, known: Known = NOTHING, watch: Watch = iter) -> Plan:
+def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
     """What a recipe comes to. Reads headers, and factors only where the size depends on them.
-
-    Args:
-        watch: sees every source as it is opened.
 
     Raises:
         UsageError, SourceError, IncompatibleError: a sentence each.
     """
     method, whole = recipe.chosen, expanded(recipe).weighed()
-    return settle(open_together(whole, watch), method, whole.request, observer(whole.request.effort), known)
+    return settle(open_together(whole), method, whole.request, observer(whole.request), known)
 
 
 def settle(
@@ -88,6 +86,7 @@ def settle(
     if request.renormalise:
         sources = replace(sources, adapters=tuple(renormalised(sources.adapters, weights_of)))
     work = sources.folded(weights_of) if fold and method.traits.sums else sources
+    work.check_units()
     shown, empty = method.weights(schedule.typical), Outline({}, 1, kind, {}, profile=profile)
     open_ = Plan(request, sources, schedule, shown, work, method, empty, (), budget, tailor=tailor)
     _check_strength(open_)
@@ -126,6 +125,8 @@ def _chosen(
         sources = sources.without(left)
     everything = {target for adapter in sources.whole for target in adapter}
     schedule = Schedule.of(weights, rules, len(sources.whole), everything)
+    if known is NOTHING:  # a record was carried out like that
+        schedule.check_rules(everything)
     return sources, replace(schedule, ranks=_there(known.ranks, everything))
 
 
@@ -195,8 +196,9 @@ class _Sizes:
         return max(adapter.rank for adapter in self.plan.sources.adapters)
 
 
-def observer(effort: Effort) -> Observe:
-    """Looks at all modules whose rank is open, with this much of the machine."""
+def observer(request: Request) -> Observe:
+    """Looks at all modules whose rank is open, with as much of the machine as was asked for."""
+    effort = request.effort
 
     def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
         own_effort = effort.holding(work.held(method))
@@ -207,9 +209,14 @@ def observer(effort: Effort) -> Observe:
                 return []
             _, grams = units.seen(own.frame)
             facts = own.observe(own.weigh(grams, work_weights(work, weights)))
+            for _ in units.targets:
+                stage.step()
             return [(units.targets, host(facts))]
 
-        with workers(own_effort.workers) as run:
+        with (
+            Stage(request.tell, "looking", len(work.signatures)) as stage,
+            workers(own_effort.workers, stage.tick) as run,
+        ):
             return list(chain.from_iterable(run(look, work.batches(own_effort, schedule, method))))
 
     return observe

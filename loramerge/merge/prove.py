@@ -10,10 +10,13 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array
 from loramerge.arrays.rounding import bound
-from loramerge.errors import VerificationError, printable
+from loramerge.arrays.workers import workers
+from loramerge.errors import VerificationError, printable, say
 from loramerge.merge.report import Report
+from loramerge.request.progress import Stage, Tell
+from loramerge.request.request import Request
 
 
 def fingerprint(up: Array, down: Array) -> str:
@@ -26,7 +29,11 @@ def fingerprint(up: Array, down: Array) -> str:
 
 
 def check_written(
-    adapter: Adapter, marks: Mapping[Target, str], scales: Mapping[Target, float], threads: int = 1
+    adapter: Adapter,
+    marks: Mapping[Target, str],
+    scales: Mapping[Target, float],
+    threads: int = 1,
+    tell: Tell | None = None,
 ) -> None:
     """Read back: the same modules and scales, and every factor as it was when its error was measured.
 
@@ -49,8 +56,8 @@ def check_written(
                 "written: the disk or another process changed the output. Run it again."
             )
 
-    with workers(threads) as run:
-        for _ in run(check, marks):
+    with Stage(tell, "proving", len(marks)) as stage, workers(threads, stage.tick) as run:
+        for _ in stage.over(run(check, marks)):
             pass
 
 
@@ -63,8 +70,30 @@ def check_honest(target: Target, error: float, stored: tuple[Array, Array], dtyp
     if error > bound(*stored, dtype):
         raise VerificationError(
             f"{printable(target)} loses {error**0.5:.1e} in {dtypes.word(dtype)}, more than rounding "
-            "explains: its values are too small for the type. Use --dtype float32."
+            f"explains: its values are too small for the type. Use {say('dtype', 'float32')}."
         )
+
+
+def check_limits(report: Report, request: Request) -> None:
+    """Hold a merge against the limits of its user.
+
+    Raises:
+        VerificationError: it is beyond one.
+    """
+    check_rounding(report, request.max_error)
+    lost, most = report.energy_lost, request.max_lost
+    if most is not None and lost is not None and lost > most:
+        raise VerificationError(
+            f"The merge misses {lost:.3g} of the energy of the weighted sum, more than "
+            f"{say('max_lost', most)}: give it a larger rank, or another method."
+        )
+    least = request.min_cosine
+    for name, weight, cosine in zip(report.sources, report.weights, report.cosines, strict=True):
+        if least is not None and weight > 0 and cosine is not None and cosine < least:
+            raise VerificationError(
+                f"The cosine of the merge with {printable(name)} is {cosine:.3f}, below "
+                f"{say('min_cosine', least)}: give it more weight, a larger rank, or another method."
+            )
 
 
 def check_rounding(report: Report, max_error: float | None) -> None:
@@ -80,5 +109,5 @@ def check_rounding(report: Report, max_error: float | None) -> None:
     if (worst.rounding_error or 0.0) > max_error:
         raise VerificationError(
             f"{printable(worst.name)} is off by {worst.rounding_error:.1e} of its norm after rounding, more "
-            f"than --max-error {max_error:g}: use a wider --dtype."
+            f"than {say('max_error', max_error)}: use a wider {say('dtype')}."
         )

@@ -6,7 +6,6 @@ import hashlib
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +15,9 @@ from loramerge import __version__
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import without_folders
 from loramerge.algorithms import Method, name_of, options_of, packages_of
+from loramerge.arrays.workers import crew
 from loramerge.merge.plan import Plan
+from loramerge.request.progress import Stage, Tell
 from loramerge.request.record import Record, SourceRecord, Start
 from loramerge.request.rules import Weight
 
@@ -82,15 +83,22 @@ def unhashed(adapters: Sequence[Adapter]) -> list[dict[str, str]]:
 
 
 @contextmanager
-def hashing(adapters: Sequence[Adapter]) -> Iterator[Callable[[], list[dict[str, str]]]]:
+def hashing(
+    adapters: Sequence[Adapter], tell: Tell | None = None
+) -> Iterator[Callable[[], list[dict[str, str]]]]:
     """Hash the sources in a thread of its own while they are merged; the call waits for the digests.
 
     It reads the files in order, ahead of the merge or just behind it, so that the disk is read once.
     """
-    with ThreadPoolExecutor(1) as pool:
-        jobs = [pool.submit(adapter.provenance.sha256) for adapter in adapters]
-        try:
-            yield lambda: [job.result() for job in jobs]
-        finally:
-            for job in jobs:
-                job.cancel()
+    with crew(1) as thread:
+        jobs = [thread.submit(_hashed, adapter) for adapter in adapters]
+
+        def digests() -> list[dict[str, str]]:
+            with Stage(tell, "hashing", len(adapters)) as stage:
+                return list(stage.over(thread.result(job, stage.tick) for job in jobs))
+
+        yield digests
+
+
+def _hashed(adapter: Adapter) -> dict[str, str]:
+    return adapter.provenance.sha256()

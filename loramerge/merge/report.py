@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from loramerge.adapters.limits import STRONG
 from loramerge.arrays.backend import Array
-from loramerge.errors import printable
+from loramerge.errors import printable, say
+
+MANY = 64  # sources, of whose pairs nothing is kept any more
+ROWS = 20  # of the table
 
 PAIRS = 100  # sources; of more, nobody reads a table of all pairs, which grows with their square
 
@@ -47,9 +51,14 @@ class Module:
     spread: float | None = None
 
     @property
-    def norms(self) -> Array:
+    def squares(self) -> Array:
         """(T,) ‖ΔW_t‖²."""
-        return self.inners if self.inners.ndim == 1 else self.inners.diagonal()
+        return self.inners.diagonal() if self.inners.ndim == 2 else self.inners
+
+    @property
+    def cosines(self) -> list[float | None]:
+        """(T,) cosine of the merge with each source; None where one of them is zero."""
+        return [_cosine(o, self.merged, n) for o, n in zip(self.overlaps, self.squares, strict=True)]
 
     @property
     def energy_lost(self) -> float | None:
@@ -123,21 +132,40 @@ class Report:
     @property
     def cosines(self) -> list[float | None]:
         """(T,) cosine of the merge with each source; None where one of them is zero."""
-        norms, merged = self._norms, self._sum("merged")
+        norms, merged = self._squares, self._sum("merged")
         return [_cosine(o, merged, n) for o, n in zip(self._overlaps, norms, strict=True)]
 
     @property
     def norm_ratios(self) -> list[float | None]:
         """(T,) ‖merge‖ / ‖ΔW_t‖."""
         merged = self._sum("merged")
-        return [_root(_ratio(merged, float(norm))) for norm in self._norms]
+        return [_root(_ratio(merged, float(norm))) for norm in self._squares]
+
+    @property
+    def strength(self) -> float | None:
+        """‖merge‖ over the mean ‖ΔW_t‖ of the sources that are not zero: 1 is as strong as they are."""
+        norms = np.sqrt(np.maximum(self._squares, 0.0))
+        present = norms[norms > 0]
+        return self._sum("merged") ** 0.5 / float(present.mean()) if len(present) else None
+
+    @property
+    def too_strong(self) -> str | None:
+        """What a merge that is much stronger than its sources is told, and the remedy; None if it is not."""
+        found = self.strength
+        if found is None or found <= STRONG:
+            return None
+        return (
+            f"the merge is {found:.3g} times as strong as its sources are on average, which often does more "
+            f"harm than good: {say('scale', 'norm')} makes it as strong as they are, "
+            f"{say('method', 'average')} takes their mean, and smaller weights do too"
+        )
 
     @property
     def pairwise(self) -> list[list[float | None]]:
         """(T, T) cosines of the sources with each other; empty for more than `PAIRS` sources."""
         if len(self.sources) > PAIRS:
             return []
-        table, norms = self._inners, self._norms
+        table, norms = self._inners, self._squares
         size = range(len(self.sources))
         return [[_cosine(table[t, u], norms[t], norms[u]) for u in size] for t in size]
 
@@ -153,9 +181,8 @@ class Report:
         return np.sum([module.overlaps for module in self.modules], axis=0)
 
     @property
-    def _norms(self) -> Array:
-        """(T,) squared."""
-        return np.asarray(np.sum([module.norms for module in self.modules], axis=0))
+    def _squares(self) -> Array:
+        return np.asarray(np.sum([module.squares for module in self.modules], axis=0))
 
     @property
     def _inners(self) -> Array:
@@ -167,6 +194,7 @@ class Report:
             "energy_lost": self.energy_lost,
             "cut_by_rank": self.cut,
             "rounding_error": self.rounding_error,
+            "strength": self.strength,
             "sources": [
                 {"name": name, "weight": weight, "cosine": cosine, "norm_ratio": ratio, **similar}
                 for (name, weight, cosine, ratio), similar in zip(self._rows(), self._similar(), strict=True)
@@ -200,6 +228,7 @@ class Report:
             "‖merge‖/‖·‖",
             *(numbers if len(names) <= 8 else []),
         ]
+        pairwise = self.pairwise or [[] for _ in names]
         rows = [
             [
                 f"{i} {name}",
@@ -210,11 +239,13 @@ class Report:
                 *map(_show, pairs),
             ]
             for i, (name, similar, (_, weight, cosine, ratio), pairs) in enumerate(
-                zip(names, self._similar(), self._rows(), self.pairwise or [[]] * len(names), strict=True),
-                1,
+                zip(names, self._similar(), self._rows(), pairwise, strict=True), 1
             )
         ]
         rows = [row[: len(head)] for row in rows]
+        if (hidden := len(rows) - ROWS) > 1:  # its head and its tail
+            gap = [f"… {hidden} more", *[""] * (len(head) - 1)]
+            rows = [*rows[: ROWS // 2], gap, *rows[-(ROWS // 2) :]]
         return [head, *rows]
 
     def summary(self) -> list[str]:
@@ -225,6 +256,8 @@ class Report:
         else:  # the method wants something else than the weighted sum, and the rank cuts that
             sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
             lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
+        if self.too_strong is not None:
+            lines.append(self.too_strong)
         if self.spread is not None and len(self.sources) > 1:
             lines.append(f"the sources differ in {_percent(self.spread)} of their energy")
         if (least, most) != (1.0, 1.0):
@@ -240,10 +273,15 @@ class Report:
         return "\n".join([*aligned(self.table()), *self.summary()])
 
     def _repr_html_(self) -> str:
-        head, *rows = ([html.escape(cell) for cell in row] for row in self.table())
-        body = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
-        lines = "<br>".join(html.escape(line) for line in [*self.summary(), *self.notes])
-        return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{body}</table><p>{lines}</p>"
+        return as_html(self.table(), [*self.summary(), *self.notes])
+
+
+def as_html(rows: list[list[str]], lines: Iterable[str]) -> str:
+    """A table, the header first, and lines below it."""
+    head, *body = ([html.escape(cell) for cell in row] for row in rows)
+    shown = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in body)
+    below = "<br>".join(map(html.escape, lines))
+    return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{shown}</table><p>{below}</p>"
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
@@ -264,6 +302,7 @@ def _module_dict(module: Module) -> dict[str, Any]:
         "norm": module.merged**0.5,
         "energy_lost": module.energy_lost,
         "rounding_error": module.rounding_error,
+        **({"cosines": module.cosines} if len(module.ranks) <= MANY else {}),
         **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
         **({} if module.scale == 1.0 else {"scale": module.scale}),
         **({"facts": dict(module.facts)} if module.facts else {}),

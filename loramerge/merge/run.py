@@ -11,9 +11,10 @@ from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slo
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays import rounding
-from loramerge.arrays.backend import Array, host, workers
+from loramerge.arrays.backend import Array, host
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix
+from loramerge.arrays.workers import go_on, workers
 from loramerge.errors import UsageError, printable
 from loramerge.formats import load, output
 from loramerge.formats.masks import mark_of
@@ -21,11 +22,12 @@ from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
 from loramerge.merge.measure import measure, measure_fit, unfolded
 from loramerge.merge.plan import Plan
-from loramerge.merge.prove import check_honest, check_rounding, check_written, fingerprint
+from loramerge.merge.prove import check_honest, check_limits, check_written, fingerprint
 from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
 from loramerge.merge.spread import write_spread
 from loramerge.merge.strength import best_smallest_cosine, rescaled, strength
+from loramerge.request.progress import Stage
 from loramerge.sources.units import Units
 
 Put = Callable[[Target, Array, Array], None]
@@ -84,11 +86,13 @@ def execute(plan: Plan, put: Put, keep: Keep) -> Report:
     A worker takes a batch all the way from reading to `put`, so that one reads while another computes
     or writes, and memory follows the largest batches in flight.
     """
-    effort, progress = plan.effort, plan.request.progress
+    effort = plan.effort
     modules: list[Module] = []
-    with workers(effort.workers) as run:
-        done = run(lambda units: _merge(plan, units, put, keep), plan.batches(effort))
-        for facts in progress(done, len(plan.sources.signatures)) if progress else done:
+    with (
+        Stage(plan.request.tell, "merging", len(plan.sources.signatures)) as stage,
+        workers(effort.workers, stage.tick) as run,
+    ):
+        for facts in run(partial(_merge, plan, put, keep, stage), plan.batches(effort)):
             modules += facts
     return report(plan, modules)
 
@@ -108,7 +112,7 @@ def report(plan: Plan, modules: list[Module]) -> Report:
 
 def _spread(module: Module, shares: Array) -> float:
     """Σ α_t ‖ΔW_t‖² − ‖Σ α_t ΔW_t‖²."""
-    return max(float(shares @ module.norms) - module.wanted, 0.0)
+    return max(float(shares @ module.squares) - module.wanted, 0.0)
 
 
 def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
@@ -117,11 +121,12 @@ def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
     return units.settle(method.remix(method.weigh(grams, weights)))
 
 
-def _merge(plan: Plan, units: Units, put: Put, keep: Keep) -> list[Module]:
+def _merge(plan: Plan, put: Put, keep: Keep, stage: Stage, units: Units) -> list[Module]:
     facts = []
     for target, (fact, factors, masks) in zip(units.targets, _made(plan, units), strict=True):
         facts.append(_emit(plan, target, fact, factors, put))
         keep(target, masks)
+        stage.step()
     return facts
 
 
@@ -152,6 +157,7 @@ def _emit(plan: Plan, target: Target, fact: Module, factors: Factors, put: Put) 
     scale = plan.outline.scale(target)
     up = up if factor == scale else up * (factor / scale)
     stored = rounding.store(up, down, plan.outline.dtype, plan.outline.width(target), str(target))
+    go_on()
     put(target, *map(host, stored))
     error = rounding.error(up, down, *stored)
     check_honest(target, error, stored, plan.outline.dtype)
@@ -170,9 +176,16 @@ def strengthened(plan: Plan) -> Plan:
         return plan
 
     def look(units: Units) -> list[Module]:
-        return [fact for fact, *_ in _made(plan, units)]
+        facts = []
+        for fact, *_ in _made(plan, units):
+            facts.append(fact)
+            stage.step()
+        return facts
 
-    with workers(plan.effort.workers) as run:
+    with (
+        Stage(plan.request.tell, "looking", len(plan.sources.signatures)) as stage,
+        workers(plan.effort.workers, stage.tick) as run,
+    ):
         facts = [fact for batch in run(look, plan.batches(plan.effort)) for fact in batch]
     return replace(plan, strengths=best_smallest_cosine(facts))
 
@@ -201,7 +214,7 @@ def _in_memory(plan: Plan) -> Merge:
             masks.setdefault(task, {})[target] = packed
 
     made = execute(plan, put, keep)
-    check_rounding(made, plan.request.max_error)
+    check_limits(made, plan.request)
     return Merge(merged(plan, slots), made, plan, masks=masks)
 
 
@@ -235,12 +248,12 @@ def _to_disk(plan: Plan, out: Path) -> Merge:
             marks[target] = fingerprint(up, down)
             draft.put(target, up, down)
 
-        with hashing(plan.sources.whole) as digests:
+        with hashing(plan.sources.whole, plan.request.tell) as digests:
             made = execute(plan, put, draft.keep)
-            check_rounding(made, plan.request.max_error)
+            check_limits(made, plan.request)
             draft.close_masks(mark_of(marks))
             draft.close(record(plan, digests()), made.to_dict())
-        check_written(draft.reread(), marks, outline.scales, plan.effort.workers)
+        check_written(draft.reread(), marks, outline.scales, plan.effort.workers, plan.request.tell)
     return Merge(load(out), made, plan, out)
 
 

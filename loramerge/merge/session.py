@@ -10,10 +10,11 @@ from loramerge.adapters.adapter import Computed, Held, Slot
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, make
 from loramerge.algorithms.only import Only
-from loramerge.arrays.backend import host, workers
+from loramerge.arrays.backend import host
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fitted, Remix
+from loramerge.arrays.workers import workers
 from loramerge.errors import UsageError
 from loramerge.merge.fit import Seen
 from loramerge.merge.measure import measure, measure_fit
@@ -22,6 +23,7 @@ from loramerge.merge.report import Module
 from loramerge.merge.run import Merge, decided, merged, report, strengths
 from loramerge.merge.strength import rescaled
 from loramerge.request.entry import part
+from loramerge.request.progress import Stage
 from loramerge.request.schedule import Schedule
 from loramerge.request.signature import spelled
 from loramerge.sources.sources import Sources
@@ -86,14 +88,19 @@ class Session:
         modules: list[Module] = []
         slots: dict[Target, Slot] = {}
         batches = self._batches(plan.method.frame)
-        with workers(plan.effort.workers) as run:
+        with self._stage("merging") as stage, workers(plan.effort.workers, stage.tick) as run:
             for (units, _, _), (facts, promised) in zip(batches, run(merge, batches), strict=True):
                 modules += facts
                 slots |= zip(units.targets, promised, strict=True)
+                for _ in facts:
+                    stage.step()
         factors = strengths(plan, modules)
         modules = [rescaled(fact, factors[fact.name]) for fact in modules]
         slots = {t: replace(slot, scale=factors[str(t)]) for t, slot in slots.items()}
         return Merge(merged(plan, slots), report(plan, modules), plan)
+
+    def _stage(self, name: str) -> Stage:
+        return Stage(self.sources.request.tell, name, len(self.sources.signatures))
 
     def _observe(self, method: Method, _: Sources, schedule: Schedule) -> list[Seen]:
         weights = method.weights(schedule.typical)
@@ -108,9 +115,12 @@ class Session:
             effort = self.sources.request.effort
 
             def look(units: Units) -> Batch:
-                return units, *units.seen(frame)
+                seen = units.seen(frame)
+                for _ in units.targets:
+                    stage.step()
+                return units, *seen
 
-            with workers(effort.workers) as run:
+            with self._stage("looking") as stage, workers(effort.workers, stage.tick) as run:
                 self._kept[frame] = list(run(look, self.sources.batches(effort)))
         return self._kept[frame]
 

@@ -15,25 +15,29 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
-from loramerge.arrays.backend import Array, workers
-from loramerge.errors import UsageError, printable
+from loramerge.arrays.backend import Array
+from loramerge.arrays.workers import go_on, workers
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import new_file
 from loramerge.formats.files.safetensors import Writer
 from loramerge.merge.plan import Plan
 from loramerge.request.effort import EFFORT, Effort
+from loramerge.request.progress import Stage
 from loramerge.sources.crowded import weighted_sum
 
 
 def check_mixture(plan: Plan) -> None:
     """Raises UsageError: the weights of some module are no shares, so that they have no variance."""
     if plan.request.renormalise:
-        raise UsageError("A spread counts a module that a source lacks as zero: leave --renormalise away.")
+        raise UsageError(
+            f"A spread counts a module that a source lacks as zero: leave {say('renormalise', True)} away."
+        )
     for target in plan.sources.signatures:
         shares = plan.schedule.way(plan.method, target)[1]
         if shares.min() < 0 or abs(shares.sum() - 1) > 1e-9:
             raise UsageError(
                 f"A spread needs a mixture, but the weights of {printable(target)} are not all 0 or more "
-                "and of sum 1: use --method sg or average."
+                f"and of sum 1: use {say('method', 'sg')} or average."
             )
 
 
@@ -54,11 +58,17 @@ def write_spread(plan: Plan, out: Path, overwrite: bool = False, effort: Effort 
 
         def put(target: Target) -> None:
             shares = plan.schedule.way(plan.method, target)[1]
-            writer.write(str(target), spread(plan.sources.adapters, shares, target).astype(np.float32))
+            found = spread(plan.sources.adapters, shares, target).astype(np.float32)
+            go_on()
+            writer.write(str(target), found)
 
         entries = max(outs * ins for outs, ins in map(plan.sources.shape, plan.sources.signatures))
-        with workers(effort.holding(4 * 8 * entries).workers) as run:  # four matrices of float64
-            for _ in run(put, list(plan.sources.signatures)):
+        count = effort.holding(4 * 8 * entries).workers  # four matrices of float64
+        with (
+            Stage(plan.request.tell, "spread", len(layout)) as stage,
+            workers(count, stage.tick) as run,
+        ):
+            for _ in stage.over(run(put, list(plan.sources.signatures))):
                 pass
 
 

@@ -32,7 +32,7 @@ def strength(scale: Scale, fact: Module, found: Mapping[str, float]) -> float:
 
 
 def _as_sources(fact: Module) -> float:
-    norms = np.sqrt(np.maximum(fact.norms, 0.0))
+    norms = np.sqrt(np.maximum(fact.squares, 0.0))
     present = norms[norms > 0]
     if not len(present) or fact.merged <= (NOTHING * present.mean()) ** 2:
         return 1.0
@@ -50,7 +50,7 @@ def best_smallest_cosine(facts: Sequence[Module]) -> dict[str, float]:
     """
     alive = [fact for fact in facts if fact.merged > 0]
     lengths = np.sqrt([fact.merged for fact in alive])  # (M,)
-    sources = np.sqrt(np.sum([fact.norms for fact in facts], axis=0))  # (T,)
+    sources = np.sqrt(np.sum([fact.squares for fact in facts], axis=0))  # (T,)
     trained = sources > 0
     overlaps = np.array([fact.overlaps for fact in alive]).reshape(len(alive), -1).T  # (T, M)
     if not alive or not trained.any():

@@ -10,7 +10,7 @@ from loramerge.algorithms import Method, name_of
 from loramerge.consumers import find
 from loramerge.consumers.check import of_outline
 from loramerge.consumers.consumer import Consumer, Finding
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.output import Outline
 from loramerge.formats.peft.profiles import Profile
 from loramerge.request.budgets import Budget
@@ -38,7 +38,7 @@ class Tailor:
         if consumer is not None:
             return cls(find(consumer), max_rank)
         if max_rank is not None:
-            raise UsageError(f"max_rank={max_rank} is for a consumer: name it with --for.")
+            raise UsageError(f"max_rank={max_rank} is for a consumer: name it with {say('consumer')}.")
         return None
 
     @property
@@ -51,7 +51,7 @@ class Tailor:
         if profile == "compact" and not self.consumer.patterns:
             raise UsageError(
                 f"{self.consumer.title} reads no ranks by module, so the compact profile is not for it: drop "
-                "--profile compact."
+                f"{say('profile', 'compact')}."
             )
 
     def dtype(self, widest: str) -> str:
@@ -90,7 +90,7 @@ class Tailor:
     def _advice(self, size: int) -> str:
         option = self.consumer.rank_option
         started = f", and start it with {option} {size} or more" if option else ""
-        return f": give --max-rank {size}{started}"
+        return f": give {say('max_rank', size)}{started}"
 
     def checked(self, outline: Outline, narrowed: bool) -> tuple[str, ...]:
         """Sentences about what was done for it.
@@ -108,10 +108,10 @@ class Tailor:
 
     def _remedy(self, finding: Finding, outline: Outline) -> str:
         if outline.extras and any(key in finding.sentence for key in outline.extras):
-            return "--extras drop leaves these tensors out."
+            return f"{say('extras', 'drop')} leaves these tensors out."
         if finding.mend and not finding.command:
             return f"What helps: {finding.mend}."
-        return f"Merge without --for {self.consumer.name} if it is for another program."
+        return f"Merge without {say('consumer', self.consumer.name)} if it is for another program."
 
 
 def sized_by(method: Method, schedule: Schedule, budget: Budget | None) -> str:

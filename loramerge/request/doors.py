@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+LIMITS = ("max_error", "max_lost", "min_cosine")  # of what is written
 HERE = ""  # a field that a door takes although it does not take the rest of that part
 
 _ALLOWED = ("allow_base_mismatch", "allow_disjoint")
@@ -33,16 +34,12 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "progress": "the command line shows it by itself",
     },
     "combine": {"bare": _BY_OUT, "allow_work": _OWN},
-    "plan": {
-        **{"out": _SAVE, "overwrite": _SAVE, "max_error": _SAVE, "progress": "nothing is merged yet"},
-        "allow_work": _OWN,
-    },
+    "plan": {**dict.fromkeys(("out", "overwrite", *LIMITS), _SAVE), "allow_work": _OWN},
     "open": {
         **dict.fromkeys(("weights", "rules", "descriptions", "embedding"), _LATER),
         **dict.fromkeys(("strength", "size", "output"), _LATER),
         "format": HERE,
         "renormalise": "what is opened is kept as the sources have it: use loramerge.combine",
-        "progress": "nothing is merged yet",
         "allow_work": _OWN,
     },
     "session": {
@@ -50,7 +47,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("weights", "descriptions", "embedding"), HERE),
         "rules": "here all modules are merged alike: use loramerge.combine",
         "format": _EARLIER,
-        **dict.fromkeys(("out", "overwrite", "max_error", "bare"), _SAVE),
+        **dict.fromkeys(("out", "overwrite", *LIMITS, "bare"), _SAVE),
         "effort": _EARLIER,
     },
     "resize": {
@@ -65,7 +62,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("rules", "initial", "strength", "size"), _CONVERTED),
         **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
         "format": "`to` says it",
-        "max_error": "every module is compared anyway",
+        **dict.fromkeys(LIMITS, "every module is compared anyway"),
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),
         "effort": "the work is that of a copy",
     },
@@ -86,7 +83,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "restore": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _RESTORED),
-        **dict.fromkeys(("out", "overwrite", "dtype", "max_error"), HERE),
+        **dict.fromkeys(("out", "overwrite", "dtype", *LIMITS), HERE),
         "allow_work": _OWN,
     },
     "recipe": {
@@ -99,14 +96,14 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "allow_pickle": _STRANGER,
         "descriptions": "similarities to them are recorded in their place",
         "size": "the ranks that it came to are recorded in its place",
-        "max_error": "it decides whether a merge is written, not what is in it",
+        **dict.fromkeys(LIMITS, "it decides whether a merge is written, not what is in it"),
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
         "effort": _NO_EFFECT,
         "allow_work": _STRANGER_WORK,
     },
     "replay": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),
-        **dict.fromkeys(("initial", "allow_pickle", "out", "overwrite", "max_error"), HERE),
+        **dict.fromkeys(("initial", "allow_pickle", "out", "overwrite", *LIMITS), HERE),
     },
 }
 

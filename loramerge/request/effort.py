@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from loramerge.errors import UsageError
 
 MEMORY = 10**9  # bytes, if nothing else is said
-Progress = Callable[[Iterable[list[Any]], int], Iterable[list[Any]]]  # batches of modules, of so many modules
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, printable
 from loramerge.request.doors import why_not
 from loramerge.request.field import Field
 from loramerge.request.request import FIELDS
@@ -29,6 +29,8 @@ def part(door: str, method: str | Method | None, said: Said) -> tuple[dict[str, 
         UsageError: a name that the door does not take, with the reason; or one that nobody knows, with
             those that are near.
     """
+    if method is not None:
+        check_method(method)
     here, options = taken(door), _options(method)
     fields = {name: value for name, value in said.items() if name in here}
     rest = {name: value for name, value in said.items() if name not in here}
@@ -44,6 +46,19 @@ def _options(method: str | Method | None) -> list[str]:
     from loramerge.algorithms import find  # methods are arrays: help and doors need none
 
     return (find(method) if isinstance(method, str) else type(method)).names()
+
+
+def check_method(method: object) -> None:
+    """Raises UsageError: it is neither a name nor a method."""
+    from loramerge.algorithms import METHODS, Method
+
+    if isinstance(method, type) and issubclass(method, Method):
+        name = METHODS.name_of(method)
+        how = f"{method.__name__}() or {name!r}" if name else f"{method.__name__}()"
+        raise UsageError(f"method={method.__name__} is the class of a method: give {how}.")
+    if not isinstance(method, str | Method):
+        shown = printable(repr(method), 60)
+        raise UsageError(f"method={shown} is neither the name of a method nor a method such as lm.Svd().")
 
 
 def _unknown(name: str, door: str, method: str | Method | None, options: Iterable[str]) -> str:

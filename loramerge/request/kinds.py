@@ -6,6 +6,7 @@ line, recipes and records all ask it, so that a wrong value gets the same senten
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import printable
+from loramerge.request.progress import Bar, Tell
 
 LARGEST = 1e300  # beyond it squares of numbers overflow float64
 
@@ -222,13 +224,20 @@ class Many(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call(Kind):
-    """Something that can be called."""
+class Progress(Kind):
+    """True for a bar, False for none, or a function of (stage, done, total)."""
 
-    def fit(self, value: Any) -> Any:
-        if not callable(value):
-            raise Unfit("cannot be called")
-        return value
+    def fit(self, value: Any) -> Tell | None:
+        if isinstance(value, bool):
+            return Bar() if value else None
+        try:
+            inspect.signature(value).bind("merging", 0, 1)
+        except TypeError:
+            raise Unfit("is neither True, False nor a function of (stage, done, total)") from None
+        except ValueError:  # some built-in functions do not say what they take
+            pass
+        told: Tell = value
+        return told
 
 
 @dataclass(frozen=True, kw_only=True)

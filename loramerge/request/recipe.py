@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +10,7 @@ from typing import Any, Self
 from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.checkpoints.extracted import Tuned
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, printable
 from loramerge.request.entry import Said, part
 from loramerge.request.request import DEFAULT, PLAIN, Request
 from loramerge.request.rules import Weight
@@ -52,10 +52,13 @@ class Recipe:
         Raises:
             UsageError: no list of sources, no such method, or a name that the door does not take.
         """
-        if isinstance(sources, str | Path | Adapter | Tuned) or not sources:
-            raise UsageError("Give a list of adapters to merge.")
+        named, weights = _named(sources)
+        if weights is not None:
+            if said.get("weights") is not None:
+                raise UsageError("The weights stand in the mapping already: leave out weights=.")
+            said = {**said, "weights": weights}
         fields, options = part(door, method, said)
-        return cls(tuple(map(Ingredient, sources)), method, options, Request(**fields))
+        return cls(tuple(map(Ingredient, named)), method, options, Request(**fields))
 
     @property
     def chosen(self) -> Method:
@@ -77,3 +80,24 @@ class Recipe:
             return self
         weights = [1.0 if each.weight is None else each.weight for each in self.sources]
         return replace(self, request=replace(self.request, weights=weights))
+
+
+def _named(sources: Any) -> tuple[list[Source], list[Weight] | None]:
+    """The sources in their order, and their weights where they come as {source: weight}.
+
+    Raises:
+        UsageError: they are no list, or one of them is neither a path, a name nor an adapter.
+    """
+    if isinstance(sources, Adapter | str | Path) or not isinstance(sources, Iterable):
+        raise UsageError("Give a list of adapters to merge, even if it is only one: [source].")
+    if isinstance(sources, Set):
+        raise UsageError("A set has no order, and weights, heads and the report need one: give a list.")
+    named = list(sources)
+    if not named:
+        raise UsageError("Give a list of adapters to merge.")
+    for each in named:
+        if not isinstance(each, str | Path | Adapter) or (isinstance(each, str) and not each):
+            raise UsageError(
+                f"{printable(repr(each), 60)} is no source: give a path, a name on the Hub, or an Adapter."
+            )
+    return named, list(sources.values()) if isinstance(sources, Mapping) else None

@@ -12,6 +12,7 @@ from loramerge.algorithms import Method, name_of, options_of
 from loramerge.checkpoints.extracted import RANK, Tuned
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.request.entry import taken
+from loramerge.request.mergekit import is_mergekit, translated
 from loramerge.request.reader import Reader
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.request import DEFAULT, FIELDS, Request
@@ -88,6 +89,8 @@ def parse(values: Any, where: str) -> Recipe:
         reader.fail("it is no table of settings such as `sources:` and `method:`")
     if "schema" in values:
         reader.fail("it is the record of a merge; loramerge replay reads those")
+    if is_mergekit(values):
+        raise UsageError(f"{where} is no recipe of loramerge: {translated(values)}")
     known = keys()
     reader.keys(values, (*OWN, *known), "it")
     given = {key: value for key, value in values.items() if value is not None}

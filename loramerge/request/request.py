@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from loramerge.request.effort import Progress
+    from loramerge.request.progress import Tell
     from loramerge.request.rules import Rule, Weight
 
 DEFAULT = "linear"  # the method, if nothing is said
@@ -106,6 +106,10 @@ class Request:
         "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
     max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
         "its norm.", "output", kinds.Number())  # fmt: skip
+    max_lost: float | None = ask(None, "Fail (exit 4) if the merge misses more than this share of the energy "
+        "of the weighted sum.", "output", kinds.Number())  # fmt: skip
+    min_cosine: float | None = ask(None, "Fail (exit 4) if the cosine of the merge with a source of positive "
+        "weight is below this.", "output", kinds.Number())  # fmt: skip
     out: Path | None = ask(None, "Where to write: NAME.safetensors for one file, another name for a folder.",
         "output", kinds.Place())  # fmt: skip
     bare: bool | None = ask(None, "Whether it will be written as one file, which a `size` must know.",
@@ -117,8 +121,10 @@ class Request:
         "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
     allow_work: bool = ask(False, "Do what a record or recipe asks of a method, also beyond ten times what "
         "is done by default.", "effort", kinds.Flag())  # fmt: skip
-    progress: Progress | None = ask(None, "Sees the modules as they are merged: a function of an iterable "
-        "of lists and their total that passes them on.", "effort", kinds.Call())  # fmt: skip
+    progress: Tell | bool | None = ask(None, "True shows a bar to those who wait. Or a function of (stage, "
+        "done, total), called ten times a second in your own thread: `reading`, `merging`, …; if it has a "
+        "method `close`, that is called after each stage.", "effort", kinds.Progress(),
+        shown="False")  # fmt: skip
 
     def __post_init__(self) -> None:
         for each in FIELDS.values():
@@ -128,6 +134,11 @@ class Request:
     def effort(self) -> Effort:
         """How much of the machine it may use."""
         return Effort(self.threads, kinds.in_bytes(self.memory))
+
+    @property
+    def tell(self) -> Tell | None:
+        """Who is told how far the merge is."""
+        return None if isinstance(self.progress, bool) else self.progress
 
     def given(self) -> Iterator[tuple[Field, Any]]:
         """The fields that are not as they would be if nobody spoke of them."""

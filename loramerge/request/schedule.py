@@ -95,6 +95,16 @@ class Schedule:
         given = tuple(np.ones(count).tolist()) if weights is None else tuple(weights)
         return cls(given, tuple(rules), (line, *own), found, layers)
 
+    def check_rules(self, targets: Iterable[Target]) -> None:
+        """Raises UsageError: a rule fits no module."""
+        names = sorted(map(str, targets))
+        for rule, found in zip(self.rules, self.found, strict=True):
+            if not any(map(found, names)):
+                raise UsageError(
+                    f"The rule for {printable(repr(rule.match))} fits no module; a module here is called "
+                    f"{printable(names[0])}."
+                )
+
     @property
     def typical(self) -> Array:
         """(T,) the weights in the middle, without rules."""

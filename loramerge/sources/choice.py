@@ -8,7 +8,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, name_of
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.request.request import Request
 from loramerge.request.rules import Ramp, Rule, Weight
 from loramerge.request.schedule import check_weights
@@ -40,8 +40,9 @@ def weighed(
     # Not multiplied: they would be two answers to one question.
     if request.weights is not None or any(rule.weights is not None for rule in request.rules):
         raise UsageError(
-            f"With --describe, {name_of(method)} finds the weights itself: leave yours out. To state the "
-            "similarities themselves, give --weights without --describe."
+            f"With {say('describe')}, {name_of(method)} finds the weights itself: leave yours "
+            f"out. To state the "
+            f"similarities themselves, give {say('weights')} without {say('describe')}."
         )
     called, told = [names(adapter) for adapter in adapters], request.descriptions
     return similarities(method.query, called, lambda: descriptions(adapters, told), request.embedding)
@@ -51,13 +52,15 @@ def _without_words(method: Method, request: Request) -> Sequence[Weight] | None:
     name = name_of(method)
     if request.descriptions or request.embedding is not None:
         raise UsageError(
-            f"Descriptions are compared with what --describe says, and {name} has no --describe: use "
-            "--method sg --describe TEXT."
+            f"Descriptions are compared with what {say('describe')} says, and {name} has no "
+            f"{say('describe')}: use "
+            f"{say('method', 'sg')} {say('describe', 'TEXT')}."
         )
     if request.weights is None and method.traits.given == "similarity":
         raise UsageError(
-            f"{name} mixes sources by what they are good at: say what you want with --describe TEXT, or give "
-            "the similarity of each source with --weights."
+            f"{name} mixes sources by what they are good at: say what you want with "
+            f"{say('describe', 'TEXT')}, or give "
+            f"the similarity of each source with {say('weights')}."
         )
     return request.weights
 

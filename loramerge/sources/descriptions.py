@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.errors import SourceError, UsageError, printable
+from loramerge.errors import SourceError, UsageError, printable, say
 from loramerge.formats.cards.readme import CARD, card
 from loramerge.formats.files.json import read_object
 
@@ -64,7 +64,7 @@ def _checked(told: Mapping[str, str], adapters: Sequence[Adapter]) -> dict[str, 
     for name, text in told.items():
         short = name if name in known else str(Path(name))
         if short not in known:
-            raise UsageError(f"--description names {printable(name)}, which is none of the sources.")
+            raise UsageError(f"{say('descriptions')} names {printable(name)}, which is none of the sources.")
         if not isinstance(text, str) or not text.strip():
             raise UsageError(f"The description of {printable(name)} is empty: say what it is good at.")
         kept[short] = text
@@ -103,7 +103,7 @@ def _read(path: Path, name: str) -> dict[str, str]:
 
 def _of_card(adapter: Adapter) -> str:
     home, name = _home(adapter), printable(adapter.name)
-    remedy = f'Say it with --description "{name}=…", or in {FILE} beside it.'
+    remedy = f"Say it with {say('descriptions', {name: '…'})}, or in {FILE} beside it."
     # A README.md beside a bare file is not its card: it may be about anything in that folder.
     folder = _repository(adapter) if adapter.bare else home
     text = None if folder is None else card(folder, adapter.name)

@@ -17,26 +17,25 @@ from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.extracted import Tuned
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import Alpha, load
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
 from loramerge.hub.progress import ended
+from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 
 EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
+FEW = 4  # sources that are named one by one
 CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
 Watch = Callable[[Any], Iterable[Any]]
 
 
-def open_all(ingredients: Sequence[Ingredient], request: Request, watch: Watch = iter) -> list[Adapter]:
+def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapter]:
     """Load every source, with the alpha meant for it, under names that tell them apart.
-
-    Args:
-        watch: sees every source as it is opened.
 
     Raises:
         UsageError: an alpha or an initial adapter for something that is no source.
@@ -49,7 +48,13 @@ def open_all(ingredients: Sequence[Ingredient], request: Request, watch: Watch =
         found = open_one(each.source, request)
         return _marked(found, each.revision)
 
-    return _told_apart(opened(ingredients, load, watch), sources)
+    with Stage(_told(ingredients, request), "reading", len(sources)) as stage:
+        return _told_apart(opened(ingredients, load, stage.over), sources)
+
+
+def _told(ingredients: Sequence[Ingredient], request: Request) -> Tell | None:
+    """Who is told of the reading; downloads have a bar of their own."""
+    return None if any(hub_name(each.source) for each in ingredients) else request.tell
 
 
 def _marked(adapter: Adapter, revision: str | None) -> Adapter:
@@ -122,7 +127,7 @@ def check_named(sources: Sequence[Source], given: Mapping[str, object], option: 
     known = {name for source in sources for name in _names(source)}
     for name in given:
         if name not in known:
-            raise UsageError(f"--{option} names {printable(name)}, which is none of the sources.")
+            raise UsageError(f"{say(option)} names {printable(name)}, which is none of the sources.")
 
 
 def _names(source: Source) -> tuple[str, ...]:
@@ -167,7 +172,9 @@ def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> li
     chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(_whole(t))}) for a in adapters]
     if not any(chosen):
         some = printable(next((t for a in adapters for t in a), "none"))
-        raise UsageError(f"No module is left by --only and --exclude; a module here is called {some}.")
+        raise UsageError(
+            f"No module is left by {say('only')} and {say('exclude')}; a module here is called {some}."
+        )
     return chosen
 
 
@@ -177,7 +184,7 @@ def _whole(target: Target) -> str:
 
 
 def _pattern(text: str | None, option: str) -> Found | None:
-    return None if text is None else searcher(text, f"--{option}")
+    return None if text is None else searcher(text, say(option))
 
 
 def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> list[str]:
@@ -266,7 +273,8 @@ def renormalised(adapters: Sequence[Adapter], weights: Callable[[Target], Array]
         have = math.fsum(w for a, w in zip(adapters, own, strict=True) if target in a.slots)
         if have == 0:
             raise UsageError(
-                f"--renormalise divides by the weights of the sources that have {printable(target)}, and "
+                f"{say('renormalise', True)} divides by the weights of the sources that have "
+                f"{printable(target)}, and "
                 "these add up to 0."
             )
         factors[target] = math.fsum(own) / have
@@ -285,6 +293,9 @@ def missing_modules(adapters: Sequence[Adapter], renormalise: bool = False) -> l
     """Sentences about the modules that some source lacks."""
     how = "the others count for it there" if renormalise else "it counts as zero in the others"
     union = len({target for adapter in adapters for target in adapter})
-    return [
-        f"{printable(a.name)} has {len(a)} of the {union} modules; {how}" for a in adapters if len(a) < union
-    ]
+    lacking = [a for a in adapters if len(a) < union]
+    if len(lacking) <= FEW:
+        return [f"{printable(a.name)} has {len(a)} of the {union} modules; {how}" for a in lacking]
+    least, most = (found(union - len(a) for a in lacking) for found in (min, max))
+    count = f"{least}" if least == most else f"{least} to {most}"
+    return [f"{len(lacking)} of the {len(adapters)} sources lack {count} of the {union} modules; {how}"]

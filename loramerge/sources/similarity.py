@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.arrays.backend import Array
-from loramerge.errors import SourceError, UsageError, printable
+from loramerge.errors import SourceError, UsageError, printable, say
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.npz import read_npz
 
@@ -71,15 +71,16 @@ def _tfidf(query: str, texts: Sequence[str], names: Names) -> Array:
 
     vectorizer = TfidfVectorizer(stop_words="english", norm=None)
     if not (words := set(vectorizer.build_analyzer()(query))):
-        raise UsageError(f"--describe {printable(repr(query), 60)} has no word to compare: say more.")
+        raise UsageError(f"{say('describe')} {printable(repr(query), 60)} has no word to compare: say more.")
     found = [set(vectorizer.build_analyzer()(text)) for text in texts]
     for own, their in zip(names, found, strict=True):
         if not their:
             raise UsageError(f"The description of {printable(own[0])} has no word to compare: say more.")
     if not any(words & their for their in found):
         raise UsageError(
-            f"--describe {printable(repr(query), 60)} shares no word with any description: use their words, "
-            "or a --embedding that knows what words mean."
+            f"{say('describe')} {printable(repr(query), 60)} shares no word with any "
+            f"description: use their words, "
+            f"or a {say('embedding')} that knows what words mean."
         )
     return np.asarray(vectorizer.fit_transform([*texts, query]).toarray(), dtype=np.float64)
 
@@ -91,7 +92,7 @@ def _of_file(path: Path, query: str, names: Names) -> Array:
     if query not in table:
         raise UsageError(
             f"{printable(path)} has no vector named {printable(repr(query), 60)}: that of the query goes by "
-            "the text of --describe."
+            f"the text of {say('describe')}."
         )
     rows.append(_vector(table[query], query, path))
     if len({len(row) for row in rows}) > 1:
@@ -131,14 +132,15 @@ def _of_model(name: str, texts: Sequence[str]) -> Array:
     """(T + 1, n) by a model of sentence-transformers: from its folder, or from the Hub by its whole name."""
     if not os.path.isdir(name) and not HUB.fullmatch(name):
         raise UsageError(
-            f"--embedding {printable(name)} is neither tfidf nor a file of vectors ({', '.join(FILES)}), nor "
+            f"{say('embedding')} {printable(name)} is neither tfidf nor a file of vectors "
+            f"({', '.join(FILES)}), nor "
             "the folder of a model, nor the name of one, such as sentence-transformers/all-MiniLM-L6-v2."
         )
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise UsageError(
-            f"--embedding {printable(name)} is a model, which needs the extra `text`: pip install "
+            f"{say('embedding')} {printable(name)} is a model, which needs the extra `text`: pip install "
             f"'loramerge[text]'. Without it there are tfidf and files of vectors ({', '.join(FILES)})."
         ) from None
     try:

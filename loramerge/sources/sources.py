@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Signature
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import FORMATS, PEFT, Dialect
 from loramerge.formats.output import Outline
@@ -25,7 +26,7 @@ from loramerge.request.schedule import Schedule
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
 from loramerge.sources.identity import identified
-from loramerge.sources.open import Watch, check_together, matched, missing_modules, open_all, select
+from loramerge.sources.open import check_together, matched, missing_modules, open_all, select
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.units import Units, align, batches
 
@@ -64,7 +65,8 @@ class Sources:
         check_grain(adapters)
         missing = missing_modules(adapters, request.renormalise)
         notes = (*oddities, *apart, *missing)
-        return cls(tuple(whole), tuple(adapters), align(adapters), notes, request, dialect)
+        signatures = align(adapters, limited=False)  # units that are folded are never held at once
+        return cls(tuple(whole), tuple(adapters), signatures, notes, request, dialect)
 
     def without(self, left: Mapping[int, float]) -> Sources:
         """As if the sources at these positions had not been named."""
@@ -72,7 +74,10 @@ class Sources:
         whole, adapters = ([some[i] for i in kept] for some in (self.whole, self.adapters))
         names = {**self.left_out, **{self.whole[i].name: left[i] for i in left}}
         if not any(adapters):
-            raise UsageError("The sources that were chosen have none of the modules of --only and --exclude.")
+            raise UsageError(
+                f"The sources that were chosen have none of the modules of "
+                f"{say('only')} and {say('exclude')}."
+            )
         return replace(Sources.of(whole, adapters, self.request, self.dialect), left_out=names)
 
     def confirm(self) -> None:
@@ -87,6 +92,11 @@ class Sources:
     def held(self, method: Method) -> int:
         """Bytes that a method holds for the largest module."""
         return max((method.held(self.shape(target)) for target in self.signatures), default=0)
+
+    def check_units(self) -> None:
+        """Raises IncompatibleError: a module has more units than are merged at once."""
+        for target, signature in self.signatures.items():
+            check_units(str(target), self.shape(target), signature)
 
     def folded(self, weights: Callable[[Target], Array]) -> Sources:
         """The same sum from fewer units, where there are more than a module has rows or columns."""
@@ -127,12 +137,12 @@ class Sources:
         return [units for group in groups for units in batches(self.adapters, group, share, workers)]
 
 
-def open_together(recipe: Recipe, watch: Watch = iter) -> Sources:
+def open_together(recipe: Recipe) -> Sources:
     """Open the adapters of a recipe and check that they belong together. Reads headers only."""
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = identified(open_all(recipe.sources, request, watch), request)
+    found = identified(open_all(recipe.sources, request), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
@@ -150,7 +160,7 @@ def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | N
         return wanted.format_for([adapter.dialect for adapter in found])
     if format in FORMATS and format not in (*wanted.formats, *wanted.dialects):
         said = f"{wanted.title} does not load the format {format} (it loads {' and '.join(wanted.formats)})"
-        raise UsageError(f"{said}: drop --format or --for.")
+        raise UsageError(f"{said}: drop {say('format')} or {say('consumer')}.")
     return format
 
 

@@ -17,6 +17,7 @@ from loramerge.arrays.dtypes import wide
 from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
 from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
+from loramerge.arrays.workers import go_on
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.request.effort import MEMORY
 
@@ -106,6 +107,7 @@ class Units:
         )
 
     def _gram(self, module: int) -> tuple[Array, Array]:
+        go_on()
         up, down = self.up(module), self.down(module)
         with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source below
             grams = up.T @ up, down @ down.T
@@ -173,21 +175,27 @@ def _split(up: Array, down: Array, scale: Array) -> Array:
     return xp.exp2(xp.round(xp.log2(apart) / 2))
 
 
-def align(adapters: Sequence[Adapter]) -> dict[Target, Signature]:
+def align(adapters: Sequence[Adapter], limited: bool = True) -> dict[Target, Signature]:
     """Every module that some source has, sorted, with the rank of each source in it.
+
+    Args:
+        limited: whether all their units will be held at once; else those of one source are.
 
     Raises:
         IncompatibleError: two sources disagree about the shape or kind of one module, or have too many units.
     """
     targets = sorted({target for adapter in adapters for target in adapter})
     for target in targets:
-        _agree(target, [adapter for adapter in adapters if target in adapter.slots])
+        own = [adapter for adapter in adapters if target in adapter.slots]
+        _agree(target, own)
+        ranks = [adapter.slots[target].rank for adapter in own]
+        for held in [ranks] if limited else [[rank] for rank in ranks]:
+            check_units(str(target), own[0].slots[target].shape, held)
     return {t: tuple(a.slots[t].rank if t in a.slots else 0 for a in adapters) for t in targets}
 
 
 def _agree(target: Target, adapters: Sequence[Adapter]) -> None:
     first = adapters[0]
-    check_units(str(target), first.slots[target].shape, [a.slots[target].rank for a in adapters])
     for other in adapters[1:]:
         if first.slots[target].shape != other.slots[target].shape:
             raise IncompatibleError(

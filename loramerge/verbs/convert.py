@@ -9,10 +9,11 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.arrays import dtypes
-from loramerge.errors import UsageError, VerificationError, printable
+from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect, named
 from loramerge.formats.dialects.dialect import check_ranks
+from loramerge.formats.files.destination import a_path
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.alpha import DIFFUSERS, OURS
 from loramerge.formats.peft.profiles import Profile, check_profile
@@ -96,7 +97,7 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
     request = Request(**fields)
     if request.extras == "average":
         raise UsageError("extras='average' is for several sources: one of refuse, first, drop is for one.")
-    adapter, where = identified([open_one(source, request)], request)[0], Path(out)
+    adapter, where = identified([open_one(source, request)], request)[0], a_path(out, "out")
     dialect = writer.written([adapter], to)
     written = _profile(request.profile, dialect)
     if _changes_nothing(request) and _copies(adapter, dialect, where):
@@ -138,7 +139,7 @@ def _grown(whole: Adapter, outline: Outline) -> Iterator[str]:
     if after < 2 * before:
         return
     said = f"every module is padded with zeros to rank {outline.rank}, {after} units instead of {before}"
-    yield said + ("" if outline.dialect.one_rank else ": --profile compact keeps each at its own")
+    yield said + ("" if outline.dialect.one_rank else f": {say('profile', 'compact')} keeps each at its own")
 
 
 def check_close(found: Difference, kind: str) -> None:
@@ -147,7 +148,8 @@ def check_close(found: Difference, kind: str) -> None:
     if not worst.error <= max(4 * dtypes.epsilon(kind), 1e-6):
         raise VerificationError(
             f"{printable(worst.name)} would be off by {worst.error:.1e} of its norm in {dtypes.word(kind)}, "
-            "more than rounding explains: its values are too small for the type. Use --dtype float32."
+            f"more than rounding explains: its values are too small for the type. Use "
+            f"{say('dtype', 'float32')}."
         )
 
 

@@ -7,16 +7,18 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fitted
-from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable
+from loramerge.arrays.workers import go_on, workers
+from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable, say
 from loramerge.formats.files.atomic import new_file
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.output import is_bare
@@ -27,7 +29,8 @@ from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
 from loramerge.merge.run import decided, report
 from loramerge.merge.strength import rescaled, strength
-from loramerge.request.effort import EFFORT, Effort, Progress
+from loramerge.request.effort import EFFORT, Effort
+from loramerge.request.progress import Stage, Tell
 from loramerge.sources.units import Units
 
 FACTOR = re.compile(r"\.lora_(down|A)\.weight$")
@@ -41,7 +44,7 @@ def write_deltas(
     *,
     overwrite: bool = False,
     effort: Effort = EFFORT,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> Report:
     """Write ΔW of every module as a full matrix, to be added to the base parameter.
 
@@ -62,7 +65,7 @@ def write_deltas(
     """
     where = Path(out)
     if todo.method.masks:
-        raise UsageError("Dense deltas cannot hold masks: leave out --dense-delta.")
+        raise UsageError("Dense deltas cannot hold masks: merge into an adapter.")
     _check(todo, where)
     todo.check_apart(where)
     names = _names(todo)
@@ -71,16 +74,18 @@ def write_deltas(
     marks: dict[str, int] = {}
     modules: list[Module] = []
     with new_file(where, overwrite, todo.sources.confirm) as file:
-        with hashing(todo.sources.whole) as digests:
+        with hashing(todo.sources.whole, progress) as digests:
             with Writer(file, layout, _header(todo, unhashed(todo.sources.whole)), name=str(out)) as writer:
 
                 def put(target: Target, stored: Array) -> None:
                     marks[names[target]] = zlib.crc32(stored.reshape(-1).view("u1").data)
                     writer.write(names[target], stored)
 
-                with workers(effort.workers) as run:
-                    done = run(lambda units: _merge(todo, units, put), todo.batches(effort))
-                    for facts in progress(done, len(names)) if progress else done:
+                with (
+                    Stage(progress, "merging", len(names)) as stage,
+                    workers(effort.workers, stage.tick) as run,
+                ):
+                    for facts in run(partial(_merge, todo, put, stage), todo.batches(effort)):
                         modules += facts
                 writer.amend(_header(todo, digests()))
                 writer.close()
@@ -99,10 +104,12 @@ def _check(todo: Plan, out: Path) -> None:
         if target.layout.blocks > 1 or target.index >= 0:
             raise IncompatibleError(
                 f"{printable(target)} is one of many updates of one parameter (experts, or groups of a "
-                "convolution), which dense deltas do not hold: leave it out with --exclude."
+                f"convolution), which dense deltas do not hold: leave it out with {say('exclude')}."
             )
     if todo.outline.extras or todo.outline.apart:
-        raise IncompatibleError("Dense deltas cannot hold heads, biases or other tensors: add --extras drop.")
+        raise IncompatibleError(
+            f"Dense deltas cannot hold heads, biases or other tensors: add {say('extras', 'drop')}."
+        )
 
 
 def _header(todo: Plan, digests: list[dict[str, str]]) -> dict[str, str]:
@@ -138,13 +145,15 @@ def _shape(target: Target, size: tuple[int, int]) -> tuple[int, ...]:
     return (ins, outs) if _turned(target) else (outs, ins)
 
 
-def _merge(todo: Plan, units: Units, put: Put) -> list[Module]:
+def _merge(todo: Plan, put: Put, stage: Stage, units: Units) -> list[Module]:
     method, weights = todo.way(units)
     plain, seen = units.seen(method.frame)
-    return [
-        _emit(todo, target, measure_dense(plain, m, matrix, weights, units.signature), matrix, put)
-        for m, (target, matrix) in enumerate(zip(units.targets, _matrices(todo, units, seen), strict=True))
-    ]
+    modules = []
+    for m, (target, matrix) in enumerate(zip(units.targets, _matrices(todo, units, seen), strict=True)):
+        fact = measure_dense(plain, m, matrix, weights, units.signature)
+        modules.append(_emit(todo, target, fact, matrix, put))
+        stage.step()
+    return modules
 
 
 def _matrices(todo: Plan, units: Units, seen: Grams) -> Iterator[Array]:
@@ -173,10 +182,12 @@ def _emit(todo: Plan, target: Target, fact: Module, matrix: Array, put: Put) -> 
         off += float(np.square(row - wide).sum()) if finite else 0.0
     if not finite:
         raise IncompatibleError(
-            f"The merge of {printable(target)} does not fit {dtypes.word(todo.outline.dtype)}: use --dtype "
+            f"The merge of {printable(target)} does not fit {dtypes.word(todo.outline.dtype)}: "
+            f"use {say('dtype')} "
             "bfloat16 or float32."
         )
     whole = stored.T if _turned(target) else stored
+    go_on()
     put(target, np.ascontiguousarray(whole).reshape(_shape(target, matrix.shape)))
     return replace(rescaled(fact, factor), rounding=off)
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.lowrank import LowRank
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
-from loramerge.errors import SourceError, VerificationError, printable
+from loramerge.arrays.workers import workers
+from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
 from loramerge.merge.report import aligned
 from loramerge.request.effort import Effort
@@ -120,7 +121,7 @@ class Difference:
             how = f"is missing in {worst.missing}" if worst.missing else f"is off by {_tiny(worst.error)}"
             raise VerificationError(
                 f"{len(above)} of {len(self.modules)} modules differ by more than {max_error:g} of their "
-                f"norm; {printable(worst.name)} {how}. If that was meant, allow it with --max-error."
+                f"norm; {printable(worst.name)} {how}. If that was meant, allow it with {say('max_error')}."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.extracted import RANK
 from loramerge.checkpoints.extracted import adapter as adapter_of
@@ -28,6 +28,7 @@ from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import check_profile
 from loramerge.request.budgets import Budget, Market, largest, share, share_bytes
 from loramerge.request.entry import part
+from loramerge.request.progress import Stage
 from loramerge.request.request import Request
 from loramerge.request.signature import spelled
 from loramerge.verbs.convert import check_close
@@ -243,10 +244,18 @@ class _Extractor:
             some = printable(next((str(w.target) for w, _ in self.pair.weights), "none"))
             raise UsageError(f"No module is left by --only and --exclude; a module here is called {some}.")
         most = max(prod(tuned.shape) for tuned, _ in pairs) * HELD
-        with workers(self.request.effort.holding(most).workers) as run:
-            done = ([found] for found in run(lambda each: self.pair.module(each, rank, share), pairs))
-            watched = self.request.progress(done, len(pairs)) if self.request.progress else done
-            return [module for batch in watched for module in batch]
+        count = self.request.effort.holding(most).workers
+        with (
+            Stage(self.request.tell, "extracting", len(pairs)) as stage,
+            workers(count, stage.tick) as run,
+        ):
+
+            def look(each: Any) -> Module:
+                found = self.pair.module(each, rank, share)
+                stage.step()
+                return found
+
+            return list(run(look, pairs))
 
     def _within(self, budget: Budget, bare: bool) -> list[Module]:
         """Modules of ranks that this budget pays for."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,16 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array, workers
+from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import spectrum
+from loramerge.arrays.workers import workers
 from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
-from loramerge.merge.report import aligned
-from loramerge.sources.units import align, batches
+from loramerge.merge.report import aligned, as_html
+from loramerge.sources.units import Units, align, batches
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -153,6 +154,16 @@ class Inspection:
         return [[*head, *spectra], *(_row(name, members) for (name, _), members in groups.items())]
 
     def __str__(self) -> str:
+        loads = filter(None, [_told(self.loads)])
+        return "\n".join([self._head(), *aligned(self.table()), *loads, *self._odd()])
+
+    def _repr_html_(self) -> str:
+        return as_html(self.table(), [self._head(), *filter(None, [_told(self.loads)]), *self._odd()])
+
+    def _odd(self) -> list[str]:
+        return [f"odd: {text}" for text in self.oddities]
+
+    def _head(self) -> str:
         head = (
             f"{printable(self.adapter.name)}: {self.kind}, {len(self.modules)} modules, "
             f"{dtypes.word(self.adapter.dtype)}, "
@@ -161,11 +172,7 @@ class Inspection:
         )
         if self.adapter.provenance.hub:
             head += f", commit {printable((self.adapter.provenance.revision or '')[:8])}"
-        loads = filter(None, [_told(self.loads)])
-        return "\n".join([head, *aligned(self.table()), *loads, *(f"odd: {text}" for text in self.oddities)])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return head
 
 
 def _told(loads: dict[str, bool]) -> str:
@@ -209,13 +216,14 @@ def inspect(
     # Also where the cache has the file: the same command shows the same columns everywhere.
     if adapter.provenance.peeked:
         return Inspection(adapter, tuple(_facts(adapter, target, None) for target in sorted(adapter)))
-    found: dict[str, ModuleFacts] = {}
-    with workers(1):
-        for units in batches([adapter], align([adapter])):
-            grams = units.grams()
-            sigma = spectrum(grams.up, grams.down).sigma
-            for target, values in zip(units.targets, sigma, strict=True):
-                found[str(target)] = _facts(adapter, target, values)
+
+    def look(units: Units) -> list[tuple[str, ModuleFacts]]:
+        grams = units.grams()
+        sigma = spectrum(grams.up, grams.down).sigma
+        return [(str(t), _facts(adapter, t, values)) for t, values in zip(units.targets, sigma, strict=True)]
+
+    with workers(1) as run:
+        found = dict(chain.from_iterable(run(look, batches([adapter], align([adapter])))))
     return Inspection(adapter, tuple(found[str(target)] for target in sorted(adapter)))
 
 

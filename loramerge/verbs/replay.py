@@ -10,7 +10,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, make
-from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable
+from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable, say
 from loramerge.formats import load
 from loramerge.formats.output import is_bare
 from loramerge.formats.records import adapter_beside, read_record
@@ -156,7 +156,7 @@ def _check_given(sources: Sequence[SourceRecord], given: Mapping[str, str | Path
     for name in given:
         if name not in known:
             names = ", ".join(printable(name) for name in [*(s.name for s in sources), *starts])
-            raise UsageError(f"--source names {printable(name)}, but the merge was of {names}.")
+            raise UsageError(f"{say('sources')} names {printable(name)}, but the merge was of {names}.")
 
 
 def _folders(record: Path) -> list[Path]:
@@ -203,7 +203,8 @@ def _starts(source: SourceRecord, search: Search, request: Request) -> list[str 
 
 def _absent(what: str, name: str) -> str:
     return (
-        f"{what} is neither beside the record nor here. Say where it lies: --source {printable(name)}=PATH."
+        f"{what} is neither beside the record nor here. Say where it lies: "
+        f"{say('sources', {printable(name): 'PATH'})}."
     )
 
 
@@ -236,7 +237,7 @@ def _check_scales(sources: Sequence[SourceRecord], adapters: Sequence[Adapter]) 
 def _other(source: SourceRecord, place: str | Path, how: str) -> IncompatibleError:
     return IncompatibleError(
         f"{printable(place)} is not the {printable(source.name)} that was merged: {printable(how)}. Find the "
-        f"one of then, and name it with --source {printable(source.name)}=PATH."
+        f"one of then, and name it with {say('sources', {printable(source.name): 'PATH'})}."
     )
 
 

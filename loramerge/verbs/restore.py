@@ -10,7 +10,7 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.algorithms.restored import Restored
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import load
 from loramerge.formats.masks import PLACE, Masks, mark_of, open_masks

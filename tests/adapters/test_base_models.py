@@ -8,7 +8,7 @@ from loramerge import Adapter, BaseModel, IncompatibleError
 from loramerge.adapters.base_models import common_base, compare_bases, is_local
 from tests.helpers.adapters import random_adapters
 
-REFUSED = "--allow-base-mismatch"
+REFUSED = "allow_base_mismatch=True"
 NAMES = {  # names of the bases -> what is said of them: nothing, a word of the only note, or a refusal
     "one name": (("org/m", "org/m"), None),
     "one local path": (("/models/m", "/models/m"), None),

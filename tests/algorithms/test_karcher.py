@@ -89,5 +89,5 @@ def test_fewer_steps_stop_on_the_way():
 
 
 def test_there_is_no_direction_away_from_an_update():
-    with pytest.raises(UsageError, match=r"source 2 has -1\. To subtract a skill use --method linear"):
+    with pytest.raises(UsageError, match=r"source 2 has -1\. To subtract a skill use method='linear'"):
         combine([diagonal(1, 0)] * 2, "karcher", weights=[2, -1])

@@ -149,7 +149,7 @@ def test_alpha_for_the_files_that_need_it(cli, tmp_path):
         assert cli.code == 0
         c, d = (dense(tensors(seed), s) for seed, s in ((3, 1.0), (4, scale)))
         assert_merged(tmp_path / "merged.safetensors", {path: c[path] + d[path] for path in SHAPES})
-        noted = "note: c.safetensors: it says its own alpha, so --alpha is not used for it" in cli.err
+        noted = "note: c.safetensors: it says its own alpha, so the one given is not used for it" in cli.err
         assert noted == ("=" not in given)
 
 
@@ -160,7 +160,7 @@ ALPHAS = {
     "two for all": (["16", "8"], "--alpha SOURCE=A for each"),
     "one for all and one by name": (["16", "d.safetensors=8"], "--alpha SOURCE=A for each"),
     "no number": (["d.safetensors=x"], "neither a number nor 'rank'"),
-    "empty": ([""], "neither a number nor 'rank'"),
+    "empty": ([""], "followed by an empty word"),
     "nan": (["nan"], "neither a number above 0 nor 'rank'"),
     "infinite": (["d.safetensors=inf"], "neither a number above 0 nor 'rank'"),
     "0": (["0"], "neither a number above 0 nor 'rank'"),

@@ -145,6 +145,44 @@ def test_a_signal_in_the_middle_of_a_merge(tmp_path, number):
     assert os.listdir(tmp_path) == []
 
 
+STUCK = """
+import signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from loramerge.sources.units import Units
+def gram(*_):  # a call of LAPACK that takes minutes
+    print("computing", flush=True)
+    threading.Event().wait(100)
+Units._gram = gram
+from loramerge.cli import main
+main()
+"""
+COMMANDS_THAT_COMPUTE = {
+    "combine": ("combine", *FIXTURES, "--method", "ties", "-o", "m"),
+    "one thread": ("combine", *FIXTURES, "--threads", "1", "-o", "m.safetensors"),
+    "looking first": ("combine", *FIXTURES, "--method", "svd", "--energy", "0.9", "-o", "m"),
+    "dense": ("combine", *FIXTURES, "--dense-delta", "-o", "m.safetensors"),
+    "dry run": ("combine", *FIXTURES, "--method", "svd", "--dry-run"),
+    "resize": ("resize", FIXTURES[0], "--size", "20kB", "-o", "m"),
+    "inspect": ("inspect", FIXTURES[0]),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS_THAT_COMPUTE.values(), ids=COMMANDS_THAT_COMPUTE)
+def test_ctrl_c_waits_for_no_computation(tmp_path, command):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", STUCK, *command], cwd=tmp_path, **options) as child:
+        assert child.stdout.readline().startswith("computing")
+        began = time.monotonic()
+        os.killpg(child.pid, signal.SIGINT)
+        time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGINT)  # who is impatient disturbs nothing
+        _, words = child.communicate(timeout=20)
+        took = time.monotonic() - began
+    assert (child.returncode, words.strip()) == (130, "Interrupted: no output was changed.")
+    assert took < 2, "under a second of its own, on a machine that others use too"
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
     for command in (["methods", "lego"], ["inspect", "--json", *FIXTURES], ["inspect", *FIXTURES * 20]):
         read_end, write_end = os.pipe()
@@ -250,7 +288,7 @@ def test_without_a_command_the_help_is_shown(cli):
     assert "70 a bug in loramerge" in " ".join(cli.out.split())
     assert cli("--version").out == f"loramerge, version {loramerge.__version__}\n"
     assert cli("merge").code == 2
-    assert "No such command 'merge'" in cli.err
+    assert "There is no command 'merge'. Did you mean combine?" in cli.err
 
 
 def test_the_module_runs_as_the_script_does(tmp_path):

@@ -196,8 +196,10 @@ def test_a_name_of_the_hub_is_taken_for_one_only_where_it_looks_like_one(cli, na
     assert ("Hub" in cli.err) == (name in HUB)
 
 
-def test_no_name_at_all_means_the_working_folder(cli):
-    cli("inspect", "").refused(1, ". has no adapter_config.json")
+def test_a_dot_means_the_working_folder_and_an_empty_name_nothing(cli):
+    cli("inspect", ".").refused(1, ". has no adapter_config.json")
+    assert cli("inspect", "").code == 2
+    assert "A word is empty" in cli.err
 
 
 @pytest.mark.parametrize("length", [300, 5000])

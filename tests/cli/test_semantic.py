@@ -136,7 +136,7 @@ WRONG = {
     ),
     "no card": (["fixtures/../fixtures", "gone", "--describe", "SQL"], 1, "gone"),
     "no common word": (["sql", "--describe", "zebras"], 2, "'zebras' shares no word with any description"),
-    "an empty query": (["sql", "--describe", ""], 2, "describe is empty"),
+    "an empty query": (["sql", "--describe", ""], 2, "describe is followed by an empty word"),
     "weights beside it": (["sql", "--describe", "SQL", "-w", "1"], 2, "finds the weights itself"),
     "no such list": (["sql", "--describe", "SQL", "--descriptions", "x.json"], 1, "x.json does not exist"),
     "no such vectors": (["sql", "--describe", "SQL", "--embedding", "x.npz"], 1, "x.npz does not exist"),

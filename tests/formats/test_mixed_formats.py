@@ -24,7 +24,7 @@ def mixed(tmp_path):
 
 def test_sources_of_several_formats_merge_where_their_modules_have_one_name(tmp_path):
     files = mixed(tmp_path)
-    with pytest.raises(lm.UsageError, match=r"a kohya LoRA.*a diffusers LoRA.*--format"):
+    with pytest.raises(lm.UsageError, match=r"a kohya LoRA.*a diffusers LoRA.*format="):
         lm.combine(list(files.values()))
     wanted = {
         str(t): u.dense() - 2 * lm.load(files["diffusers"])[t].dense()

@@ -231,7 +231,7 @@ def test_an_output_is_replaced_only_when_told_and_never_with_foreign_files_in_it
     for name in ("m", "m.safetensors"):
         combine([a], out=tmp_path / name)
         before = content(tmp_path / name)
-        with pytest.raises(OutputError, match="--overwrite"):
+        with pytest.raises(OutputError, match="overwrite=True"):
             combine([a, b], out=tmp_path / name)
         assert content(tmp_path / name) == before
         combine([a, b], out=tmp_path / name, overwrite=True)

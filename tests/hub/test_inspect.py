@@ -217,7 +217,7 @@ def test_alphas_all_over_a_file_are_as_its_metadata_states_and_said_to_be(hub, t
     assert cli.out.splitlines()[1].split()[-3:] == ["rank", "stated", "scale"]
     assert (
         "odd: the alpha (8) is as the metadata states it (ss_network_alpha): 16 of the 50 alphas "
-        "inside the file were read, and say the same; the others were not (--download reads all)\n"
+        "inside the file were read, and say the same; the others were not (a download reads all)\n"
     ) in cli.out
     assert len(hub.got("GET", "/lfs/")) == 16, "the head, with the first alpha, and fifteen others"
     assert read(hub) == 100_000 + 15 * 4 < path.stat().st_size / 100

@@ -102,5 +102,5 @@ def test_all_of_the_energy_is_the_sum():
 
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [0.1 + 0.2, -0.3]], ids=str)
 def test_weights_that_sum_to_zero_have_no_mean(weights):
-    with pytest.raises(UsageError, match="sum to zero, so they have no mean: use --method linear"):
+    with pytest.raises(UsageError, match="sum to zero, so they have no mean: use method='linear'"):
         merged(random_adapters(0, (2, 2)), "average", weights)

@@ -37,5 +37,5 @@ def test_an_average_of_those_that_have_it():
 def test_it_says_so_and_needs_a_weight():
     notes = combine(SOURCES, renormalise=True).report.notes
     assert any("the others count for it" in note for note in notes)
-    with pytest.raises(UsageError, match="--renormalise"):
+    with pytest.raises(UsageError, match="renormalise=True"):
         combine(SOURCES, weights=[1, 1, -1], renormalise=True)

@@ -1,5 +1,9 @@
 """The driver, in memory: what goes in, what comes out, and what is refused with a sentence."""
 
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import ml_dtypes
@@ -94,15 +98,51 @@ def test_modules_can_be_chosen(only, exclude, left):
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_progress_sees_every_module_once(threads):
     seen = []
+    combine([A, B], progress=lambda *told: seen.append(told), threads=threads)
+    assert [told for told in seen if told[0] == "merging"][-1] == ("merging", 2, 2)
 
-    def watch(done, total):
-        for modules in done:
-            seen.append((len(modules), total))
-            yield modules
 
-    combine([A, B], progress=watch, threads=threads)
-    assert sum(count for count, _ in seen) == 2
-    assert {total for _, total in seen} == {2}
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", ["m", "m.safetensors"])
+def test_an_interrupt_of_the_library_waits_for_nobody_and_leaves_nothing(
+    tmp_path, monkeypatch, threads, name
+):
+    over, one = threading.Event(), threading.Lock()
+
+    def computing(*_):
+        if one.acquire(blocking=False):
+            os.kill(os.getpid(), signal.SIGINT)
+        over.wait(30)  # as a long call of LAPACK
+
+    monkeypatch.setattr("loramerge.sources.units.Units._gram", computing)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        combine([A, B], out=tmp_path / name, threads=threads)
+    took = time.monotonic() - began
+    over.set()
+
+    assert took < 2
+    assert os.listdir(tmp_path) == []
+
+
+LIMITS = [
+    ({"max_lost": 0.01}, "misses .* of the energy of the weighted sum, more than max_lost=0.01"),
+    ({"min_cosine": 0.9}, "cosine of the merge with .* is .*, below min_cosine=0.9"),
+]
+
+
+@pytest.mark.parametrize(("limit", "words"), LIMITS)
+def test_a_merge_beyond_its_limits_is_not_written(tmp_path, limit, words):
+    with pytest.raises(VerificationError, match=words):
+        combine([A, B], "svd", rank=1, out=tmp_path / "m", **limit)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(VerificationError, match=words):
+        combine([A, B], "svd", rank=1, **limit)
+
+
+def test_a_merge_within_its_limits_is_written_and_what_is_subtracted_has_none():
+    assert combine([A, A], max_lost=1e-9, min_cosine=0.999).adapter
+    assert combine([A, B], weights=[1, -0.01], min_cosine=0.9).report.cosines[1] < 0.9
 
 
 def test_planning_reads_no_factor_and_says_the_size():
@@ -128,7 +168,7 @@ def test_ranks_above_what_servers_take_are_noted():
     nine = random_adapters(2, (9, 8))
     assert combine(nine, "cat").report.notes == (
         "rank 17 is above 16, vLLM's default --max-lora-rank; "
-        "with --rank 16, which most methods take, or by loramerge resize it stays within it",
+        "with rank 16, which most methods take, or by loramerge resize it stays within it",
     )
     assert combine(nine, "svd", rank=16).report.notes == ()
 
@@ -202,9 +242,7 @@ def test_tensors_beside_the_pairs_are_refused_not_dropped():
 
 
 def test_an_error_above_the_limit_is_refused():
-    with pytest.raises(
-        VerificationError, match=r"layers.0.. is off by .* more than --max-error 1e-06: use a"
-    ):
+    with pytest.raises(VerificationError, match=r"layers.0.. is off by .* more than max_error=1e-06: use a"):
         combine([A, B], dtype="bfloat16", max_error=1e-6)
 
 

@@ -67,7 +67,7 @@ def test_a_merge_can_be_saved_with_proof_and_provenance(tmp_path):
     for name in ("adapter_model.safetensors", "adapter_config.json", "loramerge.json"):
         assert (tmp_path / "m" / name).read_bytes() == (tmp_path / "n" / name).read_bytes()
     assert load(tmp_path / "m").rank == 3
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="overwrite=True"):
         merge.save(tmp_path / "m")
 
 

@@ -106,7 +106,7 @@ def test_a_mean_has_a_spread_too_and_a_sum_has_none(tmp_path):
 def test_renormalised_sources_have_no_spread(tmp_path):
     merge = lm.combine(SOURCES["one lacks a module"], lm.Sg(), weights=NEAR, renormalise=True)
     assert merge.report.spread is None
-    with pytest.raises(UsageError, match="leave --renormalise away"):
+    with pytest.raises(UsageError, match="leave renormalise=True away"):
         merge.save_spread(tmp_path / "t.safetensors")
 
 

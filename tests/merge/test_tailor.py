@@ -52,9 +52,9 @@ def test_max_rank_says_how_much_it_was_told_to_load(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "svd", "rank": 20}, "rank=20 gives rank 20, and vLLM loads rank 16 at most: give --max"),
+        ({"method": "svd", "rank": 20}, "rank=20 gives rank 20, and vLLM loads rank 16 at most: give max"),
         ({"energy": 1.0}, "energy=1.0 gives rank 24"),
-        ({"method": "cat"}, "cat gives rank 24, and vLLM loads rank 16 at most: give --max-rank 24, and "
+        ({"method": "cat"}, "cat gives rank 24, and vLLM loads rank 16 at most: give max_rank=24, and "
             "start it with --max-lora-rank 24 or more; or take one with a rank, such as svd"),
         ({"rules": [lm.Rule("q_proj", rank=20)], "rank": 2}, "the rule for q_proj gives rank 20"),
         ({"total_rank": 24 * len(LAYERS)}, "total_rank gives rank 24"),
@@ -82,7 +82,7 @@ def test_float64_is_written_as_float32_unless_it_is_asked_for(tmp_path):
         ("llama.cpp", {"profile": "compact"}, lm.UsageError, "llama.cpp reads no ranks by module"),
         ("tgi", {}, lm.UsageError, "'tgi' is not one of peft, transformers, vllm"),
         ("vllm", {"max_rank": 0}, lm.UsageError, "max_rank=0 must be a whole number from 1 on"),
-        (None, {"max_rank": 8}, lm.UsageError, "max_rank=8 is for a consumer: name it with --for"),
+        (None, {"max_rank": 8}, lm.UsageError, "max_rank=8 is for a consumer: name it with consumer="),
         ("vllm", {"out": "m.safetensors"}, lm.UsageError, "write to m instead of m.safetensors"),
         ("diffusers", {}, lm.IncompatibleError, "belong to no image model that loramerge knows"),
         (
@@ -104,11 +104,11 @@ def test_what_it_would_not_load_is_refused_in_a_sentence(
 
 def test_heads_that_it_does_not_load_must_be_dropped_by_the_user(tmp_path):
     head, score = HOSTILE["a head"](tmp_path / "a"), HOSTILE["a classifier"](tmp_path / "b")
-    with pytest.raises(lm.IncompatibleError, match="Decide with --extras"):
+    with pytest.raises(lm.IncompatibleError, match="Decide with extras="):
         lm.combine([head], consumer="vllm")
     with pytest.raises(lm.IncompatibleError, match="lm_head, and it takes only score and classifier"):
         lm.combine([head], consumer="vllm", extras="first")
-    with pytest.raises(lm.IncompatibleError, match=r"score.weight. --extras drop leaves these tensors out"):
+    with pytest.raises(lm.IncompatibleError, match=r"score.weight. extras='drop' leaves these tensors out"):
         lm.combine([score], consumer="llama.cpp", extras="first")
     lm.combine([head], consumer="vllm", extras="drop", out=tmp_path / "m")
     lm.combine([score], consumer="vllm", extras="first", out=tmp_path / "n")
@@ -217,7 +217,7 @@ def kohya(tmp_path):
     [("mlx", "peft"), ("vllm", "mlx"), ("diffusers", "cloneofsimo"), ("comfyui", "mlx")],
 )
 def test_a_format_that_it_does_not_load_is_said_to_be_none(consumer, format, tmp_path):
-    with pytest.raises(lm.UsageError, match=rf"does not load the format {format} .* drop --format or --for"):
+    with pytest.raises(lm.UsageError, match=rf"does not load the format {format} .* drop format="):
         lm.combine(two(tmp_path), consumer=consumer, format=format)
 
 
@@ -229,6 +229,6 @@ def test_a_format_that_it_loads_of_some_models_is_refused_for_the_others(tmp_pat
 @pytest.mark.parametrize("format", ["kohya", "comfy", "cloneofsimo"])
 @pytest.mark.parametrize("out", ["m", "m.safetensors"])
 def test_a_format_of_one_file_has_no_place_for_masks(format, out, tmp_path):
-    words = f"the format {format} has no place for them: give --format peft or --format diffusers"
+    words = f"the format {format} has no place for them: give format='peft' or format='diffusers'"
     with pytest.raises(lm.UsageError, match=words):
         lm.combine(kohya(tmp_path), "mergevla", format=format, out=tmp_path / out)

@@ -211,7 +211,7 @@ WRONG = {
         "for methods with a rank .linear, average, svd, lego and others., not for cat",
     ),
     "too small a rank": ("svd", {"total_rank": 3}, "too little: with rank 1 in every module it would be 4"),
-    "too small a size": ("svd", {"size": 50}, "size=50 is too little.* or take a smaller --dtype"),
+    "too small a size": ("svd", {"size": 50}, "size=50 is too little.* or take a smaller dtype="),
     "no number": ("svd", {"total_rank": 0}, "whole number from 1 on"),
     "no size": ("svd", {"size": "much"}, "'much' is no size such as 500MB"),
 }

@@ -46,13 +46,15 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "max_rank": (8, 8),
     "scale": ("norm", "norm"),
     "max_error": (0.5, 0.5),
+    "max_lost": (0.5, 0.5),
+    "min_cosine": (0.5, 0.5),
     "out": ("m", Path("m")),
     "bare": (True, True),
     "overwrite": (True, True),
     "threads": (2, 2),
     "memory": ("1MB", "1MB"),
     "allow_work": (True, True),
-    "progress": (lambda done, total: done, None),
+    "progress": (lambda stage, done, total: done, None),
 }
 WRONG = {  # a value of another type, for every field
     **dict.fromkeys(FIELDS, object()),

@@ -73,12 +73,12 @@ WRONG = {
     "no card": (
         {},
         UsageError,
-        'what set/sql is good at: it has no README.md. Say it with --description "set/sql=',
+        "what set/sql is good at: it has no README.md. Say it with descriptions={",
     ),
     "an unknown source": (
         {"sqll": "x"},
         UsageError,
-        "--description names sqll, which is none of the sources",
+        "descriptions= names sqll, which is none of the sources",
     ),
     "an empty text": ({"sql": " "}, UsageError, "The description of sql is empty"),
     "no text": ({"sql": 3}, UsageError, "The description of sql is empty"),
@@ -190,8 +190,8 @@ USES = {
         {"describe": "sql", "rules": [lm.Rule("q", weights=(1, 2))]},
         "finds the weights itself",
     ),
-    "descriptions of another method": ("linear", {"descriptions": {"sql": SQL}}, "linear has no --describe"),
-    "an embedding without a query": ("sg", {"embedding": "tfidf", "weights": [1, 1]}, "use --method sg"),
+    "descriptions of another method": ("linear", {"descriptions": {"sql": SQL}}, "linear has no describe="),
+    "an embedding without a query": ("sg", {"embedding": "tfidf", "weights": [1, 1]}, "use method='sg'"),
     "a query of another method": ("svd", {"describe": "sql"}, "describe is an option of sg, not of svd"),
 }  # fmt: skip
 

@@ -51,7 +51,7 @@ def test_an_alpha_for_all_serves_those_that_need_it_and_one_by_name_must_be_need
     assert scales == [2.0, 2.0, 3.0]
     for name in (str(lone), "z.safetensors"):
         assert opened([lone], {name: "rank"})[0].slots
-    with pytest.raises(UsageError, match="drop --alpha"):
+    with pytest.raises(UsageError, match="drop alpha="):
         opened([*two, lone], {"z.safetensors": 6, "lora": 6})
     with pytest.raises(UsageError, match="none of the sources"):
         opened([lone], {"elsewhere/z.safetensors": 6})

@@ -142,7 +142,7 @@ def test_a_profile_says_whether_modules_keep_ranks_of_their_own(tmp_path, to, pr
 
     assert sorted(slot.rank for slot in done.adapter.slots.values()) == RANKS[to, profile]
     assert lm.diff(source, done.adapter).largest < 1e-6
-    padded = [note for note in done.notes if "24 units instead of 11: --profile compact" in note]
+    padded = [note for note in done.notes if "24 units instead of 11: profile='compact'" in note]
     assert len(padded) == (RANKS[to, profile] == [8, 8, 8])
 
 

@@ -94,7 +94,7 @@ def test_a_replay_of_a_replay_and_from_the_json_alone(tmp_path):
 
 def test_sources_of_one_name_are_told_apart_by_the_user(tmp_path):
     lm.combine(["x/lora", "y/lora"], out="m")
-    with pytest.raises(SourceError, match=r"x/lora is neither beside .*--source x/lora=PATH"):
+    with pytest.raises(SourceError, match=r"x/lora is neither beside .*sources={'x/lora': 'PATH'}"):
         lm.replay("m")
     lm.replay("m", "n", sources={"x/lora": "x/lora", "y/lora": "y/lora"})
     assert content(tmp_path / "n") == content(tmp_path / "m")
@@ -281,7 +281,7 @@ def test_a_name_that_is_no_name_must_be_given_a_place(tmp_path, name):
 
 
 def test_a_source_that_was_not_merged_cannot_be_given(tmp_path):
-    with pytest.raises(UsageError, match=r"--source names z, but the merge was of a, c.safetensors"):
+    with pytest.raises(UsageError, match=r"sources= names z, but the merge was of a, c.safetensors"):
         lm.replay(recorded(tmp_path, lambda v: None), sources={"z": "a"})
 
 

@@ -15,6 +15,7 @@ from loramerge.algorithms.entries.block import Block
 from loramerge.algorithms.entries.chance import own_names, uniform
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.workers import go_on
 
 TILE = 64, 512  # entries of one source stay in cache
 SAMPLE = 1 << 15
@@ -56,6 +57,7 @@ class Tiles:
         (rows, columns), (height, width) = self.shape, self.grid
         for top in range(0, rows, height):
             for left in range(0, columns, width):
+                go_on()
                 yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
 
     def values(self, tile: Tile, only: int | None = None) -> Array:

@@ -14,7 +14,7 @@ from loramerge.algorithms.method import Method
 from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.gram import Grams, inner
 from loramerge.arrays.remix import Remix
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,8 @@ def check_ranks(grams: Grams, method: str) -> int:
         whose = ", ".join(f"{printable(grams.sources[s])} {r}" for s, r in zip(sources, ranks, strict=True))
         raise IncompatibleError(
             f"{method} adds factors unit by unit and needs one rank in all sources: in "
-            f"{printable(grams.labels[0])} they are {whose}. Use --method average or svd, which take any."
+            f"{printable(grams.labels[0])} they are {whose}. Use {say('method', 'average')} or "
+            f"svd, which take any."
         )
     return ranks[0] if ranks else len(grams.of(int(grams.owner[0])))
 

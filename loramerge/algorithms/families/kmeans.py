@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from loramerge.arrays.backend import Array, host, like, namespace, positions
+from loramerge.arrays.workers import go_on
 
 DUPLICATE = 1e-12  # squared distances below this share of the largest unit are rounding
 KEPT = 1 << 12  # centres to be drawn in one batch, above which the draws are not kept
@@ -123,6 +124,7 @@ def lloyd(kernel: Array, live: Array, shares: Array, rounds: int = 300) -> tuple
     shares = shares.copy()
     inertia = xp.zeros(len(live))
     for _ in range(rounds):
+        go_on()
         gap = _distances(kernel[moving], shares[moving], used[moving])
         found = xp.where(live[moving], _first_least(gap), -1)
         nearest = xp.where(live[moving], gap.min(axis=2), 0.0)

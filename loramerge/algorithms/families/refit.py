@@ -9,6 +9,7 @@ import numpy as np
 
 from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.remix import Fit
+from loramerge.arrays.workers import go_on
 
 SMALL = 192  # rows or columns: below, a whole SVD is as fast
 EXCESS = 1e-7  # of ‖A‖², that the fit may lose more than the best one
@@ -68,6 +69,7 @@ def _iterated(matrix: Array, rank: int, start: Array, enough: Enough) -> tuple[A
     block = min(max(rank + max(GUARD, rank // 2), min(len(start), WIDEST)), most)
     v = _orthonormal(_begun(start, block).T.astype(matrix.dtype))
     for turn in count(1):
+        go_on()
         q, triangle = xp.linalg.qr(matrix @ v)
         x, theta, zt = xp.linalg.svd(triangle)
         u, v = (q @ x)[:, :block], (v @ zt.T)[:, :block]
@@ -115,6 +117,7 @@ def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Ar
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     gram = xp.zeros((len(wide), len(wide)))
     for left in range(0, wide.shape[1], 1024):
+        go_on()
         piece = wide[:, left : left + 1024].astype(np.float64)
         gram += piece @ piece.T
     return xp.maximum(xp.linalg.eigvalsh(gram)[::-1], 0.0)

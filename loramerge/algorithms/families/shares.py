@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loramerge.arrays.backend import Array
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 
 
 def shares(weights: Array) -> Array:
@@ -19,7 +19,7 @@ def shares(weights: Array) -> Array:
     """
     total = float(np.sum(weights))
     if abs(total) < 1e-12 * float(np.abs(weights).sum()) or total == 0.0:
-        raise UsageError("The weights sum to zero, so they have no mean: use --method linear.")
+        raise UsageError(f"The weights sum to zero, so they have no mean: use {say('method', 'linear')}.")
     return weights / total
 
 
@@ -33,6 +33,6 @@ def positive_shares(weights: Array, method: str) -> Array:
         worst = int(np.argmin(weights))
         raise UsageError(
             f"{method} takes no weight below zero; source {worst + 1} has {weights[worst]:g}. To subtract a "
-            "skill use --method linear."
+            f"skill use {say('method', 'linear')}."
         )
     return shares(weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.workers import go_on
 
 Cores = list[tuple[Array, Array]]  # of every source: up and down (R, r), the matrix being up @ downᵀ
 CHANGE = 1e-6  # of the relative error, below which nothing more is tried
@@ -28,6 +29,7 @@ def subspaces(cores: Cores, k: int) -> tuple[Array, Array]:
     total = sum(float(((up.T @ up) * (down.T @ down)).sum()) for up, down in cores)  # Σ‖X_t‖²
     before = np.inf
     for _ in range(ROUNDS):
+        go_on()
         left = _leading(_seen(cores, right), k)
         seen = _seen(turned, left)
         right = _leading(seen, k)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.target import Layout, Target
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.files.views import matrix, widened
 from loramerge.formats.forms.checks import check_float, check_full
@@ -78,7 +78,9 @@ class Cloneofsimo(Dialect):
 
     def home(self, target: Target) -> Target:
         if target.kind not in self.kinds or target.layout.blocks > 1 or target.parameter != "weight":
-            raise IncompatibleError(f"{printable(target)} has no place in {self.words}: use --exclude.")
+            raise IncompatibleError(
+                f"{printable(target)} has no place in {self.words}: use {say('exclude')}."
+            )
         return replace(target, layout=Layout(kernel=target.layout.kernel))
 
     def keys(self, targets: Iterable[Target]) -> Names:
@@ -226,7 +228,7 @@ def _in_order(component: str, paths: Sequence[str]) -> Sequence[str]:
         raise IncompatibleError(
             f"A cloneofsimo LoRA numbers all layers of a model, and these {len(paths)} of "
             f"{printable(component)} are not all of one that is known, such as {printable(min(paths))}: "
-            "write another format with --format."
+            f"write another format with {say('format')}."
         )
     return order
 

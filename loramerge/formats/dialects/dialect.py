@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tensor
 from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.alpha import Alpha, already_known
 from loramerge.formats.peft.keys import Shape, laid, shapes, within
@@ -67,7 +67,7 @@ class Header:
             return []
         if not self.optional:
             raise already_known(self.name)
-        return ["it says its own alpha, so --alpha is not used for it"]
+        return ["it says its own alpha, so the one given is not used for it"]
 
     def adapter(
         self,
@@ -241,7 +241,7 @@ class Dialect:
             if (there := home(target)) in slots:
                 raise IncompatibleError(
                     f"{printable(adapter.name)} has two modules that {self.words} would call "
-                    f"{printable(there)}: convert its parts one by one, with --only."
+                    f"{printable(there)}: convert its parts one by one, with {say('only')}."
                 )
             slots[there] = slot
         biases = {home(target): bias for target, bias in adapter.biases.items()}
@@ -251,7 +251,7 @@ class Dialect:
 def check_dtype(dialect: Dialect, kind: str) -> None:
     """Raises IncompatibleError: the tools of this dialect cannot load such tensors."""
     if kind in dialect.unread:
-        raise IncompatibleError(f"{dialect.words} cannot hold {kind} tensors: add --dtype float32.")
+        raise IncompatibleError(f"{dialect.words} cannot hold {kind} tensors: add {say('dtype', 'float32')}.")
 
 
 def check_ranks(dialect: Dialect, profile: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Held, Tensor
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.grain import fused, known_flux
@@ -91,7 +91,7 @@ class Kohya(Dialect):
         if target.kind not in self.kinds or target.layout.blocks > 1:
             raise IncompatibleError(
                 f"{printable(target)} is {_odd(target)}, for which kohya's format has no name: leave it out "
-                "with --exclude."
+                f"with {say('exclude')}."
             )
         if target.component not in COMPONENTS.values():
             raise unnamed(target, self.words)

@@ -20,7 +20,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.target import Kind, Layout, Target
 from loramerge.arrays.backend import Array
-from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
+from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects import mlx_config
 from loramerge.formats.dialects.dialect import Dialect, Header, Widths
 from loramerge.formats.files.views import Shared, View, rows, transposed, widened
@@ -76,7 +76,7 @@ class Mlx(Dialect):
         if target.component != "model" or target.kind not in self.kinds or target.parameter != "weight":
             raise IncompatibleError(
                 f"mlx-lm has no name for {printable(target)}: it adapts linear layers, embeddings and the "
-                "experts of its own switch layers in language models. Leave it out with --exclude."
+                f"experts of its own switch layers in language models. Leave it out with {say('exclude')}."
             )
         layout = Layout(blocks=target.layout.blocks)
         kind = "expert" if target.kind == "expert" else _kind(target.path)

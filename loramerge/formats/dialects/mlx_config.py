@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects.dialect import Header
 from loramerge.formats.files.json import read_object
 from loramerge.formats.peft.config import plausible
@@ -118,7 +118,8 @@ def _given(header: Header) -> Callable[[int], float]:
     if alpha is None:
         raise IncompatibleError(
             f"{printable(header.name)} does not say its scale, which mlx-lm keeps in {CONFIG}: put that file "
-            "beside it, or add --alpha with the scale times the rank (--alpha rank for scale 1)."
+            f"beside it, or add {say('alpha')} with the scale times the rank "
+            f"({say('alpha', 'rank')} for scale 1)."
         )
     return lambda rank: 1.0 if alpha == "rank" else float(alpha) / rank
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import is_flat
@@ -42,7 +42,7 @@ class Peft(Dialect):
         if len(components) > 1:
             raise IncompatibleError(
                 f"{printable(adapter.name)} adapts several models ({printable(', '.join(components))}), and "
-                f"a PEFT adapter is for one: choose it with --only '^{components[0]}\\.'."
+                f"a PEFT adapter is for one: choose it with {say('only', f'^{components[0]}[.]')}."
             )
         return self._renamed(whole, self.home)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 
 PARTS = {"unet": "unet", "transformer": "transformer", "text_encoder": "text_encoder", "t5": "text_encoder_2"}
@@ -35,7 +35,7 @@ def unnamed(target: Target, words: str) -> IncompatibleError:
     """A module that has no name in a dialect."""
     return IncompatibleError(
         f"{printable(target)} belongs to an unknown model, so it has no name in {words}: leave it out with "
-        "--exclude, or write another --format."
+        f"{say('exclude')}, or write another {say('format')}."
     )
 
 

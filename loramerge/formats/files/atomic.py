@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from loramerge.errors import OutputError, printable
+from loramerge.errors import OutputError, printable, say
 from loramerge.formats.files.destination import check_output, real_path
 
 __all__ = ["check_output", "locked", "new_file", "new_folder", "writing"]
@@ -96,9 +96,11 @@ def writing(out: Path | str) -> Iterator[None]:
         name = printable(out, limit=1000)
         if error.errno in _FULL:
             raise OutputError(
-                f"There is no space left while writing {name}. Free some, or choose another -o."
+                f"There is no space left while writing {name}. Free some, or choose another {say('out')}."
             ) from error
-        raise OutputError(f"{name} cannot be written: {error.strerror}. Choose another -o.") from error
+        raise OutputError(
+            f"{name} cannot be written: {error.strerror}. Choose another {say('out')}."
+        ) from error
 
 
 @contextmanager
@@ -113,7 +115,16 @@ def _work(out: Path, overwrite: bool, folder: bool, own: Collection[str] = ()) -
             yield new
         finally:
             with writing(out):
-                _remove(new)
+                _surely(new)
+
+
+def _surely(new: Path) -> None:
+    """Take the work away, also where a second interrupt comes while that is done."""
+    try:
+        _remove(new)
+    except KeyboardInterrupt:
+        _remove(new)
+        raise
 
 
 def put_back(path: Path) -> None:
@@ -190,7 +201,7 @@ def _lock(lock: Path, out: Path) -> int:
             os.close(fd)
             raise OutputError(
                 f"Another loramerge is writing to {printable(out, limit=1000)}."
-                " Wait for it to end, or choose another -o."
+                f" Wait for it to end, or choose another {say('out')}."
             ) from None
         except BaseException:
             os.close(fd)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.errors import OutputError, printable
+from loramerge.errors import OutputError, UsageError, printable, say
 
 ADAPTER_FILES = frozenset(
     {
@@ -18,6 +18,13 @@ ADAPTER_FILES = frozenset(
         "README.md",
     }
 )
+
+
+def a_path(value: object, setting: str) -> Path:
+    """A place to write to. Raises UsageError: it is none."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise UsageError(f"{setting}={printable(repr(value), 60)} is no path.")
+    return Path(value)
 
 
 def check_output(out: Path, overwrite: bool, folder: bool, own: Collection[str] = ()) -> None:
@@ -42,9 +49,9 @@ def check_output(out: Path, overwrite: bool, folder: bool, own: Collection[str] 
             _check_file(name, real, overwrite)
     except OSError as error:
         reason = f"{name} cannot be written: {error.strerror}."
-        raise OutputError(f"{reason} Choose another -o.") from error
+        raise OutputError(f"{reason} Choose another {say('out')}.") from error
     except ValueError as error:
-        raise OutputError(f"{name} is no possible name of a file. Choose another -o.") from error
+        raise OutputError(f"{name} is no possible name of a file. Choose another {say('out')}.") from error
 
 
 def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] = ()) -> None:
@@ -67,7 +74,9 @@ def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] =
         return
     for path, source, whole in read:
         if how := _meets(path, real, whole):
-            raise OutputError(f"{name} {how} {printable(source)}, which is merged. Choose another -o.")
+            raise OutputError(
+                f"{name} {how} {printable(source)}, which is merged. Choose another {say('out')}."
+            )
 
 
 def _meets(path: Path, real: Path, whole: bool) -> str | None:
@@ -92,34 +101,39 @@ def _check_parent(name: str, parent: Path) -> None:
     while not os.path.lexists(nearest):
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise OutputError(f"{name} cannot be written: {_shown(nearest)} is not a folder. Choose another -o.")
+        raise OutputError(
+            f"{name} cannot be written: {_shown(nearest)} is not a folder. Choose another {say('out')}."
+        )
     if nearest != parent:
         raise OutputError(
             f"{name} cannot be written: the folder {_shown(parent)} does not exist."
-            " Create it first, or choose another -o."
+            f" Create it first, or choose another {say('out')}."
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{name} cannot be written: you may not write in the folder {_shown(parent)}. Choose another -o."
+            f"{name} cannot be written: you may not write in the folder {_shown(parent)}. "
+            f"Choose another {say('out')}."
         )
 
 
 def _check_file(name: str, real: Path, overwrite: bool) -> None:
     if real.is_dir():
-        raise OutputError(f"{name} is a folder, and a file is to be written. Choose another -o.")
+        raise OutputError(f"{name} is a folder, and a file is to be written. Choose another {say('out')}.")
     if not os.path.lexists(real):
         return
     if not real.is_file():
-        raise OutputError(f"{name} is not a regular file. Choose another -o.")
+        raise OutputError(f"{name} is not a regular file. Choose another {say('out')}.")
     if real.stat().st_size and not overwrite:
-        raise OutputError(f"{name} exists. Choose another -o, or replace it with --overwrite.")
+        raise OutputError(
+            f"{name} exists. Choose another {say('out')}, or replace it with {say('overwrite', True)}."
+        )
 
 
 def _check_folder(name: str, real: Path, overwrite: bool, own: Collection[str]) -> None:
     if not os.path.lexists(real):
         return
     if not real.is_dir():
-        raise OutputError(f"{name} is a file, and a folder is to be written. Choose another -o.")
+        raise OutputError(f"{name} is a file, and a folder is to be written. Choose another {say('out')}.")
     entries = sorted(os.scandir(real), key=lambda entry: entry.name)
     if own:
         below = sorted(str(path.relative_to(real)) for path in real.rglob("*") if not path.is_dir())
@@ -132,10 +146,12 @@ def _check_folder(name: str, real: Path, overwrite: bool, own: Collection[str]) 
         what = "the model" if own else "an adapter"
         raise OutputError(
             f"Writing to {name} would delete {_some(foreign)}, which is not part of {what}."
-            " Choose another -o, or move it away."
+            f" Choose another {say('out')}, or move it away."
         )
     if entries and not overwrite:
-        raise OutputError(f"{name} is not empty. Choose another -o, or replace it with --overwrite.")
+        raise OutputError(
+            f"{name} is not empty. Choose another {say('out')}, or replace it with {say('overwrite', True)}."
+        )
 
 
 def _is_masks(entry: os.DirEntry[str]) -> bool:

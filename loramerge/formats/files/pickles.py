@@ -25,6 +25,7 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.opcodes import Function, run
 from loramerge.formats.files.safetensors import File, Stored
+from loramerge.formats.files.strangers import HEAD, check_head
 from loramerge.formats.files.stream import LIMIT, Stream
 
 Starts = Mapping[str, tuple[int, int]]  # storage -> where its bytes begin, and how many there are
@@ -109,6 +110,8 @@ def open_pickle(path: Path, name: str) -> File:
     try:
         stored = Stored.at(path, name)
         stream: Any = Stream(stored)
+        check_head(stream.read(HEAD), name)
+        stream.seek(0)
         read = _zipped if zipfile.is_zipfile(stream) else _legacy
         stream.seek(0)
         values, starts = read(stream, stored.size)

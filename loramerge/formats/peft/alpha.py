@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loramerge.adapters.adapter import Tensor
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.table import TYPES
@@ -18,7 +18,6 @@ from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.number import number
 from loramerge.formats.peft.pairs import Pairs, Stored
 from loramerge.formats.peft.updates import understood
-from loramerge.hub.escape import shell
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
 DIFFUSERS = "lora_adapter_metadata"
@@ -50,7 +49,8 @@ def given(file: File, stored: Stored, alpha: Alpha | None) -> Said:
         understood(stored, {}, None, file.name)  # what no alpha would help is told first
         raise IncompatibleError(
             f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
-            f"--alpha {shell(file.path.name)}=16 (with its training alpha), or --alpha rank if "
+            f"{say('alpha', {printable(file.path.name): 16})} (with its training alpha), or "
+            f"{say('alpha', 'rank')} if "
             "the scale is already in the weights."
         )
     return (*with_alpha(stored, alpha, file.name), {})
@@ -107,7 +107,7 @@ def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
 
 def already_known(name: str) -> UsageError:
     """An alpha was given for a source that says its own; two answers cannot both be right."""
-    return UsageError(f"{printable(name)} says its own alpha: drop --alpha for it.")
+    return UsageError(f"{printable(name)} says its own alpha: drop {say('alpha')} for it.")
 
 
 def _ours(file: File, stored: Stored) -> Said | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.forms.table import TYPES
 from loramerge.formats.forms.unread import refuse_settings
 from loramerge.formats.patterns.rank_patterns import Patterns
@@ -138,7 +138,8 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
         raise IncompatibleError(
             f"{printable(name)} was initialised with {printable(init)}, which changes the base weights, so "
             "its factors are no update of the original model. Give the adapter that its training began with "
-            "by --initial SOURCE=PATH, or save it with PEFT's path_initial_model_for_weight_conversion."
+            f"by {say('initial', {'SOURCE': 'PATH'})}, or save it with PEFT's "
+            f"path_initial_model_for_weight_conversion."
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.pickles import open_pickle
@@ -94,7 +94,7 @@ def _unused(alpha: Alpha | None, optional: bool, name: str) -> list[str]:
         return []
     if not optional:
         raise already_known(name)
-    return ["it says its own alpha, so --alpha is not used for it"]
+    return ["it says its own alpha, so the one given is not used for it"]
 
 
 def _adapter(
@@ -171,9 +171,9 @@ def open_weights(path: Path, name: str, allow_pickle: bool) -> File:
         return open_file(path, name)
     if not allow_pickle:
         raise IncompatibleError(
-            f"{printable(name)} is a pickle, which could run code when it is read. --allow-pickle "
-            "(allow_pickle=True) reads its tensors without running anything; safer still is to save it as "
-            "safetensors."
+            f"{printable(name)} is a pickle, which could run code when it is read. "
+            f"{say('allow_pickle', True)} reads its tensors without running anything; safer still is to save "
+            "it as safetensors."
         )
     return open_pickle(path, name)
 

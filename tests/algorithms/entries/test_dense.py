@@ -22,7 +22,7 @@ from loramerge import (
 from loramerge import open as open_adapters
 from loramerge.algorithms.entries.dense import limits
 from loramerge.algorithms.entries.tiles import tiles
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 from loramerge.errors import UsageError
 from tests.algorithms.entries.test_tiles import SHAPE, grams_of
 from tests.helpers.adapters import cast, dense, distance, merged, random_adapters, truncated

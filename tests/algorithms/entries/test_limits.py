@@ -7,7 +7,7 @@ import pytest
 
 from loramerge import Adapter, Breadcrumbs, Magnitude, Ties, combine
 from loramerge.algorithms.entries.limits import Search
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 from tests.helpers.adapters import cast, dense, distance, random_adapters, truncated, units_of
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from loramerge.algorithms.families.refit import refit, squares
 from loramerge.algorithms.families.size import common_rank
-from loramerge.arrays.backend import workers
+from loramerge.arrays.workers import workers
 
 
 @pytest.fixture(autouse=True)

@@ -134,9 +134,9 @@ def scene(folder):
 
 
 REFUSALS = {  # OUT, overwrite, the kind that is to be written -> words of the refusal
-    "a file": ("file", False, "file", "file exists. .*--overwrite"),
-    "a full folder": ("adapter", False, "folder", "adapter is not empty. .*--overwrite"),
-    "a link to a full folder": ("link", False, "folder", "link is not empty. .*--overwrite"),
+    "a file": ("file", False, "file", "file exists. .*overwrite=True"),
+    "a full folder": ("adapter", False, "folder", "adapter is not empty. .*overwrite=True"),
+    "a link to a full folder": ("link", False, "folder", "link is not empty. .*overwrite=True"),
     "a file for a folder": ("file", True, "folder", "file is a file"),
     "a folder for a file": ("adapter", True, "file", "adapter is a folder"),
     "an empty folder for a file": ("empty", True, "file", "empty is a folder"),

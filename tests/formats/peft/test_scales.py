@@ -98,11 +98,11 @@ def test_a_bare_file_finds_its_alpha_in_a_fixed_order(tmp_path, metadata, more, 
     assert adapter.bare
     assert {slot.scale for slot in adapter.slots.values()} == {scale}
     assert not adapter.extras
-    with pytest.raises(UsageError, match=r"says its own alpha: drop --alpha for it\.$"):
+    with pytest.raises(UsageError, match=r"says its own alpha: drop alpha= for it\.$"):
         load(source, alpha=16)
     noted = load(source, alpha=16, optional=True)
     assert {slot.scale for slot in noted.slots.values()} == {scale}
-    assert noted.oddities == ("it says its own alpha, so --alpha is not used for it",)
+    assert noted.oddities == ("it says its own alpha, so the one given is not used for it",)
 
 
 def test_pefts_own_file_name_belongs_to_the_config_beside_it_whatever_else_lies_there(tmp_path):

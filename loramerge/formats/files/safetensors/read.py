@@ -13,6 +13,7 @@ from loramerge.adapters.original import open_original
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.safetensors import header
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
+from loramerge.formats.files.strangers import HEAD, check_head
 
 GGUF = b"GGUF"  # how llama.cpp's files begin
 MAX_HEADER = 16 * 2**20  # some 100 000 tensors; the format itself allows 100 MB
@@ -115,11 +116,18 @@ def _parsed(stored: Stored) -> File:
     return File(stored.name, stored.path, stored.size, stored.read_into, metadata, tensors)
 
 
+def _check_stranger(stored: Stored) -> None:
+    head = bytearray(min(HEAD, stored.size))
+    stored.read_into(memoryview(head), 0)
+    check_head(bytes(head), stored.name)
+
+
 def _header_length(stored: Stored) -> int:
     if stored.size < 8:
         raise header.Malformed(f"it has only {stored.size} bytes")
     raw = bytearray(8)
     stored.read_into(memoryview(raw), 0)
+    _check_stranger(stored)
     if raw.startswith(GGUF):
         raise IncompatibleError(
             f"{_shown(stored.name)} is a GGUF file of llama.cpp, which keeps factors under names and in an "

@@ -1,0 +1,120 @@
+"""Threads that share the work and obey at once: an interrupt does not wait until their batches are done.
+
+The thread of the caller only waits, so that an interrupt reaches it whatever the others compute. They give up
+at their next step. One that stands in a long call of LAPACK is left behind, and ends by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Job = tuple["Future[Any]", Callable[[Any], Any], Any]
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+
+BEAT = 0.1  # seconds between two ticks
+GRACE = 0.4  # seconds for work to come to its next step, before files that it writes are taken away
+_own = threading.local()
+
+
+class Stopped(BaseException):
+    """Nobody wants this work any more. No `Exception`: nothing may take it for a failure and go on."""
+
+
+def go_on() -> None:
+    """Said between two steps of long work, and before anything is written. Raises Stopped."""
+    stop = getattr(_own, "stop", None)
+    if stop is not None and stop.is_set():
+        raise Stopped
+
+
+class Crew:
+    """Some threads and the jobs that they take one by one; `tick` is called while somebody waits."""
+
+    def __init__(self, count: int, tick: Callable[[], None]) -> None:
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._stop, self._tick = threading.Event(), tick
+        # daemons: the end of the program need not wait for them either
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results in the order of the items, which all are taken on now."""
+        return self._results(deque(self.submit(function, item) for item in items))
+
+    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+        future: Future[Result] = Future()
+        self._jobs.put((future, function, item))
+        return future
+
+    def result(self, future: Future[Result], tick: Callable[[], None]) -> Result:
+        """What came of a job. Raises what the job raised."""
+        while not wait([future], BEAT).done:
+            tick()
+        tick()
+        return future.result()
+
+    def end(self) -> None:
+        """No more jobs will come; those taken on are finished."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Give everything up."""
+        self._stop.set()
+        for _ in self._threads:
+            self._jobs.put(None)
+        until = time.monotonic() + GRACE
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0.0))
+
+    def _results(self, futures: deque[Future[Result]]) -> Iterator[Result]:
+        while futures:
+            yield self.result(futures.popleft(), self._tick)  # no result is kept longer than needed
+
+    def _work(self) -> None:
+        _own.stop = self._stop
+        while (job := self._jobs.get()) is not None:
+            future, function, item = job
+            try:
+                go_on()
+                future.set_result(function(item))
+            except BaseException as error:
+                future.set_exception(error)
+            del job, future, function, item
+
+
+@contextmanager
+def crew(count: int, tick: Callable[[], None] = lambda: None) -> Iterator[Crew]:
+    """A crew that ends with the block, and gives up if the block fails or is interrupted."""
+    made = Crew(count, tick)
+    try:
+        yield made
+    except BaseException:
+        made.stop()
+        raise
+    made.end()
+
+
+@contextmanager
+def workers(count: int, tick: Callable[[], None] = lambda: None) -> Iterator[Run]:
+    """A ``map`` over `count` threads, each with one BLAS thread; BLAS is restored afterwards.
+
+    More BLAS threads per worker were measured slower: skinny products wait at barriers.
+    The results come in the order of the items, so they do not depend on `count`.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"), crew(count, tick) as made:
+        yield made.map

@@ -1,0 +1,133 @@
+"""What callers give by mistake: never taken for something else, always answered in a sentence."""
+
+import numpy as np
+import pytest
+
+import loramerge as lm
+from loramerge import errors
+from loramerge.cli.options import asks
+from loramerge.request.request import FIELDS
+from tests.helpers.adapters import random_adapters
+from tests.helpers.files import folder, tensors
+
+A, B = random_adapters(0, (2, 3))
+NAMES = [str(target) for target in A]
+
+
+def test_a_mapping_of_sources_gives_their_weights():
+    assert lm.combine({A: 1, B: 5}).report.weights == (1.0, 5.0)
+    assert lm.plan({A: 0.5, B: lm.Ramp(0, 1)}).schedule.weights == (0.5, lm.Ramp(0, 1))
+
+
+WRONG = {
+    "weights twice": (lambda: lm.combine({A: 1, B: 5}, weights=[1, 2]), "stand in the mapping already"),
+    "weights too early": (lambda: lm.open({A: 1}), "weights is not for open"),
+    "a set": (lambda: lm.combine({A, B}), "A set has no order"),
+    "one source": (lambda: lm.combine(A), r"even if it is only one: \[source\]"),
+    "nothing": (lambda: lm.combine(None), "Give a list of adapters"),
+    "no source": (lambda: lm.combine([A, 3]), "3 is no source"),
+    "an empty name": (lambda: lm.combine([A, ""]), "'' is no source"),
+    "weights": (lambda: lm.combine([A], weights=1), "weights=1 must be a list"),
+    "rules": (lambda: lm.combine([A], rules=["x"]), "has 'x', which is no Rule"),
+    "a class": (lambda: lm.combine([A], lm.Ties), r"is the class of a method: give Ties\(\) or 'ties'"),
+    "no method": (lambda: lm.combine([A], 3), "neither the name of a method nor a method"),
+    "an empty method": (lambda: lm.combine([A], ""), "There is no method ''"),
+    "an empty option": (lambda: lm.combine([A], "sg", describe=""), "describe is empty"),
+    "a rule for nothing": (
+        lambda: lm.combine([A], "svd", rules=[lm.Rule("zz", rank=1)]),
+        f"The rule for 'zz' fits no module; a module here is called {NAMES[0]}",
+    ),
+    "load a number": (lambda: lm.load(3), "3 is no adapter"),
+    "load nothing": (lambda: lm.load(""), "An adapter without a name"),
+    "compare numbers": (lambda: lm.diff(1, 2), "1 is no adapter"),
+    "inspect a list": (lambda: lm.inspect([A]), "is no adapter"),
+    "check a number": (lambda: lm.check(1, "vllm"), "1 is no adapter"),
+    "save a path": (lambda: lm.save("a", "b"), r"not a str: give lm.load\(path\)"),
+    "save a merge": (lambda: lm.save(lm.combine([A]), "b"), "not a Merge: give the `adapter` of a merge"),
+    "save nowhere": (lambda: lm.save(A, 3), "out=3 is no path"),
+    "an adapter of numbers": (lambda: lm.Adapter.of({"q": 3}), r"made of \{module: LowRank"),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_meant_is_refused_by_name(call, words):
+    with pytest.raises(lm.UsageError, match=words):
+        call()
+
+
+def test_an_adapter_gives_its_updates_by_name_too():
+    name = NAMES[0]
+    assert name in A
+    assert "zz" not in A
+    np.testing.assert_array_equal(A[name].dense(), next(iter(A.values())).dense())
+    with pytest.raises(KeyError, match=f"Did you mean {name}"):
+        A[name.rpartition(".")[2]]
+
+
+EMPTY = [
+    ("combine", "a", "--method", ""),
+    ("combine", "a", "--method="),
+    ("combine", "a", ""),
+    ("combine", "a", "--out", ""),
+    ("combine", "a", "--only="),
+    ("combine", "a", "--push", ""),
+    ("combine", "a", "--hub-filter", ""),
+    ("combine", "a", "--spread", ""),
+    ("inspect", ""),
+    ("check", "a", "--for", ""),
+]
+
+
+@pytest.mark.parametrize("command", EMPTY, ids=" ".join)
+def test_an_empty_word_is_a_usage_error_in_every_command(cli, tmp_path, command):
+    folder(tmp_path / "a", tensors(1))
+    cli(*command).refused(2, "give it")
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {"weights", "bare", "rules", "progress"}))
+def test_the_shell_hears_of_a_setting_as_its_option(name):
+    def command():
+        pass
+
+    asks("command", name)(command)
+    options = {word for param in command.__click_params__ for word in param.opts}
+    with errors.speaking("shell"):
+        assert errors.say(name) in options
+    assert errors.say(name) == f"{name}="
+
+
+def test_errors_speak_the_language_of_their_caller(cli, tmp_path):
+    folder(tmp_path / "a", tensors(1))
+    (tmp_path / "m.safetensors").write_text("mine")
+    with pytest.raises(lm.OutputError, match="another out=, or replace it with overwrite=True"):
+        lm.combine([A], out=tmp_path / "m.safetensors")
+    cli("combine", "a", "-o", "m.safetensors").refused(1, "another -o, or replace it with --overwrite")
+    with pytest.raises(lm.UsageError, match="left by only= and exclude="):
+        lm.combine([A], only="zz")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"
+HEADS = {
+    "pointer.safetensors": (POINTER, "pointer of Git LFS"),
+    "pointer.bin": (POINTER, "pointer of Git LFS"),
+    "page.safetensors": (b"\n<!DOCTYPE html><html><body>Log in</body></html>", "is a web page"),
+    "page2.safetensors": (b"<html lang=en></html>", "is a web page"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_was_downloaded_in_place_of_the_file_is_recognised(tmp_path, name):
+    content, words = HEADS[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(lm.SourceError, match=words):
+        lm.load(tmp_path / name, allow_pickle=True)
+
+
+def test_a_mistyped_path_is_answered_with_those_that_are_near(tmp_path):
+    folder(tmp_path / "my-adapter", tensors(1))
+    with pytest.raises(lm.SourceError, match=r"Did you mean .*my-adapter"):
+        lm.load(tmp_path / "my-adaptr")
+    with pytest.raises(lm.SourceError, match=r"Did you mean .*my-adapter"):
+        lm.load(tmp_path / "my-adaptr" / "x.safetensors")
+    with pytest.raises(lm.SourceError, match="Check the path"):
+        lm.load(tmp_path / "quite-another")
