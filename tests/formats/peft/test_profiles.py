@@ -94,7 +94,7 @@ def test_one_rank_needs_no_patterns():
 
 
 def test_another_profile_is_refused():
-    with pytest.raises(UsageError, match="'small' is not one of portable, compact"):
+    with pytest.raises(UsageError, match="profile='small' is not one of portable, compact"):
         lm.combine(["a"], profile="small")
 
 
