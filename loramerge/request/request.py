@@ -53,7 +53,7 @@ class Request:
     exclude: str | None = ask(None, "Leave out modules whose name matches.", "sources",
         kinds.Text(metavar="REGEX"), always=True)  # fmt: skip
     alpha: float | str | Mapping[str, float | str] | None = ask(None, "The training alpha of files that "
-        "do not say it: a number, or `rank` for scale 1.", "sources",
+        "do not say it: a number, `rslora:A` if trained with rsLoRA, or `rank` for scale 1.", "sources",
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
     allow_base_mismatch: bool = ask(False, "Merge although the sources name other base models.", "sources",
         kinds.Flag(), always=True)  # fmt: skip

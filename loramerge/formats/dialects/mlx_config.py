@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.dialects.dialect import Header
 from loramerge.formats.files.json import read_object
 from loramerge.formats.peft.config import plausible
+from loramerge.formats.peft.number import scale
 
 CONFIG = "adapter_config.json"
 OURS = re.compile(r"(\d+_)?adapters\.safetensors")  # with the checkpoints that training leaves beside it
@@ -120,7 +122,7 @@ def _given(header: Header) -> Callable[[int], float]:
             f"{printable(header.name)} does not say its scale, which mlx-lm keeps in {CONFIG}: put that file "
             "beside it, or add --alpha with the scale times the rank (--alpha rank for scale 1)."
         )
-    return lambda rank: 1.0 if alpha == "rank" else float(alpha) / rank
+    return partial(scale, alpha)
 
 
 def _number(values: Mapping[str, Any], field: str, name: str) -> float:

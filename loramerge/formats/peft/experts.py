@@ -9,9 +9,9 @@ from typing import Any
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.forms.checks import check_blocks
+from loramerge.formats.peft.names import WRAPPED
 from loramerge.formats.peft.pairs import Pair
 
-WRAPPED = ".base_layer"
 # nesting follows the class definition, which no file holds: only names that tell the order are read
 ORDER = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")  # as model classes define them
 
