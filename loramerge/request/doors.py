@@ -54,7 +54,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "convert": {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
         **dict.fromkeys(("rules", "initial", "strength", "size"), _CONVERTED),
-        **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
+        **dict.fromkeys(("consumer", "max_rank", "allow_unknown"), "`check` tells who loads the result"),
         "format": "`to` says it",
         "max_error": "every module is compared anyway",
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),

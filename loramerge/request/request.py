@@ -90,6 +90,8 @@ class Request:
         key="for")  # fmt: skip
     max_rank: int | None = ask(None, "The largest rank that you let this program load.", "output",
         kinds.Whole(), shown="the program's own; 16 for vLLM")  # fmt: skip
+    allow_unknown: bool = ask(False, "Write the merge although it cannot be told whether this program loads "
+        "it.", "output", kinds.Flag())  # fmt: skip
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`, every module as strong as its "
         "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source.",
         "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
