@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
@@ -120,16 +120,25 @@ def _built_differently(adapters: Sequence[Adapter]) -> list[Adapter]:
 
 
 def _check_depth(first: Adapter, other: Adapter) -> None:
-    """A name that both list, and nothing narrows, means all such modules of the base: so both have all."""
+    """A name that both list, and nothing narrows, means all such modules of the base: so both have all.
+
+    Only whole stacks contradict each other. One with gaps lacks layers, which count as zero like any module.
+    """
     names = _unnarrowed(first) & _unnarrowed(other)
     ours, theirs = _layers(first, names), _layers(other, names)
     for stack in sorted(ours.keys() & theirs.keys()):
-        if ours[stack] != theirs[stack]:
+        if ours[stack] != theirs[stack] and _whole(ours[stack]) and _whole(theirs[stack]):
             raise IncompatibleError(
                 f"{printable(first.name)} has {len(ours[stack])} layers of {printable(stack)} and "
                 f"{printable(other.name)} has {len(theirs[stack])}: their base models are of different depth "
-                "and cannot be merged."
+                "and cannot be merged. If one only lacks layers, say which by layers_to_transform in its "
+                "adapter_config.json."
             )
+
+
+def _whole(numbers: Collection[str]) -> bool:
+    """Whether these are all the layers from the first on."""
+    return set(map(int, numbers)) == set(range(len(numbers)))
 
 
 def _unnarrowed(adapter: Adapter) -> set[str]:

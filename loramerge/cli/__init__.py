@@ -99,7 +99,7 @@ def _check_empty(args: list[str]) -> None:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 known error; 2 usage; 3 the adapters cannot be merged as asked, or `check` "
-    "found something; 4 verification failed; 70 a bug in loramerge; 130 interrupted.",
+    "found something; 4 verification failed; 5 `check` cannot tell; 70 a bug in loramerge; 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="loramerge")
 @click.pass_context

@@ -13,7 +13,7 @@ from loramerge.cli.downloads import listed
 from loramerge.cli.options import asks
 from loramerge.consumers import CONSUMERS, find, meant
 from loramerge.consumers.check import facts_of
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import UNABLE, Consumer, Finding, loads
 from loramerge.consumers.facts import Facts
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats.dialects import named
@@ -21,6 +21,7 @@ from loramerge.formats.peft.names import UNKNOWN
 from loramerge.sources.expand import expand
 
 BREAKS = 3  # exit code: somebody would refuse it, or make something else of it
+UNTOLD = 5  # … nobody does so, and of some program it cannot be told
 WIDTH, MARGIN = 100, " " * 14
 MEND = f"{MARGIN}mend: "
 
@@ -46,7 +47,8 @@ def check(
     """Find out what the programs that load adapters would do with yours, and how to mend it.
 
     A program may refuse an adapter. It may also scale it wrongly, or ignore a part of it, and say nothing.
-    Only headers are read, also on the Hub. The exit code is 3 if there is something to mend.
+    Only headers are read, also on the Hub. The exit code is 3 if a program would not load one as it is
+    meant, and 5 if that cannot be told.
 
     \b
     Example:
@@ -71,8 +73,9 @@ def check(
         show.data(shown)
     if failures:
         ctx.exit(failures[0].exit_code)
-    if not all(row["loads"] for each in shown for row in each["consumers"]):
-        ctx.exit(BREAKS)
+    answers = {row["loads"] for each in shown for row in each["consumers"]}
+    if answers - {True}:
+        ctx.exit(BREAKS if False in answers else UNTOLD)
 
 
 def _plain(facts: Facts, found: dict[Consumer, list[Finding]]) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def _plain(facts: Facts, found: dict[Consumer, list[Finding]]) -> dict[str, Any]
         {
             "consumer": consumer.name,
             "version": consumer.version,
-            "loads": not findings,
+            "loads": loads(findings),
             "findings": [finding.to_dict() for finding in findings],
         }
         for consumer, findings in found.items()
@@ -104,7 +107,7 @@ def _said(start: str, findings: list[Finding]) -> list[str]:
     for number, finding in enumerate(findings):
         lines += _wrapped(finding.sentence, MARGIN if number else start)
         if finding.mend and all(finding.mend != other.mend for other in findings[number + 1 :]):
-            lines += _wrapped(finding.mend, MEND)
+            lines += _wrapped(finding.mend, MARGIN if finding.mend.startswith(UNABLE) else MEND)
     return [*lines, MEND + findings[-1].command] if findings and findings[-1].command else lines
 
 

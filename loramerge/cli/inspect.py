@@ -9,11 +9,12 @@ import click
 from loramerge.cli import show, values
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import FILTER_HELP, asks
-from loramerge.errors import LoramergeError
+from loramerge.errors import IncompatibleError, LoramergeError
 from loramerge.request.request import Request
 from loramerge.sources.expand import expand
 from loramerge.sources.open import Alphas, check_alphas, open_one
-from loramerge.verbs.inspect import inspect as look
+from loramerge.verbs.contents import Contents, contents
+from loramerge.verbs.inspect import Inspection, measured
 
 
 @click.command()
@@ -35,7 +36,8 @@ def inspect(
     """Show what is in adapters: modules, ranks, scales, spectra, base model, oddities.
 
     The table has one row for each kind of module. `energy` is the share of ‖ΔW‖² in the strongest units. If
-    a source cannot be read, stderr says why, and the others are still shown. On the Hub only the header is
+    a source cannot be read, stderr says why, and the others are still shown. Of one that cannot be merged,
+    such as DoRA, its tensors are listed, with the reason. On the Hub only the header is
     read, so there are no spectra unless you add --download.
 
     \b
@@ -53,13 +55,13 @@ def inspect(
     peeked = 0
     for source in members:
         try:
-            facts = look(open_one(source, request, peeking=not download))
+            facts = _looked(source, request, download)
         except LoramergeError as error:
             failures.append(error)
             show.note(f"Error: {error}")
             continue
         shown.append(facts.to_dict())
-        peeked += facts.peeked
+        peeked += isinstance(facts, Inspection) and facts.peeked
         if not as_json:
             click.echo(f"{facts}\n" if len(members) > 1 else str(facts))
     if peeked and not as_json:
@@ -68,3 +70,11 @@ def inspect(
         show.data(shown)
     if failures:
         ctx.exit(failures[0].exit_code)
+
+
+def _looked(source: str, request: Request, download: bool) -> Inspection | Contents:
+    """What it is; of files that cannot be merged, what is in them."""
+    try:
+        return measured(open_one(source, request, peeking=not download))
+    except IncompatibleError as error:
+        return contents(source, str(error), request.allow_pickle)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def alphas(_: click.Context | None, __: click.Parameter | None, texts: tuple[str, ...]) -> Alphas:
-    """`16`, `rank` or `SOURCE=16`, repeatable.
+    """`16`, `rslora:16`, `rank` or `SOURCE=16`, repeatable.
 
     >>> alphas(None, None, ("a.safetensors=16", "b.safetensors=rank"))
     {'a.safetensors': 16.0, 'b.safetensors': 'rank'}
@@ -35,8 +35,8 @@ def alphas(_: click.Context | None, __: click.Parameter | None, texts: tuple[str
 
 
 def _alpha(value: str, text: str) -> Alpha:
-    if value == "rank":
-        return "rank"
+    if value == "rank" or value.startswith("rslora:"):
+        return value
     try:
         return float(value)
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,19 +13,28 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
 from loramerge.consumers import find
 from loramerge.consumers.consumer import Finding
-from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import EmptyError, IncompatibleError, LoramergeError, UsageError
 from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
+from loramerge.formats.files.json import read_object
+from loramerge.formats.forms.unread import MAGNITUDE
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
+from loramerge.formats.peft.alpha import check_ranks
+from loramerge.formats.peft.config import scales
 from loramerge.formats.peft.keys import common_rank, own_ranks
 from loramerge.formats.peft.names import WEIGHTS, alpha_of
+from loramerge.formats.peft.pairs import sort_tensors
 from loramerge.formats.peft.read import PICKLES
+from loramerge.formats.peft.updates import understood
 from loramerge.formats.raw import Raw, look
 from loramerge.hub.names import HubName, hub_name
+
+MAGNITUDES = re.compile(rf".+\.(?:{MAGNITUDE})", re.DOTALL)
 
 
 def check(
@@ -35,6 +45,8 @@ def check(
     allow_pickle: bool = False,
 ) -> list[Finding]:
     """What a program would do wrong with an adapter; empty if it loads the adapter as it is meant.
+
+    Where nobody can tell, there is one finding whose effect is ``unknown``.
 
     Args:
         source: a folder, a file, or a name on the Hub, where only the header is read. An `Adapter` made in
@@ -117,6 +129,7 @@ def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
         _alphas(raw.tensors),
         weights=raw.weights,
         beside=raw.beside,
+        architectures=_architectures(raw),
         options="--allow-pickle" if Path(raw.weights).suffix in PICKLES else "",
     )
     try:
@@ -124,9 +137,41 @@ def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
     except EmptyError as error:
         return replace(facts, unread=str(error), empty=True)
     except IncompatibleError as error:
-        return _without_scales(replace(facts, unread=str(error)), raw, allow_pickle)
+        facts = replace(facts, unread=str(error), plain=_is_plain(facts, raw))
+        return _without_scales(facts, raw, allow_pickle)
     except LoramergeError as error:
         return replace(facts, unread=str(error), broken=True)
+
+
+def _is_plain(facts: Facts, raw: Raw) -> bool:
+    """Whether nothing but special settings, and the magnitudes that one of them means, keeps it from us."""
+    if not (raw.folder and any(facts.bent)):
+        return False
+    config = {key: value for key, value in raw.config.items() if key not in SPECIAL}
+    dora = bool(raw.config.get("use_dora"))
+    tensors = {k: t for k, t in raw.tensors.items() if not (dora and MAGNITUDES.fullmatch(k))}
+    try:
+        stored, rule = sort_tensors(tensors, raw.header.name), scales(config, raw.header.name)
+        pairs = understood(stored, config, rule, raw.header.name)
+        check_ranks(rule, pairs, raw.header.name)
+    except LoramergeError:  # that it is not read has been said with a better reason
+        return False
+    return True
+
+
+def _architectures(raw: Raw) -> tuple[str, ...]:
+    """The classes that the config.json of the base names: beside the adapter, or where its base lies."""
+    base = raw.config.get("base_model_name_or_path")
+    places = [raw.place] * ("config.json" in raw.beside)
+    places += [Path(base)] if isinstance(base, str) and is_local(base) else []
+    for place in places:
+        try:
+            said = read_object(place / "config.json", "config.json").get("architectures")
+        except (LoramergeError, ValueError):  # it is no part of the adapter, and only helps to know it
+            continue
+        if isinstance(said, list):
+            return tuple(str(each) for each in said)
+    return ()
 
 
 def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:

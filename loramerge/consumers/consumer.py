@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from loramerge.adapters.target import Kind
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
+from loramerge.consumers.models import FAMILIES
 from loramerge.errors import printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
 from loramerge.formats.wrappers import plain, wrapped
 
-Effect = Literal["rejects", "scales", "ignores"]
+Effect = Literal["rejects", "scales", "ignores", "unknown"]
 Scale = Callable[[Mapping[str, Any], Module], float]
 REWRITE = "rewrite"  # stands for the command, which is written when all are known; options may follow
 UNMENDED = {  # what `loramerge combine` keeps, so that it does not help
@@ -29,6 +30,7 @@ ELSEWHERE = "use PEFT, or leave these modules out with --exclude"
 NOUNS: Mapping[Kind, str] = {"conv": "convolution", "expert": "fused experts"}
 LANGUAGE = ("peft", "loralib")  # formats of adapters for language models, but for mlx-lm's own
 IMAGE = ("kohya", "diffusers", "comfy", "xlabs", "bfl", "onetrainer", "cloneofsimo")  # … for image models
+UNABLE = "loramerge cannot rewrite it: "  # in place of what helps, where nothing of ours does
 CLOSE = 1e-3  # an alpha may be stored in bfloat16
 
 
@@ -39,7 +41,7 @@ class Finding:
     Args:
         consumer: its name in `CONSUMERS`.
         effect: ``rejects`` it, ``scales`` it wrongly, or ``ignores`` a part of it. The latter two it does
-            without saying so.
+            without saying so. ``unknown``: nobody can tell from these files what it does.
         sentence: what happens, and why.   mend: what helps, in words.
         command: what to paste. It mends this finding and all others; it converts names that the consumer does
             not read. Empty if no single command does.
@@ -73,6 +75,7 @@ class Consumer:
         beside: the tensors that it loads beside the pairs: in words -> a regular expression for their keys.
         lacks: kinds of layers that it has no place for.   types: PEFT's kinds of adapters that it knows.
         max_rank: that it loads where nobody tells it another.
+        models: family of models -> whether it has a place for their adapters; None if that is no matter.
         rank_option, rank_choices: by which option one tells it, and the values that this may have.
     """
 
@@ -97,6 +100,7 @@ class Consumer:
     rank_option: str = ""
     rank_choices: tuple[int, ...] = ()
     remarks: str = ""
+    models: Mapping[str, bool] | None = None
 
     @property
     def patterns(self) -> bool:
@@ -129,7 +133,8 @@ class Consumer:
             found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
         else:
             first = [*self._bare(facts), *self._special(facts)]
-            found = [*first, *self._wrapped(facts), *self._lacking(facts), *self.rules(facts)]
+            found = [*first, *self._wrapped(facts), *self._lacking(facts), *self._of_model(facts)]
+            found += self.rules(facts)
             if not any(each.effect == "rejects" for each in (first if self.folder else found)):
                 found += self._wrong_scale(facts)
             found += self._too_wide(facts, limit)
@@ -138,6 +143,8 @@ class Consumer:
             return [self._doubtful(facts)]
         if facts.empty and not found:
             return [self._idle(facts)]
+        if not found:
+            return list(self._untold(facts))
         return self._mended(found, facts, limit)
 
     def rejecting(self, why: str, mend: str = "", command: str | None = None) -> Finding:
@@ -168,6 +175,27 @@ class Consumer:
         said = f"{self.title} {why}: the adapter would act {share}{_strength(wrong)}."
         yield self._found("scales", said, "")
 
+    def _of_model(self, facts: Facts) -> Iterator[Finding]:
+        if self.models is not None and facts.family and self.models.get(facts.family) is False:
+            whose = FAMILIES[facts.family].title
+            yield self.rejecting(f"it has no place for adapters of {whose}", "merge it into its base model")
+
+    def _strange(self, facts: Facts) -> bool:
+        """Whether it has no place for adapters of every model, and this one is not known."""
+        return self.models is not None and facts.family not in self.models
+
+    def _untold(self, facts: Facts) -> Iterator[Finding]:
+        """Of what has no finding: what keeps us from saying that it loads."""
+        why = ""
+        if facts.unread and not (facts.plain and set(facts.bent) <= self.heeds):
+            why = f"loramerge does not read it, so nobody has looked inside. {facts.unread}"
+        elif self._strange(facts):
+            some = FAMILIES[facts.family].title if facts.family else "a model that is not known here"
+            why = f"it is for {some}, and not every model has a place for adapters there."
+        if why:
+            sentence = f"{self.title} may or may not load it as it is meant: {why}"
+            yield Finding(self.name, "unknown", sentence, "try it, and compare what comes out")
+
     def _found(self, effect: Effect, sentence: str, mend: str, command: str | None = None) -> Finding:
         if command is None:
             command = "" if mend else REWRITE
@@ -186,6 +214,7 @@ class Consumer:
         words += sorted({f.command.removeprefix(REWRITE).strip() for f in found})
         if limit is not None and limit != self.max_rank:
             words.append(f"--max-rank {limit}")
+        words += ["--allow-unknown"] * self._strange(facts)
         if facts.others:
             words.append(f"--extras {'drop' if self._lost(facts) else 'first'}")
         command = " ".join(filter(None, [*words, facts.options, f"-o {self._beside(facts)}"]))
@@ -213,8 +242,12 @@ class Consumer:
             whose = f"this is {what} ({some})"
         sentence = f"{self.title} finds nothing to load: it reads the names of {own}, and {whose}."
         known = "" if facts.dialect == UNKNOWN else self._obstacle(facts, self.formats[0])
+        if not known and self.models is not None and not self.models.get(facts.family or ""):
+            known = f"{self.title} is not known to have a place for adapters of its model, by whatever names"
         if facts.dialect == UNKNOWN or known:
-            return Finding(self.name, "rejects", sentence, known or facts.unread)
+            return Finding(
+                self.name, "rejects", sentence, known or (facts.unread and f"{UNABLE}{facts.unread}")
+            )
         words = [
             f"loramerge convert --to {self.formats[0]}",
             facts.options,
@@ -226,7 +259,7 @@ class Consumer:
     def _obstacle(self, facts: Facts, name: str) -> str:
         """Why it cannot be written in a format; "" if it can."""
         why = facts.unread or facts.unfit(name)
-        return why and f"loramerge cannot rewrite it: {why}"
+        return why and f"{UNABLE}{why}"
 
     def _doubtful(self, facts: Facts) -> Finding:
         """Its files do not say what is meant, and no rule tells what becomes of it."""
@@ -266,7 +299,7 @@ class Consumer:
             mend = UNMENDED.get(setting, "")
             if setting in self.rejects:
                 yield self.rejecting(f"{setting} is {value}", mend)
-            elif setting not in self.heeds:
+            elif setting not in self.heeds and (setting != "bias" or facts.biased):
                 yield self.ignoring(f"{setting} ({value}), and with it {SPECIAL[setting]}", mend)
 
     def _wrong_scale(self, facts: Facts) -> Iterator[Finding]:
@@ -293,6 +326,13 @@ class Consumer:
         able = bool(self.rank_option) and not (self.rank_choices and enough is None)
         start = f"start it with {self.rank_option} {enough or widest}, or cut it to that rank" if able else ""
         yield self.rejecting(f"rank {widest} is above {limit}, {whose}", start, REWRITE)
+
+
+def loads(found: Sequence[Finding]) -> bool | None:
+    """Whether a program loads an adapter as it is meant, by what it finds; None if that cannot be told."""
+    if any(each.effect != "unknown" for each in found):
+        return False
+    return None if found else True
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from loramerge.adapters.target import Kind
+from loramerge.consumers.models import family
 from loramerge.formats.peft.names import Name, alpha_of, parse
 from loramerge.hub.escape import shell
 
@@ -54,9 +55,11 @@ class Facts:
         weights: name of the file of weights.   stem: what is made of it is named after this.
         modules: as loramerge reads them; empty if it does not.
         beyond: the keys of what it reads as no part of a pair; None where the names alone must tell.
-        unread: why it does not.   broken: what of it contradicts itself, or is missing.
+        unread: why it does not.   plain: it would be read but for its special settings.
+        broken: what of it contradicts itself, or is missing.
         empty: no tensor of it is part of an update.
         unfit: format -> why it cannot be written in that; "" if it can.
+        architectures: the classes of the base that a config.json names.
         options: what `loramerge combine` must be told to read it.
     """
 
@@ -70,6 +73,7 @@ class Facts:
     modules: tuple[Module, ...] = ()
     beyond: tuple[str, ...] | None = None
     unread: str = ""
+    plain: bool = False
     broken: bool = False
     empty: bool = False
     unfit: Callable[[str], str] = lambda name: ""
@@ -77,6 +81,7 @@ class Facts:
     weights: str = ""
     stem: str = ""
     beside: frozenset[str] = field(default_factory=frozenset)
+    architectures: tuple[str, ...] = ()
 
     def settings(self, module: Module) -> Settings:
         """What its files say of a module: the settings of its component, where these are told apart."""
@@ -122,6 +127,17 @@ class Facts:
     def of_kind(self, *kinds: Kind) -> list[str]:
         """The places of modules of these kinds."""
         return [module.place for module in self.modules if module.kind in kinds]
+
+    @property
+    def biased(self) -> bool:
+        """Whether it holds a trained bias of the base."""
+        return any(key.endswith(".bias") for key in self.others)
+
+    @cached_property
+    def family(self) -> str | None:
+        """The family of the model that it is for, by the names of `FAMILIES`; None if nothing tells it."""
+        paths = [*self.ranks, *(module.place for module in self.modules)]
+        return family(self.config, self.architectures, paths)
 
     @property
     def peft_type(self) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.models import PLAIN
 from loramerge.errors import printable
 
+CONV1D = re.compile(r"\bc_(attn|proj|fc)$")
 FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 
 
@@ -21,6 +24,9 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 def rules(facts: Facts) -> Iterator[Finding]:
     """What its converter stops at."""
     yield from LLAMA_CPP.unadapted(facts)
+    if turned := [path for path in facts.ranks if CONV1D.search(path)] if facts.family == "gpt2" else []:
+        why = f"its converter does not transpose the Conv1D layers of GPT-2 ({printable(turned[0])})"
+        yield LLAMA_CPP.rejecting(why, "merge it into its base model, and convert that")
     if strange := [key for key in facts.tensors if not _taken(key)]:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         why = f"its converter stops at {printable(strange[0])}{more}"
@@ -46,5 +52,10 @@ LLAMA_CPP = Consumer(
     heeds=frozenset({"alora_invocation_tokens"}),
     beside={"norms": r".*(_layernorm|\.norm).*", "a `base_layer`": r".*\.base_layer\.weight.*"},
     lacks=("conv", "expert"),
+    models={
+        "opt": False,
+        "gptj": False,
+        **dict.fromkeys((PLAIN, "gpt2", "bloom", "falcon", "gpt_neox"), True),
+    },
     remarks="its converter stops at other tensors, and at keys with an adapter's name",
 )

@@ -36,7 +36,8 @@ def load(
     Args:
         source: a path, or a repository on the Hub (`org/name`, `org/name@revision`,
             `hf://org/name@revision/path`), which is downloaded. An `Adapter` comes back as it is.
-        alpha: for a file that does not say its own: a number, or ``"rank"`` for scale 1.
+        alpha: for a file that does not say its own: a number, ``"rslora:16"`` for 16/√r, or ``"rank"`` for
+            scale 1.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         initial: the folder of the adapter that a PiSSA, OLoRA, CorDA or LoRA-GA training began with.
         optional: where the source says its own alpha, ignore `alpha` instead of refusing it.

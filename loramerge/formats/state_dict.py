@@ -36,7 +36,7 @@ def from_state_dict(
 
     Args:
         tensors: ``base_model.model.<module>.lora_A.weight`` (r, in) and ``….lora_B.weight`` (out, r).
-        config: a PEFT config (``peft_config.to_dict()``); or else `alpha`, a number or ``"rank"``.
+        config: a PEFT config (``peft_config.to_dict()``); or else `alpha`, as for `load`.
         name: how messages and reports call it.
 
     Raises:

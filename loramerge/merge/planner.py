@@ -106,7 +106,7 @@ def _tailored(request: Request, sources: Sources, profile: Profile) -> tuple[Tai
     if request.consumer is not None or request.max_rank is not None:
         from loramerge.merge.tailor import Tailor  # consumers are for merges that are made for one
 
-        tailor = Tailor.of(request.consumer, request.max_rank)
+        tailor = Tailor.of(request.consumer, request.max_rank, request.allow_unknown)
     if tailor is not None:
         if not sources.dialect.keeps_alpha:  # whose files hold the rank of each module anyway
             tailor.check_profile(profile)

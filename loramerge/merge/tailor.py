@@ -9,7 +9,7 @@ from typing import Self
 from loramerge.algorithms import Method, name_of
 from loramerge.consumers import find
 from loramerge.consumers.check import of_outline
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import Consumer, Finding, loads
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.output import Outline
 from loramerge.formats.peft.profiles import Profile
@@ -25,18 +25,20 @@ class Tailor:
 
     Args:
         consumer: that shall load it.   max_rank: what it is told to load, if not what it does by itself.
+        allow_unknown: a merge of which it cannot be told whether it loads is written nevertheless.
     """
 
     consumer: Consumer
     max_rank: int | None = None
+    allow_unknown: bool = False
 
     @classmethod
-    def of(cls, consumer: str | None, max_rank: int | None) -> Self | None:
+    def of(cls, consumer: str | None, max_rank: int | None, allow_unknown: bool = False) -> Self | None:
         """Raises UsageError: no such consumer, a rank limit for none, or no possible one."""
         if max_rank is not None and max_rank < 1:
             raise UsageError(f"max_rank={max_rank} must be at least 1.")
         if consumer is not None:
-            return cls(find(consumer), max_rank)
+            return cls(find(consumer), max_rank, allow_unknown)
         if max_rank is not None:
             raise UsageError(f"max_rank={max_rank} is for a consumer: name it with {say('consumer')}.")
         return None
@@ -100,13 +102,20 @@ class Tailor:
         """
         # The findings of `check` themselves: what is written for a program and what is said of it agree.
         found = self.consumer.findings(of_outline(outline, "merged"), self.limit)
+        cut = [
+            f"rank {self.limit} is the largest that {self.consumer.title} loads, so the merge is cut to it"
+        ]
+        cut = cut if narrowed else []
+        if loads(found) is None and self.allow_unknown:
+            return (*cut, found[0].sentence)
         if found:
             raise IncompatibleError(f"{found[0].sentence} {self._remedy(found[0], outline)}")
         own = f"{self.consumer.title} {self.consumer.version} loads the merge as it is meant"
-        rank = f"rank {self.limit} is the largest that {self.consumer.title} loads, so the merge is cut to it"
-        return (*([rank] if narrowed else []), own)
+        return (*cut, own)
 
     def _remedy(self, finding: Finding, outline: Outline) -> str:
+        if finding.effect == "unknown":
+            return f"Add {say('allow_unknown', True)} to write it nevertheless."
         if outline.extras and any(key in finding.sentence for key in outline.extras):
             return f"{say('extras', 'drop')} leaves these tensors out."
         if finding.mend and not finding.command:

@@ -60,7 +60,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "convert": {
         **dict.fromkeys(("weights", "renormalise", *_ALLOWED, "descriptions", "embedding"), _ONE),
         **dict.fromkeys(("rules", "initial", "strength", "size"), _CONVERTED),
-        **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
+        **dict.fromkeys(("consumer", "max_rank", "allow_unknown"), "`check` tells who loads the result"),
         "format": "`to` says it",
         **dict.fromkeys(LIMITS, "every module is compared anyway"),
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),

@@ -165,7 +165,7 @@ def _float(text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Alphas(Kind):
-    """A training alpha for all sources, or {source: alpha}; ``"rank"`` means scale 1."""
+    """A training alpha for all sources, or {source: alpha}; ``"rank"`` is scale 1, ``"rslora:16"`` 16/√r."""
 
     def fit(self, value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -174,14 +174,11 @@ class Alphas(Kind):
 
 
 def _alpha(value: Any) -> float | str:
-    from loramerge.formats.peft.config import plausible
+    from loramerge.formats.peft.number import fitting
 
-    if value == "rank":
-        return "rank"
-    good = not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= LARGEST
-    if not good or not (value > 0 and plausible(value)):
-        raise Unfit("is neither a number above 0 nor 'rank'")
-    return float(value)
+    if (alpha := fitting(value)) is None:
+        raise Unfit("is neither a number above 0 nor 'rank' or 'rslora:A'")
+    return alpha
 
 
 @dataclass(frozen=True, kw_only=True)

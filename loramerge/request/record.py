@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loramerge.errors import SourceError, printable
-from loramerge.formats.peft.config import plausible
+from loramerge.formats.peft.number import fitting
 from loramerge.hub.names import COMMIT
 from loramerge.hub.names import parse as parse_name
 from loramerge.request.entry import taken
@@ -213,10 +213,11 @@ def _hub(reader: Reader, value: Any, revision: str | None) -> str | None:
 
 
 def _alpha(reader: Reader, source: Mapping[str, Any]) -> float | str | None:
-    if source.get("alpha") in (None, "rank"):
-        return source.get("alpha")
-    alpha = reader.number(source["alpha"], "alpha")
-    if not (alpha > 0 and plausible(alpha)):
+    given = source.get("alpha")
+    if given is None or (isinstance(given, str) and fitting(given) is not None):
+        return given
+    alpha = reader.number(given, "alpha")
+    if fitting(alpha) is None:
         reader.fail(f"alpha is {alpha:g}")
     return alpha
 

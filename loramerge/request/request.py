@@ -56,7 +56,7 @@ class Request:
     exclude: str | None = ask(None, "Leave out modules whose name matches.", "sources",
         kinds.Text(metavar="REGEX"), always=True)  # fmt: skip
     alpha: float | str | Mapping[str, float | str] | None = ask(None, "The training alpha of files that "
-        "do not say it: a number, or `rank` for scale 1.", "sources",
+        "do not say it: a number, `rslora:A` if trained with rsLoRA, or `rank` for scale 1.", "sources",
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
     allow_base_mismatch: bool = ask(False, "Merge although the sources name other base models.", "sources",
         kinds.Flag(), always=True)  # fmt: skip
@@ -101,6 +101,8 @@ class Request:
         key="for")  # fmt: skip
     max_rank: int | None = ask(None, "The largest rank that you let this program load.", "output",
         kinds.Whole(), shown="the program's own; 16 for vLLM")  # fmt: skip
+    allow_unknown: bool = ask(False, "Write the merge although it cannot be told whether this program loads "
+        "it.", "output", kinds.Flag())  # fmt: skip
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`, every module as strong as its "
         "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source.",
         "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip

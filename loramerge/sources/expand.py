@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,13 +70,22 @@ def _found(name: str) -> list[str]:
     if os.path.isdir(name):
         put_back_members(Path(name))
     if _is_collection(name):
-        return sorted(str(path) for path in _visible(name) if _is_adapter(path))
+        return sorted((str(path) for path in _visible(name) if _is_adapter(path)), key=natural)
     if os.path.lexists(name) or not glob.has_magic(name):
         return [name]
-    found = sorted(path for path in glob.glob(name) if _is_adapter(Path(path)))
+    found = sorted((path for path in glob.glob(name) if _is_adapter(Path(path))), key=natural)
     if not found:
         raise SourceError(f"{printable(name)} finds no adapter: no folder with {CONFIG}, no .safetensors.")
     return found
+
+
+def natural(path: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by what they count, so that weights meet their checkpoints.
+
+    >>> sorted(["c-1000", "c-200", "c-600"], key=natural)
+    ['c-200', 'c-600', 'c-1000']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _members(name: str) -> list[str]:

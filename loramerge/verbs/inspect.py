@@ -19,11 +19,13 @@ from loramerge.arrays.gram import spectrum
 from loramerge.arrays.workers import workers
 from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
-from loramerge.errors import LoramergeError, printable
+from loramerge.consumers.consumer import loads
+from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
 from loramerge.merge.report import aligned, as_html
 from loramerge.sources.units import Units, align, batches
+from loramerge.verbs.contents import Contents, contents
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -104,7 +106,7 @@ class Inspection:
 
     @cached_property
     def loads(self) -> dict[str, bool]:
-        """Consumer -> whether it loads the adapter as it is meant; `check` says why not.
+        """Consumer -> whether it loads the adapter as it is meant, if it can be told; `check` says why.
 
         Nothing of a bare file in PEFT's names, which they load once it is in a folder, nor of what is still
         on the Hub or no adapter by itself, such as a checkpoint among others.
@@ -117,7 +119,8 @@ class Inspection:
             return {}
         if facts.dialect == "peft" and not facts.folder:
             return {}
-        return {consumer.name: not consumer.findings(facts) for consumer in meant(facts)}
+        told = {consumer.name: loads(consumer.findings(facts)) for consumer in meant(facts)}
+        return {name: fine for name, fine in told.items() if fine is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -194,8 +197,10 @@ def inspect(
     *,
     allow_pickle: bool = False,
     download: bool = False,
-) -> Inspection:
+) -> Inspection | Contents:
     """Read an adapter and measure every module. Factors are read once, batch by batch.
+
+    Of files that cannot be merged, such as DoRA or OFT, it tells what is in them, and the refusal.
 
     On the Hub only the header is read, so the file need not be downloaded. There are no spectra and no norms
     then. Where alphas lie all over the file, a few are read. If these agree with the metadata, the others are
@@ -206,13 +211,24 @@ def inspect(
         allow_pickle: as for `load`.   download: download it from the Hub, and measure it.
 
     Raises:
-        SourceError, IncompatibleError: as `load`; also for NaN in a factor.
+        SourceError: as `load`; also for NaN in a factor.
+        IncompatibleError: a pickle, and these are not allowed.
 
     >>> facts = inspect("fixtures/a.safetensors")
     >>> len(facts.modules), facts.modules[0].rank, facts.modules[0].scale, facts.oddities
     (12, 8, 2.0, ())
     """
-    adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download)
+    try:
+        adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download)
+    except IncompatibleError as error:
+        if isinstance(source, Adapter):
+            raise
+        return contents(source, str(error), allow_pickle)
+    return measured(adapter)
+
+
+def measured(adapter: Adapter) -> Inspection:
+    """The same of what is loaded."""
     # Also where the cache has the file: the same command shows the same columns everywhere.
     if adapter.provenance.peeked:
         return Inspection(adapter, tuple(_facts(adapter, target, None) for target in sorted(adapter)))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+import loramerge as lm
 from loramerge import Adapter, BaseModel, IncompatibleError
 from loramerge.adapters.base_models import common_base, compare_bases, is_local
 from tests.helpers.adapters import random_adapters
@@ -84,6 +85,14 @@ def deep(name, layers, stack="model.layers", **config):
     return replace(made, config={"target_modules": ["q_proj"], **config})
 
 
+def mixed(name, *layers):
+    """An adapter of these projections, layer by layer."""
+    (value, *_) = random_adapters(0, [1])[0].values()
+    paths = [f"model.layers.{i}.self_attn.{x}_proj" for i, each in enumerate(layers) for x in each]
+    made = Adapter.of(dict.fromkeys(paths, value), name)
+    return replace(made, config={"target_modules": ["q_proj", "v_proj"]})
+
+
 DEPTHS = {
     "the same": (deep("a", range(4)), deep("b", range(4)), False),
     "one deeper": (deep("a", range(4)), deep("b", range(6)), True),
@@ -94,6 +103,10 @@ DEPTHS = {
         False,
     ),
     "by a pattern": (deep("a", range(4)), deep("b", [1], target_modules=".*1.*q_proj"), False),
+    "a subset of layers": (deep("a", range(4)), deep("b", [1]), False),
+    "the last layers": (deep("a", range(4)), deep("b", [2, 3]), False),
+    "one name in some layers": (mixed("a", "qv", "qv"), mixed("b", "q", "qv"), False),
+    "one name in the first layer": (mixed("a", "qv", "qv"), mixed("b", "qv", "q"), False),
     "other stacks": (deep("a", range(4)), deep("b", range(6), "vision.layers"), False),
 }
 
@@ -105,3 +118,9 @@ def test_bases_of_two_depths_are_never_merged(first, other, refused):
             compare_bases([first, other], allow_mismatch=True)
     else:
         compare_bases([first, other], allow_mismatch=True)
+
+
+def test_layers_that_one_source_lacks_count_as_zero_with_a_note(tmp_path):
+    merge = lm.combine([mixed("a", "qv", "qv"), mixed("b", "q", "qv")])
+    assert len(merge.adapter) == 4
+    assert any("b has 3 of the 4 modules" in note for note in merge.report.notes)

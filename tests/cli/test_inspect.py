@@ -23,7 +23,7 @@ def test_the_table_has_a_row_for_every_kind_of_module(cli):
     assert columns.split()[:5] == ["module", "count", "out×in", "rank", "scale"]
     assert q.split()[:5] == ["q", "2", "6×5", "2", "2"]
     assert v.split()[:5] == ["v", "2", "4×7", "2", "2"]
-    well = "loads as it is meant in peft, transformers, llama.cpp"
+    well = "loads as it is meant in peft, transformers"  # of an unknown model llama.cpp cannot be told
     assert loads == f"{well}; not in vllm, sglang (loramerge check says why)"
 
 
@@ -43,12 +43,12 @@ def test_json_holds_every_module_with_its_spectrum(cli, tmp_path):
 
 
 def test_a_source_that_fails_does_not_hide_the_others(cli, tmp_path):
-    folder(tmp_path / "ia3", peft_type="IA3")
-    for order, code in [(["gone", "a", "ia3", B], 1), (["ia3", "a", "gone", B], 3)]:
+    (tmp_path / "x.bin").write_bytes(b"a pickle")
+    for order, code in [(["gone", "a", "x.bin", B], 1), (["x.bin", "a", "gone", B], 3)]:
         assert cli("inspect", *order).code == code, "that of the first failure"
         assert [line.split(":")[0] for line in cli.out.splitlines() if "modules," in line] == ["a", B]
         assert [line.split()[:2] for line in cli.err.splitlines()] == [
-            ["Error:", name] for name in order if name in ("gone", "ia3")
+            ["Error:", name] for name in order if name in ("gone", "x.bin")
         ]
         assert cli("inspect", "--json", *order).code == code
         assert [facts["name"] for facts in cli.json()] == ["a", "b.safetensors"]

@@ -66,7 +66,7 @@ def check_sentences(consumer, found):
     """Each finding is of this consumer, names it, is a whole sentence, and what it offers can be typed."""
     for finding in found:
         assert finding.consumer == consumer
-        assert finding.effect in ("rejects", "scales", "ignores")
+        assert finding.effect in ("rejects", "scales", "ignores", "unknown")
         assert finding.sentence.startswith(f"{CONSUMERS[consumer].title} ")
         assert finding.sentence.endswith(".")
         assert (finding.sentence + finding.mend + finding.command).isprintable()

@@ -44,6 +44,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "size": ("2kB", "2kB"),
     "consumer": ("peft", "peft"),
     "max_rank": (8, 8),
+    "allow_unknown": (True, True),
     "scale": ("norm", "norm"),
     "max_error": (0.5, 0.5),
     "max_lost": (0.5, 0.5),

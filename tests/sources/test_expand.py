@@ -29,12 +29,12 @@ def here(tmp_path, monkeypatch):
     folder(tmp_path / "single", tensors(7))
 
 
-MEMBERS = ["many/a", "many/b", "many/c.safetensors", "many/ckpt-10", "many/ckpt-9"]
+MEMBERS = ["many/a", "many/b", "many/c.safetensors", "many/ckpt-9", "many/ckpt-10"]
 EXPANSIONS = {
     "an adapter": ("single", ["single"]),
     "a folder of adapters": ("many", MEMBERS),
     "the same, with a slash": ("many/", MEMBERS),
-    "a glob": ("many/ckpt-*", ["many/ckpt-10", "many/ckpt-9"]),
+    "a glob": ("many/ckpt-*", ["many/ckpt-9", "many/ckpt-10"]),
     "a glob over all": ("many/*", MEMBERS),
     "a glob of files": ("[m-s]*/*e*.safetensors", ["single/adapter_model.safetensors"]),
     "a class": ("many/[ab]", ["many/a", "many/b"]),
@@ -76,8 +76,8 @@ def test_a_list_has_a_source_on_each_line_and_maybe_a_weight(tmp_path):
         ("many/b", 0.5),
         ("many/a", -2.0),
         ("single", None),
-        ("many/ckpt-10", 0.3),
         ("many/ckpt-9", 0.3),
+        ("many/ckpt-10", 0.3),
         ("with space/x", None),
         ("with space/y", 1.0),
     ]

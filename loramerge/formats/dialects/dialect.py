@@ -13,6 +13,7 @@ from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.forms.beside import refuse_inside
 from loramerge.formats.peft.alpha import Alpha, already_known
 from loramerge.formats.peft.keys import Shape, laid, shapes, within
 from loramerge.formats.peft.names import check_names
@@ -21,9 +22,6 @@ FACTOR = re.compile(  # how the keys of factors end, in any dialect
     r"(?P<module>.*)(?:\.lora_(?:[abAB]|up|down)(?:\.(?!bias$).*)?|(?<=_lora|lora\d)\.(?:up|down)\.weight"
     r"|\.lora(?:_linear_layer)?\.(?:up|down)\.weight|:(?:up|down)|\.(?:hada|lokr)_\w+|\.diff)",
     re.DOTALL,
-)
-BESIDE = re.compile(  # what may stand in a module beside its factors: it does nothing to them
-    r"(?:base_layer\.)?(?:weight|bias)|lora_B\.bias|diff_b|[wb]_norm"
 )
 Names = Callable[[Target], tuple[str, str]]  # target -> the keys of its down and its up factor
 Widths = Mapping[Target, int]  # target -> the units that it is stored with
@@ -116,17 +114,7 @@ def _check_rest(header: Header, extras: Collection[str], dialect: Dialect) -> No
                 f"{printable(header.name)} mixes names of {dialect.tool} with others ({printable(key, 80)}): "
                 "save each adapter by itself."
             )
-        if (inside := _inside(key, modules)) and not BESIDE.fullmatch(inside):
-            raise IncompatibleError(
-                f"{printable(header.name)} holds {printable(key, 80)} beside the factors of that module: "
-                "what it does to the update is not known."
-            )
-
-
-def _inside(key: str, modules: Collection[str]) -> str:
-    """What a key says behind the name of one of these modules; "" if it is in none."""
-    ends = (found.start() for found in re.finditer(r"[.:]", key))
-    return next((key[end + 1 :] for end in ends if key[:end] in modules), "")
+    refuse_inside(extras, modules, header.name)
 
 
 class Dialect:

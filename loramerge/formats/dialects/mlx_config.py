@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects.dialect import Header
 from loramerge.formats.files.json import read_object
 from loramerge.formats.peft.config import plausible
+from loramerge.formats.peft.number import scale
 
 CONFIG = "adapter_config.json"
 OURS = re.compile(r"(\d+_)?adapters\.safetensors")  # with the checkpoints that training leaves beside it
@@ -121,7 +123,7 @@ def _given(header: Header) -> Callable[[int], float]:
             f"beside it, or add {say('alpha')} with the scale times the rank "
             f"({say('alpha', 'rank')} for scale 1)."
         )
-    return lambda rank: 1.0 if alpha == "rank" else float(alpha) / rank
+    return partial(scale, alpha)
 
 
 def _number(values: Mapping[str, Any], field: str, name: str) -> float:

@@ -13,11 +13,13 @@ from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import EmptyError, SourceError, printable
 from loramerge.formats.dialects.dialect import Header
+from loramerge.formats.dialects.lycoris import leaves_open, whole_scale
 from loramerge.formats.forms.form import Given, Parts, Update
+from loramerge.formats.forms.lokr import LOKR
 from loramerge.formats.forms.parts import Sorted
 from loramerge.formats.forms.table import ALPHA, counted, update
 from loramerge.formats.models import unet
-from loramerge.formats.peft.number import number
+from loramerge.formats.peft.number import number, scale
 
 LINEAR = re.compile(
     r"\.transformer_blocks\.|emb|\.time_emb_proj$"
@@ -26,21 +28,28 @@ LINEAR = re.compile(
 
 @dataclass(eq=False)
 class Found:
-    """What has been read: updates, how many of each form, and the modules that do not say their alpha."""
+    """What has been read: updates, how many of each form, modules without an alpha.
+
+    `open` are those whose scale the settings of the training would tell, and these are not there.
+    """
 
     slots: dict[Target, Slot] = field(default_factory=dict)
     forms: Counter[str] = field(default_factory=Counter)
     silent: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
 
     def scale(self, header: Header, alpha: float | None, change: Update, module: str) -> float:
         """alpha / rank in float64; without an alpha, the user's or 1."""
         self.forms[change.form] += 1
-        if change.rank is None:  # a whole matrix, or a product of two: they are taken as they are
+        if change.form == LOKR.name and change.rank is None:
+            self.open += [module] * leaves_open(header.metadata, alpha)
+            return whole_scale(header.metadata, alpha, change.kernel)
+        if change.rank is None:  # a whole matrix: it is taken as it is
             return 1.0
         if alpha is not None:
             return alpha / change.rank
         self.silent.append(module)
-        return 1.0 if header.alpha is None or header.alpha == "rank" else float(header.alpha) / change.rank
+        return 1.0 if header.alpha is None else scale(header.alpha, change.rank)
 
     def oddities(self, header: Header, rule: str) -> list[str]:
         """Sentences about what was assumed. `rule`: what a missing alpha means in this dialect."""
@@ -51,6 +60,11 @@ class Found:
             total = len(self.slots)
             said = "no module says an" if count == total else f"{count} of {total} modules say no"
             told.append(f"{said} alpha, so {rule}")
+        if self.open:
+            told.append(
+                f"{len(self.open)} LoKr of two whole matrices ({printable(self.open[0], 80)}) are read at "
+                "scale 1: if LyCORIS trained them with rs_lora, which the file does not say, multiply by √dim"
+            )
         return told
 
 

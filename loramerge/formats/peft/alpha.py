@@ -6,16 +6,16 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.table import TYPES
-from loramerge.formats.peft.config import Rule, check_mergeable, plausible, scales
+from loramerge.formats.peft.config import Rule, check_mergeable, scales
 from loramerge.formats.peft.names import WEIGHTS
-from loramerge.formats.peft.number import number
+from loramerge.formats.peft.number import fitting, number, scale
 from loramerge.formats.peft.pairs import Pairs, Stored
 from loramerge.formats.peft.updates import understood
 
@@ -25,7 +25,7 @@ SCHEMA = 1
 
 ScaleOf = Callable[[str], float]
 Said = tuple[Pairs, ScaleOf, dict[str, Any]]  # the pairs as the config means them, their scales, the config
-Alpha = float | Literal["rank"]
+Alpha = float | str  # a number, "rank" for scale 1, or "rslora:16"
 
 
 def of_bare_file(file: File, stored: Stored) -> Said | None:
@@ -40,7 +40,7 @@ def of_bare_file(file: File, stored: Stored) -> Said | None:
 
 
 def given(file: File, stored: Stored, alpha: Alpha | None) -> Said:
-    """The same from the user: a number, or ``"rank"`` for scale 1.
+    """The same from the user: a number, ``"rank"`` for scale 1, or ``"rslora:16"``.
 
     Raises:
         IncompatibleError: no `alpha` is given; the message holds two options to paste.
@@ -49,9 +49,8 @@ def given(file: File, stored: Stored, alpha: Alpha | None) -> Said:
         understood(stored, {}, None, file.name)  # what no alpha would help is told first
         raise IncompatibleError(
             f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
-            f"{say('alpha', {printable(file.path.name): 16})} (with its training alpha), or "
-            f"{say('alpha', 'rank')} if "
-            "the scale is already in the weights."
+            f"{say('alpha', {printable(file.path.name): 16})} (with its training alpha; rslora:16 if it was "
+            f"trained with rsLoRA), or {say('alpha', 'rank')} if the scale is already in the weights."
         )
     return (*with_alpha(stored, alpha, file.name), {})
 
@@ -61,7 +60,7 @@ def with_alpha(stored: Stored, alpha: Alpha, name: str) -> tuple[Pairs, ScaleOf]
     pairs = understood(stored, {}, None, name)
     if alpha == "rank":
         return pairs, (lambda path: 1.0)
-    return pairs, (lambda path: float(alpha) / _rank(path, pairs, name))
+    return pairs, (lambda path: scale(alpha, _rank(path, pairs, name)))
 
 
 def _rank(path: str, pairs: Pairs, name: str) -> int:
@@ -78,12 +77,10 @@ def check_alpha(alpha: Alpha | None) -> None:
     """What a user may give as alpha.
 
     Raises:
-        UsageError: it is neither a number above 0 nor ``"rank"``.
+        UsageError: it is none of a number above 0, ``"rank"`` and ``"rslora:16"``.
     """
-    if alpha is None or alpha == "rank":
-        return
-    if isinstance(alpha, bool | str) or not (alpha > 0 and plausible(alpha)):
-        raise UsageError(f"alpha={alpha!r} is neither a number above 0 nor 'rank'.")
+    if alpha is not None and fitting(alpha) is None:
+        raise UsageError(f"alpha={alpha!r} is neither a number above 0 nor 'rank' or 'rslora:A'.")
 
 
 def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
@@ -97,11 +94,11 @@ def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
             raise SourceError(
                 f"{printable(name)} has an alpha for {printable(path)}, but no pair: it was badly saved."
             )
-        scale = _scalar(path, pairs.alphas[path], name) / _rank(path, pairs, name)
-        if not math.isclose(scale, scale_of(path), rel_tol=1e-3):  # an alpha may be stored in bfloat16
+        said = _scalar(path, pairs.alphas[path], name) / _rank(path, pairs, name)
+        if not math.isclose(said, scale_of(path), rel_tol=1e-3):  # an alpha may be stored in bfloat16
             raise SourceError(
                 f"{printable(name)} gives {printable(path)} the scale {scale_of(path):g} by its settings and "
-                f"{scale:g} by its alpha tensor: one of them is wrong."
+                f"{said:g} by its alpha tensor: one of them is wrong."
             )
 
 

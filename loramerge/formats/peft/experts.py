@@ -12,9 +12,9 @@ from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import View, widened
 from loramerge.formats.forms.checks import check_blocks, check_float, check_full, unlike
 from loramerge.formats.forms.form import Parts
+from loramerge.formats.peft.names import WRAPPED
 from loramerge.formats.peft.pairs import Pair
 
-WRAPPED = ".base_layer"
 # nesting follows the class definition, which no file holds: only names that tell the order are read
 ORDER = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")  # as model classes define them
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.formats.peft.experts import ORDER, WRAPPED
-from loramerge.formats.peft.names import PREFIX
+from loramerge.formats.peft.experts import ORDER
+from loramerge.formats.peft.names import PREFIX, WRAPPED
 
 Shape = tuple[int, ...]
 

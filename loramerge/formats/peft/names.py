@@ -11,6 +11,7 @@ from loramerge.errors import SourceError, printable
 from loramerge.formats.forms.table import FORMS
 
 PREFIX = "base_model.model."
+WRAPPED = ".base_layer"  # stands in the path of what another adapter lies around
 WEIGHTS = "adapter_model.safetensors"  # in a folder that PEFT saved
 PICKLED = "adapter_model.bin"  # the same, before PEFT 0.6
 UNKNOWN = "unknown"  # the format of names that no reader knows

@@ -1,13 +1,15 @@
-"""The number in an alpha tensor, of whatever type it is stored in."""
+"""Alphas: the number in a tensor, of whatever type, and what a user may give instead."""
 
 from __future__ import annotations
 
-from math import prod
+from math import isfinite, prod, sqrt
+from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.errors import SourceError
 from loramerge.formats.peft.config import plausible
 
+RSLORA = "rslora:"  # before an alpha that is divided by the root of the rank
 NONE = ("BOOL", "C64")  # types that hold no number to multiply by
 
 
@@ -23,3 +25,36 @@ def number(tensor: Tensor, where: str) -> float:
     if not plausible(value):
         raise SourceError(f"The alpha of {where} is {value}.")
     return value
+
+
+def fitting(alpha: Any) -> float | str | None:
+    """An alpha that a user may give, as it is kept: a number, ``"rank"`` or ``"rslora:16"``; else None."""
+    if alpha == "rank":
+        return "rank"
+    if isinstance(alpha, str) and alpha.startswith(RSLORA):
+        value = _above_0(alpha.removeprefix(RSLORA))
+        return None if value is None else f"{RSLORA}{value:.17g}"
+    return None if isinstance(alpha, str) else _above_0(alpha)
+
+
+def scale(alpha: float | str, rank: int) -> float:
+    """The scale that a fitting alpha gives a module of this rank.
+
+    >>> scale(16, 4), scale("rslora:16", 4), scale("rank", 4)
+    (4.0, 8.0, 1.0)
+    """
+    if alpha == "rank":
+        return 1.0
+    if isinstance(alpha, str):
+        return float(alpha.removeprefix(RSLORA)) / sqrt(rank)
+    return float(alpha) / rank
+
+
+def _above_0(value: Any) -> float | None:
+    if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__float__")):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return found if isfinite(found) and found > 0 and plausible(found) else None

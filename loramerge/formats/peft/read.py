@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,18 @@ from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
 from loramerge.hub.escape import shell
 
 CONFIG = "adapter_config.json"
+ELSEWHERE = (  # what a folder may hold in place of one file of weights -> what helps
+    (r".*-\d+-of-\d+\.(safetensors|bin)", "one shard of several: join their tensors into one "
+     "adapter_model.safetensors"),
+    (r"pytorch_model_fsdp_\d+|__\d+_\d+\.distcp|\.metadata", "a checkpoint of FSDP: merge its shards with "
+     "`accelerate merge-weights`, or save with a full state dict"),
+    (r"global_step\d+|zero_to_fp32\.py|(mp|zero_pp)_rank_.*\.pt", "a checkpoint of DeepSpeed: join it "
+     "with its zero_to_fp32.py, or save with stage3_gather_16bit_weights_on_model_save"),
+    (r".*\.gguf", "a file of llama.cpp, which is not read: use the adapter that it was converted from"),
+    (r"adapters?\.npz", "a file of an early mlx-lm: save it as adapters.safetensors by mlx.core.load and "
+     "save_safetensors"),
+    (r"adapter_\d+\.pt", "a checkpoint of torchtune: use the PEFT adapter that its checkpointer writes"),
+)  # fmt: skip
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
@@ -182,7 +195,18 @@ def _weights(folder: Path, name: str, allow_pickle: bool) -> File:
     for weights in (WEIGHTS, PICKLED):
         if os.path.isfile(folder / weights):
             return open_weights(folder / weights, f"{name}/{weights}", allow_pickle)
-    raise SourceError(f"{printable(name)} has an {CONFIG} but no {WEIGHTS}: the download is incomplete.")
+    what = _instead(folder) or "the download is incomplete"
+    raise SourceError(f"{printable(name)} has an {CONFIG} but no {WEIGHTS}: {what}.")
+
+
+def _instead(folder: Path) -> str:
+    """What a folder holds in place of one file of weights, and what makes one of it; "" if nothing known."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return ""
+    found = ((name, help) for pattern, help in ELSEWHERE for name in names if re.fullmatch(pattern, name))
+    return next((f"it has {printable(name, 60)}, {help}" for name, help in found), "")
 
 
 def _refuse_mlx(folder: Path, config: Mapping[str, Any], name: str) -> None:

@@ -12,11 +12,13 @@ from loramerge.adapters.target import Layout, Target
 from loramerge.errors import printable
 from loramerge.formats import models
 from loramerge.formats.files.views import widened
+from loramerge.formats.forms.beside import refuse_around, refuse_inside
 from loramerge.formats.forms.form import Given, Update
 from loramerge.formats.forms.table import FORMS, counted, update
 from loramerge.formats.models import unet
 from loramerge.formats.peft.config import Rule
 from loramerge.formats.peft.experts import stacked, unfold
+from loramerge.formats.peft.names import PREFIX, WRAPPED
 from loramerge.formats.peft.pairs import Pair, Pairs, Stored
 
 CONV = re.compile(r"(?:^|\.)\w*conv\w*$", re.IGNORECASE)
@@ -28,6 +30,7 @@ def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, nam
     Raises:
         SourceError, IncompatibleError: they do not fit it, or need one.
     """
+    _check_extras(stored, config, name)
     changes: dict[str, Update] = {}
     whole: dict[str, Pair] = {}
     for path, parts in sorted(stored.modules.items()):
@@ -46,6 +49,20 @@ def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, nam
         stored.extras,
         (*stored.oddities, *_oddities(changes, pairs)),
     )
+
+
+def _check_extras(stored: Stored, config: Mapping[str, Any], name: str) -> None:
+    """No tensor beside the pairs may have a part in their updates.
+
+    Raises:
+        IncompatibleError: one has, or nobody knows.
+    """
+    heads = config.get("modules_to_save") or []
+    listed = [str(head) for head in heads] if isinstance(heads, list | set | tuple) else []
+    modules = {PREFIX + path.replace(WRAPPED, "") for path in stored.modules}
+    refuse_inside(stored.extras, modules, name)
+    unlisted = [key for key in stored.extras if not any(f".{head}." in f".{key}" for head in listed)]
+    refuse_around(unlisted, modules, name)
 
 
 def _pairs(changes: Mapping[str, Update]) -> dict[str, Pair]:

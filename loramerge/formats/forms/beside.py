@@ -1,0 +1,58 @@
+"""What may stand in a module beside its factors. Anything else there changes the update, nobody knows how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+from loramerge.errors import IncompatibleError, printable
+
+OWN = re.compile(  # the base's own parameters, and what is added to its biases and norms
+    r"(?:base_layer\.)*(?:weight|bias)|lora_B\.bias|diff_b|[wb]_norm|(?:token_adapter\.)?trainable_tokens_delta"
+)
+
+
+ROUTER = re.compile(r"(?:.*\.)?(?:\w+_)?(?:gate|gates|router|route|routing)\.(?:weight|bias)", re.DOTALL)
+
+
+def refuse_inside(keys: Iterable[str], modules: Collection[str], name: str) -> None:
+    """Refuse a file with an unknown tensor inside one of these modules, whatever is done with extras.
+
+    Raises:
+        IncompatibleError: it has one.
+    """
+    for key in keys:
+        if (end := inside(key, modules)) and not OWN.fullmatch(end):
+            raise _unknown(key, "beside the factors of that module", name)
+
+
+def refuse_around(keys: Iterable[str], modules: Collection[str], name: str) -> None:
+    """The same of a parameter, or a router, of a block that holds such modules, if no config lists it.
+
+    Raises:
+        IncompatibleError: it has one.
+    """
+    blocks = {path[: dot.start()] for path in modules for dot in re.finditer(r"\.", path)}
+    for key in keys:
+        parent, _, leaf = key.rpartition(".")
+        if not OWN.fullmatch(leaf) and (not parent or parent in blocks):
+            raise _unknown(key, f"beside the modules of {printable(parent) or 'the model'}", name)
+        if ROUTER.fullmatch(key) and parent.rpartition(".")[0] in blocks:
+            raise _unknown(key, "among the modules that it may choose from", name)
+
+
+def _unknown(key: str, where: str, name: str) -> IncompatibleError:
+    return IncompatibleError(
+        f"{printable(name)} holds {printable(key, 80)} {where}: what it does to the update is not known. "
+        "Merge it with the library that wrote it."
+    )
+
+
+def inside(key: str, modules: Collection[str]) -> str:
+    """What a key says behind the name of one of these modules; "" if it is in none.
+
+    >>> inside("h.0.q.gate", {"h.0.q"}), inside("h.0.norm.weight", {"h.0.q"})
+    ('gate', '')
+    """
+    ends = (found.start() for found in re.finditer(r"[.:]", key))
+    return next((key[end + 1 :] for end in ends if key[:end] in modules), "")

@@ -1,0 +1,115 @@
+"""What is in the files of an adapter that is not read: tensors by kind, settings, and why it is refused."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Tensor
+from loramerge.arrays import dtypes
+from loramerge.errors import printable
+from loramerge.formats.dialects import named
+from loramerge.formats.peft.names import UNKNOWN
+from loramerge.formats.raw import Raw, look
+from loramerge.hub.names import hub_name
+from loramerge.merge.report import aligned
+
+TELLING = re.compile(r"peft_type|base_model_name_or_path|r|lora_alpha|alpha|use_\w+|init_lora_weights|bias")
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What `inspect` returns of files that cannot be merged.
+
+    Args:
+        name: as the user named it.   kind: the format, in words.
+        tensors: key -> tensor, of the header.   settings: what its config says of its kind.
+        refusal: why a merge would refuse it.
+    """
+
+    name: str
+    kind: str
+    tensors: Mapping[str, Tensor]
+    settings: Mapping[str, Any]
+    refusal: str
+
+    def table(self) -> list[list[str]]:
+        """Rows by what ends a key, the header first."""
+        groups: dict[str, list[Tensor]] = defaultdict(list)
+        for key, tensor in self.tensors.items():
+            groups[_end(key)].append(tensor)
+        rows = [[printable(end, 40), str(len(found)), _shapes(found), _types(found)] for end, found in
+                sorted(groups.items())]  # fmt: skip
+        return [["tensor", "count", "shape", "type"], *rows]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        held = {key: {"shape": list(t.shape), "dtype": t.dtype} for key, t in sorted(self.tensors.items())}
+        return {
+            "name": self.name,
+            "format": self.kind,
+            "base_model": self.settings.get("base_model_name_or_path"),
+            "settings": dict(self.settings),
+            "tensors": held,
+            "refusal": self.refusal,
+        }
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{key} {printable(value, 60)}" for key, value in self.settings.items())
+        head = f"{printable(self.name)}: {self.kind}, {len(self.tensors)} tensors"
+        head += f" ({said})" if said else ""
+        return "\n".join([head, *aligned(self.table()), f"cannot be merged: {self.refusal}"])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def contents(source: str | Path, refusal: str, allow_pickle: bool = False) -> Contents:
+    """What is in the files of a source. Only headers are read.
+
+    Args:
+        source, allow_pickle: as for `load`.   refusal: why it was not read.
+
+    Raises:
+        SourceError, IncompatibleError: the files cannot be opened at all.
+    """
+    raw = _looked(source, allow_pickle)
+    settings = {key: value for key, value in raw.config.items() if TELLING.fullmatch(key) and value}
+    kind = "of no format that is known here" if raw.dialect == UNKNOWN else named(raw.dialect).words
+    return Contents(str(source), kind, raw.tensors, settings, refusal)
+
+
+def _looked(source: str | Path, allow_pickle: bool) -> Raw:
+    if (found := hub_name(source)) is None:
+        return look(Path(source), str(source), allow_pickle)
+    from loramerge.formats.remote import look_hub  # for those who name it
+
+    return look_hub(str(source), found, allow_pickle)
+
+
+def _end(key: str) -> str:
+    """What ends a key, without the module.
+
+    >>> _end("h.0.q.lora_A.weight"), _end("h.0.q.oft_blocks"), _end("h.0.q.lora_magnitude_vector")
+    ('lora_A.weight', 'oft_blocks', 'lora_magnitude_vector')
+    """
+    before, _, last = key.rpartition(".")
+    return f"{before.rpartition('.')[2]}.{last}" if last in ("weight", "bias") and before else last
+
+
+def _shapes(tensors: list[Tensor]) -> str:
+    listed = sorted({"×".join(map(str, tensor.shape)) or "1" for tensor in tensors})
+    return listed[0] if len(listed) == 1 else f"{listed[0]} and {len(listed) - 1} more"
+
+
+def _types(tensors: list[Tensor]) -> str:
+    return ", ".join(sorted({_word(tensor.dtype) for tensor in tensors}))
+
+
+def _word(dtype: str) -> str:
+    return dtypes.word(dtype) if dtype in dtypes.FLOATS else dtype
