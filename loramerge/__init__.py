@@ -51,7 +51,7 @@ _CONTENTS = {
     "algorithms.ties": "Ties",
     "algorithms.tsv": "Tsv",
     "algorithms.wudi": "Wudi",
-    "checkpoints.extracted": "Tuned",
+    "checkpoints.tuned": "Tuned",
     "consumers.check": "check",
     "consumers.consumer": "Finding",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",

@@ -44,7 +44,7 @@ from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties
 from loramerge.algorithms.tsv import Tsv as Tsv
 from loramerge.algorithms.wudi import Wudi as Wudi
-from loramerge.checkpoints.extracted import Tuned as Tuned
+from loramerge.checkpoints.tuned import Tuned as Tuned
 from loramerge.consumers.check import check as check
 from loramerge.consumers.consumer import Finding as Finding
 from loramerge.errors import IncompatibleError as IncompatibleError

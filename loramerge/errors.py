@@ -71,7 +71,9 @@ def printable(text: object, limit: int = 200) -> str:
     >>> printable("layer\\x1b[31m.q_proj")
     'layer\\\\x1b[31m.q_proj'
     """
-    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: limit + 1])
+    safe = str(text)[: limit + 1]
+    if not safe.isprintable():
+        safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in safe)
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 

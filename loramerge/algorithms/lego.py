@@ -147,8 +147,7 @@ def _representatives(units: Grams, member: Array) -> tuple[Array, Array]:
     xp = namespace(member)
     P, Q = xp.zeros(member.shape), xp.zeros(member.swapaxes(1, 2).shape)
     count = member.sum(axis=1).astype(int)  # (M, k)
-    sizes = np.unique(host(count))  # Python goes through them
-    for n in sizes[sizes > 0].tolist():
+    for n in sorted(set(host(count).ravel().tolist()) - {0}):  # Python goes through the sizes
         m, c = xp.nonzero(count == n)  # (B,) clusters of n units
         where = xp.nonzero(member.swapaxes(1, 2)[m, c])[1].reshape(-1, n)  # (B, n)
         block = (m[:, None, None], where[:, :, None], where[:, None, :])
@@ -165,7 +164,7 @@ def _gain(gain: str, units: Grams, member: Array) -> Array:
     k = xp.maximum(member.any(axis=1).sum(axis=1), 1)
     if gain == "none":
         return xp.ones(len(live))
-    present = xp.stack([units.live[:, units.of(s)].any(axis=1) for s in np.unique(units.owner)])
+    present = xp.stack([units.live[:, units.of(s)].any(axis=1) for s in units.owners])
     return xp.sqrt(live / k / (1 if gain == "sqrt-N/k" else xp.maximum(present.sum(axis=0), 1)))
 
 

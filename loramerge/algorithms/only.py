@@ -8,12 +8,18 @@ from functools import cached_property
 from typing import Self
 
 from loramerge.adapters.patterns.search import Found, searcher
-from loramerge.algorithms.linear import Linear
 from loramerge.algorithms.method import Method, Traits
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Result
 from loramerge.errors import UsageError
+
+
+def _sum() -> Method:
+    """The weighted sum."""
+    from loramerge.algorithms.linear import Linear
+
+    return Linear()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +31,7 @@ class Only(Method):
 
     method: Method
     match: str
-    otherwise: Method = field(default_factory=Linear)
+    otherwise: Method = field(default_factory=_sum)
 
     def __post_init__(self) -> None:
         searcher(self.match, "only")
@@ -107,4 +113,4 @@ def only(method: Method, match: str, otherwise: Method | None = None) -> Only:
             raise UsageError(
                 "only takes no other `only` and no method with masks: merge these modules alone."
             )
-    return Only(method=method, match=match, otherwise=Linear() if otherwise is None else otherwise)
+    return Only(method=method, match=match, otherwise=_sum() if otherwise is None else otherwise)

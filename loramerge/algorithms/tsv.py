@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, namespace
@@ -63,7 +61,7 @@ class Tsv(Span):
         assert grams.weights is not None
         xp = namespace(grams.up)
         sigma = xp.sqrt(xp.maximum(grams.kernel.diagonal(axis1=1, axis2=2), 0.0)) * grams.live
-        for source in np.unique(grams.owner):
+        for source in grams.owners:
             mine = grams.of(source)  # strongest first
             own = sigma[:, mine] * float(grams.weights[source] != 0)
             own[:, self.per_source or len(mine) :] = 0.0

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from loramerge.arrays.backend import Array, namespace
 from loramerge.errors import UsageError
 
-FLOATS: dict[str, np.dtype] = {
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-}
+_OWN = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
+
+
+class _Floats(Mapping[str, np.dtype]):
+    """NumPy's types by name; bfloat16 comes from a package that is loaded where it is met."""
+
+    def __getitem__(self, name: str) -> np.dtype:
+        if name != "BF16":
+            return _OWN[name]
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("BF16", *_OWN))
+
+    def __contains__(self, name: object) -> bool:
+        return name == "BF16" or name in _OWN
+
+    def __len__(self) -> int:
+        return 1 + len(_OWN)
+
+
+FLOATS = _Floats()
 WORDS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 WORDS |= {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "fp64": "F64"}
 
@@ -51,7 +68,8 @@ def name_of(dtype: np.dtype) -> str:
     >>> name_of(np.dtype("float16"))
     'F16'
     """
-    return next((name for name, known in FLOATS.items() if known == dtype), str(dtype))
+    own = next((name for name, known in _OWN.items() if known == dtype), None)
+    return own or ("BF16" if FLOATS["BF16"] == dtype else str(dtype))
 
 
 def widest(names: Iterable[str]) -> str:
@@ -77,6 +95,10 @@ def largest(name: str) -> float:
 
 
 def _limits(name: str) -> Any:
+    if name in _OWN:
+        return np.finfo(_OWN[name])
+    import ml_dtypes
+
     return ml_dtypes.finfo(FLOATS[name])  # type: ignore[no-untyped-call]
 
 

@@ -45,7 +45,7 @@ def canonical(grams: Grams) -> Grams:
     xp = namespace(grams.up)
     P, Q = xp.zeros_like(grams.up), xp.zeros_like(grams.up)
     noise_up, noise_down = xp.zeros(grams.live.shape), xp.zeros(grams.live.shape)
-    for source in np.unique(grams.owner):
+    for source in grams.owners:
         mine = grams.of(source)
         block = np.ix_(np.arange(len(P)), mine, mine)
         own_up, own_down = grams.up[block], grams.down[block]

@@ -63,6 +63,11 @@ class Grams:
             return namespace(self.up).ones(len(self.owner))
         return like(self.weights[self.owner], self.up)
 
+    @property
+    def owners(self) -> list[int]:
+        """The sources that units come from, in their order."""
+        return sorted(set(self.owner.tolist()))  # np.unique would load numpy.ma
+
     def remix(self, P: Array, Q: Array, whole: Array | None = None, cut: Array | None = None) -> Remix:
         """A remix of these units, as a remix of the stored factors."""
         return Remix(P, Q, whole, cut).after(self.lift)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot, Tensor
@@ -15,7 +13,8 @@ from loramerge.checkpoints.checkpoint import PIPELINE, Checkpoint
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.single import is_image
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.checkpoints.tuned import Tuned
+from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.names import PREFIX
 
@@ -26,42 +25,17 @@ TASKS = {  # how the class of a model ends -> PEFT's name of its task; those of 
 }
 
 
-RANK = 32  # if no size is asked for
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """A tuned model in the place of an adapter: what it adds to its base, at a rank.
+def extracted(model: Tuned, threads: int, whole: bool) -> Adapter:
+    """The adapter of a tuned model, in memory. Errors as for `extract`.
 
     Args:
-        tuned, base: as for `extract`.   rank: units in every module.
-
-    Raises:
-        UsageError: the rank is no whole number from 1 on.
+        whole: tensors that differ, but of which no update is made, are in its extras.
     """
-
-    tuned: str | Path
-    base: str | Path
-    rank: int = RANK
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise UsageError(f"rank={self.rank!r} of a tuned model is not a whole number from 1 on.")
-
-    def __str__(self) -> str:
-        return Path(self.tuned).name or str(self.tuned)
-
-    def adapter(self, threads: int, whole: bool) -> Adapter:
-        """The adapter, in memory. Errors as for `extract`.
-
-        Args:
-            whole: tensors that differ, but of which no update is made, are in its extras.
-        """
-        pair = Pair(open_checkpoint(self.tuned), open_checkpoint(self.base))
-        beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
-        with workers(threads) as run:
-            modules = list(run(lambda each: pair.module(each, self.rank, None), pair.weights))
-        return adapter(pair, modules, beside, str(self))
+    pair = Pair(open_checkpoint(model.tuned), open_checkpoint(model.base))
+    beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
+    with workers(threads) as run:
+        modules = list(run(lambda each: pair.module(each, model.rank, None), pair.weights))
+    return adapter(pair, modules, beside, str(model))
 
 
 def home(checkpoint: Checkpoint) -> str:

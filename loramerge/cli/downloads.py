@@ -40,11 +40,12 @@ def one_bar() -> Iterator[None]:
 def listed(source: str) -> list[str]:
     """The source, or the members of a list on the Hub, told on stderr."""
     from loramerge.cli import show
-    from loramerge.hub.lists import members
     from loramerge.hub.names import is_collection
 
     if not is_collection(source):
         return [source]
+    from loramerge.hub.lists import members
+
     found = members(source)
     for note in found.notes:
         show.note(f"note: {note}")

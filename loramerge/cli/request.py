@@ -10,15 +10,13 @@ from typing import Any
 import click
 
 from loramerge.algorithms import find, make
-from loramerge.checkpoints.extracted import Tuned
+from loramerge.checkpoints.tuned import Tuned
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import typed
 from loramerge.errors import UsageError, printable
 from loramerge.formats.output import is_bare
 from loramerge.request.recipe import Ingredient, Recipe
-from loramerge.request.recipe_text import read
-from loramerge.request.strangers import check_work
 from loramerge.sources.expand import expanded, left_aside
 
 SIZES = {"rank", "energy", "total_rank", "size"}  # one of them on the command line puts the others away
@@ -26,7 +24,7 @@ SIZES = {"rank", "energy", "total_rank", "size"}  # one of them on the command l
 
 def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Recipe:
     """The recipe of this command, its collections expanded."""
-    written = read(file) if file else Recipe()
+    written = _read(file) if file else Recipe()
     if not sources and not written.sources:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --recipe that does.")
     fields, own = typed(ctx, "command"), _own(ctx)
@@ -46,9 +44,17 @@ def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Reci
     return _weighed(expanded(whole.asking(bare=None if out is None else is_bare(out), **fields)), weights)
 
 
+def _read(file: Path) -> Recipe:
+    from loramerge.request.recipe_text import read  # for those who have a recipe
+
+    return read(file)
+
+
 def _check_work(asked: Mapping[str, Any], file: Path | None, ctx: click.Context) -> None:
     """What the recipe asks of the method is done, if it is no more than usual or the user allows it."""
     if file is not None and asked:
+        from loramerge.request.strangers import check_work
+
         method = make(ctx.meta["method"], asked)
         for note in check_work(method, ctx.params["allow_work"], f"the recipe {file}"):
             show.note(f"note: {note}")

@@ -13,12 +13,12 @@ from loramerge.arrays import dtypes
 from loramerge.cli import show
 from loramerge.errors import printable
 from loramerge.formats import output
-from loramerge.merge.curve import Point, curve
 from loramerge.merge.plan import Plan
 from loramerge.merge.run import Merge
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
+    from loramerge.merge.curve import Point
 
 Printed = Literal["words", "json", "path"]
 
@@ -58,6 +58,8 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
     """What would be written, and what other sizes would lose."""
     if printed == "path":
         return click.echo(str(out))
+    from loramerge.merge.curve import curve  # for --dry-run alone
+
     points = curve(plan, output.is_bare(out))
     if printed == "json":
         return show.data(_facts(plan, out, points))

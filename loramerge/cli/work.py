@@ -22,7 +22,6 @@ from loramerge.merge.run import Merge, run
 from loramerge.request.doors import LIMITS, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
-from loramerge.request.recipe_text import unsaid, written
 from loramerge.request.request import FIELDS
 
 if TYPE_CHECKING:
@@ -69,6 +68,8 @@ def _check_push(given: dict[str, Any]) -> None:
 
 def _print_recipe(recipe: Recipe) -> None:
     """The recipe on stdout; what it cannot say on stderr, never dropped in silence."""
+    from loramerge.request.recipe_text import unsaid, written
+
     for name in (name for name in unsaid(recipe) if name in taken("command")):
         field = FIELDS[name]
         why = why_not("recipe", name, field.part)

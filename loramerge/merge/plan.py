@@ -20,11 +20,10 @@ from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline, is_bare
 from loramerge.request.budgets import Budget
 from loramerge.request.effort import Effort
-from loramerge.request.request import Request
+from loramerge.request.request import TFIDF, Request
 from loramerge.request.rules import Scale
 from loramerge.request.schedule import Schedule
 from loramerge.sources.choice import told
-from loramerge.sources.similarity import TFIDF
 from loramerge.sources.sources import Sources, work_weights
 from loramerge.sources.units import Units
 

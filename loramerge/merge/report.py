@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -278,6 +277,8 @@ class Report:
 
 def as_html(rows: list[list[str]], lines: Iterable[str]) -> str:
     """A table, the header first, and lines below it."""
+    import html  # for notebooks
+
     head, *body = ([html.escape(cell) for cell in row] for row in rows)
     shown = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in body)
     below = "<br>".join(map(html.escape, lines))

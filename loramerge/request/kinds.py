@@ -26,7 +26,7 @@ class Unfit(ValueError):
     """Why a value does not fit, as the sentence goes on after the value: ``is no size such as 20MB``."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Kind(ABC):
     """What values a field takes; `metavar` is their name in help."""
 
@@ -37,7 +37,6 @@ class Kind(ABC):
         """The value as it is kept. Raises Unfit."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flag(Kind):
     """True or false."""
 
@@ -47,7 +46,7 @@ class Flag(Kind):
         return value
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Choice(Kind):
     """One of a few words; `also` are spellings that are understood but not offered."""
 
@@ -60,7 +59,6 @@ class Choice(Kind):
         return value
 
 
-@dataclass(frozen=True, kw_only=True)
 class Whole(Kind):
     """A whole number from 1 on."""
 
@@ -70,7 +68,6 @@ class Whole(Kind):
         return value
 
 
-@dataclass(frozen=True, kw_only=True)
 class Number(Kind):
     """A finite number from 0 on."""
 
@@ -93,7 +90,7 @@ def number(value: Any, low: float = -LARGEST) -> float:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Text(Kind):
     """Words of the user; a path counts where `path` says so."""
 
@@ -109,7 +106,6 @@ class Text(Kind):
         return value
 
 
-@dataclass(frozen=True, kw_only=True)
 class Place(Kind):
     """Where something is written."""
 
@@ -119,7 +115,6 @@ class Place(Kind):
         return Path(value)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Size(Kind):
     """Bytes: a number or a text such as ``20MB``, kept as it was given because a recipe shows it so."""
 
@@ -140,7 +135,7 @@ def in_bytes(size: Any) -> float:
     return float(match[1]) * 1000.0 ** " kmg".index(match[2].lower() or " ")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Strength(Kind):
     """A finite number, or the name of a policy."""
 
@@ -163,7 +158,6 @@ def _float(text: str) -> float:
         return math.nan
 
 
-@dataclass(frozen=True, kw_only=True)
 class Alphas(Kind):
     """A training alpha for all sources, or {source: alpha}; ``"rank"`` is scale 1, ``"rslora:16"`` 16/√r."""
 
@@ -181,7 +175,7 @@ def _alpha(value: Any) -> float | str:
     return alpha
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs(Kind):
     """{source: text or path}; where `file` says so, a path of a file that holds such a table."""
 
@@ -207,7 +201,7 @@ def _texts(source: Any, value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Many(Kind):
     """A tuple of things that `each` makes fit."""
 
@@ -220,7 +214,6 @@ class Many(Kind):
         return tuple(self.each(item) for item in value)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Progress(Kind):
     """True for a bar, False for none, or a function of (stage, done, total)."""
 
@@ -237,7 +230,6 @@ class Progress(Kind):
         return told
 
 
-@dataclass(frozen=True, kw_only=True)
 class Renames(Kind):
     """{old: new} beginnings of names; a file of them, or several of either, are read into one table.
 

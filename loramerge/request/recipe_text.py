@@ -9,7 +9,7 @@ from typing import Any
 from loramerge.adapters.original import read_text
 from loramerge.adapters.patterns.search import searcher
 from loramerge.algorithms import Method, name_of, options_of
-from loramerge.checkpoints.extracted import RANK, Tuned
+from loramerge.checkpoints.tuned import RANK, Tuned
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.request.entry import taken
 from loramerge.request.mergekit import is_mergekit, translated

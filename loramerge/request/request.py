@@ -26,6 +26,7 @@ if typing.TYPE_CHECKING:
     from loramerge.request.rules import Rule, Weight
 
 DEFAULT = "linear"  # the method, if nothing is said
+TFIDF = "tfidf"  # how texts are compared, if nothing is said
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 SHORT = ("bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64")  # as PEFT and safetensors say it
 SCALES = ("norm", "cosine")
@@ -85,7 +86,7 @@ class Request:
         "card, says it.", "sources", kinds.Pairs(metavar="FILE", file=True))  # fmt: skip
     embedding: str | Path | None = ask(None, "How descriptions are compared: tfidf, by the words they "
         "share; a .npz, .safetensors or .json of vectors by name; or a sentence-transformers model.",
-        "sources", kinds.Text(metavar="HOW", path=True), shown="tfidf")  # fmt: skip
+        "sources", kinds.Text(metavar="HOW", path=True), shown=TFIDF)  # fmt: skip
     dtype: str | None = ask(None, "Number type of the output.", "output",
         kinds.Choice(words=lambda: DTYPES, also=SHORT), shown="the widest of the sources",
         always=True)  # fmt: skip

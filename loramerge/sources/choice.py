@@ -12,8 +12,6 @@ from loramerge.errors import UsageError, printable, say
 from loramerge.request.request import Request
 from loramerge.request.rules import Ramp, Rule, Weight
 from loramerge.request.schedule import check_weights
-from loramerge.sources.descriptions import descriptions, names
-from loramerge.sources.similarity import similarities
 
 SOME = 8  # names in one note
 
@@ -44,6 +42,10 @@ def weighed(
             f"out. To state the "
             f"similarities themselves, give {say('weights')} without {say('describe')}."
         )
+    # Text is compared for those who ask for it.
+    from loramerge.sources.descriptions import descriptions, names
+    from loramerge.sources.similarity import similarities
+
     called, told = [names(adapter) for adapter in adapters], request.descriptions
     return similarities(method.query, called, lambda: descriptions(adapters, told), request.embedding)
 

@@ -10,8 +10,8 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.errors import SourceError, UsageError, printable, say
 from loramerge.formats.cards.readme import CARD, card
 from loramerge.formats.files.json import read_object
+from loramerge.sources.expand import DESCRIPTIONS as FILE
 
-FILE = "descriptions.json"
 Descriptions = Mapping[str, str] | str | Path | None
 Shelves = dict[Path, Mapping[str, str]]  # folder -> its descriptions
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
-from loramerge.checkpoints.extracted import Tuned
+from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.files.atomic import put_back, put_back_members
@@ -20,9 +20,9 @@ from loramerge.formats.peft.read import CONFIG
 from loramerge.hub.names import is_collection as is_list
 from loramerge.hub.names import is_hub, pinned
 from loramerge.request.recipe import Ingredient, Recipe
-from loramerge.sources.descriptions import FILE
 
 LIMIT = 2**20  # of a list
+DESCRIPTIONS = "descriptions.json"  # may lie among the adapters of a folder
 Member = tuple[str, float | None]  # a path, and the weight that a list gives it
 
 
@@ -60,7 +60,7 @@ def expand(name: str) -> list[Member]:
 def left_aside(name: str) -> list[str]:
     """What else lies in a folder that stands for its adapters, but for their descriptions."""
     found = _visible(name) if _is_collection(name) else []
-    return sorted(path.name for path in found if not _is_adapter(path) and path.name != FILE)
+    return sorted(path.name for path in found if not _is_adapter(path) and path.name != DESCRIPTIONS)
 
 
 def _found(name: str) -> list[str]:

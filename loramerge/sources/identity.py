@@ -142,21 +142,20 @@ def _paths(adapter: Adapter) -> set[str]:
 def _renewed(adapters: Sequence[Adapter], always: bool = False) -> list[Adapter]:
     """Old names as new ones, where another source has new ones; those of experts `always`."""
     found = list(adapters)
+    paths = [_paths(adapter) for adapter in found]
     for name, family in FAMILIES.items():
-        paths = [_paths(adapter) for adapter in found]
-        ages = [
-            ({old(family, p) is not None for p in own}, any(is_new(family, p) for p in own)) for own in paths
-        ]
-        fresh = next((a.name for a, (_, new) in zip(found, ages, strict=True) if new), None)
+        named = zip(found, paths, strict=True)
+        fresh = next((a.name for a, own in named if any(is_new(family, path) for path in own)), None)
         if fresh is None and always and name in EXPERTS:
             fresh = "transformers 5"
-        if fresh is None or not any(True in olds for olds, _ in ages):
+        if fresh is None or all(old(family, path) is None for own in paths for path in own):
             continue
 
         def rename(path: str, family: tuple[Template, ...] = family) -> str:
             return old(family, path) or path
 
         found = [moved(adapter, rename, f"as in {printable(fresh)}") for adapter in found]
+        paths = [_paths(adapter) for adapter in found]
     return found
 
 

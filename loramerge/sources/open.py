@@ -16,7 +16,7 @@ from loramerge.adapters.base_models import compare_bases
 from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.checkpoints.extracted import Tuned
+from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import Alpha, load
 from loramerge.formats.peft.alpha import check_alpha
@@ -92,7 +92,9 @@ def open_one(source: Source, request: Request, peeking: bool = False) -> Adapter
         SourceError, IncompatibleError, UsageError: as `load`.
     """
     if isinstance(source, Tuned):
-        return source.adapter(request.effort.workers, request.extras != "drop")
+        from loramerge.checkpoints.extracted import extracted  # few merges have a model among their sources
+
+        return extracted(source, request.effort.workers, request.extras != "drop")
     alpha: Any = request.alpha
     return load(
         source,

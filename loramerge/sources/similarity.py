@@ -16,8 +16,8 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import SourceError, UsageError, printable, say
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.npz import read_npz
+from loramerge.request.request import TFIDF
 
-TFIDF = "tfidf"
 HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # how the Hub names a repository
 FILES = (".npz", ".safetensors", ".json")
 DIGITS = 12  # of a similarity: texts that are alike are then exactly so, on every machine

@@ -16,9 +16,9 @@ from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
-from loramerge.checkpoints.extracted import RANK
 from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint
+from loramerge.checkpoints.tuned import RANK
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect

@@ -84,7 +84,7 @@ def test_a_value_too_large_for_float16_is_refused_with_a_way_out():
         store(up * 1e6, down * 1e6, "F16", 3, "layers.0.q")
     assert str(refused.value) == (
         "The merge of layers.0.q does not fit float16 (largest value 6.55e+04): "
-        "use --dtype bfloat16 or float32."
+        "use dtype='bfloat16' or float32."
     )
 
 

@@ -44,7 +44,7 @@ class Federated(Method):
 def present(grams: Grams) -> list[int]:
     """The sources that have these modules and a weight."""
     assert grams.weights is not None
-    return [int(source) for source in np.unique(grams.owner) if grams.weights[source]]
+    return [source for source in grams.owners if grams.weights[source]]
 
 
 def check_ranks(grams: Grams, method: str) -> int:

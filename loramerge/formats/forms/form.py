@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -106,4 +105,5 @@ def numberless(part: str) -> str:
     >>> numberless("down.3"), numberless("hada_w1_a")
     ('down.#', 'hada_w1_a')
     """
-    return re.sub(r"\.\d+$", ".#", part)
+    name, dot, number = part.rpartition(".")
+    return f"{name}.#" if dot and number.isdecimal() else part

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 
 from loramerge.adapters.limits import check_units
@@ -15,7 +16,7 @@ from loramerge.formats.files.views import widened
 from loramerge.formats.forms.adalora import ADALORA
 from loramerge.formats.forms.checks import check_float, check_full, missing
 from loramerge.formats.forms.embedding import EMBEDDING
-from loramerge.formats.forms.form import Form, Given, Naming, Parts, Update
+from loramerge.formats.forms.form import Form, Given, Naming, Parts, Update, numberless
 from loramerge.formats.forms.full import FULL
 from loramerge.formats.forms.locon import LOCON
 from loramerge.formats.forms.loha import LOHA
@@ -82,15 +83,21 @@ def _form(factors: Parts, given: Given, naming: Naming) -> Form:
     """The form that owns all of these; the one that its setting asks for, if there are several."""
     if not factors:
         raise SourceError(f"{given.where} has an alpha, but no factors.")
-    found = [form for form in FORMS.values() if all(form.owns(part, naming) for part in factors)]
-    found = [form for form in found if not form.setting or given.config.get(form.setting)]
+    owners = _owners(frozenset(map(numberless, factors)), naming)
+    found = [form for form in owners if not form.setting or given.config.get(form.setting)]
     if not found:
-        words = " and ".join(_owners(factors, naming))
+        words = " and ".join(_words(factors, naming))
         raise SourceError(f"{given.where} has {words} in one: it was badly saved.")
     return next((form for form in found if form.setting), found[0])
 
 
-def _owners(factors: Iterable[str], naming: Naming) -> list[str]:
+@lru_cache(256)  # the modules of an adapter are alike
+def _owners(parts: frozenset[str], naming: Naming) -> list[Form]:
+    """The forms to which all of these can belong."""
+    return [form for form in FORMS.values() if all(form.owns(part, naming) for part in parts)]
+
+
+def _words(factors: Iterable[str], naming: Naming) -> list[str]:
     """The forms to which some of these belong."""
     first = {part: next(f.words for f in FORMS.values() if f.owns(part, naming)) for part in factors}
     return sorted(set(first.values()))

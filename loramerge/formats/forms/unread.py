@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.forms.form import Naming
@@ -13,8 +12,7 @@ from loramerge.formats.forms.form import Naming
 BASE = "needs the base weights to become an update: merge it into its base model"
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(NamedTuple):
     """One of them.
 
     Args:

@@ -68,4 +68,4 @@ def old(family: tuple[Template, ...], path: str) -> str | None:
 
 def is_new(family: tuple[Template, ...], path: str) -> bool:
     """Whether a path has a new name of a family."""
-    return old(family, path) is None and any(each.made(path) for each in family)
+    return any(each.made(path) for each in family) and old(family, path) is None

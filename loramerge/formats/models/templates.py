@@ -7,14 +7,13 @@ A template stands for whole segments of a path. A `*` is one segment, which the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from typing import NamedTuple
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(NamedTuple):
     """One rewriting of a part of a path; `first`: only of its beginning.
 
     >>> Template("encoder.layer.*.mlp", "layers.*.mlp").rewrite("vit.encoder.layer.3.mlp.fc1")
@@ -29,12 +28,12 @@ class Template:
 
     def rewrite(self, path: str) -> str | None:
         """The new name of a path; None if it is not meant."""
-        found = self._old.search(path)
+        found = _search(self.old, self.first, path)
         return None if found is None else self._put(path, found)
 
     def made(self, path: str) -> bool:
         """Whether a path looks like a new name."""
-        return _compiled(self.new, self.first).search(path) is not None
+        return _search(self.new, self.first, path) is not None
 
     def _put(self, path: str, found: re.Match[str]) -> str:
         groups = iter(found.groups())
@@ -42,11 +41,18 @@ class Template:
         whole = [path[: found.start()].rstrip("."), middle, path[found.end() :].lstrip(".")]
         return ".".join(part for part in whole if part)
 
-    @cached_property
-    def _old(self) -> re.Pattern[str]:
-        return _compiled(self.old, self.first)
+
+def _search(template: str, first: bool, path: str) -> re.Match[str] | None:
+    """Where a template meets a path; a pattern is made only for a path that has its longest words."""
+    return _compiled(template, first).search(path) if _longest(template) in path else None
 
 
+@cache
+def _longest(template: str) -> str:
+    return max(template.split("*"), key=len).strip(".")
+
+
+@cache
 def _compiled(template: str, first: bool) -> re.Pattern[str]:
     segments = [r"([^.]+)" if part == "*" else re.escape(part) for part in template.split(".") if part]
     start = "^" if first else r"(?:^|(?<=\.))"

@@ -14,7 +14,6 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.files.json import read_object
-from loramerge.formats.files.pickles import open_pickle
 from loramerge.formats.files.safetensors import File, open_file
 from loramerge.formats.peft.alpha import (
     Alpha,
@@ -188,6 +187,8 @@ def open_weights(path: Path, name: str, allow_pickle: bool) -> File:
             f"{say('allow_pickle', True)} reads its tensors without running anything; safer still is to save "
             "it as safetensors."
         )
+    from loramerge.formats.files.pickles import open_pickle  # few adapters are pickles
+
     return open_pickle(path, name)
 
 
