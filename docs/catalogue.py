@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 from loramerge.algorithms import METHODS
@@ -47,6 +46,6 @@ def _methods() -> Iterator[str]:
 
 def _said(spec: Spec) -> str:
     """The call that makes it, without what is left at its default."""
-    fields = dataclasses.fields(spec)
-    given = [f for f in fields if f.default is dataclasses.MISSING or getattr(spec, f.name) != f.default]
-    return f"Spec({', '.join(f'{f.name}={getattr(spec, f.name)!r}' for f in given)})"
+    usual = Spec._field_defaults
+    given = {name: value for name, value in spec._asdict().items() if (name, value) not in usual.items()}
+    return f"Spec({', '.join(f'{name}={value!r}' for name, value in given.items())})"

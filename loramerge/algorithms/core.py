@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from loramerge.algorithms.entries import cores
 from loramerge.algorithms.entries.choice import ByRule
+from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
@@ -13,7 +14,7 @@ from loramerge.arrays.gram import Grams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Core(ByRule):
+class Core(ByRule, Span):
     """TIES, DARE and other rules on small cores: the merge stays in the span of the adapters.
 
         ΔW_t = E_up M_t E_down        ΔW = E_up · rule(M₁ … M_T) · E_down

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from loramerge.algorithms.families.span import lengths
 from loramerge.algorithms.families.tucker import subspaces
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, host, like, namespace
-from loramerge.arrays.basis import Basis
+from loramerge.arrays.basis import Basis, basis
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.remix import Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +59,21 @@ class Ctm(ByRule):
     def traits(self) -> Traits:
         return self.chosen().traits("spectral", diagonal=True, whole=False)
 
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        return replace(grams, weights=weights)
+
     def observe(self, grams: Grams) -> Array:
         """σ² of the weighted sum (M, R)."""
-        total = self.bases(grams).weighted_sum(grams)
+        total = basis(grams, self.rank_tol).weighted_sum(grams)
         sigma: Array = namespace(total).linalg.svd(total, compute_uv=False)
         return sigma**2
 
-    def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
+    def remix(self, grams: Grams) -> Result:
+        bases = basis(grams, self.rank_tol)
+        return bases.leading(grams, *self._units(grams, bases), self.rank)
+
+    def _units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
+        """X (M, R, k), σ (M, k), Yᵀ (M, k, R) of the core."""
         assert grams.weights is not None
         xp, weights = namespace(bases.reach_up), host(grams.weights)
         modules, size = grams.live.shape

@@ -13,13 +13,13 @@ from loramerge.algorithms.entries.dense import merged
 from loramerge.algorithms.entries.options import SHARE
 from loramerge.algorithms.entries.rows import Rows, energies, fitted, rows
 from loramerge.algorithms.entries.rule import Rule
-from loramerge.algorithms.families.size import Sized, truncate
+from loramerge.algorithms.families.size import Ranked, squares, truncate
 from loramerge.algorithms.families.span import RANK_TOL, tolerance
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.table import RULES
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
-from loramerge.arrays.gram import Grams, spectrum, weigh
+from loramerge.arrays.gram import Grams, weigh
 from loramerge.arrays.remix import Fit, Fitted, Result
 from loramerge.errors import UsageError
 
@@ -27,7 +27,7 @@ DENSITIES: Mapping[str, float] = {"ties": 0.2, "dare_ties": 0.9}  # as published
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knots(Sized):
+class Knots(Ranked):
     """TIES where the updates are aligned: on coordinates in the singular vectors that all have in common.
 
         [ΔW_1 | … | ΔW_T] = U Σ [V_1 | … | V_T]        ΔW = U · rule(Σ V_1, …, Σ V_T)
@@ -113,13 +113,12 @@ class Knots(Sized):
     def observe(self, grams: Grams) -> Array:
         """σ² of the merge (M, R), largest first."""
         if self.rule == "linear":
-            summed = _summed(grams)
-            return spectrum(summed.up, summed.down, summed.halves).sigma ** 2
+            return squares(_summed(grams))
         found = np.zeros(grams.live.shape)
-        for module, squares in enumerate(found):
+        for module, row in enumerate(found):
             if made := self.merged(grams, module):
                 own = energies(made[1])
-                squares[: len(own)] = own
+                row[: len(own)] = own
         return found
 
     def remix(self, grams: Grams) -> Result:

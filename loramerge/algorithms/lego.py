@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from loramerge.algorithms.families.kmeans import cluster
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked, squares
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, host, namespace, ratio
 from loramerge.arrays.frames import Frame
@@ -23,7 +23,7 @@ PUBLISHED = {  # what the two readings of the paper do where they differ
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lego(Sized):
+class Lego(Ranked):
     """Minimal semantic units, clustered by k-means into k merged units.
 
         unit uᵢ = bᵢ aᵢᵀ    clusters by ⟨uᵢ, uⱼ⟩ = (aᵢ·aⱼ)(bᵢ·bⱼ)    merged unit = best rank-1 of Σ_{i∈c} uᵢ
@@ -94,6 +94,13 @@ class Lego(Sized):
     @property
     def frame(self) -> Frame:
         return "canonical" if self.variant == "intrinsic" else "stored"
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    def observe(self, grams: Grams) -> Array:
+        return squares(grams)
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return weigh(grams, weights, even=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self, cast
+from typing import cast
 
 import numpy as np
 
 from loramerge.algorithms.entries.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.families.refit import refit
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.table import METHODS, RULES
 from loramerge.algorithms.ties import Ties
@@ -25,7 +24,7 @@ BASES = ("linear", *RULES, "tsv", "wudi")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeVla(Sized):
+class MergeVla(Ranked):
     """A merge that many tasks share, and a mask of single bits for each task.
 
         ΔW  = τ = base(w_1 ΔW_1 … w_T ΔW_T)
@@ -77,11 +76,11 @@ class MergeVla(Sized):
         return self.consensus == 0
 
     @property
-    def shared(self) -> Sized:
+    def shared(self) -> Ranked:
         """The method of the merge that tasks share, with its size."""
         if self.base == "ties":
             return Ties(density=1, divisor="none", rank=self.rank, energy=self.energy)
-        cls = cast(type[Sized], METHODS[self.base])
+        cls = cast(type[Ranked], METHODS[self.base])
         return cls(rank=self.rank, energy=self.energy)
 
     @property
@@ -116,12 +115,6 @@ class MergeVla(Sized):
 
     def observe(self, grams: Grams) -> Array:
         return self.shared.observe(self._weighed(grams))
-
-    def decide(self, observed: Sequence[Array], largest: int) -> Self:
-        if self.energy is not None:
-            rank = self.shared.decide(observed, largest).rank
-            return replace(self, rank=rank, energy=None)
-        return self if self.rank or self.whole else replace(self, rank=largest)
 
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return self.shared.width(signature, shape)

@@ -9,17 +9,17 @@ import numpy as np
 from loramerge.algorithms.entries import cores
 from loramerge.algorithms.entries.block import whole
 from loramerge.algorithms.entries.choice import NAMES, ByRule
-from loramerge.algorithms.families.span import lengths
+from loramerge.algorithms.families.span import Cored, lengths
 from loramerge.algorithms.method import Traits, option
 from loramerge.arrays.backend import Array, like, namespace
-from loramerge.arrays.basis import Basis
+from loramerge.arrays.basis import Basis, basis
 from loramerge.arrays.gram import Grams, weigh
 
 NOTHING = 1e-12  # of the sources' strength: less is rounding of what cancels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pico(ByRule):
+class Pico(ByRule, Cored):
     """Shared output directions are turned down, and the merge is as strong as its sources are on average.
 
         [B₁ … B_T] = U Σ Vᵀ,  s_j = σ_j²/Σσ²,  a_j = 1/(1 + (T−1) s_j)
@@ -59,6 +59,9 @@ class Pico(ByRule):
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return weigh(grams, weights, even=True)  # w ΔW is the update, balanced again
+
+    def bases(self, grams: Grams) -> Basis:
+        return basis(grams, self.rank_tol)
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         merged = self._merged(grams, bases, calibration(grams, bases))

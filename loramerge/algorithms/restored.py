@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 
 from loramerge.algorithms.entries.masks import masked, weighted_sources
 from loramerge.algorithms.families.refit import refit, squares
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
@@ -29,7 +28,7 @@ class Masked(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restored(Sized):
+class Restored(Ranked):
     """S ∘ ΔW of one merged adapter, fitted to a rank. No method of the table: it needs a file of masks."""
 
     masks_of: Masked = field(repr=False, metadata={"found": True})
@@ -41,10 +40,9 @@ class Restored(Sized):
     def options(self) -> dict[str, Any]:
         return {**super().options(), "task": self.masks_of.task}
 
-    def decide(self, observed: Sequence[Array], largest: int) -> Self:
-        if self.energy is not None:
-            return super().decide(observed, largest)
-        return self if self.rank else replace(self, rank=self.masks_of.rank)
+    @property
+    def whole(self) -> bool:
+        return False
 
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return min(self.rank or sum(signature), *shape)

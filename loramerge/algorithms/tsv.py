@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from loramerge.algorithms.families.span import Span
+from loramerge.algorithms.families.span import Cored
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis, directions
@@ -13,7 +13,7 @@ from loramerge.arrays.polar import rows_as_directions, singular
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tsv(Span):
+class Tsv(Cored):
     """Task singular vectors: the interference between sources is whitened away; no unit loses strength.
 
         ΔW_t = U_t Σ_t V_tᵀ,  U = [U₁ … U_T], V = [V₁ … V_T]        ΔW = U⊥ diag(w_t σ_ti) V⊥ᵀ
@@ -47,6 +47,9 @@ class Tsv(Span):
     @property
     def traits(self) -> Traits:
         return Traits("spectral", weights="consensus", identity=self.per_source is None)
+
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        return replace(grams, weights=weights)
 
     def bases(self, grams: Grams) -> Basis:
         return directions(grams, self._strength(grams) > 0, self.rank_tol)

@@ -1,8 +1,8 @@
 """Where arrays live: NumPy on the host, CuPy on a GPU, and what the two do differently.
 
-Everything that is batched takes its functions from the arrays it is given, ``xp = namespace(a)``, and leaves
-them where they are. What must cross says so: `host` copies down, `like` moves up. Small things that only say
-which (owners, weights, positions) are always on the host; CuPy takes them as indices as they are.
+Batched code takes its functions from its arrays, ``xp = namespace(a)``, and leaves the arrays where they are.
+Crossings are explicit: `host` copies down, `like` moves up. Small arrays that only select (owners, weights,
+positions) are always on the host; CuPy accepts them as indices.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def positions(mask: Any) -> list[int]:
 
 
 def ratio(part: Any, whole: Any, where: Any) -> Array:
-    """part / whole where that holds, elsewhere 0. CuPy's functions have no ``where=``.
+    """part / whole where `where` holds, elsewhere 0. CuPy's functions have no ``where=``.
 
     >>> ratio(np.array([1.0, 2.0]), np.array([4.0, 0.0]), np.array([True, False]))
     array([0.25, 0.  ])
@@ -64,7 +64,7 @@ def cholesky(matrices: Any) -> Array:
     """Lower factors (N, R, R), each by itself; NaN where a matrix is not positive definite.
 
     NumPy refuses the whole batch for one such matrix. CuPy says nothing and leaves half of a factor there:
-    before it comes in, its devInfo must be read here.
+    before it is used here, its devInfo must be read.
     """
     try:
         return namespace(matrices).linalg.cholesky(matrices)

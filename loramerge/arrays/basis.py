@@ -2,7 +2,7 @@
 
     up = E_up @ reach_up      down = reach_downᵀ @ E_down      ΔW_t = E_up M_t E_down,  M_t (R, R)
 
-Rules that only turn, whiten or threshold these cores never see a matrix of the size of the module.
+Rules that only rotate, whiten or threshold these cores never see a matrix as large as the module.
 """
 
 from __future__ import annotations

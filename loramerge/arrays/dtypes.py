@@ -21,7 +21,8 @@ class _Floats(Mapping[str, np.dtype]):
             return _OWN[name]
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(("BF16", *_OWN))

@@ -1,4 +1,4 @@
-"""Frames: the units that a method starts from, before any weight. What need not be done again for others.
+"""Frames: the units that a method starts from, before weights. Other weights do not need this work again.
 
 stored      as in the files, the scale on up: for methods whose published form is bound to raw factors
 balanced    each unit split evenly between up and down
@@ -72,9 +72,9 @@ def _own_halves(pair: tuple[Array, Array], mine: Array) -> tuple[Array, Array]:
 
 
 def spectral(grams: Grams) -> Grams:
-    """Canonical units with halves from the factors, in modules where Grams have lost digits.
+    """Canonical units, with halves from the factors themselves where Grams have lost digits.
 
-    A Gram squares: σ/σ₁ = 1e-5 keeps 6 digits in it. Adapters that nearly share A are common.
+    A Gram squares its units: of a σ at 1e-5 of σ₁ it keeps 6 digits. Adapters that nearly share A are common.
     """
     up, down = halves(grams.up), halves(grams.down)
     near_up, near_down = _near(grams.up), _near(grams.down)

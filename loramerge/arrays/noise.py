@@ -1,4 +1,4 @@
-"""What rounding to a short float type does to a matrix: how much energy it adds, and how strong."""
+"""What rounding to a short float type adds to a matrix: how much energy, and how strong a direction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Noise:
     def explains(self, energy: float, strongest: float) -> bool:
         """Whether a difference of this ‖·‖² and largest σ² need be no more than rounding.
 
-        Weaker noise has weaker directions: what is small but of a low rank was trained.
+        Weak noise has only weak directions: a small difference of low rank was trained.
         """
         share = min(1.0, energy / self.energy) if self.energy else 0.0
         return energy <= TWICE * self.energy and strongest <= TWICE * self.edge * share
@@ -60,7 +60,7 @@ class Tally:
         self.sums = np.zeros(self.columns)
 
     def add(self, rows: Array) -> None:
-        """Count rows (a, b) in; they are overwritten if they are float32."""
+        """Counts rows (a, b) in, and overwrites them if they are float32."""
         spacing = np.ascontiguousarray(rows, np.float32)
         bits = spacing.view(np.uint32)
         np.bitwise_and(bits, EXPONENT, out=bits)  # |w| rounded down to a power of two
@@ -69,7 +69,7 @@ class Tally:
         self.largest = max(self.largest, float(spacing.sum(axis=1).max(initial=0.0)))
 
     def noise(self, *dtypes: str) -> Noise:
-        """What rounding to the coarsest of these types does to it."""
+        """What rounding to the coarsest of these types adds to it."""
         unit = max(EPSILON[dtype] for dtype in dtypes) ** 2 / 12
         edge = (sqrt(self.largest) + sqrt(self.sums.max(initial=0.0))) ** 2
         return Noise(float(self.sums.sum()) * unit, edge * unit)

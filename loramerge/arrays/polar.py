@@ -2,8 +2,8 @@
 
     X = P Σ Qᵀ      polar factor P Qᵀ, over the σ above rank_tol · σ₁
 
-Columns that depend on each other cannot become orthonormal. Then the factor is a partial isometry: they share
-their directions, each shorter than 1, and so much that copies of a column add up to one.
+Dependent columns cannot become orthonormal. The factor is then a partial isometry: such columns share their
+directions, each shorter than 1, so that copies of a column add up to one column.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class Remix:
         P: (M, R, k) float64.   Q: (M, k, R) float64.
         whole: (M,) ‖·‖² of what the method makes before it is cut to a rank, if that is more.
         cut: (M,) the part of `whole` that the rank cost.
-        facts: name -> (M,) what else the method has to say, for the report.
+        facts: name -> (M,) what else the method reports.
     """
 
     P: Array
@@ -37,7 +37,7 @@ class Remix:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PeakRescaled:
-    """A remix whose units are then stretched to the mean peak of the units they stand for.
+    """A remix whose units are then stretched to the mean peak of the units that they replace.
 
     The peak of a unit is its largest entry over both halves. It is not in the Grams, so it is measured
     when the factors are at hand.
@@ -62,7 +62,7 @@ class Fit:
     Args:
         up: (out, k) and down: (k, in), float64.
         whole: ‖·‖² of what the method makes.   cut: ‖that − up @ down‖².
-        facts: name -> what else the method has to say, for the report.
+        facts: name -> what else the method reports.
         masks: name of a source -> (out, ⌈in/8⌉) uint8, the entries of the merge that it wants back.
     """
 

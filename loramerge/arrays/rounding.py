@@ -1,4 +1,4 @@
-"""Storing merged factors in a float type, and the error that it costs."""
+"""Stores merged factors in a float type, and measures the error of that."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _product(up1: Array, up2: Array, down1: Array, down2: Array) -> float:
 def bound(stored_up: Array, stored_down: Array, dtype: str) -> float:
     """The largest error² that honest rounding can cause: more means that the writing went wrong.
 
-    Every entry is off by half a spacing at most. Values that vanish in float16 are beyond it, on purpose.
+    Every entry is off by at most half a spacing. Values that vanish in float16 exceed this bound, on purpose.
     """
     up, down = wide(stored_up), wide(stored_down)
     xp = namespace(up)

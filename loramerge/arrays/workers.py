@@ -1,7 +1,7 @@
-"""Threads that share the work and obey at once: an interrupt does not wait until their batches are done.
+"""Threads that share the work and stop at once: an interrupt does not wait for their batches.
 
-The thread of the caller only waits, so that an interrupt reaches it whatever the others compute. They give up
-at their next step. One that stands in a long call of LAPACK is left behind, and ends by itself.
+The caller's thread only waits, so an interrupt always reaches it. The others give up at their next step. A
+thread inside a long call of LAPACK is left behind and ends by itself.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _own = threading.local()
 
 
 class Stopped(BaseException):
-    """Nobody wants this work any more. No `Exception`: nothing may take it for a failure and go on."""
+    """Nobody wants this work any more. No code may take it for a failure, so it is no `Exception`."""
 
 
 def go_on() -> None:
-    """Said between two steps of long work, and before anything is written. Raises Stopped."""
+    """Call it between two steps of long work, and before writing. Raises Stopped."""
     stop = getattr(_own, "stop", None)
     if stop is not None and stop.is_set():
         raise Stopped
@@ -48,7 +48,7 @@ class Crew:
             thread.start()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The results in the order of the items, which all are taken on now."""
+        """The results in the order of the items. All items are taken on now."""
         return self._results(deque(self.submit(function, item) for item in items))
 
     def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
@@ -57,7 +57,7 @@ class Crew:
         return future
 
     def result(self, future: Future[Result], tick: Callable[[], None]) -> Result:
-        """What came of a job. Raises what the job raised."""
+        """The result of a job. Raises what the job raised."""
         while not wait([future], BEAT).done:
             tick()
         tick()

@@ -108,4 +108,4 @@ def _tell(source: str) -> None:
     if aside := left_aside(source):
         more = f" and {len(aside) - 3} more" if len(aside) > 3 else ""
         some = ", ".join(printable(name, 40) for name in aside[:3])
-        show.note(f"note: {printable(source)} also holds {some}{more}, which is no adapter")
+        show.note(f"note: {printable(source)} also holds {some}{more}, which is not an adapter")

@@ -115,7 +115,7 @@ def _unlike(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]])
         if any(first.extras[key].shape != other.extras[key].shape for key in keys):
             return "their shapes differ"
         if not all(a.extras[key].dtype in FLOATS for a in (first, other) for key in keys):
-            return "they are no floats"
+            return "they are not floats"
         role: Any = module[0]
         if beside.meaning(first, role) != beside.meaning(other, role):
             return "their tokens differ" if role == "tokens" else "their labels differ"
@@ -210,7 +210,7 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
 
 def _dropped(adapters: Sequence[Adapter]) -> list[str]:
     return [
-        f"{printable(a.name)}: {len(a.extras)} tensors that are no low-rank pair are dropped "
+        f"{printable(a.name)}: {len(a.extras)} tensors that are not low-rank pairs are dropped "
         f"({beside.told(a.extras)})"
         for a in adapters
         if a.extras

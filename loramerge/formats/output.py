@@ -260,7 +260,7 @@ def _check_container(path: Path) -> None:
         with safe_open(path, framework="numpy") as file:
             file.keys()
     except SafetensorError as error:
-        raise VerificationError(f"The output is no valid safetensors file: {printable(error)}.") from error
+        raise VerificationError(f"The output is not a valid safetensors file: {printable(error)}.") from error
 
 
 def _write_apart(path: Path, tensors: Mapping[tuple[str, str], Tensor]) -> None:

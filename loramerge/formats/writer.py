@@ -86,8 +86,8 @@ def check_beside(adapters: Sequence[Adapter], dialect: Dialect, keys: Sequence[s
     foreign = [a for a in adapters if named(a.dialect) is not dialect and (a.extras or a.biases)]
     if foreign and keys:
         raise IncompatibleError(
-            f"{printable(foreign[0].name)} holds tensors that are no low-rank pair ({told(keys)}), and these "
-            f"have no place in {dialect.words}: leave them out with {say('extras', 'drop')}."
+            f"{printable(foreign[0].name)} holds tensors that are not low-rank pairs ({told(keys)}), and "
+            f"these have no place in {dialect.words}: leave them out with {say('extras', 'drop')}."
         )
 
 

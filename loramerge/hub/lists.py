@@ -108,7 +108,7 @@ def _collected(slug: str) -> Found:
     aside = len(collection.items) - len(adapters)
     if not adapters:
         raise SourceError(f"The collection {printable(slug)} holds no adapter, only {aside} other things.")
-    note = f"the collection {printable(slug)} also holds {aside} things that are no adapters"
+    note = f"the collection {printable(slug)} also holds {aside} things that are not adapters"
     return Found(adapters, (note,) if aside else ())
 
 

@@ -78,7 +78,7 @@ def hub_name(source: object) -> HubName | None:
         return None
     if not isinstance(source, str | Path):
         shown = printable(repr(source), 60)
-        raise UsageError(f"{shown} is no adapter: give a path, a name on the Hub, or an Adapter.")
+        raise UsageError(f"{shown} is not an adapter: give a path, a name on the Hub, or an Adapter.")
     text = str(source)
     if is_hub(text):
         return parse(text)

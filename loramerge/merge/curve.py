@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.merge.fit import Fitting
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import observer
@@ -37,7 +37,7 @@ def curve(plan: Plan, bare: bool) -> list[Point]:
     Reads all factors. It is about the modules without a rank by rule, and about the best merge of a size:
     LEGO loses more. A method without a rank has no curve.
     """
-    if not isinstance(plan.method, Sized) or not plan.method.foreseen:
+    if not isinstance(plan.method, Ranked) or not plan.method.foreseen:
         return []
     schedule = replace(plan.schedule, ranks={})
     seen = observer(plan.request)(replace(plan.method, rank=None, energy=1.0), plan.work, schedule)

@@ -11,7 +11,7 @@ import numpy as np
 
 from loramerge.adapters.target import Target
 from loramerge.algorithms import METHODS, Method, name_of
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS
 from loramerge.errors import UsageError, say
@@ -32,8 +32,8 @@ def looking(method: Method, budget: Budget) -> Method:
         UsageError: it has no rank, or one is given.
     """
     # A budget is no option of a method: it decides ranks by module, which the schedule knows already.
-    if not isinstance(method, Sized):
-        able = [name for name, cls in METHODS.items() if issubclass(cls, Sized)]
+    if not isinstance(method, Ranked):
+        able = [name for name, cls in METHODS.items() if issubclass(cls, Ranked)]
         some = f"{', '.join(able[:4])} and others"
         raise UsageError(f"{budget.name} is for methods with a rank ({some}), not for {name_of(method)}.")
     for name in ("rank", "energy"):

@@ -135,7 +135,7 @@ def _there(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, 
     places = {target.place for target in targets}
     for place in ranks:
         if place not in places:
-            raise UsageError(f"ranks has {printable(place)}, which is no module here.")
+            raise UsageError(f"ranks has {printable(place)}, which is not a module here.")
     return ranks
 
 

@@ -60,7 +60,9 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "convert": {
         **dict.fromkeys(("weights", "renormalise", *_ALLOWED, "descriptions", "embedding"), _ONE),
         **dict.fromkeys(("rules", "initial", "strength", "size"), _CONVERTED),
-        **dict.fromkeys(("consumer", "max_rank", "allow_unknown"), "`check` tells who loads the result"),
+        **dict.fromkeys(
+            ("consumer", "max_rank", "allow_unknown"), "`check` says which programs load the result"
+        ),
         "format": "`to` says it",
         **dict.fromkeys(LIMITS, "every module is compared anyway"),
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),
@@ -69,7 +71,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "extract": {
         **dict.fromkeys(("sources", "strength"), _MODELS),
         **dict.fromkeys(("only", "exclude", "extras"), HERE),
-        **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
+        **dict.fromkeys(("consumer", "max_rank"), "`check` says which programs load the result"),
         "max_error": "every module is compared anyway",
         "bare": _BY_OUT,
     },

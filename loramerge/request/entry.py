@@ -72,5 +72,5 @@ def _unknown(name: str, door: str, method: str | Method | None, options: Iterabl
     near = difflib.get_close_matches(name, [*taken(door), *options], n=2, cutoff=0.7)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     if called is None:
-        return f"{name} is no setting of {door}.{hint}"
+        return f"{name} is not a setting of {door}.{hint}"
     return f"{name} is neither a setting of {door} nor an option of {called}.{hint}"

@@ -23,7 +23,7 @@ LARGEST = 1e300  # beyond it squares of numbers overflow float64
 
 
 class Unfit(ValueError):
-    """Why a value does not fit, as the sentence goes on after the value: ``is no size such as 20MB``."""
+    """Why a value does not fit, as the sentence goes on after the value: ``is not a size such as 20MB``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,7 +111,7 @@ class Place(Kind):
 
     def fit(self, value: Any) -> Path:
         if not isinstance(value, str | Path) or not str(value):
-            raise Unfit("is no path")
+            raise Unfit("is not a path")
         return Path(value)
 
 
@@ -131,7 +131,7 @@ def in_bytes(size: Any) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", str(size), re.IGNORECASE | re.ASCII)
     if match is None or isinstance(size, bool) or not 0 < float(match[1]) < LARGEST:
-        raise Unfit("is no size such as 500MB or 1GB")
+        raise Unfit("is not a size such as 500MB or 1GB")
     return float(match[1]) * 1000.0 ** " kmg".index(match[2].lower() or " ")
 
 
@@ -185,7 +185,7 @@ class Pairs(Kind):
         if self.file and isinstance(value, str | Path) and str(value):
             return value
         if not isinstance(value, Mapping):
-            raise Unfit("is no table of source and text" + (", nor a file of one" if self.file else ""))
+            raise Unfit("is not a table of source and text" + (" or a file of one" if self.file else ""))
         return {_named(source): _texts(source, each) for source, each in value.items()}
 
 
@@ -242,7 +242,7 @@ class Renames(Kind):
         if isinstance(value, Mapping):
             return {_word(old): _word(new) for old, new in value.items()}
         if not isinstance(value, Sequence):
-            raise Unfit("is no table of old and new names, nor a file of one")
+            raise Unfit("is not a table of old and new names or a file of one")
         return {old: new for each in value for old, new in self.fit(each).items()}
 
 
@@ -268,10 +268,10 @@ def _object(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise Unfit(f"is no JSON object ({error})") from None
+        raise Unfit(f"is not a JSON object ({error})") from None
 
 
 def _word(value: Any) -> str:
     if not isinstance(value, str):
-        raise Unfit(f"has {printable(repr(value), 60)}, which is no name")
+        raise Unfit(f"has {printable(repr(value), 60)}, which is not a name")
     return value

@@ -98,6 +98,6 @@ def _named(sources: Any) -> tuple[list[Source], list[Weight] | None]:
     for each in named:
         if not isinstance(each, str | Path | Adapter | Tuned) or (isinstance(each, str) and not each):
             raise UsageError(
-                f"{printable(repr(each), 60)} is no source: give a path, a name on the Hub, or an Adapter."
+                f"{printable(repr(each), 60)} is not a source: give a path, a name on the Hub, or an Adapter."
             )
     return named, list(sources.values()) if isinstance(sources, Mapping) else None

@@ -86,11 +86,11 @@ def parse(values: Any, where: str) -> Recipe:
     """The recipe that these values are; messages call it `where`."""
     reader = Reader(f"{where} is no recipe", UsageError)
     if not isinstance(values, dict):
-        reader.fail("it is no table of settings such as `sources:` and `method:`")
+        reader.fail("it is not a table of settings such as `sources:` and `method:`")
     if "schema" in values:
         reader.fail("it is the record of a merge; loramerge replay reads those")
     if is_mergekit(values):
-        raise UsageError(f"{where} is no recipe of loramerge: {translated(values)}")
+        raise UsageError(f"{where} is not a loramerge recipe: {translated(values)}")
     known = keys()
     reader.keys(values, (*OWN, *known), "it")
     given = {key: value for key, value in values.items() if value is not None}

@@ -206,7 +206,7 @@ def _hub(reader: Reader, value: Any, revision: str | None) -> str | None:
     try:
         name = parse_name(f"hf://{hub}")
     except SourceError:
-        reader.fail(f"hub is {printable(hub)}, which is no place on the Hub")
+        reader.fail(f"hub is {printable(hub)}, which is not a place on the Hub")
     if name.revision or not COMMIT.fullmatch(revision or ""):
         reader.fail(f"{printable(hub)} has no commit of 40 digits")
     return name.place

@@ -61,7 +61,7 @@ class Request:
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
     allow_base_mismatch: bool = ask(False, "Merge although the sources name other base models.", "sources",
         kinds.Flag(), always=True)  # fmt: skip
-    allow_disjoint: bool = ask(False, "Merge although sources share no module and nothing tells that their "
+    allow_disjoint: bool = ask(False, "Merge although sources share no module and nothing shows that their "
         "names are those of one model.", "sources", kinds.Flag())  # fmt: skip
     rename: Mapping[str, str] | str | Path | None = ask(None, "Another beginning for names of modules: "
         "OLD=NEW, or a file of such pairs. A `*` is any one part of a name.", "sources",
@@ -69,7 +69,7 @@ class Request:
     grain: str | None = ask(None, "Projections (q, k, v; gate, up) and experts as one module or "
         "apart, as some models have them and others not.", "sources", kinds.Choice(words=lambda: GRAINS),
         shown="as the sources, or as the model has them where these differ", always=True)  # fmt: skip
-    extras: str = ask("refuse", "Tensors that are no low-rank pair (heads, biases, token rows): keep those "
+    extras: str = ask("refuse", "Tensors that are not low-rank pairs (heads, biases, token rows): keep those "
         "of the first source that has them, their weighted mean, or none.", "sources",
         kinds.Choice(words=policies), always=True)  # fmt: skip
     renormalise: bool = ask(False, "Where a source lacks a module, divide by the weights of those that have "

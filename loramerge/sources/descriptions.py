@@ -64,7 +64,9 @@ def _checked(told: Mapping[str, str], adapters: Sequence[Adapter]) -> dict[str, 
     for name, text in told.items():
         short = name if name in known else str(Path(name))
         if short not in known:
-            raise UsageError(f"{say('descriptions')} names {printable(name)}, which is none of the sources.")
+            raise UsageError(
+                f"{say('descriptions')} names {printable(name)}, which is not one of the sources."
+            )
         if not isinstance(text, str) or not text.strip():
             raise UsageError(f"The description of {printable(name)} is empty: say what it is good at.")
         kept[short] = text

@@ -137,7 +137,7 @@ def _lines(path: Path) -> list[str]:
     raw = read_text(path, f"The list {path}", LIMIT)
     if len(raw) > LIMIT or b"\0" in raw:
         raise SourceError(
-            f"{printable(path)} is no list of sources: a text with one on each line is expected."
+            f"{printable(path)} is not a list of sources: it must be a text file, one source to a line."
         )
     lines = [line.strip() for line in os.fsdecode(raw).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]

@@ -79,8 +79,8 @@ def renamed(adapters: Sequence[Adapter], names: Mapping[str, str]) -> list[Adapt
         if all(rule.rewrite(path) is None for path in paths):
             some = next(iter(paths), "none")
             raise UsageError(
-                f"--rename {printable(rule.old)}={printable(rule.new)} meets no module: none begins so; one "
-                f"here is called {printable(some)}."
+                f"--rename {printable(rule.old)}={printable(rule.new)} matches no module: "
+                f"no name begins with it; one here is called {printable(some)}."
             )
     return found
 

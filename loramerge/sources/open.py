@@ -133,7 +133,7 @@ def check_named(sources: Sequence[Source], given: Mapping[str, object], option: 
     known = {name for source in sources for name in _names(source)}
     for name in given:
         if name not in known:
-            raise UsageError(f"{say(option)} names {printable(name)}, which is none of the sources.")
+            raise UsageError(f"{say(option)} names {printable(name)}, which is not one of the sources.")
 
 
 def _names(source: Source) -> tuple[str, ...]:

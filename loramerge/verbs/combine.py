@@ -28,7 +28,7 @@ def combine(
 
     Args:
         sources: paths (a PEFT folder or a bare .safetensors), names on the Hub, or `Adapter` values.
-        method: a name of ``loramerge.METHODS`` with its `options`, or a method such as ``Lego(rank=16)``.
+        method: a name in ``loramerge.METHODS`` with its `options`, or a method such as ``Lego(rank=16)``.
         weights: one number per source, 1 each by default; they may be negative. Or a `Ramp` over depth.
         out: write there: one file if it ends in .safetensors, else a PEFT folder. None: keep in memory.
         {asked}
@@ -38,8 +38,8 @@ def combine(
         Merge: the adapter (read from `out` if given), the report, the settled method.
 
     Raises:
-        UsageError, SourceError, IncompatibleError, OutputError: a sentence each.
-        VerificationError: what was read back is not what was decided; `out` is left as it was.
+        UsageError, SourceError, IncompatibleError, OutputError: each says what is wrong and what to do.
+        VerificationError: the merge that was read back is not the one decided; `out` stays as it was.
 
     >>> import numpy as np
     >>> from loramerge import Target, from_state_dict

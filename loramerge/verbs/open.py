@@ -14,7 +14,7 @@ from loramerge.sources.sources import open_together
 
 @spelled("open")
 def open(sources: Sequence[Source], **asked: Any) -> Session:  # the verb of the library, as in lm.open
-    """Open adapters that will be merged more than once. Arguments and errors as for `combine`.
+    """Open adapters that you merge more than once. Arguments and errors as for `combine`.
 
     Args:
         sources: as for `combine`.

@@ -21,7 +21,7 @@ def plan(
     effort: Effort | None = None,
     **asked: Any,
 ) -> Plan:
-    """What `combine` would do, without merging: the arguments are the same. Reads headers, and factors
+    """What `combine` would do, without merging. The arguments are the same. It reads headers, and factors
     only where the size depends on them (`energy`, `total_rank`, `size`).
 
     Args:

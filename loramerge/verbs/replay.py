@@ -1,4 +1,4 @@
-"""A merge done again from its record: the same sources, proved by their SHA-256, the same decisions."""
+"""Do a merge again from its record: with the same sources, checked by SHA-256, and the same decisions."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from loramerge.verbs.diff import Difference, diff
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """A recorded merge, ready to be done again.
+    """A recorded merge that is ready to be done again.
 
     Args:
-        plan: what will be done.   bare: it was written as one file.
+        plan: what will be done.   bare: whether the merge was one file.
         original: the adapter that the record came with, if it is still there.
-        notes: sentences about what differs from then.
+        notes: sentences about what is different now.
     """
 
     plan: Plan
@@ -66,7 +66,7 @@ def replay(
     folders: Sequence[str | Path] = (),
     **asked: Any,
 ) -> Merge:
-    """Do a recorded merge again; the tensors have the same bytes on the same platform and versions.
+    """Do a recorded merge again. On the same platform and versions, the tensors have the same bytes.
 
     Args:
         record: a loramerge.json, the folder it lies in, or a .safetensors written by `combine`; or the name

@@ -1,4 +1,4 @@
-"""One adapter made smaller: the best of its size in the Frobenius norm."""
+"""Make an adapter smaller, with the smallest possible error in the Frobenius norm."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resize(
     energy: float | None = None,
     **asked: Any,
 ) -> Merge:
-    """The adapter with fewer units: the leading singular ones, as many as one of the four sizes says.
+    """Make an adapter smaller: keep its leading singular units, as many as one of the four sizes allows.
 
     Results and errors as for `loramerge.combine` with `method="svd"`.
 

@@ -80,6 +80,8 @@ def restored(merged: str | Path, task: str, asked: dict[str, Any]) -> Plan:
     _check_meant_for(masks, adapter, request.effort)
     own = {target: slot for target, slot in adapter.slots.items() if str(target) in masks.tensors}
     adapter = replace(adapter, slots=own)
+    if sizes == {"rank": None, "energy": None}:
+        sizes["rank"] = masks.rank
     method = Restored(masks_of=masks, **sizes)
     return planned(Recipe((Ingredient(adapter),), method, request=request))
 

@@ -144,7 +144,7 @@ def test_alpha_for_the_files_that_need_it(cli, tmp_path):
     for given, scale in [("d.safetensors=8", 4.0), ("8", 4.0), ("./d.safetensors=8", None), ("rank", 1.0)]:
         cli("combine", "c.safetensors", "d.safetensors", "--alpha", given, "--overwrite")
         if scale is None:
-            cli.refused(2, "--alpha names ./d.safetensors, which is none of the sources")
+            cli.refused(2, "--alpha names ./d.safetensors, which is not one of the sources")
             continue
         assert cli.code == 0
         c, d = (dense(tensors(seed), s) for seed, s in ((3, 1.0), (4, scale)))
@@ -156,7 +156,7 @@ def test_alpha_for_the_files_that_need_it(cli, tmp_path):
 ALPHAS = {
     "for a file that says its own": (["c.safetensors=16"], "c.safetensors says its own alpha"),
     "for a folder": (["a=16"], "a says its own alpha"),
-    "for nobody": (["e.safetensors=16"], "none of the sources"),
+    "for nobody": (["e.safetensors=16"], "not one of the sources"),
     "two for all": (["16", "8"], "--alpha SOURCE=A for each"),
     "one for all and one by name": (["16", "d.safetensors=8"], "--alpha SOURCE=A for each"),
     "no number": (["d.safetensors=x"], "neither a number nor 'rank'"),

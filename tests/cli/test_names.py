@@ -45,7 +45,7 @@ def test_a_recipe_of_mergekit_is_answered_with_how_it_reads_here(cli, tmp_path):
         folder(tmp_path / name, tensors(1))
     (tmp_path / "kit.yaml").write_text(yaml.safe_dump(MERGEKIT))
     assert cli("combine", "--recipe", "kit.yaml").code == 2
-    assert "kit.yaml is no recipe of loramerge: it is a recipe of mergekit" in cli.err
+    assert "kit.yaml is not a loramerge recipe: it is a recipe of mergekit" in cli.err
     answer = cli.err.partition("reads here:\n\n")[2]
     assert yaml.safe_load(answer) == {
         "sources": [{"source": "a", "weight": 0.5}, "b"],

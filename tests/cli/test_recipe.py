@@ -60,7 +60,7 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_printed_recipe_gives_the_same_merge(cli, tmp_path, command):
     assert cli("combine", *command, "--print-recipe").code == 0
-    assert cli.err.replace("note: . also holds r.yaml, which is no adapter\n", "") == ""
+    assert cli.err.replace("note: . also holds r.yaml, which is not an adapter\n", "") == ""
     (tmp_path / "printed.yaml").write_text(cli.out)
     text = cli.out
     assert cli("combine", "--recipe", "printed.yaml", "--print-recipe").out == text
@@ -119,8 +119,8 @@ WRONG = {
     "a huge file": ("#" * (2**18 + 1), 1, "more than 256 KiB"),
     "raw bytes": ("\x00", 1, "not valid YAML"),
     "a key twice": ("method: svd\nmethod: lego", 1, "'method' is there twice"),
-    "a list": ("- a", 2, "no table of settings"),
-    "nothing": ("", 2, "no table of settings"),
+    "a list": ("- a", 2, "not a table of settings"),
+    "nothing": ("", 2, "not a table of settings"),
     "the record of a merge": ('{"schema": 1}', 2, "loramerge replay"),
     "an unknown key": ("sources: [a]\nout: /etc/x", 2, "has the key 'out'; there are sources, method"),
     "a key with an escape": ('"a\\e[31m": 1', 2, "the key 'a\\x1b[31m'"),
@@ -143,7 +143,7 @@ WRONG = {
     "a parameter that is no text": ("sources: [a]\nparameters: {1: 1}", 2, "parameters has the key 1"),
     "a bad parameter": ("sources: [a]\nparameters: {rank: x}", 2, "rank='x' must be int"),
     "an alpha in a list": ("sources: [a]\nalpha: [1]", 2, "alpha is [1], which is neither"),
-    "an alpha for nobody": ("sources: [a]\nalpha: {c: 1}", 2, "none of the sources"),
+    "an alpha for nobody": ("sources: [a]\nalpha: {c: 1}", 2, "not one of the sources"),
     "an unknown rule": ("sources: [a]\nmodules: [{match: q, seed: 1}]", 2, "a rule in modules has the key"),
     "a rule without a match": ("sources: [a]\nmodules: [{rank: 1}]", 2, "match is None"),
     "a rule of too many weights": ("sources: [a]\nmodules: [{match: q, weights: [1, 2]}]", 2, "2 weights"),
@@ -166,7 +166,7 @@ def test_what_a_recipe_says_badly_is_refused_by_name(cli, tmp_path, text, code, 
 def test_collections_are_shown_in_order_with_what_was_left_aside(cli, tmp_path):
     assert cli("combine", ".", "--dry-run").code == 0
     assert cli.out.startswith("1 × a\n1 × b\nwould write merged:")
-    assert "note: . also holds r.yaml, which is no adapter\n" in cli.err
+    assert "note: . also holds r.yaml, which is not an adapter\n" in cli.err
     (tmp_path / "list").write_text("b 0.5\na\n")
     assert cli("combine", "@list", "--dry-run").out.startswith("0.5 × b\n1 × a\n")
     assert cli("combine", "[ab]", "--weights", "3,4", "--dry-run").out.startswith("3 × a\n4 × b\n")

@@ -113,7 +113,7 @@ WRONG = {
     "a collection": ([".", "--rank", 1], "stands for 2 adapters"),
     "no adapter": (["x", "--rank", 1], "x"),
     "quiet and json": (["a", "--rank", 1, "-q", "--json"], "give one of them"),
-    "size nonsense": (["a", "--size", "huge"], "is no size such as 500MB"),
+    "size nonsense": (["a", "--size", "huge"], "is not a size such as 500MB"),
 }
 
 

@@ -124,7 +124,7 @@ WRONG = {
     "an unknown source": (
         ["sql", "--describe", "x", "--description", "sqll=x"],
         2,
-        "--description names sqll, which is none of the sources",
+        "--description names sqll, which is not one of the sources",
     ),
     "no SOURCE=TEXT": (["sql", "--description", "SQL"], 2, "'SQL' is not SOURCE=TEXT"),
     "described twice": (["sql", "--description", "sql=a", "--description", "sql=b"], 2, "sql is given twice"),

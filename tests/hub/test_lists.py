@@ -34,7 +34,7 @@ def test_a_collection_stands_for_the_adapters_in_it(hub, three):
 
 def test_the_command_line_tells_what_a_list_holds(hub, three, cli):
     assert cli("combine", "hf://collections/me/best-1", "-o", "m").code == 0
-    assert "the collection me/best-1 also holds 2 things that are no adapters" in cli.err
+    assert "the collection me/best-1 also holds 2 things that are not adapters" in cli.err
     assert cli("inspect", "--hub-filter", "base_model=org/base", "--hub-filter", "tag=math").code == 0
     assert "2 adapters of the Hub with base_model=org/base, tag=math: org/n1, me/n2" in cli.err
     assert cli.out.count("PEFT folder") == 2

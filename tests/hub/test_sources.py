@@ -218,7 +218,7 @@ def test_a_replay_does_not_take_other_bytes_from_the_hub(hub, a, tmp_path):
 
 
 BAD_RECORDS = {
-    "a place that is none": ({"hub": "org/a/../b"}, "hub is org/a/../b, which is no place on the Hub"),
+    "a place that is none": ({"hub": "org/a/../b"}, "hub is org/a/../b, which is not a place on the Hub"),
     "a place with a revision": ({"hub": "org/a@main"}, "org/a@main has no commit of 40 digits"),
     "no commit": ({"hub": "org/a", "revision": "main"}, "org/a has no commit of 40 digits"),
     "no text": ({"hub": 3}, "hub is 3, not text"),

@@ -45,7 +45,7 @@ from loramerge import (
     Tsv,
     Wudi,
 )
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.algorithms.table import RULES
 from tests.helpers.adapters import changed, distance, merged, random_adapters
 
@@ -285,7 +285,7 @@ def claim(declared, differences):
 
 def with_room(method, rank):
     """The same method with space for `rank` units."""
-    return replace(method, rank=rank, energy=None) if isinstance(method, Sized) else method
+    return replace(method, rank=rank, energy=None) if isinstance(method, Ranked) else method
 
 
 def each(sources, change):

@@ -213,7 +213,7 @@ WRONG = {
     "too small a rank": ("svd", {"total_rank": 3}, "too little: with rank 1 in every module it would be 4"),
     "too small a size": ("svd", {"size": 50}, "size=50 is too little.* or take a smaller dtype="),
     "no number": ("svd", {"total_rank": 0}, "whole number from 1 on"),
-    "no size": ("svd", {"size": "much"}, "'much' is no size such as 500MB"),
+    "no size": ("svd", {"size": "much"}, "'much' is not a size such as 500MB"),
 }
 
 

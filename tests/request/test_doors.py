@@ -201,7 +201,7 @@ def test_numbers_of_any_library_are_weights():
         ("combine", {"effort": lm.Effort()}, "effort is neither"),
         ("session", {"fold": True}, "fold is neither"),
         ("session", {"threads": 2}, "threads is not for session: sources are chosen when they are opened"),
-        ("open", {"rank": 2}, "rank is no setting of open"),
+        ("open", {"rank": 2}, "rank is not a setting of open"),
         ("resize", {"initail": {}}, "Did you mean initial?"),
     ],
 )  # fmt: skip

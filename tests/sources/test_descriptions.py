@@ -78,7 +78,7 @@ WRONG = {
     "an unknown source": (
         {"sqll": "x"},
         UsageError,
-        "descriptions= names sqll, which is none of the sources",
+        "descriptions= names sqll, which is not one of the sources",
     ),
     "an empty text": ({"sql": " "}, UsageError, "The description of sql is empty"),
     "no text": ({"sql": 3}, UsageError, "The description of sql is empty"),

@@ -261,7 +261,7 @@ def test_a_table_of_names_may_be_a_file(tmp_path, text):
 
 
 def test_a_renaming_that_meets_nothing_is_a_mistake():
-    with pytest.raises(UsageError, match=r"bar.*meets no module.*model\.layers\.0"):
+    with pytest.raises(UsageError, match=r"bar.*matches no module.*model\.layers\.0"):
         united(adapter(LLAMA), adapter(LLAMA, seed=2), rename={"bar": "model"})
 
 

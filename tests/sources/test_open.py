@@ -53,7 +53,7 @@ def test_an_alpha_for_all_serves_those_that_need_it_and_one_by_name_must_be_need
         assert opened([lone], {name: "rank"})[0].slots
     with pytest.raises(UsageError, match="drop alpha="):
         opened([*two, lone], {"z.safetensors": 6, "lora": 6})
-    with pytest.raises(UsageError, match="none of the sources"):
+    with pytest.raises(UsageError, match="not one of the sources"):
         opened([lone], {"elsewhere/z.safetensors": 6})
     with pytest.raises(IncompatibleError, match="does not say its alpha"):
         opened([*two, lone], {})

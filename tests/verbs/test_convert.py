@@ -220,7 +220,7 @@ REFUSED = {  # arguments of `convert` of a file, and words of the sentence
             "kohya",
         ),
         3,
-        "nothing tells which",
+        "not clear which",
     ),
     "a second transformer in kohya": (
         lambda p: (

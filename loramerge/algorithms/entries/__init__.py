@@ -1,1 +1,1 @@
-"""Machinery of the methods that look at single entries: rules, where they work, their limits and chance."""
+"""What the methods that look at single entries share: rules, spaces, limits and chance."""

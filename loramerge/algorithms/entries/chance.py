@@ -1,4 +1,4 @@
-"""Chance that can be drawn again: numbers that depend on seed, source, module and place alone."""
+"""Random numbers that can be drawn again: they depend only on seed, source, module and place."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def uniform(
 
 
 def own_names(names: Sequence[str], strengths: Sequence[float]) -> list[str]:
-    """Names for chance, that depend as little as can be on what else is merged: the last part of each if no
-    other has it, else with the folder. Sources of one name are numbered by strength, not by their order.
+    """Names that key the random numbers, and depend as little as possible on the other sources: the last part
+    of each if it is unique, else with its folder. Sources with one name are numbered by strength, not order.
 
     >>> own_names(["a/x", "b/y"], [1, 2]), own_names(["a/x", "b/x"], [1, 2])
     (['x', 'y'], ['a/x', 'b/x'])

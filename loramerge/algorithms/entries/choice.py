@@ -1,4 +1,4 @@
-"""Which rule another method merges entries by: any of the table, with its options, or the plain sum."""
+"""The rule by which another method merges entries: one of the table with its options, or the plain sum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from loramerge.algorithms.entries.options import SHARE
 from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.entries.votes import total
-from loramerge.algorithms.families.span import Span
+from loramerge.algorithms.families.span import Spectral
 from loramerge.algorithms.method import Interval, option
 from loramerge.algorithms.table import RULES
 from loramerge.errors import UsageError
@@ -18,8 +18,8 @@ NAMES = ("sum", *RULES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByRule(Span):
-    """A method that leaves it to a rule how the entries of small matrices are merged."""
+class ByRule(Spectral):
+    """A method that merges the entries of small matrices by a rule of your choice."""
 
     rule: str = option(
         "ties", "How entries are merged: added up, or by the method of that name.", choices=NAMES
@@ -37,7 +37,7 @@ class ByRule(Span):
         """The rule with its options.
 
         Raises:
-            UsageError: it does not have them.
+            UsageError: the rule has no such option.
         """
         return chosen(self.rule, self.density, self.seed)
 
@@ -46,7 +46,7 @@ def chosen(name: str, density: float | None, seed: int) -> Rule:
     """The rule of that name, a density or seed of its own where none is given.
 
     Raises:
-        UsageError: it does not have them.
+        UsageError: the rule has no such option.
 
     >>> chosen("ties", 0.3, 0).trim.density
     0.3

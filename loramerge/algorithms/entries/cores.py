@@ -1,4 +1,4 @@
-"""A rule on the entries of cores: small matrices that the sources are in bases they have in common."""
+"""A rule on the entries of cores: the small matrices that the sources become in common bases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def merged(rule: Rule, grams: Grams, bases: Basis, known: Limits | None = None) 
     """The merged core (M, R, R) of a batch, with its weights.
 
     Args:
-        known: limits that are not those within each module.
+        known: limits of the whole adapter, in place of those of each module.
     """
     weights = np.ones(len(grams.sources)) if grams.weights is None else grams.weights
     block = whole(cores(grams, bases), weights, bases.ranks, grams.sources, grams.labels)

@@ -1,4 +1,4 @@
-"""A rule on the entries of ΔW, which are made tile by tile; the merge is fitted to a rank again."""
+"""A rule on the entries of ΔW, computed tile by tile. The merge is then fitted to a rank."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def merged(rule: Rule, entries: Tiles, known: Limits | None = None) -> Array:
     """The merged matrix (out, in), in the type of the entries: limits first, then sums, then the matrix.
 
     Args:
-        known: limits that are not those within the module.
+        known: limits of the whole adapter, in place of those of the module.
     """
     facts = rule.facts(known or limits(rule, entries), entries.blocks)
     made = namespace(entries.ups[0]).empty(entries.shape, entries.dtype)
@@ -36,7 +36,7 @@ def merged(rule: Rule, entries: Tiles, known: Limits | None = None) -> Array:
 
 
 def limits(rule: Rule, entries: Tiles) -> Limits | None:
-    """The exact limits within the module; None: nothing is trimmed."""
+    """The exact limits within the module; None if nothing is trimmed."""
     if rule.trim is None or rule.trim.idle:
         return None
     skipped, kept = rule.trim.counts(entries.count)
@@ -48,7 +48,7 @@ def limits(rule: Rule, entries: Tiles) -> Limits | None:
 
 
 def rankings(trim: Trim, entries: Tiles) -> Iterator[Ranked]:
-    """The sizes by which each source (or all together) is trimmed, tile by tile."""
+    """The sizes by which each source, or all together, are trimmed, tile by tile."""
     for s in range(1 if trim.together else len(entries.ups)):
         only = None if trim.together else s
 

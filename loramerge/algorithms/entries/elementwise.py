@@ -1,4 +1,4 @@
-"""The methods that are a rule on entries: of ΔW, or of cores."""
+"""Methods that apply a rule to entries: those of ΔW, or those of cores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loramerge.algorithms.entries.limits import Search
 from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.entries.space import Space
 from loramerge.algorithms.entries.sparsity import Trim
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.algorithms.families.span import RANK_TOL, tolerance
 from loramerge.algorithms.method import Traits, option
 from loramerge.arrays.backend import Array
@@ -24,8 +24,8 @@ from loramerge.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elementwise(Sized):
-    """A method that looks at each entry of all sources: it says its `rule`, and its space does the rest."""
+class Elementwise(Ranked):
+    """A method that looks at each entry of all sources. It names its `rule`; its space does the rest."""
 
     rank_tol: float = tolerance()
     space: Literal["dense", "core"] = option(
@@ -42,7 +42,7 @@ class Elementwise(Sized):
     @property
     @abstractmethod
     def rule(self) -> Rule:
-        """What becomes of entries, with the options of the method."""
+        """What the method, with its options, makes of entries."""
 
     @property
     def traits(self) -> Traits:
@@ -75,8 +75,8 @@ class Elementwise(Sized):
         return trim, search
 
     @property
-    def observes(self) -> bool:
-        return self._looking is not None or super().observes
+    def searches(self) -> bool:
+        return self._looking is not None
 
     def observe(self, grams: Grams) -> Array:
         """What the search for limits asks; then σ² of the merge (M, k), as a rank keeps them."""
@@ -85,9 +85,8 @@ class Elementwise(Sized):
         trim, search = self._looking
         return search.observe(self.place.rankings(trim, grams))
 
-    def decide(self, observed: Sequence[Array], largest: int) -> Self:
-        if self._looking is None or not observed:
-            return super().decide(observed, largest)
+    def after(self, observed: Sequence[Array]) -> Self:
+        assert self._looking is not None
         trim, search = self._looking
         return replace(self, search=search.next(observed, trim.counts))
 

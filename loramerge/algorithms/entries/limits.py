@@ -1,8 +1,8 @@
 """The sizes between which entries are kept, and the search for those of a whole adapter.
 
-All modules are looked at a few times. First a sample of every module brackets the limits; then each look
-counts more finely what is inside the brackets, until only one value is left there. What modules report adds
-up, so that none of them waits for another.
+The search looks at all modules a few times. First, a sample of every module brackets the limits. Then each
+look counts more finely inside the brackets, until one value is left. The reports of modules are added up,
+so no module waits for another.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Masks:
 
 
 def weighted_sources(grams: Grams, module: int) -> dict[int, Pair]:
-    """Source -> factors of w_t ΔW_t, for every source with a weight that changes the module."""
+    """Source -> factors of w_t ΔW_t, for each source that has a weight and changes the module."""
     assert grams.read is not None
     up, down = grams.read(module)
     P, Q = grams.lift.P[module], grams.lift.Q[module]
@@ -62,7 +62,7 @@ def masks(merged: Pair, sources: list[Pair], strictness: float, within: Array | 
     """The masks (T, …) of these sources over the merge.
 
     Args:
-        within: (T, out, ⌈in/8⌉) masks that are kept to, instead of those by λ.
+        within: (T, out, ⌈in/8⌉) masks to use instead of those by λ.
     """
     rows, columns = len(merged[0]), merged[1].shape[1]
     packed = np.zeros((len(sources), rows, -(-columns // 8)), np.uint8)
@@ -89,7 +89,7 @@ def masks(merged: Pair, sources: list[Pair], strictness: float, within: Array | 
 
 
 def wanted_by(packed: Array, least: int, columns: int) -> Array:
-    """(out, in) True where at least so many of the masks keep an entry."""
+    """(out, in) True where at least that many masks keep an entry."""
     count = np.zeros((packed.shape[1], columns), np.int16)
     for one in packed:
         count += np.unpackbits(one, axis=1, count=columns)

@@ -1,4 +1,4 @@
-"""Options that rules have in common: their words and limits stand once."""
+"""Options that several rules share: each is described here once."""
 
 from __future__ import annotations
 

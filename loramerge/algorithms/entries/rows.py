@@ -1,4 +1,4 @@
-"""Updates as rows: what each source does to the common directions of the outputs.
+"""Updates as rows: what each source does to the common output directions.
 
 [ΔW_1 | … | ΔW_T] = U Σ [V_1 | … | V_T]        Σ V_t = Uᵀ ΔW_t  (ρ, in)
 """
@@ -33,7 +33,7 @@ class Rows:
 def rows(grams: Grams, module: int, rank_tol: float, by_rows: bool = False) -> Rows | None:
     """The rows of one module of a batch in the ``spectral`` frame; None where no source changes it.
 
-    In that frame the down units of a source are at right angles, so lengths are all that is needed of them:
+    In that frame the down units of a source are orthogonal, so only their lengths are needed:
     [up_1 L_1 | … | up_T L_T], L the lengths, has the left singular vectors and values of the updates.
 
     Args:
@@ -64,7 +64,7 @@ def energies(merged: Array) -> Array:
 
 
 def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
-    """The factors of U @ merged, the best of that rank (None: all of it).
+    """The best factors of U @ merged at that rank; with None, all of it.
 
     Args:
         merged: (ρ, in).

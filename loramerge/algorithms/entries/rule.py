@@ -1,4 +1,4 @@
-"""A rule: how the entries that T sources have at one place become one. A plain value, made of small parts."""
+"""A rule: how the entries of T sources at one place become one. It is a plain value, made of small parts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Blocks = Callable[[], Iterable[Block]]  # the parts of whole matrices, again and
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Facts:
-    """What must be known of whole matrices before a part of them is merged.
+    """What a rule must know of whole matrices before it merges a part of them.
 
     Args:
-        limits: between which sizes entries are kept.
+        limits: the sizes between which entries are kept.
         lengths: (2, T, M) Σ|x| before and after entries are dropped.
-        sums: (F, M) what the rule measures.
+        sums: (F, M) what the rule has measured.
     """
 
     limits: Limits | None = None
@@ -75,10 +75,10 @@ class Rule:
         return self.trim is not None and self.trim.together
 
     def traits(self, family: str, *, diagonal: bool = False, whole: bool = True) -> Traits:
-        """What holds for a method that is this rule somewhere.
+        """The traits of a method that applies this rule somewhere.
 
         Args:
-            diagonal: one source alone is a diagonal matrix there: half of the entries hold all of it.
+            diagonal: a single source is a diagonal matrix there, so half of the entries hold all of it.
             whole: nothing is cut off afterwards.
         """
         plain = not self.trims and not self.drops
@@ -103,7 +103,7 @@ class Rule:
         return self.merge(self.kept(block, facts))
 
     def facts(self, limits: Limits | None, blocks: Blocks) -> Facts:
-        """The facts of whole matrices, by passing over their parts."""
+        """The facts of whole matrices, gathered part by part."""
         known = Facts(limits)
         if self.drop is not None and self.drop.evens:
             lengths = (self.drop.lengths(self._trimmed(block, known)) for block in blocks())
@@ -114,7 +114,7 @@ class Rule:
         return known
 
     def kept(self, block: Block, facts: Facts) -> Block:
-        """What `merge` is given of a block."""
+        """The entries of a block that `merge` sees."""
         block = self._trimmed(block, facts)
         values = block.values if self.drop is None else self.drop.kept(block, facts.lengths)
         return replace(block, values=values, sums=facts.sums)
@@ -125,7 +125,7 @@ class Rule:
         return replace(block, values=self.trim.kept(block.values, facts.limits))
 
     def limits(self, block: Block) -> Limits | None:
-        """The exact sizes between which entries of whole matrices are kept, each matrix by itself."""
+        """The exact sizes between which entries are kept, for each whole matrix by itself."""
         if self.trim is None or self.trim.idle:
             return None
         sizes = self.trim.ranking(block.values)  # (S, M, a, b)

@@ -1,4 +1,4 @@
-"""Where a rule is carried out: on all entries of ΔW, or on those of the cores of the sources."""
+"""Where a rule is applied: to all entries of ΔW, or to those of the cores of the sources."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from loramerge.arrays.remix import Result
 
 @dataclass(frozen=True, slots=True)
 class Space(ABC):
-    """A rule in its place; what it says is said of a method in `Method`.
+    """A rule and the space it works in. Its answers mean what they mean in `Method`.
 
     Args:
         rule: on entries.
-        rank: of the merge, if there is one.
-        search: what is known of limits over the whole adapter, if they are looked for.
+        rank: of the merge, if one was asked for.
+        search: what is known of the limits of the whole adapter, if the rule needs them.
     """
 
     rule: Rule

@@ -21,14 +21,14 @@ Rescale = Literal["density", "l1", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """Entries are kept by their place in a ranking; all of equal size go together.
+    """Keeps entries by their place in a ranking; entries of equal size are kept or dropped together.
 
     Args:
         density: the share that is kept; 1 keeps all.
         scope: whether entries are ranked within a module or over the whole adapter.
         outliers: the share of the largest that is left out.
         ranking: makes of entries (T, …) the sizes (S, …) they are ranked by, S = T or 1.
-        together: there is one ranking, of how the sources differ (S = 1), so one source alone keeps all.
+        together: there is one ranking, of how the sources differ (S = 1). A single source keeps everything.
     """
 
     density: float
@@ -44,7 +44,7 @@ class Trim:
 
     @property
     def alone(self) -> float:
-        """The share of its largest entries that one source alone keeps for sure."""
+        """The share of its largest entries that a single source certainly keeps."""
         if self.idle or self.together:
             return 1.0
         return self.density if self.scope == "module" and not self.outliers else 0.0
@@ -52,7 +52,7 @@ class Trim:
     def counts(self, count: int) -> tuple[int, int]:
         """Of `count` entries: how many of the largest are left out, and how many of the next are kept.
 
-        A share is rounded down, but one entry at least is kept.
+        Shares are rounded down, but at least one entry is kept.
         """
         kept = max(int(self.density * count), min(count, 1))
         return min(int(self.outliers * count), count - kept), kept
@@ -65,7 +65,7 @@ class Trim:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Entries are kept by chance.
+    """Keeps entries at random.
 
     Args:
         density: the probability that one is kept.
@@ -92,7 +92,7 @@ class Drop:
         return self.rescale == "l1" and not self.idle
 
     def kept(self, block: Block, lengths: Array | None = None) -> Array:
-        """The entries (T, M, a, b) with zeros where chance did not keep them.
+        """The entries (T, M, a, b), with zeros where they were dropped at random.
 
         Args:
             lengths: (2, T, M) what `lengths` found, to be made equal.

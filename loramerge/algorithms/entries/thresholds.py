@@ -1,8 +1,8 @@
-"""The exact k-th largest of more values than memory holds, by passing over them a few times.
+"""The exact k-th largest of more values than fit in memory, in a few passes.
 
-A sample brackets it; a pass counts what is above the bracket and collects what is inside, or, where that is
-too much, counts it in bins, and the bin that holds it is the next bracket. Values are made again in every
-pass, by the same arithmetic, so the answer is one of them, bit for bit.
+A sample brackets it. A pass counts the values above the bracket and collects those inside. If these are too
+many, it counts them in bins, and the right bin is the next bracket. Every pass computes the values again with
+the same arithmetic, so the answer is one of them, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLLECT = 1 << 21  # values: 16 MB of float64
 
 @dataclass(frozen=True, slots=True)
 class Bracket:
-    """The `rank`-th largest value is looked for (1: the largest): low <= it < high, if that is right."""
+    """A search for the `rank`-th largest value (1: the largest), believed to be in low <= it < high."""
 
     rank: int
     low: float = 0.0
@@ -108,7 +108,7 @@ def _like(piece: Array, bound: float) -> np.floating:
 
 
 def narrowed(bracket: Bracket, seen: Seen) -> Bracket | float:
-    """The answer, or a bracket that is nearer to it."""
+    """The answer, or a narrower bracket."""
     if bracket.rank <= seen.above:
         return replace(bracket, low=bracket.high, high=np.inf)
     rank = bracket.rank - seen.above

@@ -1,7 +1,7 @@
-"""ΔW_t of all sources of one module, made tile by tile: no source is ever held as a whole matrix.
+"""ΔW_t of all sources of one module, computed tile by tile. No source is ever held as a whole matrix.
 
-The grid is fixed by the shape of the module, so that each entry comes from the same product in every pass,
-and with the same chance, whatever else is merged at the same time.
+The shape of the module alone fixes the grid. So each entry comes from the same product, and the same random
+numbers, in every pass, whatever else is merged at the same time.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from loramerge.algorithms.families.size import Sized, keep
+from loramerge.algorithms.families.size import Ranked, keep, squares
 from loramerge.algorithms.method import option
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.frames import Frame
@@ -20,7 +20,7 @@ ROUNDING = 1e-14  # of ‖·‖²: a rank that cuts less than this cuts nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture(Sized):
+class Mixture(Ranked):
     """ΔW = Σ_t c_t ΔW_t, with c from the inner products of the updates; without a rank nothing is cut off."""
 
     scope: Literal["module", "adapter"] = option(
@@ -57,25 +57,19 @@ class Mixture(Sized):
         return weigh(grams, self.coefficients(np.array([self.products]), grams.weights)[0])
 
     @property
-    def _looking(self) -> bool:
+    def searches(self) -> bool:
         return self.scope == "adapter" and self.products is None
-
-    @property
-    def observes(self) -> bool:
-        return self._looking or super().observes
 
     def observe(self, grams: Grams) -> Array:
         """⟨ΔW_t, ΔW_u⟩ (M, T, T) if whole adapters are compared; then σ² of the mixture (M, R)."""
-        if self._looking:
+        if self.searches:
             assert grams.weights is not None
             return inners(grams, len(grams.weights))
-        return super().observe(self.mixed(grams))
+        return squares(self.mixed(grams))
 
-    def decide(self, observed: Sequence[Array], largest: int) -> Self:
-        if self._looking and observed:
-            each = sorted((m for batch in observed for m in batch), key=lambda m: m.tolist())
-            return replace(self, products=tuple(map(tuple, np.sum(each, axis=0).tolist())))
-        return super().decide(observed, largest)
+    def after(self, observed: Sequence[Array]) -> Self:
+        each = sorted((m for batch in observed for m in batch), key=lambda m: m.tolist())
+        return replace(self, products=tuple(map(tuple, np.sum(each, axis=0).tolist())))
 
     def remix(self, grams: Grams) -> Remix:
         units = self.mixed(grams)

@@ -1,7 +1,8 @@
-"""Methods whose merged modules have a chosen number of units, and the parts they share."""
+"""Methods whose merged modules have a chosen number of units, and what they share."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,7 +16,7 @@ from loramerge.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sized(Method):
+class Ranked(Method):
     """A method with `rank` or `energy`; without either, a truncating method takes the largest source rank."""
 
     rank: int | None = option(
@@ -39,9 +40,9 @@ class Sized(Method):
             )
 
     @property
+    @abstractmethod
     def whole(self) -> bool:
         """Whether nothing is cut off without a rank."""
-        return self.traits.exact
 
     @property
     def foreseen(self) -> bool:
@@ -49,8 +50,36 @@ class Sized(Method):
         return True
 
     @property
+    def searches(self) -> bool:
+        """Whether something else must be known of the whole adapter before its size."""
+        return False
+
+    def after(self, observed: Sequence[Array]) -> Self:
+        """The method with what was searched for, or nearer to it. Only called while it `searches`."""
+        return self
+
+    @property
     def observes(self) -> bool:
-        return self.energy is not None
+        return self.searches or self.energy is not None
+
+    def decide(self, observed: Sequence[Array], largest: int) -> Self:
+        if self.searches and observed:
+            return self.after(observed)
+        if self.energy is not None:
+            return replace(self, rank=common_rank(observed, self.energy), energy=None)
+        return self if self.rank or self.whole else replace(self, rank=largest)
+
+    def size(self, signature: tuple[int, ...]) -> int:
+        return min(self.rank or sum(signature), sum(signature))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized(Ranked):
+    """A method whose size is that of the weighted sum."""
+
+    @property
+    def whole(self) -> bool:
+        return self.traits.exact
 
     @property
     def frame(self) -> Frame:
@@ -58,16 +87,12 @@ class Sized(Method):
         return "balanced" if exact else "halved"
 
     def observe(self, grams: Grams) -> Array:
-        """σ² of the weighted sum (M, R), largest first."""
-        return spectrum(grams.up, grams.down, grams.halves).sigma ** 2
+        return squares(grams)
 
-    def decide(self, observed: Sequence[Array], largest: int) -> Self:
-        if self.energy is not None:
-            return replace(self, rank=common_rank(observed, self.energy), energy=None)
-        return self if self.rank or self.whole else replace(self, rank=largest)
 
-    def size(self, signature: tuple[int, ...]) -> int:
-        return min(self.rank or sum(signature), sum(signature))
+def squares(grams: Grams) -> Array:
+    """σ² of the sum of all units (M, R), largest first."""
+    return spectrum(grams.up, grams.down, grams.halves).sigma ** 2
 
 
 def common_rank(observed: Sequence[Array], energy: float) -> int:

@@ -1,11 +1,11 @@
-"""Methods that work on cores: every source as a small matrix in orthonormal bases of what all units span."""
+"""Methods that work on cores: each source as a small matrix, in bases of the span of all units."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.algorithms.method import Interval, option
 from loramerge.arrays.backend import Array, like, namespace
 from loramerge.arrays.basis import Basis, basis
@@ -26,27 +26,27 @@ def tolerance() -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span(Sized):
-    """A method whose merge is E_up C E_down for some core C; without a rank nothing of it is cut off."""
+class Spectral(Ranked):
+    """A method that looks at the sources in orthonormal bases of what their units span."""
 
     rank_tol: float = tolerance()
-
-    @property
-    def whole(self) -> bool:
-        return True
 
     @property
     def frame(self) -> Frame:
         return "spectral"
 
-    # not folded into the units: a basis that turned with the weights would make a threshold depend on them
-    # twice
-    def weigh(self, grams: Grams, weights: Array) -> Grams:
-        return replace(grams, weights=weights)
 
+@dataclass(frozen=True, kw_only=True)
+class Cored(Spectral):
+    """A method whose merge is E_up C E_down for some core C; without a rank nothing of it is cut off."""
+
+    @property
+    def whole(self) -> bool:
+        return True
+
+    @abstractmethod
     def bases(self, grams: Grams) -> Basis:
         """What the cores are written in."""
-        return basis(grams, self.rank_tol)
 
     @abstractmethod
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
@@ -63,6 +63,19 @@ class Span(Sized):
         bases = self.bases(grams)
         x, sigma, yt = self.units(grams, bases)
         return bases.leading(grams, x, sigma, yt, self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span(Cored):
+    """A method with cores in the bases of all units; weights stay beside the units."""
+
+    # not folded into the units: a basis that turned with the weights would make a threshold depend on them
+    # twice
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        return replace(grams, weights=weights)
+
+    def bases(self, grams: Grams) -> Basis:
+        return basis(grams, self.rank_tol)
 
 
 def lengths(grams: Grams) -> Array:

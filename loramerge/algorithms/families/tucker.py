@@ -15,8 +15,8 @@ ROUNDS = 1000
 def subspaces(cores: Cores, k: int) -> tuple[Array, Array]:
     """Orthonormal U and V (R, k) with Σ_t ‖Uᵀ X_t V‖² as large as can be, the strongest columns first.
 
-    Started from the singular vectors of the matrices side by side and on top of each other; then each side is
-    the best for the other by turns. Columns beyond what the matrices span are zero.
+    Starts from the singular vectors of the matrices, side by side and on top of each other. Then each side in
+    turn becomes the best for the other. Columns beyond the span of the matrices are zero.
 
     >>> up, down = np.eye(3)[:, :2] * [2.0, 1.0], np.eye(3)[:, 1:]
     >>> [abs(side).tolist() for side in subspaces([(up, down)], 1)]

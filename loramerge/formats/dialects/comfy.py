@@ -9,6 +9,7 @@ A module without an alpha has scale 1.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import ClassVar
@@ -19,8 +20,8 @@ from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.diffusers import FIRST
-from loramerge.formats.dialects.grain import fused, known_flux
-from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, located, part, unnamed
+from loramerge.formats.dialects.grain import fused, placed
+from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
@@ -28,7 +29,52 @@ from loramerge.formats.forms.parts import by_module, taken_apart
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
-class Comfy(Dialect):
+class FirstNames(Dialect):
+    """Dialects with the first names of a model's modules, under a prefix for each part of it."""
+
+    strength = "`alpha/r`; without an alpha it is 1"
+    differences = True
+    prefixes: ClassVar[Mapping[str, str]]  # what a key begins with -> component; T5 is told by its modules
+    never: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")  # names that its tools do not give
+
+    @abstractmethod
+    def spelled(self, module: str) -> str:
+        """A module's name as it is looked up."""
+
+    def _adapter(self, header: Header) -> Adapter:
+        """What `read` gives, whatever parts of a model its modules are of."""
+        found = by_module(header.tensors, header.name)
+        if foreign := [m for m in found.modules if self._prefix(m) is None or self.never.match(m)]:
+            raise IncompatibleError(
+                f"{printable(header.name)} mixes names of {self.tool} with others "
+                f"({printable(foreign[0], 80)}): it is not clear how the latter are scaled."
+            )
+        modules = read_modules(header, found, self._places)
+        return modules.adapter(self, header, found.rest, "the scale is 1 there, as ComfyUI has it")
+
+    def _prefix(self, key: str) -> str | None:
+        return next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
+
+    def _places(self, changes: Mapping[str, Update]) -> dict[str, Target]:
+        """Module name -> the target it means."""
+        named = {}
+        for module in changes:
+            name = self.spelled(module)
+            prefix = self._prefix(name) or ""
+            named[module] = (self.prefixes[prefix], name.removeprefix(prefix))
+        table = models.known("transformer")
+        flux = models.is_flux(
+            {
+                table.get(path, ""): (changes[module].up.shape[0], changes[module].down.shape[1])
+                for module, (component, path) in named.items()
+                if component == "unet"
+            }
+        )
+        sd3 = any(path.startswith("joint_blocks.") for _, path in named.values())
+        return {module: _target(component, path, flux, sd3) for module, (component, path) in named.items()}
+
+
+class Comfy(FirstNames):
     name = "comfy"
     words = "a ComfyUI LoRA"
     tools = "ComfyUI, AI-toolkit"
@@ -36,10 +82,7 @@ class Comfy(Dialect):
         "`diffusion_model.<first name>`, `text_encoders.clip_l.transformer.<name>`; `.lora_A.weight` or "
         "`.lora_down.weight`, maybe `.alpha`"
     )
-    strength = "`alpha/r`; without an alpha it is 1"
     writes = True
-    differences = True
-    # what a key begins with -> component; T5 is told by its modules
     prefixes: ClassVar[Mapping[str, str]] = {
         "diffusion_model.": "unet",
         "text_encoders.clip_l.transformer.": "text_encoder",
@@ -47,35 +90,20 @@ class Comfy(Dialect):
         "text_encoders.clip_g.transformer.": "text_encoder_2",
         "text_encoders.t5xxl.transformer.": "text_encoder_3",
     }
-    never: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")  # names that its tools do not give
 
     def detects(self, header: Header) -> bool:
         return any(self._prefix(key) and taken_apart(key) for key in header.tensors)
 
     def read(self, header: Header) -> Adapter:
-        found = by_module(header.tensors, header.name)
-        if foreign := [m for m in found.modules if self._prefix(m) is None or self.never.match(m)]:
-            raise IncompatibleError(
-                f"{printable(header.name)} mixes names of {self.tool} with others "
-                f"({printable(foreign[0], 80)}): there is no telling how the latter are scaled."
-            )
-        modules = read_modules(header, found, self._places)
-        return header.adapter(
-            self,
-            modules.slots,
-            extras=found.rest,
-            oddities=modules.oddities(header, "the scale is 1 there, as ComfyUI has it"),
-            said_alpha=not modules.silent,
-        )
+        return self._adapter(header)
+
+    def spelled(self, module: str) -> str:
+        return module
 
     def adopt(self, adapter: Adapter) -> Adapter:
         if adapter.dialect == self.name:
             return fused(adapter, strict=False)
-        whole = fused(located(adapter))
-        for target in whole.slots:
-            if target.component == "transformer" and not known_flux(whole):
-                raise unnamed(target, self.words)
-        return self._renamed(whole, self.home)
+        return self._renamed(placed(adapter, self.words), self.home)
 
     def home(self, target: Target) -> Target:
         table = models.known(part(target))
@@ -101,33 +129,8 @@ class Comfy(Dialect):
     def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         return {**kept, "format": "pt"}
 
-    def _prefix(self, key: str) -> str | None:
-        return next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
 
-    def _spelled(self, module: str) -> str:
-        """A module's name as it is looked up."""
-        return module
-
-    def _places(self, changes: Mapping[str, Update]) -> dict[str, Target]:
-        """Module name -> the target it means."""
-        named = {}
-        for module in changes:
-            name = self._spelled(module)
-            prefix = self._prefix(name) or ""
-            named[module] = (self.prefixes[prefix], name.removeprefix(prefix))
-        table = models.known("transformer")
-        flux = models.is_flux(
-            {
-                table.get(path, ""): (changes[module].up.shape[0], changes[module].down.shape[1])
-                for module, (component, path) in named.items()
-                if component == "unet"
-            }
-        )
-        sd3 = any(path.startswith("joint_blocks.") for _, path in named.values())
-        return {module: _target(component, path, flux, sd3) for module, (component, path) in named.items()}
-
-
-class OneTrainer(Comfy):
+class OneTrainer(FirstNames):
     """OneTrainer's own names: parts called unet, transformer, clip_l, clip_g and t5, with the first names.
 
     A fused module of Flux is kept as its parts: `qkv.0`, `qkv.1`, `qkv.2`.
@@ -137,7 +140,6 @@ class OneTrainer(Comfy):
     words = "a OneTrainer LoRA"
     tools = "OneTrainer, in its own names"
     spelling = "`unet.input_blocks…`, `transformer.double_blocks…qkv.0`, `clip_l.`, `clip_g.`, `t5.`"
-    writes = False
     prefixes: ClassVar[Mapping[str, str]] = {
         "unet.": "unet",
         "transformer.": "unet",
@@ -152,10 +154,13 @@ class OneTrainer(Comfy):
     def detects(self, header: Header) -> bool:
         return any(TELLING.match(key) and taken_apart(key) for key in header.tensors)
 
+    def read(self, header: Header) -> Adapter:
+        return self._adapter(header)
+
     def adopt(self, adapter: Adapter) -> Adapter:
         return adapter
 
-    def _spelled(self, module: str) -> str:
+    def spelled(self, module: str) -> str:
         """`….qkv.1` as the module of diffusers that it is."""
         prefix, _, path = module.partition(".")
         first, _, number = path.rpartition(".")
@@ -163,28 +168,30 @@ class OneTrainer(Comfy):
         return f"{prefix}.{parts[int(number)]}" if number in map(str, range(len(parts))) else module
 
 
-class BlackForest(Comfy):
+class BlackForest(FirstNames):
     """The names of Black Forest Labs with nothing before them, as in their own adapters of Flux."""
 
     name = "bfl"
     words = "a Black Forest Labs LoRA"
     tools = "Black Forest Labs"
     spelling = "`double_blocks.N.img_attn.qkv.lora_A.weight`, with nothing before it"
-    writes = False
     prefixes: ClassVar[Mapping[str, str]] = {"": "unet"}
 
     def detects(self, header: Header) -> bool:
         return any(BARE.match(key) and taken_apart(key) for key in header.tensors)
 
     def read(self, header: Header) -> Adapter:
-        adapter = super().read(header)
+        adapter = self._adapter(header)
         foreign = next((target for target in adapter if target.component != "transformer"), None)
         if foreign is not None:
             raise IncompatibleError(
                 f"{printable(header.name)} has modules of Flux beside others "
-                f"({printable(foreign.path, 80)}): nothing tells what these belong to."
+                f"({printable(foreign.path, 80)}): it is not clear what these belong to."
             )
         return adapter
+
+    def spelled(self, module: str) -> str:
+        return module
 
     def adopt(self, adapter: Adapter) -> Adapter:
         return adapter

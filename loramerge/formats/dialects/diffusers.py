@@ -65,7 +65,7 @@ class Diffusers(Dialect):
         if foreign := [module for module in found.modules if not NAMED.match(module)]:
             raise IncompatibleError(
                 f"{printable(header.name)} mixes names of diffusers with others "
-                f"({printable(foreign[0], 80)}): nothing tells how these are scaled."
+                f"({printable(foreign[0], 80)}): it is not clear how these are scaled."
             )
         modules = read_modules(header, found, _places)
         base = None

@@ -15,7 +15,7 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.blocks import cut, joined
-from loramerge.formats.dialects.places import located
+from loramerge.formats.dialects.places import located, unnamed
 from loramerge.formats.models import flux
 
 PART = "transformer"  # the part of a pipeline that has fused modules
@@ -44,17 +44,33 @@ def comparable(adapters: Sequence[Adapter]) -> list[Adapter]:
     parts = [{target.component for target in adapter.slots} for adapter in adapters]
     several = any("model" not in each for each in parts)
     return [
-        split(_placed(a) if several and each == {"model"} else a)
+        split(_tried(a) if several and each == {"model"} else a)
         for a, each in zip(adapters, parts, strict=True)
     ]
 
 
-def _placed(adapter: Adapter) -> Adapter:
+def _tried(adapter: Adapter) -> Adapter:
     """The adapter of one model in its part of a pipeline, if its names tell which."""
     try:
         return located(adapter)
     except IncompatibleError:
         return adapter
+
+
+def placed(adapter: Adapter, words: str, flat: bool = False) -> Adapter:
+    """The adapter in the parts of its pipeline, its modules fused as their authors have them.
+
+    Args:
+        words: what messages call the format.   flat: it has names for unknown modules without dots.
+
+    Raises:
+        IncompatibleError: it is of a transformer whose first names are not known.
+    """
+    whole = fused(located(adapter))
+    odd = [t for t in whole.slots if t.component == PART and ("." in t.path or not flat)]
+    if odd and not known_flux(whole):
+        raise unnamed(odd[0], words)
+    return whole
 
 
 def fused(adapter: Adapter, strict: bool = True) -> Adapter:
@@ -78,7 +94,7 @@ def fused(adapter: Adapter, strict: bool = True) -> Adapter:
         some = next(target for target in adapter.slots if target.path in owners)
         raise IncompatibleError(
             f"{printable(adapter.name)} has modules such as {printable(some)}, which several models have, "
-            "and nothing tells which one it is: their names in this format are not known."
+            "and it is not clear which one it is: this format has no known names for them."
         )
     for first, parts in groups.items():
         slots[Target(first, component=PART)] = _joined(first, parts)

@@ -20,8 +20,8 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
-from loramerge.formats.dialects.grain import fused, known_flux
-from loramerge.formats.dialects.places import first_name, is_flat, is_sdxl, is_t5, located, part, unnamed
+from loramerge.formats.dialects.grain import fused, placed
+from loramerge.formats.dialects.places import first_name, is_flat, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module
@@ -67,25 +67,15 @@ class Kohya(Dialect):
         if foreign:
             raise IncompatibleError(
                 f"{printable(header.name)} mixes names of kohya with others ({printable(foreign[0], 80)}): "
-                "nothing tells how these are scaled."
+                "it is not clear how these are scaled."
             )
         modules = read_modules(header, found, _places, self.zero_is_rank)
-        return header.adapter(
-            self,
-            modules.slots,
-            extras=found.rest,
-            oddities=modules.oddities(header, "the scale is 1 there, as kohya has it"),
-            said_alpha=not modules.silent,
-        )
+        return modules.adapter(self, header, found.rest, "the scale is 1 there, as kohya has it")
 
     def adopt(self, adapter: Adapter) -> Adapter:
         if adapter.dialect == self.name:
             return fused(adapter, strict=False)
-        whole = fused(located(adapter))
-        for target in whole.slots:
-            if target.component == "transformer" and "." in target.path and not known_flux(whole):
-                raise unnamed(target, self.words)
-        return self._renamed(whole, self.home)
+        return self._renamed(placed(adapter, self.words, flat=True), self.home)
 
     def home(self, target: Target) -> Target:
         if target.kind not in self.kinds or target.layout.blocks > 1:

@@ -150,8 +150,8 @@ def _check_extra(key: str, modules: Mapping[str, Any], name: str) -> None:
         )
     if ".lora_" in key:
         raise IncompatibleError(
-            f"{printable(name)} holds {printable(key, 80)}, which is no factor of a layer that mlx-lm adapts "
-            "as usual: it is not read. Train without this layer, or fuse the adapter into its model."
+            f"{printable(name)} holds {printable(key, 80)}, which is not a factor of a layer that mlx-lm "
+            "adapts as usual: it is not read. Train without this layer, or fuse the adapter into its model."
         )
 
 

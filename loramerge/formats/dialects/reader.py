@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from loramerge.adapters.adapter import Slot
+from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import EmptyError, SourceError, printable
-from loramerge.formats.dialects.dialect import Header
+from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.lycoris import leaves_open, whole_scale
 from loramerge.formats.forms.form import Given, Parts, Update
 from loramerge.formats.forms.lokr import LOKR
@@ -51,6 +51,11 @@ class Found:
         self.silent.append(module)
         return 1.0 if header.alpha is None else scale(header.alpha, change.rank)
 
+    def adapter(self, dialect: Dialect, header: Header, extras: Mapping[str, Tensor], rule: str) -> Adapter:
+        """The adapter of these. `rule`: what a missing alpha means in this dialect."""
+        told = self.oddities(header, rule)
+        return header.adapter(dialect, self.slots, extras=extras, oddities=told, said_alpha=not self.silent)
+
     def oddities(self, header: Header, rule: str) -> list[str]:
         """Sentences about what was assumed. `rule`: what a missing alpha means in this dialect."""
         told = [] if self.silent else header.unused_alpha()
@@ -85,7 +90,7 @@ def read_modules(
     """
     if not found.modules:
         some = ", ".join(printable(key, 40) for key in list(found.rest)[:3]) or "no tensors"
-        raise EmptyError(f"{printable(header.name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
+        raise EmptyError(f"{printable(header.name)} holds no LoRA pair ({some}): it is not a LoRA adapter.")
     shown = {module: f"{printable(module)} in {printable(header.name)}" for module in found.modules}
     changes = {
         module: change

@@ -51,7 +51,7 @@ def check_output(out: Path, overwrite: bool, folder: bool, own: Collection[str] 
         reason = f"{name} cannot be written: {error.strerror}."
         raise OutputError(f"{reason} Choose another {say('out')}.") from error
     except ValueError as error:
-        raise OutputError(f"{name} is no possible name of a file. Choose another {say('out')}.") from error
+        raise OutputError(f"{name} cannot be the name of a file. Choose another {say('out')}.") from error
 
 
 def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] = ()) -> None:

@@ -233,7 +233,7 @@ def _tensors(values: Any, starts: Starts, file: Stored) -> dict[str, Tensor]:
     items = _items(values)
     if not items:
         raise IncompatibleError(
-            f"{printable(file.name)} holds tensors without names, so nothing tells where they belong."
+            f"{printable(file.name)} holds tensors without names, so it is not clear where they belong."
         )
     found: dict[str, Tensor] = {}
     for key, value in items:

@@ -90,6 +90,6 @@ def by_module(
 def _check_known(key: str, name: str) -> None:
     if _UNKNOWN.fullmatch(key):
         raise IncompatibleError(
-            f"{printable(name)} holds {printable(key, 80)}, which is no tensor of a form that is read: what "
-            "it does to its module is not known."
+            f"{printable(name)} holds {printable(key, 80)}, which is not a tensor of any form that loramerge "
+            "reads: what it does to its module is not known."
         )

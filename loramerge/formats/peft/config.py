@@ -132,13 +132,14 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
     if isinstance(init, str) and init.lower().startswith("loftq"):
         raise IncompatibleError(
             f"{printable(name)} was initialised with {printable(init)}, which corrects a base that it "
-            "quantises itself, so its factors are no update of the original model: merge it into that base."
+            "quantises itself, so its factors are not an update of the original model: merge it into that "
+            "base."
         )
     if changes_base(config) and not known_start:
         raise IncompatibleError(
             f"{printable(name)} was initialised with {printable(init)}, which changes the base weights, so "
-            "its factors are no update of the original model. Give the adapter that its training began with "
-            f"by {say('initial', {'SOURCE': 'PATH'})}, or save it with PEFT's "
+            "its factors are not an update of the original model. Give the adapter that its training began "
+            f"with by {say('initial', {'SOURCE': 'PATH'})}, or save it with PEFT's "
             f"path_initial_model_for_weight_conversion."
         )
 

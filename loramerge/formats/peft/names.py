@@ -39,7 +39,7 @@ FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
 )  # fmt: skip
 OTHER = (  # what a tensor name says that no other part of the reader takes; first hit wins
     *FOREIGN,
-    (r"^w_[ab]_\d+$", "a numbered SAM LoRA", "nothing tells which module a number means"),
+    (r"^w_[ab]_\d+$", "a numbered SAM LoRA", "it is not clear which module a number means"),
     (
         r"\.lora_[ab]\.weight$",
         "a torchtune adapter",

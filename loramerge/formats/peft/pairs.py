@@ -91,7 +91,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str) -> Stored:
     _refuse(OTHER, extras, name)
     if not modules:
         some = ", ".join(printable(key, 40) for key in list(extras)[:3]) or "no tensors"
-        raise EmptyError(f"{printable(name)} holds no LoRA pair ({some}): it is no LoRA adapter.")
+        raise EmptyError(f"{printable(name)} holds no LoRA pair ({some}): it is not a LoRA adapter.")
     return Stored(modules, alphas, extras, tuple(_oddities(names.values(), name)))
 
 

@@ -69,7 +69,7 @@ def test_the_names_of_black_forest_labs_need_no_prefix(tmp_path):
     made = lm.convert(path, tmp_path / "c.safetensors", "comfy", extras="drop").adapter
     assert lm.diff(adapter, made).missing == ["double_blocks.0.img_attn.norm.query_norm.scale"]
     more = saved(tmp_path / "b.safetensors", tensors | pairs({"layers.0.q": (4, 4)}, NEW))
-    with pytest.raises(lm.IncompatibleError, match="nothing tells what these belong to"):
+    with pytest.raises(lm.IncompatibleError, match="it is not clear what these belong to"):
         lm.load(more)
 
 

@@ -108,7 +108,7 @@ def test_the_command_line_and_a_recipe_know_it(cli, tmp_path):
 
 
 RANKS_OF_STRANGERS = {
-    "a module that is not there": ({"x": 1}, "ranks has x, which is no module here"),
+    "a module that is not there": ({"x": 1}, "ranks has x, which is not a module here"),
     "no number": ({"layers.0.q": True}, "the rank of layers.0.q is True"),
     "nothing": ({"layers.0.q": 0}, "the rank of layers.0.q is 0"),
     "no table": ([1], "ranks is .*, not a table"),
