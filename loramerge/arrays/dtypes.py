@@ -10,7 +10,11 @@ import numpy as np
 from loramerge.arrays.backend import Array, namespace
 from loramerge.errors import UsageError
 
-_OWN = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
+_OWN: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
 
 
 class _Floats(Mapping[str, np.dtype]):

@@ -158,7 +158,7 @@ def test_what_is_asked_badly_is_a_sentence_and_leaves_nothing(cli, tmp_path, arg
 
 
 RECIPES = {
-    "descriptions in a list": ("descriptions: [a]", "descriptions is ['a'], which is no table"),
+    "descriptions in a list": ("descriptions: [a]", "descriptions is ['a'], which is not a table"),
     "a description of digits": ("descriptions: {sql: 1}", "has 1 for sql, which is not text"),
     "a source of digits": ("descriptions: {1: a}", "which names the source 1, which is not text"),
     "an embedding of digits": ("embedding: 1", "embedding is 1, which must be text"),

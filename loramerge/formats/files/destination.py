@@ -23,7 +23,7 @@ ADAPTER_FILES = frozenset(
 def a_path(value: object, setting: str) -> Path:
     """A place to write to. Raises UsageError: it is none."""
     if not isinstance(value, str | Path) or not str(value):
-        raise UsageError(f"{setting}={printable(repr(value), 60)} is no path.")
+        raise UsageError(f"{setting}={printable(repr(value), 60)} is not a path.")
     return Path(value)
 
 

@@ -20,7 +20,7 @@ KEYS = {
 @pytest.mark.parametrize(("key", "word"), KEYS.values(), ids=KEYS)
 def test_their_keys_lead_to_their_peft_export(cli, tmp_path, key, word):
     source = bare(tmp_path / "x.safetensors", {key: np.ones((2, 3), "f4")})
-    cli("inspect", source, "--alpha", 4).refused(3, "x.safetensors", word, "PEFT")
+    cli("combine", source, "--alpha", 4, "-o", tmp_path / "m").refused(3, "x.safetensors", word, "PEFT")
 
 
 @pytest.mark.parametrize("name", ["x.gguf", "x.safetensors"])
