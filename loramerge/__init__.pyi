@@ -115,6 +115,7 @@ def combine(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     progress: Tell | bool | None = ...,
     **options: Any,
 ) -> Merge: ...
@@ -149,6 +150,7 @@ def extract(
     profile: str | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    allow_unknown: bool = ...,
     max_lost: float | None = ...,
     min_cosine: float | None = ...,
     overwrite: bool = ...,
@@ -193,6 +195,7 @@ def open(
     format: str | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     progress: Tell | bool | None = ...,
 ) -> Session: ...
 def plan(
@@ -227,6 +230,7 @@ def plan(
     bare: bool | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     progress: Tell | bool | None = ...,
     **options: Any,
 ) -> Plan: ...
@@ -244,6 +248,7 @@ def replay(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Merge: ...
@@ -275,6 +280,7 @@ def resize(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     progress: Tell | bool | None = ...,
 ) -> Merge: ...
 def restore(

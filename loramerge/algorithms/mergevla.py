@@ -126,6 +126,10 @@ class MergeVla(Sized):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return self.shared.width(signature, shape)
 
+    @property
+    def batched(self) -> bool:
+        return False  # masks are made of entries, from factors on the host
+
     def held(self, shape: tuple[int, int]) -> int:
         return self.shared.held(shape)
 

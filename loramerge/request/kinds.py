@@ -110,6 +110,16 @@ class Text(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Device(Kind):
+    """A processor by its name."""
+
+    def fit(self, value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+            raise Unfit("is not one of auto, cpu, cuda, cuda:0, cuda:1 …")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
 class Place(Kind):
     """Where something is written."""
 
