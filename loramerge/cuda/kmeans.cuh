@@ -101,10 +101,9 @@ __device__ inline void seed(const Module& m, const Desk& d, const double* unifor
             if (i == chosen) d.home[i] = c;
         }
     }
-    __syncthreads();
 }
 
-// Members of every cluster, by `home`, in the order of the units.
+// Members of every cluster, by `home`, in the order of the units. Whoever reads the order has a barrier first.
 __device__ inline void gather(const Module& m, const Desk& d) {
     __syncthreads();
     for (int c = threadIdx.x; c < m.k; c += blockDim.x) {
@@ -120,7 +119,6 @@ __device__ inline void gather(const Module& m, const Desk& d) {
         for (int i = 0; i < m.R; i++)
             if (d.home[i] == c) d.order[at++] = i;
     }
-    __syncthreads();
 }
 
 // Which cluster's members define centre c: its own; of an empty one those of the largest; -1 where none ever was.
@@ -223,7 +221,6 @@ __device__ inline void kmeans(const Module& m, const Desk& d, const double* unif
             least = inertia;
             for (int i = threadIdx.x; i < m.R; i += blockDim.x) labels[i] = d.label[i];
         }
-        __syncthreads();
     }
 }
 

@@ -59,6 +59,7 @@ def test_no_barrier_can_be_left_out(file, where, tmp_path):
             text = text[:where] + BARRIER.sub("", text[where:], count=1)
         (tmp_path / path.name).write_text(text, encoding="utf-8")
 
-    done = checked("-fsanitize=thread", kernels=tmp_path)
+    program = built("-DMAIN", "-O1", "-g", "-fsanitize=thread", kernels=tmp_path)
 
-    assert done.returncode == RACES
+    # a race needs two threads at its place at a time: one run in some misses it
+    assert any(run(program).returncode == RACES for _ in range(4))
