@@ -97,6 +97,17 @@ def methods_table() -> str:
     return "\n".join(rows)
 
 
+def devices_table() -> str:
+    """Where each method is computed if a GPU is asked for."""
+    rows = []
+    for name in METHODS:
+        method = METHODS[name]()
+        cored = "space" in method.names()
+        where = "GPU" if method.batched else "host; GPU with `--space core`" if cored else "host"
+        rows.append([_code(name), where])
+    return _table(["method", "with `--device cuda`"], rows)
+
+
 def methods_page() -> str:
     """docs/methods.md: the table, then docstring, declarations and options of every method."""
     return "\n".join([HEAD, methods_table(), "", *(_section(name) for name in METHODS)])
@@ -241,6 +252,7 @@ TABLES = {  # page -> name of a table in it -> what writes it
     "README.md": {"formats": formats_list, "consumers": consumers_list},
     "docs/combine.md": {"options": options_table},
     "docs/formats.md": {"formats": formats_table, "forms": forms_table},
+    "docs/gpu.md": {"devices": devices_table},
     "docs/consumers.md": {"consumers": consumers_table, "names": names_table},
 }
 

@@ -115,6 +115,7 @@ def combine(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     progress: Tell | bool | None = ...,
     **options: Any,
 ) -> Merge: ...
@@ -194,6 +195,7 @@ def open(
     format: str | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     progress: Tell | bool | None = ...,
 ) -> Session: ...
 def plan(
@@ -228,6 +230,7 @@ def plan(
     bare: bool | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     progress: Tell | bool | None = ...,
     **options: Any,
 ) -> Plan: ...
@@ -245,6 +248,7 @@ def replay(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Merge: ...
@@ -276,6 +280,7 @@ def resize(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
+    device: str = ...,
     progress: Tell | bool | None = ...,
 ) -> Merge: ...
 def restore(

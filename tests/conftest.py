@@ -3,6 +3,8 @@
 from tests.hub import loopback  # noqa: F401  before anything imports huggingface_hub: no test reaches the network
 
 collect_ignore = [
+    "cuda/host.py",
+    "cuda/nvrtc.py",
     "consumers/pipelines.py",
     "formats/forms/authors.py",
     "formats/forms/samples.py",

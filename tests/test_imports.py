@@ -18,7 +18,7 @@ ROOMS = (  # a room may import those before it and itself; what is inside a room
 )  # fmt: skip
 ONLY_IN = {
     "click": "loramerge.cli",
-    "cupy": ("loramerge.arrays.backend", "loramerge.cuda"),
+    "cupy": "loramerge.arrays.backend",
     "huggingface_hub": "loramerge.hub",
     "tqdm": ("loramerge.cli", "loramerge.request.progress"),
 }

@@ -8,9 +8,10 @@ from loramerge.algorithms.entries import cores
 from loramerge.algorithms.entries.choice import ByRule
 from loramerge.algorithms.families.span import Span
 from loramerge.algorithms.method import Traits
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.linalg import svd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,4 +50,4 @@ class Core(ByRule, Span):
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         merged = cores.merged(self.chosen(), grams, bases)
-        return namespace(merged).linalg.svd(merged)
+        return svd(merged)

@@ -14,6 +14,7 @@ from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.basis import Basis, basis
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.linalg import singular_values, svd
 from loramerge.arrays.remix import Result
 
 
@@ -65,7 +66,7 @@ class Ctm(ByRule):
     def observe(self, grams: Grams) -> Array:
         """σ² of the weighted sum (M, R)."""
         total = basis(grams, self.rank_tol).weighted_sum(grams)
-        sigma: Array = namespace(total).linalg.svd(total, compute_uv=False)
+        sigma: Array = singular_values(total)
         return sigma**2
 
     def remix(self, grams: Grams) -> Result:
@@ -93,7 +94,7 @@ class Ctm(ByRule):
                 values[source, m] = (left[m].T @ up) @ (down.T @ right[m])
         sizes = np.minimum(host(bases.ranks), k)
         block = whole(values, grams.weights, sizes, grams.sources, grams.labels)
-        x, sigma, yt = xp.linalg.svd(like(self.chosen().on(block), grams.up))  # (M, k, k)
+        x, sigma, yt = svd(like(self.chosen().on(block), grams.up))  # (M, k, k)
         return left @ x, sigma, yt @ right.swapaxes(1, 2)
 
 

@@ -9,6 +9,7 @@ from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.linalg import svd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class IsoC(Span):
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         total = bases.weighted_sum(grams)
-        u, sigma, vt = namespace(total).linalg.svd(total)
+        u, sigma, vt = svd(total)
         return u, _levelled(sigma, self.rank_tol), vt
 
 

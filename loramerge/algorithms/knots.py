@@ -92,6 +92,10 @@ class Knots(Ranked):
         return True
 
     @property
+    def batched(self) -> bool:
+        return self.rule == "linear"  # else rows of the input's size, from factors on the host
+
+    @property
     def frame(self) -> Frame:
         return "spectral"
 

@@ -119,6 +119,10 @@ class MergeVla(Ranked):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return self.shared.width(signature, shape)
 
+    @property
+    def batched(self) -> bool:
+        return False  # masks are made of entries, from factors on the host
+
     def held(self, shape: tuple[int, int]) -> int:
         return self.shared.held(shape)
 

@@ -136,6 +136,11 @@ class Method(ABC):
         return "balanced" if self.traits.gauge == "invariant" else "stored"
 
     @property
+    def batched(self) -> bool:
+        """Whether it works on whole batches of small matrices, which a GPU can do; else on the host."""
+        return True
+
+    @property
     def observes(self) -> bool:
         """Whether a pass over all modules is needed before the first can be merged."""
         return False

@@ -80,6 +80,10 @@ class Only(Method):
         rest = self.otherwise.decide([], largest)
         return replace(self, method=self.method.decide(observed, largest), otherwise=rest)
 
+    @property
+    def batched(self) -> bool:
+        return self.method.batched or self.otherwise.batched  # each batch asks its own
+
     def held(self, shape: tuple[int, int]) -> int:
         return max(self.method.held(shape), self.otherwise.held(shape))
 

@@ -14,6 +14,7 @@ from loramerge.algorithms.method import Traits, option
 from loramerge.arrays.backend import Array, like, namespace
 from loramerge.arrays.basis import Basis, basis
 from loramerge.arrays.gram import Grams, weigh
+from loramerge.arrays.linalg import svd
 
 NOTHING = 1e-12  # of the sources' strength: less is rounding of what cancels
 
@@ -71,7 +72,7 @@ class Pico(ByRule, Cored):
         wanted = norms.sum(axis=1) / xp.maximum((norms > 0).sum(axis=1), 1)
         some = length > NOTHING * wanted
         gain = xp.where(some, wanted / xp.where(some, length, 1.0), 0.0)
-        return xp.linalg.svd(gain[:, None, None] * merged)
+        return svd(gain[:, None, None] * merged)
 
     def _merged(self, grams: Grams, bases: Basis, calm: Array) -> Array:
         """What the rule makes of the calibrated sources (M, R, R)."""

@@ -9,6 +9,7 @@ from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.linalg import svd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,4 +64,4 @@ class Wudi(Span):
         pull = self.ridge * count / xp.maximum(bases.ranks[:, 1], 1)
         pull = xp.where(pull > 0, pull, 1.0)[:, None, None] * xp.eye(gram.shape[1])
         core = mean + xp.linalg.solve(gram + pull, (wanted - mean @ gram).swapaxes(1, 2)).swapaxes(1, 2)
-        return xp.linalg.svd(core)
+        return svd(core)

@@ -7,6 +7,7 @@ positions) are always on the host; CuPy accepts them as indices.
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from typing import Any
@@ -27,8 +28,25 @@ def namespace(array: Any) -> Any:
         return np
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
-    cupy = sys.modules.get("cupy")  # arrays of CuPy 14 do not say it themselves
-    return cupy if cupy is not None and isinstance(array, cupy.ndarray) else np
+    return sys.modules["cupy"] if on_gpu(array) else np  # arrays of CuPy 14 do not say it themselves
+
+
+def on_gpu(array: Any) -> bool:
+    """Whether it is an array of CuPy."""
+    known = sys.modules.get("cupy")
+    return known is not None and isinstance(array, known.ndarray)
+
+
+def cupy() -> Any:
+    """CuPy, imported when first asked for, and here alone.
+
+    Every thread of the host gets a stream of its own, so that one reads and sends while another computes.
+    Where CuPy was imported before, that is left as it is: the same result, with less overlap.
+    """
+    os.environ.setdefault("CUPY_CUDA_PER_THREAD_DEFAULT_STREAM", "1")
+    import cupy
+
+    return cupy
 
 
 def host(array: Any) -> Array:
@@ -58,21 +76,6 @@ def ratio(part: Any, whole: Any, where: Any) -> Array:
     """
     xp = namespace(whole)
     return xp.where(where, part / xp.where(where, whole, 1.0), 0.0)
-
-
-def cholesky(matrices: Any) -> Array:
-    """Lower factors (N, R, R), each by itself; NaN where a matrix is not positive definite.
-
-    NumPy refuses the whole batch for one such matrix. CuPy says nothing and leaves half of a factor there:
-    before it is used here, its devInfo must be read.
-    """
-    try:
-        return namespace(matrices).linalg.cholesky(matrices)
-    except np.linalg.LinAlgError:
-        if len(matrices) == 1:
-            return namespace(matrices).full_like(matrices, np.nan)
-        each = [cholesky(matrices[n : n + 1]) for n in range(len(matrices))]
-        return namespace(matrices).concatenate(each)
 
 
 def keep_freed_memory() -> None:

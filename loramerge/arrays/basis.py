@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.linalg import svd
 from loramerge.arrays.remix import Remix
 
 
@@ -89,7 +90,7 @@ def _ranks(*reaches: Array) -> Array:
 def _side(half: Array, rank_tol: float) -> tuple[Array, Array]:
     """From H = X S Wᵀ: the coordinates S Wᵀ of the units, and W S⁻¹, which makes the basis of them."""
     xp = namespace(half)
-    _, sigma, wt = xp.linalg.svd(half)
+    _, sigma, wt = svd(half)
     sigma = xp.where(sigma > rank_tol * sigma[:, :1], sigma, 0.0)
     inverse = ratio(1.0, sigma, sigma > 0)
     return sigma[:, :, None] * wt, wt.swapaxes(1, 2) * inverse[:, None, :]

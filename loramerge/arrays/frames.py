@@ -14,15 +14,14 @@ from typing import Literal
 
 import numpy as np
 
-from loramerge.arrays.backend import Array, cholesky, like, namespace, positions, ratio
-from loramerge.arrays.gram import Grams, balanced, cosines_of, halves, spectrum
+from loramerge.arrays.backend import Array, like, namespace, positions
+from loramerge.arrays.gram import Grams, balanced, cosines_of, halves, sharp, spectrum, triangle
+from loramerge.arrays.linalg import cholesky
 from loramerge.arrays.remix import Remix
 
 Frame = Literal["stored", "balanced", "halved", "canonical", "spectral"]
 # QR of tall factors costs ten times as much as a Gram, so only where a unit is this near to the others
 NEAR = 1e-3  # sine of a unit against those before it: below, whitening by a Gram would lose 10 of 16 digits
-
-FLOOR = 1e-8  # σ/σ₁ below which a direction is the rounding of a Gram
 
 
 def framed(grams: Grams, frame: Frame) -> Grams:
@@ -67,7 +66,7 @@ def canonical(grams: Grams) -> Grams:
 
 def _own_halves(pair: tuple[Array, Array], mine: Array) -> tuple[Array, Array]:
     """(M, r, r) halves of the Grams of one source."""
-    up, down = (namespace(half).linalg.qr(half[:, :, mine], mode="r") for half in pair)
+    up, down = (triangle(half[:, :, mine]) for half in pair)
     return up, down
 
 
@@ -82,9 +81,9 @@ def spectral(grams: Grams) -> Grams:
         assert grams.read is not None
         high, wide = grams.read(module)
         if near_up[module]:
-            up[module] = _sharp(like(high, up), grams.lift.P[module], grams.up[module])
+            up[module] = sharp(like(high, up), grams.lift.P[module], grams.up[module])
         if near_down[module]:
-            down[module] = _sharp(like(wide, down).T, grams.lift.Q[module].T, grams.down[module])
+            down[module] = sharp(like(wide, down).T, grams.lift.Q[module].T, grams.down[module])
     return canonical(replace(grams, halves=(up, down)))
 
 
@@ -92,21 +91,6 @@ def _near(gram: Array) -> Array:
     """(M,) whether some unit lies so near to the others that its Gram cannot tell well what is left."""
     half = cholesky(cosines_of(gram)[0])
     return ~(half.diagonal(axis1=1, axis2=2).min(axis=1) >= NEAR)  # so is NaN: not told apart at all
-
-
-def _sharp(factor: Array, lift: Array, gram: Array) -> Array:
-    """H (R, R) with HᵀH = (factor @ lift)ᵀ(factor @ lift), all its digits kept, for a factor (n, R).
-
-    What the Gram sees as directions is first brought to equal length in the factor itself: of the result a
-    second Gram loses nothing. As exact as a QR, and three times as fast.
-    """
-    xp = namespace(gram)
-    cosines, length = cosines_of(gram)
-    values, vectors = xp.linalg.eigh(cosines)
-    scale = xp.sqrt(xp.maximum(values, FLOOR**2))  # (R,)
-    shrink = ratio(1.0, length, length > 0)
-    even = factor @ (lift @ (shrink[:, None] * vectors / scale))
-    return halves(even.T @ even) @ (scale[:, None] * vectors.T) * length
 
 
 def _rounding(gram: Array) -> Array:

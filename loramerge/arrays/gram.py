@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loramerge.arrays.backend import Array, cholesky, like, namespace, positions
+from loramerge.arrays.backend import Array, like, namespace, positions, ratio
+from loramerge.arrays.linalg import cholesky, eigh, svd
 from loramerge.arrays.remix import Remix
 
 Signature = tuple[int, ...]  # the rank of every source in a module; 0 where it has none
 FEW = 64  # units, below which a whole SVD costs nothing
 STEEP = 1e-4  # σ_k / σ₁, below which squaring would cost digits
+FLOOR = 1e-8  # σ/σ₁ below which a direction is the rounding of a Gram
 APART = 1e-5  # sine of a unit against those before it, below which Cholesky's digits run out
 
 
@@ -129,8 +131,35 @@ def _half(cosines: Array) -> Array:
 def _eigen_half(cosines: Array) -> Array:
     """By eigenvectors, for any rank; negative rounding noise becomes 0."""
     xp = namespace(cosines)
-    values, vectors = xp.linalg.eigh(cosines)
+    values, vectors = eigh(cosines)
     return xp.sqrt(xp.maximum(values, 0.0))[..., :, None] * vectors.swapaxes(-1, -2)
+
+
+def triangle(columns: Array) -> Array:
+    """H (…, r, r) with HᵀH = XᵀX of tall columns X (…, n, r), with all its digits: the R of a QR.
+
+    No QR takes a batch on a GPU.
+    """
+    xp = namespace(columns)
+    if xp is np:
+        return np.asarray(np.linalg.qr(columns, mode="r"))  # its type has both results
+    return sharp(columns, xp.eye(columns.shape[-1]), columns.swapaxes(-1, -2) @ columns)
+
+
+def sharp(factor: Array, lift: Array, gram: Array) -> Array:
+    """H (…, R, R) with HᵀH = (factor @ lift)ᵀ(factor @ lift), all its digits kept, for a factor (…, n, R).
+
+    What the Gram sees as directions is first brought to equal length in the factor itself: of the result a
+    second Gram loses nothing. As exact as a QR, and three times as fast.
+    """
+    xp = namespace(gram)
+    cosines, length = cosines_of(gram)
+    values, vectors = eigh(cosines)
+    scale = xp.sqrt(xp.maximum(values, FLOOR**2))  # (…, R)
+    shrink = ratio(1.0, length, length > 0)
+    even = factor @ (lift @ (shrink[..., :, None] * vectors / scale[..., None, :]))
+    turned = scale[..., :, None] * vectors.swapaxes(-1, -2)
+    return halves(even.swapaxes(-1, -2) @ even) @ turned * length[..., None, :]
 
 
 def spectrum(up: Array, down: Array, halved: tuple[Array, Array] | None = None) -> Spectrum:
@@ -141,7 +170,7 @@ def spectrum(up: Array, down: Array, halved: tuple[Array, Array] | None = None) 
     1e-8 in a single σ, the price of squaring the factors.
     """
     halved = halved or (halves(up), halves(down))
-    x, sigma, yt = namespace(up).linalg.svd(halved[0] @ halved[1].swapaxes(-1, -2))
+    x, sigma, yt = svd(halved[0] @ halved[1].swapaxes(-1, -2))
     return _lifted(x, sigma, yt, halved, _noise(up, down))
 
 
@@ -152,19 +181,19 @@ def leading(up: Array, down: Array, rank: int, halved: tuple[Array, Array] | Non
     squaring loses is a rotation towards σ of equal size, below 1e-12 of σ₁ as long as σ_k is above 1e-4 of
     it; the other modules take the whole SVD.
     """
-    xp, size = namespace(up), up.shape[-1]
+    size = up.shape[-1]
     if size < FEW or 3 * rank > size:
         parts = spectrum(up, down, halved)
         return Spectrum(parts.sigma[..., :rank], parts.left[..., :rank], parts.right[..., :rank, :])
     halved = halved or (halves(up), halves(down))
     core = halved[0] @ halved[1].swapaxes(-1, -2)  # (…, R, R)
-    v = xp.linalg.eigh(core.swapaxes(-1, -2) @ core)[1][..., : -rank - 1 : -1]  # (…, R, k)
-    x, sigma, zt = xp.linalg.svd(core @ v, full_matrices=False)
+    v = eigh(core.swapaxes(-1, -2) @ core)[1][..., : -rank - 1 : -1]  # (…, R, k)
+    x, sigma, zt = svd(core @ v, full_matrices=False)
     yt = zt @ v.swapaxes(-1, -2)
     steep = sigma[..., -1] <= STEEP * sigma[..., 0]
     for where in positions(steep.reshape(-1)):
         one = np.unravel_index(where, steep.shape)
-        whole, values, rows = xp.linalg.svd(core[one])
+        whole, values, rows = svd(core[one])
         x[one], sigma[one], yt[one] = whole[:, :rank], values[:rank], rows[:rank]
     return _lifted(x, sigma, yt, halved, _noise(up, down))
 

@@ -9,6 +9,7 @@ directions, each shorter than 1, so that copies of a column add up to one column
 from __future__ import annotations
 
 from loramerge.arrays.backend import Array, namespace, positions, ratio
+from loramerge.arrays.linalg import svd
 
 
 def nearest(columns: Array, rank_tol: float) -> Array:
@@ -19,7 +20,7 @@ def nearest(columns: Array, rank_tol: float) -> Array:
     array([[ 0.707,  0.707],
            [-0.707,  0.707]])
     """
-    p, sigma, qt = namespace(columns).linalg.svd(columns, full_matrices=False)
+    p, sigma, qt = svd(columns, full_matrices=False)
     kept = sigma > rank_tol * sigma[..., :1]
     return (p * kept[..., None, :]) @ qt
 
@@ -40,7 +41,7 @@ def singular(x: Array, sigma: Array, y: Array) -> tuple[Array, Array, Array]:
     x, y = (xp.take_along_axis(side, order[:, None, :], 2) for side in (x, y))
     sigma, yt = xp.take_along_axis(sigma, order, 1), y.swapaxes(1, 2).copy()
     for module in positions(_shortened(x, sigma) | _shortened(y, sigma)):
-        x[module], sigma[module], yt[module] = xp.linalg.svd(x[module] * sigma[module] @ yt[module])
+        x[module], sigma[module], yt[module] = svd(x[module] * sigma[module] @ yt[module])
     return x, sigma, yt
 
 

@@ -1,21 +1,12 @@
-"""CUDA kernels with the names and signatures of their NumPy references (none yet: see CHANGELOG).
+"""Kernels in CUDA, the launchers that check what they are given, and the GPU that runs them.
 
-They live inside the package: a top-level ``cuda`` would shadow NVIDIA's namespace package, which
-CuPy 14 imports.
+A kernel is a ``.cu`` file for NVRTC with its body in a ``.cuh``. The tests compile the same bodies for the
+host. The room lives inside the package: a top-level ``cuda`` would shadow NVIDIA's namespace package, which
+CuPy imports.
 """
 
 from __future__ import annotations
 
+from loramerge.cuda.gpu import Gpu, available, find
 
-def available() -> bool:
-    """Whether CuPy is installed and one small kernel really runs; a device count alone proves nothing.
-
-    >>> available() in (True, False)
-    True
-    """
-    try:
-        import cupy
-
-        return float((cupy.arange(3) + 1).sum()) == 6.0
-    except Exception:  # no cupy, no driver, no device: CuPy raises something else for each
-        return False
+__all__ = ["Gpu", "available", "find"]

@@ -106,7 +106,14 @@ class Plan:
         )
         names = [adapter.name for adapter in self.sources.whole]
         sizes = (*schedule.notes(names, list(outline.shapes)), *([] if self.tailor else _size_notes(outline)))
-        notes = (*self.sources.notes, *told(self.sources.left_out), *kept.notes, *sizes, *method.notes)
+        notes = (
+            *self.sources.notes,
+            *told(self.sources.left_out),
+            *kept.notes,
+            *sizes,
+            *method.notes,
+            *self.on_host(method),
+        )
         return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
 
     def _masks(self, method: Method, outline: Outline) -> MaskPlan | None:
@@ -149,6 +156,13 @@ class Plan:
         check_place(self.sources.dialect, is_bare(out), out)
         if self.tailor:
             self.tailor.check_destination(out, is_bare(out))
+
+    def on_host(self, method: Method) -> list[str]:
+        """What is to be said of a method that no GPU helps."""
+        if self.request.device in ("cpu", "auto") or method.batched:
+            return []
+        where = self.request.device
+        return [f"{name_of(method)} works on the host, entry by entry, and makes no use of {where}"]
 
     @property
     def folds(self) -> bool:

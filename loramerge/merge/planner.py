@@ -216,6 +216,7 @@ def observer(request: Request) -> Observe:
         with (
             Stage(request.tell, "looking", len(work.signatures)) as stage,
             workers(own_effort.workers, stage.tick) as run,
+            own_effort.at_work(),
         ):
             return list(chain.from_iterable(run(look, work.batches(own_effort, schedule, method))))
 

@@ -91,6 +91,7 @@ def execute(plan: Plan, put: Put, keep: Keep) -> Report:
     with (
         Stage(plan.request.tell, "merging", len(plan.sources.signatures)) as stage,
         workers(effort.workers, stage.tick) as run,
+        effort.at_work(),
     ):
         for facts in run(partial(_merge, plan, put, keep, stage), plan.batches(effort)):
             modules += facts
@@ -185,6 +186,7 @@ def strengthened(plan: Plan) -> Plan:
     with (
         Stage(plan.request.tell, "looking", len(plan.sources.signatures)) as stage,
         workers(plan.effort.workers, stage.tick) as run,
+        plan.effort.at_work(),
     ):
         facts = [fact for batch in run(look, plan.batches(plan.effort)) for fact in batch]
     return replace(plan, strengths=best_smallest_cosine(facts))

@@ -120,7 +120,11 @@ class Session:
                     stage.step()
                 return units, *seen
 
-            with self._stage("looking") as stage, workers(effort.workers, stage.tick) as run:
+            with (
+                self._stage("looking") as stage,
+                workers(effort.workers, stage.tick) as run,
+                effort.at_work(),
+            ):
                 self._kept[frame] = list(run(look, self.sources.batches(effort)))
         return self._kept[frame]
 

@@ -25,6 +25,7 @@ _BY_OUT = "the name of the output says it"
 _RESTORED = "the merge has settled it"
 _OWN = "what you say yourself is done: it is for what a file asks"
 _MODELS = "whole models are read, not adapters"
+_ON_HOST = "its work is reading and writing, which a GPU does not help"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -74,6 +75,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("consumer", "max_rank"), "`check` says which programs load the result"),
         "max_error": "every module is compared anyway",
         "bare": _BY_OUT,
+        "device": _ON_HOST,
     },
     "fuse": {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
@@ -82,10 +84,12 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
         **dict.fromkeys(("out", "overwrite"), HERE),
         "progress": "the work is little more than that of a copy",
+        "device": _ON_HOST,
     },
     "restore": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _RESTORED),
         **dict.fromkeys(("out", "overwrite", "dtype", *LIMITS), HERE),
+        "device": _ON_HOST,
         "allow_work": _OWN,
     },
     "recipe": {

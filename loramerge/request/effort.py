@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from loramerge.errors import UsageError
+
+if TYPE_CHECKING:
+    from loramerge.cuda import Gpu
 
 MEMORY = 10**9  # bytes, if nothing else is said
 
@@ -16,12 +22,10 @@ class Effort:
 
     Args:
         threads: workers; by default one per core, up to 8.   memory: bytes for all of them.
-        device: where the arrays live: ``cpu``, so far.
+        device: where the arrays live: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
 
-    >>> Effort(device="cuda")
-    Traceback (most recent call last):
-        ...
-    loramerge.errors.UsageError: device='cuda': this version of loramerge uses no GPU, only "cpu".
+    >>> Effort().gpu is None
+    True
     """
 
     threads: int | None = None
@@ -33,8 +37,25 @@ class Effort:
             raise UsageError(f"threads={self.threads} must be at least 1.")
         if not self.memory > 0:
             raise UsageError(f"memory={self.memory} must be a number of bytes above 0.")
-        if self.device != "cpu":
-            raise UsageError(f'device={self.device!r}: this version of loramerge uses no GPU, only "cpu".')
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU that is meant, if one is.
+
+        Raises:
+            UsageError: there is no such device, or it does not answer.
+        """
+        if self.device == "cpu":
+            return None
+        from loramerge.cuda import find  # arrays: whoever only asks for help needs none
+
+        return find(self.device)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While this is done, a GPU that runs out of memory says so in a sentence."""
+        with nullcontext() if (gpu := self.gpu) is None else gpu.within(self.memory):
+            yield
 
     @property
     def workers(self) -> int:

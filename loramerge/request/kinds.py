@@ -106,6 +106,15 @@ class Text(Kind):
         return value
 
 
+class Device(Kind):
+    """A processor by its name."""
+
+    def fit(self, value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+            raise Unfit("is not one of auto, cpu, cuda, cuda:0, cuda:1 …")
+        return value
+
+
 class Place(Kind):
     """Where something is written."""
 

@@ -122,6 +122,9 @@ class Request:
         shown="one per core, up to 8")  # fmt: skip
     memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; it does not change the "
         "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
+    device: str = ask("cpu", "Where it is computed: `cpu`; `cuda`, a GPU; `cuda:1`, the second; `auto`, a "
+        "GPU if one answers, for modules with 32 units or more.", "effort",
+        kinds.Device(metavar="DEVICE"))  # fmt: skip
     allow_work: bool = ask(False, "Do what a record or recipe asks of a method, also beyond ten times what "
         "is done by default.", "effort", kinds.Flag())  # fmt: skip
     progress: Tell | bool | None = ask(None, "True shows a bar to those who wait. Or a function of (stage, "
@@ -136,7 +139,7 @@ class Request:
     @cached_property
     def effort(self) -> Effort:
         """How much of the machine it may use."""
-        return Effort(self.threads, kinds.in_bytes(self.memory))
+        return Effort(self.threads, kinds.in_bytes(self.memory), self.device)
 
     @property
     def tell(self) -> Tell | None:

@@ -134,7 +134,12 @@ class Sources:
         if schedule is not None and method is not None:
             groups = [*schedule.groups(self.signatures, method)]
         share, workers = effort.share, effort.workers
-        return [units for group in groups for units in batches(self.adapters, group, share, workers)]
+        made: list[Units] = []
+        for group in groups:
+            ways = [] if schedule is None or method is None else [schedule.way(method, next(iter(group)))[0]]
+            gpu = effort.gpu if all(way.batched for way in ways) else None
+            made += batches(self.adapters, group, share, workers, gpu)
+        return made
 
 
 def open_together(recipe: Recipe) -> Sources:

@@ -18,6 +18,7 @@ from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
 from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
 from loramerge.arrays.workers import go_on
+from loramerge.cuda import Gpu
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.request.effort import MEMORY
 
@@ -36,11 +37,13 @@ class Units:
         targets: (M,) the modules, of any shapes.
         adapters: (T,) the sources.
         signature: (T,) the rank of each source in these modules; 0 where it has none.
+        gpu: where they are merged, if not on the host.
     """
 
     targets: tuple[Target, ...]
     adapters: tuple[Adapter, ...]
     signature: Signature
+    gpu: Gpu | None = None
 
     @property
     def owner(self) -> Array:
@@ -63,11 +66,14 @@ class Units:
 
     def up(self, module: int) -> Array:
         """(out, R) of one module in float64, scales not folded."""
-        return _widened([slot.up.read() for slot in self._slots(module)], axis=1)
+        return self._widened([slot.up.read() for slot in self._slots(module)], axis=1)
 
     def down(self, module: int) -> Array:
         """(R, in) of one module in float64."""
-        return _widened([slot.down.read() for slot in self._slots(module)], axis=0)
+        return self._widened([slot.down.read() for slot in self._slots(module)], axis=0)
+
+    def _widened(self, parts: Sequence[Array], axis: int) -> Array:
+        return _widened(parts, axis) if self.gpu is None else self.gpu.widened(parts, axis)
 
     def seen(self, frame: Frame) -> tuple[Grams, Grams]:
         """The Grams as they are and in the frame of a method."""
@@ -214,6 +220,7 @@ def batches(
     signatures: Mapping[Target, Signature],
     memory: float = MEMORY,
     workers: int = 1,
+    gpu: Gpu | None = None,
 ) -> Iterator[Units]:
     """The modules in batches of one rank signature, each small enough to be merged within `memory` bytes and
     to leave some for every one of the `workers`."""
@@ -221,10 +228,11 @@ def batches(
     for target, signature in signatures.items():
         groups[signature].append(target)
     for signature, targets in groups.items():
+        place = gpu if gpu and sum(signature) >= gpu.least else None
         even = max(BATCH, len(targets) // (2 * workers))
         count = min(_that_fit(signature, targets, adapters, memory), even)
         for start in range(0, len(targets), count):
-            yield Units(tuple(targets[start : start + count]), tuple(adapters), signature)
+            yield Units(tuple(targets[start : start + count]), tuple(adapters), signature, place)
 
 
 def _that_fit(signature: Signature, targets: list[Target], adapters: Sequence[Adapter], memory: float) -> int:

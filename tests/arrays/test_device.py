@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from loramerge.arrays import basis, dtypes, frames, gram, polar, remix, rounding
+from loramerge.arrays import basis, dtypes, frames, gram, linalg, polar, remix, rounding
 from tests.helpers.adapters import random_adapters, units_of
 from tests.helpers.device import Away, assert_alike, copies, down, numbers, up
 
-MODULES = (gram, frames, basis, polar, remix, rounding, dtypes)
+MODULES = (linalg, gram, frames, basis, polar, remix, rounding, dtypes)
 OF_WORDS = {"parse", "word", "name_of", "widest", "epsilon", "largest"}  # names of types: no arrays
 RNG = np.random.default_rng(11)
 
@@ -62,7 +62,55 @@ def stored(up, down, dtype):
     return rounding.store(up, down, dtype, 4, "q")
 
 
+# Two solvers choose signs, and turns where values coincide. They agree on what is made of the vectors.
+def made_of(parts):
+    """σ and the matrix of singular vectors."""
+    x, sigma, y = parts
+    return sigma, x * sigma[..., None, :] @ y
+
+
+def summed(function):
+    """σ of a spectrum of two Grams and the sum, as all units see it from both sides."""
+
+    def look(one, other, *more):
+        found = function(one, other, *more)
+        return found.sigma, one @ (found.left * found.sigma[..., None, :]) @ found.right @ other
+
+    return look
+
+
+def spanned(function):
+    """What bases keep of the units."""
+
+    def look(grams):
+        found = function(grams)
+        sides = [(found.reach_up, found.left), (found.reach_down, found.right)]
+        return [(square(reach), back @ reach) for reach, back in sides], found.ranks
+
+    return look
+
+
+def grams_of(function):
+    """The lift of a frame as a sum of units, and what it says of them."""
+
+    def look(*given):
+        found = function(*given)
+        return found.lift.P @ found.lift.Q, found.live, found.kernel.trace(axis1=1, axis2=2)
+
+    return look
+
+
+def square(half):
+    return half.swapaxes(-1, -2) @ half
+
+
 CASES = {
+    "linalg.cholesky": [(linalg.cholesky, UNITS.up[:, :2, :2])],
+    "linalg.eigh": [(lambda m: (linalg.eigh(m)[0], square(linalg.eigh(m)[1])), UNITS.up)],
+    "linalg.svd": [(lambda m: made_of(linalg.svd(m)), CORES[0])],
+    "linalg.singular_values": [(linalg.singular_values, CORES[0])],
+    "gram.triangle": [(lambda x: square(gram.triangle(x)), CORES[0][:, :, :4])],
+    "gram.sharp": [(lambda x, e, g: square(gram.sharp(x, e, g)), CORES[0], np.eye(9), square(CORES[0]))],
     "gram.Grams.kernel": [(lambda g: g.kernel, UNITS)],
     "gram.Grams.unit_weights": [(lambda g: g.unit_weights, UNITS), (lambda g: g.unit_weights, WEIGHTED)],
     "gram.Grams.remix": [(lambda g, p, q: g.remix(p, q), UNITS, REMIX.P, REMIX.Q)],
@@ -70,12 +118,20 @@ CASES = {
     "gram.Grams.members": [(lambda g: g.members(3), UNITS)],
     "gram.cosines_of": [(gram.cosines_of, UNITS.up)],
     "gram.halves": [(gram.halves, UNITS.up), (gram.halves, np.stack([np.eye(2), np.ones((2, 2))]))],
-    "gram.spectrum": [(gram.spectrum, UNITS.up, UNITS.down), (gram.spectrum, UNITS.up[0], UNITS.down[0])],
+    "gram.spectrum": [
+        (summed(gram.spectrum), UNITS.up, UNITS.down),
+        (summed(gram.spectrum), UNITS.up[0], UNITS.down[0]),
+    ],
     "gram.leading": [
-        (gram.leading, UNITS.up, UNITS.down, 2),
-        (gram.leading, MANY.up, MANY.down, 5),
-        (gram.leading, MANY.up[0], MANY.down[0], 5),
-        (gram.leading, MANY.up * np.diag(10.0 ** -np.arange(0, 40, 0.5)), MANY.down, 20),
+        (summed(gram.leading), UNITS.up, UNITS.down, 2),
+        (summed(gram.leading), MANY.up, MANY.down, 5),
+        (summed(gram.leading), MANY.up[0], MANY.down[0], 5),
+        (
+            summed(gram.leading),
+            MANY.up * np.diag(10.0 ** -np.arange(0, 40, 0.5)),
+            MANY.down,
+            20,
+        ),
     ],
     "gram.balanced": [(gram.balanced, PARTS, 2)],
     "gram.weigh": [
@@ -84,18 +140,21 @@ CASES = {
         (gram.weigh, UNITS, np.array([[1.0, -2.0, 0.0], [0.5, 1.0, 1.0], [0.0, 0.0, 1.0]])),
     ],
     "gram.inner": [(gram.inner, UNITS, *CORES)],
-    "frames.framed": [(lambda g: frames.framed(g, "canonical"), UNITS)],
+    "frames.framed": [(grams_of(lambda g: frames.framed(g, "canonical")), UNITS)],
     "frames.halved": [(frames.halved, UNITS)],
-    "frames.canonical": [(frames.canonical, UNITS), (frames.canonical, frames.halved(UNITS))],
-    "frames.spectral": [(frames.spectral, UNITS), (frames.spectral, nearly_alike())],
+    "frames.canonical": [
+        (grams_of(frames.canonical), UNITS),
+        (grams_of(frames.canonical), frames.halved(UNITS)),
+    ],
+    "frames.spectral": [(grams_of(frames.spectral), UNITS), (grams_of(frames.spectral), nearly_alike())],
     "basis.Basis.core": [(lambda b, g: b.core(g, 1), BASIS, SPECTRAL)],
     "basis.Basis.weighted_sum": [(lambda b, g: b.weighted_sum(g), BASIS, SPECTRAL)],
     "basis.Basis.remix": [(lambda b, g, x, y: b.remix(g, x, y), BASIS, SPECTRAL, REMIX.P, REMIX.Q)],
     "basis.Basis.leading": [
         (lambda b, g, x, s, y: b.leading(g, x, s, y, 2), BASIS, SPECTRAL, *np.linalg.svd(CORES[0]))
     ],
-    "basis.basis": [(lambda g: basis.basis(g, 1e-5), SPECTRAL)],
-    "basis.directions": [(lambda g: basis.directions(g, g.live, 1e-5), SPECTRAL)],
+    "basis.basis": [(spanned(lambda g: basis.basis(g, 1e-5)), SPECTRAL)],
+    "basis.directions": [(spanned(lambda g: basis.directions(g, g.live, 1e-5)), SPECTRAL)],
     "polar.nearest": [(lambda columns: polar.nearest(columns, 1e-5), CORES[0])],
     "polar.rows_as_directions": [(polar.rows_as_directions, CORES[0] * (np.arange(9) > 0)[:, None])],
     "polar.singular": [

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
 from loramerge.arrays.gram import Grams
 
 FUNCTIONS = """
-abs all any append arange arccos argsort broadcast_to clip concatenate cos count_nonzero diag einsum
-empty_like exp2 eye full full_like isfinite log2 maximum minimum nonzero ones pad round sign sin sqrt stack
-sum take_along_axis where zeros zeros_like
+abs all any append arange arccos argsort ascontiguousarray broadcast_to clip concatenate cos count_nonzero
+diag einsum empty empty_like exp2 eye full full_like isfinite log2 maximum minimum nonzero ones pad round sign
+sin sqrt stack sum take_along_axis where zeros zeros_like
 """  # each is in CuPy 14.2 by that name
-LINALG = "cholesky eigh eigvalsh norm qr solve svd"
+LINALG = "cholesky eigh norm solve"  # what CuPy does for a batch in one launch
 METHODS = """
 all any argmax argmin argsort astype copy cumsum diagonal max mean min repeat reshape sum swapaxes trace
 """
@@ -63,7 +63,7 @@ class Away:
         return self._held.copy()
 
     def __getattr__(self, name):
-        if name in ("shape", "ndim", "size", "dtype"):
+        if name in ("shape", "ndim", "size", "dtype", "flags", "strides"):
             return getattr(self._held, name)
         if name == "T":
             return Away(self._held.T)
@@ -160,6 +160,19 @@ class Namespace:
 
 AWAY = Namespace(np, FUNCTIONS)
 AWAY.linalg = Namespace(np.linalg, LINALG)
+
+
+def _cholesky(matrices):
+    """As CuPy: of a matrix that has none it says nothing and leaves something else."""
+    held = _inside(matrices)
+    made = np.tril(held)
+    for where in np.ndindex(held.shape[:-2]):
+        with suppress(np.linalg.LinAlgError):
+            made[where] = np.linalg.cholesky(held[where])
+    return Away(made)
+
+
+AWAY.linalg.cholesky = _cholesky
 
 
 def up(value):

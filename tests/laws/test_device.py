@@ -6,7 +6,7 @@ import pytest
 from loramerge import METHODS, combine
 from loramerge.algorithms.only import only
 from loramerge.arrays.frames import framed
-from loramerge.arrays.remix import Fitted
+from loramerge.arrays.remix import Fitted, Remix
 from loramerge.sources import units
 from tests.helpers.adapters import units_of
 from tests.helpers.device import Away, assert_alike, copies, down, numbers, up
@@ -66,9 +66,20 @@ def outcome(method):
             found.add("refuses")
             continue
         assert all(isinstance(side, Away) for side in sides(made))
-        assert_alike(down(made), wanted)
+        assert_alike(what(down(made), given[1]), what(wanted, given[1]), 1e-9)
         found.add("copies" if copied else "stays")
     return found
+
+
+def what(result, units):
+    """A merge without the signs and turns that two solvers may choose differently."""
+    if not isinstance(result, Remix):
+        return result
+    dense = []
+    for m in range(len(units.targets)):
+        up, down = units.read(m)
+        dense.append(up @ result.core[m] @ down)
+    return dense, result.whole, None if result.cut is None else result.whole - result.cut, result.facts
 
 
 def sides(result):
@@ -112,7 +123,7 @@ def test_a_merge_from_factors_on_the_device_is_that_of_the_host(method, monkeypa
     for target in wanted.adapter:
         made, expected = found.adapter[target], wanted.adapter[target]
         assert isinstance(made.up, np.ndarray)
-        assert_alike((made.up, made.down), (expected.up, expected.down), 1e-9)
+        assert_alike(made.dense(), expected.dense(), 1e-9)
     assert_alike(numbers(found.report.modules), numbers(wanted.report.modules), 1e-9)
 
 

@@ -54,6 +54,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "overwrite": (True, True),
     "threads": (2, 2),
     "memory": ("1MB", "1MB"),
+    "device": ("auto", "auto"),
     "allow_work": (True, True),
     "progress": (lambda stage, done, total: done, None),
 }

@@ -18,6 +18,7 @@ from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.basis import Basis, basis
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.linalg import svd
 from loramerge.arrays.remix import Remix
 
 
@@ -92,4 +93,4 @@ class Cores(Space):
             np.arange(len(grams.sources)) if grams.weights is None else np.flatnonzero(host(grams.weights))
         )
         core = merged(self.rule, grams, bases, self.known(present.tolist(), len(grams.labels)))
-        return namespace(core).linalg.svd(core)
+        return svd(core)

@@ -60,6 +60,10 @@ class Elementwise(Ranked):
         return self.place.whole
 
     @property
+    def batched(self) -> bool:
+        return self.space == "core"  # dense entries are looked at tile by tile, from factors on the host
+
+    @property
     def frame(self) -> Frame:
         return self.place.frame
 

@@ -13,6 +13,7 @@ from loramerge.algorithms.families.shares import positive_shares
 from loramerge.algorithms.method import Method
 from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.gram import Grams, inner
+from loramerge.arrays.linalg import eigh
 from loramerge.arrays.remix import Remix
 from loramerge.errors import IncompatibleError, printable, say
 
@@ -102,7 +103,7 @@ class Projection:
 
     def inverse(self, ridge: float) -> Array:
         """(Ā Āᵀ + λ)⁻¹ (M, r, r), without the directions that Ā does not have."""
-        values, vectors = namespace(self.square).linalg.eigh(self.square)
+        values, vectors = eigh(self.square)
         has = values > 1e-12 * values[:, -1:]
         inverse = ratio(1.0, values + ridge, has)
         return (vectors * inverse[:, None, :]) @ vectors.swapaxes(1, 2)

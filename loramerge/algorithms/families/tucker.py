@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.gram import triangle
+from loramerge.arrays.linalg import svd
 from loramerge.arrays.workers import go_on
 
 Cores = list[tuple[Array, Array]]  # of every source: up and down (R, r), the matrix being up @ downᵀ
@@ -45,13 +47,13 @@ def _seen(cores: Cores, side: Array | None) -> Array:
     xp = namespace(cores[0][0])
     if side is not None:
         return xp.concatenate([up @ (down.T @ side) for up, down in cores], axis=1)
-    return xp.concatenate([up @ xp.linalg.qr(down, mode="r").T for up, down in cores], axis=1)
+    return xp.concatenate([up @ triangle(down).T for up, down in cores], axis=1)
 
 
 def _leading(columns: Array, k: int) -> Array:
     """The k leading left singular vectors, strongest first; zero where there are no more."""
     xp = namespace(columns)
-    u, sigma, _ = xp.linalg.svd(columns, full_matrices=False)
+    u, sigma, _ = svd(columns, full_matrices=False)
     some = sigma[:k] > 1e-12 * sigma[:1]
     made = xp.zeros((len(columns), k))
     made[:, : len(some)] = u[:, : len(some)] * some

@@ -1,0 +1,179 @@
+"""A merge on a GPU is that of the host, and what a GPU cannot do is said."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import loramerge as lm
+from loramerge.arrays import linalg
+from loramerge.arrays.backend import namespace
+from loramerge.cuda import Gpu, available, find, gpu
+from loramerge.errors import UsageError
+from loramerge.sources.units import SQUARES
+from tests.cuda.stand_in import Device, OutOfMemoryError, installed
+from tests.helpers.adapters import random_adapters
+from tests.helpers.device import AWAY, Away, down
+
+needs_gpu = pytest.mark.skipif(not available(), reason="There is no GPU that CuPy can use.")
+METHODS = ["linear", "svd", "lego", "tsv", "iso_c", "wudi", "karcher", "core", "ties"]
+
+
+def dense(merge):
+    return {str(t): merge.adapter[t].dense() for t in merge.adapter}
+
+
+def assert_same(found, wanted, share=1e-5):
+    assert found.keys() == wanted.keys()
+    for name, matrix in wanted.items():
+        assert np.linalg.norm(found[name] - matrix) <= share * np.linalg.norm(matrix), name
+
+
+class TestWithoutAGpu:
+    """By a stand-in that refuses what CuPy refuses, and runs the kernels on threads of the host."""
+
+    @pytest.fixture(autouse=True)
+    def _cupy(self, monkeypatch):
+        with installed(monkeypatch):
+            yield
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_every_kind_of_method_gives_the_merge_of_the_host(self, method):
+        sources = random_adapters(0, (3, 4))
+
+        found = lm.combine(sources, method, rank=None if method in ("linear",) else 3, device="cuda:1")
+
+        assert_same(dense(found), dense(lm.combine(sources, method, rank=None if method == "linear" else 3)))
+        assert set(Device.used) <= {1}
+        assert bool(Device.used) == (method != "ties")
+
+    def test_a_method_that_stays_on_the_host_says_so(self):
+        report = lm.combine(random_adapters(0, (3, 4)), "ties", rank=3, device="cuda").report
+
+        assert any("ties works on the host" in note for note in report.notes)
+
+    def test_weights_of_what_was_opened_are_tried_on_the_gpu(self):
+        sources = random_adapters(0, (3, 4))
+
+        found = lm.open(sources, device="cuda").combine("svd", rank=3, weights=[0.5, 2.0])
+
+        assert_same(dense(found), dense(lm.combine(sources, "svd", rank=3, weights=[0.5, 2.0])))
+
+    def test_auto_leaves_small_modules_on_the_host(self):
+        few, many = random_adapters(0, (3, 4)), random_adapters(0, (20, 20), {"q": (50, 60)})
+
+        lm.combine(few, "linear", device="auto")
+        assert not Device.used
+        lm.combine(many, "linear", device="auto")
+        assert Device.used
+
+    def test_a_gpu_without_memory_is_a_sentence(self, monkeypatch):
+        def full(*_):
+            raise OutOfMemoryError
+
+        monkeypatch.setattr(gpu, "widened", full)
+
+        with pytest.raises(
+            UsageError, match=r"cuda:0 ran out of memory; .* memory=, fewer threads=, or device="
+        ):
+            lm.combine(random_adapters(0, (3, 4)), "svd", device="cuda")
+
+    def test_there_is_no_third_gpu(self):
+        with pytest.raises(UsageError, match=r"device='cuda:2': no such GPU answers .*invalid device"):
+            find("cuda:2")
+
+
+def test_without_cupy_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+
+    with pytest.raises(UsageError, match=r"CuPy is not installed. .* extra cuda13"):
+        lm.combine(random_adapters(0, (3, 4)), device="cuda")
+    assert find("auto") is None
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "CUDA", ""])
+def test_a_device_has_one_of_four_names(device):
+    with pytest.raises(UsageError, match="device="):
+        lm.combine(random_adapters(0, (3, 4)), device=device)
+
+
+class TestChecks:
+    """What a solver of the GPU gives is looked at, because its error codes are not."""
+
+    matrices = np.stack([m @ m.T for m in np.random.default_rng(0).standard_normal((3, 5, 5))])
+
+    @pytest.mark.parametrize("fails", ["batch", "always"])
+    def test_wrong_eigenvectors_are_solved_again_and_told(self, monkeypatch, fails):
+        right = AWAY.linalg.eigh
+
+        def eigh(matrices):
+            values, vectors = right(matrices)
+            if fails == "always" or matrices.ndim == 3:
+                place = (1,) if matrices.ndim == 3 else ()
+                vectors[place] = AWAY.asarray(np.zeros((5, 5)))
+            return values, vectors
+
+        monkeypatch.setattr(AWAY.linalg, "eigh", eigh, raising=False)
+        with pytest.warns(RuntimeWarning, match="one by one" if fails == "batch" else "on the host"):
+            values, vectors = map(down, linalg.eigh(AWAY.asarray(self.matrices)))
+
+        np.testing.assert_allclose(vectors * values[:, None, :] @ vectors.swapaxes(1, 2), self.matrices)
+
+    def test_half_of_a_cholesky_factor_is_none(self):
+        matrices = self.matrices.copy()
+        matrices[1] *= -1
+
+        found = down(linalg.cholesky(AWAY.asarray(matrices)))
+
+        assert np.isnan(found[1]).all()
+        np.testing.assert_allclose(found[[0, 2]], np.linalg.cholesky(matrices[[0, 2]]))
+
+    @pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7), (4, 1), (1, 1)])
+    @pytest.mark.parametrize("kind", ["full", "rank 1", "graded", "zero"])
+    def test_an_svd_of_two_factorisations_has_every_digit(self, shape, kind):
+        a = np.random.default_rng(1).standard_normal((2, *shape))
+        a = {"full": a, "rank 1": a[:, :, :1] @ a[:, :1], "zero": 0 * a}.get(
+            kind, a * 10.0 ** -np.arange(0, 3 * shape[1], 3)
+        )
+
+        u, sigma, vt = map(down, linalg.svd(AWAY.asarray(a)))
+
+        largest = np.linalg.svd(a, compute_uv=False)
+        np.testing.assert_allclose(sigma, largest, atol=1e-13 * max(largest.max(), 1e-300))
+        np.testing.assert_allclose(u * sigma[:, None, :] @ vt, a, atol=1e-12 * max(np.abs(a).max(), 1e-300))
+
+    def test_it_is_on_the_device_that_they_are_made(self):
+        assert all(isinstance(each, Away) for each in linalg.svd(AWAY.asarray(self.matrices)))
+        assert namespace(linalg.singular_values(AWAY.asarray(self.matrices))) is AWAY
+
+
+def test_modules_of_a_70b_fit_a_card_of_16_gb():
+    """64 adapters of rank 16: the float64 factors of the largest module, and one worker's Grams."""
+    factors, grams = 8 * 1024 * (8192 + 28672), 8 * SQUARES * 1024**2
+
+    assert 2 * factors + grams < 1e9
+
+
+@pytest.mark.gpu
+@needs_gpu
+class TestOnAGpu:
+    """Parity with the CPU on a real device."""
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_merges_are_those_of_the_host(self, method):
+        sources = random_adapters(0, (16, 16, 16))
+
+        found = lm.combine(sources, method, rank=None if method == "linear" else 8, device="cuda")
+
+        assert_same(dense(found), dense(lm.combine(sources, method, rank=None if method == "linear" else 8)))
+
+    def test_a_thousand_runs_are_one(self):
+        sources = random_adapters(0, (8, 8))
+        wanted = dense(lm.combine(sources, "lego", rank=4, device="cuda"))
+
+        for _ in range(1000):
+            found = dense(lm.combine(sources, "lego", rank=4, device="cuda"))
+            assert all((found[name] == wanted[name]).all() for name in wanted)
+
+    def test_it_is_found_by_its_name(self):
+        assert find("cuda:0") == Gpu(0)

@@ -1,0 +1,116 @@
+"""The k-means kernel, run by real threads of the host, gives the labels of NumPy."""
+
+import numpy as np
+import pytest
+
+from loramerge.algorithms.families.kmeans import _uniforms, centred, cluster
+from loramerge.cuda.kmeans import check, desk_bytes, layout
+from tests.cuda.host import NO_SHARED, PLENTY, clusters, library
+
+SIZES = [(1, 1), (2, 2), (31, 5), (32, 8), (33, 33), (64, 16), (112, 7)]  # units and clusters
+LARGE = [(168, 20), (512, 64)]
+
+
+def points(units, seed=0, kind="apart"):
+    rng = np.random.default_rng(seed)
+    found = rng.standard_normal((2, units, 40))
+    if kind == "few directions":
+        found = rng.standard_normal((2, units, 2)) @ rng.standard_normal((2, 40))
+    if kind == "alike":
+        found[:, units // 2 :] = found[:, : units - units // 2]
+    if kind == "all alike":
+        found[:] = found[:, :1]
+    if kind == "nothing":
+        found[:] = 0
+    return found
+
+
+def by_both(found, k, live=None, restarts=2, limit=PLENTY, seed=3):
+    kernel = found @ found.swapaxes(1, 2)
+    live = np.ones(found.shape[:2], bool) if live is None else live
+    names = tuple(f"module {m}" for m in range(len(found)))
+    wanted = cluster(kernel, live, k, names, seed, restarts)
+    uniforms = np.stack([_uniforms(names, k, f"{seed}/{n}") for n in range(restarts)], axis=1)
+    plan = layout(found.shape[1], k, uniforms.shape[-1], limit)
+    return clusters(centred(kernel, live), live, uniforms, plan), wanted
+
+
+@pytest.mark.parametrize(("units", "k"), [*SIZES, *(pytest.param(*s, marks=pytest.mark.slow) for s in LARGE)])
+def test_labels_are_those_of_numpy(units, k):
+    found, wanted = by_both(points(units), k)
+
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["few directions", "alike", "all alike", "nothing"])
+def test_units_that_coincide_get_the_same_labels_too(kind):
+    found, wanted = by_both(points(34, kind=kind), 12)
+
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_units_that_are_not_live_get_none():
+    live = np.ones((2, 33), bool)
+    live[0, [0, 7, 32]] = live[1] = False
+    data = points(33)
+    data[~live] = 0
+
+    found, wanted = by_both(data, 6, live)
+
+    np.testing.assert_array_equal(found, wanted)
+    assert (found[~live] == -1).all()
+
+
+@pytest.mark.parametrize("limit", [NO_SHARED, 5000, PLENTY], ids=["global", "desk on chip", "all on chip"])
+def test_it_does_not_matter_where_its_numbers_lie(limit):
+    found, wanted = by_both(points(40), 9, limit=limit)
+
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_matrix_with_nan_ends():
+    data = points(33)
+    data[0, 5] = np.nan
+
+    found, wanted = by_both(data, 4, restarts=1)
+
+    np.testing.assert_array_equal(found[1], wanted[1])
+
+
+@pytest.mark.parametrize(("units", "k", "trials"), [(1, 1, 2), (7, 3, 3), (512, 64, 6), (2048, 64, 6)])
+def test_both_languages_know_the_size_of_a_desk(units, k, trials):
+    assert library().desk_bytes(units, k, trials) == desk_bytes(units, k, trials)
+
+
+@pytest.mark.parametrize("limit", [64 << 10, 99 << 10, 163 << 10, 227 << 10])  # sm_75, 86, 80, 90
+@pytest.mark.parametrize("units", [1, 31, 64, 112, 168, 512, 2048])
+def test_a_block_never_asks_for_more_than_there_is(units, limit):
+    plan = layout(units, min(units, 64), 6, limit)
+
+    assert plan.shared <= limit
+    assert plan.threads % 32 == 0
+    assert 32 <= plan.threads <= 256
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"kernels": np.zeros((2, 4, 5))}, "kernels"),
+        ({"kernels": np.zeros((2, 4, 4), np.float32)}, "kernels"),
+        ({"kernels": np.zeros((2, 4, 8))[:, :, ::2]}, "kernels"),
+        ({"live": np.zeros((2, 4))}, "live"),
+        ({"uniforms": np.zeros((1, 2, 3, 3))}, "uniforms"),
+        ({"uniforms": np.zeros((2, 2, 3))}, "uniforms"),
+        ({"uniforms": np.zeros((2, 0, 3, 3))}, "uniforms"),
+    ],
+)
+def test_arrays_that_do_not_fit_never_reach_the_kernel(wrong, named):
+    right = {
+        "kernels": np.zeros((2, 4, 4)),
+        "live": np.zeros((2, 4), bool),
+        "uniforms": np.zeros((2, 2, 3, 3)),
+    }
+    check(**right)
+
+    with pytest.raises(ValueError, match=f"kmeans: {named}"):
+        check(**{**right, **wrong})
