@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from loramerge.formats.models.family import Family
+
 DOUBLE, SINGLE = 19, 38
 
 IN_DOUBLE = {  # diffusers' name in transformer_blocks.N -> the first name in double_blocks.N
@@ -79,3 +81,42 @@ def rows(first: str, outs: int, ins: int) -> list[list[slice]]:
     step = ins if first.endswith("linear1") else outs // 3
     ends = [0, step, 2 * step, 3 * step, *([outs] if first.endswith("linear1") else [])]
     return [[slice(start, stop)] for start, stop in pairwise(ends)]
+
+
+def _lines() -> Iterator[str]:
+    """The rules for the names above."""
+    double, single = "transformer_blocks.*", "single_transformer_blocks.*"
+    yield f"{double}.attn.to_{{q,k,v}} = double_blocks.*.img_attn.qkv 3:1"
+    yield f"{double}.attn.add_{{q,k,v}}_proj = double_blocks.*.txt_attn.qkv 3:1"
+    yield f"{single}.attn.to_{{q,k,v}} {single}.proj_mlp = single_blocks.*.linear1 square 7:1"
+    for ours, theirs in IN_DOUBLE.items():
+        yield f"{double}.{ours} = double_blocks.*.{theirs} {RATIOS.get(theirs, '')}"
+    for ours, theirs in IN_SINGLE.items():
+        yield f"{single}.{ours} = single_blocks.*.{theirs} {RATIOS.get(theirs, '')}"
+    yield from (f"{ours} = {theirs}" for ours, theirs in AROUND.items())
+    yield "norm_out.linear = final_layer.adaLN_modulation.1 turned 2:1"
+
+
+RATIOS = {f"{side}_mlp.{n}": ratio for side in ("img", "txt") for n, ratio in ((0, "4:1"), (2, "1:4"))}
+RATIOS |= {"linear2": "1:5", "img_mod.lin": "6:1", "txt_mod.lin": "6:1", "modulation.lin": "3:1"}
+RATIOS |= {"img_attn.proj": "1:1", "txt_attn.proj": "1:1"}
+BLOCKS = {"transformer_blocks": DOUBLE, "single_transformer_blocks": SINGLE}
+FLUX = Family(
+    "flux.1",
+    "Flux.1",
+    "\n".join(_lines()),
+    said=r"flux(?!\W?2|\W?3)",
+    others={"onetrainer": "x_embedder = img_in.proj"},
+    blocks=BLOCKS,
+    widths={3072: "12B"},
+    variants={
+        "model": (
+            ("Kontext", r"kontext"),
+            ("Fill", r"\bfill\b"),
+            ("schnell", r"schnell"),
+            ("dev", r"\bdev\b"),
+        )
+    },
+    converter="convert_flux_transformer_checkpoint_to_diffusers",
+    model="FluxTransformer2DModel",
+)

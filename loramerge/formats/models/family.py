@@ -1,0 +1,173 @@
+"""A family of image or video models: how its modules are called, how they are built, how it is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from loramerge.formats.models.rules import Naming, Numbers, Place, Rule, filled, rules
+
+OURS, FIRST = "diffusers", "first"
+Sizes = Mapping[str, tuple[int, int]]  # name of a module -> (outs, ins)
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """One family.
+
+    Args:
+        name: how tables and metadata call it.   title: how sentences call it.
+        names: rules from diffusers' names to those under which the model was published.
+        others: name of a further way to call its modules -> its rules.
+        said: what metadata, or the name of the base, calls it: a regular expression.
+        blocks: list of layers, in diffusers' names -> how many the largest model has.
+        widths: the inputs that its attention has in published models.
+        tells: modules of which one must be there, where other kinds of models share the rest.
+        writes: format -> the way in which its modules are called there, where it is not the usual one.
+        component: the part of a pipeline.
+        variants: what tells its models apart: kind -> (value, what the name or the metadata says).
+        converter: the function of diffusers that renames a checkpoint, against which the names are held.
+        model: the class of diffusers that has these modules.
+    """
+
+    name: str
+    title: str
+    names: str
+    said: str
+    others: Mapping[str, str] = field(default_factory=dict)
+    blocks: Mapping[str, int] = field(default_factory=dict)
+    widths: Mapping[int, str] = field(default_factory=dict)
+    tells: str = ""
+    writes: Mapping[str, str] = field(default_factory=dict)
+    component: str = "transformer"
+    variants: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    converter: str = ""
+    model: str = ""
+
+    @cached_property
+    def namings(self) -> Mapping[str, Naming]:
+        """The ways to call its modules, by name; diffusers' first."""
+        first = tuple(rules(self.names))
+        others = {name: tuple(rules(lines)) for name, lines in self.others.items()}
+        parts = [rule for own in (first, *others.values()) for rule in own]
+        single = {part: _single(rule, i) for rule in parts for i, part in enumerate(rule.ours)}
+        named = {OURS: Naming(single.values()), FIRST: Naming(first)}
+        return named | {name: Naming(own) for name, own in others.items()}
+
+    def find(self, path: str, naming: str = "") -> str | None:
+        """Our name of a module: diffusers', or the published one of what diffusers has in parts.
+
+        >>> from loramerge.formats.models.wan import WAN
+        >>> WAN.find("blocks_3_self_attn_o"), WAN.find("blocks.3.norm9")
+        ('blocks.3.attn1.to_out.0', None)
+        """
+        place = self._place(path, naming)
+        return None if place is None else self._named(place)
+
+    def place(self, path: str) -> Place | None:
+        """Where in its rules a name is that we use: a whole module, or one part of one that others fuse."""
+        return self._ours(path) or self._first(path)
+
+    def spelled(self, path: str, naming: str) -> str | None:
+        """How a module of our name is called in a naming; None where that has no module of the same rows."""
+        place = self.place(path)
+        if place is None:
+            return None
+        whole = place.part < 0 and place.rule.fused
+        rule = self.namings[naming].of(place.rule.ours if place.part < 0 else (self._part(place),))
+        return None if rule is None or rule.fused is not whole else filled(rule.theirs, place.numbers)
+
+    def owner(self, path: str, naming: str) -> tuple[str, int, Rule] | None:
+        """(our name of the whole, the part, its rule) of a module that a naming has fused."""
+        place = self.place(path)
+        if place is None or place.part < 0:
+            return None
+        rule = self.namings[naming].of(place.rule.ours)
+        return None if rule is None else (filled(place.rule.theirs, place.numbers), place.part, place.rule)
+
+    def parts(self, path: str) -> tuple[Rule, list[str]] | None:
+        """(rule, diffusers' names) of a module of our name that diffusers has in parts."""
+        place = self._first(path)
+        if place is None or not place.rule.fused:
+            return None
+        return place.rule, [filled(part, place.numbers) for part in place.rule.ours]
+
+    def fits(self, path: str, outs: int, ins: int, naming: str = "") -> bool:
+        """Whether it has a module of this name, and of this size."""
+        found = self.find(path, naming)
+        place = None if found is None else self.place(found)
+        return place is not None and self._counted(place) and place.rule.fits(outs, ins, place.part)
+
+    def _counted(self, place: Place) -> bool:
+        """Whether there are as many blocks as the number of this one says."""
+        stem = place.rule.ours[0].partition(".*")[0]
+        return not place.numbers or int(place.numbers[0]) < self.blocks.get(stem, 1 << 20)
+
+    def _place(self, path: str, naming: str) -> Place | None:
+        for name in (naming,) if naming else self.namings:
+            if (found := self.namings[name].find(path)) is not None:
+                return found
+        return None
+
+    def _named(self, place: Place) -> str:
+        if not place.rule.fused:
+            return filled(place.rule.ours[0], place.numbers)
+        first = self.namings[FIRST].of(place.rule.ours) or place.rule
+        return filled(first.theirs, place.numbers)
+
+    @cached_property
+    def _wholes(self) -> Mapping[str, tuple[Rule, int]]:
+        """diffusers' template of a part -> the rule of what holds it, and which part it is."""
+        fused = (rule for rule in self.namings[FIRST].rules if rule.fused)
+        return {part: (rule, i) for rule in fused for i, part in enumerate(rule.ours)}
+
+    def _ours(self, path: str) -> Place | None:
+        found = self.namings[OURS].find(path)
+        if found is None:
+            return None
+        rule, part = self._wholes.get(found.rule.theirs, (self._whole(found), -1))
+        return Place(rule, part, found.numbers)
+
+    def _whole(self, place: Place) -> Rule:
+        return self.namings[FIRST].of(place.rule.ours) or place.rule
+
+    def _first(self, path: str) -> Place | None:
+        found = self.namings[FIRST].find(path)
+        return found if found is not None and found.rule.fused else None
+
+    def _part(self, place: Place) -> str:
+        return place.rule.ours[place.part]
+
+    def told(self, names: Iterable[str]) -> bool:
+        """Whether a module is there that other kinds of models do not have."""
+        return not self.tells or any(re.search(self.tells, name) for name in names)
+
+    def means(self, text: str) -> bool:
+        """Whether what is said of a model says this family."""
+        return re.search(self.said, text, re.IGNORECASE) is not None
+
+    def sizes(self, names: Sizes) -> list[str]:
+        """The published models that have modules of this width."""
+        inputs = {ins for outs, ins in names.values()}
+        return [model for width, model in self.widths.items() if width in inputs]
+
+    def whole(self, names: Iterable[str]) -> bool:
+        """Whether the last block of every list that is there is there."""
+        last: dict[str, int] = {}
+        for name in names:
+            place = self.place(self.find(name) or "")
+            if place is not None and place.numbers:
+                stem = place.rule.ours[0].partition(".*")[0]
+                last[stem] = max(last.get(stem, 0), int(place.numbers[0]))
+        return bool(last) and all(number + 1 == self.blocks.get(stem) for stem, number in last.items())
+
+
+def _single(rule: Rule, part: int) -> Rule:
+    """The module of diffusers that is one part of a rule."""
+    name = rule.ours[part]
+    return Rule((name,), name, "equal", () if rule.fused else rule.ratios)
+
+
+__all__ = ["FIRST", "OURS", "Family", "Numbers", "Sizes"]

@@ -1,0 +1,52 @@
+"""LTX-Video, and LTX-2, which has sound: every tool uses diffusers' names, but around the blocks."""
+
+from __future__ import annotations
+
+from loramerge.formats.models.family import Family
+
+_EMBEDDED = "{emb.timestep_embedder.linear_1,emb.timestep_embedder.linear_2,linear}"
+_ATTENTION = "{to_q,to_k,to_v,to_out.0}"
+LTX = Family(
+    "ltx-video",
+    "LTX-Video",
+    f"""
+    transformer_blocks.*.{{attn1,attn2}}.{_ATTENTION} 1:1
+    transformer_blocks.*.ff.net.0.proj 4:1
+    transformer_blocks.*.ff.net.2 1:4
+    proj_in = patchify_proj
+    time_embed.{_EMBEDDED} = adaln_single.{_EMBEDDED}
+    caption_projection.linear_{{1,2}}
+    proj_out
+    """,
+    said=r"ltx\W?(video|v)?(?!\W?2)",
+    blocks={"transformer_blocks": 48},
+    widths={2048: "2B", 4096: "13B"},
+    converter="convert_ltx_transformer_checkpoint_to_diffusers",
+    model="LTXVideoTransformer3DModel",
+)
+_GATES = "{av_cross_attn_video_scale_shift,av_cross_attn_video_a2v_gate,"
+_GATES += "av_cross_attn_audio_scale_shift,av_cross_attn_audio_v2a_gate}"
+_THEIRS = "{av_ca_video_scale_shift_adaln_single,av_ca_a2v_gate_adaln_single,"
+_THEIRS += "av_ca_audio_scale_shift_adaln_single,av_ca_v2a_gate_adaln_single}"
+LTX_2 = Family(
+    "ltx-2",
+    "LTX-2",
+    f"""
+    transformer_blocks.*.{{attn1,attn2,audio_attn1,audio_attn2}}.{_ATTENTION} 1:1
+    transformer_blocks.*.{{audio_to_video_attn,video_to_audio_attn}}.{_ATTENTION}
+    transformer_blocks.*.{{ff,audio_ff}}.net.0.proj 4:1
+    transformer_blocks.*.{{ff,audio_ff}}.net.2 1:4
+    {{proj_in,audio_proj_in}} = {{patchify_proj,audio_patchify_proj}}
+    time_embed.{_EMBEDDED} = adaln_single.{_EMBEDDED}
+    audio_time_embed.{_EMBEDDED} = audio_adaln_single.{_EMBEDDED}
+    {_GATES}.{_EMBEDDED} = {_THEIRS}.{_EMBEDDED}
+    {{caption_projection,audio_caption_projection}}.linear_{{1,2}}
+    {{proj_out,audio_proj_out}}
+    """,
+    said=r"ltx\W?v?\W?2",
+    blocks={"transformer_blocks": 48},
+    widths={4096: "19B", 2048: "19B"},
+    tells="audio",
+    converter="convert_ltx2_transformer_to_diffusers",
+    model="LTX2VideoTransformer3DModel",
+)

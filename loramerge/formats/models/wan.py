@@ -1,0 +1,32 @@
+"""Wan 2.1 and 2.2: video from text or an image."""
+
+from __future__ import annotations
+
+from loramerge.formats.models.family import Family
+
+WAN = Family(
+    "wan",
+    "Wan",
+    """
+    blocks.*.attn1.{to_q,to_k,to_v,to_out.0} = blocks.*.self_attn.{q,k,v,o} 1:1
+    blocks.*.attn2.{to_q,to_k,to_v,to_out.0} = blocks.*.cross_attn.{q,k,v,o} 1:1
+    blocks.*.attn2.{add_k_proj,add_v_proj} = blocks.*.cross_attn.{k_img,v_img} 1:1
+    blocks.*.ffn.net.{0.proj,2} = blocks.*.ffn.{0,2}
+    patch_embedding = patch_embedding
+    condition_embedder.{time,text}_embedder.linear_1 = {time,text}_embedding.0
+    condition_embedder.{time,text}_embedder.linear_2 = {time,text}_embedding.2
+    condition_embedder.time_proj = time_projection.1 6:1
+    condition_embedder.image_embedder.ff.net.{0.proj,2} = img_emb.proj.{1,3}
+    proj_out = head.head
+    """,
+    said=r"wan\W?(ai|video|2|_?[ti]2v|t2v|i2v)|\bwan\b",
+    blocks={"blocks": 40},
+    widths={1536: "1.3B", 3072: "5B", 5120: "14B"},
+    variants={
+        "noise": (("high noise", r"high\W?noise|\bhigh\b"), ("low noise", r"low\W?noise|\blow\b")),
+        "task": (("TI2V", r"ti2v"), ("I2V", r"i2v"), ("T2V", r"t2v")),
+        "version": (("2.2", r"wan\W?2\W?2"), ("2.1", r"wan\W?2\W?1")),
+    },
+    converter="convert_wan_transformer_to_diffusers",
+    model="WanTransformer3DModel",
+)
