@@ -61,7 +61,8 @@ class Contents:
 
     def __str__(self) -> str:
         said = ", ".join(f"{key} {printable(value, 60)}" for key, value in self.settings.items())
-        head = f"{printable(self.name)}: {self.kind}, {len(self.tensors)} tensors"
+        count = len(self.tensors)
+        head = f"{printable(self.name)}: {self.kind}, {count} tensor{'s' if count != 1 else ''}"
         head += f" ({said})" if said else ""
         return "\n".join([head, *aligned(self.table()), f"cannot be merged: {self.refusal}"])
 
