@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from loramerge.errors import UsageError
 
 MEMORY = 10**9  # bytes, if nothing else is said
+MOST = 256  # workers; more would only wait for each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Effort:
 
     @property
     def workers(self) -> int:
-        return self.threads or min(os.cpu_count() or 1, 8)
+        return min(self.threads or min(os.cpu_count() or 1, 8), MOST)
 
     @property
     def share(self) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats import load, writer
@@ -69,6 +70,7 @@ class Conversion:
 
 
 @spelled("convert")
+@checked("to")
 def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversion:
     """Write an adapter in another format; its ΔW is compared module by module before `out` appears.
 

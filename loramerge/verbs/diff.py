@@ -13,6 +13,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.lowrank import LowRank
+from loramerge.arguments import checked
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.workers import workers
@@ -158,6 +159,7 @@ class Difference:
         return math.fsum(getattr(module, name) for module in self.modules)
 
 
+@checked("allow_pickle", "threads")
 def diff(
     a: str | Path | Adapter,
     b: str | Path | Adapter,

@@ -13,6 +13,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.patterns.search import searcher
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
@@ -136,6 +137,7 @@ def _norm(energy: float | None) -> float | None:
 
 
 @spelled("extract")
+@checked("tuned", "base", "out", "rank", "energy")
 def extract(
     tuned: str | Path,
     base: str | Path,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.arguments import checked
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.apply import Fused
 from loramerge.checkpoints.changes import Changes, changes, scaled
@@ -75,6 +76,7 @@ class Fusion:
 
 
 @spelled("fuse")
+@checked("base", "out", "subtract")
 def fuse(
     adapter: Source, base: str | Path, out: str | Path | None = None, *, subtract: bool = False, **asked: Any
 ) -> Fusion:

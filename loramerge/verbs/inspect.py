@@ -13,6 +13,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import spectrum
@@ -191,6 +192,7 @@ def _told(loads: dict[str, bool]) -> str:
     return "; ".join(said)
 
 
+@checked("allow_pickle", "download")
 def inspect(
     source: str | Path | Adapter,
     alpha: Alpha | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import is_local, without_folders
 from loramerge.adapters.near import nearby
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.consumers import find
 from loramerge.consumers.check import facts_of
@@ -38,6 +39,7 @@ LIBRARIES = {
 MESSAGE = "Upload a LoRA adapter with loramerge"
 
 
+@checked("path", "repo_id", "private", "revision", "create_pr", "report")
 def push(
     path: str | Path,
     repo_id: str,
