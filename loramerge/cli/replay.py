@@ -10,6 +10,7 @@ import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
+from loramerge.cli.groups import Command
 from loramerge.cli.options import asks, typed
 from loramerge.errors import printable
 from loramerge.merge.run import run
@@ -18,7 +19,7 @@ from loramerge.verbs.diff import Difference
 from loramerge.verbs.replay import Replay, Search, replayed
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("record", type=click.Path(path_type=Path), metavar="RECORD")
 @click.option("--source", "sources", multiple=True, metavar="[NAME=]PATH",
     help="Where a source lies that is not beside the record or here, or a folder to look in.")  # fmt: skip

@@ -129,7 +129,7 @@ def enter(door, *method, **said):
     )
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
-    one = "x" if door in ("restore", "replay") else pair[0]
+    one = "x" if door in ("restore", "replay", "extract") else pair[0]
     first = (pair,) if door in ("combine", "plan", "open") else (one, *few.get(door, ()))
     return FUNCTIONS[door](*first, *method, **said)
 
