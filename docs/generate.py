@@ -23,6 +23,7 @@ from loramerge.formats.forms.table import FORMS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from catalogue import catalogue
+from keys import page as json_page
 from stub import stub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +50,7 @@ def documents() -> dict[Path, str]:
     pages = {ROOT / page: _filled(ROOT / page, tables) for page, tables in TABLES.items()}
     return pages | {
         ROOT / "docs" / "methods.md": methods_page(),
+        ROOT / "docs" / "json.md": json_page(),
         ROOT / "loramerge" / "__init__.pyi": stub(),
         ROOT / "loramerge" / "cli" / "catalogue.py": catalogue(),
     }

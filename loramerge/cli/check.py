@@ -71,7 +71,7 @@ def check(
         if not as_json:
             click.echo(_text(facts, found) + "\n" * (len(members) > 1))
     if as_json:
-        show.data(shown)
+        show.data({"adapters": shown})
     if failures:
         ctx.exit(failures[0].exit_code)
     answers = {row["loads"] for each in shown for row in each["consumers"]}

@@ -22,9 +22,7 @@ TITLES = {  # part -> heading, in the order of help
     "": "Options",
 }
 OTHERS = {  # options that are no fields of a request, and the part that they stand with
-    **dict.fromkeys(
-        ("each", "together", "told", "filters", "recipe", "sources", "subtract"), "sources"
-    ),
+    **dict.fromkeys(("each", "together", "told", "filters", "recipe", "sources", "subtract"), "sources"),
     **dict.fromkeys(("method", "task"), "method"),
     **dict.fromkeys(("rank", "energy"), "size"),
     **dict.fromkeys(("print_recipe", "dense_delta", "whole_model", "spread", "dry_run", "to"), "output"),

@@ -68,7 +68,7 @@ def inspect(
     if peeked and not as_json:
         show.note("note: on the Hub only headers were read; --download shows the spectra too")
     if as_json:
-        show.data(shown)
+        show.data({"adapters": shown})
     if failures:
         ctx.exit(failures[0].exit_code)
 

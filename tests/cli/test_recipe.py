@@ -173,7 +173,7 @@ def test_collections_are_shown_in_order_with_what_was_left_aside(cli, tmp_path):
     assert cli("combine", ".", "--weights", "1").code == 2
     assert "1 weights for 2 adapters" in cli.err
     assert cli("inspect", ".", "--json").code == 0
-    assert [facts["name"] for facts in cli.json()] == ["a", "b"]
+    assert [facts["name"] for facts in cli.json()["adapters"]] == ["a", "b"]
 
 
 def test_what_a_recipe_cannot_say_is_told_and_the_rest_is_kept(cli, tmp_path):

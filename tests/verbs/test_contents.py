@@ -39,7 +39,7 @@ def test_what_cannot_be_merged_is_told_and_the_merge_refuses_it(name, tmp_path, 
     with speaking("shell"), pytest.raises(lm.IncompatibleError) as refusal:
         lm.combine([source])
     assert f"cannot be merged: {refusal.value}" in cli.out
-    (plain,) = cli("inspect", source, "--json").json()
+    (plain,) = cli("inspect", source, "--json").json()["adapters"]
     assert {**plain, "refusal": found.refusal} == found.to_dict()
     assert sum(int(row[1]) for row in found.table()[1:]) == len(plain["tensors"])
 
