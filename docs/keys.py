@@ -159,8 +159,8 @@ HEAD = """# JSON
 Every command has `--json`. It prints one object on stdout. Notes and errors go to stderr, and the exit code
 tells how it went. This page is written by `python docs/generate.py`.
 
-Each object begins with `schema`, the number {schema}, and `loramerge`, the version. A new key does not change the
-number. A key that goes, or means something else, does.
+Each object begins with `schema`, the number {schema}, and `loramerge`, the version. A new key does not change
+the number. A key that goes, or means something else, does.
 
 A key with a `?` is there only where it means something. Shares are numbers from 0 to 1.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from loramerge.adapters.limits import STRONG
 from loramerge.arrays.backend import Array
 from loramerge.errors import printable, say
+from loramerge.merge.tables import aligned, as_frame, as_html, counted
 
 PAIRS = 64  # sources; of more, nobody reads a table of all pairs, which grows with their square
 ROWS = 20  # of the table
@@ -267,30 +267,19 @@ class Report:
             lines.append(f"most lost in: {', '.join(worst)}")
         return lines
 
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each module; pandas must be installed."""
+        return as_frame([_module_dict(module) for module in self.modules])
+
+    def __repr__(self) -> str:
+        many = f"{counted(len(self.sources), 'source')}, {counted(len(self.modules), 'module')}"
+        return f"<Report of {many}: energy lost {_percent(self.energy_lost)}>"
+
     def __str__(self) -> str:
         return "\n".join([*aligned(self.table()), *self.summary()])
 
     def _repr_html_(self) -> str:
         return as_html(self.table(), [*self.summary(), *self.notes])
-
-
-def as_html(rows: list[list[str]], lines: Iterable[str]) -> str:
-    """A table, the header first, and lines below it."""
-    head, *body = ([html.escape(cell) for cell in row] for row in rows)
-    shown = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in body)
-    below = "<br>".join(map(html.escape, lines))
-    return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{shown}</table><p>{below}</p>"
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Lines of a table, first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-        )
-        for r in rows
-    ]
 
 
 def _module_dict(module: Module) -> dict[str, Any]:

@@ -78,6 +78,13 @@ class Merge:
         """
         write_spread(self.plan, Path(out), overwrite)
 
+    def __repr__(self) -> str:
+        where = "in memory" if self.out is None else f"in {printable(self.out)}"
+        return f"<Merge of {self.plan.what}, {where}>"
+
+    def __str__(self) -> str:
+        return str(self.report)
+
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
 

@@ -44,6 +44,9 @@ class Session:
     sources: Sources
     _kept: dict[Frame, list[Batch]] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<Session of {self.sources.what}>"
+
     @spelled("session", options=True)
     def combine(
         self,

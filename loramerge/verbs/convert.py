@@ -63,6 +63,9 @@ class Conversion:
             "notes": [*self.source.oddities, *self.notes],
         }
 
+    def __repr__(self) -> str:
+        return f"<Conversion to {printable(self.out)}: {self}>"
+
     def __str__(self) -> str:
         words = named(self.source.dialect).words, named(self.adapter.dialect).words
         how = "copied tensor by tensor" if self.copied else f"largest error of a module {self.error:.1e}"

@@ -27,6 +27,7 @@ from loramerge.formats.files.atomic import check_output
 from loramerge.formats.output import Outline, file_size, is_bare
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import check_profile
+from loramerge.merge.tables import counted
 from loramerge.request.budgets import Budget, Market, largest, share, share_bytes
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
@@ -108,6 +109,10 @@ class Extraction:
     def worst(self, count: int = 3) -> list[Module]:
         """The modules that lost the largest share of their energy."""
         return sorted(self.changed, key=lambda m: (-m.lost / m.energy, str(m.target)))[:count]
+
+    def __repr__(self) -> str:
+        many = f"{len(self.changed)} of {counted(len(self.modules), 'module')}"
+        return f"<Extraction of {' minus '.join(map(printable, self.names))}: {many}>"
 
     def __str__(self) -> str:
         same = sum(not module.energy for module in self.modules)

@@ -71,6 +71,9 @@ class Fusion:
             "notes": list(self.notes),
         }
 
+    def __repr__(self) -> str:
+        return f"<Fusion in {printable(self.out)}: {self}>"
+
     def __str__(self) -> str:
         return f"{len(self.tensors)} tensors changed, rounding cost {100 * self.rounding:.2g} % of the update"
 

@@ -24,7 +24,7 @@ from loramerge.consumers.consumer import loads
 from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
-from loramerge.merge.report import aligned, as_html
+from loramerge.merge.tables import aligned, as_frame, as_html
 from loramerge.sources.units import Units, align, batches
 from loramerge.verbs.contents import Contents, contents
 
@@ -163,6 +163,13 @@ class Inspection:
 
     def _repr_html_(self) -> str:
         return as_html(self.table(), [self._head(), *filter(None, [_told(self.loads)]), *self._odd()])
+
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each module; pandas must be installed."""
+        return as_frame([module.to_dict() for module in self.modules])
+
+    def __repr__(self) -> str:
+        return f"<Inspection of {self._head()}>"
 
     def _odd(self) -> list[str]:
         return [f"odd: {text}" for text in self.oddities]
