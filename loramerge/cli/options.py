@@ -185,6 +185,10 @@ class MethodCommand(Command):
                 from loramerge.algorithms import not_an_option
 
                 raise click.UsageError(f"--{not_an_option(field, name)}", ctx) from None
+            from loramerge.algorithms.names import foreign
+
+            if (told := foreign(field)) is not None:
+                raise click.UsageError(f"--{told}", ctx) from None
             raise
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
