@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from loramerge.algorithms import METHODS
+from loramerge.algorithms.names import ALIASES, OTHERWISE, PARAMETERS
 from loramerge.cli.combine import combine
 from loramerge.cli.options import options_of
 from loramerge.consumers import CONSUMERS
@@ -23,6 +24,7 @@ from loramerge.formats.forms.table import FORMS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from catalogue import catalogue
+from keys import page as json_page
 from stub import stub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +51,7 @@ def documents() -> dict[Path, str]:
     pages = {ROOT / page: _filled(ROOT / page, tables) for page, tables in TABLES.items()}
     return pages | {
         ROOT / "docs" / "methods.md": methods_page(),
+        ROOT / "docs" / "json.md": json_page(),
         ROOT / "loramerge" / "__init__.pyi": stub(),
         ROOT / "loramerge" / "cli" / "catalogue.py": catalogue(),
     }
@@ -108,9 +111,31 @@ def devices_table() -> str:
     return _table(["method", "with `--device cuda`"], rows)
 
 
+def names_page() -> str:
+    """What others call methods and settings, and how that reads here."""
+    rows = [[", ".join(map(_code, others)), _code(own)] for own, others in ALIASES.items()]
+    differ = [[_code(name), f"{told}."] for name, told in OTHERWISE.items()]
+    words = [
+        [_code(name), whose, f"{_code(here) if here else ''}{', ' if here and more else ''}{more}"]
+        for name, (whose, here, more) in PARAMETERS.items()
+    ]
+    return "\n".join(
+        [
+            "## Other names\n",
+            "Case, dashes and underscores do not matter. Papers, PEFT and mergekit may say it so:\n",
+            _table(["elsewhere", "here"], rows),
+            "\nThese are something else here, and the answer to them says what:\n",
+            _table(["elsewhere", "here"], differ),
+            "\nSo are these words of PEFT's `add_weighted_adapter` and of mergekit's recipes:\n",
+            _table(["word", "of", "here"], words),
+            "",
+        ]
+    )
+
+
 def methods_page() -> str:
     """docs/methods.md: the table, then docstring, declarations and options of every method."""
-    return "\n".join([HEAD, methods_table(), "", *(_section(name) for name in METHODS)])
+    return "\n".join([HEAD, methods_table(), "", names_page(), *(_section(name) for name in METHODS)])
 
 
 def _section(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
@@ -77,12 +77,20 @@ from loramerge.verbs.inspect import inspect as inspect
 from loramerge.verbs.plot import plot_spectra as plot_spectra
 from loramerge.verbs.push import push as push
 
+_METHOD = Literal["linear", "average", "cat", "svd", "lego", "slerp", "karcher", "model_stock", "iso_c", "iso_cts", "tsv", "core", "ctm", "pico", "wudi", "knots", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr", "ffa", "fair", "fedavg", "mergevla", "sg"] | str
+_GRAIN = Literal["fused", "split", "fused-experts", "split-experts", "fused-projections", "split-projections"]
+_EXTRAS = Literal["refuse", "first", "average", "drop"]
+_FORMAT = Literal["cloneofsimo", "comfy", "diffusers", "kohya", "mlx", "peft"]
+_DTYPE = Literal["float32", "bfloat16", "float16", "float64", "bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64"]
+_PROFILE = Literal["portable", "compact"]
+_CONSUMER = Literal["peft", "transformers", "vllm", "sglang", "llama.cpp", "diffusers", "comfyui", "mlx"]
+
 __version__: str
 __all__: list[str]
 
 def combine(
     sources: Sequence[Source],
-    method: str | Method = ...,
+    method: _METHOD | Method = ...,
     *,
     weights: Sequence[Weight] | None = ...,
     out: str | Path | None = ...,
@@ -93,19 +101,19 @@ def combine(
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,
     rename: Mapping[str, str] | str | Path | None = ...,
-    grain: str | None = ...,
-    extras: str = ...,
+    grain: _GRAIN | None = ...,
+    extras: _EXTRAS = ...,
     renormalise: bool = ...,
     initial: Mapping[str, str | Path] | None = ...,
     allow_pickle: bool = ...,
-    format: str | None = ...,
+    format: _FORMAT | None = ...,
     descriptions: Mapping[str, str] | str | Path | None = ...,
     embedding: str | Path | None = ...,
-    dtype: str | None = ...,
-    profile: str | None = ...,
+    dtype: _DTYPE | None = ...,
+    profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
-    consumer: str | None = ...,
+    consumer: _CONSUMER | None = ...,
     max_rank: int | None = ...,
     allow_unknown: bool = ...,
     scale: float | str = ...,
@@ -128,11 +136,11 @@ def convert(
     exclude: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
     rename: Mapping[str, str] | str | Path | None = ...,
-    grain: str | None = ...,
-    extras: str = ...,
+    grain: _GRAIN | None = ...,
+    extras: _EXTRAS = ...,
     allow_pickle: bool = ...,
-    dtype: str | None = ...,
-    profile: str | None = ...,
+    dtype: _DTYPE | None = ...,
+    profile: _PROFILE | None = ...,
     overwrite: bool = ...,
 ) -> Conversion: ...
 def extract(
@@ -144,10 +152,10 @@ def extract(
     energy: float | None = ...,
     only: str | None = ...,
     exclude: str | None = ...,
-    extras: str = ...,
-    format: str | None = ...,
-    dtype: str | None = ...,
-    profile: str | None = ...,
+    extras: _EXTRAS = ...,
+    format: _FORMAT | None = ...,
+    dtype: _DTYPE | None = ...,
+    profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
     allow_unknown: bool = ...,
@@ -170,7 +178,7 @@ def fuse(
     alpha: float | str | Mapping[str, float | str] | None = ...,
     allow_disjoint: bool = ...,
     rename: Mapping[str, str] | str | Path | None = ...,
-    grain: str | None = ...,
+    grain: _GRAIN | None = ...,
     initial: Mapping[str, str | Path] | None = ...,
     allow_pickle: bool = ...,
     scale: float | str = ...,
@@ -188,11 +196,11 @@ def open(
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,
     rename: Mapping[str, str] | str | Path | None = ...,
-    grain: str | None = ...,
-    extras: str = ...,
+    grain: _GRAIN | None = ...,
+    extras: _EXTRAS = ...,
     initial: Mapping[str, str | Path] | None = ...,
     allow_pickle: bool = ...,
-    format: str | None = ...,
+    format: _FORMAT | None = ...,
     threads: int | None = ...,
     memory: float | str = ...,
     device: str = ...,
@@ -200,7 +208,7 @@ def open(
 ) -> Session: ...
 def plan(
     sources: Sequence[Source],
-    method: str | Method = ...,
+    method: _METHOD | Method = ...,
     *,
     effort: Effort | None = ...,
     weights: Sequence[Weight] | None = ...,
@@ -211,19 +219,19 @@ def plan(
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,
     rename: Mapping[str, str] | str | Path | None = ...,
-    grain: str | None = ...,
-    extras: str = ...,
+    grain: _GRAIN | None = ...,
+    extras: _EXTRAS = ...,
     renormalise: bool = ...,
     initial: Mapping[str, str | Path] | None = ...,
     allow_pickle: bool = ...,
-    format: str | None = ...,
+    format: _FORMAT | None = ...,
     descriptions: Mapping[str, str] | str | Path | None = ...,
     embedding: str | Path | None = ...,
-    dtype: str | None = ...,
-    profile: str | None = ...,
+    dtype: _DTYPE | None = ...,
+    profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
-    consumer: str | None = ...,
+    consumer: _CONSUMER | None = ...,
     max_rank: int | None = ...,
     allow_unknown: bool = ...,
     scale: float | str = ...,
@@ -262,16 +270,16 @@ def resize(
     exclude: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
     rename: Mapping[str, str] | str | Path | None = ...,
-    grain: str | None = ...,
-    extras: str = ...,
+    grain: _GRAIN | None = ...,
+    extras: _EXTRAS = ...,
     initial: Mapping[str, str | Path] | None = ...,
     allow_pickle: bool = ...,
-    format: str | None = ...,
-    dtype: str | None = ...,
-    profile: str | None = ...,
+    format: _FORMAT | None = ...,
+    dtype: _DTYPE | None = ...,
+    profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
-    consumer: str | None = ...,
+    consumer: _CONSUMER | None = ...,
     max_rank: int | None = ...,
     allow_unknown: bool = ...,
     max_error: float | None = ...,
@@ -290,7 +298,7 @@ def restore(
     *,
     rank: int | None = ...,
     energy: float | None = ...,
-    dtype: str | None = ...,
+    dtype: _DTYPE | None = ...,
     max_error: float | None = ...,
     max_lost: float | None = ...,
     min_cosine: float | None = ...,

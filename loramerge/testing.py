@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.errors import VerificationError
-from loramerge.merge.report import aligned
+from loramerge.merge.tables import aligned
 from loramerge.sources.open import Alphas
 from loramerge.verbs.diff import diff
 

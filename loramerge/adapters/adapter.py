@@ -125,7 +125,7 @@ class Provenance:
     stated: bool = False
     initial: str | None = None
     starting: int = 0
-    originals: Mapping[Path, Original] = field(default_factory=dict)
+    originals: Mapping[Path, Original] = field(default_factory=dict, repr=False)
 
     @property
     def names(self) -> list[str]:

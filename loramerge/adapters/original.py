@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
+from loramerge.adapters.near import nearby
 from loramerge.errors import SourceError, printable
 
 MOST = 256  # descriptors that are kept; beyond them a file is opened for each read
@@ -196,7 +197,7 @@ def opened(path: Path, name: str) -> Iterator[int]:
             raise _no_file(name)
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise SourceError(f"{_shown(name)} does not exist. Check the path.") from None
+        raise SourceError(f"{_shown(name)} does not exist.{nearby(path) or ' Check the path.'}") from None
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
     try:

@@ -12,11 +12,12 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
+from loramerge.arguments import WORDS
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, weigh
 from loramerge.arrays.remix import Result
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, printable
 
 Default = TypeVar("Default")
 
@@ -206,17 +207,17 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
     allowed = typing.get_args(hint) if _is_union(hint) else (hint,)
     if value is None and type(None) in allowed:
         return
-    name, interval = of.name, of.metadata.get("interval")
+    name, shown, interval = of.name, printable(repr(value), 60), of.metadata.get("interval")
     if words := choices(of, hint):
-        if value not in words:
-            raise UsageError(f"{name}={value!r} is not one of {', '.join(map(repr, words))}.")
+        if not isinstance(value, str) or value not in words:
+            raise UsageError(f"{name}={shown} is not one of {', '.join(map(repr, words))}.")
     elif not _fits(value, allowed):
-        kinds = " or ".join(a.__name__ for a in allowed if a is not type(None))
-        raise UsageError(f"{name}={value!r} must be {kinds}.")
+        kinds = " or ".join(WORDS.get(a, a.__name__) for a in allowed if a is not type(None))
+        raise UsageError(f"{name}={shown} must be {kinds}.")
     elif value == "":
         raise UsageError(f"{name} is empty.")
     elif interval is not None and value not in interval:
-        raise UsageError(f"{name}={value!r} is not in the range {interval}.")
+        raise UsageError(f"{name}={shown} is not in the range {interval}.")
 
 
 def _is_union(hint: Any) -> bool:

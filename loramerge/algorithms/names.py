@@ -9,6 +9,8 @@ import difflib
 import re
 from collections.abc import Collection
 
+from loramerge.errors import say
+
 ALIASES = {  # another name of the same merge, with the options that we have by default
     "linear": ("task_arithmetic", "ta", "weighted_sum", "sum"),
     "average": ("mean", "avg", "simple_average", "uniform", "model_soup", "soup"),
@@ -56,6 +58,40 @@ OTHERWISE = {  # a name of something else, and how to come near to it here
     "dc_merge": "it is not here; tsv and iso_c even out spectra, too",
     "robustmerge": "it multiplies factors of different adapters; magnitude and tsv merge ΔW itself",
 }
+
+PARAMETERS = {  # a word of PEFT's add_weighted_adapter or of mergekit -> the setting here, and what to know
+    "combination_type": ("PEFT", "method", ""),
+    "adapters": ("PEFT", "sources", ""),
+    "adapter_name": ("PEFT", "out", ""),
+    "svd_rank": ("PEFT", "rank", ""),
+    "svd_clamp": ("PEFT", "", "nothing is clamped here"),
+    "svd_full_matrices": ("PEFT", "", "ranks are cut exactly, without such a choice"),
+    "svd_driver": ("PEFT", "", "ranks are cut exactly, without such a choice"),
+    "majority_sign_method": ("PEFT", "election", "raw is PEFT's total, count its frequency"),
+    "merge_method": ("mergekit", "method", ""),
+    "models": ("mergekit", "sources", ""),
+    "base_model": ("mergekit", "", "a merge of adapters needs no base model"),
+    "lambda": ("mergekit", "scale", ""),
+    "normalize": ("mergekit", "", "method average divides by the sum of the weights, linear does not"),
+    "int8_mask": ("mergekit", "", "masks take a bit here"),
+    "tokenizer_source": ("mergekit", "", "adapters have no tokenizer"),
+}
+
+
+def foreign(name: str) -> str | None:
+    """What is told of a word of PEFT or mergekit; None if it is none.
+
+    >>> print(foreign("svd_rank"))
+    svd_rank is PEFT's word: here it is rank=.
+    >>> print(foreign("base_model"))
+    base_model is of mergekit: a merge of adapters needs no base model.
+    """
+    if name not in PARAMETERS:
+        return None
+    whose, here, more = PARAMETERS[name]
+    if not here:
+        return f"{name} is of {whose}: {more}."
+    return f"{name} is {whose}'s word: here it is {say(here)}{f' ({more})' if more else ''}."
 
 
 def plain(name: str) -> str:

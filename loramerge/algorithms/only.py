@@ -9,6 +9,7 @@ from typing import Self
 
 from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.algorithms.method import Method, Traits
+from loramerge.arguments import checked
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Result
@@ -94,6 +95,7 @@ class Only(Method):
         raise AssertionError("asked of the method of a module, by `at`")
 
 
+@checked("match")
 def only(method: Method, match: str, otherwise: Method | None = None) -> Only:
     """Use a method in some modules. The others get `otherwise`, by default the weighted sum.
 

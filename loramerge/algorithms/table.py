@@ -24,6 +24,9 @@ class Table(Mapping[str, type[Kind]], Generic[Kind]):
     def __init__(self, homes: Mapping[str, str]) -> None:
         self._homes = dict(homes)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} methods: {', '.join(self)}>"
+
     def __getitem__(self, name: str) -> type[Kind]:
         file, _, found = self._homes[name].rpartition(".")
         method: type[Kind] = getattr(import_module(f"loramerge.algorithms.{file}"), found)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.near import nearby
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_file
@@ -78,7 +79,7 @@ class Checkpoint:
 def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
     """The model at a path; `origin` is where it came from. Errors as for `open_checkpoint`."""
     if not os.path.lexists(path):
-        raise SourceError(f"{printable(name, 1000)} does not exist. Check the path.")
+        raise SourceError(f"{printable(name, 1000)} does not exist.{nearby(path) or ' Check the path.'}")
     if not path.is_dir():
         return Checkpoint(name, path, True, {"file": _single(path, name)}, **origin)
     if (path / ADAPTER).is_file():

@@ -31,14 +31,14 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "methods": "List the methods, or explain one.",
 }
 VERBS = {  # what others call them
-    **dict.fromkeys(("merge", "mix", "blend", "add", "fuse"), "combine"),
+    **dict.fromkeys(("merge", "mix", "blend", "add"), "combine"),
     **dict.fromkeys(("compare", "cmp"), "diff"),
     **dict.fromkeys(("info", "show", "stat", "ls"), "inspect"),
     **dict.fromkeys(("upload", "publish"), "push"),
     **dict.fromkeys(("shrink", "compress", "prune", "truncate"), "resize"),
     **dict.fromkeys(("export", "translate", "save"), "convert"),
     **dict.fromkeys(("validate", "verify", "lint"), "check"),
-    **dict.fromkeys(("extract", "unmerge"), "restore"),
+    **dict.fromkeys(("unmerge", "task"), "restore"),
     **dict.fromkeys(("redo", "repeat", "reproduce"), "replay"),
     **dict.fromkeys(("list", "algorithms"), "methods"),
 }

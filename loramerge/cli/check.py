@@ -10,6 +10,7 @@ import click
 
 from loramerge.cli import show
 from loramerge.cli.downloads import listed
+from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks
 from loramerge.consumers import CONSUMERS, find, meant
 from loramerge.consumers.check import facts_of
@@ -26,8 +27,8 @@ WIDTH, MARGIN = 100, " " * 14
 MEND = f"{MARGIN}mend: "
 
 
-@click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.command(cls=Command)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=SOURCE)
 @click.option("--for", "consumers", multiple=True, type=click.Choice(list(CONSUMERS)),
     help="The program to ask about; repeat it for several.  [default: all that the adapter may be "
     "meant for]")  # fmt: skip
@@ -70,7 +71,7 @@ def check(
         if not as_json:
             click.echo(_text(facts, found) + "\n" * (len(members) > 1))
     if as_json:
-        show.data(shown)
+        show.data({"adapters": shown})
     if failures:
         ctx.exit(failures[0].exit_code)
     answers = {row["loads"] for each in shown for row in each["consumers"]}

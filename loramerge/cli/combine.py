@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from loramerge.cli.catalogue import METHODS
+from loramerge.cli.groups import METHOD, SOURCE
 from loramerge.cli.options import FILTER_HELP, MethodCommand, asks
 from loramerge.request.request import DEFAULT
 
 
 @click.command(cls=MethodCommand)
-@click.argument("sources", nargs=-1, metavar="SOURCE...")
-@click.option("--method", default=DEFAULT, show_default=True, metavar="NAME",
+@click.argument("sources", nargs=-1, metavar="SOURCE...", type=SOURCE)
+@click.option("--method", default=DEFAULT, show_default=True, metavar="NAME", type=METHOD,
     help=f"{', '.join(METHODS)}; see `loramerge methods`.")  # fmt: skip
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file that says sources, weights, "
@@ -28,8 +29,8 @@ from loramerge.request.request import DEFAULT
 @click.option("--private", is_flag=True, help="Make the repository of --push a private one.")
 @click.option("--dense-delta", is_flag=True, help="Write full matrices ΔW instead of an adapter: one "
     "tensor for each parameter, in one .safetensors; as .diff in the formats kohya and comfy.")  # fmt: skip
-@click.option("--fuse", "whole_model", metavar="BASE", help="Write a whole model instead of an adapter: "
-    "BASE with the merge added to its weights, as `loramerge fuse` does.")  # fmt: skip
+@click.option("--fuse", "whole_model", metavar="BASE", type=SOURCE, help="Write a whole model instead of an "
+    "adapter: BASE with the merge added to its weights, as `loramerge fuse` does.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be merged and written, and the error at "
     "other sizes; write nothing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -41,8 +42,8 @@ def combine(ctx: click.Context, /, **given: Any) -> None:
     A SOURCE is a folder or a .safetensors file, in any format that loramerge reads. It may stand for many:
     a folder of adapters, a quoted glob, or @FILE with a source on each line and maybe its weight after it.
     A name that is not a path here is a repository on the Hub: org/name, org/name@revision,
-    hf://org/name@revision/path, hf://collections/owner/slug. The options of the method come last in this
-    list; `loramerge combine --method lego --help` shows those of lego.
+    hf://org/name@revision/path, hf://collections/owner/slug. Methods have options of
+    their own: `loramerge combine --method lego --help` shows those of lego.
 
     \b
     Example:

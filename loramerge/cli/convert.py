@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from loramerge.cli import show
+from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed
 from loramerge.formats.dialects import FORMATS
 from loramerge.verbs.convert import convert as convert_adapter
 
 
-@click.command()
-@click.argument("source", metavar="SOURCE")
+@click.command(cls=Command)
+@click.argument("source", metavar="SOURCE", type=SOURCE)
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="The format of OUT.")
 @asks("convert")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import click
 
 from loramerge.cli import show, values
+from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks
 from loramerge.sources.open import Alphas
 from loramerge.verbs.diff import diff as compare
 
 
-@click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.command(cls=Command)
+@click.argument("a", metavar="A", type=SOURCE)
+@click.argument("b", metavar="B", type=SOURCE)
 @click.option(
     "--max-error",
     type=click.FloatRange(min=0),

@@ -9,14 +9,15 @@ import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
+from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed
 from loramerge.verbs.extract import extract as extract_adapter
 
 
-@click.command()
-@click.argument("tuned", metavar="TUNED")
-@click.argument("base", metavar="BASE")
+@click.command(cls=Command)
+@click.argument("tuned", metavar="TUNED", type=SOURCE)
+@click.argument("base", metavar="BASE", type=SOURCE)
 @click.option("--rank", type=click.IntRange(min=1), help="Units in every module.  [default: 32]")
 @click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
     help="Instead of a rank: as many units as keep this share of ‖ΔW‖² in every module.")  # fmt: skip

@@ -9,15 +9,16 @@ import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
+from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed
 from loramerge.verbs.fuse import Fusion
 from loramerge.verbs.fuse import fuse as fuse_adapter
 
 
-@click.command()
-@click.argument("adapter", metavar="ADAPTER")
-@click.argument("base", metavar="BASE")
+@click.command(cls=Command)
+@click.argument("adapter", metavar="ADAPTER", type=SOURCE)
+@click.argument("base", metavar="BASE", type=SOURCE)
 @click.option("--subtract", is_flag=True, help="Take the adapter out of a model that it was fused into.")
 @asks("fuse")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")

@@ -8,6 +8,7 @@ import click
 
 from loramerge.cli import show, values
 from loramerge.cli.downloads import listed
+from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import FILTER_HELP, asks
 from loramerge.errors import IncompatibleError, LoramergeError
 from loramerge.request.request import Request
@@ -17,8 +18,8 @@ from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection, measured
 
 
-@click.command()
-@click.argument("sources", nargs=-1, metavar="SOURCE...")
+@click.command(cls=Command)
+@click.argument("sources", nargs=-1, metavar="SOURCE...", type=SOURCE)
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--download", is_flag=True, help="Download adapters from the Hub, and show their spectra too.")
 @asks("combine", "alpha", "allow_pickle")
@@ -67,7 +68,7 @@ def inspect(
     if peeked and not as_json:
         show.note("note: on the Hub only headers were read; --download shows the spectra too")
     if as_json:
-        show.data(shown)
+        show.data({"adapters": shown})
     if failures:
         ctx.exit(failures[0].exit_code)
 

@@ -7,13 +7,14 @@ from typing import Any
 import click
 
 from loramerge.cli.catalogue import METHODS
+from loramerge.cli.groups import METHOD
 from loramerge.cli.options import options_of, specs_of
 
 GROUP = "loramerge.methods"
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=METHOD)
 @click.option("--json", "as_json", is_flag=True, help="Print methods with their options as JSON.")
 @click.pass_context
 def methods(ctx: click.Context, name: str | None, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import click
 
 from loramerge.cli import values
 from loramerge.cli.catalogue import METHODS, WORDS
+from loramerge.cli.groups import Command
 from loramerge.cli.spec import Spec
 from loramerge.request import kinds
 from loramerge.request.entry import taken
@@ -21,7 +22,7 @@ FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
     "(20 unless said, the most downloaded first); repeat it to narrow."
 )
-Command = Callable[..., Any]
+Callback = Callable[..., Any]
 
 
 class Typed(click.ParamType[Any]):
@@ -87,13 +88,13 @@ REPEATED = {  # once for each source, or for each pair of names
 }
 
 
-def asks(door: str, *names: str) -> Callable[[Command], Command]:
+def asks(door: str, *names: str) -> Callable[[Callback], Callback]:
     """The options of these fields, by default of all that the door takes, in their order."""
     known = taken(door)
     fields = [known[name] for name in names or known]
     fields = [each for each in fields if not isinstance(each.kind, kinds.Progress)]  # which nobody can type
 
-    def add(command: Command) -> Command:
+    def add(command: Callback) -> Callback:
         found = [option for field in fields for option in SPELT.get(field.name, _options)(field, door)]
         params: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
         params.extend(reversed(found))  # as the decorators of click leave them
@@ -166,12 +167,15 @@ def specs_of(method: str) -> tuple[Spec, ...]:
     return specs(find(method))
 
 
-class MethodCommand(click.Command):
+class MethodCommand(Command):
     """A command whose options include those of the method named by --method."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         said = _named(args, "--method")
-        name = _canonical(_of_recipe(_named(args, "--recipe")) or DEFAULT if said is None else said)
+        if ctx.resilient_parsing:  # the shell completes what is half typed
+            name = next((each for each in METHODS if each == said), DEFAULT)
+        else:
+            name = _canonical(_of_recipe(_named(args, "--recipe")) or DEFAULT if said is None else said)
         ctx.meta["method"] = name
         try:
             return super().parse_args(ctx, args)
@@ -181,6 +185,10 @@ class MethodCommand(click.Command):
                 from loramerge.algorithms import not_an_option
 
                 raise click.UsageError(f"--{not_an_option(field, name)}", ctx) from None
+            from loramerge.algorithms.names import foreign
+
+            if (told := foreign(field)) is not None:
+                raise click.UsageError(f"--{told}", ctx) from None
             raise
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from loramerge.cli import show
+from loramerge.cli.groups import Command
 from loramerge.verbs.push import push as send
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="ORG/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private.")

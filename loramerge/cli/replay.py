@@ -10,7 +10,9 @@ import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
+from loramerge.cli.groups import Command
 from loramerge.cli.options import asks, typed
+from loramerge.cli.results import check_printed, facts_of
 from loramerge.errors import printable
 from loramerge.merge.run import run
 from loramerge.request.request import Request
@@ -18,14 +20,15 @@ from loramerge.verbs.diff import Difference
 from loramerge.verbs.replay import Replay, Search, replayed
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("record", type=click.Path(path_type=Path), metavar="RECORD")
 @click.option("--source", "sources", multiple=True, metavar="[NAME=]PATH",
     help="Where a source lies that is not beside the record or here, or a folder to look in.")  # fmt: skip
 @asks("replay")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
-def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], quiet: bool, **_: Any) -> None:
+def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], **given: Any) -> None:
     """Do a recorded merge again, from the sources of then.
 
     RECORD is a loramerge.json, the folder it lies in, or a .safetensors written by combine. Every source
@@ -36,16 +39,21 @@ def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], quiet:
     Example:
       loramerge replay merged/loramerge.json -o again --source a=/data/a
     """
+    printed = check_printed(given)
     todo = replayed(record, Search(*_places(sources)), Request(**typed(ctx, "replay"), progress=show.bar()))
     out = todo.plan.request.out or Path("replayed.safetensors" if todo.bare else "replayed")
     keep_freed_memory()
     merge = run(todo.plan.asking(out=out))
-    if quiet:
+    if printed == "path":
         return click.echo(str(out))
+    found = todo.compare(merge)
+    if printed == "json":
+        told = {"notes": [*todo.notes, *merge.report.notes], "difference": found and found.to_dict()}
+        return show.data({**facts_of(merge, todo.plan, out), **told})
     for note in (*todo.notes, *merge.report.notes):
         show.note(f"note: {note}")
     click.echo(str(merge.report))
-    click.echo(_verdict(todo, todo.compare(merge)))
+    click.echo(_verdict(todo, found))
     show.note(f"wrote {printable(out)}")
     return None
 

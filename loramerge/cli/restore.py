@@ -9,14 +9,15 @@ import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
+from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed, show_merge
 from loramerge.merge.run import run
 from loramerge.verbs.restore import restored
 
 
-@click.command()
-@click.argument("merged", metavar="MERGED")
+@click.command(cls=Command)
+@click.argument("merged", metavar="MERGED", type=SOURCE)
 @click.option(
     "--task", required=True, metavar="NAME", help="The source to bring back, by its name in the merge."
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loramerge.merge.curve import Point
 
 Printed = Literal["words", "json", "path"]
+MEASURED = ("norm", "energy_lost", "rounding_error", "cosines")  # of a module, once it is merged
 
 
 def check_printed(given: Mapping[str, Any]) -> Printed:
@@ -62,7 +63,7 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
 
     points = curve(plan, output.is_bare(out))
     if printed == "json":
-        return show.data(_facts(plan, out, points))
+        return show.data(_foreseen(plan, out, points))
     for note in plan.notes:
         show.note(f"note: {note}")
     for adapter, weight in zip(plan.sources.adapters, plan.weights, strict=True):
@@ -72,14 +73,25 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
     return None
 
 
-def _facts(plan: Plan, out: Path, points: list[Point]) -> dict[str, Any]:
+def _foreseen(plan: Plan, out: Path, points: list[Point]) -> dict[str, Any]:
+    """What is known of a merge before it is made: the same keys, null where nothing is known yet."""
+    names, weights = [adapter.name for adapter in plan.sources.adapters], plan.weights.tolist()
     return {
         **_output(plan, out),
-        "sources": [a.name for a in plan.sources.adapters],
-        "weights": plan.weights.tolist(),
-        "modules": len(plan.sources.signatures),
-        "curve": [point.to_dict() for point in points],
+        "dry_run": True,
+        "sha256": None,
+        **dict.fromkeys(("energy_lost", "cut_by_rank", "rounding_error", "strength")),
+        "sources": [
+            {"name": name, "weight": weight, "cosine": None, "norm_ratio": None}
+            for name, weight in zip(names, weights, strict=True)
+        ],
+        "pairwise_cosines": [],
+        "modules": [
+            {"name": str(target), "ranks": list(ranks), **dict.fromkeys(MEASURED)}
+            for target, ranks in sorted(plan.sources.signatures.items())
+        ],
         "notes": list(plan.notes),
+        "curve": [point.to_dict() for point in points],
     }
 
 
@@ -93,6 +105,7 @@ def _output(plan: Plan, out: Path) -> dict[str, Any]:
         "dtype": dtypes.word(plan.outline.dtype),
         "format": plan.sources.dialect.name,
         "bytes": plan.outline.nbytes,
+        "weights": plan.weights.tolist(),
     }
 
 
@@ -109,8 +122,7 @@ def show_merge(merge: Merge, plan: Plan, out: Path, printed: Printed, done: Push
     """What was kept and lost, and where it lies."""
     if printed == "json":
         sent = {"pushed": done.url} if done else {}
-        marks = merge.adapter.provenance.sha256()
-        return show.data({**_output(plan, out), "sha256": marks, **sent, **merge.report.to_dict()})
+        return show.data({**facts_of(merge, plan, out), **sent})
     if printed == "path":
         return click.echo(str(out))
     for note in merge.report.notes:
@@ -118,6 +130,12 @@ def show_merge(merge: Merge, plan: Plan, out: Path, printed: Printed, done: Push
     click.echo(str(merge.report))
     show.note(f"wrote {_what(plan, out)}")
     return None
+
+
+def facts_of(merge: Merge, plan: Plan, out: Path) -> dict[str, Any]:
+    """All that is known of a merge that was written."""
+    marks = merge.adapter.provenance.sha256()
+    return {**_output(plan, out), "dry_run": False, "sha256": marks, **merge.report.to_dict(), "curve": []}
 
 
 def _what(plan: Plan, out: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -14,11 +15,10 @@ from loramerge.request.progress import Bar
 SCHEMA = 1  # of what --json prints; a key that goes or changes its meaning makes it 2
 
 
-def data(value: Any) -> None:
-    """A value as JSON; a table says which schema it follows, and what wrote it."""
-    if isinstance(value, dict):
-        value = {"schema": SCHEMA, "loramerge": __version__, **value}
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+def data(value: Mapping[str, Any]) -> None:
+    """A table as JSON, which says first which schema it follows, and what wrote it."""
+    whole = {"schema": SCHEMA, "loramerge": __version__, **value}
+    click.echo(json.dumps(whole, indent=2, allow_nan=False))
 
 
 def note(sentence: str) -> None:

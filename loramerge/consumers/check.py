@@ -15,6 +15,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
+from loramerge.arguments import checked
 from loramerge.consumers import find
 from loramerge.consumers.consumer import Finding
 from loramerge.consumers.facts import SPECIAL, Facts, Module
@@ -37,6 +38,7 @@ from loramerge.hub.names import HubName, hub_name
 MAGNITUDES = re.compile(rf".+\.(?:{MAGNITUDE})", re.DOTALL)
 
 
+@checked("consumer", "max_rank", "allow_pickle")
 def check(
     source: str | Path | Adapter,
     consumer: str,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import noted
+from loramerge.arguments import checked
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import File
@@ -22,6 +23,7 @@ from loramerge.hub.names import hub_name
 __all__ = ["Alpha", "load", "save"]
 
 
+@checked("optional", "allow_pickle", "initial", "peeking")
 def load(
     source: str | Path | Adapter,
     alpha: Alpha | None = None,
@@ -67,7 +69,7 @@ def _load(
     initial: str | Path | None,
     peeking: bool,
 ) -> Adapter:
-    if not source:
+    if isinstance(source, str) and not source:
         raise UsageError("An adapter without a name: give a path, or a name on the Hub.")
     found = hub_name(source)
     path, name = Path(source), str(source)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.near import nearby
 from loramerge.errors import printable
 from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.dialects import Header
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_elsewhere
-from loramerge.formats.files.strangers import nearby
 from loramerge.formats.raw import Raw, look
 from loramerge.formats.remote_alphas import closed, with_alphas
 from loramerge.hub.choice import CONFIG, chosen

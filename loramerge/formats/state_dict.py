@@ -11,6 +11,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, BaseModel, Held
 from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.target import Target
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
@@ -25,6 +26,7 @@ from loramerge.formats.peft.updates import understood
 from loramerge.formats.wrappers import unwrapped, unwrapped_config
 
 
+@checked("tensors", "config", "name")
 def from_state_dict(
     tensors: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
@@ -67,6 +69,7 @@ def from_state_dict(
     return Adapter(name, slots, BaseModel(base), pairs.extras, config, biases=biases, oddities=tuple(notes))
 
 
+@checked("adapter", "framework")
 def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
     """PEFT-named tensors in memory with the scale folded into ``lora_B``: load them with alpha = r.
 

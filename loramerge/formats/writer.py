@@ -9,6 +9,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes, rounding
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
@@ -91,6 +92,7 @@ def check_beside(adapters: Sequence[Adapter], dialect: Dialect, keys: Sequence[s
         )
 
 
+@checked("format", "dtype", "extras", "overwrite")
 def save(
     adapter: Adapter,
     out: str | Path,

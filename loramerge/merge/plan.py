@@ -58,6 +58,14 @@ class Plan:
     strengths: Mapping[str, float] = field(default_factory=dict)
     tailor: Tailor | None = None
 
+    def __repr__(self) -> str:
+        return f"<Plan for {self.what}>"
+
+    @property
+    def what(self) -> str:
+        """The merge in a few words."""
+        return f"{self.sources.what} by {name_of(self.method)}: rank {self.outline.largest}"
+
     @property
     def scale(self) -> Scale:
         """The policy of strength."""

@@ -11,11 +11,10 @@ import numpy as np
 from loramerge.adapters.limits import STRONG
 from loramerge.arrays.backend import Array
 from loramerge.errors import printable, say
+from loramerge.merge.tables import aligned, as_frame, as_html, counted
 
-MANY = 64  # sources, of whose pairs nothing is kept any more
+PAIRS = 64  # sources; of more, nobody reads a table of all pairs, which grows with their square
 ROWS = 20  # of the table
-
-PAIRS = 100  # sources; of more, nobody reads a table of all pairs, which grows with their square
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -268,32 +267,19 @@ class Report:
             lines.append(f"most lost in: {', '.join(worst)}")
         return lines
 
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each module; pandas must be installed."""
+        return as_frame([_module_dict(module) for module in self.modules])
+
+    def __repr__(self) -> str:
+        many = f"{counted(len(self.sources), 'source')}, {counted(len(self.modules), 'module')}"
+        return f"<Report of {many}: energy lost {_percent(self.energy_lost)}>"
+
     def __str__(self) -> str:
         return "\n".join([*aligned(self.table()), *self.summary()])
 
     def _repr_html_(self) -> str:
         return as_html(self.table(), [*self.summary(), *self.notes])
-
-
-def as_html(rows: list[list[str]], lines: Iterable[str]) -> str:
-    """A table, the header first, and lines below it."""
-    import html  # for notebooks
-
-    head, *body = ([html.escape(cell) for cell in row] for row in rows)
-    shown = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in body)
-    below = "<br>".join(map(html.escape, lines))
-    return f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{shown}</table><p>{below}</p>"
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Lines of a table, first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-        )
-        for r in rows
-    ]
 
 
 def _module_dict(module: Module) -> dict[str, Any]:
@@ -303,7 +289,7 @@ def _module_dict(module: Module) -> dict[str, Any]:
         "norm": module.merged**0.5,
         "energy_lost": module.energy_lost,
         "rounding_error": module.rounding_error,
-        **({"cosines": module.cosines} if len(module.ranks) <= MANY else {}),
+        **({"cosines": module.cosines} if len(module.ranks) <= PAIRS else {}),
         **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
         **({} if module.scale == 1.0 else {"scale": module.scale}),
         **({"facts": dict(module.facts)} if module.facts else {}),

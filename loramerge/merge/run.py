@@ -10,6 +10,7 @@ from pathlib import Path
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
+from loramerge.arguments import checked
 from loramerge.arrays import rounding
 from loramerge.arrays.backend import Array, host
 from loramerge.arrays.gram import Grams
@@ -58,6 +59,7 @@ class Merge:
         """The method with every open option settled."""
         return self.plan.method
 
+    @checked("overwrite", "max_error")
     def save(self, out: str | Path, *, overwrite: bool = False, max_error: float | None = None) -> Merge:
         """Write it with provenance and proof, as `combine(..., out=out)` does; reads the sources again.
 
@@ -75,6 +77,13 @@ class Merge:
             OutputError: as `combine`.
         """
         write_spread(self.plan, Path(out), overwrite)
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.out is None else f"in {printable(self.out)}"
+        return f"<Merge of {self.plan.what}, {where}>"
+
+    def __str__(self) -> str:
+        return str(self.report)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

@@ -22,7 +22,7 @@ from loramerge.merge.planner import settle
 from loramerge.merge.report import Module
 from loramerge.merge.run import Merge, decided, merged, report, strengths
 from loramerge.merge.strength import rescaled
-from loramerge.request.entry import part
+from loramerge.request.entry import check_method, part
 from loramerge.request.progress import Stage
 from loramerge.request.schedule import Schedule
 from loramerge.request.signature import spelled
@@ -43,6 +43,9 @@ class Session:
 
     sources: Sources
     _kept: dict[Frame, list[Batch]] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.sources.what}>"
 
     @spelled("session", options=True)
     def combine(
@@ -66,6 +69,7 @@ class Session:
         """
         if isinstance(method, Only):
             raise UsageError("A method for some modules only needs loramerge.combine: here all are alike.")
+        check_method(method)
         fields, options = part("session", method, {"weights": weights, **asked})
         request = replace(self.sources.request, **fields)
         plan = settle(self.sources, make(method, options), request, self._observe, fold=False)

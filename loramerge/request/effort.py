@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from loramerge.cuda import Gpu
 
 MEMORY = 10**9  # bytes, if nothing else is said
+MOST = 256  # workers; more would only wait for each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Effort:
 
     @property
     def workers(self) -> int:
-        return self.threads or min(os.cpu_count() or 1, 8)
+        return min(self.threads or min(os.cpu_count() or 1, 8), MOST)
 
     @property
     def share(self) -> float:

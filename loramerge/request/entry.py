@@ -65,7 +65,10 @@ def _unknown(name: str, door: str, method: str | Method | None, options: Iterabl
     if name in FIELDS:
         return f"{name} is not for {door}: {why_not(door, name, FIELDS[name].part)}."
     from loramerge.algorithms import METHODS, not_an_option
+    from loramerge.algorithms.names import foreign
 
+    if (told := foreign(name)) is not None:
+        return told
     called = method if method is None or isinstance(method, str) else type(method).__name__
     if called is not None and any(name in cls.names() for cls in METHODS.values()):
         return not_an_option(name, called)

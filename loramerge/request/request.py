@@ -136,6 +136,9 @@ class Request:
         for each in FIELDS.values():
             object.__setattr__(self, each.name, each.fit(getattr(self, each.name)))
 
+    def __repr__(self) -> str:
+        return f"Request({', '.join(f'{each.name}={value!r}' for each, value in self.given())})"
+
     @cached_property
     def effort(self) -> Effort:
         """How much of the machine it may use."""

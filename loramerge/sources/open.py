@@ -17,7 +17,7 @@ from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats import Alpha, load
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
@@ -29,6 +29,7 @@ from loramerge.request.request import Request
 EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
 FEW = 4  # sources that are named one by one
+MOST = 10  # broken sources that are told of one by one
 CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
 Watch = Callable[[Any], Iterable[Any]]
@@ -73,9 +74,9 @@ def opened(
     sources: Sequence[Ingredient], load: Callable[[Ingredient], Adapter], watch: Watch = iter
 ) -> list[Adapter]:
     """Every source loaded, in order; several of the Hub at once, since each waits for its answers."""
-    waiting = sum(_is_of_hub(each) for each in sources)
+    waiting = sum(map(_is_of_hub, sources))
     if waiting < 2:
-        return [load(source) for source in watch(sources)]
+        return _all_of(sources, load, watch)
     with ThreadPoolExecutor(min(waiting, CONNECTIONS)) as pool:
         jobs = [pool.submit(load, source) for source in sources]
         try:
@@ -84,6 +85,29 @@ def opened(
             with ended():
                 pool.shutdown(cancel_futures=True)
             raise
+
+
+def _all_of(
+    sources: Sequence[Ingredient], load: Callable[[Ingredient], Adapter], watch: Watch
+) -> list[Adapter]:
+    """Every source loaded. Raises what the first one raised, with all others that cannot be read either."""
+    found, broken = [], []
+    for source in watch(sources):
+        try:
+            found.append(load(source))
+        except (SourceError, IncompatibleError) as error:
+            broken.append(error)
+    if len(broken) > 1:
+        raise type(broken[0])(_told_of(broken, len(sources)))
+    for only in broken:
+        raise only
+    return found
+
+
+def _told_of(broken: Sequence[Exception], total: int) -> str:
+    shown = " ".join(f"({number}) {error}" for number, error in enumerate(broken[:MOST], 1))
+    more = f" And {len(broken) - MOST} more." if len(broken) > MOST else ""
+    return f"{len(broken)} of the {total} sources cannot be merged. {shown}{more}"
 
 
 def open_one(source: Source, request: Request, peeking: bool = False) -> Adapter:

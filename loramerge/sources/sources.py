@@ -51,6 +51,14 @@ class Sources:
     dialect: Dialect = PEFT
     left_out: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Sources: {self.what}>"
+
+    @property
+    def what(self) -> str:
+        """How many there are."""
+        return f"{len(self.adapters)} sources with {len(self.signatures)} modules"
+
     @classmethod
     def of(
         cls,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
 from loramerge.formats.raw import Raw, look
 from loramerge.hub.names import hub_name
-from loramerge.merge.report import aligned
+from loramerge.merge.tables import aligned, as_html
 
 TELLING = re.compile(r"peft_type|base_model_name_or_path|r|lora_alpha|alpha|use_\w+|init_lora_weights|bias")
 
@@ -60,13 +59,22 @@ class Contents:
         }
 
     def __str__(self) -> str:
+        return "\n".join([self._head(), *aligned(self.table()), self._why()])
+
+    def _head(self) -> str:
         said = ", ".join(f"{key} {printable(value, 60)}" for key, value in self.settings.items())
-        head = f"{printable(self.name)}: {self.kind}, {len(self.tensors)} tensors"
-        head += f" ({said})" if said else ""
-        return "\n".join([head, *aligned(self.table()), f"cannot be merged: {self.refusal}"])
+        count = len(self.tensors)
+        head = f"{printable(self.name)}: {self.kind}, {count} tensor{'s' if count != 1 else ''}"
+        return head + (f" ({said})" if said else "")
+
+    def _why(self) -> str:
+        return f"cannot be merged: {self.refusal}"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return as_html(self.table(), [self._head(), self._why()])
+
+    def __repr__(self) -> str:
+        return f"<Contents of {self._head()}>"
 
 
 def contents(source: str | Path, refusal: str, allow_pickle: bool = False) -> Contents:

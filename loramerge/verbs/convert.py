@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats import load, writer
@@ -62,6 +63,9 @@ class Conversion:
             "notes": [*self.source.oddities, *self.notes],
         }
 
+    def __repr__(self) -> str:
+        return f"<Conversion to {printable(self.out)}: {self}>"
+
     def __str__(self) -> str:
         words = named(self.source.dialect).words, named(self.adapter.dialect).words
         how = "copied tensor by tensor" if self.copied else f"largest error of a module {self.error:.1e}"
@@ -69,6 +73,7 @@ class Conversion:
 
 
 @spelled("convert")
+@checked("to")
 def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversion:
     """Write an adapter in another format; its ΔW is compared module by module before `out` appears.
 

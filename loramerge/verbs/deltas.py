@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from loramerge.adapters.target import Target
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
@@ -31,6 +32,7 @@ from loramerge.merge.run import decided, report
 from loramerge.merge.strength import rescaled, strength
 from loramerge.request.effort import EFFORT, Effort
 from loramerge.request.progress import Stage, Tell
+from loramerge.request.request import Request
 from loramerge.sources.units import Units
 
 FACTOR = re.compile(r"\.lora_(down|A)\.weight$")
@@ -38,13 +40,14 @@ FACTOR = re.compile(r"\.lora_(down|A)\.weight$")
 Put = Callable[[Target, Array], None]
 
 
+@checked("todo", "out", "overwrite", "effort")
 def write_deltas(
     todo: Plan,
     out: str | Path,
     *,
     overwrite: bool = False,
     effort: Effort = EFFORT,
-    progress: Tell | None = None,
+    progress: Tell | bool | None = None,
 ) -> Report:
     """Write ΔW of every module as a full matrix, to be added to the base parameter.
 
@@ -54,6 +57,7 @@ def write_deltas(
 
     Args:
         todo: from `loramerge.plan`.   out: a name that ends in .safetensors.
+        effort, progress: as for `combine`.
 
     Returns:
         Report: with ‖ΔW − written‖ as rounding error.
@@ -63,7 +67,7 @@ def write_deltas(
         IncompatibleError: experts, groups of convolutions, or tensors that are no low-rank pair.
         OutputError, VerificationError: as `combine`.
     """
-    where = Path(out)
+    where, tell = Path(out), Request(progress=progress).tell
     if todo.method.masks:
         raise UsageError("Dense deltas cannot hold masks: merge into an adapter.")
     _check(todo, where)
@@ -74,7 +78,7 @@ def write_deltas(
     marks: dict[str, int] = {}
     modules: list[Module] = []
     with new_file(where, overwrite, todo.sources.confirm) as file:
-        with hashing(todo.sources.whole, progress) as digests:
+        with hashing(todo.sources.whole, tell) as digests:
             with Writer(file, layout, _header(todo, unhashed(todo.sources.whole)), name=str(out)) as writer:
 
                 def put(target: Target, stored: Array) -> None:
@@ -82,7 +86,7 @@ def write_deltas(
                     writer.write(names[target], stored)
 
                 with (
-                    Stage(progress, "merging", len(names)) as stage,
+                    Stage(tell, "merging", len(names)) as stage,
                     workers(effort.workers, stage.tick) as run,
                 ):
                     for facts in run(partial(_merge, todo, put, stage), todo.batches(effort)):

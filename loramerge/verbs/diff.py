@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.lowrank import LowRank
+from loramerge.arguments import checked
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.workers import workers
 from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
-from loramerge.merge.report import aligned
+from loramerge.merge.tables import aligned, as_frame, as_html
 from loramerge.request.effort import Effort
 from loramerge.request.recipe import Ingredient
 from loramerge.request.request import Request
@@ -148,16 +148,26 @@ class Difference:
         )
 
     def __str__(self) -> str:
-        head = f"A {printable(self.names[0])}, B {printable(self.names[1])}"
-        return "\n".join([head, *aligned(self.table()), self.summary()])
+        return "\n".join([self._head(), *aligned(self.table()), self.summary()])
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return as_html(self.table(), [self._head(), self.summary()])
+
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each module; pandas must be installed."""
+        return as_frame([module.to_dict() for module in self.modules])
+
+    def __repr__(self) -> str:
+        return f"<Difference of {self._head()}: {self.summary()}>"
+
+    def _head(self) -> str:
+        return f"A {printable(self.names[0])}, B {printable(self.names[1])}"
 
     def _sum(self, name: str) -> float:
         return math.fsum(getattr(module, name) for module in self.modules)
 
 
+@checked("allow_pickle", "threads")
 def diff(
     a: str | Path | Adapter,
     b: str | Path | Adapter,

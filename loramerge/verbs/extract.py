@@ -13,6 +13,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.patterns.search import searcher
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
@@ -26,6 +27,7 @@ from loramerge.formats.files.atomic import check_output
 from loramerge.formats.output import Outline, file_size, is_bare
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import check_profile
+from loramerge.merge.tables import counted
 from loramerge.request.budgets import Budget, Market, largest, share, share_bytes
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
@@ -108,6 +110,10 @@ class Extraction:
         """The modules that lost the largest share of their energy."""
         return sorted(self.changed, key=lambda m: (-m.lost / m.energy, str(m.target)))[:count]
 
+    def __repr__(self) -> str:
+        many = f"{len(self.changed)} of {counted(len(self.modules), 'module')}"
+        return f"<Extraction of {' minus '.join(map(printable, self.names))}: {many}>"
+
     def __str__(self) -> str:
         same = sum(not module.energy for module in self.modules)
         worst = ", ".join(f"{printable(m.target)} {100 * m.lost / m.energy:.3g} %" for m in self.worst())
@@ -136,6 +142,7 @@ def _norm(energy: float | None) -> float | None:
 
 
 @spelled("extract")
+@checked("tuned", "base", "out", "rank", "energy")
 def extract(
     tuned: str | Path,
     base: str | Path,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.arguments import checked
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.apply import Fused
 from loramerge.checkpoints.changes import Changes, changes, scaled
@@ -70,11 +71,15 @@ class Fusion:
             "notes": list(self.notes),
         }
 
+    def __repr__(self) -> str:
+        return f"<Fusion in {printable(self.out)}: {self}>"
+
     def __str__(self) -> str:
         return f"{len(self.tensors)} tensors changed, rounding cost {100 * self.rounding:.2g} % of the update"
 
 
 @spelled("fuse")
+@checked("base", "out", "subtract")
 def fuse(
     adapter: Source, base: str | Path, out: str | Path | None = None, *, subtract: bool = False, **asked: Any
 ) -> Fusion:

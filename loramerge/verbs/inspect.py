@@ -13,6 +13,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import spectrum
@@ -23,7 +24,7 @@ from loramerge.consumers.consumer import loads
 from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects import named
-from loramerge.merge.report import aligned, as_html
+from loramerge.merge.tables import aligned, as_frame, as_html
 from loramerge.sources.units import Units, align, batches
 from loramerge.verbs.contents import Contents, contents
 
@@ -163,6 +164,13 @@ class Inspection:
     def _repr_html_(self) -> str:
         return as_html(self.table(), [self._head(), *filter(None, [_told(self.loads)]), *self._odd()])
 
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each module; pandas must be installed."""
+        return as_frame([module.to_dict() for module in self.modules])
+
+    def __repr__(self) -> str:
+        return f"<Inspection of {self._head()}>"
+
     def _odd(self) -> list[str]:
         return [f"odd: {text}" for text in self.oddities]
 
@@ -191,6 +199,7 @@ def _told(loads: dict[str, bool]) -> str:
     return "; ".join(said)
 
 
+@checked("allow_pickle", "download")
 def inspect(
     source: str | Path | Adapter,
     alpha: Alpha | None = None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loramerge.algorithms import Method
+from loramerge.arguments import checked
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
 from loramerge.request.effort import Effort
@@ -14,6 +15,7 @@ from loramerge.request.signature import spelled
 
 
 @spelled("plan", options=True)
+@checked("effort")
 def plan(
     sources: Sequence[Source],
     method: str | Method = "linear",

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.errors import UsageError
+from loramerge.arguments import checked
+from loramerge.errors import UsageError, printable
 from loramerge.verbs.inspect import Inspection
 
 
+@checked("inspection")
 def plot_spectra(inspection: Inspection, axes: Any = None) -> Any:
     """Singular values of every module, one line each, on a logarithmic scale.
 
@@ -22,6 +24,8 @@ def plot_spectra(inspection: Inspection, axes: Any = None) -> Any:
     Raises:
         UsageError: matplotlib is not installed, or only a header was read.
     """
+    if axes is not None and not hasattr(axes, "plot"):
+        raise UsageError(f"axes={printable(repr(axes), 60)} must be the Axes of matplotlib to draw on.")
     if inspection.peeked:
         raise UsageError("Only a header on the Hub was read: inspect(..., download=True) has the spectra.")
     try:

@@ -9,6 +9,8 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import is_local, without_folders
+from loramerge.adapters.near import nearby
+from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.consumers import find
 from loramerge.consumers.check import facts_of
@@ -37,6 +39,7 @@ LIBRARIES = {
 MESSAGE = "Upload a LoRA adapter with loramerge"
 
 
+@checked("path", "repo_id", "private", "revision", "create_pr", "report")
 def push(
     path: str | Path,
     repo_id: str,
@@ -229,7 +232,8 @@ def _listed(place: Path) -> list[str]:
 def _here(place: Path) -> Path:
     """What is pushed lies here: a name of the Hub is no source for it."""
     if not os.path.lexists(place):
-        raise SourceError(f"{printable(place, 1000)} does not exist: push takes a folder or a file.")
+        shown = printable(place, 1000)
+        raise SourceError(f"{shown} does not exist: push takes a folder or a file.{nearby(place)}")
     return place
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, make
+from loramerge.arguments import checked
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable, say
 from loramerge.formats import load
 from loramerge.formats.output import is_bare
@@ -58,6 +59,7 @@ def _place(adapter: Adapter) -> Path | None:
 
 
 @spelled("replay")
+@checked("record", "out", "sources", "folders")
 def replay(
     record: str | Path,
     out: str | Path | None = None,

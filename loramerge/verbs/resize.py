@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from loramerge.arguments import checked
 from loramerge.errors import UsageError, printable
 from loramerge.formats.output import is_bare
 from loramerge.merge.plan import Plan
@@ -18,6 +19,7 @@ SIZES = ("rank", "energy", "total_rank", "size")
 
 
 @spelled("resize")
+@checked("out", "rank", "energy")
 def resize(
     source: Source,
     out: str | Path | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.algorithms.restored import Restored
+from loramerge.arguments import checked
 from loramerge.arrays.workers import workers
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats import load
@@ -29,6 +30,7 @@ from loramerge.request.signature import spelled
 
 
 @spelled("restore")
+@checked("merged", "task", "out", "rank", "energy")
 def restore(
     merged: str | Path,
     task: str,

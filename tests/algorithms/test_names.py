@@ -1,11 +1,13 @@
 """Names of the field: any spelling, aliases that give the same merge, differences that are told."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import loramerge as lm
 from loramerge.algorithms import METHODS, find, name_of
-from loramerge.algorithms.names import ALIASES, OTHERWISE, known, plain
+from loramerge.algorithms.names import ALIASES, OTHERWISE, PARAMETERS, known, plain
 from tests.helpers.adapters import dense, distance, random_adapters
 
 PAIR = random_adapters(0, (2, 2))
@@ -83,3 +85,18 @@ def test_a_mean_is_never_taken_for_federated_training():
     for typo in ("avrg", "averge", "avgg"):
         with pytest.raises(lm.UsageError, match="Did you mean average"):
             find(typo)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_word_of_peft_or_mergekit_is_answered_with_how_it_reads_here(name):
+    with pytest.raises(lm.UsageError, match=rf"^{name} is (of )?(PEFT|mergekit)") as refused:
+        lm.combine(PAIR, **{name: "x"})
+    here = PARAMETERS[name][1]
+    assert here in {"", "method", "sources", "out", "rank", "election", "scale"}
+    assert f"{here}=" in str(refused.value) or not here
+
+
+def test_the_page_of_methods_lists_every_other_name():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    for other in [*(other for other, _ in ALL), *OTHERWISE, *PARAMETERS]:
+        assert f"`{other}`" in page

@@ -147,12 +147,12 @@ def test_ramps_and_rules_say_how_similar_sources_are_in_a_layer():
 
 WRONG = {
     "top_k 0": ({"top_k": 0}, "top_k=0 is not in the range 1<=x"),
-    "a top_k of half": ({"top_k": 1.5}, "top_k=1.5 must be int"),
+    "a top_k of half": ({"top_k": 1.5}, "top_k=1.5 must be a whole number"),
     "a negative temperature": ({"temperature": -1.0}, "temperature=-1.0 is not in the range 0<=x"),
     "a temperature of nan": ({"temperature": math.nan}, "temperature=nan is not in the range"),
-    "a temperature in words": ({"temperature": "hot"}, "temperature='hot' must be float"),
+    "a temperature in words": ({"temperature": "hot"}, "temperature='hot' must be a number"),
     "an empty query": ({"describe": " "}, "describe is empty"),
-    "a query that is no text": ({"describe": 3}, "describe=3 must be str"),
+    "a query that is no text": ({"describe": 3}, "describe=3 must be text"),
 }
 
 

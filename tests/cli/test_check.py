@@ -39,7 +39,7 @@ def test_without_for_the_tensor_names_say_who_is_asked(cli, tmp_path):
 
 def test_json_holds_the_findings_and_nothing_else(cli, tmp_path):
     write(tmp_path / "a", 0, {"r": 24, "lora_alpha": 24}, wide=8)
-    (found,) = cli("check", "a", "--for", "vllm", "--for", "peft", "--json").json()
+    (found,) = cli("check", "a", "--for", "vllm", "--for", "peft", "--json").json()["adapters"]
     assert cli.code == 3
     assert found["source"] == "a"
     assert [row["loads"] for row in found["consumers"]] == [False, True]

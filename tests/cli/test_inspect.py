@@ -29,7 +29,7 @@ def test_the_table_has_a_row_for_every_kind_of_module(cli):
 
 def test_json_holds_every_module_with_its_spectrum(cli, tmp_path):
     assert cli("inspect", "a", "b.safetensors", "--json").code == 0
-    first, second = cli.json()
+    first, second = cli.json()["adapters"]
     assert (first["name"], first["format"], first["base_model"]) == ("a", "PEFT folder", "tiny")
     assert (second["name"], second["format"], second["base_model"]) == (B, "bare PEFT file", None)
     wanted = dense(read(tmp_path / "a/adapter_model.safetensors"), 2.0)
@@ -51,16 +51,16 @@ def test_a_source_that_fails_does_not_hide_the_others(cli, tmp_path):
             ["Error:", name] for name in order if name in ("gone", "x.bin")
         ]
         assert cli("inspect", "--json", *order).code == code
-        assert [facts["name"] for facts in cli.json()] == ["a", "b.safetensors"]
+        assert [facts["name"] for facts in cli.json()["adapters"]] == ["a", "b.safetensors"]
     assert cli("inspect", "gone", "--json").code == 1
-    assert cli.json() == []
+    assert cli.json()["adapters"] == []
 
 
 def test_zeros_are_told_and_are_no_nan(cli, tmp_path):
     folder(tmp_path / "zero", {k: v * ("lora_A" in k) for k, v in tensors().items()})
     assert cli("inspect", "zero").code == 0
     assert "odd: 4 of 4 modules are zero, such as layers.0.q" in cli.out
-    facts = cli("inspect", "zero", "--json").json()[0]
+    facts = cli("inspect", "zero", "--json").json()["adapters"][0]
     assert facts["norm"] == 0
     assert {module["effective_rank"] for module in facts["modules"]} == {0}
 
@@ -83,7 +83,9 @@ def test_an_alpha_by_name_reaches_the_file_wherever_it_lies(cli, tmp_path):
     (tmp_path / "deep er").mkdir()
     bare(tmp_path / "deep er" / "x.safetensors")
     for name in ("x.safetensors", "deep er/x.safetensors"):
-        facts = cli("inspect", "a", "deep er/x.safetensors", "--alpha", f"{name}=8", "--json").json()
+        facts = cli("inspect", "a", "deep er/x.safetensors", "--alpha", f"{name}=8", "--json").json()[
+            "adapters"
+        ]
         assert [facts[i]["modules"][0]["scale"] for i in (0, 1)] == [2.0, 4.0]
 
 

@@ -157,12 +157,22 @@ def test_a_sentence_an_exit_code_and_nothing_left(cli, tmp_path, make, code, wor
         if words[-1] in ("different base models", "--allow-base-mismatch"):
             assert cli("inspect", "good", "bad").code == 0
             return
-        cli("inspect", "bad")
+        if cli("inspect", "bad").code == 0:  # files that cannot be merged are shown, with the reason
+            assert code == 3
+            assert_told(cli, *(word.replace("combine", "inspect") for word in words))
+            return
     else:
         cli("combine", "good", "bad", "-o", out, "--overwrite")
     cli.refused(code, *words)
     assert content(tmp_path) == before
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def assert_told(cli, *words):
+    assert "cannot be merged: " in cli.out
+    assert cli.out.replace("\n", "").isprintable()
+    for word in words:
+        assert word in cli.out
 
 
 def test_a_huge_config_value_is_not_printed_in_full(cli, tmp_path):
@@ -218,7 +228,7 @@ def test_a_folder_that_may_not_be_listed_is_a_sentence(cli, tmp_path, monkeypatc
     monkeypatch.setattr(os, "listdir", refuse)
     source = bare(tmp_path / "x.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
-    cli("inspect", source).refused(3, "does not say its alpha")
+    cli("combine", source).refused(3, "does not say its alpha")
 
 
 EVIL, SAFE = "\x1b[31mred\x07\n", "\\x1b[31mred"
@@ -232,7 +242,10 @@ def test_no_name_from_a_file_reaches_the_terminal_raw(cli, tmp_path):
     assert cli("combine", source, source, "--method", "svd", "--rank", 1).code == 0
     assert "\x1b" not in cli.out + cli.err
     cli("inspect", tmp_path / EVIL).refused(1, SAFE)
-    cli("inspect", bare(tmp_path / "x.safetensors", {EVIL: np.ones(2)}), "--alpha", 4).refused(3, SAFE)
+    odd = bare(tmp_path / "x.safetensors", {EVIL: np.ones(2)})
+    cli("combine", odd, "--alpha", 4).refused(3, SAFE)
+    cli("inspect", odd, "--alpha", 4)
+    assert_told(cli, SAFE)
     cli("combine", source, "--method", EVIL).refused(2, SAFE)
 
 
@@ -245,4 +258,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize(("setting", "code"), SETTINGS)
 def test_no_setting_reaches_the_terminal_raw(cli, tmp_path, setting, code):
-    cli("inspect", folder(tmp_path / "a", **setting)).refused(code, SAFE)
+    source = folder(tmp_path / "a", **setting)
+    cli("combine", source).refused(code, SAFE)
+    if cli("inspect", source).code == 0:
+        assert_told(cli, SAFE)

@@ -141,7 +141,7 @@ WRONG = {
     "an unknown parameter": ("sources: [a]\nparameters: {x: 1}", 2, "linear has no option x"),
     "a parameter of the driver": ("sources: [a]\nparameters: {threads: 1}", 2, "no option threads"),
     "a parameter that is no text": ("sources: [a]\nparameters: {1: 1}", 2, "parameters has the key 1"),
-    "a bad parameter": ("sources: [a]\nparameters: {rank: x}", 2, "rank='x' must be int"),
+    "a bad parameter": ("sources: [a]\nparameters: {rank: x}", 2, "rank='x' must be a whole number"),
     "an alpha in a list": ("sources: [a]\nalpha: [1]", 2, "alpha is [1], which is neither"),
     "an alpha for nobody": ("sources: [a]\nalpha: {c: 1}", 2, "not one of the sources"),
     "an unknown rule": ("sources: [a]\nmodules: [{match: q, seed: 1}]", 2, "a rule in modules has the key"),
@@ -173,7 +173,7 @@ def test_collections_are_shown_in_order_with_what_was_left_aside(cli, tmp_path):
     assert cli("combine", ".", "--weights", "1").code == 2
     assert "1 weights for 2 adapters" in cli.err
     assert cli("inspect", ".", "--json").code == 0
-    assert [facts["name"] for facts in cli.json()] == ["a", "b"]
+    assert [facts["name"] for facts in cli.json()["adapters"]] == ["a", "b"]
 
 
 def test_what_a_recipe_cannot_say_is_told_and_the_rest_is_kept(cli, tmp_path):

@@ -120,7 +120,7 @@ def test_the_command_line_tells_the_three_answers_apart(tmp_path, capsys, monkey
     assert cli("check", "open", "good", "--for", "vllm").code == 5
     assert "vLLM may or may not load it as it is meant" in cli.out
     assert cli("check", "open", "--for", "vllm", "--for", "mlx").code == 3
-    (found,) = cli("check", "open", "--for", "vllm", "--json").json()
+    (found,) = cli("check", "open", "--for", "vllm", "--json").json()["adapters"]
     assert found["consumers"][0]["loads"] is None
 
 
@@ -133,7 +133,7 @@ def test_a_refusal_is_no_mend(tmp_path, capsys):
 
 def test_combine_writes_what_cannot_be_told_only_if_allowed(tmp_path):
     source = folder(tmp_path / "a", target_modules=["q", "v"])
-    with pytest.raises(lm.IncompatibleError, match="--allow-unknown"):
+    with pytest.raises(lm.IncompatibleError, match="allow_unknown=True"):
         lm.combine([source], consumer="vllm", out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
     merge = lm.combine([source], consumer="vllm", allow_unknown=True, out=tmp_path / "m")

@@ -100,7 +100,7 @@ def test_of_several_each_has_its_findings_under_its_name(hub, cli, tmp_path, for
     assert first.count("loads it as it is meant") == 2
     assert second.splitlines()[0].endswith("org/b: a PEFT adapter in a folder with its config, 16 tensors")
     assert "SGLang ignores use_rslora" in second
-    rows = cli("check", *sources[form], "--json").json()
+    rows = cli("check", *sources[form], "--json").json()["adapters"]
     assert [row["source"].removeprefix("hf://") for row in rows] == ["org/a", "org/b"]
 
 

@@ -130,7 +130,8 @@ def enter(door, *method, **said):
     )
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
-    first = (pair,) if door in ("combine", "plan", "open") else (pair[0], *few.get(door, ()))
+    one = "x" if door in ("restore", "replay", "extract") else pair[0]
+    first = (pair,) if door in ("combine", "plan", "open") else (one, *few.get(door, ()))
     return FUNCTIONS[door](*first, *method, **said)
 
 

@@ -235,7 +235,11 @@ RECORDS = {
         "the similarity of x is 'far', not a number",
     ),
     "an embedding of numbers": (("settings", "embedding"), 3, "embedding is 3, which must be text"),
-    "another temperature": (("method", "options", "temperature"), "hot", "temperature='hot' must be float"),
+    "another temperature": (
+        ("method", "options", "temperature"),
+        "hot",
+        "temperature='hot' must be a number",
+    ),
 }
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 import loramerge as lm
-from loramerge.errors import LoramergeError, UsageError
+from loramerge.errors import LoramergeError, SourceError, UsageError
 from loramerge.sources.expand import expand, left_aside
 from tests.helpers.adapters import random_adapters
 from tests.helpers.files import bare, folder, tensors
@@ -139,3 +139,26 @@ def test_a_hundred_adapters_leave_no_descriptors(tmp_path):
     del merge
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_adapters_two_levels_down_are_offered_and_what_is_offered_works(tmp_path):
+    for run in ("a", "b"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        folder(tmp_path / f"runs/{run}/final", tensors(ord(run)))
+    with pytest.raises(SourceError, match=r"runs/a/final is one: name it, or all of them by") as refused:
+        lm.combine([tmp_path / "runs"])
+    offered = str(refused.value).rpartition("by '")[2].rstrip("'.")
+    assert len(lm.combine([offered]).report.sources) == 2
+
+
+def test_all_broken_sources_are_named_at_once(tmp_path):
+    (tmp_path / "lot").mkdir()
+    for number in range(14):
+        bare(tmp_path / f"lot/{number:02}.safetensors", tensors(number, 1))
+        if number % 2:
+            (tmp_path / f"lot/{number:02}.safetensors").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"^7 of the 14 sources cannot be merged") as refused:
+        lm.combine([tmp_path / "lot"], alpha=1)
+    for number in range(1, 14, 2):
+        assert f"{number:02}.safetensors" in str(refused.value)
+    assert "00.safetensors" not in str(refused.value)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.errors import speaking
 from tests.helpers.files import Cli, bare, folder, tensors
 
 Q = "base_model.model.layers.0.q"
@@ -35,9 +36,11 @@ def test_what_cannot_be_merged_is_told_and_the_merge_refuses_it(name, tmp_path, 
     assert found.refusal == str(refusal.value)
     assert cli("inspect", source).code == 0
     assert f"{TOLD[name]} " in cli.out
+    with speaking("shell"), pytest.raises(lm.IncompatibleError) as refusal:
+        lm.combine([source])
     assert f"cannot be merged: {refusal.value}" in cli.out
-    (plain,) = cli("inspect", source, "--json").json()
-    assert plain == found.to_dict()
+    (plain,) = cli("inspect", source, "--json").json()["adapters"]
+    assert {**plain, "refusal": found.refusal} == found.to_dict()
     assert sum(int(row[1]) for row in found.table()[1:]) == len(plain["tensors"])
 
 

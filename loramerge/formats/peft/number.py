@@ -29,7 +29,7 @@ def number(tensor: Tensor, where: str) -> float:
 
 def fitting(alpha: Any) -> float | str | None:
     """An alpha that a user may give, as it is kept: a number, ``"rank"`` or ``"rslora:16"``; else None."""
-    if alpha == "rank":
+    if isinstance(alpha, str) and alpha == "rank":
         return "rank"
     if isinstance(alpha, str) and alpha.startswith(RSLORA):
         value = _above_0(alpha.removeprefix(RSLORA))
@@ -43,7 +43,7 @@ def scale(alpha: float | str, rank: int) -> float:
     >>> scale(16, 4), scale("rslora:16", 4), scale("rank", 4)
     (4.0, 8.0, 1.0)
     """
-    if alpha == "rank":
+    if isinstance(alpha, str) and alpha == "rank":
         return 1.0
     if isinstance(alpha, str):
         return float(alpha.removeprefix(RSLORA)) / sqrt(rank)

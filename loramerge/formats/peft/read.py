@@ -241,5 +241,11 @@ def _no_config(folder: Path, name: str) -> SourceError:
             f"{printable(name)} holds folders, not an adapter: name one, such as "
             f"{shell(f'{name}/{nested[0]}')}"
         )
+    if deeper := sorted(p.parent for end in ("*/*", "*/*/*") for p in folder.glob(f"{end}/{CONFIG}")):
+        down = "/".join("*" for _ in deeper[0].relative_to(folder).parts)
+        return SourceError(
+            f"{printable(name)} holds no adapter, but {shell(deeper[0])} is one: name it, or all of them by "
+            f"'{printable(name)}/{down}'."
+        )
     what = ", ".join(printable(f, 40) for f in files[:3]) or "it holds no files"
     return SourceError(f"{printable(name)} has no {CONFIG} ({what}): it is not a PEFT adapter.")

@@ -1,4 +1,4 @@
-"""The names of every family against diffusers: the layers of its classes, and its converters of checkpoints."""
+"""The names of every family against diffusers: layers of its classes, and its converters of checkpoints."""
 
 import pytest
 

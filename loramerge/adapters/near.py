@@ -1,0 +1,35 @@
+"""What a mistyped path may have meant."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from loramerge.errors import printable
+
+NEAR = 0.75  # likeness from which a name may have been meant
+
+
+def nearby(path: Path) -> str:
+    """What is there and has a name like that of a path which is not, as the end of a sentence.
+
+    >>> nearby(Path("fixtures/a.safetensor"))
+    ' Did you mean fixtures/a.safetensors?'
+    """
+    there = path.parent
+    while not there.is_dir() and there != there.parent:  # the first part that is not there
+        path, there = there, there.parent
+    try:
+        names = os.listdir(there)
+    except OSError:
+        return ""
+    likeness = {name: _like(path.name, name) for name in names if not name.startswith(".")}
+    least = max(NEAR, max(likeness.values(), default=0.0) - 0.05)
+    found = sorted(name for name, like in likeness.items() if like >= least)[:2]
+    return f" Did you mean {' or '.join(printable(there / name, 1000) for name in found)}?" if found else ""
+
+
+def _like(typed: str, name: str) -> float:
+    """How like two names are, from 0 to 1."""
+    return difflib.SequenceMatcher(None, name, typed).ratio()

@@ -1,0 +1,74 @@
+"""Help in groups, and what the shell completes."""
+
+import re
+
+import click
+import pytest
+
+from loramerge.cli import COMMANDS, loramerge
+from loramerge.cli.catalogue import METHODS
+from loramerge.cli.groups import FEW, OTHERS, TITLES, part_of
+from loramerge.cli.options import specs_of
+from loramerge.request.request import FIELDS
+
+
+def command(name):
+    return loramerge.get_command(click.Context(loramerge), name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_belongs_to_a_part(name):
+    of_methods = {option for method in METHODS for option in (spec.name for spec in specs_of(method))}
+    options = [each for each in command(name).params if isinstance(each, click.Option)]
+    for option in options:
+        assert option.name in FIELDS.keys() | OTHERS.keys() | of_methods
+        assert part_of(option) in TITLES
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_many_options_in_groups_and_each_once(cli, name):
+    shown = cli(name, "--help").out
+    flags = re.findall(r"^  (?:-\w, )?(--[\w-]+)", shown, re.MULTILINE)
+    assert len(flags) == len(set(flags))
+    heads = re.findall(r"^(\w+):$", shown, re.MULTILINE)
+    titles = [title for title in TITLES.values() if title in heads]
+    assert [head for head in heads if head in titles] == titles
+    assert ("Output" in titles) == (len(flags) > FEW + 1)
+
+
+def test_the_options_of_a_method_stand_under_method(cli):
+    shown = cli("combine", "--method", "lego", "--help").out
+    group = shown.partition("\nMethod:\n")[2].partition("\n\n")[0]
+    assert "--method" in group
+    assert "--variant" in group
+    assert "--help" not in group
+
+
+def completed(words, monkeypatch, capsys):
+    """What bash is offered, after the last word."""
+    monkeypatch.setenv("COMP_WORDS", f"loramerge {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" "))))
+    monkeypatch.setenv("_LORAMERGE_COMPLETE", "bash_complete")
+    with pytest.raises(SystemExit):
+        loramerge.main([], prog_name="loramerge")
+    return capsys.readouterr().out.splitlines()
+
+
+OFFERED = {
+    "me": ["plain,methods"],
+    "combine --method t": ["plain,tsv", "plain,ties"],
+    "methods kar": ["plain,karcher"],
+    "combine --format k": ["plain,kohya"],
+    "combine a --method ties --densi": ["plain,--density"],
+    "combine --method nobody --wei": ["plain,--weight", "plain,--weights"],
+    "combine runs/a": ["file,runs/a"],
+    "inspect a": ["file,a"],
+    "convert a b --to pe": ["plain,peft"],
+    "check a --for vl": ["plain,vllm"],
+    "combine a -o ou": ["file,ou"],
+}
+
+
+@pytest.mark.parametrize("words", OFFERED)
+def test_the_shell_completes(words, monkeypatch, capsys):
+    assert completed(words, monkeypatch, capsys) == OFFERED[words]
