@@ -133,7 +133,7 @@ def test_a_refusal_is_no_mend(tmp_path, capsys):
 
 def test_combine_writes_what_cannot_be_told_only_if_allowed(tmp_path):
     source = folder(tmp_path / "a", target_modules=["q", "v"])
-    with pytest.raises(lm.IncompatibleError, match="--allow-unknown"):
+    with pytest.raises(lm.IncompatibleError, match="allow_unknown=True"):
         lm.combine([source], consumer="vllm", out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
     merge = lm.combine([source], consumer="vllm", allow_unknown=True, out=tmp_path / "m")

