@@ -13,10 +13,8 @@ from loramerge.adapters.limits import STRONG
 from loramerge.arrays.backend import Array
 from loramerge.errors import printable, say
 
-MANY = 64  # sources, of whose pairs nothing is kept any more
+PAIRS = 64  # sources; of more, nobody reads a table of all pairs, which grows with their square
 ROWS = 20  # of the table
-
-PAIRS = 100  # sources; of more, nobody reads a table of all pairs, which grows with their square
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -302,7 +300,7 @@ def _module_dict(module: Module) -> dict[str, Any]:
         "norm": module.merged**0.5,
         "energy_lost": module.energy_lost,
         "rounding_error": module.rounding_error,
-        **({"cosines": module.cosines} if len(module.ranks) <= MANY else {}),
+        **({"cosines": module.cosines} if len(module.ranks) <= PAIRS else {}),
         **({} if module.cut is None else {"cut_by_rank": _ratio(module.cut, module.whole or 0.0)}),
         **({} if module.scale == 1.0 else {"scale": module.scale}),
         **({"facts": dict(module.facts)} if module.facts else {}),

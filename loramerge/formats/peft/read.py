@@ -33,6 +33,7 @@ from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
 from loramerge.hub.escape import shell
 
 CONFIG = "adapter_config.json"
+MODEL = "config.json"  # of the model that was trained; some trainers write it beside
 ELSEWHERE = (  # what a folder may hold in place of one file of weights -> what helps
     (r".*-\d+-of-\d+\.(safetensors|bin)", "one shard of several: join their tensors into one "
      "adapter_model.safetensors"),
@@ -77,7 +78,16 @@ def load_folder(
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
     check_tensors(rule.scale, pairs, name)
     found = _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
-    return noted(found, wrapped)
+    return noted(replace(found, labels=_labels(folder)) if pairs.extras else found, wrapped)
+
+
+def _labels(folder: Path) -> dict[str, str]:
+    """The labels of a head: PEFT never writes them, and the config of the model beside it may."""
+    try:
+        said = read_object(folder / MODEL, MODEL).get("id2label")
+    except (SourceError, OSError):  # it is no part of the adapter, and only helps to know it
+        return {}
+    return {str(k): str(v) for k, v in said.items()} if isinstance(said, dict) else {}
 
 
 def noted(adapter: Adapter, notes: Sequence[str]) -> Adapter:
