@@ -120,6 +120,7 @@ SGLANG = Consumer(
     needs=("r", "lora_alpha"),
     lacks=("conv", "expert"),
     rank_option="--max-lora-rank",
+    shards=None,
     remarks="refuses modules of several ranks, `target_modules` as a pattern, added tokens, q without v, k "
     "or v without q, up without gate; ignores modules outside `layers.N.`",
 )

@@ -124,14 +124,11 @@ class _Heads:
         said = self.adapter.config.get("trainable_token_indices")
         if isinstance(said, Mapping):
             said = next((ids for name, ids in said.items() if f".{path}".endswith(f".{name}")), None)
-        fits = isinstance(said, list) and len(said) == tensor.shape[0] and len(set(said)) == len(said)
-        if (
-            not fits
-            or not all(0 <= i < before.shape[0] for i in said)
-            or before.shape[1:] != tensor.shape[1:]
-        ):
+        ids: list[int] = said if isinstance(said, list) else []
+        inside = all(0 <= i < before.shape[0] for i in ids) and len(set(ids)) == tensor.shape[0] == len(ids)
+        if not inside or before.shape[1:] != tensor.shape[1:]:
             raise self._resized(path, tensor, before)
-        return Rows(np.array(said), _wide(tensor) - _wide(before)[said], before.shape[0])
+        return Rows(np.array(ids), _wide(tensor) - _wide(before)[ids], before.shape[0])
 
     def _everywhere(self, path: str, rows: Rows) -> Iterator[tuple[Target, Rows]]:
         """Token rows change a head too, if it is tied to the embedding."""

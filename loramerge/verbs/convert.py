@@ -163,7 +163,7 @@ def _copies(adapter: Adapter, dialect: Dialect, out: Path) -> bool:
         return False
     if adapter.renamed:
         return False
-    if files[0].suffix != ".safetensors":
+    if [path.suffix for path in files].count(".safetensors") != 1:  # a pickle, or shards
         return False
     if is_bare(out) != adapter.bare:
         return not dialect.sidecar  # else the config beside would be lost, or is missing

@@ -16,7 +16,7 @@ from loramerge.hub.card import write
 from loramerge.hub.escape import code, markdown, quoted
 from loramerge.hub.front_matter import CardSource, Facts, agreed
 from tests.helpers.dialects import SD15, flat, pairs, saved
-from tests.helpers.files import folder, tensors
+from tests.helpers.files import SHAPES, folder, tensors
 from tests.hub.loopback import files_of
 from tests.hub.test_formats import TOOLS
 
@@ -37,8 +37,10 @@ def pushed(hub, name="me/m"):
 def a(hub, tmp_path, login):
     """`org/a` on the Hub (MIT), of the base `org/base` (MIT), and `b` here."""
     settings = {"base_model_name_or_path": BASE, "task_type": "CAUSAL_LM"}
-    files = files_of(folder(tmp_path / "a", tensors(1), **settings))
-    folder(tmp_path / "b", tensors(2), **settings)
+    shapes = {f"model.{path.replace('.q', '.self_attn.q_proj').replace('.v', '.self_attn.v_proj')}": size
+              for path, size in SHAPES.items()}  # fmt: skip
+    files = files_of(folder(tmp_path / "a", tensors(1, shapes=shapes), **settings))
+    folder(tmp_path / "b", tensors(2, shapes=shapes), **settings)
     hub.add(BASE, {"README.md": b"---\nlicense: mit\n---\n"})
     return hub.add("org/a", {**files, "README.md": b"---\nlicense: mit\n---\n"})
 

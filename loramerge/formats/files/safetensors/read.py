@@ -67,10 +67,15 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class File(Stored):
-    """A safetensors file: its metadata, and its tensors in the order of their bytes."""
+    """A safetensors file: its metadata, and its tensors in the order of their bytes.
+
+    Args:
+        others: the files after the first, if the tensors lie in several.
+    """
 
     metadata: dict[str, str]
     tensors: Mapping[str, Tensor]
+    others: tuple[Path, ...] = ()
 
 
 def open_file(path: str | Path, name: str | None = None) -> File:
