@@ -6,11 +6,10 @@ import difflib
 import os
 from pathlib import Path
 
-from loramerge.errors import SourceError, printable, say
+from loramerge.errors import SourceError, printable
 
 POINTER = b"version https://git-lfs"  # how a pointer of Git LFS begins
 PAGES = (b"<!doctype", b"<html", b"<?xml")  # and a web page
-ZIP = b"PK\x03\x04"  # and what torch.save and numpy.savez write
 HEAD = 32  # bytes that tell
 
 
@@ -18,7 +17,7 @@ def check_head(head: bytes, name: str) -> None:
     """What the first bytes of a file give away.
 
     Raises:
-        SourceError: it is a pointer of Git LFS, a web page, or what torch.save wrote.
+        SourceError: it is a pointer of Git LFS, or a web page.
     """
     shown = printable(name, 1000)
     if head.startswith(POINTER):
@@ -30,11 +29,6 @@ def check_head(head: bytes, name: str) -> None:
         raise SourceError(
             f"{shown} is a web page, not the file itself: a login, or the page of the file, was downloaded. "
             "Take the link that begins the download."
-        )
-    if head.startswith(ZIP):
-        raise SourceError(
-            f"{shown} was written by torch.save or NumPy, whatever its name says: call it .bin and add "
-            f"{say('allow_pickle', True)}, or .npz if NumPy wrote it."
         )
 
 

@@ -31,8 +31,8 @@ def check_full(where: str, *tensors: Tensor) -> None:
     if any(0 in tensor.shape for tensor in tensors):
         shapes = " and ".join(str(list(tensor.shape)) for tensor in tensors if 0 in tensor.shape)
         raise SourceError(
-            f"A factor of {where} is empty ({shapes}): ZeRO-3 of DeepSpeed leaves such where it does not gather "
-            "the weights. Save it again with stage3_gather_16bit_weights_on_model_save, or from the "
+            f"A factor of {where} is empty ({shapes}): ZeRO-3 of DeepSpeed leaves such if it does not "
+            "gather the weights. Save it again with stage3_gather_16bit_weights_on_model_save, or from the "
             "checkpoint by zero_to_fp32.py."
         )
 
