@@ -29,6 +29,7 @@ from loramerge.sources.heads import as_pairs
 from loramerge.sources.identity import identified
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, select
 from loramerge.sources.projections import check as check_grain
+from loramerge.sources.second import check as check_names
 from loramerge.sources.units import Units, align, batches
 
 
@@ -64,6 +65,8 @@ class Sources:
         oddities = check_together(whole, request.allow_base_mismatch)
         apart = check_shared(whole, request.allow_disjoint)
         check_grain(adapters)
+        if not request.allow_disjoint:
+            check_names(adapters)
         missing = missing_modules(adapters, request.renormalise)
         notes = (*oddities, *apart, *missing)
         signatures = align(adapters, limited=False)  # units that are folded are never held at once

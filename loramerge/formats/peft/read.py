@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
+from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.cards.licences import licence_in
@@ -77,15 +78,23 @@ def load_folder(
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
     check_tensors(rule.scale, pairs, name)
     found = _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
-    return noted(replace(found, labels=_labels(folder)) if pairs.extras else found, wrapped)
+    beside = _model(folder)
+    base = found.base.name
+    model = beside or (_model(Path(base)) if base and is_local(base) else {})
+    return noted(replace(found, labels=_labels(beside), model=model), wrapped)
 
 
-def _labels(folder: Path) -> dict[str, str]:
-    """The labels of a head: PEFT never writes them, and the config of the model beside it may."""
+def _model(folder: Path) -> dict[str, Any]:
+    """The config of a model in a folder, if there is one that can be read."""
     try:
-        said = read_object(folder / MODEL, MODEL).get("id2label")
-    except (SourceError, OSError):  # it is no part of the adapter, and only helps to know it
+        return read_object(folder / MODEL, MODEL) if os.path.isfile(folder / MODEL) else {}
+    except (SourceError, OSError, ValueError):  # it is no part of the adapter, and only helps to know it
         return {}
+
+
+def _labels(model: Mapping[str, Any]) -> dict[str, str]:
+    """The labels of a head: PEFT never writes them, and the config of the model beside it may."""
+    said = model.get("id2label")
     return {str(k): str(v) for k, v in said.items()} if isinstance(said, dict) else {}
 
 
