@@ -176,6 +176,8 @@ class Adapter(Mapping[Target, LowRank]):
         metadata: the header of its file, verbatim.
         oddities: sentences about what looked wrong but could be read.
         renamed: its modules are called otherwise than in its files.
+        labels: row of its head -> label, as the config.json beside it says; empty where none does.
+        model: the config of its model, from beside it or where its base lies; empty where it is not known.
     """
 
     name: str
@@ -190,6 +192,8 @@ class Adapter(Mapping[Target, LowRank]):
     biases: Mapping[Target, Scaled] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     renamed: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:

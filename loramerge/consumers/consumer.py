@@ -76,6 +76,7 @@ class Consumer:
         lacks: kinds of layers that it has no place for.   types: PEFT's kinds of adapters that it knows.
         max_rank: that it loads where nobody tells it another.
         models: family of models -> whether it has a place for their adapters; None if that is no matter.
+        shards: whether it reads weights in several files; None if that is not known.
         rank_option, rank_choices: by which option one tells it, and the values that this may have.
     """
 
@@ -101,6 +102,7 @@ class Consumer:
     rank_choices: tuple[int, ...] = ()
     remarks: str = ""
     models: Mapping[str, bool] | None = None
+    shards: bool | None = False
 
     @property
     def patterns(self) -> bool:
@@ -189,6 +191,8 @@ class Consumer:
         why = ""
         if facts.unread and not (facts.plain and set(facts.bent) <= self.heeds):
             why = f"loramerge does not read it, so nobody has looked inside. {facts.unread}"
+        elif facts.sharded and self.shards is None:
+            why = "its weights are in shards, and whether all of them are read is not known."
         elif self._strange(facts):
             some = FAMILIES[facts.family].title if facts.family else "a model that is not known here"
             why = f"it is for {some}, and not every model has a place for adapters there."
@@ -276,6 +280,8 @@ class Consumer:
     def _bare(self, facts: Facts) -> Iterator[Finding]:
         if self.folder and not facts.folder:
             yield self.rejecting("it loads a folder with an adapter_config.json, and this is one file")
+        if facts.sharded and self.shards is False:
+            yield self.rejecting("it reads one file of weights, and these are shards")
 
     def _lacking(self, facts: Facts) -> Iterator[Finding]:
         for setting in self.needs if facts.folder else ():

@@ -10,6 +10,7 @@ from typing import Any
 
 from loramerge.adapters.target import Kind
 from loramerge.consumers.models import family
+from loramerge.formats.files.shards import SHARD
 from loramerge.formats.peft.names import Name, alpha_of, parse
 from loramerge.hub.escape import shell
 
@@ -157,6 +158,11 @@ class Facts:
                     yield setting
             elif value:
                 yield setting
+
+    @property
+    def sharded(self) -> bool:
+        """Whether its weights are in several files."""
+        return SHARD.fullmatch(self.weights) is not None
 
     @property
     def asks_alpha(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
+from loramerge.consumers.models import renamed
 from loramerge.formats.peft.config import Rule, scales
 from loramerge.formats.peft.names import PREFIX, UNKNOWN
 
@@ -50,6 +51,19 @@ def misnamed(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
     if odd := [key for key, name in facts.names.items() if name.adapter]:
         what = f"{_share(odd, facts)} factors, whose keys hold the adapter's name"
         yield consumer.ignoring(what)
+    yield from _renamed(consumer, facts)
+
+
+def _renamed(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
+    """Modules of vision models that transformers 5 calls otherwise: PEFT finds none of them, and fails."""
+    found = renamed(facts.config, facts.architectures, facts.ranks)
+    old = "the names of its modules are those before transformers 5, which calls them otherwise"
+    mend = "load it with transformers 4, or rename its modules with combine --rename FILE"
+    if found:
+        yield consumer.rejecting(old, mend)
+    elif found is None:
+        why = f"{consumer.title} may or may not find its modules: in some models {old}"
+        yield Finding(consumer.name, "unknown", f"{why}.", mend)
 
 
 def _share(keys: Sequence[str], facts: Facts) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.models import PLAIN
 from loramerge.errors import printable
 
 LAYER = re.compile(r"layers\.\d+\.")
@@ -120,6 +121,8 @@ SGLANG = Consumer(
     needs=("r", "lora_alpha"),
     lacks=("conv", "expert"),
     rank_option="--max-lora-rank",
+    shards=None,
+    models={PLAIN: True},
     remarks="refuses modules of several ranks, `target_modules` as a pattern, added tokens, q without v, k "
     "or v without q, up without gate; ignores modules outside `layers.N.`",
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from loramerge.consumers.consumer import ELSEWHERE, LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import SCALING, Facts
-from loramerge.consumers.models import PLAIN
+from loramerge.consumers.models import PLAIN, SERVED, UNSERVED
 from loramerge.consumers.peft import scale
 from loramerge.errors import printable
 
@@ -65,10 +65,7 @@ VLLM = Consumer(
         "a `base_layer` of `embed_tokens`, `lm_head`": r".*\.(embed_tokens|lm_head)\.base_layer\.weight",
     },
     lacks=("conv",),
-    models={
-        **dict.fromkeys(("gpt2", "bloom", "falcon", "gptj", "gpt_neox", "mpt"), False),
-        **dict.fromkeys((PLAIN, "opt"), True),
-    },
+    models={**dict.fromkeys(UNSERVED, False), **dict.fromkeys((PLAIN, SERVED, "opt"), True)},
     max_rank=16,
     rank_option="--max-lora-rank",
     rank_choices=(1, 8, 16, 32, 64, 128, 256, 320, 512),

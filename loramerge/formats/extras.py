@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS
 from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.formats import vocabulary
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
 from loramerge.formats.files.views import View
 from loramerge.formats.peft import beside
@@ -57,12 +58,16 @@ def settle(
     """
     if policy not in POLICIES:
         raise UsageError(f"extras={policy!r} is not one of {', '.join(POLICIES)}.")
+    merged = list(targets)
+    adapted = {target.path for target in merged}
+    adapters = [beside.respelt(adapter, adapted) for adapter in adapters]
     weighed = [(adapter, float(weight)) for adapter, weight in zip(adapters, weights, strict=True)]
-    added = _biases(weighed, list(targets))
+    added = _biases(weighed, merged)
     holders = _by_module(adapters)
     if holders and policy == "refuse":
         raise _refused(adapters)
     if holders and policy != "drop":
+        check_roles(holders, adapted)
         return _kept(weighed, holders, policy, added)
     config = {"lora_bias": True} if added else {}
     return Kept(added, config=config, notes=(*_dropped(adapters), *_limits(config)))
@@ -106,20 +111,54 @@ def _kept(
     return Kept(added | tensors, apart, config, (*notes, *_limits(config)))
 
 
+def check_roles(holders: Iterable[Module], adapted: Set[str]) -> None:
+    """PEFT drops a pair beside a module that is saved whole, and fails on one beside token rows.
+
+    Raises:
+        IncompatibleError: one of them is trained in two.
+    """
+    found: dict[str, str] = {}
+    for role, path in holders:
+        if role not in ("head", "embedding", "tokens"):
+            continue
+        module = path.removesuffix(".token_adapter")
+        inside = [module, *(each for each in adapted if each.startswith(f"{module}."))]
+        pairs = role != "embedding" and next((each for each in inside if each in adapted), None)
+        other = "as a low-rank pair" if pairs else found.get(module)
+        own = "as single token rows" if role == "tokens" else "as a whole"
+        if other:
+            raise IncompatibleError(
+                f"{printable(pairs or module)} is trained {own} in one source and {other} in another, and an "
+                f"adapter has one way for each module. Leave the pair out with {say('exclude')}, or what is "
+                f"no pair with {say('extras', 'drop')}, or make pairs of all with {say('heads_as_lora')}."
+            )
+        found[module] = own
+
+
 def _unlike(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]]) -> str:
     """Why the tensors of a module cannot be averaged; empty if they can."""
     first, _, keys = sources[0]
     for other, _, theirs in sources[1:]:
         if theirs != keys:
             return "they hold other tensors"
-        if any(first.extras[key].shape != other.extras[key].shape for key in keys):
+        if not all(_like(first.extras[key], other.extras[key], module) for key in keys):
             return "their shapes differ"
         if not all(a.extras[key].dtype in FLOATS for a in (first, other) for key in keys):
             return "they are not floats"
         role: Any = module[0]
-        if beside.meaning(first, role) != beside.meaning(other, role):
+        ours, theirs = (beside.meaning(adapter, role, module[1]) for adapter in (first, other))
+        if ours != theirs and not (role == "head" and (ours is None or theirs is None)):
             return "their tokens differ" if role == "tokens" else "their labels differ"
     return ""
+
+
+def _like(first: Tensor, other: Tensor, module: Module) -> bool:
+    """Whether two tensors are of one shape, or of two sizes of one vocabulary."""
+    return first.shape == other.shape or (
+        vocabulary.named(module[1])
+        and vocabulary.alike([first.shape[0], other.shape[0]])
+        and first.shape[1:] == other.shape[1:]
+    )
 
 
 def _mean(key: str, sources: Sequence[tuple[Adapter, float]]) -> Tensor:
@@ -128,9 +167,12 @@ def _mean(key: str, sources: Sequence[tuple[Adapter, float]]) -> Tensor:
     if len(parts) == 1:
         return parts[0]
     weights = [weight for _, weight in sources]
+    kind = dtypes.widest(part.dtype for part in parts)
+    if len({part.shape for part in parts}) > 1:
+        return vocabulary.mean(parts, weights, kind)
     total = math.fsum(weights)
     shares = [weight / total if total else 1 / len(weights) for weight in weights]
-    return _sum(parts, shares, dtypes.widest(part.dtype for part in parts))
+    return _sum(parts, shares, kind)
 
 
 def _total(key: str, sources: Sequence[tuple[Adapter, float]]) -> Tensor:
@@ -227,4 +269,18 @@ def _note(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]], p
         return f"{name} is the weighted sum of {names}, like the updates"
     if len(sources) == 1 or policy == "first":
         return f"{name} is that of {printable(sources[0][0].name)}"
-    return f"{name} is the weighted mean of {names}"
+    return f"{name} is the weighted mean of {names}{_trust(module, sources)}"
+
+
+def _trust(module: Module, sources: Sequence[tuple[Adapter, float, list[str]]]) -> str:
+    """What is not known of the tensors that were averaged."""
+    said = []
+    if module[0] == "head" and beside.is_labelled(module[1]):
+        unsaid = [adapter.name for adapter, _, _ in sources if beside.labels(adapter) is None]
+        if unsaid:
+            said.append(
+                f"the labels of {printable(', '.join(unsaid))} are not known, and taken to be the same"
+            )
+    if len({adapter.extras[key].shape for adapter, _, keys in sources for key in keys[:1]}) > 1:
+        said.append("rows that some of them lack are those of the others")
+    return "".join(f"; {each}" for each in said)

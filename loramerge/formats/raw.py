@@ -16,10 +16,11 @@ from loramerge.formats.dialects import FOLDER_FILES, PEFT, Header, find
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.files.shards import open_shards
 from loramerge.formats.peft.alpha import DIFFUSERS, Alpha
 from loramerge.formats.peft.names import PICKLED, UNKNOWN, WEIGHTS, parse
-from loramerge.formats.peft.read import CONFIG, open_weights
-from loramerge.formats.reader import load_path
+from loramerge.formats.peft.read import CONFIG, instead, open_weights
+from loramerge.formats.reader import EARLY_MLX, load_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +96,10 @@ def look(place: Path, name: str, allow_pickle: bool = False) -> Raw:
     if not os.path.isdir(place):
         return Raw(place, False, Header(open_weights(place, name, allow_pickle), name))
     names = _listed(place, name)
-    weights = _weights(names, name)
-    file = open_weights(place / weights, f"{name}/{weights}", allow_pickle)
     folder = CONFIG in names
+    sharded = open_shards(place, name) if not {WEIGHTS, PICKLED} & set(names) else None
+    weights = sharded.path.name if sharded is not None else _weights(place, names, name)
+    file = sharded or open_weights(place / weights, f"{name}/{weights}", allow_pickle)
     config = read_object(place / CONFIG, f"{CONFIG} of {name}") if folder else None
     return Raw(place if folder else place / weights, folder, Header(file, name, config), frozenset(names))
 
@@ -109,11 +111,13 @@ def _listed(place: Path, name: str) -> list[str]:
         raise SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check its rights.") from error
 
 
-def _weights(names: list[str], name: str) -> str:
+def _weights(place: Path, names: list[str], name: str) -> str:
     """The file of weights among these."""
-    known = [each for each in (WEIGHTS, PICKLED, *reversed(FOLDER_FILES)) if each in names]
+    known = [each for each in (WEIGHTS, PICKLED, *reversed(FOLDER_FILES), EARLY_MLX) if each in names]
     found = known or [each for each in names if each.endswith(".safetensors")]
     if not found:
+        if what := instead(place):
+            raise SourceError(f"{printable(name)} holds no file of weights: {what}.")
         some = ", ".join(printable(each, 60) for each in names[:3]) or "it holds no files"
         raise SourceError(f"{printable(name)} holds no file of weights ({some}): name the adapter's own.")
     if len(found) > 1 and not known:

@@ -16,6 +16,8 @@ from loramerge.formats.peft.alpha import Alpha
 from loramerge.formats.peft.read import CONFIG, load_folder, noted, open_weights
 from loramerge.formats.wrappers import unwrapped_file
 
+EARLY_MLX = "adapters.npz"  # of mlx-lm, before it wrote safetensors
+
 
 def load_path(
     path: Path,
@@ -63,5 +65,5 @@ def _foreign(folder: Path, name: str) -> tuple[Path | None, Mapping[str, Any]]:
         config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
         if "peft_type" in config:
             return None, config
-    places = (folder / name for name in FOLDER_FILES)
+    places = (folder / name for name in (*FOLDER_FILES, EARLY_MLX))
     return next((place for place in places if os.path.isfile(place)), None), config

@@ -13,6 +13,8 @@ from loramerge.hub.names import FILES, HubName
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 # hub/ may not import the formats, so their names stand here again; a test holds the two together.
 FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapters.safetensors")  # of diffusers and of mlx-lm
+INDEX, SHARD = f"{WEIGHTS}.index.json", re.compile(r"adapter_model-\d{5}-of-\d{5}\.safetensors")
+MODEL = "config.json"  # of the model that was trained, which names its labels
 KNOWN = (WEIGHTS, *reversed(FOLDER_FILES))  # beside a config: PEFT's first, then mlx-lm's, which has one too
 OLD = "pytorch_lora_weights.bin"  # of diffusers, before it wrote safetensors
 CHECKPOINT = re.compile(r"(\d+_)?adapters\.safetensors")  # of mlx-lm: the config in its folder means it
@@ -48,7 +50,11 @@ def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choic
     if not inside:
         raise SourceError(f"{name.repo} has no folder {printable(base)}{_others(name, listing)}.")
     if CONFIG in inside:
-        return Choice(base, below(base, _weights(name, inside, allow_pickle)), (below(base, CONFIG),))
+        beside = [below(base, file) for file in (CONFIG, MODEL) if file in inside]
+        if INDEX in inside and not {WEIGHTS, PICKLED} & inside:
+            shards = sorted(below(base, file) for file in inside if SHARD.fullmatch(file))
+            return Choice(base, below(base, INDEX), (*beside, *shards))
+        return Choice(base, below(base, _weights(name, inside, allow_pickle)), tuple(beside))
     if known := next((file for file in FOLDER_FILES if file in inside), None):
         return Choice(base, below(base, known))
     if OLD in inside and not any(f.endswith(".safetensors") and "/" not in f for f in inside):

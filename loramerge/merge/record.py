@@ -7,6 +7,8 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,11 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import without_folders
 from loramerge.algorithms import Method, name_of, options_of, packages_of
 from loramerge.arrays.workers import crew
+from loramerge.hub.names import hub_name
 from loramerge.merge.plan import Plan
 from loramerge.request.progress import Stage, Tell
 from loramerge.request.record import Record, SourceRecord, Start
+from loramerge.request.request import Request
 from loramerge.request.rules import Weight
 
 Digests = Sequence[Mapping[str, str]]
@@ -36,11 +40,19 @@ def record(plan: Plan, digests: Digests) -> dict[str, Any]:
         tuple(_source(given, *each) for each in sources),
         name_of(plan.method),
         options_of(plan.method),
-        plan.settled,
+        _settled(plan),
         plan.schedule.ranks,
         plan.sources.left_out,
         versions(plan.method),
     ).to_dict()
+
+
+def _settled(plan: Plan) -> Request:
+    """The request without folders of this machine."""
+    settled, base = plan.settled, plan.settled.heads_as_lora
+    if base is None or hub_name(base) is not None:
+        return settled
+    return replace(settled, heads_as_lora=Path(base).name or str(base))
 
 
 def _source(given: str, adapter: Adapter, weight: Weight, digest: Mapping[str, str]) -> SourceRecord:

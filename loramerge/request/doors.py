@@ -81,6 +81,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
         "rules": "use combine first, and fuse the merge",
         "extras": "all that the adapter holds is applied",
+        "heads_as_lora": "all that the adapter holds is applied as it is",
         **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
         **dict.fromkeys(("out", "overwrite"), HERE),
         "progress": "the work is little more than that of a copy",
@@ -109,7 +110,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "replay": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),
-        **dict.fromkeys(("initial", "allow_pickle", "out", "overwrite", *LIMITS), HERE),
+        **dict.fromkeys(("initial", "heads_as_lora", "allow_pickle", "out", "overwrite", *LIMITS), HERE),
     },
 }
 

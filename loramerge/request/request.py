@@ -72,6 +72,9 @@ class Request:
     extras: str = ask("refuse", "Tensors that are not low-rank pairs (heads, biases, token rows): keep those "
         "of the first source that has them, their weighted mean, or none.", "sources",
         kinds.Choice(words=policies), always=True)  # fmt: skip
+    heads_as_lora: str | Path | None = ask(None, "Make low-rank pairs of heads, embeddings and token rows "
+        "that were trained as a whole: name the base model, whose weights they are compared with.", "sources",
+        kinds.Text(metavar="BASE", path=True))  # fmt: skip
     renormalise: bool = ask(False, "Where a source lacks a module, divide by the weights of those that have "
         "it, instead of counting it as zero.", "sources", kinds.Flag(), always=True)  # fmt: skip
     initial: Mapping[str, str | Path] | None = ask(None, "The adapter that the training of a source began "

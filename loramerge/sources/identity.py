@@ -19,6 +19,7 @@ from loramerge.formats.models.templates import Template
 from loramerge.formats.peft.names import PREFIX
 from loramerge.request.request import Request
 from loramerge.sources import experts, projections
+from loramerge.sources.tokens import padded
 
 MODEL = "model"  # the component of adapters that are for one model
 HEAD = Template("language_model.lm_head", "lm_head", first=True)
@@ -33,7 +34,7 @@ def identified(adapters: Sequence[Adapter], request: Request) -> list[Adapter]:
     """
     names = request.rename if isinstance(request.rename, Mapping) else {}  # a file is a table by now
     found = renamed(adapters, names)
-    return united(found, request.grain or "") if len(found) > 1 or request.grain else found
+    return padded(united(found, request.grain or "")) if len(found) > 1 or request.grain else found
 
 
 def united(adapters: Sequence[Adapter], grain: str = "") -> list[Adapter]:

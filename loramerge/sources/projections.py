@@ -10,6 +10,7 @@ from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.blocks import cut, joined
+from loramerge.formats.models import heads
 from loramerge.formats.models.projections import PROJECTIONS, Projection, alternates, native
 from loramerge.formats.models.stems import unnumbered
 
@@ -52,7 +53,7 @@ def fitted(adapters: Sequence[Adapter], wanted: Wanted) -> list[Adapter]:
                 if projection.rows == "unknown":
                     continue
             here = replace(projection, rows="turns") if turns and parent.endswith(EXPERT) else projection
-            spans = here.spans(_sizes(here, parent, place, found))
+            spans = _spans(here, parent, place, found)
             change = _join if (_whole(here, found) if want is None else want) else _cut
             found = [change(adapter, here, parent, spans) for adapter in found]
             index = _index(found)
@@ -87,6 +88,21 @@ def _places(index: Index, projection: Projection) -> dict[str, Place]:
     return places
 
 
+def _spans(projection: Projection, parent: str, place: Place, adapters: Sequence[Adapter]) -> heads.Spans:
+    """Which rows of the whole each part has. Raises IncompatibleError: that is not known."""
+    if projection.rows == "unknown":
+        outs = next(iter(place.wholes.values())).shape[0]
+        for model in (adapter.model for adapter in adapters if adapter.model):
+            found = heads.spans(projection.whole, model, outs)
+            heights = [sum(span.stop - span.start for span in each) for each in found or ()]
+            sizes = dict(zip(projection.parts, heights, strict=False))
+            if found and all(sizes.get(part) == rows for part, rows in place.known.items()):
+                return found
+        said = (heads.rows(projection.whole, base) for adapter in adapters for base in bases(adapter))
+        projection = replace(projection, rows=next(filter(None, said), "unknown"))
+    return projection.spans(_sizes(projection, parent, place, adapters))
+
+
 def _sizes(projection: Projection, parent: str, place: Place, adapters: Sequence[Adapter]) -> list[int]:
     """The rows of each part. Raises IncompatibleError: they are not known."""
     known, whole = place.known, next(iter(place.wholes.values()), None)
@@ -104,7 +120,8 @@ def _sizes(projection: Projection, parent: str, place: Place, adapters: Sequence
     other = adapters[next(iter(place.parts))].name
     raise IncompatibleError(
         f"{printable(first)} has {name} where {printable(other)} has {parts}: these are the same weights "
-        "under two names, and which rows are which is not known here. Save one in the names of the other."
+        "under two names, and which rows are which is not known here. Put the config.json of the model "
+        "beside one of them, which may tell it, or save one in the names of the other."
     )
 
 

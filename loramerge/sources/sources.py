@@ -25,9 +25,11 @@ from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
+from loramerge.sources.heads import as_pairs
 from loramerge.sources.identity import identified
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, select
 from loramerge.sources.projections import check as check_grain
+from loramerge.sources.second import check as check_names
 from loramerge.sources.units import Units, align, batches
 
 
@@ -71,6 +73,8 @@ class Sources:
         oddities = check_together(whole, request.allow_base_mismatch)
         apart = check_shared(whole, request.allow_disjoint)
         check_grain(adapters)
+        if not request.allow_disjoint:
+            check_names(adapters)
         missing = missing_modules(adapters, request.renormalise)
         notes = (*oddities, *apart, *missing)
         signatures = align(adapters, limited=False)  # units that are folded are never held at once
@@ -155,7 +159,7 @@ def open_together(recipe: Recipe) -> Sources:
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = identified(open_all(recipe.sources, request), request)
+    found = identified(as_pairs(open_all(recipe.sources, request), request.heads_as_lora), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)

@@ -19,7 +19,8 @@ from loramerge.arrays.gram import Grams, Signature
 from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
 from loramerge.arrays.workers import go_on
 from loramerge.cuda import Gpu
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
+from loramerge.formats.vocabulary import named
 from loramerge.request.effort import MEMORY
 
 BATCH = 16  # modules that hide Python's own time where units are many
@@ -204,10 +205,11 @@ def _agree(target: Target, adapters: Sequence[Adapter]) -> None:
     first = adapters[0]
     for other in adapters[1:]:
         if first.slots[target].shape != other.slots[target].shape:
+            tokens = f", unless it is for other tokens: then leave it out with {say('exclude')}"
             raise IncompatibleError(
                 f"{printable(target)} is {_by(first.slots[target].shape)} in {printable(first.name)} but "
                 f"{_by(other.slots[target].shape)} in {printable(other.name)}: they were trained on "
-                "different base models and cannot be merged."
+                f"different base models and cannot be merged{tokens if named(target.path) else ''}."
             )
 
 

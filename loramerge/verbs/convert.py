@@ -23,6 +23,7 @@ from loramerge.request.entry import part
 from loramerge.request.recipe import Source
 from loramerge.request.request import Request
 from loramerge.request.signature import spelled
+from loramerge.sources.heads import as_pairs
 from loramerge.sources.identity import identified
 from loramerge.sources.open import open_one, select
 from loramerge.verbs.diff import Difference, diff
@@ -102,7 +103,8 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
     request = Request(**fields)
     if request.extras == "average":
         raise UsageError("extras='average' is for several sources: one of refuse, first, drop is for one.")
-    adapter, where = identified([open_one(source, request)], request)[0], a_path(out, "out")
+    (adapter,) = identified(as_pairs([open_one(source, request)], request.heads_as_lora), request)
+    where = a_path(out, "out")
     dialect = writer.written([adapter], to)
     written = _profile(request.profile, dialect)
     if _changes_nothing(request) and _copies(adapter, dialect, where):
@@ -126,7 +128,8 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
 
 
 def _changes_nothing(request: Request) -> bool:
-    return request.dtype is request.profile is request.only is request.exclude is None
+    asked = (request.dtype, request.profile, request.only, request.exclude, request.heads_as_lora)
+    return all(each is None for each in asked)
 
 
 def _profile(asked: str | None, dialect: Dialect) -> Profile:
@@ -165,7 +168,7 @@ def _copies(adapter: Adapter, dialect: Dialect, out: Path) -> bool:
         return False
     if adapter.renamed:
         return False
-    if files[0].suffix != ".safetensors":
+    if [path.suffix for path in files].count(".safetensors") != 1:  # a pickle, or shards
         return False
     if is_bare(out) != adapter.bare:
         return not dialect.sidecar  # else the config beside would be lost, or is missing

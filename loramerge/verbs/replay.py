@@ -118,6 +118,7 @@ def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Re
     said = parse(read_record(path, str(record)), str(record))
     _check_given(said.sources, search.named)
     check_named([name for source in said.sources for name in source.names], request.initial or {}, "initial")
+    _check_heads(said, request)
     search = replace(search, folders=[*search.folders, *_folders(path)])
     method = _method(said, str(record))
     work = check_work(method, request.allow_work, f"the record {record}")
@@ -125,6 +126,18 @@ def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Re
     todo = _planned(said, method, adapters, str(record), request)
     _check_scales(said.sources, todo.sources.whole)
     return Replay(todo, is_bare(path), _original(path, record), (*work, *_other_versions(said, todo.method)))
+
+
+def _check_heads(said: Record, request: Request) -> None:
+    """The base that heads were compared with is named again, by whoever has it."""
+    base, here = said.request.heads_as_lora, request.heads_as_lora
+    if base is not None and here is None:
+        raise UsageError(
+            f"Heads of these sources were made pairs by the base model {printable(base)}: say where it lies "
+            f"with {say('heads_as_lora')}."
+        )
+    if base is None and here is not None:
+        raise UsageError(f"No heads were made pairs in this merge: leave out {say('heads_as_lora')}.")
 
 
 def _method(said: Record, where: str) -> Method:

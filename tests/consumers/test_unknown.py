@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.consumers.models import FAMILIES, PLAIN
+from loramerge.consumers.models import FAMILIES, PLAIN, SERVED, UNSERVED
 from tests.helpers.files import Cli, bare, folder, key, tensors
 
 P = "base_model.model."
@@ -53,6 +53,40 @@ def test_a_tensor_that_is_no_pair_does_not_load(consumer, tmp_path):
     assert answer(source, consumer) is False
 
 
+FINE_TUNES = {"meta-llama/Llama-3.1-8B": True, "me/llama-2-7b-sql": True, "Qwen/Qwen3-4B-Base": True,
+              "Qwen/Qwen2.5-0.5B": True, "google/gemma-2-2b": True, "mistralai/Mistral-7B-v0.1": True,
+              "stabilityai/stablelm-2-1_6b": False, "tiiuae/falcon-7b-instruct": False,
+              "bigscience/bloomz-7b1": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("base", FINE_TUNES)
+def test_the_name_of_a_base_tells_before_its_modules_do(base, tmp_path):
+    assert answer(llama(tmp_path / "a", base_model_name_or_path=base), "vllm") is FINE_TUNES[base]
+
+
+VISION = "encoder.layer.0.attention.attention.query"
+RENAMED = {
+    "a ViT by its module": ({}, f"vit.{VISION}", False),
+    "a ViT by its base": ({"base_model_name_or_path": "google/vit-base-patch16-224"}, VISION, False),
+    "a DeiT by its class": (
+        {"auto_mapping": {"base_model_class": "DeiTForImageClassification"}},
+        VISION,
+        False,
+    ),
+    "a VideoMAE, which is not renamed": ({"base_model_name_or_path": "MCG-NJU/videomae-base"}, VISION, True),
+    "some model": ({}, VISION, None),
+    "a ViT of transformers 5": ({}, "vit.layers.0.attention.q_proj", True),
+    "a BERT": ({}, "bert.encoder.layer.0.attention.self.query", True),
+}
+
+
+@pytest.mark.parametrize("consumer", PEFTS)
+@pytest.mark.parametrize("name", RENAMED)
+def test_names_before_transformers_5_are_not_found(name, consumer, tmp_path):
+    changes, path, loads = RENAMED[name]
+    assert answer(llama(tmp_path / "a", shapes={path: (6, 5)}, **changes), consumer) is loads
+
+
 @pytest.mark.parametrize("consumer", ["vllm", "llama.cpp"])
 def test_a_model_that_is_not_known_cannot_be_told(consumer, tmp_path):
     source = folder(tmp_path / "a", target_modules=["q", "v"])
@@ -73,7 +107,28 @@ NAMES = {
     "mpt": ("mosaicml/mpt-7b", "MptForCausalLM"),
     PLAIN: ("meta-llama/Llama-3.2-1B", "LlamaForCausalLM"),
 }
-CANNOT = {"vllm": {"gpt2", "bloom", "falcon", "gptj", "gpt_neox", "mpt"}, "llama.cpp": {"opt", "gptj"}}
+NAMES |= {
+    "falcon_mamba": ("tiiuae/falcon-mamba-7b", "FalconMambaForCausalLM"),
+    "stablelm": ("stabilityai/stablelm-3b-4e1t", "StableLmForCausalLM"),
+    "orion": ("OrionStarAI/Orion-14B-Base", "OrionForCausalLM"),
+    "olmoe": ("allenai/OLMoE-1B-7B-0924", "OlmoeForCausalLM"),
+    "flex_olmo": ("allenai/FlexOlmo-7x7B-1T", "FlexOlmoForCausalLM"),
+    "gemma3n": ("google/gemma-3n-E2B-it", "Gemma3nForCausalLM"),
+    "dbrx": ("databricks/dbrx-base", "DbrxForCausalLM"),
+    "arctic": ("Snowflake/snowflake-arctic-base", "ArcticForCausalLM"),
+    "mamba": ("state-spaces/mamba-130m-hf", "MambaForCausalLM"),
+    "kimi_linear": ("moonshotai/Kimi-Linear-48B-A3B-Base", "KimiLinearForCausalLM"),
+    "exaone_moe": ("LGAI-EXAONE/K-EXAONE-236B-A23B", "ExaoneMoeForCausalLM"),
+    "jais2": ("inceptionai/Jais-2-8B-Chat", "Jais2ForCausalLM"),
+    "mimo_v2": ("XiaomiMiMo/MiMo-V2-Flash", "MiMoV2FlashForCausalLM"),
+    "zamba2": ("Zyphra/Zamba2-7B-instruct", "Zamba2ForCausalLM"),
+    "step3": ("stepfun-ai/Step-3.5-Flash", "Step3p5ForCausalLM"),
+    "deepseek_v4": ("deepseek-ai/DeepSeek-V4-Flash", "DeepseekV4ForCausalLM"),
+    "minimax_m3": ("MiniMaxAI/MiniMax-M3", "MiniMaxM3SparseForCausalLM"),
+    SERVED: ("zai-org/glm-4-9b-chat-hf", "GlmForCausalLM"),
+}
+CANNOT = {"vllm": UNSERVED, "llama.cpp": {"opt", "gptj"}, "sglang": set()}
+LOADS = {"vllm": {PLAIN, SERVED, "opt"}, "llama.cpp": {PLAIN, "gpt2"}, "sglang": {PLAIN}}
 
 
 @pytest.mark.parametrize("told", ["base", "auto_mapping", "config.json"])
@@ -83,7 +138,8 @@ def test_a_model_that_a_program_has_no_place_for_is_never_said_to_load(family, c
     base, architecture = NAMES[family]
     said = {"base": {"base_model_name_or_path": base},
             "auto_mapping": {"auto_mapping": {"base_model_class": architecture}}}  # fmt: skip
-    source = folder(tmp_path / "a", target_modules=["q", "v"], **said.get(told, {}))
+    shapes = {"layers.0.q_proj": (6, 5), "layers.0.v_proj": (4, 5)}  # which SGLang can stack
+    source = llama(tmp_path / "a", shapes=shapes, **said.get(told, {}))
     if told == "config.json":
         (source / "config.json").write_text(json.dumps({"architectures": [architecture]}))
     if family in CANNOT[consumer]:
@@ -92,11 +148,11 @@ def test_a_model_that_a_program_has_no_place_for_is_never_said_to_load(family, c
         assert FAMILIES[family].title in finding.sentence
         assert not finding.command
     else:
-        assert answer(source, consumer) is (None if (family, consumer) == ("mpt", "llama.cpp") else True)
+        assert answer(source, consumer) is (True if family in LOADS[consumer] else None)
 
 
 def test_a_class_that_is_not_known_is_not_taken_for_another_by_its_modules(tmp_path):
-    source = llama(tmp_path / "a", auto_mapping={"base_model_class": "StableLmForCausalLM"})
+    source = llama(tmp_path / "a", auto_mapping={"base_model_class": "NovelForCausalLM"})
     assert answer(source, "vllm") is None
 
 

@@ -21,6 +21,7 @@ from tests.hub.loopback import files_of
 from tests.hub.test_formats import TOOLS
 
 BASE = "org/base"
+LLAMA = {f"model.layers.0.self_attn.{name}_proj": (6, 5) for name in "qkvo"}  # which vLLM has places for
 
 
 def parts(card):
@@ -37,8 +38,8 @@ def pushed(hub, name="me/m"):
 def a(hub, tmp_path, login):
     """`org/a` on the Hub (MIT), of the base `org/base` (MIT), and `b` here."""
     settings = {"base_model_name_or_path": BASE, "task_type": "CAUSAL_LM"}
-    files = files_of(folder(tmp_path / "a", tensors(1), **settings))
-    folder(tmp_path / "b", tensors(2), **settings)
+    files = files_of(folder(tmp_path / "a", tensors(1, shapes=LLAMA), **settings))
+    folder(tmp_path / "b", tensors(2, shapes=LLAMA), **settings)
     hub.add(BASE, {"README.md": b"---\nlicense: mit\n---\n"})
     return hub.add("org/a", {**files, "README.md": b"---\nlicense: mit\n---\n"})
 
@@ -336,7 +337,7 @@ def sources(hub, tool, tmp_path, licences=("mit", "mit")):
     for seed, licence in enumerate(licences, 1):
         where = tmp_path / f"{tool}{seed}"
         if tool == "peft":
-            folder(where, tensors(seed), base_model_name_or_path=BASE, task_type="CAUSAL_LM")
+            folder(where, tensors(seed, shapes=LLAMA), base_model_name_or_path=BASE, task_type="CAUSAL_LM")
         else:
             where.mkdir()
             TOOLS[tool](where, seed)

@@ -45,15 +45,12 @@ def linked(source):
 
 
 def meddling(act, source, after):
-    """Calls `act` once so many batches are merged."""
+    """Calls `act` once modules begin to be merged, or once all are."""
+    acted = []
 
-    def progress(batches, total):
-        for i, batch in enumerate(batches):
-            yield batch
-            if i == after:
-                act(source)
-        if after == "all":
-            act(source)
+    def progress(stage, done, total):
+        if stage == "merging" and not acted and done >= (total if after == "all" else after):
+            acted.append(act(source))
 
     return progress
 

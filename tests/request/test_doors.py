@@ -32,6 +32,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "rename": ({"model": "m"}, {"model": "m"}),
     "grain": ("fused-experts", "fused-experts"),
     "extras": ("average", "average"),
+    "heads_as_lora": ("base", "base"),
     "renormalise": (True, True),
     "initial": ({"a": "start"}, {"a": "start"}),
     "allow_pickle": (True, True),

@@ -34,6 +34,7 @@ def test_what_cannot_be_merged_is_told_and_the_merge_refuses_it(name, tmp_path, 
         lm.combine([source])
     found = lm.inspect(source)
     assert found.refusal == str(refusal.value)
+    assert cli("combine", source).code == 3
     assert cli("inspect", source).code == 0
     assert f"{TOLD[name]} " in cli.out
     with speaking("shell"), pytest.raises(lm.IncompatibleError) as refusal:

@@ -16,7 +16,9 @@ from loramerge.formats.peft.config import plausible
 from loramerge.formats.peft.number import scale
 
 CONFIG = "adapter_config.json"
-OURS = re.compile(r"(\d+_)?adapters\.safetensors")  # with the checkpoints that training leaves beside it
+OURS = re.compile(
+    r"(\d+_)?adapters\.(safetensors|npz)"
+)  # with the checkpoints that training leaves beside it
 ALL_LAYERS = -1
 
 

@@ -10,12 +10,25 @@ from typing import IO, Any
 
 import numpy as np
 
+from loramerge.adapters.adapter import Held
 from loramerge.arrays.backend import Array
 from loramerge.errors import SourceError, printable
-from loramerge.formats.files.safetensors import Stored
+from loramerge.formats.files.safetensors import File, Stored
 from loramerge.formats.files.stream import LIMIT, Stream
 
-MOST = 4 * LIMIT  # of all arrays together
+MOST = 4 * LIMIT  # of all arrays together, where they are packed
+PIECE = 2**20  # that is asked for at once
+
+
+def open_npz(path: Path, name: str) -> File:
+    """The arrays of an adapter that NumPy or MLX wrote, as the tensors of a file; all are read at once.
+
+    Raises:
+        SourceError: as `read_npz`.
+    """
+    stored = Stored.at(path, name)
+    tensors = {key: Held(array) for key, array in read_npz(path, name).items()}
+    return File(name, path, stored.size, stored.read_into, {}, tensors)
 
 
 def read_npz(path: Path, name: str) -> dict[str, Array]:
@@ -36,7 +49,9 @@ def read_npz(path: Path, name: str) -> dict[str, Array]:
 def _arrays(stream: Any) -> Iterator[tuple[str, Array]]:
     with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > MOST:
+        if sum(entry.file_size for entry in entries) > max(
+            MOST, stream.seek(0, 2)
+        ):  # no small file holds more
             raise ValueError(f"it has more than {MOST // 2**20} MiB of numbers")
         for entry in entries:
             with archive.open(entry) as part:
@@ -54,5 +69,8 @@ def _array(part: IO[bytes], size: int) -> Array:
     nbytes = math.prod(shape) * dtype.itemsize
     if not 0 <= nbytes <= size:
         raise ValueError("an array of it is larger than its part of the file")
-    found = np.frombuffer(part.read(nbytes), dtype)
+    data = bytearray()
+    while len(data) < nbytes and (piece := part.read(min(PIECE, nbytes - len(data)))):
+        data += piece
+    found = np.frombuffer(data, dtype, math.prod(shape))
     return found.reshape(shape[::-1]).T if turned else found.reshape(shape)

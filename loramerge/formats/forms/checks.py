@@ -29,7 +29,12 @@ def check_full(where: str, *tensors: Tensor) -> None:
         SourceError: one is.
     """
     if any(0 in tensor.shape for tensor in tensors):
-        raise SourceError(f"A factor of {where} is empty.")
+        shapes = " and ".join(str(list(tensor.shape)) for tensor in tensors if 0 in tensor.shape)
+        raise SourceError(
+            f"A factor of {where} is empty ({shapes}): ZeRO-3 of DeepSpeed leaves such if it does not "
+            "gather the weights. Save it again with stage3_gather_16bit_weights_on_model_save, or from the "
+            "checkpoint by zero_to_fp32.py."
+        )
 
 
 def check_blocks(count: int, where: str) -> None:

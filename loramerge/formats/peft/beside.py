@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from typing import Any, Literal
 
 from loramerge.adapters.adapter import Adapter, Scaled, Tensor
 from loramerge.adapters.target import Target
-from loramerge.errors import printable
+from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.peft.names import PREFIX, parse
 
 Role = Literal["head", "bias", "embedding", "tokens", "delta", "unknown"]
@@ -17,6 +19,7 @@ DELTAS = (".diff", ".diff_b", ".w_norm", ".b_norm")  # what image adapters add t
 TOKENS = "trainable_tokens_delta"
 EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings", "wte")  # saved whole, without any setting
 LABELS = ("id2label", "label2id", "num_labels")
+BASE = ".base_layer"  # what PEFT puts between a module that it adapts and its own tensors
 
 
 def heads(adapter: Adapter) -> list[str]:
@@ -29,7 +32,7 @@ def heads(adapter: Adapter) -> list[str]:
 
 def owner(key: str, adapter: Adapter) -> str:
     """The module that a tensor is a part of: the whole head, where the config lists it."""
-    path = key.removeprefix(PREFIX).rpartition(".")[0]
+    path = key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(BASE)
     parts = path.split(".")
     for end in range(len(parts), 0, -1):
         if any(f".{'.'.join(parts[:end])}".endswith(f".{name}") for name in heads(adapter)):
@@ -48,18 +51,75 @@ def role(key: str, adapter: Adapter) -> Role:
         return "unknown"
     if any(f".{module}".endswith(f".{name}") for name in heads(adapter)):
         return "head"
-    if module.removesuffix(".base_layer").rpartition(".")[2] in EMBEDDINGS:
+    if module.rpartition(".")[2] in EMBEDDINGS:
         return "embedding"
     return "bias" if key.endswith(".bias") and adapter.config.get("bias", "none") != "none" else "head"
 
 
-def meaning(adapter: Adapter, what: Role) -> Any:
-    """What must agree before two tensors of this role can be averaged: labels, or token ids."""
+def meaning(adapter: Adapter, what: Role, module: str = "") -> Any:
+    """What must agree before two tensors of this role can be averaged: labels, or token ids.
+
+    None where it is no matter, or not known.
+    """
     if what == "tokens":
-        return adapter.config.get("trainable_token_indices")
-    if what == "head":
-        return [adapter.config.get(key) for key in LABELS]
-    return None
+        return _token_ids(adapter, module)
+    return labels(adapter) if what == "head" and is_labelled(module) else None
+
+
+def _token_ids(adapter: Adapter, module: str) -> Any:
+    """A list, or one for each embedding; an adapter may list embeddings that others do not."""
+    said = adapter.config.get("trainable_token_indices")
+    if not isinstance(said, Mapping):
+        return said
+    module = module.removesuffix(".token_adapter")
+    return next((ids for name, ids in said.items() if f".{module}".endswith(f".{name}")), said)
+
+
+def is_labelled(module: str) -> bool:
+    """Whether the rows of a head mean labels: not if they are tokens, or it is a norm."""
+    last = module.removesuffix(BASE).rpartition(".")[2]
+    return last not in EMBEDDINGS and "norm" not in last.lower()
+
+
+def labels(adapter: Adapter) -> Mapping[str, str] | None:
+    """Row of its head -> label; None where nobody knows, or only the number of them."""
+    said = adapter.labels or adapter.config.get("id2label") or {}
+    turned = adapter.config.get("label2id")
+    if not said and isinstance(turned, Mapping):
+        said = {index: name for name, index in turned.items()}
+    if not isinstance(said, Mapping) or not said:
+        return None
+    found = {str(index): str(name) for index, name in said.items()}
+    return None if all(name == f"LABEL_{index}" for index, name in found.items()) else found
+
+
+def spelt(key: str, adapter: Adapter, adapted: Set[str]) -> str:
+    """A key as PEFT has it where these modules are adapted: biases and embeddings then are of their base.
+
+    >>> from loramerge.adapters.adapter import Adapter
+    >>> key = "base_model.model.h.0.q.base_layer.bias"
+    >>> spelt(key, Adapter("a", {}), {"h.0.q"}), spelt(key, Adapter("a", {}), set())
+    ('base_model.model.h.0.q.base_layer.bias', 'base_model.model.h.0.q.bias')
+    """
+    if not key.startswith(PREFIX) or key.endswith(TOKENS):
+        return key
+    path, _, last = key.removeprefix(PREFIX).rpartition(".")
+    plain = path.removesuffix(BASE)
+    own = plain in adapted and role(key, adapter) in ("bias", "embedding")
+    return f"{PREFIX}{plain}{BASE * own}.{last}"
+
+
+def respelt(adapter: Adapter, adapted: Set[str]) -> Adapter:
+    """The adapter with its tensors beside the pairs as PEFT has them where these modules are adapted.
+
+    Raises:
+        IncompatibleError: one of them is there under both names.
+    """
+    extras = {spelt(key, adapter, adapted): tensor for key, tensor in adapter.extras.items()}
+    if len(extras) < len(adapter.extras):
+        twice = Counter(spelt(key, adapter, adapted) for key in adapter.extras).most_common(1)[0][0]
+        raise IncompatibleError(f"{printable(adapter.name)} holds {printable(twice)} under two names.")
+    return adapter if extras.keys() == adapter.extras.keys() else replace(adapter, extras=extras)
 
 
 def settings(kept: Mapping[str, Adapter]) -> dict[str, Any]:

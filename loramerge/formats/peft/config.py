@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +17,25 @@ from loramerge.formats.patterns.rank_patterns import Patterns
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
 ROUTED = "A router chooses among its adapters at run time: name these adapters instead."
-CONVERTS = "PEFT's save_as_lora converts some types to LoRA."
+CONVERTS = "PEFT's save_as_lora converts it to LoRA."
+MERGES = (
+    "Merge it into its base model with PEFT's merge_and_unload, and take the difference of the two with "
+    "loramerge extract."
+)
+PROMPTS = "It trains a prompt and no weights, so it is no update of weights."
+CONVERTIBLE = frozenset(  # whose layers say so in PEFT 0.21
+    "C3A DELORA FOURIERFT GRALORA MISS PSOFT RANDLORA TINYLORA UNILORA VBLORA VERA WAVEFT".split()
+)
+PROMPTING = re.compile(r".*PROMPT.*|P_TUNING|PREFIX_TUNING|CPT|CARTRIDGE")
+
+
+def _instead(kind: str) -> str:
+    """What helps with an adapter of a type that is not read."""
+    if kind in ("XLORA", "POLY"):
+        return ROUTED
+    if kind in CONVERTIBLE:
+        return CONVERTS
+    return PROMPTS if PROMPTING.fullmatch(kind) else MERGES
 
 
 class Rule(Protocol):
@@ -125,7 +144,7 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
     if kind not in tuple(TYPES):
         raise IncompatibleError(
             f"{printable(name)} is a PEFT adapter of type {printable(kind)}, which is not read; "
-            f"{', '.join(sorted(TYPES))} are. {ROUTED if kind in ('XLORA', 'POLY') else CONVERTS}"
+            f"{', '.join(sorted(TYPES))} are. {_instead(str(kind))}"
         )
     refuse_settings(config, name)
     init = config.get("init_lora_weights")

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
+from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_file
+from loramerge.formats.files.shards import check_alone, open_shards
 from loramerge.formats.peft.alpha import (
     Alpha,
     ScaleOf,
@@ -32,16 +34,14 @@ from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
 from loramerge.hub.escape import shell
 
 CONFIG = "adapter_config.json"
+MODEL = "config.json"  # of the model that was trained; some trainers write it beside
 ELSEWHERE = (  # what a folder may hold in place of one file of weights -> what helps
-    (r".*-\d+-of-\d+\.(safetensors|bin)", "one shard of several: join their tensors into one "
-     "adapter_model.safetensors"),
+    (r".*-\d+-of-\d+\.bin", "one pickled shard of several: save them as safetensors first"),
     (r"pytorch_model_fsdp_\d+|__\d+_\d+\.distcp|\.metadata", "a checkpoint of FSDP: merge its shards with "
      "`accelerate merge-weights`, or save with a full state dict"),
     (r"global_step\d+|zero_to_fp32\.py|(mp|zero_pp)_rank_.*\.pt", "a checkpoint of DeepSpeed: join it "
      "with its zero_to_fp32.py, or save with stage3_gather_16bit_weights_on_model_save"),
     (r".*\.gguf", "a file of llama.cpp, which is not read: use the adapter that it was converted from"),
-    (r"adapters?\.npz", "a file of an early mlx-lm: save it as adapters.safetensors by mlx.core.load and "
-     "save_safetensors"),
     (r"adapter_\d+\.pt", "a checkpoint of torchtune: use the PEFT adapter that its checkpointer writes"),
 )  # fmt: skip
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -76,7 +76,24 @@ def load_folder(
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
     check_tensors(rule.scale, pairs, name)
     found = _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
-    return noted(found, wrapped)
+    beside = _model(folder)
+    base = found.base.name
+    model = beside or (_model(Path(base)) if base and is_local(base) else {})
+    return noted(replace(found, labels=_labels(beside), model=model), wrapped)
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    """The config of a model in a folder, if there is one that can be read."""
+    try:
+        return read_object(folder / MODEL, MODEL) if os.path.isfile(folder / MODEL) else {}
+    except (SourceError, OSError, ValueError):  # it is no part of the adapter, and only helps to know it
+        return {}
+
+
+def _labels(model: Mapping[str, Any]) -> dict[str, str]:
+    """The labels of a head: PEFT never writes them, and the config of the model beside it may."""
+    said = model.get("id2label")
+    return {str(k): str(v) for k, v in said.items()} if isinstance(said, dict) else {}
 
 
 def noted(adapter: Adapter, notes: Sequence[str]) -> Adapter:
@@ -121,7 +138,7 @@ def _adapter(
     slots, biases = updates(pairs, scale_of, config)
     check_names(slots, name)
     base = BaseModel(_text(config, "base_model_name_or_path"), _text(config, "revision"))
-    files = [file.path] if config_path is None else [file.path, config_path]
+    files = [file.path, *file.others, *([] if config_path is None else [config_path])]
     return Adapter(
         name=name,
         slots=slots,
@@ -179,7 +196,12 @@ def open_weights(path: Path, name: str, allow_pickle: bool) -> File:
     Raises:
         IncompatibleError: a pickle, and these are not allowed.   SourceError: it cannot be read.
     """
+    if path.suffix == ".npz":
+        from loramerge.formats.files.npz import open_npz  # few adapters are archives of NumPy
+
+        return open_npz(path, name)
     if path.suffix not in PICKLES:
+        check_alone(path, name)
         return open_file(path, name)
     if not allow_pickle:
         raise IncompatibleError(
@@ -196,11 +218,13 @@ def _weights(folder: Path, name: str, allow_pickle: bool) -> File:
     for weights in (WEIGHTS, PICKLED):
         if os.path.isfile(folder / weights):
             return open_weights(folder / weights, f"{name}/{weights}", allow_pickle)
-    what = _instead(folder) or "the download is incomplete"
+    if (found := open_shards(folder, name)) is not None:
+        return found
+    what = instead(folder) or "the download is incomplete"
     raise SourceError(f"{printable(name)} has an {CONFIG} but no {WEIGHTS}: {what}.")
 
 
-def _instead(folder: Path) -> str:
+def instead(folder: Path) -> str:
     """What a folder holds in place of one file of weights, and what makes one of it; "" if nothing known."""
     try:
         names = sorted(os.listdir(folder))
@@ -241,6 +265,8 @@ def _no_config(folder: Path, name: str) -> SourceError:
             f"{printable(name)} holds folders, not an adapter: name one, such as "
             f"{shell(f'{name}/{nested[0]}')}"
         )
+    if what := instead(folder):
+        return SourceError(f"{printable(name)} has no {CONFIG}, and it has no adapter that is read: {what}.")
     if deeper := sorted(p.parent for end in ("*/*", "*/*/*") for p in folder.glob(f"{end}/{CONFIG}")):
         down = "/".join("*" for _ in deeper[0].relative_to(folder).parts)
         return SourceError(

@@ -157,7 +157,7 @@ def test_a_bare_file_says_its_alpha_as_any_other(cli, tmp_path):
     place = zoo.save(tmp_path / "a", Net, 1, LOHA | {"target_modules": ["lin"]}, peft.LoHaConfig)
     file = tmp_path / "b.safetensors"
     (place / "adapter_model.safetensors").rename(file)
-    cli("inspect", file).refused(3, "--alpha")
+    cli("combine", file).refused(3, "--alpha")
     (config := place / "adapter_config.json").rename(tmp_path / "b.json")
     by_json = loramerge.load(file)
     (tmp_path / "b.json").rename(config)
@@ -170,7 +170,7 @@ def test_a_bare_file_says_its_alpha_as_any_other(cli, tmp_path):
 def test_the_rank_of_whole_matrices_is_not_guessed(cli, tmp_path):
     values = {f"base_model.model.q.lokr_w{i}": np.ones((2, 3), np.float32) for i in (1, 2)}
     file = bare(tmp_path / "b.safetensors", values)
-    cli("inspect", file, "--alpha", 4).refused(3, "LoKr of two whole matrices", "adapter_config.json")
+    cli("combine", file, "--alpha", 4).refused(3, "LoKr of two whole matrices", "adapter_config.json")
     assert loramerge.load(file, alpha="rank").rank == 4
 
 
@@ -186,7 +186,7 @@ def test_what_does_not_fit_its_config_is_refused(cli, tmp_path):
         ({"peft_type": "OFT"}, 3, ("type OFT, which is not read", "LOHA, LOKR")),
     ):
         path.write_text(json.dumps(config | change))
-        cli("inspect", place).refused(code, *words)
+        cli("combine", place).refused(code, *words)
 
 
 def test_an_unknown_tensor_in_a_module_is_refused_by_name(cli, tmp_path):
@@ -194,9 +194,9 @@ def test_an_unknown_tensor_in_a_module_is_refused_by_name(cli, tmp_path):
         f"base_model.model.q.hada_w{i}_{side}": np.ones((2, 2), np.float32) for i in (1, 2) for side in "ab"
     }
     values["base_model.model.q.hada_w3_a"] = np.ones((2, 2), np.float32)
-    cli("inspect", bare(tmp_path / "b.safetensors", values), "--alpha", 1).refused(3, "q.hada_w3_a")
+    cli("combine", bare(tmp_path / "b.safetensors", values), "--alpha", 1).refused(3, "q.hada_w3_a")
     kohya = {f"lora_unet_x.{name.rpartition('.')[2]}": value for name, value in values.items()}
-    cli("inspect", bare(tmp_path / "c.safetensors", kohya)).refused(3, "lora_unet_x.hada_w3_a")
+    cli("combine", bare(tmp_path / "c.safetensors", kohya)).refused(3, "lora_unet_x.hada_w3_a")
 
 
 def test_doubts_about_a_kernel_are_told_and_a_unet_is_known_by_its_names(tmp_path):

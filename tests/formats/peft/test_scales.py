@@ -129,7 +129,7 @@ UNSAID = {
 def test_an_unknown_alpha_is_asked_for_with_two_remedies_to_paste(cli, tmp_path, prepare):
     source = bare(tmp_path / "x.safetensors")
     prepare(source)
-    cli("inspect", source).refused(3, "does not say its alpha", "--alpha x.safetensors=16", "--alpha rank")
+    cli("combine", source).refused(3, "does not say its alpha", "--alpha x.safetensors=16", "--alpha rank")
     assert cli("inspect", source, "--alpha", "x.safetensors=16", "--json").code == 0
     assert {module["scale"] for module in cli.json()[0]["modules"]} == {8.0}
     assert cli("inspect", source, "--alpha", "rank", "--json").code == 0
@@ -140,7 +140,7 @@ def test_remedies_can_be_pasted_whatever_the_name(cli, tmp_path):
     (tmp_path / "two words").mkdir()
     bare(tmp_path / "two words" / "a b.safetensors")
     cli("inspect", "two words").refused(1, "name it: 'two words/a b.safetensors'")
-    cli("inspect", "two words/a b.safetensors").refused(3, "--alpha 'a b.safetensors'=16 ")
+    cli("combine", "two words/a b.safetensors").refused(3, "--alpha 'a b.safetensors'=16 ")
     assert cli("inspect", "two words/a b.safetensors", "--alpha", "a b.safetensors=16").code == 0
 
 

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.original import open_original
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.files.safetensors import header
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
 from loramerge.formats.files.strangers import HEAD, check_head
 
 GGUF = b"GGUF"  # how llama.cpp's files begin
+ZIP = b"PK\x03\x04"  # and those of torch.save and numpy.savez
 MAX_HEADER = 16 * 2**20  # some 100 000 tensors; the format itself allows 100 MB
 Fill = Callable[[memoryview, int], None]  # fills a buffer with the bytes from a place on
 
@@ -67,10 +68,15 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class File(Stored):
-    """A safetensors file: its metadata, and its tensors in the order of their bytes."""
+    """A safetensors file: its metadata, and its tensors in the order of their bytes.
+
+    Args:
+        others: the files after the first, if the tensors lie in several.
+    """
 
     metadata: dict[str, str]
     tensors: Mapping[str, Tensor]
+    others: tuple[Path, ...] = ()
 
 
 def open_file(path: str | Path, name: str | None = None) -> File:
@@ -128,6 +134,11 @@ def _header_length(stored: Stored) -> int:
     raw = bytearray(8)
     stored.read_into(memoryview(raw), 0)
     _check_stranger(stored)
+    if raw.startswith(ZIP):
+        raise SourceError(
+            f"{_shown(stored.name)} was written by torch.save or NumPy, whatever its name says: call it .bin "
+            f"and add {say('allow_pickle', True)}, or .npz if NumPy wrote it."
+        )
     if raw.startswith(GGUF):
         raise IncompatibleError(
             f"{_shown(stored.name)} is a GGUF file of llama.cpp, which keeps factors under names and in an "
