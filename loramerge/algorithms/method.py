@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
+from loramerge.adapters.limits import FACTOR, beyond
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, weigh
@@ -60,11 +62,12 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The values an option may take; the text is what help and errors show."""
+    """The values an option may take; the text is what help and errors show. `endless`: inf too."""
 
     low: float | None = None
     high: float | None = None
     low_open: bool = False
+    endless: bool = False
 
     def __contains__(self, value: float) -> bool:
         above = self.low is None or (value > self.low if self.low_open else value >= self.low)
@@ -212,6 +215,12 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
         raise UsageError(f"{name} is empty.")
     elif interval is not None and value not in interval:
         raise UsageError(f"{name}={value!r} is not in the range {interval}.")
+    elif isinstance(value, float) and beyond(value) and not _endless(value, interval):
+        raise UsageError(f"{name}={value!r} must be 0, or from {1 / FACTOR:g} to {FACTOR:g}.")
+
+
+def _endless(value: float, interval: Interval | None) -> bool:
+    return value == math.inf and interval is not None and interval.endless
 
 
 def _is_union(hint: Any) -> bool:

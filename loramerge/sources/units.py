@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Slot
-from loramerge.adapters.limits import check_units
+from loramerge.adapters.limits import SIDE, UNIT, check_units
 from loramerge.adapters.target import Target
-from loramerge.arrays.backend import Array, namespace, ratio
+from loramerge.arrays.backend import Array, host, namespace, ratio
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
@@ -86,12 +86,13 @@ class Units:
         as stored, the scale on the up side: for methods whose published form is bound to raw factors.
 
         Raises:
-            SourceError: a factor holds NaN or infinity.
+            SourceError: a factor holds NaN or infinity, or numbers whose squares leave float64.
         """
         pairs = [self._gram(module) for module in range(len(self.targets))]
         xp = namespace(pairs[0][0])
         up, down = (xp.stack(side) for side in zip(*pairs, strict=True))
         scale = xp.asarray(self.scale)
+        self._check_sizes(up, down, scale)
         split = _split(up, down, scale) if balance else xp.ones(scale.shape)
         left, right = scale / split, split  # (M, R) each
         eye = xp.eye(up.shape[-1])
@@ -109,7 +110,7 @@ class Units:
     def _gram(self, module: int) -> tuple[Array, Array]:
         go_on()
         up, down = self.up(module), self.down(module)
-        with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source below
+        with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source
             grams = up.T @ up, down @ down.T
         if not all(math.isfinite(gram.trace()) for gram in grams):
             self._blame(module)
@@ -124,7 +125,42 @@ class Units:
                         f"{printable(adapter.name)} has NaN or infinity in the {side} factor of "
                         f"{printable(target)}: its training diverged or the file is damaged."
                     )
-        raise SourceError(f"The factors of {printable(target)} overflow float64.")
+        raise SourceError(
+            f"The factors of {printable(target)} are so large that their squares overflow float64: the "
+            "training of a source diverged, or its file is damaged."
+        )
+
+    def _check_sizes(self, up: Array, down: Array, scale: Array) -> None:
+        """Refuse units (M, R) whose squares leave float64: sums of them would be infinite, or zero."""
+        left, right = (host(namespace(side).sqrt(side.diagonal(axis1=-2, axis2=-1))) for side in (up, down))
+        with np.errstate(over="ignore", under="ignore"):
+            left = host(abs(scale)) * left
+            size = left * right
+        far = (size > UNIT) | (left > SIDE) | (right > SIDE)
+        for m, unit in np.argwhere(far):
+            if self._lives(m, unit):
+                raise self._beyond(m, int(self.owner[unit]), "strong")
+        for source in np.unique(self.owner):
+            mine = np.flatnonzero(self.owner == source)
+            for m in np.flatnonzero(size[:, mine].max(axis=1) < 1 / UNIT):
+                if any(self._lives(m, unit) for unit in mine):
+                    raise self._beyond(m, int(source), "weak")
+
+    def _lives(self, module: int, unit: int) -> bool:
+        """Whether both halves of a unit hold a number: its squares may be zero although it is not."""
+        halves = self.up(module)[:, unit], self.down(module)[unit], self.scale[module, unit]
+        return all(bool(np.any(host(half))) for half in halves)
+
+    def _beyond(self, module: int, source: int, how: str) -> SourceError:
+        remedy = {
+            "strong": "its training diverged, or its alpha is wrong.",
+            "weak": "it is as good as untrained there: leave the module out.",
+        }
+        return SourceError(
+            f"{printable(self.adapters[source].name)} is too {how} in {printable(self.targets[module])}: "
+            f"a unit of it is not between {1 / UNIT:g} and {UNIT:g}, where float64 holds its squares; "
+            f"{remedy[how]}"
+        )
 
     def settle(self, result: Result) -> Remix | Fitted:
         """What a result comes to, once what is not in the Grams has been measured."""
