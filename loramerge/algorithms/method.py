@@ -160,9 +160,13 @@ class Method(ABC):
         """The most units a merged module (out, in) has: more than `size` if the merge leaves the span."""
         return self.size(signature)
 
-    def held(self, shape: tuple[int, int]) -> int:
-        """Bytes that a worker holds for one module (out, in), beside factors and Grams."""
+    def held(self, shape: tuple[int, int], sources: int) -> int:
+        """Bytes that a worker holds for one module (out, in) of so many sources, beside factors and Grams."""
         return 0
+
+    def squares(self, sources: int) -> int:
+        """(R, R) arrays of float64 alive at once while a module with R units of so many sources is merged."""
+        return 24
 
     @abstractmethod
     def remix(self, grams: Grams) -> Result:

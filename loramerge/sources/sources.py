@@ -28,7 +28,7 @@ from loramerge.sources.disjoint import check_shared
 from loramerge.sources.identity import identified
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, select
 from loramerge.sources.projections import check as check_grain
-from loramerge.sources.units import Units, align, batches
+from loramerge.sources.units import Units, align, batches, needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,9 @@ class Sources:
         return next(a.slots[target].shape for a in self.adapters if target in a.slots)
 
     def held(self, method: Method) -> int:
-        """Bytes that a method holds for the largest module."""
-        return max((method.held(self.shape(target)) for target in self.signatures), default=0)
+        """Bytes that a worker needs for the most demanding module."""
+        found = {(signature, self.shape(target)) for target, signature in self.signatures.items()}
+        return max((sum(needs(*each, method)) for each in found), default=0)
 
     def check_units(self) -> None:
         """Raises IncompatibleError: a module has more units than are merged at once."""
@@ -134,7 +135,7 @@ class Sources:
         if schedule is not None and method is not None:
             groups = [*schedule.groups(self.signatures, method)]
         share, workers = effort.share, effort.workers
-        return [units for group in groups for units in batches(self.adapters, group, share, workers)]
+        return [units for group in groups for units in batches(self.adapters, group, share, workers, method)]
 
 
 def open_together(recipe: Recipe) -> Sources:

@@ -209,7 +209,7 @@ def _module(name: str, sides: Sequence[LowRank | None]) -> ModuleDifference:
             return _pair(name, *cores(*present))
     except ArithmeticError:
         raise SourceError(
-            f"{printable(name)} holds NaN, infinity or numbers whose squares are beyond float64: its training "
+            f"{printable(name)} holds NaN, infinity or numbers whose squares overflow float64: its training "
             "diverged or the file is damaged."
         ) from None
 

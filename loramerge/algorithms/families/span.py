@@ -48,6 +48,9 @@ class Span(Sized):
         """What the cores are written in."""
         return basis(grams, self.rank_tol)
 
+    def squares(self, sources: int) -> int:
+        return 32
+
     @abstractmethod
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         """X (M, R, R), σ (M, R), Yᵀ (M, R, R) of the core C = X diag(σ) Yᵀ, in the order that a rank keeps.
