@@ -16,10 +16,10 @@ from loramerge.arrays.remix import Result
 RANK_TOL = 1e-5
 
 
-def tolerance() -> float:
+def tolerance(default: float = RANK_TOL) -> float:
     """The option of methods that work on cores."""
     return option(
-        RANK_TOL,
+        default,
         "Directions weaker than this share of the strongest are noise: neither whitened nor counted.",
         Interval(low=1e-7, high=0.1),
     )
