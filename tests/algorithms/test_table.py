@@ -10,7 +10,15 @@ from loramerge.algorithms.entries.elementwise import Elementwise
 from loramerge.algorithms.table import RULES
 
 FOLDER = Path(loramerge.__file__).parent / "algorithms"
-OTHERS = {"__init__", "method", "names", "only", "plugins", "restored", "table"}  # what is no method of the table
+OTHERS = {
+    "__init__",
+    "method",
+    "names",
+    "only",
+    "plugins",
+    "restored",
+    "table",
+}  # what is no method of the table
 
 
 def test_a_file_of_algorithms_is_a_method():

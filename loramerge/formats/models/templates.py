@@ -34,13 +34,17 @@ class Template:
 
     def made(self, path: str) -> bool:
         """Whether a path looks like a new name."""
-        return _compiled(self.new, self.first).search(path) is not None
+        return self._new.search(path) is not None
 
     def _put(self, path: str, found: re.Match[str]) -> str:
         groups = iter(found.groups())
         middle = ".".join(next(groups, "*") if part == "*" else part for part in self.new.split("."))
         whole = [path[: found.start()].rstrip("."), middle, path[found.end() :].lstrip(".")]
         return ".".join(part for part in whole if part)
+
+    @cached_property
+    def _new(self) -> re.Pattern[str]:
+        return _compiled(self.new, self.first)
 
     @cached_property
     def _old(self) -> re.Pattern[str]:
