@@ -9,6 +9,9 @@ from loramerge.errors import IncompatibleError, printable
 MOST = 16384  # units in one module: each of the Grams then has 2 GiB
 STRONG = 1.5  # times the mean norm of its sources: a merge beyond it is told to be strong
 SMALL = 1024  # units that need no look at the shape
+FACTOR = 1e30  # a weight or strength is 0 or between its inverse and this
+UNIT = 1e40  # likewise for ‖b‖‖a‖ of a unit: methods square squares of both, and float64 ends at 1e±308
+SIDE = 1e75  # and for each half, scale and all, of a unit as it is stored
 
 
 def check_units(name: str, shape: tuple[int, int], ranks: Sequence[int]) -> None:
@@ -28,3 +31,12 @@ def check_units(name: str, shape: tuple[int, int], ranks: Sequence[int]) -> None
             f"{printable(name)} has {units} units for {shape[0]}×{shape[1]} weights, and {limit} is the "
             "limit there: merge fewer adapters at once, or lower their ranks first."
         )
+
+
+def beyond(value: float, limit: float = FACTOR) -> bool:
+    """Whether a number is too large or too small for squares of its squares.
+
+    >>> beyond(0.0), beyond(-2.0), beyond(1e160), beyond(1e-160), beyond(float("nan"))
+    (False, False, True, True, True)
+    """
+    return value != 0 and not 1 / limit <= abs(value) <= limit

@@ -25,6 +25,7 @@ from loramerge.errors import SourceError, printable
 
 MOST = 256  # descriptors that are kept; beyond them a file is opened for each read
 CHUNK = 2**20
+BLOCK = 1 << 16  # bytes that are asked for of a file that may still grow
 TICK = 20  # milliseconds, more than any kernel's
 COARSE = 5 if sys.platform == "linux" else time.CLOCK_REALTIME  # the clock of file times
 _noted: ContextVar[dict[Path, Original] | None] = ContextVar("noted", default=None)
@@ -157,8 +158,11 @@ def read_text(path: Path, name: str, limit: int) -> bytes:
 
 
 def _read(fd: int, limit: int) -> bytes:
-    buffer = bytearray()
-    while len(buffer) <= limit and (piece := os.pread(fd, limit + 1 - len(buffer), len(buffer))):
+    buffer, most = bytearray(), os.fstat(fd).st_size + 1  # pread takes memory for all that it is asked for
+    while len(buffer) <= limit:
+        size = min(limit + 1 - len(buffer), max(most - len(buffer), BLOCK))
+        if not (piece := os.pread(fd, size, len(buffer))):
+            break
         buffer += piece
     return bytes(buffer)
 

@@ -123,8 +123,14 @@ class MergeVla(Ranked):
     def batched(self) -> bool:
         return False  # masks are made of entries, from factors on the host
 
-    def held(self, shape: tuple[int, int]) -> int:
-        return self.shared.held(shape)
+    def held(self, shape: tuple[int, int], sources: int) -> int:
+        """The shared merge, a bit for each task in every entry, and what a consensus leaves of the merge."""
+        entries = shape[0] * shape[1]
+        agreed = 3 * 8 * entries if self.consensus else 0
+        return self.shared.held(shape, sources) + agreed + sources * entries // 4 + (8 << 20)
+
+    def squares(self, sources: int) -> int:
+        return self.shared.squares(sources)
 
     def remix(self, grams: Grams) -> Result:
         weighed = self._weighed(grams)

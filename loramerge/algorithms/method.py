@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
+from loramerge.adapters.limits import FACTOR, beyond
 from loramerge.arguments import WORDS
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
@@ -61,11 +63,12 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The values an option may take; the text is what help and errors show."""
+    """The values an option may take; the text is what help and errors show. `endless`: inf too."""
 
     low: float | None = None
     high: float | None = None
     low_open: bool = False
+    endless: bool = False
 
     def __contains__(self, value: float) -> bool:
         above = self.low is None or (value > self.low if self.low_open else value >= self.low)
@@ -163,9 +166,13 @@ class Method(ABC):
         """The most units a merged module (out, in) has: more than `size` if the merge leaves the span."""
         return self.size(signature)
 
-    def held(self, shape: tuple[int, int]) -> int:
-        """Bytes that a worker holds for one module (out, in), beside factors and Grams."""
+    def held(self, shape: tuple[int, int], sources: int) -> int:
+        """Bytes that a worker holds for one module (out, in) of so many sources, beside factors and Grams."""
         return 0
+
+    def squares(self, sources: int) -> int:
+        """(R, R) arrays of float64 alive at once while a module with R units of so many sources is merged."""
+        return 24
 
     @abstractmethod
     def remix(self, grams: Grams) -> Result:
@@ -218,6 +225,12 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
         raise UsageError(f"{name} is empty.")
     elif interval is not None and value not in interval:
         raise UsageError(f"{name}={shown} is not in the range {interval}.")
+    elif isinstance(value, float) and beyond(value) and not _endless(value, interval):
+        raise UsageError(f"{name}={value!r} must be 0, or from {1 / FACTOR:g} to {FACTOR:g}.")
+
+
+def _endless(value: float, interval: Interval | None) -> bool:
+    return value == math.inf and interval is not None and interval.endless
 
 
 def _is_union(hint: Any) -> bool:

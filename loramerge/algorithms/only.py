@@ -85,8 +85,11 @@ class Only(Method):
     def batched(self) -> bool:
         return self.method.batched or self.otherwise.batched  # each batch asks its own
 
-    def held(self, shape: tuple[int, int]) -> int:
-        return max(self.method.held(shape), self.otherwise.held(shape))
+    def held(self, shape: tuple[int, int], sources: int) -> int:
+        return max(self.method.held(shape, sources), self.otherwise.held(shape, sources))
+
+    def squares(self, sources: int) -> int:
+        return max(self.method.squares(sources), self.otherwise.squares(sources))
 
     def size(self, signature: tuple[int, ...]) -> int:
         raise AssertionError("asked of the method of a module, by `at`")

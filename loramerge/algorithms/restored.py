@@ -47,6 +47,9 @@ class Restored(Ranked):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return min(self.rank or sum(signature), *shape)
 
+    def held(self, shape: tuple[int, int], sources: int) -> int:
+        return 4 * 8 * shape[0] * shape[1]
+
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return replace(grams, weights=weights)
 

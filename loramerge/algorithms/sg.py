@@ -53,7 +53,9 @@ class Sg(Sized):
     )
     top_k: int = option(4, "How many of the nearest sources are mixed.", Interval(low=1))
     temperature: float = option(
-        0.05, "How even the mixture is: 0 takes the nearest alone, inf all top k alike.", Interval(low=0)
+        0.05,
+        "How even the mixture is: 0 takes the nearest alone, inf all top k alike.",
+        Interval(low=0, endless=True),
     )
 
     def __post_init__(self) -> None:

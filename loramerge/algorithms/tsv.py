@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from loramerge.algorithms.families.span import Cored
+from loramerge.algorithms.families.span import RANK_TOL, Cored, tolerance
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.basis import Basis, directions
@@ -29,7 +29,9 @@ class Tsv(Cored):
     Limits: adapters that share directions, or units that outnumber the rows or columns, cannot all be
     orthogonal. Then U⊥ is the nearest partial isometry: they share what there is, and n copies of an
     adapter come to one of them. Directions that are nearly shared are pushed apart at full strength, down
-    to rank_tol.
+    to rank_tol. Its default is 2⁻⁸, the spacing of bfloat16: two directions nearer than the numbers that
+    adapters are trained and used in are one. So near copies come to one of them, as copies do; with 1e-5
+    five copies 0.1 % apart came out 190 % off.
 
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
@@ -40,6 +42,7 @@ class Tsv(Cored):
            [-0.316,  0.949]])
     """
 
+    rank_tol: float = tolerance(2.0**-8)
     per_source: int | None = option(
         None, "Leading singular units of every source that take part [default: all].", Interval(low=1)
     )
@@ -68,5 +71,6 @@ class Tsv(Cored):
             mine = grams.of(source)  # strongest first
             own = sigma[:, mine] * float(grams.weights[source] != 0)
             own[:, self.per_source or len(mine) :] = 0.0
-            sigma[:, mine] = own * (own > self.rank_tol * own.max(axis=1, keepdims=True))
+            noise = min(self.rank_tol, RANK_TOL)  # a weak unit is no error; only its direction may be one
+            sigma[:, mine] = own * (own > noise * own.max(axis=1, keepdims=True))
         return sigma

@@ -73,7 +73,7 @@ METHODS: Mapping[str, Entry] = {
     'tsv': Entry('spectral', 'consensus', 'Task singular vectors: the interference between sources is whitened away; no unit loses strength.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
-        Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
+        Spec(name='rank_tol', type='float', default=0.00390625, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
         Spec(name='per_source', type='int', default=None, help='Leading singular units of every source that take part [default: all].', low=1),
     )),
     'core': Entry('spectral', 'consensus', 'TIES, DARE and other rules on small cores: the merge stays in the span of the adapters.', (

@@ -96,6 +96,19 @@ def check_limits(report: Report, request: Request) -> None:
             )
 
 
+def check_something(report: Report) -> None:
+    """Refuse a merge that holds nothing although the weighted sum of its sources does.
+
+    Raises:
+        VerificationError: it is zero everywhere.
+    """
+    if not any(module.merged for module in report.modules) and any(m.wanted for m in report.modules):
+        raise VerificationError(
+            "The merge is zero in every module, and its sources are not: the method leaves nothing of them. "
+            "Keep more entries, by a larger density, or take another method or other weights."
+        )
+
+
 def check_rounding(report: Report, max_error: float | None) -> None:
     """Hold every module against the user's limit.
 

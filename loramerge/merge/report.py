@@ -306,7 +306,7 @@ def _root(value: float | None) -> float | None:
 
 
 def _cosine(product: float, first: float, second: float) -> float | None:
-    return float(product / np.sqrt(first * second)) if first > 0 and second > 0 else None
+    return float(product / (np.sqrt(first) * np.sqrt(second))) if first > 0 and second > 0 else None
 
 
 def _show(value: float | None) -> str:

@@ -23,7 +23,7 @@ from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
 from loramerge.merge.measure import measure, measure_fit, unfolded
 from loramerge.merge.plan import Plan
-from loramerge.merge.prove import check_honest, check_limits, check_written, fingerprint
+from loramerge.merge.prove import check_honest, check_limits, check_something, check_written, fingerprint
 from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
 from loramerge.merge.spread import write_spread
@@ -104,7 +104,10 @@ def execute(plan: Plan, put: Put, keep: Keep) -> Report:
     ):
         for facts in run(partial(_merge, plan, put, keep, stage), plan.batches(effort)):
             modules += facts
-    return report(plan, modules)
+    found = report(plan, modules)
+    if not plan.method.traits.vanishes:
+        check_something(found)
+    return found
 
 
 def report(plan: Plan, modules: list[Module]) -> Report:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapters.limits import FACTOR, beyond
 from loramerge.errors import printable
 from loramerge.request.progress import Bar, Tell
 
@@ -73,6 +74,14 @@ class Number(Kind):
 
     def fit(self, value: Any) -> float:
         return number(value, low=0)
+
+
+def factor(value: Any) -> float:
+    """A number that something is multiplied by. Raises Unfit."""
+    found = number(value)
+    if beyond(found):
+        raise Unfit(f"must be 0, or from {1 / FACTOR:g} to {FACTOR:g} in size")
+    return found
 
 
 def number(value: Any, low: float = -LARGEST) -> float:
@@ -157,7 +166,7 @@ class Strength(Kind):
             value = _float(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
             raise Unfit(f"is neither a finite number nor one of {', '.join(self.policies)}")
-        return float(value)
+        return factor(value)
 
 
 def _float(text: str) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loramerge.errors import printable
-from loramerge.request.kinds import Unfit, number
+from loramerge.request.kinds import Unfit, factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ def weight(value: Any) -> Weight:
     if isinstance(value, Ramp):
         return Ramp(weight(value.first), weight(value.last))  # type: ignore[arg-type]
     try:
-        return number(value)
-    except Unfit:
-        raise Unfit(f"has the weight {printable(value, 60)}, which is not a finite number") from None
+        return factor(value)
+    except Unfit as error:
+        raise Unfit(f"has the weight {printable(value, 60)}, which {error}") from None
 
 
 def rule(value: Any) -> Rule:

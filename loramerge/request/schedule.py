@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from loramerge.algorithms import Method, name_of, not_an_option
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Signature
 from loramerge.errors import UsageError, printable
+from loramerge.request.kinds import Unfit, factor
 from loramerge.request.rules import Ramp, Rule, Weight
 
 LAYER = re.compile(r"(?:^|\.)(\d{1,9})(?=\.|$)")  # the first number in a path counts the layers
@@ -27,16 +27,20 @@ def check_weights(weights: Sequence[float] | None, count: int) -> Array:
     """The weights (T,), 1 each if none are given.
 
     Raises:
-        UsageError: another count than sources, or not a finite number.
+        UsageError: another count than sources, or no number that can be squared.
     """
     if weights is None:
         return np.ones(count)
     if len(weights) != count:
         raise UsageError(f"{len(weights)} weights for {count} adapters: give one weight for each.")
-    for weight in weights:
-        if isinstance(weight, bool) or not math.isfinite(weight):
-            raise UsageError(f"The weight {weight} is not a finite number.")
-    return np.array([float(weight) for weight in weights])
+    return np.array([_fitting(weight) for weight in weights])
+
+
+def _fitting(weight: Any) -> float:
+    try:
+        return factor(weight)
+    except Unfit as error:
+        raise UsageError(f"The weight {printable(weight)} {error}.") from None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,7 +52,7 @@ class Line:
 
     @classmethod
     def of(cls, weights: Sequence[Weight] | None, count: int) -> Line:
-        """Raises UsageError: another count than sources, or not a finite number."""
+        """Raises UsageError: another count than sources, or no number that can be squared."""
         if weights is None:
             return cls(np.ones(count), np.ones(count))
         ends = ([getattr(w, end) if isinstance(w, Ramp) else w for w in weights] for end in ("first", "last"))

@@ -162,15 +162,14 @@ def _renewed(adapters: Sequence[Adapter], always: bool = False) -> list[Adapter]
 
 def _stemmed(adapters: Sequence[Adapter]) -> list[Adapter]:
     """One stem for each list of layers, where sources differ by wrappers of the model alone."""
-    stems: dict[object, list[set[str]]] = {}
+    stems: dict[object, dict[int, set[str]]] = {}  # place -> source -> its stems
     for number, adapter in enumerate(adapters):
         for path in _paths(adapter):
-            own = stems.setdefault(place(path), [set() for _ in adapters])
-            own[number].add(parted(path)[0])
+            stems.setdefault(place(path), {}).setdefault(number, set()).add(parted(path)[0])
     changes: dict[str, str] = {}
     for where, each in stems.items():
-        every = set().union(*each)
-        if where != ((), "") and len(every) > 1 and all(len(own) < 2 for own in each):
+        every = set().union(*each.values())
+        if where != ((), "") and len(every) > 1 and all(len(own) < 2 for own in each.values()):
             changes |= {stem: best(every) for stem in every if stem != best(every)}
     if not changes:
         return list(adapters)

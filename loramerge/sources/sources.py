@@ -30,7 +30,7 @@ from loramerge.sources.identity import identified
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, select
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
-from loramerge.sources.units import Units, align, batches
+from loramerge.sources.units import Units, align, batches, needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +102,9 @@ class Sources:
         return next(a.slots[target].shape for a in self.adapters if target in a.slots)
 
     def held(self, method: Method) -> int:
-        """Bytes that a method holds for the largest module."""
-        return max((method.held(self.shape(target)) for target in self.signatures), default=0)
+        """Bytes that a worker needs for the most demanding module."""
+        found = {(signature, self.shape(target)) for target, signature in self.signatures.items()}
+        return max((sum(needs(*each, method)) for each in found), default=0)
 
     def check_units(self) -> None:
         """Raises IncompatibleError: a module has more units than are merged at once."""
@@ -150,7 +151,7 @@ class Sources:
         for group in groups:
             ways = [] if schedule is None or method is None else [schedule.way(method, next(iter(group)))[0]]
             gpu = effort.gpu if all(way.batched for way in ways) else None
-            made += batches(self.adapters, group, share, workers, gpu)
+            made += batches(self.adapters, group, share, workers, gpu, method)
         return made
 
 

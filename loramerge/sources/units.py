@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Slot
-from loramerge.adapters.limits import check_units
+from loramerge.adapters.limits import SIDE, UNIT, check_units
 from loramerge.adapters.target import Target
-from loramerge.arrays.backend import Array, namespace, ratio
+from loramerge.algorithms import Method
+from loramerge.arrays.backend import Array, host, namespace, positions, ratio
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
@@ -25,7 +26,7 @@ from loramerge.request.effort import MEMORY
 
 BATCH = 16  # modules that hide Python's own time where units are many
 NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
-SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged
+SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged, if no method says otherwise
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -93,12 +94,13 @@ class Units:
         as stored, the scale on the up side: for methods whose published form is bound to raw factors.
 
         Raises:
-            SourceError: a factor holds NaN or infinity.
+            SourceError: a factor holds NaN or infinity, or numbers whose squares leave float64.
         """
         pairs = [self._gram(module) for module in range(len(self.targets))]
         xp = namespace(pairs[0][0])
         up, down = (xp.stack(side) for side in zip(*pairs, strict=True))
         scale = xp.asarray(self.scale)
+        self._check_sizes(up, down, scale)
         split = _split(up, down, scale) if balance else xp.ones(scale.shape)
         left, right = scale / split, split  # (M, R) each
         eye = xp.eye(up.shape[-1])
@@ -116,7 +118,7 @@ class Units:
     def _gram(self, module: int) -> tuple[Array, Array]:
         go_on()
         up, down = self.up(module), self.down(module)
-        with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source below
+        with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source
             grams = up.T @ up, down @ down.T
         if not all(math.isfinite(gram.trace()) for gram in grams):
             self._blame(module)
@@ -131,7 +133,42 @@ class Units:
                         f"{printable(adapter.name)} has NaN or infinity in the {side} factor of "
                         f"{printable(target)}: its training diverged or the file is damaged."
                     )
-        raise SourceError(f"The factors of {printable(target)} overflow float64.")
+        raise SourceError(
+            f"The factors of {printable(target)} are so large that their squares overflow float64: the "
+            "training of a source diverged, or its file is damaged."
+        )
+
+    def _check_sizes(self, up: Array, down: Array, scale: Array) -> None:
+        """Refuse units (M, R) whose squares leave float64: sums of them would be infinite, or zero."""
+        left, right = (host(namespace(side).sqrt(side.diagonal(axis1=-2, axis2=-1))) for side in (up, down))
+        with np.errstate(over="ignore", under="ignore"):
+            left = host(abs(scale)) * left
+            size = left * right
+        far = (size > UNIT) | (left > SIDE) | (right > SIDE)
+        for m, unit in np.argwhere(far).tolist():
+            if self._lives(m, unit):
+                raise self._beyond(m, int(self.owner[unit]), "strong")
+        for source in np.unique(self.owner).tolist():
+            mine = np.flatnonzero(self.owner == source)
+            for m in positions(size[:, mine].max(axis=1) < 1 / UNIT):
+                if any(self._lives(m, unit) for unit in mine.tolist()):
+                    raise self._beyond(m, source, "weak")
+
+    def _lives(self, module: int, unit: int) -> bool:
+        """Whether both halves of a unit hold a number: its squares may be zero although it is not."""
+        halves = self.up(module)[:, unit], self.down(module)[unit], self.scale[module, unit]
+        return all(bool(np.any(host(half))) for half in halves)
+
+    def _beyond(self, module: int, source: int, how: str) -> SourceError:
+        remedy = {
+            "strong": "its training diverged, or its alpha is wrong.",
+            "weak": "it is as good as untrained there: leave the module out.",
+        }
+        return SourceError(
+            f"{printable(self.adapters[source].name)} is too {how} in {printable(self.targets[module])}: "
+            f"a unit of it is not between {1 / UNIT:g} and {UNIT:g}, where float64 holds its squares; "
+            f"{remedy[how]}"
+        )
 
     def settle(self, result: Result) -> Remix | Fitted:
         """What a result comes to, once what is not in the Grams has been measured."""
@@ -223,24 +260,43 @@ def batches(
     memory: float = MEMORY,
     workers: int = 1,
     gpu: Gpu | None = None,
+    method: Method | None = None,
 ) -> Iterator[Units]:
-    """The modules in batches of one rank signature, each small enough to be merged within `memory` bytes and
-    to leave some for every one of the `workers`."""
+    """The modules in batches of one rank signature, each small enough to be merged by `method` within
+    `memory` bytes and to leave some for every one of the `workers`."""
     groups: dict[Signature, list[Target]] = defaultdict(list)
     for target, signature in signatures.items():
         groups[signature].append(target)
     for signature, targets in groups.items():
         place = gpu if gpu and sum(signature) >= gpu.least else None
         even = max(BATCH, len(targets) // (2 * workers))
-        count = min(_that_fit(signature, targets, adapters, memory), even)
+        count = min(_that_fit(signature, targets, adapters, memory, method), even)
         for start in range(0, len(targets), count):
             yield Units(tuple(targets[start : start + count]), tuple(adapters), signature, place)
 
 
-def _that_fit(signature: Signature, targets: list[Target], adapters: Sequence[Adapter], memory: float) -> int:
-    """Modules a batch: their Grams and the float64 factors of the largest of them must fit."""
-    units = sum(signature)
-    shapes = [a.slots[t].shape for t in targets for a, r in zip(adapters, signature, strict=True) if r]
-    factors = 8 * units * max(map(sum, shapes))
-    fit = (memory - 2 * factors) / (8 * SQUARES * units**2)
-    return int(min(max(fit, 1), max(BATCH, NUMBERS // units**2)))
+def _that_fit(
+    signature: Signature,
+    targets: list[Target],
+    adapters: Sequence[Adapter],
+    memory: float,
+    method: Method | None,
+) -> int:
+    """Modules a batch: what all of them take, and what the largest takes by itself, must fit."""
+    shape = _largest([a.slots[t].shape for t in targets for a in adapters if t in a.slots])
+    apart, each = needs(signature, shape, method)
+    fit = (memory - apart) / each
+    return int(min(max(fit, 1), max(BATCH, NUMBERS // sum(signature) ** 2)))
+
+
+def _largest(shapes: list[tuple[int, int]]) -> tuple[int, int]:
+    return max(outs for outs, _ in shapes), max(ins for _, ins in shapes)
+
+
+def needs(signature: Signature, shape: tuple[int, int], method: Method | None) -> tuple[int, int]:
+    """Bytes that one module at a time takes, and those that each module of a batch takes besides."""
+    units, sources = sum(signature), sum(rank > 0 for rank in signature)
+    factors = 2 * 8 * units * sum(shape)  # float64, as they are and mixed
+    if method is None:
+        return factors, 8 * SQUARES * units**2
+    return factors + method.held(shape, sources), 8 * method.squares(sources) * units**2

@@ -212,12 +212,15 @@ def diff(
 def _module(name: str, sides: Sequence[LowRank | None]) -> ModuleDifference:
     present = [side for side in sides if side is not None]
     try:
-        if len(present) == 1:
-            return _lonely(name, _energy(cores(present[0], present[0])[0]), in_first=sides[0] is not None)
-        return _pair(name, *cores(*present))
+        with np.errstate(over="raise", invalid="raise"):
+            if len(present) == 1:
+                energy = _energy(cores(present[0], present[0])[0])
+                return _lonely(name, energy, in_first=sides[0] is not None)
+            return _pair(name, *cores(*present))
     except ArithmeticError:
         raise SourceError(
-            f"{printable(name)} holds NaN or infinity: its training diverged or the file is damaged."
+            f"{printable(name)} holds NaN, infinity or numbers whose squares overflow float64: its training "
+            "diverged or the file is damaged."
         ) from None
 
 
@@ -228,7 +231,7 @@ def cores(first: LowRank, second: LowRank) -> tuple[Array, Array]:
     squared before the two are subtracted, so the floor of ‖A − B‖/‖A‖ is rounding, about 1e-15, not 1e-8.
 
     Raises:
-        ArithmeticError: a factor holds NaN or infinity.
+        ArithmeticError: a factor holds NaN or infinity, or squares overflow.
     """
     left = _triangle([wide(each.up) for each in (first, second)])
     right = _triangle([wide(each.down).T for each in (first, second)])
@@ -254,14 +257,18 @@ def _same(first: LowRank, second: LowRank) -> bool:
 def _extras(first: Adapter, second: Adapter) -> Iterable[ModuleDifference]:
     """The tensors that are no low-rank pair: heads, biases, whatever was kept."""
     for key in sorted(first.extras.keys() | second.extras.keys()):
+        yield _extra(key, first, second)
+
+
+def _extra(key: str, first: Adapter, second: Adapter) -> ModuleDifference:
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN stays NaN: a head may hold it
         held = [wide(s.extras[key].read()) for s in (first, second) if key in s.extras]
         if len(held) == 1:
-            yield _lonely(key, _energy(held[0]), in_first=key in first.extras)
-        elif held[0].shape != held[1].shape:
+            return _lonely(key, _energy(held[0]), in_first=key in first.extras)
+        if held[0].shape != held[1].shape:
             apart = _energy(held[0]) + _energy(held[1])
-            yield ModuleDifference(key, _energy(held[0]), _energy(held[1]), apart, 0.0)
-        else:
-            yield _pair(key, *held)
+            return ModuleDifference(key, _energy(held[0]), _energy(held[1]), apart, 0.0)
+        return _pair(key, *held)
 
 
 def _lonely(name: str, energy: float, in_first: bool) -> ModuleDifference:
@@ -284,7 +291,7 @@ def _relative(apart: float, whole: float) -> float:
 
 
 def _cosine(inner: float, first: float, second: float) -> float | None:
-    return inner / math.sqrt(first * second) if first > 0 and second > 0 else None
+    return inner / math.sqrt(first) / math.sqrt(second) if first > 0 and second > 0 else None
 
 
 def _finite(value: float) -> float | None:

@@ -91,7 +91,7 @@ def push(
         if kept_card(target, now):
             notes.append(f"{repo_id} has a card that loramerge did not write: it was left as it is")
         else:
-            told_of = _facts(place, adapter, repo_id, report)
+            told_of = card_facts(place, adapter, repo_id, report)
             files[CARD] = write(told_of).encode("utf-8")
             if told_of.base is None:
                 notes.append(
@@ -102,7 +102,7 @@ def push(
     return Pushed(done.repo, done.commit, done.url, done.changed, (*notes, *done.notes))
 
 
-def _facts(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] | None) -> Facts:
+def card_facts(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] | None) -> Facts:
     """What its card tells, from what was recorded of its making.
 
     Raises:

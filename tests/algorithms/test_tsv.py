@@ -1,5 +1,6 @@
 """TSV-M by hand, and where the published form depends on what a library makes up."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -71,6 +72,35 @@ def test_for_copies_the_published_polar_factor_is_no_better_defined():
     (a,) = random_adapters(75, (4,), {"q": (40, 32)})
     assert distance(merged([a] * 3, Tsv()), dense(a)) < 1e-9
     assert distance({"q": published([dense(a)["q"]] * 3, 4)}, dense(a)) > 0.1
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16], ids=lambda k: np.dtype(k).name)
+@pytest.mark.parametrize("apart", [0, 1e-6, 1e-5, 1e-4, 1e-3])
+def test_near_copies_come_to_one_of_them(kind, apart):
+    """Rounding to the stored type, or a step of training that bfloat16 hardly sees, is no direction."""
+    rng = np.random.default_rng(77)
+    up, down = rng.standard_normal((200, 8)), rng.standard_normal((8, 160))
+
+    def near(matrix):
+        return (matrix + apart * rng.standard_normal(matrix.shape)).astype(kind)
+
+    copies = [Adapter.of({"q": LowRank(near(up), near(down))}) for _ in range(5)]
+    mean = sum(dense(copy)["q"] for copy in copies) / 5
+    assert distance(merged(copies, Tsv()), {"q": mean}) < 1e-2
+    if apart == 1e-3:
+        assert distance(merged(copies, Tsv(rank_tol=1e-5)), {"q": mean}) > 1.5
+
+
+def test_directions_that_differ_by_more_are_pushed_apart():
+    angle = 0.02
+    a, b = unit([3, 0], [1, 0]), unit([np.cos(angle), np.sin(angle)], [0, 1])
+    found = dense_of(a, b, method=Tsv())
+    assert np.linalg.svd(found, compute_uv=False) == pytest.approx([3, 1])
+
+
+def test_a_weak_unit_is_kept_whatever_the_tolerance_of_directions():
+    a = Adapter.of({"q": LowRank(np.diag([1.0, 1e-4]), np.eye(2))})
+    assert merged([a], Tsv())["q"] == pytest.approx(np.diag([1.0, 1e-4]))
 
 
 def test_fewer_units_of_every_source_are_those_of_their_best_approximations():

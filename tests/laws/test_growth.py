@@ -9,10 +9,12 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapters.adapter import Adapter
+from loramerge.algorithms.entries.chance import own_names
 from loramerge.consumers import CONSUMERS
 from loramerge.consumers.check import facts_of
 from loramerge.merge.report import PAIRS
 from loramerge.verbs.inspect import inspect
+from loramerge.verbs.push import card_facts
 from tests.helpers.files import bare
 
 STEP = 4
@@ -82,6 +84,44 @@ def test_an_inspection_grows_with_the_modules(tmp_path):
         return lambda: str(inspect(place))
 
     grows_evenly(make, 40)
+
+
+def test_a_card_grows_with_the_modules(tmp_path):
+    def make(count):
+        place = written(tmp_path / str(count), count)
+        return lambda: card_facts(place, lm.load(place), "me/merged", None)
+
+    grows_evenly(make, 40)
+
+
+def test_names_for_chance_grow_with_the_sources():
+    def make(count):
+        names = [Counted("same" if i % 2 else f"s{i}") for i in range(count)]
+        return lambda: own_names(names, range(count))
+
+    acts = [make(100 * STEP**i) for i in range(2)]
+    few, many = (compared(act) for act in acts)
+    assert many <= ALLOWED * max(few, 1)
+
+
+class Counted(str):
+    """A name that counts how often it is compared, which no count of calls sees."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    def rpartition(self, sep):
+        return tuple(map(Counted, str.rpartition(self, sep)))
+
+
+def compared(act):
+    Counted.compared = 0
+    act()
+    return Counted.compared
 
 
 @pytest.mark.parametrize("consumer", ["peft", "vllm"])

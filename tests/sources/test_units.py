@@ -204,7 +204,7 @@ def test_a_bad_number_is_blamed_on_its_source_side_and_module(value, side, dtype
 
 def test_numbers_too_large_to_square_are_blamed_on_the_module():
     u = update(np.random.default_rng(13), 2)
-    with pytest.raises(SourceError, match="factors of q overflow float64"):
+    with pytest.raises(SourceError, match="factors of q are so large that their squares overflow float64"):
         combine([Adapter.of({"q": LowRank(u.up * 1e200, u.down)})])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,10 @@ def own_names(names: Sequence[str], strengths: Sequence[float]) -> list[str]:
     """
     longer = [re.sub(r"#\d+$", "", name) for name in names]
     short = [name.rpartition("/")[2] for name in longer]
-    told = [s if short.count(s) == 1 else more for s, more in zip(short, longer, strict=True)]
-    ranked = sorted(range(len(told)), key=lambda i: -strengths[i])
-    place = {i: sum(told[j] == told[i] for j in ranked[: ranked.index(i)]) for i in ranked}
-    return [n if told.count(n) == 1 else f"{n}#{place[i]}" for i, n in enumerate(told)]
+    times = Counter(short)
+    told = [s if times[s] == 1 else more for s, more in zip(short, longer, strict=True)]
+    times, seen, place = Counter(told), Counter[str](), {}
+    for i in sorted(range(len(told)), key=lambda i: -strengths[i]):
+        place[i] = seen[told[i]]
+        seen[told[i]] += 1
+    return [n if times[n] == 1 else f"{n}#{place[i]}" for i, n in enumerate(told)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from loramerge.algorithms.entries import cores
 from loramerge.algorithms.entries.options import SHARE
 from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.entries.votes import total
@@ -32,6 +33,9 @@ class ByRule(Spectral):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.chosen()
+
+    def squares(self, sources: int) -> int:
+        return cores.held(sources)
 
     def chosen(self) -> Rule:
         """The rule with its options.

@@ -22,6 +22,11 @@ from loramerge.arrays.linalg import svd
 from loramerge.arrays.remix import Remix
 
 
+def held(sources: int) -> int:
+    """(R, R) arrays of float64 alive at once while the cores of so many sources are merged."""
+    return 24 + 6 * sources
+
+
 def merged(rule: Rule, grams: Grams, bases: Basis, known: Limits | None = None) -> Array:
     """The merged core (M, R, R) of a batch, with its weights.
 
@@ -80,8 +85,11 @@ class Cores(Space):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return min(self.rank or sum(signature), sum(signature))
 
-    def held(self, shape: tuple[int, int]) -> int:
+    def held(self, shape: tuple[int, int], sources: int) -> int:
         return 0
+
+    def alive(self, sources: int) -> int:
+        return held(sources)
 
     def merge(self, grams: Grams) -> Remix:
         bases = basis(grams, self.rank_tol)

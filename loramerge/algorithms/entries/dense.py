@@ -99,10 +99,13 @@ class Dense(Space):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return min(self.rank or max(signature), *shape)
 
-    def held(self, shape: tuple[int, int]) -> int:
+    def held(self, shape: tuple[int, int], sources: int) -> int:
         """The merged matrix in float32, and 64 MB for tiles, limits and the refit; all its σ² take more."""
         gram = 0 if self.energy is None else 3 * 8 * min(shape) ** 2
         return 4 * shape[0] * shape[1] + gram + (64 << 20)
+
+    def alive(self, sources: int) -> int:
+        return 16
 
     def merge(self, grams: Grams) -> Fitted:
         return Fitted(partial(self._fit, grams), lambda module: self._matrix(grams, module)[0])

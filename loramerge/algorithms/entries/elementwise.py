@@ -97,8 +97,11 @@ class Elementwise(Ranked):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return self.place.width(signature, shape)
 
-    def held(self, shape: tuple[int, int]) -> int:
-        return self.place.held(shape)
+    def held(self, shape: tuple[int, int], sources: int) -> int:
+        return self.place.held(shape, sources)
+
+    def squares(self, sources: int) -> int:
+        return self.place.alive(sources)
 
     def remix(self, grams: Grams) -> Result:
         return self.place.merge(grams)

@@ -57,8 +57,12 @@ class Space(ABC):
         """The most units a merged module (out, in) has."""
 
     @abstractmethod
-    def held(self, shape: tuple[int, int]) -> int:
+    def held(self, shape: tuple[int, int], sources: int) -> int:
         """Bytes that a worker holds for one module (out, in)."""
+
+    @abstractmethod
+    def alive(self, sources: int) -> int:
+        """(R, R) arrays of float64 alive at once while a module of so many sources is merged."""
 
     @abstractmethod
     def merge(self, grams: Grams) -> Result:

@@ -11,12 +11,14 @@ import numpy as np
 
 from loramerge.algorithms.families.size import Ranked, keep, squares
 from loramerge.algorithms.method import option
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array, host, namespace
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, balanced, leading, weigh
 from loramerge.arrays.remix import Remix
 
 ROUNDING = 1e-14  # of ‖·‖²: a rank that cuts less than this cuts nothing
+
+UNEVEN = 1e6  # times the smallest coefficient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,10 @@ class Mixture(Ranked):
         """The units with the coefficients folded in."""
         assert grams.weights is not None
         if self.products is None:
-            return weigh(grams, self.coefficients(inners(grams, len(grams.weights)), grams.weights))
-        return weigh(grams, self.coefficients(np.array([self.products]), grams.weights)[0])
+            found = self.coefficients(inners(grams, len(grams.weights)), grams.weights)
+        else:
+            found = self.coefficients(np.array([self.products]), grams.weights)[0]
+        return weigh(grams, found, even=_uneven(host(found)))
 
     @property
     def searches(self) -> bool:
@@ -80,6 +84,12 @@ class Mixture(Ranked):
         parts = leading(units.up, units.down, self.rank, units.halves)
         cut = whole - (parts.sigma**2).sum(axis=1)
         return units.remix(*balanced(parts, self.rank), whole, xp.where(cut > ROUNDING * whole, cut, 0.0))
+
+
+def _uneven(coefficients: Array) -> bool:
+    """Whether one side alone cannot take the coefficients: its Gram would lose the digits of weak units."""
+    sizes = np.abs(coefficients[coefficients != 0])
+    return bool(len(sizes)) and bool(sizes.max() > UNEVEN * sizes.min())
 
 
 def inners(grams: Grams, sources: int) -> Array:

@@ -16,10 +16,10 @@ from loramerge.arrays.remix import Result
 RANK_TOL = 1e-5
 
 
-def tolerance() -> float:
+def tolerance(default: float = RANK_TOL) -> float:
     """The option of methods that work on cores."""
     return option(
-        RANK_TOL,
+        default,
         "Directions weaker than this share of the strongest are noise: neither whitened nor counted.",
         Interval(low=1e-7, high=0.1),
     )
@@ -47,6 +47,9 @@ class Cored(Spectral):
     @abstractmethod
     def bases(self, grams: Grams) -> Basis:
         """What the cores are written in."""
+
+    def squares(self, sources: int) -> int:
+        return 32
 
     @abstractmethod
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:

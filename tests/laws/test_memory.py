@@ -1,0 +1,74 @@
+"""What each method says that it holds is what it holds, and batches follow it: `--memory` is kept."""
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import loramerge as lm
+from loramerge.sources.units import needs
+from tests.helpers.files import bare
+from tests.laws.rows import every_method
+
+RANK, SIZE, MODULES, SOURCES = 32, 200, 2, 6
+SPARE = 3 << 20  # of Python's own, and of what is the same for all
+ONE = 1.0  # byte: a module at a time, whatever it takes
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Sources on the disk, so that neither they nor the merge are held: some with one A, as `ffa` wants."""
+    folder = tmp_path_factory.mktemp("memory")
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal((RANK, SIZE)).astype(np.float32)
+
+    def values(shared):
+        for m in range(MODULES):
+            down = one if shared else rng.standard_normal((RANK, SIZE)).astype(np.float32)
+            yield f"base_model.model.layers.{m}.q.lora_A.weight", down
+            up = rng.standard_normal((SIZE, RANK)).astype(np.float32)
+            yield f"base_model.model.layers.{m}.q.lora_B.weight", up
+
+    return {
+        shared: [
+            bare(folder / f"{'shared' if shared else 'own'}{t}.safetensors", dict(values(shared)), {})
+            for t in range(SOURCES)
+        ]
+        for shared in (True, False)
+    }
+
+
+def peak(plan, out):
+    """The most bytes that were alive at once while a plan was carried out."""
+    plan = replace(plan, request=replace(plan.request, out=out))
+    tracemalloc.start()
+    try:
+        lm.merge.run.run(plan)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@every_method
+def test_a_method_holds_what_it_says(method, files, tmp_path):
+    sources = files[method.traits.units == "shared"][: method.traits.most]
+    weights = np.linspace(1, 0.5, len(sources)).tolist()
+    lm.combine(sources[:1], "svd", alpha="rank")  # everything is imported
+    plan = lm.plan(sources, method, weights=weights, alpha="rank", threads=1)
+    signature = next(iter(plan.work.signatures.values()))
+    apart, each = needs(signature, (SIZE, SIZE), plan.method)
+    for modules in (1, MODULES):
+        memory = ONE if modules == 1 else apart + modules * each
+        asked = replace(plan, request=replace(plan.request, memory=memory))
+        assert max(len(batch.targets) for batch in asked.batches(asked.effort)) == modules
+        found = peak(asked, tmp_path / str(modules))
+        assert found <= apart + modules * each + SPARE, f"{found / 1e6:.1f} MB"
+
+
+def test_workers_are_no_more_than_can_hold_a_module(files):
+    plan = lm.plan(files[False], "core", alpha="rank", threads=8)
+    apart, each = needs((RANK,) * SOURCES, (SIZE, SIZE), plan.method)
+    assert plan.effort.workers == 8
+    few = replace(plan, request=replace(plan.request, memory=2.5 * (apart + each)))
+    assert few.effort.workers == 2
