@@ -53,7 +53,6 @@ from loramerge.errors import OutputError as OutputError
 from loramerge.errors import SourceError as SourceError
 from loramerge.errors import UsageError as UsageError
 from loramerge.errors import VerificationError as VerificationError
-from loramerge.formats import load as load
 from loramerge.formats import save as save
 from loramerge.formats.state_dict import from_state_dict as from_state_dict
 from loramerge.formats.state_dict import to_state_dict as to_state_dict
@@ -66,6 +65,7 @@ from loramerge.request.effort import Effort as Effort
 from loramerge.request.request import Request as Request
 from loramerge.request.rules import Ramp as Ramp
 from loramerge.request.rules import Rule as Rule
+from loramerge.sources.load import load as load
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
@@ -97,6 +97,7 @@ def combine(
     extras: str = ...,
     renormalise: bool = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
     allow_pickle: bool = ...,
     format: str | None = ...,
     descriptions: Mapping[str, str] | str | Path | None = ...,
@@ -129,6 +130,7 @@ def convert(
     rename: Mapping[str, str] | str | Path | None = ...,
     grain: str | None = ...,
     extras: str = ...,
+    base: str | Path | None = ...,
     allow_pickle: bool = ...,
     dtype: str | None = ...,
     profile: str | None = ...,
@@ -149,6 +151,7 @@ def extract(
     profile: str | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    allow_unknown: bool = ...,
     max_lost: float | None = ...,
     min_cosine: float | None = ...,
     overwrite: bool = ...,
@@ -189,6 +192,7 @@ def open(
     grain: str | None = ...,
     extras: str = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
     allow_pickle: bool = ...,
     format: str | None = ...,
     threads: int | None = ...,
@@ -212,6 +216,7 @@ def plan(
     extras: str = ...,
     renormalise: bool = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
     allow_pickle: bool = ...,
     format: str | None = ...,
     descriptions: Mapping[str, str] | str | Path | None = ...,
@@ -237,6 +242,7 @@ def replay(
     sources: Mapping[str, str | Path] | None = ...,
     folders: Sequence[str | Path] = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
     allow_pickle: bool = ...,
     max_error: float | None = ...,
     max_lost: float | None = ...,
@@ -260,6 +266,7 @@ def resize(
     grain: str | None = ...,
     extras: str = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
     allow_pickle: bool = ...,
     format: str | None = ...,
     dtype: str | None = ...,

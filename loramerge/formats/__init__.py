@@ -11,6 +11,7 @@ from loramerge.adapters.original import noted
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import Alpha, check_alpha
 from loramerge.formats.peft.config import changes_base
 from loramerge.formats.peft.initial import made_plain
@@ -30,6 +31,7 @@ def load(
     allow_pickle: bool = False,
     initial: str | Path | None = None,
     peeking: bool = False,
+    base: Base | None = None,
 ) -> Adapter:
     """Read an adapter of any format (see docs/formats.md). Only its header is read; tensors when asked for.
 
@@ -42,6 +44,7 @@ def load(
         initial: the folder of the adapter that a PiSSA, OLoRA, CorDA or LoRA-GA training began with.
         optional: where the source says its own alpha, ignore `alpha` instead of refusing it.
         peeking: on the Hub read only the header; a tensor is then fetched when it is asked for.
+        base: the model that it was trained on, opened, for forms that need it.
 
     Raises:
         SourceError: absent, cut short or malformed; on the Hub missing, gated, not to be reached.
@@ -55,7 +58,7 @@ def load(
         return source
     check_alpha(alpha)
     with noted() as originals:
-        adapter = _load(source, alpha, optional, allow_pickle, initial, peeking)
+        adapter = _load(source, alpha, optional, allow_pickle, initial, peeking, base)
     return replace(adapter, provenance=replace(adapter.provenance, originals=originals))
 
 
@@ -66,6 +69,7 @@ def _load(
     allow_pickle: bool,
     initial: str | Path | None,
     peeking: bool,
+    base: Base | None,
 ) -> Adapter:
     if not source:
         raise UsageError("An adapter without a name: give a path, or a name on the Hub.")
@@ -75,7 +79,7 @@ def _load(
         return _made_plain([_here(each, allow_pickle) for each in (source, initial)], alpha, allow_pickle)
 
     def read(place: Path, name: str, file: File | None = None) -> Adapter:
-        return load_path(place, name, alpha, optional, allow_pickle, file)
+        return load_path(place, name, alpha, optional, allow_pickle, file, base)
 
     put_back(path)
     if found is None:

@@ -12,6 +12,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.formats.dialects import FOLDER_FILES, Header, find
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import Alpha
 from loramerge.formats.peft.read import CONFIG, load_folder, noted, open_weights
 from loramerge.formats.wrappers import unwrapped_file
@@ -24,6 +25,7 @@ def load_path(
     optional: bool = True,
     allow_pickle: bool = False,
     elsewhere: File | None = None,
+    base: Base | None = None,
 ) -> Adapter:
     """The adapter in a file or folder. Only headers are read, and alphas.
 
@@ -34,16 +36,16 @@ def load_path(
     """
     if not os.path.isdir(path) and (elsewhere is None or elsewhere.path == path):
         file = elsewhere or open_weights(path, name, allow_pickle)
-        return _read(Header(file, name, alpha=alpha, optional=optional))
+        return _read(Header(file, name, alpha=alpha, optional=optional, base=base))
     shown = name.rstrip("/") or name
     weights, config = _foreign(path, shown)
     if elsewhere is not None and "peft_type" not in config and (config or _is_foreign(elsewhere)):
         weights = elsewhere.path
     if weights is None:
-        return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere)
+        return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere, base=base)
     file = elsewhere or open_weights(weights, f"{shown}/{weights.name}", allow_pickle)
     beside = (path / CONFIG,) if config else ()
-    return _read(Header(file, shown, config, (weights, *beside), alpha, optional))
+    return _read(Header(file, shown, config, (weights, *beside), alpha, optional, base))
 
 
 def _is_foreign(file: File) -> bool:

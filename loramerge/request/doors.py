@@ -25,6 +25,7 @@ _BY_OUT = "the name of the output says it"
 _RESTORED = "the merge has settled it"
 _OWN = "what you say yourself is done: it is for what a file asks"
 _MODELS = "whole models are read, not adapters"
+_ARGUMENT = "the base model is an argument of its own"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -68,6 +69,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "extract": {
         **dict.fromkeys(("sources", "strength"), _MODELS),
+        "base": _ARGUMENT,
         **dict.fromkeys(("only", "exclude", "extras"), HERE),
         **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
         "max_error": "every module is compared anyway",
@@ -76,6 +78,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "fuse": {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
         "rules": "use combine first, and fuse the merge",
+        "base": _ARGUMENT,
         "extras": "all that the adapter holds is applied",
         **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
         **dict.fromkeys(("out", "overwrite"), HERE),
@@ -95,6 +98,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "record": {
         "allow_pickle": _STRANGER,
         "descriptions": "similarities to them are recorded in their place",
+        "base": "it lies where you have it: say it again when you replay",
         "size": "the ranks that it came to are recorded in its place",
         **dict.fromkeys(LIMITS, "it decides whether a merge is written, not what is in it"),
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
@@ -103,7 +107,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "replay": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),
-        **dict.fromkeys(("initial", "allow_pickle", "out", "overwrite", *LIMITS), HERE),
+        **dict.fromkeys(("initial", "base", "allow_pickle", "out", "overwrite", *LIMITS), HERE),
     },
 }
 

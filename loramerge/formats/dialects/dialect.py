@@ -14,6 +14,7 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.beside import refuse_inside
+from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import Alpha, already_known
 from loramerge.formats.peft.keys import Shape, laid, shapes, within
 from loramerge.formats.peft.names import check_names
@@ -38,6 +39,7 @@ class Header:
         config: the JSON object of the config in its folder; None for a bare file.
         files: every file behind it, for provenance.
         alpha: what the user says of a source that does not say its own.   optional: it may go unused.
+        base: the model that it was trained on, if that is given.
     """
 
     file: File
@@ -46,6 +48,7 @@ class Header:
     files: tuple[Path, ...] = ()
     alpha: Alpha | None = None
     optional: bool = True
+    base: Base | None = None
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:

@@ -44,7 +44,7 @@ class Loralib(Dialect):
         return any(FACTOR.fullmatch(key) for key in keys) and not any(key.endswith(ADAPTIVE) for key in keys)
 
     def read(self, header: Header) -> Adapter:
-        stored = sort_tensors(_as_peft(header.tensors, header.name), header.name)
+        stored = sort_tensors(_as_peft(header.tensors, header.name), header.name, header.base)
         said = of_bare_file(header.file, stored)
         unused = header.unused_alpha() if said else []
         pairs, scale_of, config = said or given(header.file, stored, header.alpha)

@@ -202,7 +202,7 @@ def check_ranks(rule: Rule, pairs: Pairs, where: str) -> None:
         SourceError: it does not; a wrong rank would be a wrong scale.
     """
     for path, pair in pairs.factors.items():
-        if rule.rank(path) != pair.rank:
+        if pair.scaled and rule.rank(path) != pair.rank:
             raise SourceError(
                 f"{printable(where)} gives {printable(path)} rank {rule.rank(path)}, but its tensors have "
                 f"rank {pair.rank}: they do not belong together, and the scale would be wrong."

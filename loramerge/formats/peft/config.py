@@ -60,6 +60,20 @@ class Scales:
 
 
 @dataclass(frozen=True, eq=False)
+class Unscaled:
+    """A type without an alpha: the formula of its form has every number in it."""
+
+    r: int
+
+    def rank(self, path: str) -> int:
+        """The r of the config; 1 where it has none."""
+        return self.r
+
+    def scale(self, path: str) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Adaptive:
     """AdaLoRA: alpha over the rank that training began with, which PEFT keeps when it prunes."""
 
@@ -87,6 +101,8 @@ def scales(config: Mapping[str, Any], name: str) -> Rule:
         return _adaptive(config, name)
     kind = config.get("peft_type")  # of a live config no text, but equal to one
     alpha = next((setting for known, setting in TYPES.items() if known == kind), "lora_alpha")
+    if not alpha:
+        return Unscaled(_rank(config.get("r") or 1, "r", name))
     ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
     alphas = {k: _number(v, f"alpha_pattern of {k}", name) for k, v in _table(config, "alpha_pattern", name)}
     return Scales(
@@ -128,6 +144,11 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
             f"{', '.join(sorted(TYPES))} are. {ROUTED if kind in ('XLORA', 'POLY') else CONVERTS}"
         )
     refuse_settings(config, name)
+    if kind == "UNILORA" and not config.get("save_indices"):
+        raise IncompatibleError(
+            f"{printable(name)} is Uni-LoRA without its indices, which PEFT deals out in the order of the "
+            f"model's layers, and no file tells that: save it with save_indices=True. {CONVERTS}"
+        )
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith("loftq"):
         raise IncompatibleError(

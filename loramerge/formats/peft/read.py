@@ -16,6 +16,7 @@ from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.pickles import open_pickle
 from loramerge.formats.files.safetensors import File, open_file
+from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import (
     Alpha,
     ScaleOf,
@@ -56,6 +57,7 @@ def load_folder(
     allow_pickle: bool = False,
     known_start: bool = False,
     file: File | None = None,
+    base: Base | None = None,
 ) -> Adapter:
     """An adapter as PEFT saves it. Only headers are read. `file` is that of its weights, if it is elsewhere.
 
@@ -71,7 +73,7 @@ def load_folder(
     unused = _unused(alpha, optional, name)
     file, wrapped = unwrapped_file(file or _weights(folder, name, allow_pickle))
     config = unwrapped_config(config) if wrapped else config
-    stored = sort_tensors(file.tensors, name)
+    stored = sort_tensors(file.tensors, name, base)
     rule = scales(config, name)
     pairs = understood(stored, config, rule, name)
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
@@ -85,14 +87,16 @@ def noted(adapter: Adapter, notes: Sequence[str]) -> Adapter:
     return replace(adapter, oddities=(*adapter.oddities, *notes), renamed=True) if notes else adapter
 
 
-def read_file(file: File, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
+def read_file(
+    file: File, name: str, alpha: Alpha | None = None, optional: bool = True, base: Base | None = None
+) -> Adapter:
     """A bare file with PEFT's tensor names. Only its header is read.
 
     Raises:
         SourceError, IncompatibleError: as `of_bare_file` and `given` say.
         UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
-    stored = sort_tensors(file.tensors, name)
+    stored = sort_tensors(file.tensors, name, base)
     said = of_bare_file(file, stored)
     unused = _unused(alpha, optional, name) if said else []
     pairs, scale_of, config = said or given(file, stored, alpha)
@@ -151,7 +155,10 @@ def updates(
         for path, pair in pairs.factors.items()
         for target, slot in pair.slots(scale_of(path), flipped)
     }
-    biases = {Target(path, "bias"): Scaled(tensor, scale_of(path)) for path, tensor in pairs.biases.items()}
+    biases = {
+        Target(path, "bias"): Scaled(tensor, scale_of(path) if pairs.factors[path].scaled else 1.0)
+        for path, tensor in pairs.biases.items()
+    }
     return slots, biases
 
 
