@@ -13,20 +13,27 @@ from loramerge.adapters.limits import check_units
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.files.views import widened
 from loramerge.formats.forms.adalora import ADALORA
+from loramerge.formats.forms.boft import BOFT
 from loramerge.formats.forms.c3a import C3A
 from loramerge.formats.forms.checks import check_float, check_full, check_whole, missing
 from loramerge.formats.forms.delora import DELORA
+from loramerge.formats.forms.dora import DORA
 from loramerge.formats.forms.embedding import EMBEDDING
 from loramerge.formats.forms.form import Form, Given, Naming, Parts, Update
 from loramerge.formats.forms.fourierft import FOURIERFT
 from loramerge.formats.forms.full import FULL
 from loramerge.formats.forms.gralora import GRALORA
+from loramerge.formats.forms.hira import HIRA
+from loramerge.formats.forms.hra import HRA
+from loramerge.formats.forms.ia3 import IA3
+from loramerge.formats.forms.kasa import AUTHORS_KASA, KASA
 from loramerge.formats.forms.locon import LOCON
 from loramerge.formats.forms.loha import LOHA
 from loramerge.formats.forms.lokr import LOKR, PEFT_LOKR
 from loramerge.formats.forms.lora import LORA
 from loramerge.formats.forms.merged import MERGED
 from loramerge.formats.forms.miss import MISS, MISS_BAT
+from loramerge.formats.forms.oft import OFT
 from loramerge.formats.forms.pvera import PVERA
 from loramerge.formats.forms.randlora import RANDLORA
 from loramerge.formats.forms.shira import SHIRA
@@ -53,6 +60,14 @@ FORMS: Mapping[str, Form] = {
         FULL,
         VERA,
         PVERA,
+        BOFT,
+        DORA,
+        HIRA,
+        HRA,
+        IA3,
+        KASA,
+        AUTHORS_KASA,
+        OFT,
         C3A,
         DELORA,
         FOURIERFT,

@@ -15,7 +15,10 @@ from loramerge.formats.patterns.rank_patterns import Patterns
 # lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
-ROUTED = "A router chooses among its adapters at run time: name these adapters instead."
+ROUTED = (
+    "A router chooses in it at run time, so that it is no one update: `loramerge route` is for such adapters."
+)
+ROUTED_TYPES = ("XLORA", "POLY", "LILY", "SRMOLE", "ARROW", "METEORA", "LORAMOE")
 CONVERTS = "PEFT's save_as_lora converts some types to LoRA."
 
 
@@ -141,7 +144,7 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
     if kind not in tuple(TYPES):
         raise IncompatibleError(
             f"{printable(name)} is a PEFT adapter of type {printable(kind)}, which is not read; "
-            f"{', '.join(sorted(TYPES))} are. {ROUTED if kind in ('XLORA', 'POLY') else CONVERTS}"
+            f"{', '.join(sorted(TYPES))} are. {ROUTED if str(kind) in ROUTED_TYPES else CONVERTS}"
         )
     refuse_settings(config, name)
     if kind == "UNILORA" and not config.get("save_indices"):

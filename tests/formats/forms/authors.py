@@ -176,8 +176,9 @@ def peft_merged(config, size, shared=None, weight=None, bias=None, beside=None, 
         with torch.no_grad():
             layers["m"].weight.copy_(torch.zeros(size) if weight is None else torch.from_numpy(weight))
             before = layers["m"].weight.clone()
-        settings.setdefault("target_modules", list(layers))
-        made = peft.get_peft_model(torch.nn.ModuleDict(layers), getattr(peft, config)(**settings))
+        told = {name: value() if callable(value) else value for name, value in settings.items()}
+        told.setdefault("target_modules", list(layers))
+        made = peft.get_peft_model(torch.nn.ModuleDict(layers), getattr(peft, config)(**told))
         made = made.float() if single else made.double()
         state = {f"base_model.model.m.{_end(part)}": value for part, value in _torch(parts).items()}
         state |= {f"base_model.{name}": value for name, value in _torch(shared or {}).items()}
@@ -237,5 +238,44 @@ def randlora(size, a, b):
             getattr(made, name)["default"].data = values
         with torch.no_grad():
             return made.get_delta_weight("default").numpy()
+
+    return theirs
+
+
+def kasa(weight):
+    """PEFT cuts the base when the adapter is added; the weight before that is subtracted."""
+    return peft_merged(
+        "LoraConfig", weight.shape, weight=weight, r=3, lora_alpha=1.5, kasa_config=lambda: _kasa_config()
+    )
+
+
+def _kasa_config():
+    import peft
+
+    return peft.tuners.lora.KasaConfig()
+
+
+def boft(weight, steps):
+    """PEFT's layer; on a CPU it knows one step, so that several go by its permutations and transforms."""
+
+    @quietly()
+    def theirs(parts):
+        import peft
+        import torch
+
+        outs, ins = weight.shape
+        config = peft.BOFTConfig(boft_block_size=4, target_modules=["m"])
+        model = torch.nn.ModuleDict({"m": torch.nn.Linear(ins, outs, bias=False)})
+        layer = peft.get_peft_model(model, config).double().base_model.model["m"]
+        turns, stretch, before = (
+            torch.from_numpy(a).double() for a in (parts["boft_R"], parts["boft_s"], weight)
+        )
+        with torch.no_grad():
+            whole = torch.eye(ins, dtype=torch.float64)
+            for step, turn in enumerate(turns):
+                blocks = len(turn) // 2**step
+                order = layer.perm2mat(layer.block_butterfly_perm(ins, blocks, 2, steps - 1)).double()
+                whole = order @ torch.block_diag(*layer.cayley_batch(turn)) @ order.T @ whole
+            return ((whole @ before.T).T * stretch - before).numpy()
 
     return theirs

@@ -38,6 +38,13 @@ TYPES = {  # type -> class of its config, its settings
     "FOURIERFT": ("FourierFTConfig", {"n_frequency": 5}),
     "WAVEFT": ("WaveFTConfig", {"n_frequency": 9}),
     "SHIRA": ("ShiraConfig", {"r": 2}),
+    "DoRA": ("LoraConfig", {"r": 3, "use_dora": True}),
+    "DoRA, rsLoRA": ("LoraConfig", {"r": 3, "use_dora": True, "use_rslora": True}),
+    "HRA": ("HRAConfig", {"r": 4}),
+    "HIRA": ("HiraConfig", {"r": 4}),
+    "IA3": ("IA3Config", {"feedforward_modules": ["up_proj"]}),
+    "OFT": ("OFTConfig", {"oft_block_size": 4}),
+    "BOFT": ("BOFTConfig", {"boft_block_size": 4}),
 }
 ALONE = {"VBLORA", "VBLORA, best", "TINYLORA", "UNILORA", "C3A", "DELORA", "GRALORA"}  # need no base
 
