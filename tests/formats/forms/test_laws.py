@@ -148,12 +148,11 @@ def test_nothing_dense_is_formed_where_a_form_is_of_low_rank(form, make):
     assert entries == it.units * max(it.wanted.shape) < it.wanted.size
 
 
-OPTIONAL = (
-    "mid",
-    "lokr_t2",
-    "latent",
-    "diag",
-)  # without it the other tensors mean another kernel, or do not fit
+OPTIONAL = {  # form -> without which of its tensors the others mean another form, another kernel, or nothing
+    **dict.fromkeys(FORMS, ("mid", "lokr_t2")),
+    "xs": ("latent",),
+    "authors_kasa": ("diag",),
+}
 
 
 @every
