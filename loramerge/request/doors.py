@@ -25,6 +25,7 @@ _BY_OUT = "the name of the output says it"
 _RESTORED = "the merge has settled it"
 _OWN = "what you say yourself is done: it is for what a file asks"
 _MODELS = "whole models are read, not adapters"
+_YOURS = "it lies where you have it: say it again when you replay"
 _ARGUMENT = "the base model is an argument of its own"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
@@ -98,7 +99,8 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "record": {
         "allow_pickle": _STRANGER,
         "descriptions": "similarities to them are recorded in their place",
-        "base": "it lies where you have it: say it again when you replay",
+        "base": _YOURS,
+        "prompt_gate": _YOURS,
         "size": "the ranks that it came to are recorded in its place",
         **dict.fromkeys(LIMITS, "it decides whether a merge is written, not what is in it"),
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
@@ -107,7 +109,9 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "replay": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),
-        **dict.fromkeys(("initial", "base", "allow_pickle", "out", "overwrite", *LIMITS), HERE),
+        **dict.fromkeys(
+            ("initial", "base", "prompt_gate", "allow_pickle", "out", "overwrite", *LIMITS), HERE
+        ),
     },
 }
 

@@ -27,6 +27,7 @@ from loramerge.hub.progress import ended
 from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
+from loramerge.sources.load import aid
 
 EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
@@ -109,7 +110,7 @@ def open_one(
         allow_pickle=request.allow_pickle,
         initial=_meant_for(source, request.initial or {}),
         peeking=peeking,
-        base=None if base is None else open_base(base),
+        aid=aid(base, request.prompt_gate),
     )
 
 

@@ -221,6 +221,7 @@ def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, r
         allow_pickle=request.allow_pickle,
         initial=start,
         base=request.base,
+        prompt_gate=request.prompt_gate,
     )
     found = adapter.provenance.sha256()
     if sorted(found.values()) != sorted(source.sha256.values()):

@@ -35,6 +35,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "renormalise": (True, True),
     "initial": ({"a": "start"}, {"a": "start"}),
     "base": ("org/base", "org/base"),
+    "prompt_gate": ("gate.npz", "gate.npz"),
     "allow_pickle": (True, True),
     "format": ("kohya", "kohya"),
     "descriptions": ({"a": "sorts"}, {"a": "sorts"}),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Kind
+from loramerge.arrays.backend import Array
 from loramerge.errors import SourceError, printable
 
 Parts = Mapping[str, Tensor]  # the tensors of one module by what they are: up, down, hada_w1_a, …
@@ -44,6 +45,22 @@ class Base(ABC):
         Raises:
             IncompatibleError: its weights are quantised in a way that is not read.
         """
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Aid:
+    """What the user gives beside the files of an adapter, for those that are not complete by themselves.
+
+    Args:
+        base: the model that it was trained on.
+        gate: module -> how much each of its outputs counts for a fixed prompt.
+    """
+
+    base: Base | None = None
+    gate: Mapping[str, Array] | None = None
+
+
+NO_AID = Aid()
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -28,6 +28,7 @@ from loramerge.formats.forms.hra import HRA
 from loramerge.formats.forms.ia3 import IA3
 from loramerge.formats.forms.kasa import AUTHORS_KASA, KASA
 from loramerge.formats.forms.locon import LOCON
+from loramerge.formats.forms.lofit import LOFIT
 from loramerge.formats.forms.loha import LOHA
 from loramerge.formats.forms.lokr import LOKR, PEFT_LOKR
 from loramerge.formats.forms.lora import LORA
@@ -65,6 +66,7 @@ FORMS: Mapping[str, Form] = {
         HIRA,
         HRA,
         IA3,
+        LOFIT,
         KASA,
         AUTHORS_KASA,
         OFT,

@@ -120,8 +120,8 @@ def _by_module(names: Mapping[str, Name], tensors: Mapping[str, Tensor], name: s
         parts[found.part] = tensors[key]
     if several := _several(names.values()):
         raise IncompatibleError(
-            f"{printable(name)} holds several adapters in one file ({printable(', '.join(several))}): save "
-            "each of them by itself."
+            f"{printable(name)} holds several adapters in one file ({printable(', '.join(several))}): name "
+            f"one of them, as in {printable(name)}#{printable(several[0])}."
         )
     return dict(modules)
 

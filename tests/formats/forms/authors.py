@@ -279,3 +279,19 @@ def boft(weight, steps):
             return ((whole @ before.T).T * stretch - before).numpy()
 
     return theirs
+
+
+def lofit(weight):
+    """LoFiT's forward on unit vectors: z → z + A ∘ z + v in a head, and then the projection."""
+
+    def theirs(parts):
+        outputs = []
+        for z in np.vstack([np.zeros(weight.shape[1]), np.eye(weight.shape[1])]):
+            changed = z.copy()
+            for head in (1, 3):
+                here = slice(4 * head, 4 * head + 4)
+                changed[here] = (1 + parts[f"lofit_A.{head}"]) * z[here] + parts[f"lofit_v.{head}"]
+            outputs.append(weight.astype("f8") @ changed)
+        return (np.array(outputs[1:]) - outputs[0]).T - weight
+
+    return theirs

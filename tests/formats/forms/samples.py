@@ -32,6 +32,7 @@ class Sample:
         shared: what its module shares with others, by name.
         size: of its layer, where a form asks for it.   weight, bias: those of the layer, as float32.
         scale: alpha over rank, where a form is not linear in it.
+        moved: what is added to the bias.
     """
 
     naming: str
@@ -49,6 +50,7 @@ class Sample:
     weight: np.ndarray | None = None
     bias: np.ndarray | None = None
     scale: float = 1.0
+    moved: np.ndarray | None = None
 
 
 def n(rng, *shape):
@@ -554,16 +556,16 @@ def hira(rng):
 
 def ia3(shape, forward):
     def make(rng):
-        factors, weight = n(rng, *shape), base_weight(rng, 14, 12)
+        factors, weight, bias = n(rng, *shape), base_weight(rng, 14, 12), n(rng, 14).astype("f4")
         wanted = np.zeros((14, 12))
         for o, i in np.ndindex(14, 12):
             wanted[o, i] = (factors[(0, i) if forward else (o, 0)] - 1) * weight[o, i]
         more = {"feedforward_modules": ["m"] if forward else []}
         theirs = authors.peft_merged("IA3Config", (14, 12), weight=weight, **more)
-        config = {"peft_type": "IA3"}
-        return Sample(
-            "peft", {"ia3_l": factors}, wanted, 12, None, set(), theirs, config=config, weight=weight
-        )
+        config, parts = {"peft_type": "IA3"}, {"ia3_l": factors}
+        moved = None if forward else (factors[:, 0] - 1) * bias
+        return Sample("peft", parts, wanted, 12, None, set(), theirs,
+            config=config, weight=weight, bias=bias, moved=moved)  # fmt: skip
 
     return make
 
@@ -622,6 +624,18 @@ def boft(steps):
     return make
 
 
+def lofit(rng):
+    weight = base_weight(rng, 14, 20)
+    parts = {"lofit_A.1": n(rng, 4), "lofit_v.1": n(rng, 4), "lofit_A.3": n(rng, 4), "lofit_v.3": n(rng, 4)}
+    wanted, moved = np.zeros((14, 20)), np.zeros(14)
+    for o, head, i in np.ndindex(14, 5, 4):
+        if head in (1, 3):
+            wanted[o, 4 * head + i] = weight[o, 4 * head + i] * parts[f"lofit_A.{head}"][i]
+            moved[o] += weight[o, 4 * head + i] * parts[f"lofit_v.{head}"][i]
+    theirs = authors.lofit(weight)
+    return Sample("peft", parts, wanted, 8, None, set(), theirs, weight=weight, moved=moved)
+
+
 SAMPLES = {  # name of a form -> what is special -> its maker
     "lora": {"": lora, "convolution": lora_conv},
     "merged": {"": merged},
@@ -674,6 +688,7 @@ SAMPLES = {  # name of a form -> what is special -> its maker
     "hira": {"": hira},
     "hra": {"": hra(False), "orthogonal": hra(True)},
     "ia3": {"": ia3((14, 1), False), "feed-forward": ia3((1, 12), True)},
+    "lofit": {"": lofit},
     "kasa": {
         "PEFT": kasa((14, 12), True, 6),
         "PEFT, wide": kasa((12, 14), True, 6),

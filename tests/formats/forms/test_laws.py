@@ -79,6 +79,10 @@ def test_a_form_is_the_update_of_its_definition(form, make):
     assert found.up.read().shape == found.up.shape
     assert found.down.read().shape == found.down.shape
     np.testing.assert_allclose(dense(found), it.wanted, rtol=0, atol=1e-12 * np.abs(it.wanted).max())
+    assert (found.bias is None) == (it.moved is None)
+    if found.bias is not None:
+        assert found.bias.shape == it.moved.shape
+        np.testing.assert_allclose(found.bias.read(), it.moved, rtol=1e-12)
 
 
 def test_all_forms_but_these_are_held_against_their_authors_code():
@@ -152,6 +156,7 @@ OPTIONAL = {  # form -> without which of its tensors the others mean another for
     **dict.fromkeys(FORMS, ("mid", "lokr_t2")),
     "xs": ("latent",),
     "authors_kasa": ("diag",),
+    "lofit": ("lofit_A.1", "lofit_A.3", "lofit_v.1", "lofit_v.3"),
 }
 
 
