@@ -53,7 +53,6 @@ from loramerge.errors import OutputError as OutputError
 from loramerge.errors import SourceError as SourceError
 from loramerge.errors import UsageError as UsageError
 from loramerge.errors import VerificationError as VerificationError
-from loramerge.formats import load as load
 from loramerge.formats import save as save
 from loramerge.formats.state_dict import from_state_dict as from_state_dict
 from loramerge.formats.state_dict import to_state_dict as to_state_dict
@@ -66,6 +65,7 @@ from loramerge.request.effort import Effort as Effort
 from loramerge.request.request import Request as Request
 from loramerge.request.rules import Ramp as Ramp
 from loramerge.request.rules import Rule as Rule
+from loramerge.sources.load import load as load
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
@@ -106,6 +106,8 @@ def combine(
     heads_as_lora: str | Path | None = ...,
     renormalise: bool = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
     allow_pickle: bool = ...,
     format: _FORMAT | None = ...,
     descriptions: Mapping[str, str] | str | Path | None = ...,
@@ -140,6 +142,8 @@ def convert(
     grain: _GRAIN | None = ...,
     extras: _EXTRAS = ...,
     heads_as_lora: str | Path | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
     allow_pickle: bool = ...,
     dtype: _DTYPE | None = ...,
     profile: _PROFILE | None = ...,
@@ -182,6 +186,7 @@ def fuse(
     rename: Mapping[str, str] | str | Path | None = ...,
     grain: _GRAIN | None = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    prompt_gate: str | Path | None = ...,
     allow_pickle: bool = ...,
     scale: float | str = ...,
     overwrite: bool = ...,
@@ -202,6 +207,8 @@ def open(
     extras: _EXTRAS = ...,
     heads_as_lora: str | Path | None = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
     allow_pickle: bool = ...,
     format: _FORMAT | None = ...,
     threads: int | None = ...,
@@ -227,6 +234,8 @@ def plan(
     heads_as_lora: str | Path | None = ...,
     renormalise: bool = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
     allow_pickle: bool = ...,
     format: _FORMAT | None = ...,
     descriptions: Mapping[str, str] | str | Path | None = ...,
@@ -254,6 +263,8 @@ def replay(
     folders: Sequence[str | Path] = ...,
     heads_as_lora: str | Path | None = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
     allow_pickle: bool = ...,
     max_error: float | None = ...,
     max_lost: float | None = ...,
@@ -279,6 +290,8 @@ def resize(
     extras: _EXTRAS = ...,
     heads_as_lora: str | Path | None = ...,
     initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
     allow_pickle: bool = ...,
     format: _FORMAT | None = ...,
     dtype: _DTYPE | None = ...,

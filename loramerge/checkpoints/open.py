@@ -21,3 +21,16 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     from loramerge.checkpoints.remote import fetched  # the Hub is for those who name it
 
     return fetched(named)
+
+
+def open_headers(source: str | Path) -> Checkpoint:
+    """The same model, of which the Hub hands over headers only, and each tensor when it is read.
+
+    Errors as for `open_checkpoint`.
+    """
+    named = hub_name(source)
+    if named is None:
+        return opened(Path(source), str(source))
+    from loramerge.checkpoints.remote import peeked
+
+    return peeked(named)

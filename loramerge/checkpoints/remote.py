@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from loramerge.checkpoints.checkpoint import INDEX, STEMS, Checkpoint, opened
+from loramerge.checkpoints.checkpoint import CONFIG, INDEX, STEMS, Checkpoint, Model, opened
 from loramerge.errors import SourceError
+from loramerge.formats.files.json import read_object
+from loramerge.formats.files.safetensors import File, open_elsewhere
 from loramerge.hub.choice import below
 from loramerge.hub.client import ask
-from loramerge.hub.fetch import download
+from loramerge.hub.fetch import download, offline
 from loramerge.hub.names import HubName
+from loramerge.hub.ranges import Ranged
 
 BESIDE = (
     ".json",
@@ -62,3 +68,40 @@ def _weights(names: set[str]) -> set[str]:
         if f"{stem}.safetensors" in names:
             return {f"{stem}.safetensors"}
     return {last for last in names if last.endswith(".safetensors")}
+
+
+def peeked(name: HubName) -> Checkpoint:
+    """The model of which only what is small is downloaded; its tensors stay there until they are read.
+
+    Raises:
+        SourceError: missing, gated, not to be reached; or no model.
+    """
+    if offline():
+        return fetched(name)
+    listing = ask(name)
+    wanted = [name.path] if name.is_file else _chosen(name.path, listing.files)
+    weights = [file for file in wanted if file.endswith(".safetensors")]
+    if not weights or not set(wanted) <= listing.files:
+        raise SourceError(f"{name} has no model in .safetensors.")
+    beside = [file for file in wanted if os.path.basename(file) == CONFIG]
+    root = download(name, listing.commit, beside) if beside else Path(os.devnull)
+    folders: dict[str, dict[str, File]] = {}
+    for file in weights:
+        ranged, (folder, last) = Ranged(name, listing.commit, file), os.path.split(file)
+        shard = open_elsewhere(f"{name.shown}/{last}", root / file, ranged.open(), ranged.read)
+        folders.setdefault(folder, {})[last] = shard
+    models = {
+        _called(folder, name): Model(folder, _config(root / folder, name), shards)
+        for folder, shards in folders.items()
+    }
+    return Checkpoint(name.shown, root, name.is_file, models, hub=name.place, commit=listing.commit)
+
+
+def _called(folder: str, name: HubName) -> str:
+    """The component that a folder holds."""
+    return "file" if name.is_file else folder.removeprefix(name.path).strip("/") or "model"
+
+
+def _config(folder: Path, name: HubName) -> Mapping[str, Any]:
+    found = folder / CONFIG
+    return read_object(found, f"{CONFIG} of {name.shown}") if found.is_file() else {}

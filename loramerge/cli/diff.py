@@ -20,7 +20,7 @@ from loramerge.verbs.diff import diff as compare
     callback=values.number,
     help="Fail (exit 4) if a module is missing or differs by more than this share of its norm in A.",
 )
-@asks("combine", "alpha", "allow_pickle", "rename")
+@asks("combine", "alpha", "allow_pickle", "rename", "base")
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
 def diff(
     a: str,
@@ -29,6 +29,7 @@ def diff(
     alpha: Alphas,
     allow_pickle: bool,
     rename: dict[str, str] | None,
+    base: str | None,
     as_json: bool,
 ) -> None:
     """Compare two adapters: relative error, cosine and norm ratio of every module.
@@ -40,7 +41,7 @@ def diff(
     Example:
       loramerge diff merged merged-again --max-error 1e-6
     """
-    found = compare(a, b, alpha=alpha, allow_pickle=allow_pickle, rename=rename)
+    found = compare(a, b, alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base)
     if as_json:
         show.data(found.to_dict())
     else:

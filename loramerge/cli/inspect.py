@@ -22,7 +22,7 @@ from loramerge.verbs.inspect import Inspection, measured
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=SOURCE)
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--download", is_flag=True, help="Download adapters from the Hub, and show their spectra too.")
-@asks("combine", "alpha", "allow_pickle")
+@asks("combine", "alpha", "allow_pickle", "base")
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
 @click.pass_context
 def inspect(
@@ -32,6 +32,7 @@ def inspect(
     download: bool,
     alpha: Alphas,
     allow_pickle: bool,
+    base: str | None,
     as_json: bool,
 ) -> None:
     """Show what is in adapters: modules, ranks, scales, spectra, base model, oddities.
@@ -45,7 +46,7 @@ def inspect(
     Example:
       loramerge inspect a.safetensors adapters/*/
     """
-    request = Request(alpha=alpha, allow_pickle=allow_pickle)
+    request = Request(alpha=alpha, allow_pickle=allow_pickle, base=base)
     named = [*sources, *values.hub_filter(filters)]
     if not named:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --hub-filter.")

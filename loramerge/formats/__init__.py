@@ -12,6 +12,7 @@ from loramerge.arguments import checked
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.peft.alpha import Alpha, check_alpha
 from loramerge.formats.peft.config import changes_base
 from loramerge.formats.peft.initial import made_plain
@@ -32,18 +33,21 @@ def load(
     allow_pickle: bool = False,
     initial: str | Path | None = None,
     peeking: bool = False,
+    aid: Aid = NO_AID,
 ) -> Adapter:
     """Read an adapter of any format (see docs/formats.md). Only its header is read; tensors when asked for.
 
     Args:
-        source: a path, or a repository on the Hub (`org/name`, `org/name@revision`,
-            `hf://org/name@revision/path`), which is downloaded. An `Adapter` comes back as it is.
+        source: a path, with `#name` for one of several adapters in it; or a repository on the Hub
+            (`org/name`, `org/name@revision`, `hf://org/name@revision/path`), which is downloaded. An
+            `Adapter` comes back as it is.
         alpha: for a file that does not say its own: a number, ``"rslora:16"`` for 16/√r, or ``"rank"`` for
             scale 1.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         initial: the folder of the adapter that a PiSSA, OLoRA, CorDA or LoRA-GA training began with.
         optional: where the source says its own alpha, ignore `alpha` instead of refusing it.
         peeking: on the Hub read only the header; a tensor is then fetched when it is asked for.
+        aid: what the user gives beside, opened, for forms that need it.
 
     Raises:
         SourceError: absent, cut short or malformed; on the Hub missing, gated, not to be reached.
@@ -57,7 +61,7 @@ def load(
         return source
     check_alpha(alpha)
     with noted() as originals:
-        adapter = _load(source, alpha, optional, allow_pickle, initial, peeking)
+        adapter = _load(source, alpha, optional, allow_pickle, initial, peeking, aid)
     return replace(adapter, provenance=replace(adapter.provenance, originals=originals))
 
 
@@ -68,6 +72,7 @@ def _load(
     allow_pickle: bool,
     initial: str | Path | None,
     peeking: bool,
+    aid: Aid,
 ) -> Adapter:
     if isinstance(source, str) and not source:
         raise UsageError("An adapter without a name: give a path, or a name on the Hub.")
@@ -77,7 +82,7 @@ def _load(
         return _made_plain([_here(each, allow_pickle) for each in (source, initial)], alpha, allow_pickle)
 
     def read(place: Path, name: str, file: File | None = None) -> Adapter:
-        return load_path(place, name, alpha, optional, allow_pickle, file)
+        return load_path(place, name, alpha, optional, allow_pickle, file, aid)
 
     put_back(path)
     if found is None:

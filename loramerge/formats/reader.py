@@ -12,8 +12,10 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.formats.dialects import FOLDER_FILES, Header, find
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.peft.alpha import Alpha
 from loramerge.formats.peft.read import CONFIG, load_folder, noted, open_weights
+from loramerge.formats.pick import picked, split
 from loramerge.formats.wrappers import unwrapped_file
 
 EARLY_MLX = "adapters.npz"  # of mlx-lm, before it wrote safetensors
@@ -26,6 +28,7 @@ def load_path(
     optional: bool = True,
     allow_pickle: bool = False,
     elsewhere: File | None = None,
+    aid: Aid = NO_AID,
 ) -> Adapter:
     """The adapter in a file or folder. Only headers are read, and alphas.
 
@@ -34,18 +37,20 @@ def load_path(
     Raises:
         SourceError, IncompatibleError, UsageError: as the reader of its dialect says.
     """
+    path, chosen = split(path)
     if not os.path.isdir(path) and (elsewhere is None or elsewhere.path == path):
         file = elsewhere or open_weights(path, name, allow_pickle)
-        return _read(Header(file, name, alpha=alpha, optional=optional))
+        file = file if chosen is None else picked(file, chosen)
+        return _read(Header(file, name, alpha=alpha, optional=optional, base=aid.base, gate=aid.gate))
     shown = name.rstrip("/") or name
     weights, config = _foreign(path, shown)
     if elsewhere is not None and "peft_type" not in config and (config or _is_foreign(elsewhere)):
         weights = elsewhere.path
     if weights is None:
-        return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere)
+        return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere, base=aid.base)
     file = elsewhere or open_weights(weights, f"{shown}/{weights.name}", allow_pickle)
     beside = (path / CONFIG,) if config else ()
-    return _read(Header(file, shown, config, (weights, *beside), alpha, optional))
+    return _read(Header(file, shown, config, (weights, *beside), alpha, optional, aid.base, aid.gate))
 
 
 def _is_foreign(file: File) -> bool:

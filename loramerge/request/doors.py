@@ -26,6 +26,8 @@ _RESTORED = "the merge has settled it"
 _OWN = "what you say yourself is done: it is for what a file asks"
 _MODELS = "whole models are read, not adapters"
 _ON_HOST = "its work is reading and writing, which a GPU does not help"
+_YOURS = "it lies where you have it: say it again when you replay"
+_ARGUMENT = "the base model is an argument of its own"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -71,6 +73,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "extract": {
         **dict.fromkeys(("sources", "strength"), _MODELS),
+        "base": _ARGUMENT,
         **dict.fromkeys(("only", "exclude", "extras"), HERE),
         **dict.fromkeys(("consumer", "max_rank"), "`check` says which programs load the result"),
         "max_error": "every module is compared anyway",
@@ -80,6 +83,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "fuse": {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
         "rules": "use combine first, and fuse the merge",
+        "base": _ARGUMENT,
         "extras": "all that the adapter holds is applied",
         "heads_as_lora": "all that the adapter holds is applied as it is",
         **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
@@ -102,6 +106,8 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "record": {
         "allow_pickle": _STRANGER,
         "descriptions": "similarities to them are recorded in their place",
+        "base": _YOURS,
+        "prompt_gate": _YOURS,
         "size": "the ranks that it came to are recorded in its place",
         **dict.fromkeys(LIMITS, "it decides whether a merge is written, not what is in it"),
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
@@ -110,7 +116,10 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "replay": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),
-        **dict.fromkeys(("initial", "heads_as_lora", "allow_pickle", "out", "overwrite", *LIMITS), HERE),
+        **dict.fromkeys(
+            ("initial", "heads_as_lora", "base", "prompt_gate", "allow_pickle", "out", "overwrite", *LIMITS),
+            HERE,
+        ),
     },
 }
 

@@ -80,6 +80,12 @@ class Request:
     initial: Mapping[str, str | Path] | None = ask(None, "The adapter that the training of a source began "
         "with. It makes PiSSA, OLoRA, CorDA and LoRA-GA plain, exactly.", "sources",
         kinds.Pairs(metavar="SOURCE=PATH"))  # fmt: skip
+    base: str | Path | None = ask(None, "The model that the sources were trained on, for forms that need its "
+        "layer sizes or weights, such as VeRA and DoRA: a path, or a name on the Hub.", "sources",
+        kinds.Text(metavar="BASE", path=True))  # fmt: skip
+    prompt_gate: str | Path | None = ask(None, "How much each output counts for a fixed prompt, for WavLLM: "
+        "a .safetensors or .npz of vectors by module, or of one for all.", "sources",
+        kinds.Text(metavar="FILE", path=True))  # fmt: skip
     allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip
     format: str | None = ask(None, "How the merge is written.", "output", kinds.Choice(words=formats),

@@ -16,15 +16,18 @@ from loramerge.adapters.base_models import compare_bases
 from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
+from loramerge.checkpoints.base import open_base
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats import Alpha, load
+from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
 from loramerge.hub.progress import ended
 from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
+from loramerge.sources.load import aid
 
 EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
@@ -45,8 +48,10 @@ def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapte
     check_alphas(sources, request.alpha)
     check_named(sources, request.initial or {}, "initial")
 
+    base = None if request.base is None else open_base(request.base)
+
     def load(each: Ingredient) -> Adapter:
-        found = open_one(each.source, request)
+        found = open_one(each.source, request, base=base)
         return _marked(found, each.revision)
 
     with Stage(_told(ingredients, request), "reading", len(sources)) as stage:
@@ -110,11 +115,14 @@ def _told_of(broken: Sequence[Exception], total: int) -> str:
     return f"{len(broken)} of the {total} sources cannot be merged. {shown}{more}"
 
 
-def open_one(source: Source, request: Request, peeking: bool = False) -> Adapter:
+def open_one(
+    source: Source, request: Request, peeking: bool = False, base: str | Path | Base | None = None
+) -> Adapter:
     """Load a source with the alpha meant for it; one meant for all may go unused.
 
     Args:
         peeking: of the Hub read the header only.
+        base: the model that it was trained on, if it is not that of the request.
 
     Raises:
         SourceError, IncompatibleError, UsageError: as `load`.
@@ -124,6 +132,7 @@ def open_one(source: Source, request: Request, peeking: bool = False) -> Adapter
 
         return extracted(source, request.effort.workers, request.extras != "drop")
     alpha: Any = request.alpha
+    base = request.base if base is None else base
     return load(
         source,
         _meant_for(source, alpha) if isinstance(alpha, Mapping) else alpha,
@@ -131,6 +140,7 @@ def open_one(source: Source, request: Request, peeking: bool = False) -> Adapter
         allow_pickle=request.allow_pickle,
         initial=_meant_for(source, request.initial or {}),
         peeking=peeking,
+        aid=aid(base, request.prompt_gate),
     )
 
 

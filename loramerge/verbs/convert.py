@@ -107,7 +107,7 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
     where = a_path(out, "out")
     dialect = writer.written([adapter], to)
     written = _profile(request.profile, dialect)
-    if _changes_nothing(request) and _copies(adapter, dialect, where):
+    if request.base is None and _changes_nothing(request) and _copies(adapter, dialect, where):
         writer.copy(adapter, where, request.overwrite)
         made = load(where)
         return Conversion(adapter, made, where, True, diff(adapter, made), tuple(left_behind(adapter)))

@@ -175,6 +175,7 @@ def diff(
     alpha: Alphas = None,
     allow_pickle: bool = False,
     rename: Mapping[str, str] | str | Path | None = None,
+    base: str | Path | None = None,
     threads: int | None = None,
 ) -> Difference:
     """Compare two adapters by their updates ΔW. Factors, ranks, scales and types may differ.
@@ -183,6 +184,7 @@ def diff(
         a, b: as for `combine`.   alpha: for bare files that do not say theirs.
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         rename: other beginnings of module names, {old: new}, or a file of them, as for `combine`.
+        base: the model that they were trained on, as for `load`.
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN, and for modules of other shapes.
@@ -194,7 +196,7 @@ def diff(
     q       5.0e-01   1.000    1.500
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
-    request = Request(alpha=alpha, allow_pickle=allow_pickle, rename=rename)
+    request = Request(alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base)
     first, second = comparable(identified(open_all([Ingredient(a), Ingredient(b)], request), request))
     targets = list(align([first, second]))
     with workers(Effort(threads).workers) as run:

@@ -106,7 +106,7 @@ def fuse(
         raise UsageError("fuse writes a model: say where, by out.")
     if isinstance(request.scale, str):
         raise UsageError(f"scale={request.scale!r} is for merges of several adapters: give a number.")
-    found = open_one(adapter, request)
+    found = open_one(adapter, request, base=base)
     factor = float(request.scale) * (-1.0 if subtract else 1.0)
     return fused(found, base, where, request, factor)
 

@@ -22,9 +22,10 @@ from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import loads
 from loramerge.errors import IncompatibleError, LoramergeError, printable
-from loramerge.formats import Alpha, load
+from loramerge.formats import Alpha
 from loramerge.formats.dialects import named
 from loramerge.merge.tables import aligned, as_frame, as_html
+from loramerge.sources.load import load
 from loramerge.sources.units import Units, align, batches
 from loramerge.verbs.contents import Contents, contents
 
@@ -206,6 +207,7 @@ def inspect(
     *,
     allow_pickle: bool = False,
     download: bool = False,
+    base: str | Path | None = None,
 ) -> Inspection | Contents:
     """Read an adapter and measure every module. Factors are read once, batch by batch.
 
@@ -217,7 +219,7 @@ def inspect(
 
     Args:
         source: as for `load`.   alpha: for a bare file that does not say its own.
-        allow_pickle: as for `load`.   download: download it from the Hub, and measure it.
+        allow_pickle, base: as for `load`.   download: download it from the Hub, and measure it.
 
     Raises:
         SourceError: as `load`; also for NaN in a factor.
@@ -228,7 +230,9 @@ def inspect(
     (12, 8, 2.0, ())
     """
     try:
-        adapter = load(source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download)
+        adapter = load(
+            source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download, base=base
+        )
     except IncompatibleError as error:
         if isinstance(source, Adapter):
             raise

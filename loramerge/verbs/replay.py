@@ -12,7 +12,6 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.arguments import checked
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable, say
-from loramerge.formats import load
 from loramerge.formats.output import is_bare
 from loramerge.formats.records import adapter_beside, read_record
 from loramerge.formats.remote import both_readings
@@ -28,6 +27,7 @@ from loramerge.request.record import Record, SourceRecord, files_of, last, parse
 from loramerge.request.request import PLAIN, Request
 from loramerge.request.signature import spelled
 from loramerge.request.strangers import check_patterns, check_work
+from loramerge.sources.load import load
 from loramerge.sources.open import check_named
 from loramerge.verbs.diff import Difference, diff
 
@@ -191,7 +191,7 @@ def _find(source: SourceRecord, search: Search, request: Request) -> Adapter:
     for place in found:
         for start in starts:
             try:
-                return _opened(source, place, start, request.allow_pickle)
+                return _opened(source, place, start, request)
             except LoramergeError as error:
                 failures.append(error)
     raise failures[-1 if source.pinned else 0]
@@ -223,13 +223,21 @@ def _absent(what: str, name: str) -> str:
     )
 
 
-def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, allow_pickle: bool) -> Adapter:
+def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, request: Request) -> Adapter:
     """The adapter there, under its recorded name.
 
     Raises:
         IncompatibleError: it is another one.
     """
-    adapter = load(place, source.alpha, optional=True, allow_pickle=allow_pickle, initial=start)
+    adapter = load(
+        place,
+        source.alpha,
+        optional=True,
+        allow_pickle=request.allow_pickle,
+        initial=start,
+        base=request.base,
+        prompt_gate=request.prompt_gate,
+    )
     found = adapter.provenance.sha256()
     if sorted(found.values()) != sorted(source.sha256.values()):
         changed = [name for name, mark in source.sha256.items() if mark not in found.values()]

@@ -36,7 +36,7 @@ class Spelling:
     @property
     def module(self) -> str:
         """What the keys of its first module begin with."""
-        return re.split(r"\.lora_|\.down|:down", self.keys(self.names[0])[0])[0]
+        return re.split(r"\.lora_|_lora_|\.w_lora|\.down|:down", self.keys(self.names[0])[0])[0]
 
     def keys(self, name: str) -> tuple[str, str]:
         """The keys of the down and up factors of a module of this name."""
@@ -68,6 +68,13 @@ SPELLINGS = {
     "mlx": Spelling("", (".lora_a", ".lora_b"),
         ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"), "", True, True),
     "cloneofsimo": Spelling("unet:", (":down", ":up"), ("0", "1"), alpha=""),
+    "sora": Spelling("", (".lora.lora_A", ".lora.lora_B"), ("layer.0.query", "layer.1.query"), "", asks=True),
+    "wavllm": Spelling("layers.", (".attention.wq_lora_A", ".attention.wq_lora_B"),
+        ("0", "1"), "", True, True),
+    "omni": Spelling("model.layers.", (".self_attn.lora_down_Q.weight", ".self_attn.lora_up_Q.weight"),
+        ("0", "1"), "", asks=True),
+    "clip-lora": Spelling("", (".q_proj.w_lora_A", ".q_proj.w_lora_B"),
+        ("layer_0", "layer_1"), "", asks=True),
     "loralib": Spelling("", (".lora_A", ".lora_B"), ("h.0.attn.c_attn", "h.1.attn.c_attn"), "", asks=True),
     "peft": Spelling("base_model.model.", AB,
         ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"), asks=True),

@@ -35,6 +35,8 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "heads_as_lora": ("base", "base"),
     "renormalise": (True, True),
     "initial": ({"a": "start"}, {"a": "start"}),
+    "base": ("org/base", "org/base"),
+    "prompt_gate": ("gate.npz", "gate.npz"),
     "allow_pickle": (True, True),
     "format": ("kohya", "kohya"),
     "descriptions": ({"a": "sorts"}, {"a": "sorts"}),
@@ -84,6 +86,7 @@ FUNCTIONS = {
 COMMAND_OF = {"command": "combine"} | {
     d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay")
 }
+ARGUMENTS = {("convert", "out"), ("extract", "base"), ("fuse", "base")}  # given by their place
 by_field = pytest.mark.parametrize("name", FIELDS)
 every_door = pytest.mark.parametrize("door", DOORS)
 
@@ -114,7 +117,7 @@ def test_a_value_that_fits_is_kept_and_one_that_does_not_is_a_sentence(name):
 def test_a_function_takes_a_field_or_says_why_not(door, name):
     function, why = FUNCTIONS[door], why_not(door, name, FIELDS[name].part)
     here = inspect.signature(function).parameters
-    assert (name in here) == (why is None) or (name == "out" and door == "convert")
+    assert (name in here) == (why is None) or (door, name) in ARGUMENTS
     if why is None or name in here:
         return
     with pytest.raises(UsageError) as caught:

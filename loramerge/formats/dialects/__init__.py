@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loramerge.formats.dialects.clip_lora import CLIP_LORA
 from loramerge.formats.dialects.cloneofsimo import CLONEOFSIMO
 from loramerge.formats.dialects.comfy import BFL, COMFY, ONETRAINER
 from loramerge.formats.dialects.dialect import Dialect, Header
@@ -9,7 +10,10 @@ from loramerge.formats.dialects.diffusers import DIFFUSERS
 from loramerge.formats.dialects.kohya import KOHYA
 from loramerge.formats.dialects.loralib import LORALIB
 from loramerge.formats.dialects.mlx import MLX
+from loramerge.formats.dialects.omni import OMNI
 from loramerge.formats.dialects.peft import PEFT
+from loramerge.formats.dialects.sora import SORA
+from loramerge.formats.dialects.wavllm import WAVLLM
 from loramerge.formats.dialects.xlabs import XLABS
 
 __all__ = ["DIALECTS", "DIFFUSERS", "FOLDER_FILES", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
@@ -23,6 +27,10 @@ DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEF
     DIFFUSERS,
     MLX,
     CLONEOFSIMO,
+    SORA,
+    WAVLLM,
+    OMNI,
+    CLIP_LORA,
     LORALIB,
     PEFT,
 )

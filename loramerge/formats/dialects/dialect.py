@@ -14,12 +14,14 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.beside import refuse_inside
+from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import Alpha, already_known
 from loramerge.formats.peft.keys import Shape, laid, shapes, within
 from loramerge.formats.peft.names import check_names
 
 FACTOR = re.compile(  # how the keys of factors end, in any dialect
-    r"(?P<module>.*)(?:\.lora_(?:[abAB]|up|down)(?:\.(?!bias$).*)?|(?<=_lora|lora\d)\.(?:up|down)\.weight"
+    r"(?P<module>.*)(?:\.lora_(?:[abAB]|up|down)(?:_[QV](?:_shared)?)?(?:\.(?!bias$).*)?"
+    r"|\.w_lora_[AB]|(?<=\.w[qkvo])_lora_[AB](?:\.weight)?|(?<=_lora|lora\d)\.(?:up|down)\.weight"
     r"|\.lora(?:_linear_layer)?\.(?:up|down)\.weight|:(?:up|down)|\.(?:hada|lokr)_\w+|\.diff)",
     re.DOTALL,
 )
@@ -38,6 +40,8 @@ class Header:
         config: the JSON object of the config in its folder; None for a bare file.
         files: every file behind it, for provenance.
         alpha: what the user says of a source that does not say its own.   optional: it may go unused.
+        base: the model that it was trained on, if that is given.
+        gate: module -> how much each of its outputs counts for a fixed prompt, if that is given.
     """
 
     file: File
@@ -46,6 +50,8 @@ class Header:
     files: tuple[Path, ...] = ()
     alpha: Alpha | None = None
     optional: bool = True
+    base: Base | None = None
+    gate: Mapping[str, Array] | None = None
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:

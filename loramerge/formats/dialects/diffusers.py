@@ -44,6 +44,8 @@ FIRST = re.compile(  # the first names of modules under such parts, as OneTraine
 )
 LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a file of PEFT's names
 
+VISION = re.compile(r"transformer\.layers\.\d+\.\d+\.fn\.")  # lucidrains' transformer, which loralib adapts
+
 
 class Diffusers(Dialect):
     name = "diffusers"
@@ -58,7 +60,7 @@ class Diffusers(Dialect):
     weights = "pytorch_lora_weights.safetensors"
 
     def detects(self, header: Header) -> bool:
-        return any(_is_ours(key) for key in header.tensors)
+        return any(_is_ours(key) for key in header.tensors) and not any(map(VISION.match, header.tensors))
 
     def read(self, header: Header) -> Adapter:
         found = by_module(header.tensors, header.name, _apart)

@@ -41,10 +41,13 @@ class Loralib(Dialect):
 
     def detects(self, header: Header) -> bool:
         keys = header.tensors
-        return any(FACTOR.fullmatch(key) for key in keys) and not any(key.endswith(ADAPTIVE) for key in keys)
+        found = [match["path"] for key in keys if (match := FACTOR.fullmatch(key))]
+        if any(path.endswith(".lora") for path in found):  # SoRA's
+            return False
+        return bool(found) and not any(key.endswith(ADAPTIVE) for key in keys)
 
     def read(self, header: Header) -> Adapter:
-        stored = sort_tensors(_as_peft(header.tensors, header.name), header.name)
+        stored = sort_tensors(_as_peft(header.tensors, header.name), header.name, header.base)
         said = of_bare_file(header.file, stored)
         unused = header.unused_alpha() if said else []
         pairs, scale_of, config = said or given(header.file, stored, header.alpha)

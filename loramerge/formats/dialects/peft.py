@@ -32,7 +32,7 @@ class Peft(Dialect):
         return True
 
     def read(self, header: Header) -> Adapter:
-        return read_file(header.file, header.name, header.alpha, header.optional)
+        return read_file(header.file, header.name, header.alpha, header.optional, header.base)
 
     def adopt(self, adapter: Adapter) -> Adapter:
         if adapter.dialect == self.name:

@@ -9,10 +9,12 @@ needs, which are replaced by our own; any other name ends the reading. Numbers a
 
 from __future__ import annotations
 
+import json
 import math
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -31,7 +33,8 @@ from loramerge.formats.files.stream import LIMIT, Stream
 Starts = Mapping[str, tuple[int, int]]  # storage -> where its bytes begin, and how many there are
 LEGACY = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-WRAPPERS = ("model_state_dict", "state_dict")  # under which training scripts save a state dict
+WRAPPERS = ("model_state_dict", "state_dict", "model", "weights", "module", "lora")  # around a state dict
+DEEP = 4  # names of dicts in dicts that become one name
 
 STORAGES = {
     "FloatStorage": "F32",
@@ -125,7 +128,7 @@ def open_pickle(path: Path, name: str) -> File:
     except Exception as error:  # a damaged pickle may fail in any way
         raise SourceError(f"{printable(name)} is damaged, or not of torch.save: {_why(error)}.") from None
     tensors = _tensors(values, starts, stored)
-    return File(stored.name, path, stored.size, stored.read_into, {}, tensors)
+    return File(stored.name, path, stored.size, stored.read_into, _said(values), tensors)
 
 
 class Forbidden(Exception):
@@ -256,10 +259,43 @@ def _items(values: Any) -> list[tuple[Any, Any]]:
     """Names and values; those of a list are named by their numbers, a state dict may be wrapped once."""
     if type(values) is list:
         return [(str(number), value) for number, value in enumerate(values)]
-    items = list(values.items()) if isinstance(values, dict) else []
-    if len(items) == 1 and items[0][0] in WRAPPERS and isinstance(items[0][1], dict):
-        return list(items[0][1].items())
-    return items
+    items = _wrapped(values) if isinstance(values, dict) else {}
+    return list(_flat(items, "", DEEP))
+
+
+def _wrapped(values: dict[Any, Any]) -> dict[Any, Any]:
+    """The state dict in a dict of a training script: what stands beside it is no tensor of the model."""
+    held = [name for name in WRAPPERS if isinstance(values.get(name), dict) and _holds(values[name], DEEP)]
+    beside = [key for key, value in values.items() if key not in held and type(value) is Strided]
+    return values[held[0]] if len(held) == 1 and not beside else values
+
+
+def _holds(value: Any, deep: int) -> bool:
+    """Whether there is a tensor in it."""
+    if isinstance(value, dict) and deep:
+        return any(_holds(each, deep - 1) for each in value.values())
+    return type(value) is Strided
+
+
+def _flat(values: dict[Any, Any], start: str, deep: int) -> Iterator[tuple[Any, Any]]:
+    for key, value in values.items():
+        name = f"{start}{key}" if start or isinstance(key, str) else key
+        if isinstance(value, dict) and deep and _holds(value, deep):
+            yield from _flat(value, f"{name}.", deep - 1)
+        else:
+            yield name, value
+
+
+def _said(values: Any) -> dict[str, str]:
+    """The plain settings beside a state dict, as JSON: who wrote them knows what they mean."""
+    if not isinstance(values, dict) or _wrapped(values) is values:
+        return {}
+    plain = {str(key): value for key, value in values.items() if not _holds(value, DEEP)}
+    found = {}
+    for key, value in plain.items():
+        with suppress(TypeError, ValueError):
+            found[key] = json.dumps(value, allow_nan=False)
+    return found
 
 
 def _why(error: Exception) -> str:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from loramerge.adapters.adapter import Tensor
+from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import SMALL_FLOATS
+from loramerge.formats.forms.form import Given
 
 MAX_BLOCKS = 10_000
+WHOLE = ("U8", "I8", "I16", "I32", "I64")
 
 
 def check_float(tensor: Tensor, what: str) -> None:
@@ -20,6 +25,16 @@ def check_float(tensor: Tensor, what: str) -> None:
     """
     if tensor.dtype not in (*FLOATS, *SMALL_FLOATS):
         raise IncompatibleError(f"{what} is stored as {tensor.dtype}; save it as float32 or bfloat16.")
+
+
+def check_whole(tensor: Tensor, what: str) -> None:
+    """Indices must be of a type of whole numbers.
+
+    Raises:
+        IncompatibleError: it is none.
+    """
+    if tensor.dtype not in WHOLE:
+        raise IncompatibleError(f"{what} is stored as {tensor.dtype}, and whole numbers are needed.")
 
 
 def check_full(where: str, *tensors: Tensor) -> None:
@@ -75,3 +90,48 @@ def unlike(where: str, up: Tensor, down: Tensor) -> SourceError:
     return SourceError(
         f"lora_B {list(up.shape)} and lora_A {list(down.shape)} of {where} do not share a rank."
     )
+
+
+def check_vectors(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """These are vectors.
+
+    Raises:
+        SourceError: one is not.
+    """
+    if not all(len(tensor.shape) == 1 for tensor in tensors.values()):
+        raise misfit(where, tensors)
+
+
+def check_matrices(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """These are matrices.
+
+    Raises:
+        SourceError: one is not.
+    """
+    if not all(len(tensor.shape) == 2 for tensor in tensors.values()):
+        raise misfit(where, tensors)
+
+
+def check_rank(given: Given, rank: int) -> None:
+    """The r of the config, if it says one, is that of the tensors.
+
+    Raises:
+        SourceError: it is another.
+    """
+    if given.rank not in (None, rank):
+        raise SourceError(
+            f"The config of {given.where} gives it rank {given.rank}, but its tensors have rank {rank}: they "
+            "do not belong together."
+        )
+
+
+def within(indices: Array, size: int, where: str) -> Array:
+    """Indices as whole numbers.
+
+    Raises:
+        SourceError: one is not of so many.
+    """
+    found: Array = indices.astype(np.int64)
+    if found.size and not (0 <= found.min() and found.max() < size):
+        raise SourceError(f"The indices of {where} reach beyond {size}: the file was damaged.")
+    return found

@@ -32,6 +32,11 @@ class Product:
     pair: Callable[..., Pair]
     whole: Callable[..., Array]
 
+    @classmethod
+    def full(cls, tensors: Sequence[Tensor], size: tuple[int, int], whole: Callable[..., Array]) -> Product:
+        """One that has no smaller form than itself."""
+        return cls(tensors, size, min(size), lambda *arrays: split(whole(*arrays)), whole)
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """Its factors; or itself beside an identity, where that has no more units."""
         (outs, ins), units = self.size, self.units
@@ -42,9 +47,10 @@ class Product:
         return (matrix, identity(ins)) if ins <= outs else (identity(outs), matrix)
 
 
-def made(tensors: Sequence[Tensor], shape: tuple[int, int], make: Callable[..., Array]) -> Tensor:
+def made(tensors: Sequence[Tensor], shape: tuple[int, ...], make: Callable[..., Array]) -> Tensor:
     """A factor that is computed in float64 and handed over as float32, or wider as its tensors are."""
-    kind = dtypes.widest([*(tensor.dtype for tensor in tensors), "F32"])
+    floats = [tensor.dtype for tensor in tensors if tensor.dtype in dtypes.FLOATS]
+    kind = dtypes.widest([*floats, "F32"])
 
     def computed(*arrays: Array) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source where it is used

@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Kind
+from loramerge.arrays.backend import Array
+from loramerge.errors import SourceError, printable
 
 Parts = Mapping[str, Tensor]  # the tensors of one module by what they are: up, down, hada_w1_a, …
 Naming = Literal["peft", "image"]  # who ends the keys: PEFT, or the tools of image models with LyCORIS
 Needs = Literal["file", "sizes", "base"]
 Spellings = Mapping[str, tuple[str, ...]]  # part -> how keys of it end; messages show the first
+LARGEST = 1e30  # of a number in a config: far above any real one
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layer:
+    """A layer of the base model, of which nothing but the header is read until its numbers are asked for.
+
+    Args:
+        size: (out, in).   weight: as (out, in).   bias: (out,), if it has one.
+    """
+
+    size: tuple[int, int]
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+class Base(ABC):
+    """The model that adapters were trained on, as far as forms need it. `name` is for messages."""
+
+    name: str
+
+    @abstractmethod
+    def layers(self, paths: Collection[str]) -> Mapping[str, Layer]:
+        """The linear layers that these modules of an adapter mean; those that it does not have are left out.
+
+        Raises:
+            IncompatibleError: its weights are quantised in a way that is not read.
+        """
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Aid:
+    """What the user gives beside the files of an adapter, for those that are not complete by themselves.
+
+    Args:
+        base: the model that it was trained on.
+        gate: module -> how much each of its outputs counts for a fixed prompt.
+    """
+
+    base: Base | None = None
+    gate: Mapping[str, Array] | None = None
+
+
+NO_AID = Aid()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -23,11 +70,57 @@ class Given:
         where: what messages call it.
         config: the settings of its adapter, {} if there are none.
         rank: the r that these settings give it; None if they say none.
+        scale: alpha over rank by these settings, for forms that are not linear in it.
+        path: its name in the file.   shared: tensors that belong to no one module, by their names.
+        layers: what the modules of this file adapt, by their names, where a base model is given that has it.
+        base: the name of that model.
     """
 
     where: str
     config: Mapping[str, Any] = field(default_factory=dict)
     rank: int | None = None
+    scale: float = 1.0
+    path: str = ""
+    shared: Parts = field(default_factory=dict)
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    base: str | None = None
+
+    @property
+    def layer(self) -> Layer:
+        """What the module adapts, in a form that declares its need of it: the table refuses one without."""
+        return self.layers[self.path]
+
+    def borrow(self, name: str) -> Tensor:
+        """A tensor that modules share.
+
+        Raises:
+            SourceError: it is not there.
+        """
+        if name not in self.shared:
+            raise SourceError(f"{name} of {self.where} is missing: the file was cut or badly saved.")
+        return self.shared[name]
+
+    def number(self, setting: str, default: float | None = None) -> float:
+        """A number that the config says.
+
+        Raises:
+            SourceError: it says none, or something else.
+        """
+        value = self.config.get(setting, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+            shown = printable(repr(value), 60)
+            raise SourceError(f"{setting} in the config of {self.where} must be a number, not {shown}.")
+        return value
+
+    def whole(self, setting: str, default: int | None = None) -> int:
+        """The same of a whole number from 0 on."""
+        value = self.number(setting, default)
+        if not isinstance(value, int) or value < 0:
+            shown = printable(repr(value), 60)
+            raise SourceError(
+                f"{setting} in the config of {self.where} must be a whole number from 0 on, not {shown}."
+            )
+        return value
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,6 +133,7 @@ class Update:
         kernel: of a convolution, as far as the shapes tell it.
         kind, blocks: as in `Target` and its `Layout`.
         form: the name of the form, which the table adds.
+        bias: (out,), what is added to the bias of the module.
     """
 
     up: Tensor
@@ -49,6 +143,7 @@ class Update:
     kind: Kind = "linear"
     blocks: int = 1
     form: str = ""
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +156,16 @@ class Form:
         make: the update, from tensors whose floats and sizes are checked. It reads no number; None where
             nothing was left of the module.
         peft, image: the parts that it owns in each naming, with the ends of their keys. `#` is a number.
-        must: the parts without which there is none.
-        types: PEFT's types that store it -> the setting that holds their alpha.
-        setting: a setting of the config, without which the same parts mean another form.
+        must: the parts without which there is none.   whole: those that hold whole numbers.
+        shared: the names of tensors that modules share, with the ends of their keys.
+        types: PEFT's types that store it -> the setting that holds their alpha; "" where they have none, and
+            the formula is the whole update.
+        setting, value: a setting of the config, without which the same parts mean another form; and what it
+            must be, if not only true.
         bare: it can be read without a config of its type.
         needs: what makes the update: its file alone, the sizes of the layers, or the base weights.
+        scaled: alpha over rank multiplies it; else its formula has every number in it.
+        full: its rank is that of the matrix.
         told: notes say how many modules have it.
         empty: a factor without a row is no mistake.
     """
@@ -78,10 +178,15 @@ class Form:
     peft: Spellings = field(default_factory=dict)
     image: Spellings = field(default_factory=dict)
     must: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    shared: Spellings = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
     setting: str = ""
+    value: Any = None
     bare: bool = True
     needs: Needs = "file"
+    scaled: bool = True
+    full: bool = False
     told: bool = True
     empty: bool = False
 
@@ -92,6 +197,11 @@ class Form:
     def owns(self, part: str, naming: Naming) -> bool:
         """Whether a part can belong to it."""
         return numberless(part) in self.spellings(naming)
+
+    def fits(self, config: Mapping[str, Any]) -> bool:
+        """Whether its setting is there, if it has one."""
+        said = config.get(self.setting) if self.setting else True
+        return bool(said) if self.value is None else said == self.value
 
     def call(self, part: str) -> str:
         """The tensor of a part, as messages call it."""

@@ -11,19 +11,41 @@ from functools import lru_cache
 from math import prod
 
 from loramerge.adapters.limits import check_units
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.files.views import widened
 from loramerge.formats.forms.adalora import ADALORA
-from loramerge.formats.forms.checks import check_float, check_full, missing
+from loramerge.formats.forms.boft import BOFT
+from loramerge.formats.forms.c3a import C3A
+from loramerge.formats.forms.checks import check_float, check_full, check_whole, missing
+from loramerge.formats.forms.delora import DELORA
+from loramerge.formats.forms.dora import DORA
 from loramerge.formats.forms.embedding import EMBEDDING
 from loramerge.formats.forms.form import Form, Given, Naming, Parts, Update, numberless
+from loramerge.formats.forms.fourierft import FOURIERFT
 from loramerge.formats.forms.full import FULL
+from loramerge.formats.forms.gralora import GRALORA
+from loramerge.formats.forms.hira import HIRA
+from loramerge.formats.forms.hra import HRA
+from loramerge.formats.forms.ia3 import IA3
+from loramerge.formats.forms.kasa import AUTHORS_KASA, KASA
 from loramerge.formats.forms.locon import LOCON
+from loramerge.formats.forms.lofit import LOFIT
 from loramerge.formats.forms.loha import LOHA
 from loramerge.formats.forms.lokr import LOKR, PEFT_LOKR
 from loramerge.formats.forms.lora import LORA
 from loramerge.formats.forms.merged import MERGED
+from loramerge.formats.forms.miss import MISS, MISS_BAT
+from loramerge.formats.forms.oft import OFT
+from loramerge.formats.forms.pvera import PVERA
+from loramerge.formats.forms.randlora import RANDLORA
+from loramerge.formats.forms.shira import SHIRA
 from loramerge.formats.forms.stacked import STACKED
+from loramerge.formats.forms.tinylora import TINYLORA
+from loramerge.formats.forms.unilora import UNILORA
+from loramerge.formats.forms.vblora import VBLORA
+from loramerge.formats.forms.vera import VERA
+from loramerge.formats.forms.waveft import WAVEFT
+from loramerge.formats.forms.xs import XS
 
 FORMS: Mapping[str, Form] = {
     form.name: form
@@ -38,10 +60,35 @@ FORMS: Mapping[str, Form] = {
         LOKR,
         PEFT_LOKR,
         FULL,
+        VERA,
+        PVERA,
+        BOFT,
+        DORA,
+        HIRA,
+        HRA,
+        IA3,
+        LOFIT,
+        KASA,
+        AUTHORS_KASA,
+        OFT,
+        C3A,
+        DELORA,
+        FOURIERFT,
+        GRALORA,
+        MISS,
+        MISS_BAT,
+        RANDLORA,
+        SHIRA,
+        TINYLORA,
+        UNILORA,
+        VBLORA,
+        WAVEFT,
+        XS,
     )
 }
 TYPES: Mapping[str, str] = {type_: alpha for form in FORMS.values() for type_, alpha in form.types.items()}
 ALPHA = "alpha"  # a number beside the factors of any form
+NEEDS = {"sizes": "the layer sizes of the base model", "base": "the weights of the base model"}
 MOST_ENTRIES = 2**28  # of a factor that is computed: 2 GiB while it is
 
 
@@ -55,28 +102,32 @@ def update(parts: Parts, given: Given, naming: Naming) -> Update | None:
     factors = {part: tensor for part, tensor in parts.items() if part != ALPHA}
     form = _form(factors, given, naming)
     _check_type(form, given, naming)
+    _check_base(form, given)
     for part in form.must:
         if part not in factors:
             raise missing(form.call(part), given.where)
     for part, tensor in factors.items():
-        check_float(tensor, f"{form.call(part)} of {given.where}")
+        check = check_whole if part in form.whole else check_float
+        check(tensor, f"{form.call(part)} of {given.where}")
         if not form.empty:
             check_full(given.where, tensor)
     made = form.make({part: widened(tensor) for part, tensor in factors.items()}, given)
     if made is None:
         return None
-    _check_size(made, factors, given.where)
+    _check_size(made, factors, given, form)
     return replace(made, form=form.name)
 
 
 def counted(counts: Mapping[str, int]) -> list[str]:
     """What notes say of the forms of an adapter: name of a form -> how many modules have it."""
-    told: dict[str, int] = {}
+    low, full = dict[str, int](), dict[str, int]()
     for name, form in FORMS.items():
         if form.told and counts.get(name):
+            told = full if form.full else low
             told[form.words] = told.get(form.words, 0) + counts[name]
-    each = " and ".join(f"{count} {words}" for words, count in told.items())
-    return [f"its {each} modules are read as low-rank updates, exactly"] if each else []
+    each, whole = (" and ".join(f"{n} {words}" for words, n in told.items()) for told in (low, full))
+    found = [f"its {each} modules are read as low-rank updates, exactly"] if each else []
+    return found + ([f"its {whole} modules are read exactly, but at full rank"] if whole else [])
 
 
 def _form(factors: Parts, given: Given, naming: Naming) -> Form:
@@ -84,7 +135,13 @@ def _form(factors: Parts, given: Given, naming: Naming) -> Form:
     if not factors:
         raise SourceError(f"{given.where} has an alpha, but no factors.")
     owners = _owners(frozenset(map(numberless, factors)), naming)
-    found = [form for form in owners if not form.setting or given.config.get(form.setting)]
+    unset = next((form for form in owners if form.setting), None)
+    found = [form for form in owners if form.fits(given.config)]
+    if not found and unset:
+        raise IncompatibleError(
+            f"{given.where} is stored as {unset.words}, which only an adapter_config.json with "
+            f"{unset.setting} explains: load the folder that has it."
+        )
     if not found:
         words = " and ".join(_words(factors, naming))
         raise SourceError(f"{given.where} has {words} in one: it was badly saved.")
@@ -112,21 +169,47 @@ def _check_type(form: Form, given: Given, naming: Naming) -> None:
     raise IncompatibleError(
         f"{given.where} is stored as {form.words}, "
         + (
-            f"whose scale only an adapter_config.json of type {types} tells: load the folder that has it."
+            f"which only an adapter_config.json of type {types} explains: load the folder that has it."
             if kind is None
             else f"but its config is of type {printable(kind)}, not {types}: they do not belong together."
         )
     )
 
 
-def _check_size(made: Update, factors: Parts, where: str) -> None:
+def _check_base(form: Form, given: Given) -> None:
+    """A form that needs the base model has it.
+
+    Raises:
+        IncompatibleError: there is none, or it has no such layer.
+    """
+    if form.needs == "file" or given.path in given.layers:
+        return
+    if given.base is not None:
+        raise IncompatibleError(
+            f"{printable(given.base, 1000)} has no linear layer for {given.where}: it was trained on another "
+            "model."
+        )
+    raise IncompatibleError(
+        f"{given.where} is stored as {form.words}, which needs {NEEDS[form.needs]} to become an update: name "
+        f"that model by {say('base', 'BASE')}, a path or a name on the Hub."
+    )
+
+
+def _check_size(made: Update, factors: Parts, given: Given, form: Form) -> None:
     """A product of small factors may be of any size: no small file may ask for gigabytes.
 
     Raises:
-        IncompatibleError: it does.
+        IncompatibleError: it does; or the base model has another size.
     """
-    outs, ins, units = made.up.shape[0], made.down.shape[1], made.down.shape[0]
+    where, outs, ins, units = given.where, made.up.shape[0], made.down.shape[1], made.down.shape[0]
     stored = sum(prod(tensor.shape) for tensor in factors.values())
+    if form.needs != "file":
+        if (outs, ins) != (size := given.layer.size):
+            raise IncompatibleError(
+                f"{where} is an update of {outs}×{ins}, but its layer in {printable(given.base, 1000)} is "
+                f"{size[0]}×{size[1]}: it was trained on another model."
+            )
+        stored = max(stored, outs * ins)
     if max(outs, ins) * units <= max(MOST_ENTRIES, stored):
         return
     check_units(where, (outs, ins), [units])

@@ -30,7 +30,7 @@ class Unread(NamedTuple):
 
 MAGNITUDE = r"lora_magnitude_vector(?:\.\w+)*"
 UNREAD = (
-    Unread("DoRA", BASE, "use_dora", peft=MAGNITUDE, image=rf"dora_scale|{MAGNITUDE}"),
+    Unread("DoRA", BASE, image=rf"dora_scale|{MAGNITUDE}"),
     Unread("QALoRA", "pools its input, so it has no low-rank update", "use_qalora"),
     Unread("block-diagonal LoRA", "is not read", "use_bdlora"),
     Unread("an activated LoRA", "works on some tokens only and has no one update", "alora_invocation_tokens"),
@@ -39,7 +39,6 @@ UNREAD = (
         "chooses among adapters at run time: name the adapters instead",
         "arrow_config",
     ),
-    Unread("KaSA", "truncates the base weights: merge it into its base model", "kasa_config"),
     Unread(
         "OFT",
         "turns the base weights, and adds nothing to them",

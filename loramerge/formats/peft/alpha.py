@@ -46,13 +46,20 @@ def given(file: File, stored: Stored, alpha: Alpha | None) -> Said:
         IncompatibleError: no `alpha` is given; the message holds two options to paste.
     """
     if alpha is None:
-        understood(stored, {}, None, file.name)  # what no alpha would help is told first
-        raise IncompatibleError(
-            f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
-            f"{say('alpha', {printable(file.path.name): 16})} (with its training alpha; rslora:16 if it was "
-            f"trained with rsLoRA), or {say('alpha', 'rank')} if the scale is already in the weights."
-        )
+        pairs = understood(stored, {}, None, file.name)  # what no alpha would help is told first
+        if any(pair.scaled for pair in pairs.factors.values()):
+            raise unknown(file)
+        return pairs, (lambda path: 1.0), {}
     return (*with_alpha(stored, alpha, file.name), {})
+
+
+def unknown(file: File) -> IncompatibleError:
+    """The alpha of a file is not known."""
+    return IncompatibleError(
+        f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
+        f"{say('alpha', {printable(file.path.name): 16})} (with its training alpha; rslora:16 if it was "
+        f"trained with rsLoRA), or {say('alpha', 'rank')} if the scale is already in the weights."
+    )
 
 
 def with_alpha(stored: Stored, alpha: Alpha, name: str) -> tuple[Pairs, ScaleOf]:
@@ -65,6 +72,8 @@ def with_alpha(stored: Stored, alpha: Alpha, name: str) -> tuple[Pairs, ScaleOf]
 
 def _rank(path: str, pairs: Pairs, name: str) -> int:
     """What alpha is divided by, where only the tensors tell it."""
+    if not pairs.factors[path].scaled:
+        return 1
     if (rank := pairs.factors[path].rank) is None:
         raise IncompatibleError(
             f"{printable(path)} in {printable(name)} is a LoKr of two whole matrices, whose r only its "
@@ -202,7 +211,7 @@ def check_ranks(rule: Rule, pairs: Pairs, where: str) -> None:
         SourceError: it does not; a wrong rank would be a wrong scale.
     """
     for path, pair in pairs.factors.items():
-        if rule.rank(path) != pair.rank:
+        if pair.scaled and rule.rank(path) != pair.rank:
             raise SourceError(
                 f"{printable(where)} gives {printable(path)} rank {rule.rank(path)}, but its tensors have "
                 f"rank {pair.rank}: they do not belong together, and the scale would be wrong."

@@ -16,7 +16,10 @@ from loramerge.formats.patterns.rank_patterns import Patterns
 # lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
-ROUTED = "A router chooses among its adapters at run time: name these adapters instead."
+ROUTED = (
+    "A router chooses in it at run time, so that it is no one update: `loramerge route` is for such adapters."
+)
+ROUTED_TYPES = ("XLORA", "POLY", "LILY", "SRMOLE", "ARROW", "METEORA", "LORAMOE")
 CONVERTS = "PEFT's save_as_lora converts it to LoRA."
 MERGES = (
     "Merge it into its base model with PEFT's merge_and_unload, and take the difference of the two with "
@@ -31,7 +34,7 @@ PROMPTING = re.compile(r".*PROMPT.*|P_TUNING|PREFIX_TUNING|CPT|CARTRIDGE")
 
 def _instead(kind: str) -> str:
     """What helps with an adapter of a type that is not read."""
-    if kind in ("XLORA", "POLY"):
+    if kind in ROUTED_TYPES:
         return ROUTED
     if kind in CONVERTIBLE:
         return CONVERTS
@@ -79,6 +82,20 @@ class Scales:
 
 
 @dataclass(frozen=True, eq=False)
+class Unscaled:
+    """A type without an alpha: the formula of its form has every number in it."""
+
+    r: int
+
+    def rank(self, path: str) -> int:
+        """The r of the config; 1 where it has none."""
+        return self.r
+
+    def scale(self, path: str) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Adaptive:
     """AdaLoRA: alpha over the rank that training began with, which PEFT keeps when it prunes."""
 
@@ -106,6 +123,8 @@ def scales(config: Mapping[str, Any], name: str) -> Rule:
         return _adaptive(config, name)
     kind = config.get("peft_type")  # of a live config no text, but equal to one
     alpha = next((setting for known, setting in TYPES.items() if known == kind), "lora_alpha")
+    if not alpha:
+        return Unscaled(_rank(config.get("r") or 1, "r", name))
     ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
     alphas = {k: _number(v, f"alpha_pattern of {k}", name) for k, v in _table(config, "alpha_pattern", name)}
     return Scales(
@@ -147,6 +166,11 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
             f"{', '.join(sorted(TYPES))} are. {_instead(str(kind))}"
         )
     refuse_settings(config, name)
+    if kind == "UNILORA" and not config.get("save_indices"):
+        raise IncompatibleError(
+            f"{printable(name)} is Uni-LoRA without its indices, which PEFT deals out in the order of the "
+            f"model's layers, and no file tells that: save it with save_indices=True. {CONVERTS}"
+        )
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith("loftq"):
         raise IncompatibleError(

@@ -20,15 +20,32 @@ _PARTS = {  # what ends a key without the name of an adapter -> part
     end: part for form in FORMS.values() for part, ends in form.peft.items() for end in ends
 }
 _STEMS = "|".join(sorted({end.partition(".")[0] for end in _PARTS}))
+_TAILS = "|".join(sorted({end.partition(".")[2] for end in _PARTS} - {""} | {"weight", "bias"}))
 _FAMILIES = "|".join(sorted({end.partition("_")[0] for end in _PARTS}))
 _NAME = re.compile(
     rf"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.(?P<stem>{_STEMS})"
-    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?P<end>\.weight|\.bias)?",
+    rf"(?:\.(?P<adapter>(?!(?:{_TAILS})$)[^.]+))?(?P<end>\.(?:{_TAILS}))?",
     re.DOTALL,
+)
+_LATENT = re.compile(r"\.([^.]+)_lora_latent_mapping\.weight$")
+_HEAD = re.compile(  # LoFiT keeps what it does to a head beside the projection behind it
+    r"(base_model\.model\.)?(?P<path>.+)\.attn_(?P<what>[Av])\.(?P<head>\d{1,4})", re.DOTALL
+)
+_SHARED = {  # what a key is where it belongs to no one module -> its name
+    end: part for form in FORMS.values() for part, ends in form.shared.items() for end in ends
+}
+_SHARED_NAME = re.compile(
+    rf"(?:base_model\.)?(?:model\.)?(?P<stem>{'|'.join(map(re.escape, sorted(_SHARED)))})"
+    r"(?:\.(?!\d)[^.]+)?(?:\.(?P<number>\d{1,6}))?"
 )
 _ALPHA = re.compile(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.DOTALL)
 
 FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
+    (r"\.lora_[AB]\.(coefficients|seed)$|\bfc\d_(alpha|beta)_\d{3}$", "a NOLA adapter",
+     "its bases come from a seed and the generator of the device that drew them, and nothing in the file "
+     "checks the draw, so that they cannot be drawn again: multiply them out in the library that wrote it"),
+    (r"\.C_(row|col)\b", "a TriAdaptLoRA adapter",
+     "its formula is in no published code, so that it cannot be verified: merge it with what wrote it"),
     (r"^lora_(unet|te\d?|transformer)_", "a kohya LoRA", "convert it to PEFT first"),
     (r"^(?!base_model\.model\.)\S*\.processor\.|_lora\.(up|down)\.|\.lora\.(up|down)\.", "a diffusers LoRA",
      "convert it to PEFT first"),
@@ -77,11 +94,32 @@ def parse(key: str) -> Name | None:
     Name(path='h.0.q', part='down', adapter='default', prefixed=True)
     >>> parse("base_model.model.classifier.weight")
     """
-    found = _NAME.fullmatch(key)
+    if head := _HEAD.fullmatch(key):
+        return Name(
+            f"{head['path']}.o_proj", f"lofit_{head['what']}.{int(head['head'])}", None, bool(head[1])
+        )
+    found = _NAME.fullmatch(_LATENT.sub(_between, key))
     part = _PARTS.get(f"{found['stem']}{found['end'] or ''}") if found else None
     if found is None or part is None:
         return None
     return Name(found["path"], part, found["adapter"], found["prefix"] is not None)
+
+
+def _between(found: re.Match[str]) -> str:
+    """LoRA-XS keeps its core beside the module, under the name of the adapter or of the module."""
+    return f"{'' if found[1] == 'default' else f'.{found[1]}'}.lora_latent_mapping.weight"
+
+
+def shared_part(key: str) -> str | None:
+    """What a tensor is that modules share, or None if the key names no such tensor.
+
+    >>> shared_part("base_model.vera_A"), shared_part("base_model.model.h.0.q.vera_lambda_b")
+    ('vera_A', None)
+    """
+    found = _SHARED_NAME.fullmatch(key)
+    if found is None:
+        return None
+    return ".".join(filter(None, [_SHARED[found["stem"]], found["number"]]))
 
 
 def check_names(targets: Iterable[Target], name: str) -> None:

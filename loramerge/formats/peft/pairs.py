@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from loramerge.adapters.adapter import Slot, Tensor
 from loramerge.adapters.target import Target
 from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import Shared, every, rows
-from loramerge.formats.forms.form import Parts
+from loramerge.formats.forms.form import Base, Parts
 from loramerge.formats.forms.unread import refuse_keys
-from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, unmarked
+from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, shared_part, unmarked
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,17 +23,20 @@ class Pair:
         target: the parameter; of all blocks, where several share the pair.
         up: (out, rank).   down: (rank, in). Larger where several blocks share the pair.
         rank: what the config calls r; None where the tensors do not tell it and there is no config.
+        scaled: alpha over rank multiplies it.
     """
 
     target: Target
     up: Tensor
     down: Tensor
     rank: int | None
+    scaled: bool = True
 
     def slots(self, scale: float, fan_in_fan_out: bool) -> Iterator[tuple[Target, Slot]]:
         """The updates in it: one, or one for each block."""
         layout = replace(self.target.layout, fan_in_fan_out=fan_in_fan_out)
         whole, blocks = replace(self.target, layout=layout), layout.blocks
+        scale = scale if self.scaled else 1.0
         if blocks == 1:
             yield whole, Slot(self.up, self.down, scale)
             return
@@ -52,12 +55,16 @@ class Stored:
         alphas: module path -> scalar tensor.
         extras: the rest, under PEFT's full names.
         oddities: sentences about how they are named.
+        shared: what forms keep for all modules together, by the names of its parts.
+        base: the model that it was trained on, if it is given.
     """
 
     modules: Mapping[str, Parts]
     alphas: Mapping[str, Tensor]
     extras: Mapping[str, Tensor]
     oddities: tuple[str, ...] = ()
+    shared: Parts = field(default_factory=dict)
+    base: Base | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +83,15 @@ class Pairs:
     oddities: tuple[str, ...] = ()
 
 
-def sort_tensors(tensors: Mapping[str, Tensor], name: str) -> Stored:
+def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = None) -> Stored:
     """Find the parts of modules by their names.
 
     Raises:
         SourceError: a part is there twice.
         IncompatibleError: a LoRA tensor of a layout that is not read, or no part at all.
     """
+    shared = {part: tensors[key] for key in tensors if (part := shared_part(key))}
+    tensors = {key: tensor for key, tensor in tensors.items() if not shared_part(key)}
     names = {key: found for key in tensors if (found := parse(key))}
     _refuse(FOREIGN, tensors, name)
     modules = _by_module(names, tensors, name)
@@ -92,7 +101,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str) -> Stored:
     if not modules:
         some = ", ".join(printable(key, 40) for key in list(extras)[:3]) or "no tensors"
         raise EmptyError(f"{printable(name)} holds no LoRA pair ({some}): it is not a LoRA adapter.")
-    return Stored(modules, alphas, extras, tuple(_oddities(names.values(), name)))
+    return Stored(modules, alphas, extras, tuple(_oddities(names.values(), name)), shared, base)
 
 
 def _refuse(table: Iterable[tuple[str, str, str]], keys: Iterable[str], name: str) -> None:
@@ -111,8 +120,8 @@ def _by_module(names: Mapping[str, Name], tensors: Mapping[str, Tensor], name: s
         parts[found.part] = tensors[key]
     if several := _several(names.values()):
         raise IncompatibleError(
-            f"{printable(name)} holds several adapters in one file ({printable(', '.join(several))}): save "
-            "each of them by itself."
+            f"{printable(name)} holds several adapters in one file ({printable(', '.join(several))}): name "
+            f"one of them, as in {printable(name)}#{printable(several[0])}."
         )
     return dict(modules)
 

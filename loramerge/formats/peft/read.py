@@ -17,6 +17,7 @@ from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_file
 from loramerge.formats.files.shards import check_alone, open_shards
+from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import (
     Alpha,
     ScaleOf,
@@ -55,6 +56,7 @@ def load_folder(
     allow_pickle: bool = False,
     known_start: bool = False,
     file: File | None = None,
+    base: Base | None = None,
 ) -> Adapter:
     """An adapter as PEFT saves it. Only headers are read. `file` is that of its weights, if it is elsewhere.
 
@@ -70,15 +72,15 @@ def load_folder(
     unused = _unused(alpha, optional, name)
     file, wrapped = unwrapped_file(file or _weights(folder, name, allow_pickle))
     config = unwrapped_config(config) if wrapped else config
-    stored = sort_tensors(file.tensors, name)
+    stored = sort_tensors(file.tensors, name, base)
     rule = scales(config, name)
     pairs = understood(stored, config, rule, name)
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
     check_tensors(rule.scale, pairs, name)
     found = _adapter(file, pairs, rule.scale, config, name, unused, config_path=folder / CONFIG)
     beside = _model(folder)
-    base = found.base.name
-    model = beside or (_model(Path(base)) if base and is_local(base) else {})
+    named = found.base.name
+    model = beside or (_model(Path(named)) if named and is_local(named) else {})
     return noted(replace(found, labels=_labels(beside), model=model), wrapped)
 
 
@@ -101,14 +103,16 @@ def noted(adapter: Adapter, notes: Sequence[str]) -> Adapter:
     return replace(adapter, oddities=(*adapter.oddities, *notes), renamed=True) if notes else adapter
 
 
-def read_file(file: File, name: str, alpha: Alpha | None = None, optional: bool = True) -> Adapter:
+def read_file(
+    file: File, name: str, alpha: Alpha | None = None, optional: bool = True, base: Base | None = None
+) -> Adapter:
     """A bare file with PEFT's tensor names. Only its header is read.
 
     Raises:
         SourceError, IncompatibleError: as `of_bare_file` and `given` say.
         UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
-    stored = sort_tensors(file.tensors, name)
+    stored = sort_tensors(file.tensors, name, base)
     said = of_bare_file(file, stored)
     unused = _unused(alpha, optional, name) if said else []
     pairs, scale_of, config = said or given(file, stored, alpha)
@@ -167,7 +171,10 @@ def updates(
         for path, pair in pairs.factors.items()
         for target, slot in pair.slots(scale_of(path), flipped)
     }
-    biases = {Target(path, "bias"): Scaled(tensor, scale_of(path)) for path, tensor in pairs.biases.items()}
+    biases = {
+        Target(path, "bias"): Scaled(tensor, scale_of(path) if pairs.factors[path].scaled else 1.0)
+        for path, tensor in pairs.biases.items()
+    }
     return slots, biases
 
 

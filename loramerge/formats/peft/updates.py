@@ -33,18 +33,23 @@ def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, nam
     _check_extras(stored, config, name)
     changes: dict[str, Update] = {}
     whole: dict[str, Pair] = {}
+    known = stored.base.layers(stored.modules.keys()) if stored.base else {}
+    base = stored.base.name if stored.base else None
     for path, parts in sorted(stored.modules.items()):
         where = f"{printable(path)} in {printable(name)}"
         if (pair := stacked(path, parts, where)) is not None:
             whole[path] = pair
             continue
-        change = update(parts, Given(where, config, rule.rank(path) if rule else None), "peft")
+        rank, scale = (rule.rank(path), rule.scale(path)) if rule else (None, 1.0)
+        given = Given(where, config, rank, scale, path, stored.shared, known, base)
+        change = update(parts, given, "peft")
         if change is not None:
             changes[path] = change
     pairs = {**_pairs(changes), **whole}
     return Pairs(
         unfold(pairs, config, rule.rank if rule else lambda path: 1, name),
-        {path: widened(parts["bias"]) for path, parts in stored.modules.items() if "bias" in parts},
+        {path: widened(parts["bias"]) for path, parts in stored.modules.items() if "bias" in parts}
+        | {path: change.bias for path, change in changes.items() if change.bias is not None},
         stored.alphas,
         stored.extras,
         (*stored.oddities, *_oddities(changes, pairs)),
@@ -73,7 +78,7 @@ def _pairs(changes: Mapping[str, Update]) -> dict[str, Pair]:
         target = Target(
             path, kind="conv" if kernel else change.kind, layout=Layout(kernel=kernel, blocks=change.blocks)
         )
-        pairs[path] = Pair(target, change.up, change.down, change.rank)
+        pairs[path] = Pair(target, change.up, change.down, change.rank, FORMS[change.form].scaled)
     return pairs
 
 

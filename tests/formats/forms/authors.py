@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
+
 import numpy as np
 
 from loramerge.formats.forms.table import FORMS
@@ -146,3 +149,149 @@ def lycoris_full(parts):
         module.weight.copy_(_torch(parts)["diff"])
         delta = module.get_diff_weight()[0].detach()
     return delta.numpy().reshape(outs, -1)
+
+
+@contextmanager
+def quietly():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def peft_merged(config, size, shared=None, weight=None, bias=None, beside=None, single=False, **settings):
+    """ΔW of the parts by PEFT's own `merge_and_unload`: the weight after it, less that before.
+
+    Args:
+        config: the name of its class.   size: (out, in) of the layer.   settings: for the class.
+        beside: the size of a second layer, for which shared tensors are large enough.
+        single: PEFT computes in float32 only.
+    """
+
+    @quietly()
+    def theirs(parts):
+        import peft
+        import torch
+
+        layers = {name: _linear(each, bias) for name, each in (("m", size), ("o", beside)) if each}
+        with torch.no_grad():
+            layers["m"].weight.copy_(torch.zeros(size) if weight is None else torch.from_numpy(weight))
+            before = layers["m"].weight.clone()
+        told = {name: value() if callable(value) else value for name, value in settings.items()}
+        told.setdefault("target_modules", list(layers))
+        made = peft.get_peft_model(torch.nn.ModuleDict(layers), getattr(peft, config)(**told))
+        made = made.float() if single else made.double()
+        state = {f"base_model.model.m.{_end(part)}": value for part, value in _torch(parts).items()}
+        state |= {f"base_model.{name}": value for name, value in _torch(shared or {}).items()}
+        state = {
+            key: value.float() if single and value.is_floating_point() else value
+            for key, value in state.items()
+        }
+        result = peft.set_peft_model_state_dict(made, state)
+        assert not result.unexpected_keys
+        with torch.no_grad():
+            return (made.eval().merge_and_unload()["m"].weight - before).detach().numpy()
+
+    return theirs
+
+
+def _linear(size, bias):
+    import torch
+
+    outs, ins = size
+    layer = torch.nn.Linear(ins, outs, bias=bias is not None, dtype=torch.float64)
+    if bias is not None:
+        with torch.no_grad():
+            layer.bias.zero_()
+    return layer
+
+
+def _end(part):
+    return next(form.peft[part][0] for form in FORMS.values() if part in form.peft)
+
+
+def lora_xs(parts):
+    """LoRA-XS' forward: lora_B(latent_mapping(lora_A(x))), on unit vectors."""
+    import torch
+
+    layers = []
+    for part in ("down", "latent", "up"):
+        layer = torch.nn.Linear(*parts[part].shape[::-1], bias=False, dtype=torch.float64)
+        layer.weight.data = _torch(parts)[part]
+        layers.append(layer)
+    with torch.no_grad():
+        return torch.nn.Sequential(*layers)(torch.eye(parts["down"].shape[1], dtype=torch.float64)).T.numpy()
+
+
+def randlora(size, a, b):
+    """PEFT's layer with frames that are larger than it, as they are where other layers are larger."""
+
+    def theirs(parts):
+        import peft
+        import torch
+
+        layer = torch.nn.Linear(*size[::-1], bias=False)
+        config = peft.RandLoraConfig(r=3, randlora_alpha=3, target_modules=["m"])
+        made = peft.get_peft_model(torch.nn.ModuleDict({"m": layer}), config).double().base_model.model["m"]
+        for name, values in (("randlora_A", a), ("randlora_B", b)):
+            getattr(made, name)["default"] = torch.from_numpy(values)
+        for name, values in _torch(parts).items():
+            getattr(made, name)["default"].data = values
+        with torch.no_grad():
+            return made.get_delta_weight("default").numpy()
+
+    return theirs
+
+
+def kasa(weight):
+    """PEFT cuts the base when the adapter is added; the weight before that is subtracted."""
+    return peft_merged(
+        "LoraConfig", weight.shape, weight=weight, r=3, lora_alpha=1.5, kasa_config=lambda: _kasa_config()
+    )
+
+
+def _kasa_config():
+    import peft
+
+    return peft.tuners.lora.KasaConfig()
+
+
+def boft(weight, steps):
+    """PEFT's layer; on a CPU it knows one step, so that several go by its permutations and transforms."""
+
+    @quietly()
+    def theirs(parts):
+        import peft
+        import torch
+
+        outs, ins = weight.shape
+        config = peft.BOFTConfig(boft_block_size=4, target_modules=["m"])
+        model = torch.nn.ModuleDict({"m": torch.nn.Linear(ins, outs, bias=False)})
+        layer = peft.get_peft_model(model, config).double().base_model.model["m"]
+        turns, stretch, before = (
+            torch.from_numpy(a).double() for a in (parts["boft_R"], parts["boft_s"], weight)
+        )
+        with torch.no_grad():
+            whole = torch.eye(ins, dtype=torch.float64)
+            for step, turn in enumerate(turns):
+                blocks = len(turn) // 2**step
+                order = layer.perm2mat(layer.block_butterfly_perm(ins, blocks, 2, steps - 1)).double()
+                whole = order @ torch.block_diag(*layer.cayley_batch(turn)) @ order.T @ whole
+            return ((whole @ before.T).T * stretch - before).numpy()
+
+    return theirs
+
+
+def lofit(weight):
+    """LoFiT's forward on unit vectors: z → z + A ∘ z + v in a head, and then the projection."""
+
+    def theirs(parts):
+        outputs = []
+        for z in np.vstack([np.zeros(weight.shape[1]), np.eye(weight.shape[1])]):
+            changed = z.copy()
+            for head in (1, 3):
+                here = slice(4 * head, 4 * head + 4)
+                changed[here] = (1 + parts[f"lofit_A.{head}"]) * z[here] + parts[f"lofit_v.{head}"]
+            outputs.append(weight.astype("f8") @ changed)
+        return (np.array(outputs[1:]) - outputs[0]).T - weight
+
+    return theirs

@@ -9,7 +9,7 @@ import pytest
 from loramerge.adapters.adapter import Computed, Held
 from loramerge.errors import IncompatibleError, SourceError
 from loramerge.formats.files.views import View
-from loramerge.formats.forms.form import Given
+from loramerge.formats.forms.form import Given, Layer
 from loramerge.formats.forms.table import FORMS, update
 from tests.formats.forms.samples import SAMPLES
 
@@ -27,8 +27,17 @@ def sample(make):
 every = pytest.mark.parametrize(("form", "make"), CASES.values(), ids=CASES)
 
 
-def read(it, tensors, where="m in f"):
-    return update(tensors, Given(where, it.config, it.rank), it.naming)
+def read(it, tensors, where="m in f", shared=None):
+    shared = held(it.shared) if shared is None else shared
+    given = Given(where, it.config, it.rank, it.scale, "m", shared, layers(it), "base")
+    return update(tensors, given, it.naming)
+
+
+def layers(it):
+    """The layer of the sample: of one whose size is enough, no number may be read."""
+    if it.weight is None:
+        return {} if it.size is None else {"m": Layer(it.size, shut(it.size))}
+    return {"m": Layer(it.weight.shape, Held(it.weight), None if it.bias is None else Held(it.bias))}
 
 
 def shut(shape):
@@ -40,8 +49,17 @@ def shut(shape):
     return Computed(tuple(shape), refuse)
 
 
+def unread(form, part, shape):
+    kind = "I64" if part in FORMS[form].whole else "F64"
+    return Computed(tuple(shape), shut(shape).compute, kind)
+
+
 def held(parts):
-    return {part: Held(array) for part, array in parts.items()}
+    return {part: Held(array) if array.dtype.kind == "f" else whole(array) for part, array in parts.items()}
+
+
+def whole(array):
+    return View((), array.shape, "I64", array.astype(np.int64).copy)
 
 
 def dense(found):
@@ -61,10 +79,17 @@ def test_a_form_is_the_update_of_its_definition(form, make):
     assert found.up.read().shape == found.up.shape
     assert found.down.read().shape == found.down.shape
     np.testing.assert_allclose(dense(found), it.wanted, rtol=0, atol=1e-12 * np.abs(it.wanted).max())
+    assert (found.bias is None) == (it.moved is None)
+    if found.bias is not None:
+        assert found.bias.shape == it.moved.shape
+        np.testing.assert_allclose(found.bias.read(), it.moved, rtol=1e-12)
 
 
 def test_all_forms_but_these_are_held_against_their_authors_code():
-    assert {form for form, make in CASES.values() if sample(make).theirs is None} == {"stacked"}
+    assert {form for form, make in CASES.values() if sample(make).theirs is None} == {
+        "stacked",
+        "authors_kasa",
+    }
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if sample(CASES[case][1]).theirs])
@@ -81,10 +106,39 @@ def test_a_form_is_the_update_of_its_authors_code(case):
 @every
 def test_a_form_has_the_rank_that_it_declares_and_is_made_from_headers_alone(form, make):
     it = sample(make)
-    found = read(it, {part: shut(array.shape) for part, array in it.parts.items()})
+    found = read(it, {part: unread(form, part, array.shape) for part, array in it.parts.items()})
     assert found.down.shape[0] == found.up.shape[1] == it.units
     assert np.linalg.matrix_rank(it.wanted) <= it.units <= min(it.wanted.shape)
-    assert FORMS[form].needs == "file", "a form that needs more has to be given it here"
+    needs = "base" if it.weight is not None else "sizes" if it.size else "file"
+    assert FORMS[form].needs == needs, "the sample gives its form what this declares that it needs"
+
+
+@every
+def test_a_form_that_needs_its_base_asks_for_it(form, make):
+    it = sample(make)
+    if FORMS[form].needs == "file":
+        return
+    shared = held(it.shared)
+    for base, words in ((None, r"m in f is stored as .* needs the .* of the base model"), ("b", "b has no")):
+        with pytest.raises(IncompatibleError, match=words):
+            update(held(it.parts), Given("m in f", it.config, it.rank, 1.0, "m", shared, {}, base), it.naming)
+    size = tuple(side + 1 for side in it.wanted.shape)
+    given = Given("m in f", it.config, it.rank, 1.0, "m", shared, {"m": Layer(size, shut(size))}, "b")
+    if form in ("fourierft", "shira", "waveft"):  # nothing in the file tells the size
+        found = update(held(it.parts), given, it.naming)
+        assert (found.up.shape[0], found.down.shape[1]) == size
+        return
+    with pytest.raises((SourceError, IncompatibleError), match="m in f"):
+        update(held(it.parts), given, it.naming)
+
+
+@every
+def test_a_missing_tensor_that_modules_share_is_named(form, make):
+    it = sample(make)
+    for part in it.shared:
+        shared = {name: tensor for name, tensor in held(it.shared).items() if name != part}
+        with pytest.raises(SourceError, match=rf"\b{part} of m in f is missing"):
+            read(it, held(it.parts), shared=shared)
 
 
 @every
@@ -98,13 +152,18 @@ def test_nothing_dense_is_formed_where_a_form_is_of_low_rank(form, make):
     assert entries == it.units * max(it.wanted.shape) < it.wanted.size
 
 
-OPTIONAL = ("mid", "lokr_t2")  # without it the other tensors mean another kernel, or do not fit
+OPTIONAL = {  # form -> without which of its tensors the others mean another form, another kernel, or nothing
+    **dict.fromkeys(FORMS, ("mid", "lokr_t2")),
+    "xs": ("latent",),
+    "authors_kasa": ("diag",),
+    "lofit": ("lofit_A.1", "lofit_A.3", "lofit_v.1", "lofit_v.3"),
+}
 
 
 @every
 def test_a_missing_tensor_is_named(form, make):
     it = sample(make)
-    for part in it.parts.keys() - set(OPTIONAL):
+    for part in it.parts.keys() - set(OPTIONAL[form]):
         left = {other: array for other, array in held(it.parts).items() if other != part}
         name = re.escape(FORMS[form].call(part))
         lacks = rf"\b{name}( of m in f)? is missing" if left else "m in f has an alpha, but no factors"
@@ -119,7 +178,7 @@ def test_a_wrong_size_is_refused(form, make):
         for axis in range(array.ndim):
             shape = [*array.shape]
             shape[axis] += 1
-            tensors = {**held(it.parts), part: shut(shape)}
+            tensors = {**held(it.parts), part: unread(form, part, shape)}
             if (part, axis) in it.free:
                 found = read(it, tensors)
                 assert (found.up.shape[0], found.down.shape[1]) != it.wanted.shape
@@ -136,9 +195,10 @@ def test_an_empty_tensor_and_one_of_no_float_type_are_refused(form, make):
             shape = [*array.shape]
             shape[axis] = 0
             with pytest.raises(SourceError, match="m in f"):
-                read(it, {**held(it.parts), part: shut(shape)})
-        with pytest.raises(IncompatibleError, match=r"of m in f is stored as I8"):
-            read(it, {**held(it.parts), part: View((), array.shape, "I8", array.copy)})
+                read(it, {**held(it.parts), part: unread(form, part, shape)})
+        odd = "F32" if part in FORMS[form].whole else "I8"
+        with pytest.raises(IncompatibleError, match=rf"of m in f is stored as {odd}"):
+            read(it, {**held(it.parts), part: View((), array.shape, odd, array.copy)})
 
 
 @every
@@ -146,9 +206,10 @@ def test_a_tensor_of_another_form_is_refused(form, make):
     it = sample(make)
     for other in FORMS.values():
         for part in other.spellings(it.naming):
-            if FORMS[form].owns(part, it.naming):
-                continue
-            with pytest.raises(SourceError, match=r"m in f has .* in one"):
+            together = [*it.parts, part]
+            if any(all(one.owns(each, it.naming) for each in together) for one in FORMS.values()):
+                continue  # they are a form too
+            with pytest.raises((SourceError, IncompatibleError), match=r"m in f (has .* in one|.* explains)"):
                 read(it, {**held(it.parts), part.replace("#", "0"): shut((2, 2))})
 
 
@@ -165,7 +226,9 @@ def test_the_end_of_a_key_means_one_part(naming):
 def test_factors_are_handed_on_as_wide_as_they_must_be(form, make):
     it = sample(make)
     for kind, least in ((np.float16, ("F16", "F32")), (np.float32, ("F32",)), (np.float64, ("F64", "F32"))):
-        found = read(it, {part: Held(array.astype(kind)) for part, array in it.parts.items()})
+        cast = {k: Held(v.astype(kind)) for k, v in it.parts.items() if k not in FORMS[form].whole}
+        shared = {name: Held(array.astype(kind)) for name, array in it.shared.items()}
+        found = read(it, {**held(it.parts), **cast}, shared=shared)
         for tensor in (found.up, found.down):
             assert tensor.dtype in least
             assert tensor.read().dtype.itemsize == {"F16": 2, "F32": 4, "F64": 8}[tensor.dtype]

@@ -1,0 +1,59 @@
+"""One adapter of several in a file: `FILE#name`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from loramerge.adapters.adapter import Tensor
+from loramerge.errors import SourceError, printable
+from loramerge.formats.files.safetensors import File
+from loramerge.formats.peft.names import parse
+
+TASK = re.compile(r"(?P<stem>.+\.lora_(?:down|up)_[QV])\.(?P<name>\w+)\.weight", re.DOTALL)  # of Omni-AVSR
+HEAD = re.compile(r"(?P<start>.+\.modules_to_save)\.(?P<name>[^.]+)\.(?P<end>.+)", re.DOTALL)
+
+
+def split(path: Path) -> tuple[Path, str | None]:
+    """A file, and the name of the adapter in it that is meant; None if the whole is.
+
+    >>> split(Path("reward.pth#help"))
+    (PosixPath('reward.pth'), 'help')
+    """
+    stem, mark, name = str(path).rpartition("#")
+    if os.path.lexists(path) or not mark or not stem or not name:
+        return path, None
+    return Path(stem), name
+
+
+def picked(file: File, name: str) -> File:
+    """The tensors of this adapter under the names that they would have alone, and those that all share.
+
+    Raises:
+        SourceError: the file has none of this name.
+    """
+    owners = {key: _owner(key, file.tensors) for key in file.tensors}
+    names = sorted({owner for owner, _ in owners.values() if owner is not None})
+    if name not in names:
+        some = ", ".join(map(printable, names)) or "one adapter without a name"
+        raise SourceError(f"{printable(file.name)} holds no adapter {printable(name)}; it has {some}.")
+    kept = {short: file.tensors[key] for key, (owner, short) in owners.items() if owner in (name, None)}
+    return replace(file, tensors=kept)
+
+
+def _owner(key: str, keys: Mapping[str, Tensor]) -> tuple[str | None, str]:
+    """Whose a tensor is, None if it is nobody's alone; and its key without that name."""
+    for pattern, short in ((TASK, "{stem}.weight"), (HEAD, "{start}.{end}")):
+        if found := pattern.fullmatch(key):
+            return found["name"], short.format(**found.groupdict())
+    if (found_name := parse(key)) and found_name.adapter:
+        return found_name.adapter, key.replace(f".{found_name.adapter}.", ".", 1) if key.count(
+            f".{found_name.adapter}."
+        ) else key.removesuffix(f".{found_name.adapter}")
+    first, _, rest = key.partition(".")
+    inside = sum(other.startswith(f"{first}.") for other in keys)
+    alone = inside < len(keys) and (parse(rest) is not None or ".lora" in f".{rest}" or "head" in rest)
+    return (first, rest) if rest and alone else (None, key)

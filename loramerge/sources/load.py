@@ -1,0 +1,78 @@
+"""One adapter as a value: what `lm.load` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loramerge import formats
+from loramerge.adapters.adapter import Adapter
+from loramerge.arrays.backend import Array
+from loramerge.checkpoints.base import open_base
+from loramerge.formats.files.npz import read_npz
+from loramerge.formats.files.safetensors import open_file
+from loramerge.formats.forms.form import NO_AID, Aid, Base
+from loramerge.formats.peft.alpha import Alpha
+
+
+def load(
+    source: str | Path | Adapter,
+    alpha: Alpha | None = None,
+    *,
+    optional: bool = False,
+    allow_pickle: bool = False,
+    initial: str | Path | None = None,
+    peeking: bool = False,
+    base: str | Path | None = None,
+    prompt_gate: str | Path | None = None,
+) -> Adapter:
+    """Read an adapter of any format (see docs/formats.md). Only its header is read; tensors when asked for.
+
+    Args:
+        source: a path, with `#name` for one of several adapters in it; or a repository on the Hub
+            (`org/name`, `org/name@revision`, `hf://org/name@revision/path`), which is downloaded. An
+            `Adapter` comes back as it is.
+        alpha: for a file that does not say its own: a number, ``"rslora:16"`` for 16/√r, or ``"rank"`` for
+            scale 1.
+        optional: where the source says its own alpha, ignore `alpha` instead of refusing it.
+        allow_pickle: read .bin and .pt files too. Nothing in them is run.
+        initial: the folder of the adapter that a PiSSA, OLoRA, CorDA or LoRA-GA training began with.
+        peeking: on the Hub read only the header; a tensor is then fetched when it is asked for.
+        base: the model that it was trained on, by a path or a name on the Hub, for forms that need its layer
+            sizes or weights, such as VeRA and DoRA. Only what these need is read.
+        prompt_gate: a file of how much each output counts for a fixed prompt, for WavLLM.
+
+    Raises:
+        SourceError: absent, cut short or malformed; on the Hub missing, gated, not to be reached.
+        IncompatibleError: no sum of low-rank updates; of unknown alpha; it needs a base.
+        UsageError: an alpha for a source that says its own.
+
+    >>> load("fixtures/a.safetensors")
+    <Adapter fixtures/a.safetensors: 12 modules, rank 8>
+    """
+    return formats.load(
+        source,
+        alpha,
+        optional=optional,
+        allow_pickle=allow_pickle,
+        initial=initial,
+        peeking=peeking,
+        aid=aid(base, prompt_gate),
+    )
+
+
+def aid(base: str | Path | Base | None, gate: str | Path | None) -> Aid:
+    """What is given beside the files of an adapter, opened.
+
+    Raises:
+        SourceError, IncompatibleError: as for `open_base`; or the gate cannot be read.
+    """
+    if base is None and gate is None:
+        return NO_AID
+    return Aid(None if base is None else open_base(base), None if gate is None else _gate(Path(gate)))
+
+
+def _gate(path: Path) -> dict[str, Array]:
+    """Module -> vector."""
+    if path.suffix == ".npz":
+        return read_npz(path, str(path))
+    return {key: tensor.read() for key, tensor in open_file(path, str(path)).tensors.items()}

@@ -1,0 +1,190 @@
+"""Adapters as PEFT itself saves them, read with the base model that it had, against PEFT's own merge."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import loramerge as lm
+from loramerge.errors import IncompatibleError, SourceError
+from tests.helpers.files import Cli
+from tests.helpers.models import save_model
+
+LAYERS = {
+    "model.layers.0.q_proj": (24, 16),
+    "model.layers.0.v_proj": (16, 16),
+    "model.layers.0.up_proj": (16, 24),
+}
+BANK = {"r": 2, "num_vectors": 8, "vector_length": 8}
+TYPES = {  # type -> class of its config, its settings
+    "VERA": ("VeraConfig", {"r": 4}),
+    "VERA, drawn": ("VeraConfig", {"r": 4, "save_projection": False}),
+    "PVERA": ("PveraConfig", {"r": 4}),
+    "PVERA, drawn": ("PveraConfig", {"r": 4, "save_projection": False}),
+    "RANDLORA": ("RandLoraConfig", {"r": 4}),
+    "VBLORA": ("VBLoRAConfig", BANK),
+    "VBLORA, best": (
+        "VBLoRAConfig",
+        {**BANK, "save_only_topk_weights": True},
+    ),
+    "TINYLORA": ("TinyLoraConfig", {"r": 2, "weight_tying": 1.0}),
+    "UNILORA": ("UniLoraConfig", {"r": 2, "theta_d_length": 32, "save_indices": True}),
+    "C3A": ("C3AConfig", {"block_size": 8}),
+    "MISS": ("MissConfig", {"r": 5}),
+    "MISS, mini": ("MissConfig", {"r": 4, "mini_r": 8, "init_weights": "mini"}),
+    "MISS, bat": ("MissConfig", {"r": 4, "init_weights": "bat"}),
+    "DELORA": ("DeloraConfig", {"r": 3}),
+    "GRALORA": ("GraloraConfig", {"r": 4, "gralora_k": 2, "hybrid_r": 2}),
+    "FOURIERFT": ("FourierFTConfig", {"n_frequency": 5}),
+    "WAVEFT": ("WaveFTConfig", {"n_frequency": 9}),
+    "SHIRA": ("ShiraConfig", {"r": 2}),
+    "DoRA": ("LoraConfig", {"r": 3, "use_dora": True}),
+    "DoRA, rsLoRA": ("LoraConfig", {"r": 3, "use_dora": True, "use_rslora": True}),
+    "HRA": ("HRAConfig", {"r": 4}),
+    "HIRA": ("HiraConfig", {"r": 4}),
+    "IA3": ("IA3Config", {"feedforward_modules": ["up_proj"]}),
+    "OFT": ("OFTConfig", {"oft_block_size": 4}),
+    "BOFT": ("BOFTConfig", {"boft_block_size": 4}),
+}
+ALONE = {"VBLORA", "VBLORA, best", "TINYLORA", "UNILORA", "C3A", "DELORA", "GRALORA"}  # need no base
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """(folder of the adapter, folder of the base, ΔW of every module) of a type."""
+    torch, peft = (pytest.importorskip(package) for package in ("torch", "peft"))
+    root, made = tmp_path_factory.mktemp("saved"), {}
+
+    def save(name):
+        if name not in made:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made[name] = _save(torch, peft, root / name.replace(", ", "-"), *TYPES[name])
+        return made[name]
+
+    return save
+
+
+def nest(torch, layers):
+    """A model whose modules have these dotted names."""
+    top = torch.nn.Module()
+    for path, layer in layers.items():
+        *parents, last = path.split(".")
+        here = top
+        for name in parents:
+            if not hasattr(here, name):
+                here.add_module(name, torch.nn.Module())
+            here = getattr(here, name)
+        here.add_module(last, layer)
+    return top
+
+
+def _save(torch, peft, root, config, settings):
+    torch.manual_seed(1)
+    layers = {path: torch.nn.Linear(ins, outs) for path, (ins, outs) in LAYERS.items()}
+    base = nest(torch, layers)
+    before = {key: value.clone().numpy() for key, value in base.state_dict().items()}
+    save_model(root / "base", before)
+    settings = {"target_modules": [path.rpartition(".")[2] for path in LAYERS], **settings}
+    model = peft.get_peft_model(base, getattr(peft, config)(**settings))
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.requires_grad:
+                value.copy_(value + 0.3 * torch.randn_like(value))
+    model.save_pretrained(root / "adapter")
+    merged = (
+        peft.PeftModel.from_pretrained(nest(torch, _again(torch, before)), root / "adapter")
+        .eval()
+        .merge_and_unload()
+    )
+    after = merged.state_dict()
+    return (
+        root / "adapter",
+        root / "base",
+        {path: after[f"{path}.weight"].numpy().astype("f8") - before[f"{path}.weight"] for path in LAYERS},
+    )
+
+
+def _again(torch, before):
+    layers = {}
+    for path, (ins, outs) in LAYERS.items():
+        layers[path] = torch.nn.Linear(ins, outs)
+        layers[path].load_state_dict(
+            {end: torch.from_numpy(before[f"{path}.{end}"]) for end in ("weight", "bias")}
+        )
+    return layers
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_what_peft_saves_is_what_it_merges(saved, name):
+    folder, base, wanted = saved(name)
+    adapter = lm.load(folder, base=None if name in ALONE else base)
+    assert {target.path for target in adapter} == set(wanted)
+    for target, update in adapter.items():
+        theirs = wanted[target.path]
+        np.testing.assert_allclose(update.dense(), theirs, rtol=0, atol=2e-6 * max(1, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("name", sorted(TYPES.keys() - ALONE))
+def test_without_its_base_the_refusal_says_what_is_needed(saved, name):
+    folder, _, _ = saved(name)
+    with pytest.raises(IncompatibleError, match=r"needs the (layer sizes|weights) of the base model.*base="):
+        lm.load(folder)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_file_with_one_tensor_removed_is_refused_by_its_name(saved, name, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder, base, _ = saved(name)
+    (tmp_path / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for key in tensors:
+        left = {other: value for other, value in tensors.items() if other != key}
+        save_file(left, tmp_path / "adapter_model.safetensors")
+        stem = key.removesuffix(".weight").split(".")
+        last = next(part for part in reversed(stem) if not part.isdigit())
+        if "randlora_A" in key or "randlora_B" in key:  # each module has a copy of its own
+            continue
+        try:
+            found = lm.load(tmp_path, base=base)
+        except (SourceError, IncompatibleError) as error:
+            assert last in str(error) or "tensor" in str(error), (key, error)  # noqa: PT017
+        else:  # all of a module is gone
+            assert len(found) == len(LAYERS) - 1
+
+
+def test_the_base_reaches_every_command(saved, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, base, wanted = saved("VERA")
+    run = Cli(capsys)
+    assert not run(
+        "combine", str(folder), str(folder), "--base", str(base), "-w", "0.5", "-w", "0.5", "-o", "m"
+    ).code
+    merged = lm.load("m")
+    for target, update in merged.items():
+        np.testing.assert_allclose(update.dense(), wanted[target.path], rtol=0, atol=1e-5)
+    assert run("diff", "m", folder, "--base", base, "--json").json()["largest_error"] < 1e-5
+    assert not run("convert", str(folder), "plain", "--to", "peft", "--base", str(base)).code
+    assert lm.diff("plain", "m").error < 1e-5
+    assert "VeRA" in run("inspect", folder, "--base", base).out
+    assert not run("fuse", str(folder), str(base), "-o", "fused").code
+    assert not run("replay", "m", "--source", str(folder.parent), "--base", str(base), "-o", "again").code
+    assert lm.diff("m", "again").error == 0
+    with lm_raises("needs the layer sizes"):
+        lm.replay("m", "third", folders=[folder.parent])
+
+
+def lm_raises(words):
+    return pytest.raises(lm.LoramergeError, match=words)
+
+
+def test_a_base_of_other_sizes_is_refused(saved, tmp_path):
+    folder, _, _ = saved("VERA")
+    other = {f"{path}.weight": np.ones((outs + 2, ins), "f4") for path, (ins, outs) in LAYERS.items()}
+    save_model(tmp_path / "base", other)
+    with pytest.raises(lm.LoramergeError, match="q_proj"):
+        lm.load(folder, base=tmp_path / "base")
+    save_model(tmp_path / "strange", {"a.weight": np.ones((2, 2), "f4")})
+    with pytest.raises(IncompatibleError, match=r"no linear layer for model\.layers\.0\.q_proj"):
+        lm.load(folder, base=tmp_path / "strange")

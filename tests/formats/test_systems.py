@@ -1,0 +1,252 @@
+"""What published systems hand over, one test each: their forward pass on random tensors is the oracle.
+
+The numbers are the rows of the table of systems that these tests are the acceptance of.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import loramerge as lm
+from loramerge.errors import IncompatibleError, SourceError
+from tests.helpers.files import folder
+from tests.helpers.models import save_model
+
+
+def n(rng, *shape):
+    return rng.standard_normal(shape).astype("f4")
+
+
+def same(adapter, wanted, tolerance=1e-6):
+    assert {str(target) for target in adapter} == set(wanted)
+    for target, update in adapter.items():
+        theirs = wanted[str(target)]
+        assert np.linalg.norm(update.dense() - theirs) <= tolerance * np.linalg.norm(theirs), target
+
+
+def pickled(path, value):
+    torch = pytest.importorskip("torch")
+
+    def tensors(each):
+        if isinstance(each, dict):
+            return {key: tensors(inner) for key, inner in each.items()}
+        return torch.from_numpy(each) if isinstance(each, np.ndarray) else each
+
+    torch.save(tensors(value), path)
+    return path
+
+
+def test_row_39_sora_leaves_out_the_units_whose_gate_is_closed(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b, gate = n(rng, 4, 6), n(rng, 5, 4), np.array([[0.5, 0, -2, 0]], "f4")
+    keys = {"layer.0.query.lora.lora_A": a, "layer.0.query.lora.lora_B": b, "layer.0.query.lora.gate": gate}
+    save_file(keys, tmp_path / "sora.safetensors")
+    adapter = lm.load(tmp_path / "sora.safetensors", alpha=8)
+    x = n(rng, 6).astype("f8")
+    forward = ((x @ a.T.astype("f8")) * gate[0]) @ b.T.astype("f8") * 8 / 4
+    (update,) = adapter.values()
+    np.testing.assert_allclose(update.dense() @ x, forward, rtol=1e-6)
+    assert adapter.rank == 2
+    assert any("2 units" in oddity for oddity in adapter.oddities)
+    del keys["layer.0.query.lora.lora_B"]
+    save_file(keys, tmp_path / "cut.safetensors")
+    with pytest.raises(SourceError, match=r"up factor of layer\.0\.query in .* is missing"):
+        lm.load(tmp_path / "cut.safetensors", alpha=8)
+
+
+def wavllm(rng, **more):
+    layers = {f"layers.{i}.attention.w{x}": (n(rng, 6, 2), n(rng, 2, 8)) for i in (0, 1) for x in "qv"}
+    keys = {f"{path}_lora_{side}": pair[i] for path, pair in layers.items() for i, side in enumerate("AB")}
+    return layers, {"model": {**keys, **more}}
+
+
+def test_row_28_wavllm_is_transposed_and_folds_the_gate_of_a_fixed_prompt(tmp_path):
+    rng = np.random.default_rng(1)
+    layers, state = wavllm(rng)
+    path = pickled(tmp_path / "w.pt", state)
+    same(lm.load(path, alpha=32, allow_pickle=True), {k: 16 * (a @ b).T for k, (a, b) in layers.items()})
+
+    layers, state = wavllm(rng, **{"layers.0.attention.scale_fc_1.weight": n(rng, 3, 3)})
+    path = pickled(tmp_path / "second.pt", state)
+    with pytest.raises(IncompatibleError, match=r"no one update: give the gate of a fixed prompt by"):
+        lm.load(path, alpha=32, allow_pickle=True)
+    gates = {name: n(rng, 8) for name in layers}
+    np.savez(tmp_path / "gates.npz", **gates)
+    save_file({"g": gates["layers.0.attention.wq"]}, tmp_path / "one.safetensors")
+    found = lm.load(path, alpha=32, allow_pickle=True, prompt_gate=tmp_path / "gates.npz")
+    same(found, {k: 16 * gates[k][:, None] * (a @ b).T for k, (a, b) in layers.items()})
+    one = gates["layers.0.attention.wq"]
+    found = lm.load(path, alpha=32, allow_pickle=True, prompt_gate=tmp_path / "one.safetensors")
+    same(found, {k: 16 * one[:, None] * (a @ b).T for k, (a, b) in layers.items()})
+
+
+def test_row_16_omni_avsr_has_a_rank_of_its_divisor_and_adds_what_tasks_share(tmp_path):
+    rng, hidden, divisor = np.random.default_rng(2), 64, 8
+    rank, keys, wanted = round(hidden / divisor), {}, {}
+    for which, outs in (("Q", hidden), ("V", hidden // 4)):
+        stem = "model.layers.0.self_attn.lora_{}_" + which
+        pairs = {task: (n(rng, outs, rank), n(rng, rank, hidden)) for task in ("audio", "video", "_shared")}
+        for task, (up, down) in pairs.items():
+            end = "_shared.weight" if task == "_shared" else f".{task}.weight"
+            keys |= {stem.format("up") + end: up, stem.format("down") + end: down}
+        for task in ("audio", "video"):
+            both = sum(up.astype("f8") @ down for up, down in (pairs[task], pairs["_shared"]))
+            wanted[task, f"model.layers.0.self_attn.{which.lower()}_proj"] = 4 / divisor * both
+    path = pickled(tmp_path / "omni.ckpt", {"state_dict": keys, "epoch": 3})
+    for task in ("audio", "video"):
+        found = lm.load(f"{path}#{task}", alpha=4, allow_pickle=True)
+        same(found, {name: value for (one, name), value in wanted.items() if one == task})
+        assert found.rank == 2 * rank
+    with pytest.raises(IncompatibleError, match=r"adapter for each of audio, video: name one, .*#audio"):
+        lm.load(path, alpha=4, allow_pickle=True)
+    with pytest.raises(SourceError, match="no adapter text; it has audio, video"):
+        lm.load(f"{path}#text", alpha=4, allow_pickle=True)
+
+
+def test_clip_lora_says_its_scale_and_which_layers_are_whose(tmp_path):
+    rng = np.random.default_rng(3)
+    pairs = {i: (n(rng, 4, 2), n(rng, 2, 6)) for i in range(5)}
+    weights = {f"layer_{i}": {"q_proj": {"w_lora_A": a, "w_lora_B": b}} for i, (b, a) in pairs.items()}
+    metadata = {"r": 2, "alpha": 1, "encoder": "both", "params": ["q"], "position": "top3"}
+    weights = {name: weights[name] for name in list(weights)} | {"layer_5": weights["layer_0"]}
+    path = pickled(tmp_path / "clip.pt", {"weights": weights, "metadata": metadata})
+    places = [f"transformer.resblocks.{i}" for i in (9, 10, 11)]
+    places += [f"visual.transformer.resblocks.{i}" for i in (9, 10, 11)]
+    wanted = {
+        f"{place}.attn.q_proj": 0.5 * pairs[i % 5][0] @ pairs[i % 5][1] for i, place in enumerate(places)
+    }
+    same(lm.load(path, allow_pickle=True), wanted)
+
+
+def test_row_34_the_mean_of_lora_xs_is_the_mean_of_its_cores(tmp_path):
+    rng = np.random.default_rng(4)
+    a, b, cores = n(rng, 3, 8), n(rng, 6, 3), [n(rng, 3, 3) for _ in range(3)]
+    stem = "base_model.model.layers.0.q_proj"
+    for i, (core, end) in enumerate(zip(cores, ("_", ".default_", "_"), strict=True)):
+        values = {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+        folder(
+            tmp_path / f"c{i}", {**values, f"{stem}{end}lora_latent_mapping.weight": core}, r=3, lora_alpha=6
+        )
+    merge = lm.combine([tmp_path / f"c{i}" for i in range(3)], "linear", weights=[1 / 3] * 3)
+    mean = 2 * b.astype("f8") @ np.mean([c.astype("f8") for c in cores], axis=0) @ a
+    same(merge.adapter, {"layers.0.q_proj": mean})
+    same(lm.combine([tmp_path / f"c{i}" for i in range(3)], "svd", rank=3, weights=[1 / 3] * 3).adapter,
+        {"layers.0.q_proj": mean})  # fmt: skip
+
+
+def test_row_38_lofit_needs_its_projection_and_moves_its_bias(tmp_path):
+    rng = np.random.default_rng(5)
+    weight, stem = n(rng, 8, 12), "model.layers.0.self_attn"
+    keys = {f"{stem}.attn_A.1": n(rng, 4), f"{stem}.attn_v.1": n(rng, 4), f"{stem}.attn_v.2": n(rng, 4)}
+    save_file(keys, tmp_path / "lofit.safetensors")
+    save_model(tmp_path / "base", {f"{stem}.o_proj.weight": weight})
+    with pytest.raises(IncompatibleError, match="LoFiT, which needs the weights of the base model"):
+        lm.load(tmp_path / "lofit.safetensors")
+    adapter = lm.load(tmp_path / "lofit.safetensors", base=tmp_path / "base")
+    z = rng.standard_normal(12)
+    changed = z.copy()
+    changed[4:8] = (1 + keys[f"{stem}.attn_A.1"]) * z[4:8] + keys[f"{stem}.attn_v.1"]
+    changed[8:12] += keys[f"{stem}.attn_v.2"]
+    (update,), (bias,) = adapter.values(), adapter.biases.values()
+    moved = update.dense() @ z + bias.scale * bias.tensor.read()
+    np.testing.assert_allclose(moved, weight.astype("f8") @ (changed - z), rtol=1e-5)
+    assert adapter.rank == 8
+
+
+def test_row_31_kasa_without_its_base_says_so_and_with_it_has_rank_2r(tmp_path):
+    rng = np.random.default_rng(6)
+    weight, stem = n(rng, 10, 12), "base_model.model.layers.0.q_proj"
+    a, b, d = n(rng, 2, 12), n(rng, 10, 2), n(rng, 2)
+    values = {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b, f"{stem}.lora_diag": d}
+    folder(tmp_path / "a", values, r=2, lora_alpha=4, kasa_config={"beta": 1e-4})
+    with pytest.raises(IncompatibleError, match="KaSA, which needs the weights of the base model"):
+        lm.load(tmp_path / "a")
+    save_model(tmp_path / "base", {"layers.0.q_proj.weight": weight})
+    adapter = lm.load(tmp_path / "a", base=tmp_path / "base")
+    left, sigma, right = np.linalg.svd(weight.astype("f8"), full_matrices=False)
+    truncated = left[:, :8] * sigma[:8] @ right[:8]
+    same(adapter, {"layers.0.q_proj": truncated + 2 * b.astype("f8") * d @ a - weight})
+    assert adapter.rank == 4
+
+
+def test_row_40_randlora_is_truncated_with_the_lost_energy_in_the_report(tmp_path):
+    rng = np.random.default_rng(7)
+    stem, r, outs, ins = "base_model.model.layers.0.q_proj", 4, 16, 12
+    values = {f"{stem}.randlora_lambda": n(rng, r, 3), f"{stem}.randlora_gamma": n(rng, 3, ins)}
+    values |= {"base_model.randlora_A": n(rng, r, 1, ins), "base_model.randlora_B": n(rng, outs, 3, r)}
+    folder(tmp_path / "a", values, peft_type="RANDLORA", r=r, randlora_alpha=8, lora_alpha=None)
+    save_model(tmp_path / "base", {"layers.0.q_proj.weight": n(rng, outs, ins)})
+    whole = next(iter(lm.load(tmp_path / "a", base=tmp_path / "base").values())).dense()
+    merge = lm.combine([tmp_path / "a"], "svd", rank=3, base=tmp_path / "base")
+    sigma = np.linalg.svd(whole, compute_uv=False)
+    lost = (sigma[3:] ** 2).sum() / (sigma**2).sum()
+    np.testing.assert_allclose(merge.report.energy_lost, lost, rtol=1e-6)
+
+
+def test_row_24_one_of_several_adapters_in_a_file_is_named_and_its_head_is_an_extra(tmp_path):
+    rng = np.random.default_rng(8)
+    stem, keys, pairs = "base_model.model.layers.0.q_proj", {}, {}
+    for name in ("help", "safe"):
+        a, b = pairs[name] = n(rng, 2, 6), n(rng, 5, 2)
+        keys |= {f"{stem}.lora_A.{name}.weight": a, f"{stem}.lora_B.{name}.weight": b}
+    keys["v_head.summary.weight"] = n(rng, 1, 5)
+    path = pickled(tmp_path / "reward.pth", keys)
+    with pytest.raises(IncompatibleError, match=r"several adapters .*help, safe.*#help"):
+        lm.load(path, alpha=2, allow_pickle=True)
+    for name, (a, b) in pairs.items():
+        found = lm.load(f"{path}#{name}", alpha=2, allow_pickle=True)
+        same(found, {"layers.0.q_proj": b @ a})
+        assert any("v_head" in key for key in found.extras)
+
+
+def test_row_20_gs_lora_is_read_as_loralib_and_not_as_diffusers(tmp_path):
+    rng = np.random.default_rng(9)
+    stem = "transformer.layers.{}.1.fn.fn.net.{}.lora_{}"
+    keys = {stem.format(i, j, "A"): n(rng, 2, 6) for i in (0, 1) for j in (0, 3)}
+    keys |= {stem.format(i, j, "B"): n(rng, 5, 2) for i in (0, 1) for j in (0, 3)}
+    save_file(keys, tmp_path / "gs.safetensors")
+    found = lm.load(tmp_path / "gs.safetensors", alpha=4)
+    assert found.dialect == "loralib"
+    wanted = {}
+    for i, j in ((i, j) for i in (0, 1) for j in (0, 3)):
+        b, a = (keys[stem.format(i, j, side)] for side in "BA")
+        wanted[f"transformer.layers.{i}.1.fn.fn.net.{j}"] = 2 * b @ a
+    same(found, wanted)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("LILY", "route"), ("XLORA", "route"), ("POLY", "route"),
+    ("SRMOLE", "route"), ("PSOFT", "not read")])  # fmt: skip
+def test_what_is_routed_is_named_and_refused(kind, words, tmp_path):
+    folder(tmp_path / "a", {"base_model.model.q.lora_A.weight": np.ones((1, 2), "f4")}, peft_type=kind)
+    with pytest.raises(IncompatibleError, match=words):
+        lm.load(tmp_path / "a")
+
+
+def test_row_17_nola_is_refused_since_nothing_checks_what_its_machine_drew(tmp_path):
+    keys = {
+        f"h.0.attn.lora_{side}.{part}": np.ones(3, "f4") for side in "AB" for part in ("coefficients", "seed")
+    }
+    keys |= {f"h.0.attn.lora_{side}.weight": np.ones((2, 3), "f4") for side in "AB"}
+    save_file(keys, tmp_path / "nola.safetensors")
+    with pytest.raises(IncompatibleError, match=r"NOLA .*cannot be drawn again"):
+        lm.load(tmp_path / "nola.safetensors", alpha=1)
+
+
+def test_row_19_triadapt_is_refused_since_its_formula_is_in_no_code(tmp_path):
+    keys = {f"h.0.q.{part}.0": np.ones((1, 3), "f4") for part in ("lora_A", "lora_B", "C_row", "C_col")}
+    save_file(keys, tmp_path / "tri.safetensors")
+    with pytest.raises(IncompatibleError, match=r"TriAdaptLoRA .*verified"):
+        lm.load(tmp_path / "tri.safetensors", alpha=1)
+
+
+def test_plain_settings_beside_a_state_dict_are_kept(tmp_path):
+    path = pickled(
+        tmp_path / "a.pt", {"weights": {"q.lora_A.weight": np.ones((1, 2), "f4")}, "metadata": {"r": 1}}
+    )
+    from loramerge.formats.files.pickles import open_pickle
+
+    file = open_pickle(path, "a")
+    assert list(file.tensors) == ["q.lora_A.weight"]
+    assert json.loads(file.metadata["metadata"]) == {"r": 1}
