@@ -64,6 +64,10 @@ _CONTENTS = {
     "request.effort": "Effort",
     "request.request": "Request",
     "request.rules": "Ramp Rule",
+    "routing.bundle": "Bundle",
+    "routing.folder": "save_bundle",
+    "routing.gates.names": "GATES",
+    "routing.reader": "load_bundle",
     "verbs.combine": "combine",
     "verbs.convert": "Conversion convert",
     "verbs.deltas": "write_deltas",
@@ -78,6 +82,7 @@ _CONTENTS = {
     "verbs.replay": "replay",
     "verbs.resize": "resize",
     "verbs.restore": "restore",
+    "verbs.route": "route",
 }
 _HOME = {name: home for home, names in _CONTENTS.items() for name in names.split()}
 __all__ = sorted(_HOME.keys() - {"open"})  # a star import must not hide the built-in

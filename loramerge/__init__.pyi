@@ -7,6 +7,7 @@ from typing import Any
 from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight
+from loramerge.routing.gates.gate import Gate
 from loramerge.adapters.adapter import Adapter as Adapter
 from loramerge.adapters.adapter import BaseModel as BaseModel
 from loramerge.adapters.adapter import Provenance as Provenance
@@ -66,6 +67,10 @@ from loramerge.request.effort import Effort as Effort
 from loramerge.request.request import Request as Request
 from loramerge.request.rules import Ramp as Ramp
 from loramerge.request.rules import Rule as Rule
+from loramerge.routing.bundle import Bundle as Bundle
+from loramerge.routing.folder import save_bundle as save_bundle
+from loramerge.routing.gates.names import GATES as GATES
+from loramerge.routing.reader import load_bundle as load_bundle
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
@@ -149,6 +154,7 @@ def extract(
     profile: str | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    allow_unknown: bool = ...,
     max_lost: float | None = ...,
     min_cosine: float | None = ...,
     overwrite: bool = ...,
@@ -293,3 +299,27 @@ def restore(
     memory: float | str = ...,
     progress: Tell | bool | None = ...,
 ) -> Merge: ...
+def route(
+    sources: Sequence[Source],
+    gate: str | Gate | None = ...,
+    *,
+    subtract: Sequence[Source] = ...,
+    out: str | Path | None = ...,
+    weights: Sequence[Weight] | None = ...,
+    only: str | None = ...,
+    exclude: str | None = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    allow_base_mismatch: bool = ...,
+    allow_disjoint: bool = ...,
+    rename: Mapping[str, str] | str | Path | None = ...,
+    grain: str | None = ...,
+    extras: str = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    allow_pickle: bool = ...,
+    dtype: str | None = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    memory: float | str = ...,
+    progress: Tell | bool | None = ...,
+    **options: Any,
+) -> Bundle: ...

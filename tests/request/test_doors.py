@@ -78,9 +78,10 @@ FUNCTIONS = {
     "fuse": lm.fuse,
     "restore": lm.restore,
     "replay": lm.replay,
+    "route": lm.route,
 }
 COMMAND_OF = {"command": "combine"} | {
-    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay")
+    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay", "route")
 }
 by_field = pytest.mark.parametrize("name", FIELDS)
 every_door = pytest.mark.parametrize("door", DOORS)
@@ -129,7 +130,7 @@ def enter(door, *method, **said):
     )
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
-    first = (pair,) if door in ("combine", "plan", "open") else (pair[0], *few.get(door, ()))
+    first = (pair,) if door in ("combine", "plan", "open", "route") else (pair[0], *few.get(door, ()))
     return FUNCTIONS[door](*first, *method, **said)
 
 

@@ -1,0 +1,153 @@
+"""Keep adapters apart, with a gate that chooses by the input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter, BaseModel
+from loramerge.adapters.base_models import common_base, without_folders
+from loramerge.arrays import dtypes
+from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.formats.files.destination import check_apart
+from loramerge.formats.peft import portable
+from loramerge.merge.record import hashing
+from loramerge.request.entry import taken
+from loramerge.request.recipe import Ingredient, Recipe, Source
+from loramerge.request.request import Request
+from loramerge.request.signature import spelled
+from loramerge.routing.bundle import Bundle
+from loramerge.routing.experts import Experts
+from loramerge.routing.folder import save_bundle
+from loramerge.routing.gates.gate import DataFree, Gate
+from loramerge.routing.gates.names import GATES, free, make, name_of
+from loramerge.routing.gates.static import Static
+from loramerge.routing.gates.task import Task
+from loramerge.routing.reader import load_bundle
+from loramerge.routing.record import described, recorded
+from loramerge.sources.expand import expanded
+from loramerge.sources.sources import Sources, open_together
+
+DEFAULT = "arrow"
+
+
+@spelled("route", options=True)
+def route(
+    sources: Sequence[Source],
+    gate: str | Gate | None = None,
+    *,
+    subtract: Sequence[Source] = (),
+    out: str | Path | None = None,
+    **asked: Any,
+) -> Bundle:
+    """Keep adapters apart in a bundle whose gate weighs them for each token.
+
+    Args:
+        sources: as for `combine`.
+        gate: a name of ``loramerge.GATES`` with its `options`, or a gate such as ``GATES["smile"](top_k=2)``.
+            None: `arrow`, or the gate that comes with the source.
+        subtract: adapters of what all tasks share: the mean of their ΔW is taken away from every source
+            (GenKnowSub).
+        out: the folder to write; PEFT's `create_arrow_model` loads what is in it. None: keep in memory.
+        {asked}
+        options: options of the gate, if it is given by name.
+
+    Returns:
+        Bundle: read from `out` if that is given.
+
+    Raises:
+        UsageError, SourceError, IncompatibleError, OutputError: a sentence each.
+        VerificationError: what was read back is not what was written; `out` is left as it was.
+
+    >>> import numpy as np
+    >>> import loramerge as lm
+    >>> along = [lm.LowRank(np.ones((2, 1)), np.eye(2)[e : e + 1]) for e in range(2)]
+    >>> pair = [lm.Adapter.of({"q": update}, name) for name, update in zip("ab", along)]
+    >>> bundle = route(pair, "arrow", top_k=1)
+    >>> print(bundle.explain("q", np.array([[3.0, 1.0], [0.0, 2.0]])).first)
+    ['a', 'b']
+    """
+    here, known = taken("route"), {name for each in GATES.values() for name in each.names()}
+    options = {name: asked.pop(name) for name in [*asked] if name in known and name not in here}
+    recipe = Recipe.of("route", sources, None, {"out": out, **asked})
+    return routed(recipe, gate, options, subtract)
+
+
+def routed(
+    recipe: Recipe, gate: str | Gate | None, options: Mapping[str, Any], subtract: Sequence[Source] = ()
+) -> Bundle:
+    """The bundle of a recipe, written where its request says."""
+    request, made = recipe.request, _gate(gate, options, recipe.request)
+    recipe, general = expanded(recipe), expanded(Recipe(tuple(map(Ingredient, subtract))))
+    whole = replace(recipe, sources=(*recipe.sources, *general.sources))
+    sources, count = open_together(whole.asking(format="peft")), len(recipe.sources)
+    check_beside(sources.adapters, request.extras)
+    kind = dtypes.widest(a.dtype for a in sources.adapters if a)
+    kind = kind if request.dtype is None else dtypes.parse(request.dtype)
+    experts = Experts(sources.adapters[:count], sources.adapters[count:], kind, sources.notes)
+    if isinstance(made, Task) and made.tasks is None:
+        made = Task(tasks=[each.name for each in experts.adapters])
+    bundle = experts.bundle(made, base_of(sources.whole), config_of(sources, experts))
+    return bundle if request.out is None else written(bundle, sources, count, request)
+
+
+def written(bundle: Bundle, sources: Sources, count: int, request: Request) -> Bundle:
+    """The bundle in its folder, with the SHA-256 of all that it was made of."""
+    assert request.out is not None
+    check_apart(request.out, sources.whole)
+    with hashing(sources.whole, request.tell) as digests:
+        rows = [described(*each) for each in zip(sources.whole, digests(), strict=True)]
+    more = {"subtracted": rows[count:]} if rows[count:] else {}
+    bundle = recorded(bundle, experts=rows[:count], **more)
+    save_bundle(bundle, request.out, request.overwrite, sources.confirm, request.effort, request.tell)
+    return replace(load_bundle(request.out), notes=bundle.notes)
+
+
+def _gate(gate: str | Gate | None, options: Mapping[str, Any], request: Request) -> DataFree:
+    """The gate that was asked for. Raises UsageError: it comes with a file, or knows no weights."""
+    made = make(DEFAULT if gate is None else gate, options)
+    if not isinstance(made, DataFree):
+        raise UsageError(
+            f"The gate {name_of(made)} was trained and comes with a file: name that file as the source. Of "
+            f"adapters alone there are {', '.join(free())}."
+        )
+    if request.weights is None:
+        return made
+    if not isinstance(made, Static):
+        raise UsageError(f"{say('weights')} is for the gate static: {name_of(made)} finds its own.")
+    if not all(isinstance(weight, float) for weight in request.weights):
+        raise UsageError(f"{say('weights')} of a bundle are numbers: ramps are for merges.")
+    return Static(weights=tuple(request.weights))  # type: ignore[arg-type]  # no ramps, as checked
+
+
+def check_beside(adapters: Sequence[Adapter], extras: str) -> None:
+    """Refuse what is no pair, unless it is to be left out.
+
+    Raises:
+        IncompatibleError: an adapter has a head, a bias, or other tensors of its own.
+    """
+    if extras not in ("refuse", "drop"):
+        raise UsageError(
+            f"{say('extras', extras)} would mix the heads of experts that are kept apart: drop them."
+        )
+    for adapter in adapters:
+        if adapter.biases or (adapter.extras and extras == "refuse"):
+            some = next(iter([*adapter.extras, *map(str, adapter.biases)]))
+            raise IncompatibleError(
+                f"{printable(adapter.name)} holds tensors that are no low-rank pair ({printable(some)}), and "
+                f"a gate weighs low-rank units: leave them out with {say('extras', 'drop')}."
+            )
+
+
+def base_of(adapters: Sequence[Adapter]) -> BaseModel:
+    """The model that they share, as far as they say."""
+    revisions = {a.base.revision for a in adapters}
+    revision = revisions.pop() if len(revisions) == 1 else None
+    return BaseModel(without_folders(common_base(adapters)), revision)
+
+
+def config_of(sources: Sources, experts: Experts) -> dict[str, Any]:
+    """What PEFT must be told beside ranks; where the experts say suffixes of names, so does it."""
+    return portable.config(sources.whole, experts.layouts(), 1)
