@@ -35,6 +35,7 @@ class Bundle(Mapping[Target, Bank]):
         dtype: of the units (safetensors name).   base: the model of the adapters.
         config: settings that PEFT needs beside ranks.   record: how it was made.
         extras: tensors that go with it, such as the heads of reward models.   notes: sentences about it.
+        shared: the gates of all modules have the same tensors.
     """
 
     experts: tuple[str, ...]
@@ -48,6 +49,7 @@ class Bundle(Mapping[Target, Bank]):
     gates: Mapping[Target, Gate] = field(default_factory=dict)
     extras: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    shared: bool = False
 
     def __getitem__(self, target: Target | str) -> Bank:
         return self.read(self.called(target))
@@ -146,9 +148,8 @@ class Bundle(Mapping[Target, Bank]):
         tokens, down = x.reshape(-1, x.shape[-1]), wide(bank.down)
         tensors = {name: wide(tensor) for name, tensor in bank.tensors.items()}
         rows = rows_of(gate, row, len(x), len(tokens))
+        _check_told(gate, prompt)
         said = None if prompt is None else np.asarray(prompt, dtype=np.float64)
-        if gate.asks == "prompt" and said is None:
-            raise UsageError("The gate outchan goes by the prompt: give its hidden states as prompt=.")
         layout = bank.layout
         units, owner, members = tokens @ down.T, layout.owner, layout.members
         seen = Seen(tokens, units, owner, members, tensors, layout, NUMPY, rows, said)
@@ -176,7 +177,7 @@ class Bundle(Mapping[Target, Bank]):
         gates = {**rest, **dict.fromkeys(chosen, made)}
         common = made if len(chosen) == len(self.layouts) else self.gate
         others = {t: gates[t] for t in self.layouts if gates[t] != common}
-        return replace(self, gate=common, gates=others, read=read)
+        return replace(self, gate=common, gates=others, read=read, shared=False)
 
     def flat(self, row: str | None = None, prompt: Array | None = None) -> Adapter:
         """One plain adapter that does the same for every token, exactly.
@@ -192,6 +193,7 @@ class Bundle(Mapping[Target, Bank]):
 
     def _flat(self, target: Target, row: str | None, prompt: Array | None) -> Slot:
         layout, gate = self.layouts[target], self.gate_of(target)
+        _check_told(gate, prompt)
         constant = gate.row(row) if gate.asks == "row" or name_of(gate) == "static" else None
         if constant is None and gate.asks != "prompt" and not _may_be_constant(self, target):
             raise IncompatibleError(
@@ -211,6 +213,11 @@ class Bundle(Mapping[Target, Bank]):
         )
 
 
+def _check_told(gate: Gate, prompt: Array | None) -> None:
+    if gate.asks == "prompt" and prompt is None:
+        raise UsageError("The gate outchan goes by the prompt: give its hidden states as prompt=.")
+
+
 def _said(gate: Gate) -> str:
     """The options of a gate in words."""
     return printable(", ".join(f"{name} {value}" for name, value in gate.options().items()))
@@ -225,8 +232,6 @@ def flattened(bank: Bank, gate: Gate, row: Sequence[float] | None, prompt: Array
     """The update of a bank whose gate gives every token the same weights."""
     up, down = wide(bank.up), wide(bank.down)
     if gate.by == "output":
-        if prompt is None:
-            raise UsageError("The gate outchan goes by the prompt: give its hidden states as prompt=.")
         tensors = {name: wide(tensor) for name, tensor in bank.tensors.items()}
         nothing = np.zeros((0, bank.layout.shape[1]))
         said = np.asarray(prompt, dtype=np.float64)

@@ -29,7 +29,7 @@ from loramerge.request.effort import EFFORT, Effort
 from loramerge.request.progress import Stage, Tell
 from loramerge.routing.bank import Bank
 from loramerge.routing.bundle import Bundle
-from loramerge.routing.reader import EXTRAS, STARTS, load_bundle
+from loramerge.routing.reader import EXTRAS, SHARED, STARTS, load_bundle
 from loramerge.routing.readme import readme
 from loramerge.routing.record import recorded
 
@@ -73,13 +73,18 @@ def _written(bundle: Bundle, where: Path, effort: Effort, tell: Tell | None) -> 
                 down, up = names(target)
                 writer.write(down, _padded(bank.down[bank.layout.of(e)], rank, 0))
                 writer.write(up, _padded(bank.up[:, bank.layout.of(e)], rank, 1))
-            for name, tensor in _tensors(bank).items():
-                router.write(f"{target}.{name}", tensor)
+            router.write(f"{target}.{STARTS}", np.array(bank.layout.starts, np.int64))
+            if not bundle.shared:
+                for name, tensor in bank.tensors.items():
+                    router.write(f"{target}.{name}", tensor)
             stage.step()
             return target, mark(bank)
 
         with workers(effort.holding(_most(bundle)).workers, stage.tick) as run:
             marks = dict(run(write, bundle.layouts))
+        for target in _holder(bundle):
+            for name, tensor in bundle.read(target).tensors.items():
+                router.write(f"{SHARED}{name}", tensor)
         for name, tensor in bundle.extras.items():
             router.write(EXTRAS + name, tensor)
     write_text(where / RECORD, json.dumps(recorded(bundle).record, indent=2, sort_keys=True) + "\n")
@@ -118,13 +123,17 @@ def _router(bundle: Bundle) -> dict[str, tuple[str, tuple[int, ...]]]:
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     for target, each in bundle.layouts.items():
         layout[f"{target}.{STARTS}"] = ("I64", (each.experts + 1,))
-        shapes = bundle.gate_of(target).shapes(each)
+        shapes = {} if bundle.shared else bundle.gate_of(target).shapes(each)
         layout |= {f"{target}.{name}": ("F32", shape) for name, shape in shapes.items()}
+    for target in _holder(bundle):
+        shapes = bundle.gate_of(target).shapes(bundle.layouts[target])
+        layout |= {f"{SHARED}{name}": ("F32", shape) for name, shape in shapes.items()}
     return layout | {EXTRAS + name: ("F32", tensor.shape) for name, tensor in bundle.extras.items()}
 
 
-def _tensors(bank: Bank) -> dict[str, Array]:
-    return {STARTS: np.array(bank.layout.starts, np.int64), **bank.tensors}
+def _holder(bundle: Bundle) -> list[Target]:
+    """The module whose gate tensors are written for all; none if each has its own."""
+    return list(bundle)[:1] if bundle.shared else []
 
 
 def _padded(factor: Array, rank: int, axis: int) -> Array:

@@ -20,6 +20,9 @@ class Maths(Protocol):
     def total(self, x: Any) -> Any:
         """The sum of each row, kept as a column."""
 
+    def repeated(self, owner: Any, part: int) -> Any:
+        """(R,) the part of so many units that each unit is of; `owner` (R,) is of the same library."""
+
     def top(self, x: Any, k: int) -> Any:
         """Where the k largest of each row are; of equal ones the first."""
 
@@ -46,6 +49,9 @@ class Numpy:
 
     def total(self, x: Any) -> Any:
         return x.sum(axis=-1, keepdims=True)
+
+    def repeated(self, owner: Any, part: int) -> Any:
+        return np.arange(len(owner)) // part
 
     def top(self, x: Any, k: int) -> Any:
         order = np.argsort(-x, axis=-1, kind="stable")[..., :k]

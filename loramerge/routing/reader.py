@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.arrays.dtypes import widest
+from loramerge.arrays.dtypes import wide, widest
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.formats.bundles import KIND, ROUTER, record_of, task
 from loramerge.formats.files.atomic import put_back
@@ -24,7 +24,8 @@ from loramerge.routing.bundle import Bundle
 from loramerge.routing.gates.gate import Gate
 from loramerge.routing.gates.names import make
 
-STARTS, EXTRAS = "rank_starts", "extras."
+STARTS = "rank_starts"
+EXTRAS, SHARED = "extras.", "shared."  # before the names of what goes along, and of what all modules share
 Tensors = Mapping[str, Tensor]
 
 
@@ -66,7 +67,7 @@ def load_bundle(path: str | Path, name: str | None = None) -> Bundle:
     first = tasks[0]
     return Bundle(
         names, gate, layouts, read, widest(each.dtype for each in tasks), first.base, first.config, record,
-        own, extras,
+        own, extras, shared=any(key.startswith(SHARED) for key in router),
     )  # fmt: skip
 
 
@@ -95,9 +96,10 @@ def _gate(said: Any, experts: int) -> Gate:
 
 def _parts(router: Tensors, targets: Mapping[str, Target], shown: str) -> dict[Target, dict[str, Tensor]]:
     """The tensors of the router by module."""
-    found: dict[Target, dict[str, Tensor]] = {target: {} for target in targets.values()}
+    shared = {key.removeprefix(SHARED): t for key, t in router.items() if key.startswith(SHARED)}
+    found: dict[Target, dict[str, Tensor]] = {target: {**shared} for target in targets.values()}
     for key, tensor in router.items():
-        if key.startswith(EXTRAS):
+        if key.startswith((EXTRAS, SHARED)):
             continue
         module, _, name = key.rpartition(".")
         if module not in targets:
@@ -134,3 +136,9 @@ def _bank(tasks: list[Adapter], target: Target, layout: Layout, parts: Tensors) 
     up, down = np.concatenate([p[0] for p in pairs], axis=1), np.concatenate([p[1] for p in pairs])
     tensors: dict[str, Array] = {name: tensor.read() for name, tensor in parts.items() if name != STARTS}
     return Bank(layout, up, down, tensors)
+
+
+def _up(slot: Slot) -> Array:
+    """With its scale, which is 1 unless somebody has changed the config."""
+    up = slot.up.read()
+    return up if slot.scale == 1.0 else (wide(up) * slot.scale).astype(up.dtype)

@@ -39,6 +39,9 @@ class Torch:
     def total(self, x: Any) -> Any:
         return x.sum(-1, keepdim=True)
 
+    def repeated(self, owner: Any, part: int) -> Any:
+        return self._torch.arange(len(owner), device=owner.device) // part
+
     def top(self, x: Any, k: int) -> Any:
         none = self._torch.zeros_like(x, dtype=self._torch.bool)
         return ~none if k >= x.shape[-1] else none.scatter_(-1, x.topk(k).indices, True)

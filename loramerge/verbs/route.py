@@ -9,10 +9,13 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel
 from loramerge.adapters.base_models import common_base, without_folders
+from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.destination import check_apart
 from loramerge.formats.peft import portable
+from loramerge.hub.fetch import fetch
+from loramerge.hub.names import hub_name
 from loramerge.merge.record import hashing
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Ingredient, Recipe, Source
@@ -25,6 +28,7 @@ from loramerge.routing.gates.gate import DataFree, Gate
 from loramerge.routing.gates.names import GATES, free, make, name_of
 from loramerge.routing.gates.static import Static
 from loramerge.routing.gates.task import Task
+from loramerge.routing.imports.bundle import Foreign, averaged
 from loramerge.routing.reader import load_bundle
 from loramerge.routing.record import described, recorded
 from loramerge.sources.expand import expanded
@@ -79,8 +83,10 @@ def routed(
     recipe: Recipe, gate: str | Gate | None, options: Mapping[str, Any], subtract: Sequence[Source] = ()
 ) -> Bundle:
     """The bundle of a recipe, written where its request says."""
-    request, made = recipe.request, _gate(gate, options, recipe.request)
-    recipe, general = expanded(recipe), expanded(Recipe(tuple(map(Ingredient, subtract))))
+    recipe, request = expanded(recipe), recipe.request
+    if files := foreign(recipe):
+        return _imported(files, recipe, gate, options, subtract)
+    made, general = _gate(gate, options, request), expanded(Recipe(tuple(map(Ingredient, subtract))))
     whole = replace(recipe, sources=(*recipe.sources, *general.sources))
     sources, count = open_together(whole.asking(format="peft")), len(recipe.sources)
     check_beside(sources.adapters, request.extras)
@@ -91,6 +97,74 @@ def routed(
         made = Task(tasks=[each.name for each in experts.adapters])
     bundle = experts.bundle(made, base_of(sources.whole), config_of(sources, experts))
     return bundle if request.out is None else written(bundle, sources, count, request)
+
+
+def foreign(recipe: Recipe) -> list[Foreign]:
+    """The sources that bring their own gate, where all of them do.
+
+    Raises:
+        UsageError: some do, and others are adapters.
+    """
+    alpha = recipe.request.alpha
+    given = float(alpha) if isinstance(alpha, int | float) else None
+    found = [_foreign(each.source, given, recipe.request.allow_pickle) for each in recipe.sources]
+    files = [each for each in found if each is not None]
+    if files and len(files) < len(found):
+        raise UsageError(
+            f"{files[0].given.where} brings its own gate, so no other adapters can stand under it."
+        )
+    return files
+
+
+def _foreign(source: Source, alpha: float | None, allow_pickle: bool) -> Foreign | None:
+    """The file of a source, if it brings its own gate."""
+    if not isinstance(source, str | Path):
+        return None
+    if (name := hub_name(source)) is None:
+        return Foreign.at(Path(source), alpha, allow_pickle)
+    return Foreign.at(fetch(name, allow_pickle).path, alpha, allow_pickle)
+
+
+def _imported(
+    files: Sequence[Foreign],
+    recipe: Recipe,
+    gate: str | Gate | None,
+    options: Mapping[str, Any],
+    subtract: Sequence[Source],
+) -> Bundle:
+    """The bundle of a file that brings its own gate; of several, if these are of one seed of FlyLoRA."""
+    request = recipe.request
+    if subtract or request.rename is not None or request.grain is not None:
+        said = "subtract" if subtract else "rename" if request.rename is not None else "grain"
+        raise UsageError(f"{say(said)} is for adapters, and {files[0].given.where} brings its own gate.")
+    if request.dtype is not None:
+        files = [replace(each, dtype=dtypes.parse(request.dtype)) for each in files]
+    bundle = averaged(files) if len(files) > 1 else files[0].bundle()
+    bundle = chosen(bundle, request)
+    if gate is not None or options:
+        made = _gate(gate, options, request)
+        if isinstance(made, Static) and made.weights is None:
+            made = Static(weights=[files[0].uniform()] * len(bundle.experts))
+        bundle = bundle.gated(made)
+    if request.out is None:
+        return bundle
+    check_apart(request.out, [], [original.path for each in files for original in each.originals()])
+    rows = [{"name": name} for name in bundle.experts]
+    bundle = recorded(bundle, experts=rows, imported=[each.described() for each in files])
+    save_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
+    return replace(load_bundle(request.out), notes=bundle.notes)
+
+
+def chosen(bundle: Bundle, request: Request) -> Bundle:
+    """The bundle with the modules that were asked for."""
+    kept = dict(bundle.layouts)
+    for pattern, wanted in ((request.only, True), (request.exclude, False)):
+        if pattern is not None:
+            found = searcher(pattern, say("only" if wanted else "exclude"))
+            kept = {target: layout for target, layout in kept.items() if found(str(target)) == wanted}
+    if not kept:
+        raise UsageError(f"No module is left by {say('only')} and {say('exclude')}.")
+    return replace(bundle, layouts=kept)
 
 
 def written(bundle: Bundle, sources: Sources, count: int, request: Request) -> Bundle:

@@ -14,8 +14,8 @@ from loramerge.routing.gates.gate import ONE, By, Gate, Seen
 class Outchan(Gate):
     """Outputs that the prompt turns up or down.
 
-        s_t = W_2 gelu(W_1 h_t) for each token t of the prompt
-        g   = min(relu(Σ_t p_t s_t), 3) with p = softmax of h_t · q over the prompt
+        s_t = W_2 gelu(W_1 h_t + b_1) + b_2 for each token t of the prompt
+        g   = min(relu(Σ_t p_t s_t), 3), p = softmax of s_t · q over the prompt
         y   = g ∘ (B A x)
 
     Source: WavLLM, 2024, arXiv:2404.00656. For one prompt it is plain LoRA with B ← diag(g) B, exactly.
@@ -31,14 +31,15 @@ class Outchan(Gate):
 
     def shapes(self, layout: Layout) -> Shapes:
         out = layout.shape[0]
-        return {"inner": (self.inner, self.hidden), "outer": (out, self.inner), "query": (self.hidden,)}
+        wide = {"inner": (self.inner, self.hidden), "outer": (out, self.inner)}
+        return {**wide, "inner_bias": (self.inner,), "outer_bias": (out,), "query": (out,)}
 
     def weigh(self, seen: Seen) -> Any:
         maths, tensors, prompt = seen.maths, seen.tensors, seen.prompt
-        inner = prompt @ tensors["inner"].T  # (p, m)
+        inner = prompt @ tensors["inner"].T + tensors["inner_bias"]  # (p, m)
         inner = 0.5 * inner * (1.0 + maths.erf(inner / 2**0.5))
-        said = inner @ tensors["outer"].T  # (p, out)
-        heat = (prompt @ tensors["query"])[None]  # (1, p)
+        said = inner @ tensors["outer"].T + tensors["outer_bias"]  # (p, out)
+        heat = (said @ tensors["query"])[None]  # (1, p)
         shares = maths.exp(heat - maths.largest(heat))
         total = (shares / maths.total(shares)) @ said  # (1, out)
         total = maths.where(total > 0, total, 0.0)

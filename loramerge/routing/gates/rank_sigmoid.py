@@ -19,10 +19,11 @@ from loramerge.routing.gates.gate import ONE, By, Gate, Seen, top_k
 class RankSigmoid(Gate):
     """Units that a trained matrix scores best.
 
-        g   = sigmoid(x W_rᵀ), each row for a part of so many units
-        w_i = k g_i / Σ g over the k units with the largest g + d; d only chooses
+        g   = sigmoid(x W_rᵀ) + d, each row of W_r for a part of so many units
+        w_i = k g_i / Σ g over the k units with the largest g, else 0
 
-    Source: SMoRA, 2025, arXiv:2501.15103. With a uniform gate over all units it is plain LoRA.
+    Source: SMoRA, 2025, arXiv:2501.15103, as its code has it: d counts in the weights too. With a uniform
+    gate over all units it is plain LoRA.
 
     Fails: it is bound to the units that it was trained with; no other factors of ΔW will do.
     """
@@ -32,17 +33,16 @@ class RankSigmoid(Gate):
     part: int = option(1, "Units that share one row of the matrix.", ONE)
 
     def shapes(self, layout: Layout) -> Shapes:
-        return {"weight": (layout.units // self.part, layout.shape[1]), "bias": (layout.units // self.part,)}
+        return {"weight": (layout.units // self.part, layout.shape[1]), "bias": (layout.units,)}
 
     def weigh(self, seen: Seen) -> Any:
-        score = sigmoid(seen.by("weight"), seen.maths)
-        parts = max(1, (self.top_k or 1) // self.part)
-        chosen = seen.maths.top(score + seen.tensors["bias"], min(parts, score.shape[-1]))
-        score = seen.maths.where(chosen, score, 0.0)
-        share = score / seen.maths.total(score)
-        wide = share[..., None] * (seen.units[..., : self.part] * 0 + 1)[:, None, :]  # (n, r / part, part)
-        return parts * wide.reshape(len(share), -1)
+        rows = sigmoid(seen.by("weight"), seen.maths)  # (n, R / part)
+        score = rows[..., seen.maths.repeated(seen.owner, self.part)] + seen.tensors["bias"]
+        count = min(self.top_k or 1, seen.layout.units)
+        score = seen.maths.where(seen.maths.top(score, count), score, 0.0)
+        return count * score / seen.maths.total(score)
 
     def constant(self, layout: Layout, tensors: Mapping[str, Array]) -> Array | None:
-        uniform = (self.top_k or 1) >= layout.units and not tensors["weight"].any()
+        even = not tensors["weight"].any() and np.ptp(tensors["bias"]) == 0
+        uniform = even and (self.top_k or 1) >= layout.units
         return np.ones(layout.units) if uniform else None
