@@ -32,6 +32,7 @@ from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight
 from loramerge.routing.gates.gate import Gate
+from loramerge.routing.router import Inputs
 '''
 
 

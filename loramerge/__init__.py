@@ -68,6 +68,7 @@ _CONTENTS = {
     "routing.folder": "save_bundle",
     "routing.gates.names": "GATES",
     "routing.reader": "load_bundle",
+    "routing.router": "load_router",
     "verbs.combine": "combine",
     "verbs.convert": "Conversion convert",
     "verbs.deltas": "write_deltas",

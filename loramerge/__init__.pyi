@@ -8,6 +8,7 @@ from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight
 from loramerge.routing.gates.gate import Gate
+from loramerge.routing.router import Inputs
 from loramerge.adapters.adapter import Adapter as Adapter
 from loramerge.adapters.adapter import BaseModel as BaseModel
 from loramerge.adapters.adapter import Provenance as Provenance
@@ -71,6 +72,7 @@ from loramerge.routing.bundle import Bundle as Bundle
 from loramerge.routing.folder import save_bundle as save_bundle
 from loramerge.routing.gates.names import GATES as GATES
 from loramerge.routing.reader import load_bundle as load_bundle
+from loramerge.routing.router import load_router as load_router
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
@@ -285,9 +287,10 @@ def resize(
 ) -> Merge: ...
 def restore(
     merged: str | Path,
-    task: str,
+    task: str | None = ...,
     out: str | Path | None = ...,
     *,
+    inputs: Inputs | None = ...,
     rank: int | None = ...,
     energy: float | None = ...,
     dtype: str | None = ...,

@@ -15,7 +15,6 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import without_folders
 from loramerge.arrays import dtypes
 from loramerge.formats.bundles import KIND
-from loramerge.merge.record import scales_digest
 from loramerge.routing.bundle import Bundle
 from loramerge.routing.gates.gate import Gate
 from loramerge.routing.gates.names import name_of
@@ -54,8 +53,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def described(adapter: Adapter, sha256: Mapping[str, str]) -> dict[str, Any]:
-    """One adapter as it was."""
+def described(adapter: Adapter, sha256: Mapping[str, str], scales: str) -> dict[str, Any]:
+    """One adapter as it was; `scales` is a digest of those of its modules."""
     came = adapter.provenance
     return {
         "name": adapter.name,
@@ -64,7 +63,7 @@ def described(adapter: Adapter, sha256: Mapping[str, str]) -> dict[str, Any]:
         "revision": came.revision,
         "sha256": dict(sha256),
         "alpha": float(came.alpha) if isinstance(came.alpha, int) else came.alpha,
-        "scales": scales_digest(adapter),
+        "scales": scales,
         "base_model": without_folders(adapter.base.name),
         **({"hub": came.hub} if came.hub else {}),
         **({"licence": came.licence} if came.licence else {}),

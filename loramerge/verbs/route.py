@@ -16,7 +16,7 @@ from loramerge.formats.files.destination import check_apart
 from loramerge.formats.peft import portable
 from loramerge.hub.fetch import fetch
 from loramerge.hub.names import hub_name
-from loramerge.merge.record import hashing
+from loramerge.merge.record import hashing, scales_digest
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Ingredient, Recipe, Source
 from loramerge.request.request import Request
@@ -172,7 +172,8 @@ def written(bundle: Bundle, sources: Sources, count: int, request: Request) -> B
     assert request.out is not None
     check_apart(request.out, sources.whole)
     with hashing(sources.whole, request.tell) as digests:
-        rows = [described(*each) for each in zip(sources.whole, digests(), strict=True)]
+        both = zip(sources.whole, digests(), strict=True)
+        rows = [described(each, sha256, scales_digest(each)) for each, sha256 in both]
     more = {"subtracted": rows[count:]} if rows[count:] else {}
     bundle = recorded(bundle, experts=rows[:count], **more)
     save_bundle(bundle, request.out, request.overwrite, sources.confirm, request.effort, request.tell)

@@ -151,3 +151,33 @@ def test_taskexpert():
         assert np.allclose(bundle.forward("q", X, row=name), X @ adapter["q"].dense().T, atol=1e-12)
     with pytest.raises(lm.UsageError, match=r"no row nobody: .* source0, source1, source2"):
         bundle.forward("q", X, row="nobody")
+
+
+def test_mergevla(tmp_path):
+    """Row 21, router: on planted subspaces it picks the right expert every time, and `restore` follows it."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((12, 12)))[0]
+    name = "model.layers.0.self_attn.v_proj"
+    experts = [
+        lm.Adapter.of({name: lm.LowRank(rng.standard_normal((8, 3)), basis[3 * e : 3 * e + 3])}, f"task{e}")
+        for e in range(4)
+    ]
+    lm.combine(experts, "mergevla", out=tmp_path / "merged")
+    router = lm.load_router(tmp_path / "merged")
+    truth = rng.integers(0, 4, 100)
+    for e in truth:
+        x = rng.standard_normal((5, 3)) @ basis[3 * e : 3 * e + 3]
+        assert router.choose({name: x}) == f"task{e}"
+    assert router.scores({name: x}).sum() == pytest.approx(1.0)
+    found = lm.restore(tmp_path / "merged", inputs={name: x}, rank=8).adapter
+    wanted = lm.restore(tmp_path / "merged", f"task{e}", rank=8).adapter
+    assert lm.diff(found, wanted).largest == 0
+    np.savez(tmp_path / "x.npz", **{name: x})
+    assert (
+        lm.diff(lm.restore(tmp_path / "merged", inputs=tmp_path / "x.npz", rank=8).adapter, wanted).largest
+        == 0
+    )
+    with pytest.raises(lm.UsageError, match=r"one of them"):
+        lm.restore(tmp_path / "merged")
+    with pytest.raises(lm.UsageError, match="looks at the inputs of .*v_proj"):
+        router.choose({"q_proj": x})
