@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import loramerge
-from benchmarks.speed import coefficients, models, peers, sections, span
+from benchmarks.speed import coefficients, models, peers, routing, sections, span
 from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
 from loramerge.arrays.backend import keep_freed_memory
@@ -38,6 +38,7 @@ SECTIONS = (
     "elementwise",
     "span",
     "models",
+    "routing",
     "peft",
     "mergekit",
 )
@@ -72,6 +73,8 @@ def rows(names: list[str], work: Path, options: argparse.Namespace) -> Iterator[
         yield from span.rows(work)
     if "models" in names:
         yield from models.rows(work, options.size)
+    if "routing" in names:
+        yield from routing.rows(work)
     if "peft" in names:
         yield from peers.peft(work)
     if "mergekit" in names and options.mergekit:

@@ -179,5 +179,5 @@ def test_mergevla(tmp_path):
     )
     with pytest.raises(lm.UsageError, match=r"one of them"):
         lm.restore(tmp_path / "merged")
-    with pytest.raises(lm.UsageError, match="looks at the inputs of .*v_proj"):
+    with pytest.raises(lm.UsageError, match=r"looks at the inputs of .*v_proj"):
         router.choose({"q_proj": x})
