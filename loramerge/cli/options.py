@@ -61,7 +61,8 @@ def _out(field: Field, door: str) -> list[click.Option]:
         if door in ("restore", "extract", "fuse", "route")
         else f"{name}.safetensors if all sources are bare files, else {name}"
     )
-    told = f"{field.help}  [default: {shown}]"
+    words = "The folder to write." if door == "route" else field.help
+    told = f"{words}  [default: {shown}]"
     return [click.Option(["-o", "--out"], type=click.Path(path_type=Path), help=told)]
 
 

@@ -20,6 +20,7 @@ from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats.bundles import README, ROUTER, Files, task
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.files.atomic import Confirm, new_folder, writing
+from loramerge.formats.files.destination import a_path
 from loramerge.formats.files.safetensors import Writer
 from loramerge.formats.output import RECORD, is_bare
 from loramerge.formats.peft import portable
@@ -36,7 +37,7 @@ from loramerge.routing.record import recorded
 
 def save_bundle(
     bundle: Bundle,
-    out: Path,
+    out: str | Path,
     overwrite: bool = False,
     confirm: Confirm = lambda: None,
     effort: Effort = EFFORT,
@@ -49,6 +50,7 @@ def save_bundle(
         OutputError: `out` exists and `overwrite` is not set, or cannot be written.
         VerificationError: what was read back is not what was written.
     """
+    out = a_path(out, "out")
     if is_bare(out):
         raise UsageError(f"A bundle is a folder: give {say('out')} a name without .safetensors.")
     with new_folder(out, overwrite, confirm, own=Files()) as where:

@@ -13,12 +13,15 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide, widest
 from loramerge.errors import SourceError, UsageError, printable
-from loramerge.formats.bundles import KIND, ROUTER, record_of, task
+from loramerge.formats.bundles import KIND, ROUTER, Files, record_of, task
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.output import RECORD
 from loramerge.formats.reader import load_path
 from loramerge.formats.records import read_record
+from loramerge.hub.client import ask
+from loramerge.hub.fetch import download
+from loramerge.hub.names import HubName, hub_name
 from loramerge.routing.bank import Bank, Layout
 from loramerge.routing.bundle import Bundle
 from loramerge.routing.gates.gate import Gate
@@ -33,12 +36,13 @@ def load_bundle(path: str | Path, name: str | None = None) -> Bundle:
     """Read a bundle that `route` wrote. Only headers are read; units when they are asked for.
 
     Args:
-        path: its folder.   name: what messages call it.
+        path: its folder, or a name on the Hub, from where it is downloaded.   name: what messages call it.
 
     Raises:
         SourceError: it is none, or its files do not belong together.
     """
-    place, shown = Path(path), printable(path if name is None else name)
+    shown = printable(path if name is None else name)
+    place = Path(path) if (found := hub_name(path)) is None else _fetched(found)
     put_back(place)
     record = record_of(place)
     if record is None:
@@ -56,9 +60,12 @@ def load_bundle(path: str | Path, name: str | None = None) -> Bundle:
             raise SourceError(f"{shown} has experts with other modules than its first: it was changed since.")
     parts = _parts(router, targets, shown)
     layouts = {t: _layout(tasks, t, parts[t], shown) for t in tasks[0]}
-    own = {targets[n]: g for n, g in gates.items() if n in targets}
+    if foreign := sorted(gates.keys() - targets.keys()):
+        raise SourceError(f"{shown} has a gate for {printable(foreign[0])}, which no expert has.")
+    own = {targets[name]: each for name, each in gates.items()}
     for target, layout in layouts.items():
         _check_tensors(own.get(target, gate), layout, parts[target], f"{target} of {shown}")
+        _check_known(own.get(target, gate), layout, target, router, shown)
 
     def read(target: Target) -> Bank:
         return _bank(tasks, target, layouts[target], parts[target])
@@ -71,8 +78,20 @@ def load_bundle(path: str | Path, name: str | None = None) -> Bundle:
     )  # fmt: skip
 
 
+def _fetched(name: HubName) -> Path:
+    """The files of a bundle on the Hub, in the cache, at one commit."""
+    listing = ask(name)
+    start = f"{name.path}/" if name.path else ""
+    own = sorted(f for f in listing.files if f.startswith(start) and f.removeprefix(start) in Files())
+    if f"{start}{RECORD}" not in own:
+        raise SourceError(f"{name.shown} has no {RECORD}, so it is no bundle.")
+    return download(name, listing.commit, own) / name.path
+
+
 def _said(record: Mapping[str, Any], shown: str) -> tuple[Gate, dict[str, Gate], tuple[str, ...]]:
     """Its gate, the gates of single modules, and the names of its experts."""
+    if record.get("experts") == []:
+        raise SourceError(f"The {RECORD} of {shown} names no expert.")
     try:
         names = tuple(str(each["name"]) for each in record["experts"])
         gates = {str(name): _gate(said, len(names)) for name, said in record.get("gates", {}).items()}
@@ -81,8 +100,6 @@ def _said(record: Mapping[str, Any], shown: str) -> tuple[Gate, dict[str, Gate],
         raise SourceError(f"The {RECORD} of {shown} has a gate that is not read here: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SourceError(f"The {RECORD} of {shown} does not say its gate and its experts.") from error
-    if not names:
-        raise SourceError(f"The {RECORD} of {shown} names no expert.")
     return gate, gates, names
 
 
@@ -128,11 +145,17 @@ def _check_tensors(gate: Gate, layout: Layout, parts: Tensors, where: str) -> No
             raise SourceError(f"{ROUTER} lacks {name} {shape} of {printable(where)}, which its gate needs.")
 
 
+def _check_known(gate: Gate, layout: Layout, target: Target, router: Tensors, shown: str) -> None:
+    """Raises SourceError: there is a tensor that the gate does not know, so that it may be of another."""
+    known = {f"{target}.{name}" for name in (STARTS, *gate.shapes(layout))}
+    for key in router:
+        if key.rpartition(".")[0] == str(target) and key not in known:
+            raise SourceError(f"{ROUTER} of {shown} has {printable(key)}, which its gate does not know.")
+
+
 def _bank(tasks: list[Adapter], target: Target, layout: Layout, parts: Tensors) -> Bank:
     slots = [each.slots[target] for each in tasks]
-    pairs = [
-        (s.up.read()[:, :rank], s.down.read()[:rank]) for s, rank in zip(slots, layout.ranks, strict=True)
-    ]
+    pairs = [(_up(s)[:, :rank], s.down.read()[:rank]) for s, rank in zip(slots, layout.ranks, strict=True)]
     up, down = np.concatenate([p[0] for p in pairs], axis=1), np.concatenate([p[1] for p in pairs])
     tensors: dict[str, Array] = {name: tensor.read() for name, tensor in parts.items() if name != STARTS}
     return Bank(layout, up, down, tensors)

@@ -141,7 +141,8 @@ def _card(bundle: Bundle, repo: str) -> str:
         sources=tuple(map(_source, rows)),
     )
     fetched = f"```bash\nhf download {shell(repo)} --local-dir bundle\n```"
-    return f"{matter(facts)}\n\n{OURS}\n\n{readme(bundle)}\nThe folder is fetched by\n\n{fetched}\n"
+    here = f"`lm.load_bundle` takes its name on the Hub too. This brings the folder here:\n\n{fetched}"
+    return f"{matter(facts)}\n\n{OURS}\n\n{readme(bundle)}\n{here}\n"
 
 
 def _facts(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] | None) -> Facts:

@@ -74,4 +74,10 @@ def test_a_bundle_is_pushed_with_a_card(cli, hub, login):  # noqa: F811
     assert "create_arrow_model" in card
     assert "hf download me/b" in card
     assert done.changed
+    x = np.random.default_rng(0).standard_normal((3, 64))
+    name = "model.layers.0.self_attn.q_proj"
+    again = lm.load_bundle("me/b")
+    assert np.array_equal(again.forward(name, x), lm.load_bundle("bundle").forward(name, x))
+    with pytest.raises(lm.SourceError, match=r"no such|not|has no"):
+        lm.load_bundle("me/none")
     assert not lm.push("bundle", "me/b").changed

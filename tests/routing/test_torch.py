@@ -8,7 +8,18 @@ import pytest
 
 import loramerge as lm
 from loramerge.routing.torch import attach, put_prototypes
-from tests.helpers.tiny_models import QUIET, TOKENS, base, llama, peft, save_adapter, torch, transformers
+from tests.helpers.tiny_models import (
+    FLIPPED,
+    QUIET,
+    TOKENS,
+    base,
+    gpt2,
+    llama,
+    peft,
+    save_adapter,
+    torch,
+    transformers,
+)
 from tests.routing.samples import NAMES, sample, tokens, told
 
 pytestmark = QUIET
@@ -227,3 +238,20 @@ def test_a_unet_of_diffusers_is_a_model_like_any(tmp_path):
     assert len(layers) > 2
     assert (routed - plain).abs().max() > 1e-3
     assert torch.equal(after, plain)
+
+
+@FLIPPED
+def test_layers_that_are_stored_the_other_way_round_do_the_same(tmp_path):
+    """GPT-2's Conv1D: PEFT's Arrow with exact prototypes, and ours."""
+    config = {"r": 3, "lora_alpha": 6, "target_modules": ["c_attn"], "fan_in_fan_out": True}
+    folders = [save_adapter(tmp_path / f"s{i}", gpt2, i, config) for i in range(2)]
+    bundle = lm.route(folders, "arrow", top_k=1, out=tmp_path / "b")
+    paths = [str(tmp_path / "b" / f"task_{i}") for i in range(2)]
+    theirs = peft.create_arrow_model(base(gpt2), paths, peft.ArrowConfig(top_k=1)).eval()
+    put_prototypes(theirs, bundle)
+    plain = base(gpt2)
+    bare = logits(plain)
+    with attach(plain, bundle):
+        ours = logits(plain)
+    assert (ours - bare).abs().max() > 1e-3
+    assert (ours - logits(theirs)).abs().max() < 1e-5
