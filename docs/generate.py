@@ -21,6 +21,8 @@ from loramerge.consumers import CONSUMERS
 from loramerge.consumers.consumer import NOUNS, Consumer
 from loramerge.formats.dialects import DIALECTS, Dialect
 from loramerge.formats.forms.table import FORMS
+from loramerge.routing.gates.gate import DataFree
+from loramerge.routing.gates.names import GATES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from catalogue import catalogue
@@ -273,11 +275,24 @@ def forms_table() -> str:
     return "\n".join(rows)
 
 
+def gates_table() -> str:
+    """Every gate in a line."""
+    rows = []
+    for name, gate in GATES.items():
+        weighs = {"expert": "adapters", "unit": "units", "output": "outputs"}[gate.by]
+        goes_by = {"": "the input", "row": "the request", "prompt": "the prompt"}[gate.asks]
+        made = "the adapters" if issubclass(gate, DataFree) else "a file"
+        first = gate.description().partition("\n")[0].rstrip(".")
+        rows.append([_code(name), first, weighs, "nothing" if name == "static" else goes_by, made])
+    return _table(["`--gate`", "it takes", "weighs", "goes by", "made of"], rows)
+
+
 TABLES = {  # page -> name of a table in it -> what writes it
     "README.md": {"formats": formats_list, "consumers": consumers_list},
     "docs/combine.md": {"options": options_table},
     "docs/formats.md": {"formats": formats_table, "forms": forms_table},
     "docs/gpu.md": {"devices": devices_table},
+    "docs/routing.md": {"gates": gates_table},
     "docs/consumers.md": {"consumers": consumers_table, "names": names_table},
 }
 

@@ -64,6 +64,11 @@ _CONTENTS = {
     "request.effort": "Effort",
     "request.request": "Request",
     "request.rules": "Ramp Rule",
+    "routing.bundle": "Bundle",
+    "routing.folder": "save_bundle",
+    "routing.gates.names": "GATES",
+    "routing.reader": "load_bundle",
+    "routing.router": "load_router",
     "sources.load": "load",
     "verbs.combine": "combine",
     "verbs.convert": "Conversion convert",
@@ -79,6 +84,7 @@ _CONTENTS = {
     "verbs.replay": "replay",
     "verbs.resize": "resize",
     "verbs.restore": "restore",
+    "verbs.route": "route",
 }
 _HOME = {name: home for home, names in _CONTENTS.items() for name in names.split()}
 __all__ = sorted(_HOME.keys() - {"open"})  # a star import must not hide the built-in

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight
+from loramerge.routing.gates.gate import Gate
+from loramerge.routing.router import Inputs
 from loramerge.adapters.adapter import Adapter as Adapter
 from loramerge.adapters.adapter import BaseModel as BaseModel
 from loramerge.adapters.adapter import Provenance as Provenance
@@ -65,6 +67,11 @@ from loramerge.request.effort import Effort as Effort
 from loramerge.request.request import Request as Request
 from loramerge.request.rules import Ramp as Ramp
 from loramerge.request.rules import Rule as Rule
+from loramerge.routing.bundle import Bundle as Bundle
+from loramerge.routing.folder import save_bundle as save_bundle
+from loramerge.routing.gates.names import GATES as GATES
+from loramerge.routing.reader import load_bundle as load_bundle
+from loramerge.routing.router import load_router as load_router
 from loramerge.sources.load import load as load
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
@@ -312,9 +319,10 @@ def resize(
 ) -> Merge: ...
 def restore(
     merged: str | Path,
-    task: str,
+    task: str | None = ...,
     out: str | Path | None = ...,
     *,
+    inputs: Inputs | None = ...,
     rank: int | None = ...,
     energy: float | None = ...,
     dtype: _DTYPE | None = ...,
@@ -326,3 +334,31 @@ def restore(
     memory: float | str = ...,
     progress: Tell | bool | None = ...,
 ) -> Merge: ...
+def route(
+    sources: Sequence[Source],
+    gate: str | Gate | None = ...,
+    *,
+    subtract: Sequence[Source] = ...,
+    out: str | Path | None = ...,
+    weights: Sequence[Weight] | None = ...,
+    only: str | None = ...,
+    exclude: str | None = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    allow_base_mismatch: bool = ...,
+    allow_disjoint: bool = ...,
+    rename: Mapping[str, str] | str | Path | None = ...,
+    grain: _GRAIN | None = ...,
+    extras: _EXTRAS = ...,
+    heads_as_lora: str | Path | None = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
+    allow_pickle: bool = ...,
+    dtype: _DTYPE | None = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    memory: float | str = ...,
+    device: str = ...,
+    progress: Tell | bool | None = ...,
+    **options: Any,
+) -> Bundle: ...

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "loramerge"
 
 ROOMS = (  # a room may import those before it and itself; what is inside a room is its own affair
     "errors", "arguments", "arrays", "cuda", "adapters", "hub", "algorithms", "formats", "consumers",
-    "checkpoints", "request", "sources", "merge", "verbs", "testing", "cli", "__main__",
+    "checkpoints", "request", "sources", "routing", "merge", "verbs", "testing", "cli", "__main__",
 )  # fmt: skip
 ONLY_IN = {
     "click": "loramerge.cli",

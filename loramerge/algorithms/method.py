@@ -112,10 +112,7 @@ class Method(ABC):
         """What holds for this method with these options."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in fields(self):
-            if "found" not in f.metadata:
-                _check(f, getattr(self, f.name), hints[f.name])
+        check_options(self)
 
     def at(self, module: str) -> Method:
         """The method for one module, if it is not the same for all."""
@@ -201,6 +198,14 @@ class Method(ABC):
     def names(cls) -> list[str]:
         """The options; other fields hold what a method has found out."""
         return [f.name for f in fields(cls) if "found" not in f.metadata]
+
+
+def check_options(declared: Any) -> None:
+    """Raises UsageError: a field made by `option` has a value that its type or interval does not allow."""
+    hints = typing.get_type_hints(type(declared))
+    for f in fields(declared):
+        if "found" not in f.metadata:
+            _check(f, getattr(declared, f.name), hints[f.name])
 
 
 def choices(of: Field[Any], hint: Any) -> list[str]:

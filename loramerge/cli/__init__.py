@@ -28,6 +28,7 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "resize": "Make one adapter smaller, losing as little as possible.",
     "restore": "Bring one task back from a merge with masks.",
     "replay": "Repeat a recorded merge, and compare.",
+    "route": "Keep adapters apart, with a gate that chooses by the input.",
     "methods": "List the methods, or explain one.",
 }
 VERBS = {  # what others call them
@@ -41,6 +42,7 @@ VERBS = {  # what others call them
     **dict.fromkeys(("unmerge", "task"), "restore"),
     **dict.fromkeys(("redo", "repeat", "reproduce"), "replay"),
     **dict.fromkeys(("list", "algorithms"), "methods"),
+    **dict.fromkeys(("bundle", "moe", "gate"), "route"),
 }
 
 

@@ -13,10 +13,12 @@ from loramerge.cli.downloads import listed
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks
 from loramerge.consumers import CONSUMERS, find, meant
+from loramerge.consumers.bundles import examined
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import UNABLE, Consumer, Finding, loads
 from loramerge.consumers.facts import Facts
 from loramerge.errors import LoramergeError, printable
+from loramerge.formats.bundles import is_bundle
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
 from loramerge.sources.expand import expand
@@ -57,7 +59,12 @@ def check(
     """
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
-    members = [member for source in sources for each in listed(source) for member, _ in expand(each)]
+    members = [
+        member
+        for source in sources
+        for each in listed(source)
+        for member, _ in ([(each, None)] if is_bundle(each) else expand(each))
+    ]
     for member in members:
         try:
             facts = facts_of(member, allow_pickle)
@@ -66,7 +73,7 @@ def check(
             show.note(f"Error: {error}")
             continue
         wanted = [find(name) for name in consumers] or meant(facts)
-        found = {consumer: consumer.findings(facts, max_rank) for consumer in wanted}
+        found = {consumer: examined(consumer, facts, max_rank) for consumer in wanted}
         shown.append(_plain(facts, found))
         if not as_json:
             click.echo(_text(facts, found) + "\n" * (len(members) > 1))
@@ -94,6 +101,7 @@ def _plain(facts: Facts, found: dict[Consumer, list[Finding]]) -> dict[str, Any]
 
 def _text(facts: Facts, found: dict[Consumer, list[Finding]]) -> str:
     what = "of no format that is known here" if facts.dialect == UNKNOWN else named(facts.dialect).words
+    what = f"a routed bundle of {len(facts.experts)} PEFT adapters" if facts.experts else what
     where = "in a folder with its config" if facts.folder else "in one file"
     count = f"{len(facts.tensors)} tensor{'s' if len(facts.tensors) != 1 else ''}"
     lines = [f"{printable(facts.path)}: {what} {where}, {count}"]

@@ -59,10 +59,11 @@ def _out(field: Field, door: str) -> list[click.Option]:
     name = STEM[door]
     shown = (
         name
-        if door in ("restore", "extract", "fuse")
+        if door in ("restore", "extract", "fuse", "route")
         else f"{name}.safetensors if all sources are bare files, else {name}"
     )
-    told = f"{field.help}  [default: {shown}]"
+    words = "The folder to write." if door == "route" else field.help
+    told = f"{words}  [default: {shown}]"
     return [click.Option(["-o", "--out"], type=click.Path(path_type=Path), help=told)]
 
 
@@ -73,6 +74,7 @@ STEM = {
     "restore": "restored",
     "extract": "extracted",
     "fuse": "fused",
+    "route": "bundle",
 }
 SPELT: dict[
     str, Callable[[Field, str], list[click.Option]]

@@ -18,9 +18,9 @@ from loramerge.verbs.restore import restored
 
 @click.command(cls=Command)
 @click.argument("merged", metavar="MERGED", type=SOURCE)
-@click.option(
-    "--task", required=True, metavar="NAME", help="The source to bring back, by its name in the merge."
-)
+@click.option("--task", metavar="NAME", help="The source to bring back, by its name in the merge.")
+@click.option("--inputs", metavar="FILE", help="Instead of a task: a .npz of what goes into some modules, by "
+    "their names; the router of the merge tells which task that is of.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(min=1), help="The rank of every module.  [default: the rank that "
     "the task's adapter had]")  # fmt: skip
 @click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
@@ -29,7 +29,7 @@ from loramerge.verbs.restore import restored
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
-def restore(ctx: click.Context, /, merged: str, task: str, **given: Any) -> None:
+def restore(ctx: click.Context, /, merged: str, task: str | None, inputs: str | None, **given: Any) -> None:
     """Bring one task back from a merge that was made with --method mergevla.
 
     The mask of the task says which entries of the merge belong to it. These entries have no low rank, so
@@ -44,7 +44,9 @@ def restore(ctx: click.Context, /, merged: str, task: str, **given: Any) -> None
     printed, asked = check_printed(given), typed(ctx, "restore")
     keep_freed_memory()
     plan = restored(
-        merged, task, {"rank": given["rank"], "energy": given["energy"], "progress": show.bar(), **asked}
+        merged,
+        (task, inputs),
+        {"rank": given["rank"], "energy": given["energy"], "progress": show.bar(), **asked},
     )
     out = plan.request.out or Path("restored")
     plan = plan.asking(out=out)

@@ -17,9 +17,18 @@ from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
 from loramerge.arguments import checked
 from loramerge.consumers import find
+from loramerge.consumers.bundles import examined
 from loramerge.consumers.consumer import Finding
 from loramerge.consumers.facts import SPECIAL, Facts, Module
-from loramerge.errors import EmptyError, IncompatibleError, LoramergeError, UsageError
+from loramerge.errors import (
+    EmptyError,
+    IncompatibleError,
+    LoramergeError,
+    SourceError,
+    UsageError,
+    printable,
+)
+from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.unread import MAGNITUDE
@@ -66,13 +75,15 @@ def check(
     """
     if max_rank is not None and max_rank < 1:
         raise UsageError(f"max_rank={max_rank} must be at least 1.")
-    return find(consumer).findings(facts_of(source, allow_pickle), max_rank)
+    return examined(find(consumer), facts_of(source, allow_pickle), max_rank)
 
 
 def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
     """What consumers look at. Only headers are read, and alpha tensors; of the Hub by range."""
     if isinstance(source, Adapter):
         return _of_adapter(source)
+    if (record := record_of(source)) is not None:
+        return _of_bundle(source, record)
     if (found := hub_name(source)) is None:
         raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
         if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
@@ -83,6 +94,19 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
 
     facts = _of_raw(look_hub(str(source), found, allow_pickle), str(source), allow_pickle)
     return replace(facts, stem=(found.path or found.repo).rpartition("/")[2])
+
+
+def _of_bundle(place: str | Path, record: Mapping[str, Any]) -> Facts:
+    """Those of all its adapters, and of its gate."""
+    experts = tuple(facts_of(Path(place) / task(e)) for e in range(len(record.get("experts") or ())))
+    if not experts:
+        raise SourceError(f"The record of {printable(place)} names no expert.")
+    said = record.get("gate")
+    gate = str(said.get("name")) if isinstance(said, dict) and not record.get("gates") else ""
+    tensors = {
+        f"{task(e)}/{key}": shape for e, each in enumerate(experts) for key, shape in each.tensors.items()
+    }
+    return replace(experts[0], path=str(place), tensors=tensors, experts=experts, gate=gate)
 
 
 def _of_adapter(adapter: Adapter) -> Facts:

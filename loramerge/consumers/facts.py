@@ -62,6 +62,7 @@ class Facts:
         unfit: format -> why it cannot be written in that; "" if it can.
         architectures: the classes of the base that a config.json names.
         options: what `loramerge combine` must be told to read it.
+        experts: of a routed bundle, its adapters.   gate: the name of its gate; "" if there are several.
     """
 
     path: str
@@ -83,6 +84,8 @@ class Facts:
     stem: str = ""
     beside: frozenset[str] = field(default_factory=frozenset)
     architectures: tuple[str, ...] = ()
+    experts: tuple[Facts, ...] = ()
+    gate: str = ""
 
     def settings(self, module: Module) -> Settings:
         """What its files say of a module: the settings of its component, where these are told apart."""

@@ -97,6 +97,16 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "device": _ON_HOST,
         "allow_work": _OWN,
     },
+    "route": {
+        "rules": "the gate decides how much of each takes part, in every module",
+        **dict.fromkeys(("renormalise", "strength"), "the gate decides how much of each takes part"),
+        **dict.fromkeys(("descriptions", "embedding"), "sources are not chosen here: name those you want"),
+        "size": "adapters are kept as they are: `resize` them first",
+        **dict.fromkeys(("format", "profile", "bare"), "a bundle is a folder of PEFT adapters of one rank"),
+        **dict.fromkeys(("consumer", "max_rank", "allow_unknown"), "`check` tells who loads the bundle"),
+        **dict.fromkeys(LIMITS, "nothing is merged, so that nothing is lost"),
+        "allow_work": _OWN,
+    },
     "recipe": {
         "allow_pickle": _STRANGER,
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),

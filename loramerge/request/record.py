@@ -149,6 +149,8 @@ def parse(values: Mapping[str, Any], where: str) -> Record:
         SourceError: they are none, or of another version; the message calls them `where`.
     """
     reader = Reader(f"{where} cannot be replayed", SourceError)
+    if values.get("kind", "merge") != "merge":
+        reader.fail(f"it is a {printable(values['kind'], 40)}, which loramerge route makes of its sources")
     if values.get("schema") != SCHEMA:
         reader.fail(f"its schema is {printable(values.get('schema'), 40)}, and this version reads {SCHEMA}")
     if not values.get("sources"):

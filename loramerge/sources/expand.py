@@ -6,14 +6,16 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
+from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.files.atomic import put_back, put_back_members
 from loramerge.formats.peft.read import CONFIG
@@ -39,10 +41,38 @@ def _members_of(source: Ingredient) -> list[Ingredient]:
     if isinstance(source.source, Adapter | Tuned):
         return [source]
     name = str(source.source)
+    if (record := record_of(name)) is not None:
+        return _experts(source, record)
     return [
         replace(source, source=member, weight=weight if source.weight is None else source.weight)
         for member, weight in expand(pinned(name, source.revision) if source.revision else name)
     ]
+
+
+def _experts(source: Ingredient, record: Mapping[str, Any]) -> list[Ingredient]:
+    """The adapters of a routed bundle with the weights of its gate, where every token gets the same.
+
+    Raises:
+        IncompatibleError: its gate goes by the input, or by the request.
+    """
+    gate: Any = record.get("gate")
+    name = gate.get("name") if isinstance(gate, dict) else None
+    if name != "static" or record.get("gates"):
+        shown = printable(source.source)
+        raise IncompatibleError(
+            f"{shown} is a bundle whose gate {printable(name)} weighs its adapters for each input, so that "
+            "no weights of a merge do the same. `loramerge route … --gate static` makes one that can be "
+            f"merged; or name the adapters in it, such as {shown}/{task(0)}."
+        )
+    weights = gate["options"].get("weights")
+    folders = [str(Path(str(source.source)) / task(e)) for e in range(len(record["experts"]))]
+    if not isinstance(weights, list) or len(weights) != len(folders):
+        raise SourceError(f"The record of {printable(source.source)} does not say the weights of its gate.")
+    factor = 1.0 if source.weight is None else source.weight
+    if not isinstance(factor, float | int):
+        raise UsageError(f"{printable(source.source)} is a bundle, whose weights are numbers: no ramp.")
+    pairs = zip(folders, weights, strict=True)
+    return [replace(source, source=place, weight=factor * float(weight)) for place, weight in pairs]
 
 
 def expand(name: str) -> list[Member]:
@@ -59,7 +89,7 @@ def expand(name: str) -> list[Member]:
 
 def left_aside(name: str) -> list[str]:
     """What else lies in a folder that stands for its adapters, but for their descriptions."""
-    found = _visible(name) if _is_collection(name) else []
+    found = _visible(name) if _is_collection(name) and record_of(name) is None else []
     return sorted(path.name for path in found if not _is_adapter(path) and path.name != DESCRIPTIONS)
 
 

@@ -16,6 +16,7 @@ from loramerge.consumers import find
 from loramerge.consumers.check import facts_of
 from loramerge.errors import LoramergeError, SourceError, printable
 from loramerge.formats import load
+from loramerge.formats.bundles import Files, is_bundle
 from loramerge.formats.dialects import named
 from loramerge.formats.files.destination import ADAPTER_FILES
 from loramerge.formats.masks import PLACE, tasks_in
@@ -23,10 +24,15 @@ from loramerge.formats.peft.beside import told
 from loramerge.formats.records import find_record
 from loramerge.hub.card import write
 from loramerge.hub.client import Listing, ask
-from loramerge.hub.commits import Pushed, destination, kept_card, prepare, send
-from loramerge.hub.front_matter import CardSource, Facts
+from loramerge.hub.commits import OURS, Pushed, destination, kept_card, prepare, send
+from loramerge.hub.escape import shell
+from loramerge.hub.front_matter import CardSource, Facts, matter
 from loramerge.hub.names import COMMIT, REPOSITORY, HubName, parse
 from loramerge.hub.usage import LOADERS, vllm_rank
+from loramerge.routing.bundle import Bundle
+from loramerge.routing.reader import load_bundle
+from loramerge.routing.readme import MARK, readme
+from loramerge.routing.router import PLACE as ROUTER_PLACE
 
 CARD = "README.md"
 LIBRARIES = {
@@ -73,11 +79,13 @@ def push(
     """
     target = destination(repo_id, revision, create_pr)
     place = Path(path)
+    if is_bundle(place):
+        return _push_bundle(place, target, private, create_pr)
     adapter = load(_here(place))
     files, aside = _files(place, adapter)
     now = prepare(target, private)
     notes = [_aside(aside)] if aside else []
-    if left := (now.files & {*ADAPTER_FILES, PLACE}) - files.keys() - {CARD}:
+    if left := (now.files & {*ADAPTER_FILES, PLACE, ROUTER_PLACE}) - files.keys() - {CARD}:
         notes.append(
             f"{repo_id} still has {told(left)} of an earlier push: delete there what is not of this adapter"
         )
@@ -100,6 +108,44 @@ def push(
                 )
     done = send(target, files, now.commit, MESSAGE, create_pr)
     return Pushed(done.repo, done.commit, done.url, done.changed, (*notes, *done.notes))
+
+
+def _push_bundle(place: Path, target: HubName, private: bool, create_pr: bool) -> Pushed:
+    """All files of a routed bundle; its README is the card, unless somebody has written another."""
+    bundle = load_bundle(place)
+    found = {str(path.relative_to(place)): path for path in sorted(place.rglob("*")) if path.is_file()}
+    files: dict[str, Path | bytes] = {name: path for name, path in found.items() if name in Files()}
+    now = prepare(target, private)
+    notes = [_aside(aside)] if (aside := sorted(found.keys() - files.keys())) else []
+    if MARK in (place / CARD).read_text("utf-8", "replace") if CARD in files else True:
+        files.pop(CARD, None)
+        if kept_card(target, now):
+            notes.append(f"{target.repo} has a card that loramerge did not write: it was left as it is")
+        else:
+            files[CARD] = _card(bundle, target.repo).encode("utf-8")
+    done = send(target, files, now.commit, "Upload a routed bundle with loramerge", create_pr)
+    return Pushed(done.repo, done.commit, done.url, done.changed, (*notes, *done.notes))
+
+
+def _card(bundle: Bundle, repo: str) -> str:
+    """The card of a bundle: front matter, and its README."""
+    base = bundle.base.name
+    rows = [each for each in bundle.record.get("experts") or () if isinstance(each, dict)]
+    there = _said(base) if base and REPOSITORY.fullmatch(base) else None
+    facts = Facts(
+        repo=repo,
+        modules=len(bundle),
+        rank=bundle.rank,
+        dtype=dtypes.word(bundle.dtype),
+        base=base,
+        base_is_here=bool(base and is_local(base)),
+        base_licence=there.licence if there else None,
+        task=task if isinstance(task := bundle.config.get("task_type"), str) else None,
+        sources=tuple(map(_source, rows)),
+    )
+    fetched = f"```bash\nhf download {shell(repo)} --local-dir bundle\n```"
+    here = f"`lm.load_bundle` takes its name on the Hub too. This brings the folder here:\n\n{fetched}"
+    return f"{matter(facts)}\n\n{OURS}\n\n{readme(bundle)}\n{here}\n"
 
 
 def card_facts(place: Path, adapter: Adapter, repo_id: str, report: Mapping[str, Any] | None) -> Facts:
@@ -208,7 +254,7 @@ def _files(place: Path, adapter: Adapter) -> tuple[dict[str, Path | bytes], list
         return {place.name: place}, []
     # Nothing else goes: a training folder also holds optimizers, logs and .env.
     read = {path.name for path in adapter.provenance.files}
-    masks = {PLACE} if tasks_in(place) else set()
+    masks = {PLACE, ROUTER_PLACE} if tasks_in(place) else set()
     found = _listed(place)
     own = {name for name in found if name in ADAPTER_FILES | read | masks and (place / name).is_file()}
     return {name: place / name for name in sorted(own)}, [name for name in found if name not in own]

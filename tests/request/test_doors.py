@@ -82,9 +82,10 @@ FUNCTIONS = {
     "fuse": lm.fuse,
     "restore": lm.restore,
     "replay": lm.replay,
+    "route": lm.route,
 }
 COMMAND_OF = {"command": "combine"} | {
-    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay")
+    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay", "route")
 }
 ARGUMENTS = {("convert", "out"), ("extract", "base"), ("fuse", "base")}  # given by their place
 by_field = pytest.mark.parametrize("name", FIELDS)
@@ -135,7 +136,7 @@ def enter(door, *method, **said):
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
     one = "x" if door in ("restore", "replay", "extract") else pair[0]
-    first = (pair,) if door in ("combine", "plan", "open") else (one, *few.get(door, ()))
+    first = (pair,) if door in ("combine", "plan", "open", "route") else (one, *few.get(door, ()))
     return FUNCTIONS[door](*first, *method, **said)
 
 

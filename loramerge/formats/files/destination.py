@@ -156,7 +156,8 @@ def _check_folder(name: str, real: Path, overwrite: bool, own: Collection[str]) 
 
 def _is_masks(entry: os.DirEntry[str]) -> bool:
     """The folder of masks that a merge comes with, and nothing more in it."""
-    return entry.name == "masks" and entry.is_dir() and os.listdir(entry) in ([], ["masks.safetensors"])
+    own = {"masks.safetensors", "router.safetensors"}
+    return entry.name == "masks" and entry.is_dir() and own.issuperset(os.listdir(entry))
 
 
 def _some(names: list[str]) -> str:

@@ -12,6 +12,7 @@ from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.forms.table import TYPES
 from loramerge.formats.forms.unread import refuse_settings
 from loramerge.formats.patterns.rank_patterns import Patterns
+from loramerge.formats.routed import refuse_routed
 
 # lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
@@ -160,6 +161,7 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
         IncompatibleError: a PEFT type that is not read, or a setting under which its form is not the update.
     """
     kind = config.get("peft_type", "LORA")
+    refuse_routed((), name, config)
     if kind not in tuple(TYPES):
         raise IncompatibleError(
             f"{printable(name)} is a PEFT adapter of type {printable(kind)}, which is not read; "

@@ -13,6 +13,7 @@ from loramerge.formats.files.views import Shared, every, rows
 from loramerge.formats.forms.form import Base, Parts
 from loramerge.formats.forms.unread import refuse_keys
 from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, shared_part, unmarked
+from loramerge.formats.routed import refuse_routed
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = N
     shared = {part: tensors[key] for key in tensors if (part := shared_part(key))}
     tensors = {key: tensor for key, tensor in tensors.items() if not shared_part(key)}
     names = {key: found for key in tensors if (found := parse(key))}
+    refuse_routed(tensors, name)
     _refuse(FOREIGN, tensors, name)
     modules = _by_module(names, tensors, name)
     alphas, extras = _others({k: t for k, t in tensors.items() if k not in names}, names, modules)

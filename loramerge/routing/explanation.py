@@ -1,0 +1,90 @@
+"""Which units fire for some tokens, as a table and as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from loramerge.arrays.backend import Array
+from loramerge.errors import UsageError, printable
+from loramerge.routing.bank import Layout
+
+FEW = 8  # tokens that are told one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a gate did with n tokens in one module.
+
+    Args:
+        module, gate: names.   experts: (E,) names.
+        units: (n, R) the weight of every unit.
+        lengths: (n, E) ‖G_e ΔW_e x‖, how far each expert moves the output.
+    """
+
+    module: str
+    gate: str
+    experts: tuple[str, ...]
+    layout: Layout
+    units: Array
+    lengths: Array
+
+    @property
+    def weights(self) -> Array:
+        """(n, E) the mean weight of the units of each expert."""
+        count = np.maximum(np.array(self.layout.ranks), 1)
+        return np.asarray(self.units @ self.layout.members / count)
+
+    @property
+    def firing(self) -> Array:
+        """(n, E) how many units of each expert have a weight."""
+        return np.asarray((self.units != 0) @ self.layout.members).astype(int)
+
+    @property
+    def first(self) -> list[str]:
+        """(n,) the expert that moves the output of each token farthest."""
+        return [self.experts[e] for e in self.lengths.argmax(axis=1)]
+
+    def __str__(self) -> str:
+        shares = self.lengths / np.maximum(self.lengths.sum(axis=1, keepdims=True), 1e-300)
+        names = [printable(name, 40) for name in self.experts]
+        width = max(len("expert"), *map(len, names))
+        lines = [f"{printable(self.module)}, gate {self.gate}, {len(self.units)} tokens"]
+        lines.append(f"{'expert':<{width}}  weight  units firing  share of the change  first for")
+        for e, name in enumerate(names):
+            fire = f"{self.firing[:, e].mean():.1f} of {self.layout.ranks[e]}"
+            wins = (self.lengths.argmax(axis=1) == e).mean()
+            lines.append(
+                f"{name:<{width}}  {self.weights[:, e].mean():6.3f}  {fire:>12}  {shares[:, e].mean():19.3f}"
+                f"  {100 * wins:7.1f} %"
+            )
+        for n in range(min(len(self.units), FEW)):
+            order = np.argsort(-self.lengths[n], kind="stable")[:3]
+            told = ", ".join(f"{names[e]} {self.weights[n, e]:.3f}" for e in order if self.weights[n, e])
+            lines.append(f"token {n}: {told or 'nothing'}")
+        if len(self.units) > FEW:
+            lines.append(f"and {len(self.units) - FEW} more tokens")
+        return "\n".join(lines)
+
+    def plot(self, axes: Any = None) -> Any:
+        """The weight of every unit for every token as an image; lines part the experts.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib import pyplot
+        except ImportError:
+            raise UsageError('A plot needs matplotlib: pip install "loramerge[plot]".') from None
+        axes = pyplot.subplots()[1] if axes is None else axes
+        axes.imshow(self.units.T, aspect="auto", interpolation="nearest", cmap="viridis")
+        starts = self.layout.starts
+        for start in starts[1:-1]:
+            axes.axhline(start - 0.5, color="white", linewidth=0.8)
+        middles = [(a + b - 1) / 2 for a, b in pairwise(starts)]
+        axes.set_yticks(middles, self.experts)
+        axes.set(xlabel="token", title=f"{self.module}: {self.gate}")
+        return axes

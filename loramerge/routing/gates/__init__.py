@@ -1,0 +1,1 @@
+"""Gates: one file each, and the table that names them."""

@@ -1,0 +1,101 @@
+"""README.md of a bundle: what it is, and the lines that load it."""
+
+from __future__ import annotations
+
+import inspect
+
+from loramerge.formats.bundles import task
+from loramerge.hub.escape import code, markdown, quoted
+from loramerge.hub.usage import CLASSES
+from loramerge.routing.bundle import Bundle
+from loramerge.routing.gates.arrow import Arrow
+from loramerge.routing.gates.names import name_of
+
+MARK = "<!-- written by loramerge route -->"
+
+
+def readme(bundle: Bundle) -> str:
+    """The whole text."""
+    parts = [MARK, _title(bundle), _experts(bundle), _gate(bundle), loading(bundle)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(bundle: Bundle) -> str:
+    base = f" for {markdown(bundle.base.name)}" if bundle.base.name else ""
+    return (
+        f"# A routed bundle of {len(bundle.experts)} LoRA adapters{base}\n\nThe adapters are kept apart, and "
+        "a gate says for each token how much of each takes part. No single adapter does the same."
+    )
+
+
+def _experts(bundle: Bundle) -> str:
+    rows = [f"| {code(task(e))} | {markdown(name)} |" for e, name in enumerate(bundle.experts)]
+    return "\n".join(["| folder | adapter |", "|---|---|", *rows])
+
+
+def _gate(bundle: Bundle) -> str:
+    said = inspect.cleandoc(type(bundle.gate).description())
+    options = "\n".join(
+        f"* {markdown(name)}: {code(str(value)[:200])}" for name, value in bundle.gate.options().items()
+    )
+    return f"## The gate: {name_of(bundle.gate)}\n\n{said}\n\n{options}"
+
+
+def loading(bundle: Bundle) -> str:
+    """The lines that load it, as they stand."""
+    parts = [
+        "## How to load it",
+        "With loramerge, any gate, in torch. Run it in this folder:",
+        _torch(bundle),
+    ]
+    if isinstance(bundle.gate, Arrow) and not bundle.gates:
+        parts += [
+            "With PEFT alone, which finds the directions of the experts by 15 power iterations; the last "
+            "line puts the exact ones in their place:",
+            _peft(bundle, bundle.gate),
+        ]
+    return "\n\n".join(parts)
+
+
+def _base(bundle: Bundle) -> list[str]:
+    kind = bundle.config.get("task_type")
+    name = CLASSES.get(kind if isinstance(kind, str) else "", "AutoModelForCausalLM")
+    there = quoted(bundle.base.name or "BASE-MODEL")
+    return [f"from transformers import {name}", "", f"model = {name}.from_pretrained({there})"]
+
+
+def _torch(bundle: Bundle) -> str:
+    first, empty, base = _base(bundle)
+    told = {"row": ', rows=["ROW"]', "prompt": ", prompt=HIDDEN_STATES", "": ""}[bundle.gate.asks]
+    return _python(
+        "import loramerge as lm",
+        "from loramerge.routing.torch import attach",
+        first,
+        empty,
+        base,
+        'bundle = lm.load_bundle(".")',
+        f"with attach(model, bundle{told}):",
+        "    print(model(input_ids=model.dummy_inputs['input_ids']).logits.shape)",
+    )
+
+
+def _peft(bundle: Bundle, gate: Arrow) -> str:
+    first, empty, base = _base(bundle)
+    return _python(
+        "from peft import ArrowConfig, create_arrow_model",
+        first,
+        empty,
+        base,
+        f'tasks = [f"./{task(0)[:-1]}{{i}}" for i in range({len(bundle.experts)})]',
+        f"arrow = ArrowConfig(top_k={gate.top_k}, router_temperature={gate.temperature})",
+        "model = create_arrow_model(model, tasks, arrow)",
+        "",
+        "import loramerge as lm",
+        "from loramerge.routing.torch import put_prototypes",
+        "",
+        'put_prototypes(model, lm.load_bundle("."))',
+    )
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])

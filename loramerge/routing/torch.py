@@ -1,0 +1,231 @@
+"""Bundles in torch: `attach` adds one to a model while a block runs; `put_prototypes` mends PEFT's Arrow.
+
+The only file of this room that knows torch, which is loaded when it is called for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from loramerge.adapters.target import Target
+from loramerge.arrays.dtypes import wide
+from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.routing.bank import Bank
+from loramerge.routing.bundle import Bundle, Rows, moved, rows_of
+from loramerge.routing.gates.arrow import Arrow
+from loramerge.routing.gates.gate import Gate, Seen
+from loramerge.routing.gates.names import name_of
+
+
+class Torch:
+    """The functions of gates, of tensors."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.exp, self.tanh, self.erf, self._torch = torch.exp, torch.tanh, torch.erf, torch
+
+    def where(self, mask: Any, x: Any, other: float) -> Any:
+        return self._torch.where(mask, x, other)
+
+    def largest(self, x: Any) -> Any:
+        return x.amax(-1, keepdim=True)
+
+    def total(self, x: Any) -> Any:
+        return x.sum(-1, keepdim=True)
+
+    def repeated(self, owner: Any, part: int) -> Any:
+        return self._torch.arange(len(owner), device=owner.device) // part
+
+    def top(self, x: Any, k: int) -> Any:
+        none = self._torch.zeros_like(x, dtype=self._torch.bool)
+        return ~none if k >= x.shape[-1] else none.scatter_(-1, x.topk(k).indices, True)
+
+
+@contextmanager
+def attach(model: Any, bundle: Bundle, rows: Rows = None, prompt: Any = None) -> Iterator[Attached]:
+    """Add a bundle to the linear layers of a model while the block runs; afterwards the model is as before.
+
+    Args:
+        model: of transformers or diffusers, or any module of torch; its layers are found by their names.
+        rows: for the gates table and task: one row for all requests, or one for each of a batch.
+        prompt: (p, m) hidden states of the prompt, for the gate outchan.
+
+    Yields:
+        Attached: set its `rows` for other requests; its `tensors` are those of the routers, to be trained.
+
+    Raises:
+        IncompatibleError: the model lacks a layer of the bundle, or has it in another shape.
+
+    Example (tests/routing/test_torch.py runs it on tiny models)::
+
+        with attach(model, lm.load_bundle("bundle")):
+            model.generate(**inputs)
+    """
+    for gate in {id(g): g for g in (bundle.gate, *bundle.gates.values())}.values():
+        if gate.asks == "prompt" and prompt is None:
+            raise UsageError(
+                f"The gate {name_of(gate)} goes by the prompt: give its hidden states as prompt=."
+            )
+    modules, attached = _modules(model, bundle), Attached(bundle, rows, prompt)
+    hooks = [modules[target].register_forward_hook(attached.hook(target)) for target in bundle]
+    try:
+        yield attached
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Attached:
+    """A bundle that hangs on a model.
+
+    Args:
+        rows, prompt: as for `attach`; they may be set anew for every request.
+
+    Attributes:
+        tensors: module -> name -> tensor of its router. With `requires_grad_()` they can be trained.
+    """
+
+    def __init__(self, bundle: Bundle, rows: Rows = None, prompt: Any = None) -> None:
+        self.bundle, self.rows, self.prompt = bundle, rows, prompt
+        self._parts = {target: _Part.of(bundle.gate_of(target), bundle.read(target)) for target in bundle}
+        self.tensors = {str(target): part.tensors for target, part in self._parts.items()}
+
+    def hook(self, target: Target) -> Callable[[Any, Any, Any], Any]:
+        """What is called after a layer: its output with what the bundle adds."""
+        part = self._parts[target]
+
+        def add(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+            return output + part(inputs[0], self.rows, self.prompt).to(output.dtype)
+
+        return add
+
+    def trained(self) -> Bundle:
+        """The bundle with the routers as they are now."""
+        found = {t: {n: _numpy(each) for n, each in part.tensors.items()} for t, part in self._parts.items()}
+        before = self.bundle.read
+
+        def read(target: Target) -> Bank:
+            return replace(before(target), tensors=found[target])
+
+        return replace(self.bundle, read=read)
+
+
+@dataclass(eq=False)
+class _Part:
+    """One module: its gate, and its units as tensors, where and in the type of what came last."""
+
+    gate: Gate
+    bank: Bank
+    up: Any  # (R, out)
+    down: Any  # (R, in)
+    owner: Any
+    members: Any
+    tensors: dict[str, Any]
+    maths: Torch
+
+    @classmethod
+    def of(cls, gate: Gate, bank: Bank) -> _Part:
+        import torch
+
+        def tensor(array: Any) -> Any:
+            return torch.from_numpy(np.ascontiguousarray(wide(array), np.float32))
+
+        layout = bank.layout
+        tensors = {name: tensor(array) for name, array in bank.tensors.items()}
+        owner = torch.from_numpy(layout.owner)
+        up, down = tensor(bank.up.T), tensor(bank.down)
+        return cls(gate, bank, up, down, owner, tensor(layout.members), tensors, Torch())
+
+    def __call__(self, x: Any, rows: Rows, prompt: Any) -> Any:
+        self._move(x)
+        tokens = x.reshape(-1, x.shape[-1])
+        tensors = {name: each.to(x.device, x.dtype) for name, each in self.tensors.items()}
+        named = rows_of(self.gate, rows, len(x), len(tokens))
+        seen = Seen(
+            tokens, tokens @ self.down.T, self.owner, self.members, tensors, self.bank.layout, self.maths,
+            None if named is None else tokens.new_tensor(named),
+            None if prompt is None else prompt.to(x.device, x.dtype),
+        )  # fmt: skip
+        return moved(self.gate, seen, self.up).reshape(*x.shape[:-1], -1)
+
+    def _move(self, x: Any) -> None:
+        if self.down.device != x.device or self.down.dtype != x.dtype:
+            self.up, self.down, self.members = (
+                each.to(x.device, x.dtype) for each in (self.up, self.down, self.members)
+            )
+            self.owner = self.owner.to(x.device)
+
+
+def put_prototypes(model: Any, bundle: Bundle) -> None:
+    """Put the exact prototypes of a bundle into the Arrow layers that PEFT has made of its folders.
+
+    Raises:
+        UsageError: the gate of the bundle is another.   IncompatibleError: the model has no such layers.
+    """
+    if not isinstance(bundle.gate, Arrow) or bundle.gates:
+        raise UsageError(f"The gate of this bundle is {name_of(bundle.gate)}, and only arrow has prototypes.")
+    import torch
+
+    for target, layer in _modules(model, bundle).items():
+        routers = getattr(layer, "lora_arrow", None)
+        if not routers:
+            raise IncompatibleError(
+                f"{printable(target)} of the model has no Arrow router: make it by create_arrow_model, of "
+                "the folders of this bundle."
+            )
+        exact = torch.from_numpy(np.asarray(bundle.read(target).tensors["prototypes"]))
+        for router in routers.values():
+            weight = layer.lora_A[router.task_adapter_names[0]].weight
+            router.register_buffer("prototypes", exact.to(weight.device, weight.dtype), persistent=False)
+            router._protos_ready = True
+
+
+def _modules(model: Any, bundle: Bundle) -> dict[Target, Any]:
+    """The layer of the model for each module of the bundle."""
+    named = {name: layer for name, layer in model.named_modules() if name}
+    ends: dict[str, list[str]] = {}
+    for name in named:
+        ends.setdefault(name.rpartition(".")[2], []).append(name)
+    return {target: _found(target, named, ends, bundle) for target in bundle}
+
+
+def _found(
+    target: Target, named: Mapping[str, Any], ends: Mapping[str, Sequence[str]], bundle: Bundle
+) -> Any:
+    path = target.path
+    near = [n for n in ends.get(path.rpartition(".")[2], ()) if _same(n, path)]
+    if path not in named and len(near) != 1:
+        how = "no layer" if not near else f"{len(near)} layers"
+        raise IncompatibleError(
+            f"The model has {how} called {printable(path)}, which the bundle adapts: it is for another model."
+        )
+    layer = named[path if path in named else near[0]]
+    if (sizes := _sizes(layer)) and sizes != bundle.layouts[target].shape:
+        outs, ins = bundle.layouts[target].shape
+        raise IncompatibleError(
+            f"{printable(path)} is {sizes[0]}×{sizes[1]} in the model and {outs}×{ins} in the bundle: it is "
+            "for another model."
+        )
+    return layer
+
+
+def _same(name: str, path: str) -> bool:
+    """Whether one is the other with something before it."""
+    return name.endswith(f".{path}") or path.endswith(f".{name}")
+
+
+def _sizes(layer: Any) -> tuple[int, int] | None:
+    """(out, in) of a linear layer, if it says that."""
+    if hasattr(layer, "out_features"):
+        return int(layer.out_features), int(layer.in_features)
+    return (int(layer.nf), int(layer.nx)) if hasattr(layer, "nf") else None
+
+
+def _numpy(tensor: Any) -> Any:
+    return tensor.detach().cpu().float().numpy()

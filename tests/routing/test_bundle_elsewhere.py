@@ -1,0 +1,83 @@
+"""Other verbs and a bundle: check, combine, push, replay, inspect."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import loramerge as lm
+from tests.helpers.files import folder, tensors
+from tests.hub.conftest import hub, login  # noqa: F401  fixtures
+from tests.routing.test_route import A, B
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two adapters whose modules are in all layers from the first on."""
+    return [folder(tmp_path / name, tensors(i)) for i, name in enumerate("ab")]
+
+
+def test_check_says_that_peft_runs_an_arrow_bundle(cli, pair):
+    cli("route", *pair, "-o", "bundle")
+    done = cli("check", "bundle", "--for", "peft")
+    assert done.code == 0, done.out
+    assert "a routed bundle of 2 PEFT adapters" in done.out
+    assert "loads it as it is meant" in done.out
+
+
+def test_check_says_who_ignores_the_gate_and_who_loads_no_bundle(cli, pair):
+    cli("route", *pair, "--gate", "spectr", "-o", "bundle")
+    assert [f.effect for f in lm.check("bundle", "peft")] == ["ignores"]
+    (found,) = lm.check("bundle", "vllm")
+    assert found.effect == "rejects"
+    assert "a bundle of 2 under a gate" in found.sentence
+    assert cli("check", "bundle", "--for", "vllm").code == 3
+
+
+def test_check_cannot_tell_what_peft_does_with_layers_that_lack_experts(cli, tmp_path):
+    update = lm.LowRank(np.ones((4, 1), np.float32), np.ones((1, 4), np.float32))
+    some = lm.Adapter.of({f"model.layers.{n}.self_attn.q_proj": update for n in (0, 2)}, "a")
+    lm.route([some, some], out="bundle")
+    assert [f.effect for f in lm.check("bundle", "peft")] == ["unknown"]
+    assert cli("check", "bundle", "--for", "peft").code == 5
+
+
+def test_a_static_bundle_is_merged_with_its_own_weights_or_with_others(cli):
+    cli("route", A, B, "--gate", "static", "--weights", "0.7,-0.3", "-o", "bundle")
+    for words, weights in (([], (0.7, -0.3)), (["--weights", "2,1"], (2, 1))):
+        assert cli("combine", "bundle", *words, "-o", "m.safetensors", "--overwrite").code == 0
+        wanted = lm.combine([A, B], weights=weights).adapter
+        assert lm.diff("m.safetensors", wanted).error < 1e-6
+    flat = lm.load_bundle("bundle").flat()
+    assert lm.diff(flat, lm.combine([A, B], weights=(0.7, -0.3)).adapter).error < 1e-6
+
+
+def test_another_bundle_is_not_merged_and_the_sentence_names_route(cli):
+    cli("route", A, B, "-o", "bundle")
+    cli("combine", "bundle").refused(3, "gate arrow", "loramerge route", "--gate static", "bundle/task_0")
+    cli("resize", "bundle", "--rank", 2).refused(3, "gate arrow")
+    assert cli("replay", "bundle").code == 1
+    assert "it is a bundle, which loramerge route makes" in cli("replay", "bundle").err
+
+
+def test_a_bundle_is_pushed_with_a_card(cli, hub, login):  # noqa: F811
+    cli("route", A, B, "-o", "bundle")
+    done = lm.push("bundle", "me/b")
+    there = hub.repos["me/b"].files("main")
+    card = there["README.md"].decode()
+    assert {
+        "router.safetensors",
+        "task_1/adapter_config.json",
+        "task_0/adapter_model.safetensors",
+    } <= there.keys()
+    assert card.startswith("---\n")
+    assert "create_arrow_model" in card
+    assert "hf download me/b" in card
+    assert done.changed
+    x = np.random.default_rng(0).standard_normal((3, 64))
+    name = "model.layers.0.self_attn.q_proj"
+    again = lm.load_bundle("me/b")
+    assert np.array_equal(again.forward(name, x), lm.load_bundle("bundle").forward(name, x))
+    with pytest.raises(lm.SourceError, match=r"no such|not|has no"):
+        lm.load_bundle("me/none")
+    assert not lm.push("bundle", "me/b").changed

@@ -1,0 +1,37 @@
+"""The page about routing says what the program does: its commands and its Python run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_docs import blocks, run, workplace  # noqa: F401  the fixture
+
+PAGE = "docs/routing.md"
+
+
+def test_every_shell_line_works(workplace):  # noqa: F811
+    (code,) = blocks("bash", page=PAGE)
+    for line in code.splitlines():
+        done = run(["bash", "-c", line], workplace)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert (workplace / "sum.safetensors").exists()
+
+
+def test_the_python_works(workplace):  # noqa: F811
+    (code,) = blocks("python", page=PAGE)
+    done = run([sys.executable, "-W", "error", "-c", code], workplace)
+    assert done.returncode == 0, done.stderr
+    assert "gate spectr, 16 tokens" in done.stdout
+    assert (workplace / "bundle-mixed" / "router.safetensors").exists()
+
+
+def test_the_torch_works(workplace):  # noqa: F811
+    pytest.importorskip("transformers")
+    (code,) = blocks("python", "run: torch", page=PAGE)
+    done = subprocess.run([sys.executable, "-c", code], cwd=workplace, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"torch\.Size\(\[1, 8, 64\]\)", done.stdout)
