@@ -12,10 +12,14 @@ PACKAGE = Path(loramerge.__file__).parent
 CONTRACTS = {  # their methods have a default where most have nothing of their own to say
     "loramerge.algorithms.method.Method",
     "loramerge.formats.dialects.dialect.Dialect",
+    "loramerge.routing.gates.gate.Gate",
 }
 OPEN = {("loramerge.algorithms.families.size.Ranked", name) for name in ("foreseen", "searches", "after")}
 OURS = ("__post_init__", "__init__")  # they add to what stands above them
-EXTENDED = {("loramerge.algorithms.method.Method", "options")}  # by `super()`: more than the fields is kept
+EXTENDED = {
+    ("loramerge.algorithms.method.Method", "options"),
+    ("loramerge.routing.gates.gate.Gate", "row"),
+}  # by `super()`: more than the fields is kept
 
 
 def _classes() -> dict[str, tuple[ast.ClassDef, dict[str, str]]]:

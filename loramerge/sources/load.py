@@ -8,7 +8,6 @@ from loramerge import formats
 from loramerge.adapters.adapter import Adapter
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.base import open_base
-from loramerge.formats.files.npz import read_npz
 from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.forms.form import NO_AID, Aid, Base
 from loramerge.formats.peft.alpha import Alpha
@@ -74,5 +73,7 @@ def aid(base: str | Path | Base | None, gate: str | Path | None) -> Aid:
 def _gate(path: Path) -> dict[str, Array]:
     """Module -> vector."""
     if path.suffix == ".npz":
+        from loramerge.formats.files.npz import read_npz  # few have a gate in one
+
         return read_npz(path, str(path))
     return {key: tensor.read() for key, tensor in open_file(path, str(path)).tensors.items()}

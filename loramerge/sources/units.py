@@ -148,7 +148,7 @@ class Units:
         for m, unit in np.argwhere(far).tolist():
             if self._lives(m, unit):
                 raise self._beyond(m, int(self.owner[unit]), "strong")
-        for source in np.unique(self.owner).tolist():
+        for source in sorted(set(self.owner.tolist())):
             mine = np.flatnonzero(self.owner == source)
             for m in positions(size[:, mine].max(axis=1) < 1 / UNIT):
                 if any(self._lives(m, unit) for unit in mine.tolist()):
