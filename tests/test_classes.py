@@ -13,6 +13,7 @@ CONTRACTS = {  # their methods have a default where most have nothing of their o
     "loramerge.algorithms.method.Method",
     "loramerge.formats.dialects.dialect.Dialect",
     "loramerge.routing.gates.gate.Gate",
+    "loramerge.routing.imports.system.System",
 }
 OPEN = {("loramerge.algorithms.families.size.Ranked", name) for name in ("foreseen", "searches", "after")}
 OURS = ("__post_init__", "__init__")  # they add to what stands above them

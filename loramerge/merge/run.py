@@ -29,7 +29,6 @@ from loramerge.merge.report import Module, Report
 from loramerge.merge.spread import write_spread
 from loramerge.merge.strength import best_smallest_cosine, rescaled, strength
 from loramerge.request.progress import Stage
-from loramerge.routing.router import write_router
 from loramerge.sources.units import Units
 
 Put = Callable[[Target, Array, Array], None]
@@ -268,6 +267,8 @@ def _to_disk(plan: Plan, out: Path) -> Merge:
             check_limits(made, plan.request)
             draft.close_masks(mark_of(marks))
             if plan.outline.masks is not None:
+                from loramerge.routing.router import write_router  # few merges have tasks to choose from
+
                 write_router(plan.sources.adapters, list(plan.outline.masks.tasks), draft.where)
             draft.close(record(plan, digests()), made.to_dict())
         check_written(draft.reread(), marks, outline.scales, plan.effort.workers, plan.request.tell)
