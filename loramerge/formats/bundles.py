@@ -32,13 +32,15 @@ def task(number: int) -> str:
     return f"{TASK}{number}"
 
 
-def is_bundle(path: str | Path) -> bool:
+def is_bundle(path: object) -> bool:
     """Whether a folder says that it is a bundle."""
     return record_of(path) is not None
 
 
-def record_of(path: str | Path) -> dict[str, Any] | None:
+def record_of(path: object) -> dict[str, Any] | None:
     """What the folder of a bundle says of itself; None where it is none, or cannot be read as one."""
+    if not isinstance(path, str | Path):
+        return None
     place = Path(path) / RECORD
     try:
         if not os.path.isfile(place):

@@ -289,6 +289,7 @@ def test_a_record_that_cannot_be_read_is_a_sentence(hub, login, merged):
 
 
 MASKS = "masks/masks.safetensors"
+ROUTER = "masks/router.safetensors"
 
 
 @pytest.fixture
@@ -302,7 +303,7 @@ def masked(tmp_path, monkeypatch):
 
 def test_masks_go_with_their_merge_and_restore_its_tasks_there(hub, login, masked):
     assert lm.push(masked, "me/m").notes == ()
-    assert there(hub).keys() == SENT | {MASKS}
+    assert there(hub).keys() == SENT | {MASKS, ROUTER}
     for task in "ab":
         lm.restore("me/m", task, f"far-{task}")
         assert lm.diff(lm.restore(masked, task, f"near-{task}").adapter, f"far-{task}").largest == 0
@@ -328,7 +329,7 @@ def test_what_else_lies_among_masks_stays_here(hub, login, masked):
     (masked / "masks/mine.txt").write_text("x")
     (masked / "masks/deep").mkdir()
     done = lm.push(masked, "me/m")
-    assert there(hub).keys() == SENT | {MASKS}
+    assert there(hub).keys() == SENT | {MASKS, ROUTER}
     assert done.notes == ("masks/deep, masks/mine.txt are no part of the adapter, and were not sent",)
 
 
