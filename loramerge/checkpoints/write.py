@@ -102,8 +102,9 @@ def write(todo: Changes, out: Path, overwrite: bool, run: Run) -> list[Fused]:
             for part, model in base.models.items()
             for fused in _model(todo, model, part, where / model.folder, False, run)
         ]
-        for model in base.models.values():
-            _flush(where / model.folder)
+        with writing(out):
+            for model in base.models.values():
+                _flush(where / model.folder)
     return done
 
 
