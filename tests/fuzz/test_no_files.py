@@ -80,7 +80,7 @@ READERS = {  # the file -> what reads it
     "lone.npz": lambda: lm.combine(["lone.npz"], alpha=1),
     "a/README.md": described,
     "said.json": lambda: lm.combine(["a", "b"], "sg", describe="x", descriptions="said.json"),
-    "a/descriptions.json": described,
+    "descriptions.json": described,
     "vectors.npz": lambda: lm.combine(["a", "b"], "sg", describe="x", embedding="vectors.npz"),
     "m/loramerge.json": lambda: lm.replay("m"),
     "r.json": lambda: lm.replay("r.json"),
