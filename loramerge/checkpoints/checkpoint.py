@@ -111,7 +111,7 @@ def _holds_weights(folder: Path) -> bool:
 
 def _model(root: Path, folder: str, name: str) -> Model:
     place, shown = root / folder, f"{name}/{folder}" if folder else name
-    config = read_object(place / CONFIG, f"{CONFIG} of {shown}") if (place / CONFIG).is_file() else {}
+    config = read_object(place / CONFIG, f"{CONFIG} of {shown}") if os.path.lexists(place / CONFIG) else {}
     index = _index(place)
     files = _listed(place / index, shown) if index else [_weights(place, shown)]
     shards = {file: open_file(place / file, f"{shown}/{file}") for file in files}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapters.original import opened
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.apply import Fused, applied
 from loramerge.checkpoints.changes import Changes
@@ -102,8 +103,9 @@ def write(todo: Changes, out: Path, overwrite: bool, run: Run) -> list[Fused]:
             for part, model in base.models.items()
             for fused in _model(todo, model, part, where / model.folder, False, run)
         ]
-        for model in base.models.values():
-            _flush(where / model.folder)
+        with writing(out):
+            for model in base.models.values():
+                _flush(where / model.folder)
     return done
 
 
@@ -118,9 +120,11 @@ def _carry(todo: Changes, path: str, where: Path) -> None:
         return _write_json(out, _configured(read_object(source, path), todo.configs[part]))
     if part is not None and name == todo.checkpoint.models[part].index and _grown(todo, part):
         return _write_json(out, _indexed(todo, part, read_object(source, path)))
-    with writing(out):
-        shutil.copyfile(source, out)
-        _sync(out)
+    with opened(source, f"{path} of {todo.checkpoint.name}") as fd, writing(out), out.open("xb") as made:
+        with open(fd, "rb", closefd=False) as stream:
+            shutil.copyfileobj(stream, made)
+        made.flush()
+        os.fsync(made.fileno())
     return None
 
 

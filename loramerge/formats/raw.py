@@ -106,7 +106,8 @@ def look(place: Path, name: str, allow_pickle: bool = False) -> Raw:
 
 def _listed(place: Path, name: str) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(place) if entry.is_file())
+        with os.scandir(place) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
     except OSError as error:
         raise SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check its rights.") from error
 

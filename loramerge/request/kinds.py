@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.limits import FACTOR, beyond
-from loramerge.errors import printable
+from loramerge.adapters.original import read_text
+from loramerge.errors import SourceError, printable
 from loramerge.request.progress import Bar, Tell
 
+NAMES = 1 << 20  # bytes of a file of names
 LARGEST = 1e300  # beyond it squares of numbers overflow float64
 
 
@@ -270,10 +272,12 @@ def _renaming(text: str) -> dict[str, str]:
     if equals:
         return {old: new}
     try:
-        said = Path(text).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise Unfit(f"is neither OLD=NEW nor a file that can be read ({why})") from None
+        raw = read_text(Path(text), text, NAMES)
+        said = raw.decode("utf-8")
+    except (SourceError, ValueError) as error:
+        raise Unfit(f"is neither OLD=NEW nor a file that can be read ({error})") from None
+    if len(raw) > NAMES:
+        raise Unfit(f"is a file of more than {NAMES >> 20} MB, which is no table of names")
     if said.lstrip().startswith("{"):
         return Renames().fit(_object(said))
     lines = [line.partition("#")[0].replace("=", " ", 1).split() for line in said.splitlines()]
@@ -285,7 +289,7 @@ def _renaming(text: str) -> dict[str, str]:
 def _object(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unfit(f"is not a JSON object ({error})") from None
 
 

@@ -91,7 +91,7 @@ def _beside(adapter: Adapter, shelves: Shelves) -> Mapping[str, str]:
     folder = Path(os.path.abspath(home)).parent  # of `.` too, and of the link rather than of what it leads to
     if folder not in shelves:
         file = folder / FILE
-        shelves[folder] = _read(file, str(home.parent / FILE)) if file.is_file() else {}
+        shelves[folder] = _read(file, str(home.parent / FILE)) if os.path.lexists(file) else {}
     return shelves[folder]
 
 

@@ -82,9 +82,11 @@ def locked(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(lock)  # before the lock is let go: see _lock
-        os.close(fd)
+        try:
+            with writing(out), suppress(FileNotFoundError):
+                os.unlink(lock)  # before the lock is let go: see _lock
+        finally:
+            os.close(fd)
 
 
 @contextmanager

@@ -258,7 +258,8 @@ def _refuse_mlx(folder: Path, config: Mapping[str, Any], name: str) -> None:
 
 def _no_config(folder: Path, name: str) -> SourceError:
     try:
-        files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        with os.scandir(folder) as entries:
+            files = sorted(entry.name for entry in entries if entry.is_file())
     except OSError as error:
         return SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check its rights.")
     weights = [f for f in files if f.endswith(".safetensors")]
