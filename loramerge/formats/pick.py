@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from loramerge.adapters.adapter import Tensor
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.names import parse
@@ -35,7 +33,7 @@ def picked(file: File, name: str) -> File:
     Raises:
         SourceError: the file has none of this name.
     """
-    owners = {key: _owner(key, file.tensors) for key in file.tensors}
+    owners = {key: _owner(key) for key in file.tensors}
     names = sorted({owner for owner, _ in owners.values() if owner is not None})
     if name not in names:
         some = ", ".join(map(printable, names)) or "one adapter without a name"
@@ -44,16 +42,12 @@ def picked(file: File, name: str) -> File:
     return replace(file, tensors=kept)
 
 
-def _owner(key: str, keys: Mapping[str, Tensor]) -> tuple[str | None, str]:
+def _owner(key: str) -> tuple[str | None, str]:
     """Whose a tensor is, None if it is nobody's alone; and its key without that name."""
     for pattern, short in ((TASK, "{stem}.weight"), (HEAD, "{start}.{end}")):
         if found := pattern.fullmatch(key):
             return found["name"], short.format(**found.groupdict())
-    if (found_name := parse(key)) and found_name.adapter:
-        return found_name.adapter, key.replace(f".{found_name.adapter}.", ".", 1) if key.count(
-            f".{found_name.adapter}."
-        ) else key.removesuffix(f".{found_name.adapter}")
-    first, _, rest = key.partition(".")
-    inside = sum(other.startswith(f"{first}.") for other in keys)
-    alone = inside < len(keys) and (parse(rest) is not None or ".lora" in f".{rest}" or "head" in rest)
-    return (first, rest) if rest and alone else (None, key)
+    if (part := parse(key)) and part.adapter:
+        named = f".{part.adapter}"
+        return part.adapter, key.replace(f"{named}.", ".") if f"{named}." in key else key.removesuffix(named)
+    return None, key
