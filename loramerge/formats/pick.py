@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File
-from loramerge.formats.peft.names import parse
+from loramerge.formats.peft.names import PREFIX, parse
 
 TASK = re.compile(r"(?P<stem>.+\.lora_(?:down|up)_[QV])\.(?P<name>\w+)\.weight", re.DOTALL)  # of Omni-AVSR
 HEAD = re.compile(r"(?P<start>.+\.modules_to_save)\.(?P<name>[^.]+)\.(?P<end>.+)", re.DOTALL)
@@ -51,3 +52,23 @@ def _owner(key: str) -> tuple[str | None, str]:
         named = f".{part.adapter}"
         return part.adapter, key.replace(f"{named}.", ".") if f"{named}." in key else key.removesuffix(named)
     return None, key
+
+
+def called(file: File, ends: Mapping[str, str]) -> tuple[File, list[str]]:
+    """The factors that end so, under PEFT's names, and a sentence about what is left out.
+
+    Raises:
+        SourceError: no key ends so.
+    """
+    kept = {}
+    for side, end in (("down", ends["down"]), ("up", ends["up"])):
+        found = {key: tensor for key, tensor in file.tensors.items() if key.endswith(end) and key != end}
+        if not found:
+            raise SourceError(f"No key of {printable(file.name)} ends in {printable(end)}.")
+        last = "lora_A.weight" if side == "down" else "lora_B.weight"
+        kept |= {
+            f"{PREFIX}{key.removesuffix(end).rstrip('.')}.{last}": tensor for key, tensor in found.items()
+        }
+    others = len(file.tensors) - len(kept)
+    left = [f"{others} tensors with other names than those that were given are left out"] if others else []
+    return replace(file, tensors=kept), left

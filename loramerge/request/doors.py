@@ -62,6 +62,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "convert": {
         **dict.fromkeys(("weights", "renormalise", *_ALLOWED, "descriptions", "embedding"), _ONE),
         **dict.fromkeys(("rules", "initial", "strength", "size"), _CONVERTED),
+        **dict.fromkeys(("project_out", "drop_below"), _CONVERTED),
         **dict.fromkeys(("consumer", "max_rank", "allow_unknown"), "`check` tells who loads the result"),
         "format": "`to` says it",
         **dict.fromkeys(LIMITS, "every module is compared anyway"),
@@ -78,7 +79,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "fuse": {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
-        "rules": "use combine first, and fuse the merge",
+        **dict.fromkeys(("rules", "project_out", "drop_below"), "use combine first, and fuse the merge"),
         "base": _ARGUMENT,
         "extras": "all that the adapter holds is applied",
         **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
@@ -101,6 +102,8 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "descriptions": "similarities to them are recorded in their place",
         "base": _YOURS,
         "prompt_gate": _YOURS,
+        "names": _YOURS,
+        "project_out": _YOURS,
         "size": "the ranks that it came to are recorded in its place",
         **dict.fromkeys(LIMITS, "it decides whether a merge is written, not what is in it"),
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
@@ -109,9 +112,8 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "replay": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),
-        **dict.fromkeys(
-            ("initial", "base", "prompt_gate", "allow_pickle", "out", "overwrite", *LIMITS), HERE
-        ),
+        **dict.fromkeys(("initial", "base", "prompt_gate", "names", "project_out", "allow_pickle"), HERE),
+        **dict.fromkeys(("out", "overwrite", *LIMITS), HERE),
     },
 }
 
