@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from loramerge.adapters.adapter import Tensor
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.names import PREFIX, parse
@@ -60,7 +61,7 @@ def called(file: File, ends: Mapping[str, str]) -> tuple[File, list[str]]:
     Raises:
         SourceError: no key ends so.
     """
-    kept = {}
+    kept = dict[str, Tensor]()
     for side, end in (("down", ends["down"]), ("up", ends["up"])):
         found = {key: tensor for key, tensor in file.tensors.items() if key.endswith(end) and key != end}
         if not found:

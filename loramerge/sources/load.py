@@ -72,7 +72,7 @@ def aid(
     Raises:
         SourceError, IncompatibleError: as for `open_base`; or the gate cannot be read.
     """
-    if base is gate is names is None:
+    if base is None and gate is None and names is None:
         return NO_AID
     if names is not None and names.keys() != {"down", "up"}:
         raise UsageError(

@@ -61,7 +61,7 @@ def span(up: Array, down: Array) -> Array:
     >>> span(np.array([[2.0], [0.0]]), np.ones((1, 3))).shape
     (2, 1)
     """
-    core = up @ np.linalg.qr(down.T, mode="r").T
+    core = up @ np.asarray(np.linalg.qr(down.T, mode="r")).T
     left, sigma, _ = np.linalg.svd(core, full_matrices=False)
     found: Array = left[:, sigma > LEAST * sigma[:1].max(initial=0.0)]
     return found

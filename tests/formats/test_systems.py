@@ -378,3 +378,38 @@ def test_alignguard_takes_the_span_of_a_safety_adapter_out_of_every_source(tmp_p
     assert any("projected out of" in note for note in merge.report.notes)
     again = lm.replay(tmp_path / "m", project_out=safety)
     assert lm.diff(merge.adapter, again.adapter).error == 0
+
+
+def test_row_9_alignguards_overlaps_are_columns_of_diff(tmp_path, capsys):
+    from tests.helpers.files import Cli
+
+    rng = np.random.default_rng(15)
+    stem, paths = "base_model.model.layers.0.q", []
+    for i in range(2):
+        values = {f"{stem}.lora_A.weight": n(rng, 2, 6), f"{stem}.lora_B.weight": n(rng, 5, 2)}
+        paths.append(folder(tmp_path / f"{i}", values, r=2, lora_alpha=4))
+    a, b = (next(iter(lm.load(path).values())).dense() for path in paths)
+    (module,) = lm.diff(*paths, overlap=True).modules
+    cosine = (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
+    np.testing.assert_allclose([module.geodesic, module.overlap], [cosine**2, np.abs(a * b).sum()], rtol=1e-9)
+    assert lm.diff(paths[0], paths[0], overlap=True).modules[0].geodesic == pytest.approx(1)
+    apart = [lm.Adapter.of({"q": lm.LowRank(np.eye(2)[:, [i]], np.eye(2)[[i]])}) for i in range(2)]
+    (none,) = lm.diff(*apart, overlap=True).modules
+    assert (none.geodesic, none.overlap) == (0, 0)
+    shown = Cli(capsys)("diff", *paths, "--overlap").out
+    assert "C_geo" in shown
+    assert "C_RM" in shown
+
+
+def test_row_30_reclora_is_a_weighted_concatenation(tmp_path):
+    rng, paths, wanted = np.random.default_rng(16), [], 0
+    alphas = [0.2, 0.5, 0.3]
+    for i, alpha in enumerate(alphas):
+        a, b = n(rng, 2, 6), n(rng, 5, 2)
+        stem = "base_model.model.layers.0.q"
+        values = {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+        paths.append(folder(tmp_path / f"{i}", values, r=2, lora_alpha=2))
+        wanted = wanted + alpha * b.astype("f8") @ a
+    merge = lm.combine(paths, "cat", weights=alphas)
+    same(merge.adapter, {"layers.0.q": wanted})
+    assert merge.adapter.rank == 6
