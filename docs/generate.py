@@ -20,6 +20,7 @@ from loramerge.cli.options import options_of
 from loramerge.consumers import CONSUMERS
 from loramerge.consumers.consumer import NOUNS, Consumer
 from loramerge.formats.dialects import DIALECTS, Dialect
+from loramerge.formats.forms.form import Form
 from loramerge.formats.forms.table import FORMS
 from loramerge.routing.gates.gate import DataFree
 from loramerge.routing.gates.names import GATES
@@ -265,14 +266,27 @@ def _yes(fact: bool) -> str:
 
 
 def forms_table() -> str:
-    """Every form: who stores it, and what it is."""
-    needs = {"file": "its file", "sizes": "the sizes of the layers", "base": "the base weights"}
-    rows = ["| form | stored by | ΔW before the scale | rank at most | needs |", "|---|---|---|---|---|"]
+    """Every form: who stores it, what it is, what it needs, and what it is held against in the tests."""
+    needs = {"file": "its file", "sizes": "layer sizes", "base": "base weights"}
+    head = ["form", "stored by", "ΔW; before the scale, where there is an alpha", "rank at most", "needs"]
+    rows = []
     for form in FORMS.values():
-        types = "PEFT " + ", ".join(form.types) if form.types else ""
-        by = "; ".join(filter(None, [types, "image tools" if form.image else ""]))
-        rows.append(f"| {form.words} | {by} | {form.formula} | {form.units} | {needs[form.needs]} |")
-    return "\n".join(rows)
+        types = f"PEFT {_listed(form.types)}" if form.types else ""
+        by = "; ".join(filter(None, [types, "image tools" if form.image else ""])) or "its authors"
+        kept = f"{form.units}{' (full)' if form.full else ''}"
+        rows.append([form.words, by, form.formula, kept, needs[form.needs], _oracle(form)])
+    return _table([*head, "held against"], rows)
+
+
+AUTHORS = {  # forms that PEFT does not have, or has otherwise
+    "stacked": "its definition", "authors_kasa": "the authors' formula", "xs": "the authors' formula",
+    "lofit": "the authors' formula", "merged": "loralib", "boft": "PEFT, in steps",
+}  # fmt: skip
+
+
+def _oracle(form: Form) -> str:
+    packages = filter(None, ["PEFT" if form.types else "", "LyCORIS" if form.image else ""])
+    return AUTHORS.get(form.name) or _listed(packages)
 
 
 def gates_table() -> str:

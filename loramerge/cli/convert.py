@@ -19,11 +19,15 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.argument("source", metavar="SOURCE", type=SOURCE)
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="The format of OUT.")
+@click.option("--pruned", type=click.Path(path_type=Path), metavar="DIR", help="Indices by which LoRAM "
+    "pruned the model named by --base: the adapter gets the sizes of that.")  # fmt: skip
 @asks("convert")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
-def convert(ctx: click.Context, /, source: str, out: Path, to: str, **given: Any) -> None:
+def convert(
+    ctx: click.Context, /, source: str, out: Path, to: str, pruned: Path | None, **given: Any
+) -> None:
     """Write an adapter in another format. Every module keeps its update.
 
     OUT is one file if it ends in .safetensors, else a folder. Before OUT appears, every module is read back
@@ -34,7 +38,7 @@ def convert(ctx: click.Context, /, source: str, out: Path, to: str, **given: Any
       loramerge convert kohya.safetensors diffusers.safetensors --to diffusers
     """
     printed = check_printed(given)
-    done = convert_adapter(source, out, to, **typed(ctx, "convert"))
+    done = convert_adapter(source, out, to, pruned=pruned, **typed(ctx, "convert"))
     if printed == "json":
         return show.data(done.to_dict())
     if printed == "path":

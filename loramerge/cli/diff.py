@@ -21,6 +21,8 @@ from loramerge.verbs.diff import diff as compare
     help="Fail (exit 4) if a module is missing or differs by more than this share of its norm in A.",
 )
 @asks("combine", "alpha", "allow_pickle", "rename", "base")
+@click.option("--overlap", is_flag=True, help="Show how much they change the same entries too: C_geo, the "
+    "squared cosine, and C_RM, Σ |Aᵢⱼ Bᵢⱼ|.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
 def diff(
     a: str,
@@ -30,6 +32,7 @@ def diff(
     allow_pickle: bool,
     rename: dict[str, str] | None,
     base: str | None,
+    overlap: bool,
     as_json: bool,
 ) -> None:
     """Compare two adapters: relative error, cosine and norm ratio of every module.
@@ -41,7 +44,7 @@ def diff(
     Example:
       loramerge diff merged merged-again --max-error 1e-6
     """
-    found = compare(a, b, alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base)
+    found = compare(a, b, alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base, overlap=overlap)
     if as_json:
         show.data(found.to_dict())
     else:

@@ -10,7 +10,8 @@ from loramerge.cli import show, values
 from loramerge.cli.downloads import listed
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import FILTER_HELP, asks
-from loramerge.errors import IncompatibleError, LoramergeError
+from loramerge.errors import IncompatibleError, LoramergeError, printable
+from loramerge.merge.tables import aligned
 from loramerge.request.request import Request
 from loramerge.sources.expand import expand
 from loramerge.sources.open import Alphas, check_alphas, open_one
@@ -22,6 +23,7 @@ from loramerge.verbs.inspect import Inspection, measured
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=SOURCE)
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--download", is_flag=True, help="Download adapters from the Hub, and show their spectra too.")
+@click.option("--groups", is_flag=True, help="Show the norm of the factors of every block too.")
 @asks("combine", "alpha", "allow_pickle", "base")
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
 @click.pass_context
@@ -30,6 +32,7 @@ def inspect(
     sources: tuple[str, ...],
     filters: tuple[str, ...],
     download: bool,
+    groups: bool,
     alpha: Alphas,
     allow_pickle: bool,
     base: str | None,
@@ -62,10 +65,16 @@ def inspect(
             failures.append(error)
             show.note(f"Error: {error}")
             continue
-        shown.append(facts.to_dict())
+        blocks = facts.groups if groups and isinstance(facts, Inspection) and not facts.peeked else {}
+        shown.append(facts.to_dict() | ({"groups": dict(blocks)} if blocks else {}))
         peeked += isinstance(facts, Inspection) and facts.peeked
         if not as_json:
-            click.echo(f"{facts}\n" if len(members) > 1 else str(facts))
+            rows = [
+                ["block", "norm"],
+                *([printable(name, 60), f"{norm:.4g}"] for name, norm in blocks.items()),
+            ]
+            click.echo("\n".join([str(facts), *(aligned(rows) if blocks else [])]))
+            click.echo(nl=len(members) > 1)
     if peeked and not as_json:
         show.note("note: on the Hub only headers were read; --download shows the spectra too")
     if as_json:

@@ -87,6 +87,7 @@ REPEATED = {  # once for each source, or for each pair of names
     "alpha": values.alphas,
     "initial": values.pairs,
     "rename": values.renames,
+    "names": values.pairs,
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from loramerge.adapters.adapter import Tensor
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File
-from loramerge.formats.peft.names import parse
+from loramerge.formats.peft.names import PREFIX, parse
 
 TASK = re.compile(r"(?P<stem>.+\.lora_(?:down|up)_[QV])\.(?P<name>\w+)\.weight", re.DOTALL)  # of Omni-AVSR
 HEAD = re.compile(r"(?P<start>.+\.modules_to_save)\.(?P<name>[^.]+)\.(?P<end>.+)", re.DOTALL)
@@ -35,7 +35,7 @@ def picked(file: File, name: str) -> File:
     Raises:
         SourceError: the file has none of this name.
     """
-    owners = {key: _owner(key, file.tensors) for key in file.tensors}
+    owners = {key: _owner(key) for key in file.tensors}
     names = sorted({owner for owner, _ in owners.values() if owner is not None})
     if name not in names:
         some = ", ".join(map(printable, names)) or "one adapter without a name"
@@ -44,16 +44,32 @@ def picked(file: File, name: str) -> File:
     return replace(file, tensors=kept)
 
 
-def _owner(key: str, keys: Mapping[str, Tensor]) -> tuple[str | None, str]:
+def _owner(key: str) -> tuple[str | None, str]:
     """Whose a tensor is, None if it is nobody's alone; and its key without that name."""
     for pattern, short in ((TASK, "{stem}.weight"), (HEAD, "{start}.{end}")):
         if found := pattern.fullmatch(key):
             return found["name"], short.format(**found.groupdict())
-    if (found_name := parse(key)) and found_name.adapter:
-        return found_name.adapter, key.replace(f".{found_name.adapter}.", ".", 1) if key.count(
-            f".{found_name.adapter}."
-        ) else key.removesuffix(f".{found_name.adapter}")
-    first, _, rest = key.partition(".")
-    inside = sum(other.startswith(f"{first}.") for other in keys)
-    alone = inside < len(keys) and (parse(rest) is not None or ".lora" in f".{rest}" or "head" in rest)
-    return (first, rest) if rest and alone else (None, key)
+    if (part := parse(key)) and part.adapter:
+        named = f".{part.adapter}"
+        return part.adapter, key.replace(f"{named}.", ".") if f"{named}." in key else key.removesuffix(named)
+    return None, key
+
+
+def called(file: File, ends: Mapping[str, str]) -> tuple[File, list[str]]:
+    """The factors that end so, under PEFT's names, and a sentence about what is left out.
+
+    Raises:
+        SourceError: no key ends so.
+    """
+    kept = dict[str, Tensor]()
+    for side, end in (("down", ends["down"]), ("up", ends["up"])):
+        found = {key: tensor for key, tensor in file.tensors.items() if key.endswith(end) and key != end}
+        if not found:
+            raise SourceError(f"No key of {printable(file.name)} ends in {printable(end)}.")
+        last = "lora_A.weight" if side == "down" else "lora_B.weight"
+        kept |= {
+            f"{PREFIX}{key.removesuffix(end).rstrip('.')}.{last}": tensor for key, tensor in found.items()
+        }
+    others = len(file.tensors) - len(kept)
+    left = [f"{others} tensors with other names than those that were given are left out"] if others else []
+    return replace(file, tensors=kept), left

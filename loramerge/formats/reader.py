@@ -15,7 +15,7 @@ from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.peft.alpha import Alpha
 from loramerge.formats.peft.read import CONFIG, load_folder, noted, open_weights
-from loramerge.formats.pick import picked, split
+from loramerge.formats.pick import called, picked, split
 from loramerge.formats.wrappers import unwrapped_file
 
 EARLY_MLX = "adapters.npz"  # of mlx-lm, before it wrote safetensors
@@ -41,6 +41,9 @@ def load_path(
     if not os.path.isdir(path) and (elsewhere is None or elsewhere.path == path):
         file = elsewhere or open_weights(path, name, allow_pickle)
         file = file if chosen is None else picked(file, chosen)
+        if aid.names:
+            file, notes = called(file, aid.names)
+            return noted(_read(Header(file, name, alpha=alpha, optional=optional)), notes)
         return _read(Header(file, name, alpha=alpha, optional=optional, base=aid.base, gate=aid.gate))
     shown = name.rstrip("/") or name
     weights, config = _foreign(path, shown)

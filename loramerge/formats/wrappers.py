@@ -18,6 +18,7 @@ from loramerge.formats.peft.names import PREFIX
 # `_orig_mod`, `_fsdp_wrapped_module`, `_forward_module`, …: each ends so, and begins with `_`; and DDP's own.
 _SEGMENT = re.compile(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule)?|module)\\?\.")
 _FLAT = re.compile(r"^(?P<start>lora_[a-z0-9]+_)_orig_mod_|(?<=_)_orig_mod_")  # kohya writes `_` for dots
+_LORA = re.compile(r"\.lora_(?:up|down)\.weight$|\.alpha$")
 _OWN = re.compile(r"(?:^|\.)levit\.")  # whose layers really have a `module`
 LISTS = ("target_modules", "modules_to_save", "target_parameters", "exclude_modules")
 TABLES = ("rank_pattern", "alpha_pattern")
@@ -31,6 +32,8 @@ def plain(key: str) -> str:
     """
     if not _OWN.search(key):
         key = _FLAT.sub(r"\g<start>", _SEGMENT.sub("", key))
+    if key.startswith("model.diffusion_model.") and _LORA.search(key):  # AnyRefill's
+        key = key.removeprefix("model.")
     while key.startswith(PREFIX + PREFIX):
         key = key.removeprefix(PREFIX)
     return key
@@ -44,6 +47,7 @@ def wrapped(keys: Iterable[str]) -> list[str]:
 def _names(key: str) -> list[str]:
     found = [match["name"] for match in _SEGMENT.finditer(key)]
     found += ["_orig_mod"] * bool(_FLAT.search(key))
+    found += ["model"] * key.startswith("model.diffusion_model.")
     return found or [PREFIX + PREFIX.rstrip(".")]
 
 

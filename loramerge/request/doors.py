@@ -66,6 +66,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(
             ("consumer", "max_rank", "allow_unknown"), "`check` says which programs load the result"
         ),
+        **dict.fromkeys(("project_out", "drop_below"), _CONVERTED),
         "format": "`to` says it",
         **dict.fromkeys(LIMITS, "every module is compared anyway"),
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),
@@ -82,7 +83,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "fuse": {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
-        "rules": "use combine first, and fuse the merge",
+        **dict.fromkeys(("rules", "project_out", "drop_below"), "use combine first, and fuse the merge"),
         "base": _ARGUMENT,
         "extras": "all that the adapter holds is applied",
         "heads_as_lora": "all that the adapter holds is applied as it is",
@@ -118,6 +119,8 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "descriptions": "similarities to them are recorded in their place",
         "base": _YOURS,
         "prompt_gate": _YOURS,
+        "names": _YOURS,
+        "project_out": _YOURS,
         "size": "the ranks that it came to are recorded in its place",
         **dict.fromkeys(LIMITS, "it decides whether a merge is written, not what is in it"),
         **dict.fromkeys(("out", "overwrite", "bare"), _NO_PLACE),
@@ -126,10 +129,8 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "replay": {
         **dict.fromkeys(("sources", "strength", "size", "output"), _SETTLED),
-        **dict.fromkeys(
-            ("initial", "heads_as_lora", "base", "prompt_gate", "allow_pickle", "out", "overwrite", *LIMITS),
-            HERE,
-        ),
+        **dict.fromkeys(("initial", "heads_as_lora", "base", "prompt_gate", "names", "project_out"), HERE),
+        **dict.fromkeys(("allow_pickle", "out", "overwrite", *LIMITS), HERE),
     },
 }
 

@@ -86,6 +86,15 @@ class Request:
     prompt_gate: str | Path | None = ask(None, "How much each output counts for a fixed prompt, for WavLLM: "
         "a .safetensors or .npz of vectors by module, or of one for all.", "sources",
         kinds.Text(metavar="FILE", path=True))  # fmt: skip
+    names: Mapping[str, str] | None = ask(None, "How keys of factors end in a file whose names nobody knows, "
+        "as down=END and up=END; what ends otherwise is left out.", "sources",
+        kinds.Pairs(metavar="SIDE=END"))  # fmt: skip
+    project_out: str | Path | None = ask(None, "An adapter to keep out of the way of: of every source what "
+        "lies in the span of its outputs is taken away, module by module.", "sources",
+        kinds.Text(metavar="ADAPTER", path=True))  # fmt: skip
+    drop_below: float | None = ask(None, "Leave out the blocks of a source whose factors together have a "
+        "norm below this, or of zero; see `loramerge inspect --groups`.", "sources",
+        kinds.Number())  # fmt: skip
     allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip
     format: str | None = ask(None, "How the merge is written.", "output", kinds.Choice(words=formats),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from loramerge import formats
 from loramerge.adapters.adapter import Adapter
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.base import open_base
+from loramerge.errors import UsageError, say
 from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.forms.form import NO_AID, Aid, Base
 from loramerge.formats.peft.alpha import Alpha
@@ -23,6 +25,7 @@ def load(
     peeking: bool = False,
     base: str | Path | None = None,
     prompt_gate: str | Path | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Adapter:
     """Read an adapter of any format (see docs/formats.md). Only its header is read; tensors when asked for.
 
@@ -39,6 +42,7 @@ def load(
         base: the model that it was trained on, by a path or a name on the Hub, for forms that need its layer
             sizes or weights, such as VeRA and DoRA. Only what these need is read.
         prompt_gate: a file of how much each output counts for a fixed prompt, for WavLLM.
+        names: how keys of factors end, {"down": END, "up": END}, in a file whose names nobody knows.
 
     Raises:
         SourceError: absent, cut short or malformed; on the Hub missing, gated, not to be reached.
@@ -55,19 +59,26 @@ def load(
         allow_pickle=allow_pickle,
         initial=initial,
         peeking=peeking,
-        aid=aid(base, prompt_gate),
+        aid=aid(base, prompt_gate, names),
     )
 
 
-def aid(base: str | Path | Base | None, gate: str | Path | None) -> Aid:
+def aid(
+    base: str | Path | Base | None, gate: str | Path | None, names: Mapping[str, str] | None = None
+) -> Aid:
     """What is given beside the files of an adapter, opened.
 
     Raises:
         SourceError, IncompatibleError: as for `open_base`; or the gate cannot be read.
     """
-    if base is None and gate is None:
+    if base is None and gate is None and names is None:
         return NO_AID
-    return Aid(None if base is None else open_base(base), None if gate is None else _gate(Path(gate)))
+    if names is not None and names.keys() != {"down", "up"}:
+        raise UsageError(
+            f"{say('names')} says how the keys of down and of up end: give both, and nothing else."
+        )
+    opened = None if base is None else open_base(base)
+    return Aid(opened, None if gate is None else _gate(Path(gate)), names)
 
 
 def _gate(path: Path) -> dict[str, Array]:

@@ -23,11 +23,13 @@ from loramerge.request.effort import Effort
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
+from loramerge.sources.blocks import stronger
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
 from loramerge.sources.heads import as_pairs
 from loramerge.sources.identity import identified
-from loramerge.sources.open import check_together, matched, missing_modules, open_all, select
+from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
+from loramerge.sources.projected import projected
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
 from loramerge.sources.units import Units, align, batches, needs
@@ -160,13 +162,22 @@ def open_together(recipe: Recipe) -> Sources:
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = identified(as_pairs(open_all(recipe.sources, request), request.heads_as_lora), request)
+    found = prepared(as_pairs(open_all(recipe.sources, request), request.heads_as_lora), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
     dialect = writer.written(found, format)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
     return Sources.of(whole, adapters, request, dialect)
+
+
+def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
+    """The sources under the names of their model, with what is asked of each of them before the merge."""
+    if request.project_out is None:
+        return stronger(identified(adapters, request), request.drop_below)
+    guard = open_one(request.project_out, replace(request, alpha="rank"))  # its strength does not matter
+    *found, safety = identified([*adapters, guard], request)
+    return projected(stronger(found, request.drop_below), safety)
 
 
 def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | None:

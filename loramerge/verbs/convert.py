@@ -10,6 +10,8 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.arguments import checked
 from loramerge.arrays import dtypes
+from loramerge.checkpoints.base import open_base
+from loramerge.checkpoints.pruned import scattered
 from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect, named
@@ -75,7 +77,9 @@ class Conversion:
 
 @spelled("convert")
 @checked("to")
-def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversion:
+def convert(
+    source: Source, out: str | Path, to: str, *, pruned: str | Path | None = None, **asked: Any
+) -> Conversion:
     """Write an adapter in another format; its ΔW is compared module by module before `out` appears.
 
     Where source and result are of one format and neither `dtype` nor `profile` is asked for, every tensor is
@@ -85,6 +89,7 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
         source: as for `load`.
         out: one file if it ends in .safetensors, else a folder, as the format wants it.
         to: ``peft``, ``kohya``, …
+        pruned: a folder of the indices that LoRAM pruned the base by: the adapter gets its full size.
         {asked}
 
     The profile is by default ``compact`` for kohya and diffusers, which load it as it is meant.
@@ -103,8 +108,9 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
     request = Request(**fields)
     if request.extras == "average":
         raise UsageError("extras='average' is for several sources: one of refuse, first, drop is for one.")
-    (adapter,) = identified(as_pairs([open_one(source, request)], request.heads_as_lora), request)
     where = a_path(out, "out")
+    opened = as_pairs([_whole(open_one(source, request), pruned, request)], request.heads_as_lora)
+    (adapter,) = identified(opened, request)
     dialect = writer.written([adapter], to)
     written = _profile(request.profile, dialect)
     if request.base is None and _changes_nothing(request) and _copies(adapter, dialect, where):
@@ -125,6 +131,17 @@ def convert(source: Source, out: str | Path, to: str, **asked: Any) -> Conversio
     writer.write(whole, outline, where, request.overwrite, check)
     notes = (*left_behind(adapter, rewritten=True), *_grown(whole, outline))
     return Conversion(adapter, load(where), where, False, seen[0], notes)
+
+
+def _whole(adapter: Adapter, pruned: str | Path | None, request: Request) -> Adapter:
+    """The adapter in the sizes of its base, if it was trained on a pruned one."""
+    if pruned is None:
+        return adapter
+    if request.base is None:
+        raise UsageError(
+            f"{say('pruned')} needs the sizes of the whole model: name it by {say('base', 'BASE')}."
+        )
+    return scattered(adapter, Path(pruned), open_base(request.base), request.allow_pickle)
 
 
 def _changes_nothing(request: Request) -> bool:

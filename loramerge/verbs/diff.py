@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from loramerge.sources.identity import identified
 from loramerge.sources.open import Alphas, open_all
 from loramerge.sources.units import align
 
+ROWS = 512  # of ΔW at a time
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleDifference:
@@ -35,6 +37,7 @@ class ModuleDifference:
         name: the module, or the key of a tensor that is no low-rank pair.
         first, second: ‖A‖² and ‖B‖².   apart: ‖A − B‖².   inner: ⟨A, B⟩.
         missing: ``A`` or ``B`` where only the other one has it.
+        overlap: Σ |Aᵢⱼ Bᵢⱼ|, if it was asked for.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ModuleDifference:
     apart: float
     inner: float
     missing: str | None = None
+    overlap: float | None = None
 
     @property
     def error(self) -> float:
@@ -53,6 +57,11 @@ class ModuleDifference:
     def cosine(self) -> float | None:
         """⟨A, B⟩ / ‖A‖‖B‖; None where one of them is zero or missing."""
         return _cosine(self.inner, self.first, self.second)
+
+    @property
+    def geodesic(self) -> float | None:
+        """⟨A, B⟩² / ‖A‖²‖B‖², the C_geo of AlignGuard, whose C_RM is `overlap` without its weights."""
+        return None if self.cosine is None else self.cosine**2
 
     @property
     def norm_ratio(self) -> float | None:
@@ -66,12 +75,15 @@ class ModuleDifference:
             "cosine": self.cosine,
             "norm_ratio": self.norm_ratio,
             "missing": self.missing,
+            **({} if self.overlap is None else {"c_geo": self.geodesic, "c_rm": self.overlap}),
         }
 
     def row(self) -> list[str]:
+        overlap = [] if self.overlap is None else [_show(self.geodesic), f"{self.overlap:.3g}"]
         if self.missing:
-            return [printable(self.name, 80), f"only in {'AB'.replace(self.missing, '')}", "–", "–"]
-        return [printable(self.name, 80), _tiny(self.error), _show(self.cosine), _show(self.norm_ratio)]
+            return [printable(self.name, 80), f"only in {'AB'.replace(self.missing, '')}", "–", "–", *overlap]
+        near = [_tiny(self.error), _show(self.cosine), _show(self.norm_ratio)]
+        return [printable(self.name, 80), *near, *overlap]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +149,9 @@ class Difference:
 
     def table(self, count: int = 10) -> list[list[str]]:
         """Rows of the worst modules, the header first."""
-        return [["module", "error", "cosine", "‖B‖/‖A‖"], *(module.row() for module in self.worst(count))]
+        more = ["C_geo", "C_RM"] * any(module.overlap is not None for module in self.modules)
+        rows = [module.row() for module in self.worst(count)]
+        return [["module", "error", "cosine", "‖B‖/‖A‖", *more], *rows]
 
     def summary(self) -> str:
         """The line below the table."""
@@ -176,6 +190,7 @@ def diff(
     allow_pickle: bool = False,
     rename: Mapping[str, str] | str | Path | None = None,
     base: str | Path | None = None,
+    overlap: bool = False,
     threads: int | None = None,
 ) -> Difference:
     """Compare two adapters by their updates ΔW. Factors, ranks, scales and types may differ.
@@ -185,6 +200,8 @@ def diff(
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         rename: other beginnings of module names, {old: new}, or a file of them, as for `combine`.
         base: the model that they were trained on, as for `load`.
+        overlap: measure too how much they change the same entries (AlignGuard's C_RM, and C_geo); this forms
+            each ΔW, some rows at a time.
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN, and for modules of other shapes.
@@ -202,28 +219,45 @@ def diff(
     with workers(Effort(threads).workers) as run:
         found: Iterable[ModuleDifference] = run(
             lambda target: _module(
-                str(target), [s[target] if target in s else None for s in (first, second)]
+                str(target), [s[target] if target in s else None for s in (first, second)], overlap
             ),
             targets,
         )
-        modules = [*found, *_extras(first, second)]
+        modules = [*found, *_extras(first, second, overlap)]
     modules.sort(key=lambda module: module.name)
     return Difference((first.name, second.name), tuple(modules))
 
 
-def _module(name: str, sides: Sequence[LowRank | None]) -> ModuleDifference:
+def _module(name: str, sides: Sequence[LowRank | None], overlap: bool) -> ModuleDifference:
     present = [side for side in sides if side is not None]
     try:
         with np.errstate(over="raise", invalid="raise"):
             if len(present) == 1:
                 energy = _energy(cores(present[0], present[0])[0])
-                return _lonely(name, energy, in_first=sides[0] is not None)
-            return _pair(name, *cores(*present))
+                alone = _lonely(name, energy, in_first=sides[0] is not None)
+                return replace(alone, overlap=0.0) if overlap else alone
+            near = _pair(name, *cores(*present))
+            return replace(near, overlap=overlapping(*present)) if overlap else near
     except ArithmeticError:
         raise SourceError(
             f"{printable(name)} holds NaN, infinity or numbers whose squares overflow float64: its training "
             "diverged or the file is damaged."
         ) from None
+
+
+def overlapping(first: LowRank, second: LowRank) -> float:
+    """Σ |Aᵢⱼ Bᵢⱼ|, some rows of both updates at a time.
+
+    >>> one = LowRank(np.array([[1.0], [0.0]]), np.array([[3.0, -4.0]]))
+    >>> overlapping(one, one)
+    25.0
+    """
+    total = 0.0
+    for start in range(0, len(first.up), ROWS):
+        rows = slice(start, start + ROWS)
+        tiles = [each.scale * (wide(each.up[rows]) @ wide(each.down)) for each in (first, second)]
+        total += float(np.abs(tiles[0] * tiles[1]).sum())
+    return total
 
 
 def cores(first: LowRank, second: LowRank) -> tuple[Array, Array]:
@@ -256,21 +290,21 @@ def _same(first: LowRank, second: LowRank) -> bool:
     return first.scale == second.scale and all(np.array_equal(x, y) for x, y in pairs)
 
 
-def _extras(first: Adapter, second: Adapter) -> Iterable[ModuleDifference]:
+def _extras(first: Adapter, second: Adapter, overlap: bool) -> Iterable[ModuleDifference]:
     """The tensors that are no low-rank pair: heads, biases, whatever was kept."""
     for key in sorted(first.extras.keys() | second.extras.keys()):
-        yield _extra(key, first, second)
+        found = _extra(key, [wide(s.extras[key].read()) for s in (first, second) if key in s.extras], first)
+        yield replace(found, overlap=found.overlap or 0.0) if overlap else replace(found, overlap=None)
 
 
-def _extra(key: str, first: Adapter, second: Adapter) -> ModuleDifference:
+def _extra(key: str, held: Sequence[Array], first: Adapter) -> ModuleDifference:
     with np.errstate(over="ignore", invalid="ignore"):  # NaN stays NaN: a head may hold it
-        held = [wide(s.extras[key].read()) for s in (first, second) if key in s.extras]
         if len(held) == 1:
             return _lonely(key, _energy(held[0]), in_first=key in first.extras)
         if held[0].shape != held[1].shape:
-            apart = _energy(held[0]) + _energy(held[1])
-            return ModuleDifference(key, _energy(held[0]), _energy(held[1]), apart, 0.0)
-        return _pair(key, *held)
+            one, other = map(_energy, held)
+            return ModuleDifference(key, one, other, one + other, 0.0)
+        return replace(_pair(key, *held), overlap=float(np.abs(held[0] * held[1]).sum()))
 
 
 def _lonely(name: str, energy: float, in_first: bool) -> ModuleDifference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -25,6 +26,7 @@ from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha
 from loramerge.formats.dialects import named
 from loramerge.merge.tables import aligned, as_frame, as_html
+from loramerge.sources.blocks import norms
 from loramerge.sources.load import load
 from loramerge.sources.units import Units, align, batches
 from loramerge.verbs.contents import Contents, contents
@@ -105,6 +107,11 @@ class Inspection:
     def peeked(self) -> bool:
         """Whether only the header was read, of a file that is still on the Hub."""
         return self.adapter.provenance.peeked
+
+    @cached_property
+    def groups(self) -> Mapping[str, float]:
+        """Block -> norm of its factors, √(Σ ‖A‖² + ‖B‖²), as GS-LoRA has it. Reads every factor."""
+        return norms(self.adapter)
 
     @cached_property
     def loads(self) -> dict[str, bool]:

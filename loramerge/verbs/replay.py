@@ -237,6 +237,7 @@ def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, r
         initial=start,
         base=request.base,
         prompt_gate=request.prompt_gate,
+        names=request.names,
     )
     found = adapter.provenance.sha256()
     if sorted(found.values()) != sorted(source.sha256.values()):

@@ -250,3 +250,166 @@ def test_plain_settings_beside_a_state_dict_are_kept(tmp_path):
     file = open_pickle(path, "a")
     assert list(file.tensors) == ["q.lora_A.weight"]
     assert json.loads(file.metadata["metadata"]) == {"r": 1}
+
+
+def test_row_14_abmll_is_read_by_the_names_that_its_user_gives(tmp_path):
+    rng = np.random.default_rng(10)
+    a, b = n(rng, 2, 6), n(rng, 5, 2)
+    keys = {"q.mu_down.weight": a, "q.mu_up.weight": b, "q.sigma_down.weight": n(rng, 2, 6)}
+    save_file({**keys, "q.sigma_up.weight": n(rng, 5, 2)}, tmp_path / "abmll.safetensors")
+    with pytest.raises(lm.LoramergeError):
+        lm.load(tmp_path / "abmll.safetensors", alpha=4)
+    names = {"down": "mu_down.weight", "up": "mu_up.weight"}
+    found = lm.load(tmp_path / "abmll.safetensors", alpha=4, names=names)
+    same(found, {"q": 2 * b @ a})
+    assert any("2 tensors with other names" in oddity for oddity in found.oddities)
+    with pytest.raises(SourceError, match=r"No key of .* ends in nothing"):
+        lm.load(tmp_path / "abmll.safetensors", alpha=4, names={**names, "up": "nothing"})
+
+
+def test_row_4_anyrefill_is_read_without_the_model_in_front_of_its_names(tmp_path):
+    rng = np.random.default_rng(11)
+    ours = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    a, b = n(rng, 2, 320), n(rng, 320, 2)
+    keys = {"lora_down.weight": a, "lora_up.weight": b}
+    save_file({f"model.diffusion_model.{ours}.{k}": v for k, v in keys.items()}, tmp_path / "a.safetensors")
+    found = lm.load(
+        tmp_path / "a.safetensors",
+        alpha="rank",
+    )
+    (update,) = found.values()
+    np.testing.assert_allclose(update.dense(), b @ a, rtol=1e-4, atol=1e-5)
+    assert [str(target) for target in found] == [
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    ]
+
+
+def loram(rng, tmp_path):
+    """An adapter of a pruned model: 2 of 4 heads of keys are left, of 8 of queries 4; 5 of 9 of the MLP."""
+    sizes = {"q_proj": (16, 6), "k_proj": (8, 6), "v_proj": (8, 6), "o_proj": (6, 16)}
+    mlp = {"gate_proj": (9, 6), "up_proj": (9, 6), "down_proj": (6, 9)}
+    paths = {f"model.layers.0.self_attn.{name}": size for name, size in sizes.items()}
+    paths |= {f"model.layers.0.mlp.{name}": size for name, size in mlp.items()}
+    save_model(tmp_path / "base", {f"{path}.weight": n(rng, *size) for path, size in paths.items()})
+    keys_gone, mlp_gone = np.array([2, 3, 6, 7]), np.array([0, 4, 5, 8])
+    (tmp_path / "pruned").mkdir()
+    pickled(tmp_path / "pruned" / "model.layers.0.self_attn.k_proj.pt", {"pruned_idx": keys_gone})
+    pickled(tmp_path / "pruned" / "model.layers.0.mlp.gate_proj.pt", {"pruned_idx": mlp_gone})
+    queries_gone = [
+        q for head in (1, 3) for q in range(4 * head, 4 * head + 4)
+    ]  # two query heads of size 2 each
+    gone = {"q_proj": queries_gone, "o_proj": queries_gone, "k_proj": keys_gone, "v_proj": keys_gone}
+    values, wanted = {}, {}
+    for path, (outs, ins) in paths.items():
+        name = path.rpartition(".")[2]
+        lost = list(gone.get(name, mlp_gone))
+        kept = [i for i in range(ins if name in ("o_proj", "down_proj") else outs) if i not in lost]
+        a, b = n(rng, 2, ins), n(rng, outs, 2)
+        if name in ("o_proj", "down_proj"):
+            a[:, lost] = 0
+            small = np.ascontiguousarray(a[:, kept]), b
+        else:
+            b[lost] = 0
+            small = a, b[kept]
+        values |= {f"base_model.model.{path}.lora_{s}.weight": v for s, v in zip("AB", small, strict=True)}
+        wanted[path] = 2 * b @ a
+    folder(tmp_path / "small", values, r=2, lora_alpha=4)
+    return wanted
+
+
+def test_row_36_loram_is_scattered_back_to_its_full_size(tmp_path):
+    wanted = loram(np.random.default_rng(12), tmp_path)
+    here = {"pruned": tmp_path / "pruned", "base": tmp_path / "base", "allow_pickle": True}
+    done = lm.convert(tmp_path / "small", tmp_path / "whole", "peft", **here)
+    same(done.adapter, wanted)
+    with pytest.raises(lm.UsageError, match=r"pruned.* needs the sizes of the whole model"):
+        lm.convert(tmp_path / "small", tmp_path / "x", "peft", pruned=tmp_path / "pruned")
+    (tmp_path / "pruned" / "model.layers.0.mlp.gate_proj.pt").unlink()
+    with pytest.raises(SourceError, match=r"model\.layers\.0\.mlp\.gate_proj\.pt is missing"):
+        lm.convert(tmp_path / "small", tmp_path / "x", "peft", **here)
+
+
+def gs(rng, tmp_path):
+    values, norms = {}, {}
+    for layer, strength in ((0, 1.0), (1, 0.01), (2, 0.0)):
+        squares = 0.0
+        for name in ("up", "down"):
+            stem = f"base_model.model.layers.{layer}.mlp.{name}"
+            a, b = strength * n(rng, 2, 6), strength * n(rng, 5, 2)
+            values |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+            squares += float((a.astype("f8") ** 2).sum() + (b.astype("f8") ** 2).sum())
+        norms[f"layers.{layer}"] = np.sqrt(squares)
+    return folder(tmp_path / "gs", values, r=2, lora_alpha=4), norms
+
+
+def test_row_20_gs_lora_shows_the_norms_of_its_blocks_and_drops_the_weak_ones(tmp_path, capsys):
+    from tests.helpers.files import Cli
+
+    path, norms = gs(np.random.default_rng(13), tmp_path)
+    assert lm.inspect(path).groups == pytest.approx(norms)
+    run = Cli(capsys)
+    assert run("inspect", path, "--groups", "--json").json()[0]["groups"] == pytest.approx(norms)
+    assert "layers.1" in run("inspect", path, "--groups").out
+    for least, left in ((0, 2), (0.5, 1)):
+        merge = lm.combine([path], drop_below=least)
+        assert {str(target).split(".")[1] for target in merge.adapter} == {str(i) for i in range(left)}
+        for target, update in merge.adapter.items():
+            np.testing.assert_allclose(update.dense(), lm.load(path)[target].dense(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(lm.UsageError, match="leaves no block of"):
+        lm.combine([path], drop_below=1e9)
+
+
+def test_alignguard_takes_the_span_of_a_safety_adapter_out_of_every_source(tmp_path):
+    rng, sources = np.random.default_rng(14), []
+    for name in ("a", "b", "safety"):
+        values = {}
+        for module in ("q", "v"):
+            stem = f"base_model.model.layers.0.{module}"
+            values |= {f"{stem}.lora_A.weight": n(rng, 2, 6), f"{stem}.lora_B.weight": n(rng, 5, 2)}
+        sources.append(folder(tmp_path / name, values, r=2, lora_alpha=4))
+    *pair, safety = sources
+    plain = lm.combine(pair).adapter
+    merge = lm.combine(pair, project_out=safety, dtype="float64", out=tmp_path / "m")
+    for target, update in lm.load(tmp_path / "m").items():
+        basis = np.linalg.qr(lm.load(safety)[target].dense() @ rng.standard_normal((6, 2)))[0]
+        dense = plain[target].dense()
+        np.testing.assert_allclose(update.dense(), dense - basis @ basis.T @ dense, atol=1e-5)
+        assert np.linalg.norm(basis.T @ update.dense()) ** 2 <= 1e-12 * np.linalg.norm(update.dense()) ** 2
+    assert any("projected out of" in note for note in merge.report.notes)
+    again = lm.replay(tmp_path / "m", project_out=safety)
+    assert lm.diff(merge.adapter, again.adapter).error == 0
+
+
+def test_row_9_alignguards_overlaps_are_columns_of_diff(tmp_path, capsys):
+    from tests.helpers.files import Cli
+
+    rng = np.random.default_rng(15)
+    stem, paths = "base_model.model.layers.0.q", []
+    for i in range(2):
+        values = {f"{stem}.lora_A.weight": n(rng, 2, 6), f"{stem}.lora_B.weight": n(rng, 5, 2)}
+        paths.append(folder(tmp_path / f"{i}", values, r=2, lora_alpha=4))
+    a, b = (next(iter(lm.load(path).values())).dense() for path in paths)
+    (module,) = lm.diff(*paths, overlap=True).modules
+    cosine = (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
+    np.testing.assert_allclose([module.geodesic, module.overlap], [cosine**2, np.abs(a * b).sum()], rtol=1e-9)
+    assert lm.diff(paths[0], paths[0], overlap=True).modules[0].geodesic == pytest.approx(1)
+    apart = [lm.Adapter.of({"q": lm.LowRank(np.eye(2)[:, [i]], np.eye(2)[[i]])}) for i in range(2)]
+    (none,) = lm.diff(*apart, overlap=True).modules
+    assert (none.geodesic, none.overlap) == (0, 0)
+    shown = Cli(capsys)("diff", *paths, "--overlap").out
+    assert "C_geo" in shown
+    assert "C_RM" in shown
+
+
+def test_row_30_reclora_is_a_weighted_concatenation(tmp_path):
+    rng, paths, wanted = np.random.default_rng(16), [], 0
+    alphas = [0.2, 0.5, 0.3]
+    for i, alpha in enumerate(alphas):
+        a, b = n(rng, 2, 6), n(rng, 5, 2)
+        stem = "base_model.model.layers.0.q"
+        values = {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+        paths.append(folder(tmp_path / f"{i}", values, r=2, lora_alpha=2))
+        wanted = wanted + alpha * b.astype("f8") @ a
+    merge = lm.combine(paths, "cat", weights=alphas)
+    same(merge.adapter, {"layers.0.q": wanted})
+    assert merge.adapter.rank == 6

@@ -5,6 +5,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import SourceError
+from tests.helpers.files import folder
 from tests.helpers.models import random_model, read_model, save_model
 from tests.hub.loopback import files_of
 
@@ -62,3 +63,22 @@ def test_a_repository_without_a_model_is_refused(hub, tmp_path):
     hub.add("org/empty", {"README.md": b"#"})
     with pytest.raises(SourceError, match=r"has no model in \.safetensors"):
         lm.extract("org/empty", "org/empty", tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["VERA", "HIRA"])
+def test_of_a_base_on_the_hub_only_what_a_form_needs_is_read(hub, models, tmp_path, kind):
+    before, _ = models
+    stem, rng = f"base_model.model.{Q}", np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 16)).astype("f4"), rng.standard_normal((16, 2)).astype("f4")
+    if kind == "VERA":
+        ones = {f"{stem}.vera_lambda_b": np.ones(16, "f4"), f"{stem}.vera_lambda_d": np.ones(2, "f4")}
+        values, wanted = {"base_model.vera_A": a, "base_model.vera_B": b, **ones}, b @ a
+    else:
+        values = {f"{stem}.hira_A": a, f"{stem}.hira_B": b}
+        wanted = before[f"{Q}.weight"] * (b @ a)
+    folder(tmp_path / "a", values, peft_type=kind, r=2, lora_alpha=None)
+    found = lm.load(tmp_path / "a", base="org/base")
+    np.testing.assert_allclose(found[lm.Target(Q)].dense(), wanted, rtol=1e-5, atol=1e-6)
+    shards = [each for each in hub.asked if each.path.endswith(".safetensors")]
+    assert shards
+    assert all(each.span for each in shards), "no shard was downloaded whole"

@@ -28,6 +28,7 @@ from loramerge.formats.dialects.reader import Found, read_modules
 from loramerge.formats.files.json import parse_object
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
+from loramerge.formats.forms.unread import BASE
 from loramerge.formats.peft.alpha import DIFFUSERS as SETTINGS
 from loramerge.formats.peft.config import Rule, check_mergeable, scales
 from loramerge.formats.peft.profiles import arranged, patterns
@@ -182,6 +183,8 @@ def _set(modules: Found, header: Header) -> str | None:
         if part not in rules:
             own = {k.removeprefix(f"{part}."): v for k, v in settings.items() if k.startswith(f"{part}.")}
             check_mergeable(own, where)
+            if own.get("use_dora"):
+                raise IncompatibleError(f"{printable(where)} sets use_dora: DoRA {BASE}.")
             rules[part] = scales(own or settings, where)
         if rules[part].rank(target.path) != slot.rank:
             raise SourceError(

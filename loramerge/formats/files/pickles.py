@@ -259,8 +259,10 @@ def _items(values: Any) -> list[tuple[Any, Any]]:
     """Names and values; those of a list are named by their numbers, a state dict may be wrapped once."""
     if type(values) is list:
         return [(str(number), value) for number, value in enumerate(values)]
-    items = _wrapped(values) if isinstance(values, dict) else {}
-    return list(_flat(items, "", DEEP))
+    if not isinstance(values, dict):
+        return []
+    inside = _wrapped(values)
+    return list(values.items()) if inside is values else list(_flat(inside, "", DEEP))
 
 
 def _wrapped(values: dict[Any, Any]) -> dict[Any, Any]:

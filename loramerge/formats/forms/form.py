@@ -53,10 +53,12 @@ class Aid:
     Args:
         base: the model that it was trained on.
         gate: module -> how much each of its outputs counts for a fixed prompt.
+        names: "down" and "up" -> how the keys of these factors end, where nobody knows the names.
     """
 
     base: Base | None = None
     gate: Mapping[str, Array] | None = None
+    names: Mapping[str, str] | None = None
 
 
 NO_AID = Aid()
