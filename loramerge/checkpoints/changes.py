@@ -150,7 +150,7 @@ def _whole(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
         case "unknown":
             raise IncompatibleError(
                 f"{printable(adapter.name)} holds {printable(key)}, and what it means for a model cannot be "
-                f"told: leave it out first, with loramerge convert {say('extras', 'drop')}."
+                f"told: leave it out first, with loramerge convert --extras drop."
             )
         case _:
             _replaced(found, places, key, tensor)
