@@ -89,9 +89,10 @@ def foreign(name: str) -> str | None:
     if name not in PARAMETERS:
         return None
     whose, here, more = PARAMETERS[name]
+    shown = say(name).removesuffix("=")
     if not here:
-        return f"{name} is of {whose}: {more}."
-    return f"{name} is {whose}'s word: here it is {say(here)}{f' ({more})' if more else ''}."
+        return f"{shown} is of {whose}: {more}."
+    return f"{shown} is {whose}'s word: here it is {say(here)}{f' ({more})' if more else ''}."
 
 
 def plain(name: str) -> str:

@@ -13,7 +13,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.places import Place, Places
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.kohya import COMPONENTS
 from loramerge.formats.dialects.kohya import KEY as FLAT
@@ -105,7 +105,7 @@ def _untie(found: Changes, places: Places) -> Key | None:
     if found.checkpoint.config("model").get("is_encoder_decoder"):
         raise IncompatibleError(
             f"{printable(found.adapter.name)} changes an embedding that {printable(found.checkpoint.name)} "
-            "ties to its head, with a factor of its own: leave it out with --exclude."
+            f"ties to its head, with a factor of its own: leave it out with {say('exclude')}."
         )
     found.tensors[key] = Change(key, tensor.dtype, tensor.shape, tensor, fresh=True)
     found.configs["model"] = {TYING: False}
@@ -150,7 +150,7 @@ def _whole(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
         case "unknown":
             raise IncompatibleError(
                 f"{printable(adapter.name)} holds {printable(key)}, and what it means for a model cannot be "
-                "told: leave it out first, with loramerge convert --extras drop."
+                f"told: leave it out first, with loramerge convert --extras drop."
             )
         case _:
             _replaced(found, places, key, tensor)

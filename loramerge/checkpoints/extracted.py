@@ -14,7 +14,7 @@ from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.names import PREFIX
 
@@ -97,7 +97,7 @@ def _beside(
     if homeless:
         raise IncompatibleError(
             f"{printable(pair.tuned.name)} changes tensors that have no place in an adapter "
-            f"({told(homeless)}): leave them out with --extras drop, or by --exclude."
+            f"({told(homeless)}): leave them out with {say('extras', 'drop')}, or by {say('exclude')}."
         )
     config = {"modules_to_save": sorted(heads)} if heads else {}
     return extras, {**config, **({"bias": "all"} if biased else {})}

@@ -10,7 +10,7 @@ from loramerge.adapters.target import Target
 from loramerge.checkpoints import kinds, single
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import is_conv1d
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located
 
@@ -53,7 +53,7 @@ def home(checkpoint: Checkpoint, adapter: Adapter) -> Adapter:
     if len(parts) > 1:
         raise IncompatibleError(
             f"{printable(adapter.name)} adapts several models ({', '.join(sorted(parts))}), and "
-            f"{printable(checkpoint.name, 1000)} is one: name the pipeline, or choose with --only."
+            f"{printable(checkpoint.name, 1000)} is one: name the pipeline, or choose with {say('only')}."
         )
 
     def alone(target: Target) -> Target:

@@ -12,11 +12,12 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import click
 
-from loramerge.errors import LoramergeError
+from loramerge.errors import LoramergeError, printable
 
 BUG, INTERRUPTED = 70, 130
 LONG = 5.0  # seconds after which a clean end is not waited for
@@ -59,6 +60,7 @@ def interrupted_once() -> Iterator[None]:
 
     Who presses on for seconds, because a disk hangs, gets out as well.
     """
+    _placed().clear()
     if (before := signal.getsignal(signal.SIGINT)) is not signal.default_int_handler or not _main():
         yield
         return
@@ -85,6 +87,16 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _placed() -> list[Path]:
+    """What this command has put in its place; nothing, if it never came to files."""
+    atomic = sys.modules.get("loramerge.formats.files.atomic")
+    return [] if atomic is None else atomic.PLACED
+
+
+def _left() -> str:
+    return f"{printable(_placed()[-1].name)} was complete by then" if _placed() else "no output was changed"
+
+
 def exit_code(error: BaseException) -> int:
     """Say what went wrong; the exit code of the process."""
     match error:
@@ -93,9 +105,9 @@ def exit_code(error: BaseException) -> int:
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
         case click.Abort() | KeyboardInterrupt():
-            return _say("Interrupted: no output was changed.", INTERRUPTED)
+            return _say(f"Interrupted: {_left()}.", INTERRUPTED)
         case Ended():
-            return _say(f"Ended by {error}: no output was changed.", 128 + error.number)
+            return _say(f"Ended by {error}: {_left()}.", 128 + error.number)
         case BrokenPipeError():  # the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

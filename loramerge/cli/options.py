@@ -191,7 +191,7 @@ class MethodCommand(Command):
             from loramerge.algorithms.names import foreign
 
             if (told := foreign(field)) is not None:
-                raise click.UsageError(f"--{told}", ctx) from None
+                raise click.UsageError(told, ctx) from None
             raise
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from loramerge.errors import OutputError, UsageError, printable
+from loramerge.errors import OutputError, UsageError, printable, say
 from loramerge.hub.client import Listing, api, ask
 from loramerge.hub.failures import LOGIN, explained, without_secrets
 from loramerge.hub.fetch import CARD, offline
@@ -67,7 +67,9 @@ def destination(repo: str, revision: str | None = None, create_pr: bool = False)
     if revision is not None and not REVISION.fullmatch(revision):
         raise UsageError(f"{printable(revision)} is not the name of a branch.")
     if create_pr and revision not in (None, "main"):
-        raise UsageError("A pull request is opened against main: drop --revision, or --create-pr.")
+        raise UsageError(
+            f"A pull request is opened against main: drop {say('revision')}, or {say('create_pr', True)}."
+        )
     from huggingface_hub import get_token
 
     if offline():

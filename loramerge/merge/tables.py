@@ -14,7 +14,7 @@ def aligned(rows: list[list[str]]) -> list[str]:
     return [
         "  ".join(
             c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-        )
+        ).rstrip()
         for r in rows
     ]
 

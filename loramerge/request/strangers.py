@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from loramerge.adapters.patterns.search import searcher
 from loramerge.algorithms import Method, name_of
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.request.request import Request
 
 MOST_RULES = 1000
@@ -59,6 +59,6 @@ def check_work(method: Method, allowed: bool, where: str) -> tuple[str, ...]:
     )
     if notes and not allowed:
         raise IncompatibleError(
-            f"{printable(notes[0], 500)}: it may take very long. --allow-work (allow_work=True) does it."
+            f"{printable(notes[0], 500)}: it may take very long. {say('allow_work', True)} does it."
         )
     return notes

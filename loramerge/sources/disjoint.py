@@ -8,12 +8,10 @@ from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.models.layers import known
 from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
-
-ANYWAY = "If that is meant, add --allow-disjoint."
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
     """
     notes = []
     for first, other in combinations(_groups(adapters), 2):
-        why = "--allow-disjoint says so" if allowed else _one_model(first, other)
+        why = f"{say('allow_disjoint', True)} says so" if allowed else _one_model(first, other)
         if not why:
             names = f"{printable(first.name)} and {printable(other.name)}"
             raise IncompatibleError(f"{names} share no module: {_reason(first, other)}")
@@ -134,14 +132,18 @@ def _reason(first: Group, other: Group) -> str:
         new, old = sorted((max(first.stems), max(other.stems)), key=lambda stem: len(core(stem)))
         return (
             f"one calls a module {first.some}, the other {other.some}. If these are the same layers, add "
-            f"--rename {printable(old)}={printable(new)}. {ANYWAY}"
+            f"{say('rename', {printable(old): printable(new)})}. {_anyway()}"
         )
     ours, theirs = known(first.rests), known(other.rests)
     if ours and theirs:
         whose = f"the first has the names of {ours[0]}, the second those of {theirs[0]}"
-        return f"{whose}, so they are for two models. {ANYWAY}"
+        return f"{whose}, so they are for two models. {_anyway()}"
     odd = other if ours else first
     return (
         f"{odd.some} of {printable(odd.name)} is a name of no model that is known here, so the same weights "
-        f"may be called otherwise in the other. Say so with --rename OLD=NEW. {ANYWAY}"
+        f"may be called otherwise in the other. Say so with {say('rename', {'OLD': 'NEW'})}. {_anyway()}"
     )
+
+
+def _anyway() -> str:
+    return f"If that is meant, add {say('allow_disjoint', True)}."

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from loramerge.adapters.adapter import Adapter, Scaled, Slot
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.models.renames import EXPERTS, FAMILIES, is_new, old
 from loramerge.formats.models.stems import NUMBER, best, parted, place
 from loramerge.formats.models.templates import Template
@@ -74,14 +74,14 @@ def renamed(adapters: Sequence[Adapter], names: Mapping[str, str]) -> list[Adapt
     def rename(path: str) -> str:
         return next((made for rule in rules if (made := rule.rewrite(path)) is not None), path)
 
-    found = [moved(adapter, rename, "as --rename says") for adapter in adapters]
+    found = [moved(adapter, rename, f"as {say('rename')} says") for adapter in adapters]
     paths = [target.path for adapter in adapters for target in adapter]
     for rule in rules:
         if all(rule.rewrite(path) is None for path in paths):
             some = next(iter(paths), "none")
+            asked = say("rename", {printable(rule.old): printable(rule.new)})
             raise UsageError(
-                f"--rename {printable(rule.old)}={printable(rule.new)} matches no module: "
-                f"no name begins with it; one here is called {printable(some)}."
+                f"{asked} matches no module: no name begins with it; one here is called {printable(some)}."
             )
     return found
 
@@ -104,7 +104,8 @@ def moved(adapter: Adapter, rename: Callable[[str], str], why: str) -> Adapter:
         if there in slots:
             raise IncompatibleError(
                 f"Two modules of {printable(adapter.name)} would be called {printable(there)}: one weight "
-                "has two names in it. Give one of them a name of its own with --rename, and --exclude it."
+                f"has two names in it. Give one of them a name of its own with {say('rename')}, and leave it "
+                f"out with {say('exclude')}."
             )
         slots[there] = slot
     extras = {_key(key, rename): tensor for key, tensor in adapter.extras.items()}

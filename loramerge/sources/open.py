@@ -96,7 +96,8 @@ def _all_of(
     sources: Sequence[Ingredient], load: Callable[[Ingredient], Adapter], watch: Watch
 ) -> list[Adapter]:
     """Every source loaded. Raises what the first one raised, with all others that cannot be read either."""
-    found, broken = [], []
+    found: list[Adapter] = []
+    broken: list[SourceError | IncompatibleError] = []
     for source in watch(sources):
         try:
             found.append(load(source))
@@ -104,8 +105,8 @@ def _all_of(
             broken.append(error)
     if len(broken) > 1:
         raise type(broken[0])(_told_of(broken, len(sources)))
-    for only in broken:
-        raise only
+    if broken:
+        raise broken[0]
     return found
 
 

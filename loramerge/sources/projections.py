@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.blocks import cut, joined
 from loramerge.formats.models import heads
 from loramerge.formats.models.projections import PROJECTIONS, Projection, alternates, native
@@ -115,7 +115,7 @@ def _sizes(projection: Projection, parent: str, place: Place, adapters: Sequence
     if not (place.wholes and place.parts):
         raise IncompatibleError(
             f"{printable(first)} alone does not tell which rows of {name} are {parts}. Name a source beside "
-            "it that does, or ask --grain for experts alone."
+            f"it that does, or ask {say('grain')} for experts alone."
         )
     other = adapters[next(iter(place.parts))].name
     raise IncompatibleError(
@@ -185,7 +185,7 @@ def _changed(adapter: Adapter, slots: dict[Target, Slot], note: str) -> Adapter:
     if odd := [target for target in adapter.biases if target.path in gone]:
         raise IncompatibleError(
             f"{printable(adapter.name)} trains a bias of {printable(odd[0].path)}, which is another module "
-            "in the other sources: leave it out with --exclude."
+            f"in the other sources: leave it out with {say('exclude')}."
         )
     oddities = dict.fromkeys((*adapter.oddities, note))
     return replace(adapter, slots=slots, oddities=tuple(oddities), renamed=True)
@@ -206,5 +206,5 @@ def _twice(adapter: Adapter, target: Target, projection: Projection) -> Incompat
     return IncompatibleError(
         f"{printable(adapter.name)} has {printable(target)} and also parts of it "
         f"({', '.join(projection.parts)}): one weight under two names, of which a program loads only one. "
-        "Leave one of them out with --exclude."
+        f"Leave one of them out with {say('exclude')}."
     )

@@ -20,7 +20,7 @@ from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.tuned import RANK
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect
 from loramerge.formats.files.atomic import check_output
@@ -228,8 +228,8 @@ class _Extractor:
         if real and self.request.extras == "refuse":
             raise IncompatibleError(
                 f"{printable(self.pair.tuned.name)} also changes {len(real)} tensors of which no low-rank "
-                f"update is made: norms, biases, embeddings ({told(real)}). Decide with --extras: drop "
-                "leaves them out, first keeps them whole, which vLLM and llama.cpp do not load."
+                f"update is made: norms, biases, embeddings ({told(real)}). Decide with {say('extras')}: "
+                "drop leaves them out, first keeps them whole, which vLLM and llama.cpp do not load."
             )
         return found
 
@@ -249,7 +249,8 @@ class _Extractor:
         pairs = [each for each in self.pair.weights if self.chosen(str(each[0].target))]
         if not pairs:
             some = printable(next((str(w.target) for w, _ in self.pair.weights), "none"))
-            raise UsageError(f"No module is left by --only and --exclude; a module here is called {some}.")
+            ways = f"{say('only')} and {say('exclude')}"
+            raise UsageError(f"No module is left by {ways}; a module here is called {some}.")
         most = max(prod(tuned.shape) for tuned, _ in pairs) * HELD
         count = self.request.effort.holding(most).workers
         with (
@@ -274,7 +275,7 @@ class _Extractor:
         if self._cost(changed, budget, bare) > budget.limit:
             raise UsageError(
                 f"{budget.name}={budget.limit:.0f} is too little for rank 1 in the {len(changed)} modules "
-                "that differ. Leave modules out with --only or --exclude."
+                f"that differ. Leave modules out with {say('only')} or {say('exclude')}."
             )
         found = self._looked_at(SPARE * even if self.profile == "compact" else even, None)
         if self.profile == "portable":
@@ -339,6 +340,6 @@ def _check_sizes(request: Request, rank: int | None, energy: float | None) -> No
 
 def _chooser(request: Request) -> Callable[[str], bool]:
     """Whether a name is taken, by `only` and `exclude`."""
-    only = searcher(request.only, "--only") if request.only is not None else None
-    exclude = searcher(request.exclude, "--exclude") if request.exclude is not None else None
+    only = searcher(request.only, "only") if request.only is not None else None
+    exclude = searcher(request.exclude, "exclude") if request.exclude is not None else None
     return lambda name: (only is None or bool(only(name))) and not (exclude is not None and exclude(name))

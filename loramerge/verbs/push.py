@@ -29,6 +29,8 @@ from loramerge.hub.escape import shell
 from loramerge.hub.front_matter import CardSource, Facts, matter
 from loramerge.hub.names import COMMIT, REPOSITORY, HubName, parse
 from loramerge.hub.usage import LOADERS, vllm_rank
+from loramerge.request.progress import Stage, Tell
+from loramerge.request.request import Request
 from loramerge.routing.bundle import Bundle
 from loramerge.routing.reader import load_bundle
 from loramerge.routing.readme import MARK, readme
@@ -54,6 +56,7 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
     report: Mapping[str, Any] | None = None,
+    progress: Tell | bool | None = None,
 ) -> Pushed:
     """Upload an adapter to the Hub, in one commit, with a card that says how it was made.
 
@@ -66,6 +69,7 @@ def push(
         path: a PEFT folder or a .safetensors file.   repo_id: `org/name`; made if it does not exist.
         private: make the repository private.   revision: the branch; made if it does not exist.
         create_pr: open a pull request instead of committing.
+        progress: as for `combine`; the stage is `pushing`.
         report: the figures for the card of a single file, which does not hold them (`Report.to_dict()`).
 
     Raises:
@@ -106,7 +110,9 @@ def push(
                     "nothing says its base model, so its card names none: add base_model there, or nobody "
                     "finds it by its base"
                 )
-    done = send(target, files, now.commit, MESSAGE, create_pr)
+    with Stage(Request(progress=progress).tell, "pushing", 1) as stage:
+        done = send(target, files, now.commit, MESSAGE, create_pr)
+        stage.step()
     return Pushed(done.repo, done.commit, done.url, done.changed, (*notes, *done.notes))
 
 

@@ -296,3 +296,17 @@ def test_the_module_runs_as_the_script_does(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout == process("methods").stdout
+
+
+def test_an_interrupt_after_the_output_is_in_its_place_says_so(cli, tmp_path, monkeypatch):
+    from loramerge.cli import work
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    folder(tmp_path / "a", tensors(1))
+    monkeypatch.setattr(work, "show_merge", interrupt)
+    for out in ("m", "m.safetensors"):
+        cli("combine", "a", "-o", out)
+        assert (cli.code, cli.err.strip()) == (130, f"Interrupted: {out} was complete by then.")
+        assert (tmp_path / out).exists()

@@ -1,5 +1,9 @@
 """What callers give by mistake: never taken for something else, always answered in a sentence."""
 
+import ast
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -131,3 +135,34 @@ def test_a_mistyped_path_is_answered_with_those_that_are_near(tmp_path):
         lm.load(tmp_path / "my-adaptr" / "x.safetensors")
     with pytest.raises(lm.SourceError, match="Check the path"):
         lm.load(tmp_path / "quite-another")
+
+
+COMMANDS = (  # they tell commands, of ours and of others, to be pasted into a shell
+    "consumers",
+    "hub/card.py",
+    "hub/usage.py",
+    "hub/lists.py",  # a filter is an option of the shell only
+    "merge/plan.py",  # an option of vLLM
+    "request/doors.py",  # a recipe is for the shell
+    "request/record.py",
+    "errors.py",
+    "cli",
+)
+ROOMS = Path(lm.__file__).parent
+
+
+def test_no_sentence_types_an_option_by_hand():
+    """`errors.say` does, in the language of whoever asks."""
+    typed = []
+    for path in ROOMS.rglob("*.py"):
+        place = str(path.relative_to(ROOMS))
+        if place.startswith(COMMANDS):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        defined = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.FunctionDef | ast.ClassDef)]
+        told = {id(n.body[0].value) for n in defined if n.body and isinstance(n.body[0], ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
+                typed += [(place, word) for word in re.findall(r"(?<![\w-])--[a-z][\w-]+", node.value)]
+    commands = {("checkpoints/changes.py", "--extras")}  # `loramerge convert --extras drop`
+    assert set(typed) - commands == set()

@@ -196,7 +196,7 @@ def test_what_is_no_name_of_a_repository_is_a_usage_error(hub, login, merged, cl
 def test_what_is_no_branch_is_a_usage_error(hub, login, merged, revision):
     with pytest.raises(UsageError, match="is not the name of a branch"):
         lm.push(merged, "me/m", revision=revision)
-    with pytest.raises(UsageError, match="drop --revision"):
+    with pytest.raises(UsageError, match="drop revision="):
         lm.push(merged, "me/m", revision="b", create_pr=True)
 
 

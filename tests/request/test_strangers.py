@@ -29,7 +29,7 @@ def test_work_is_counted_through_every_method_inside_another():
         "lego.restarts": (41, 4),
     }
     with pytest.raises(
-        IncompatibleError, match=r"x asks for karcher.iterations = 10001, and 1000 .*--allow-work"
+        IncompatibleError, match=r"x asks for karcher.iterations = 10001, and 1000 .*allow_work=True"
     ):
         check_work(large, False, "x")
     assert len(check_work(large, True, "x")) == 1

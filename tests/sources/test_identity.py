@@ -201,7 +201,7 @@ APART = {
     "two models": (adapter(LLAMA), adapter(GPT2, "transformer.h"), "those of GPT-2"),
     "a name that nobody knows": (adapter(LLAMA), adapter(UNKNOWN), "no model that is known"),
     "two that nobody knows": (adapter(UNKNOWN), adapter({"blk.gamma": (Q, H)}), "no model that is known"),
-    "another beginning": (adapter(LLAMA), adapter(LLAMA, "foo.layers"), "--rename foo=model"),
+    "another beginning": (adapter(LLAMA), adapter(LLAMA, "foo.layers"), "rename={'foo': 'model'}"),
 }
 
 
@@ -217,10 +217,10 @@ def test_sources_that_share_no_module_are_refused_with_the_likely_reason(first, 
     with pytest.raises(IncompatibleError, match="share no module") as caught:
         united(first, second)
     assert said in str(caught.value)
-    assert "--allow-disjoint" in str(caught.value)
+    assert "allow_disjoint=True" in str(caught.value)
     merge = united(first, second, allow_disjoint=True)
     assert len(merge.adapter) == len(first) + len(second)
-    assert any("--allow-disjoint says so" in note for note in merge.report.notes)
+    assert any("allow_disjoint=True says so" in note for note in merge.report.notes)
 
 
 def test_one_that_hangs_together_with_nobody_is_found_among_many():
@@ -237,7 +237,7 @@ def test_a_beginning_is_renamed():
     odd = adapter(LLAMA, "foo.layers", seed=5)
     merge = united(adapter(LLAMA), odd, rename={"foo": "model"})
     assert len(merge.adapter) == len(odd)
-    assert any("as --rename says" in note for note in merge.report.notes)
+    assert any("as rename= says" in note for note in merge.report.notes)
     assert lm.diff(odd, adapter(LLAMA, seed=5), rename={"foo": "model"}).error == 0
 
 

@@ -156,7 +156,7 @@ def test_what_is_no_module_is_refused_kept_or_left_out_as_asked(tmp_path):
     for key in ("model.norm.weight", "model.embed_tokens.weight"):
         after[key] = after[key] + 1
     pair = models(tmp_path, after, before)
-    with pytest.raises(IncompatibleError, match=r"changes 2 tensors.*Decide with --extras"):
+    with pytest.raises(IncompatibleError, match=r"changes 2 tensors.*Decide with extras="):
         lm.extract(*pair, tmp_path / "a", rank=2)
     assert not (tmp_path / "a").exists()
     left = lm.extract(*pair, tmp_path / "left", rank=2, extras="drop")

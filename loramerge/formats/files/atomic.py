@@ -27,6 +27,8 @@ OLD = ".loramerge-old"
 Confirm = Callable[[], object]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+PLACED: list[Path] = []  # what was put in its place in this process; an interrupt tells of it
+
 
 @contextmanager
 def new_file(out: Path, overwrite: bool = False, confirm: Confirm = lambda: None) -> Iterator[Path]:
@@ -44,6 +46,7 @@ def new_file(out: Path, overwrite: bool = False, confirm: Confirm = lambda: None
         confirm()
         with writing(out):
             os.replace(new, real_path(out))
+            PLACED.append(out)
             _flush(new.parent)
 
 
@@ -178,6 +181,7 @@ def _replace_folder(new: Path, out: Path) -> None:
         os.rename(out, old)
     try:
         os.rename(new, out)
+        PLACED.append(out)
     except OSError:
         if old.exists():
             os.rename(old, out)

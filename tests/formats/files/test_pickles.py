@@ -89,7 +89,7 @@ def test_a_folder_with_a_pickle_is_read_only_when_allowed(cli, saved, tmp_path):
 def test_a_bare_pickle_is_a_bare_file_when_allowed(cli, saved, tmp_path, end):
     path = saved(in_torch(tensors()), f"y{end}")
     assert cli("inspect", path, "--allow-pickle", "--alpha", 4).code == 0
-    cli("inspect", path, "--allow-pickle").refused(3, "--alpha")
+    cli("combine", path, "--allow-pickle").refused(3, "--alpha")
 
 
 class Trap:
