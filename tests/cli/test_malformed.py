@@ -218,7 +218,7 @@ def test_a_folder_that_may_not_be_listed_is_a_sentence(cli, tmp_path, monkeypatc
     monkeypatch.setattr(os, "listdir", refuse)
     source = bare(tmp_path / "x.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
-    cli("inspect", source).refused(3, "does not say its alpha")
+    cli("combine", source).refused(3, "does not say its alpha")
 
 
 EVIL, SAFE = "\x1b[31mred\x07\n", "\\x1b[31mred"
@@ -232,7 +232,7 @@ def test_no_name_from_a_file_reaches_the_terminal_raw(cli, tmp_path):
     assert cli("combine", source, source, "--method", "svd", "--rank", 1).code == 0
     assert "\x1b" not in cli.out + cli.err
     cli("inspect", tmp_path / EVIL).refused(1, SAFE)
-    cli("inspect", bare(tmp_path / "x.safetensors", {EVIL: np.ones(2)}), "--alpha", 4).refused(3, SAFE)
+    cli("combine", bare(tmp_path / "x.safetensors", {EVIL: np.ones(2)}), "--alpha", 4).refused(3, SAFE)
     cli("combine", source, "--method", EVIL).refused(2, SAFE)
 
 
@@ -245,4 +245,4 @@ SETTINGS = [
 
 @pytest.mark.parametrize(("setting", "code"), SETTINGS)
 def test_no_setting_reaches_the_terminal_raw(cli, tmp_path, setting, code):
-    cli("inspect", folder(tmp_path / "a", **setting)).refused(code, SAFE)
+    cli("combine", folder(tmp_path / "a", **setting)).refused(code, SAFE)

@@ -10,6 +10,7 @@ from loramerge.formats.dialects.kohya import KOHYA
 from loramerge.formats.dialects.loralib import LORALIB
 from loramerge.formats.dialects.mlx import MLX
 from loramerge.formats.dialects.peft import PEFT
+from loramerge.formats.dialects.sam import SAM
 from loramerge.formats.dialects.xlabs import XLABS
 
 __all__ = ["DIALECTS", "DIFFUSERS", "FOLDER_FILES", "FORMATS", "PEFT", "Dialect", "Header", "find", "named"]
@@ -24,6 +25,7 @@ DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEF
     MLX,
     CLONEOFSIMO,
     LORALIB,
+    SAM,
     PEFT,
 )
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to

@@ -251,7 +251,7 @@ def test_a_file_that_is_not_whole_is_refused_by_the_key(cli, tmp_path, without, 
 
 def test_an_alpha_for_it_is_refused_since_its_scale_is_always_1(cli, tmp_path):
     source = bare(tmp_path / "x.safetensors", factors())
-    assert "--alpha is not used" in cli("inspect", source, "--alpha", 4).out
+    assert "the one given is not used for it" in cli("inspect", source, "--alpha", 4).out
     with pytest.raises(loramerge.UsageError, match="says its own alpha"):
         loramerge.load(source, alpha=4)
 
@@ -278,7 +278,7 @@ def torch_list(path, values):
 def test_a_list_is_the_same_adapter(cli, tmp_path):
     values = factors(unet(), rank=1)
     source = torch_list(tmp_path / "lora.pt", values)
-    cli("inspect", source).refused(3, "pickle")
+    cli("combine", source).refused(3, "pickle")
     listed = loramerge.load(source, allow_pickle=True)
     plain = loramerge.load(bare(tmp_path / "x.safetensors", values))
     assert set(listed) == set(plain)

@@ -20,10 +20,10 @@ KEYS = {
 @pytest.mark.parametrize(("key", "word"), KEYS.values(), ids=KEYS)
 def test_their_keys_lead_to_their_peft_export(cli, tmp_path, key, word):
     source = bare(tmp_path / "x.safetensors", {key: np.ones((2, 3), "f4")})
-    cli("inspect", source, "--alpha", 4).refused(3, "x.safetensors", word, "PEFT")
+    cli("combine", source, "--alpha", 4).refused(3, "x.safetensors", word, "PEFT")
 
 
 @pytest.mark.parametrize("name", ["x.gguf", "x.safetensors"])
 def test_a_gguf_file_is_known_by_how_it_begins(cli, tmp_path, name):
     (tmp_path / name).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
-    cli("inspect", tmp_path / name).refused(3, name, "GGUF", "convert_lora_to_gguf.py")
+    cli("combine", tmp_path / name).refused(3, name, "GGUF", "convert_lora_to_gguf.py")
