@@ -26,6 +26,7 @@ LORA = "reads"
 DIFFUSERS = "reads diffusers"
 MLX = "reads mlx-lm"
 NUMBERED = "reads cloneofsimo"
+SAM = "SAM"
 BIN = (3, "adapter_model.bin is a pickle")
 FOREIGN = (1, "is not a PEFT folder. To read its file alone, name it")
 PICKLED = (1, "it is not a PEFT adapter")
@@ -70,7 +71,7 @@ FILES = {  # by their set; every .safetensors in it
     "E-roberta-base": LORA,
     "G-sd15-attn": DIFFUSERS,
     "H-sd15-cloneofsimo": NUMBERED,
-    "K-sam-vit-b": (3, "SAM"),
+    "K-sam-vit-b": SAM,
     "M-mlx-qwen2.5-0.5b": MLX,
     "X-other-peft": (3, "LoRA"),
 }
@@ -116,7 +117,7 @@ def test_a_folder_of_folders_stands_for_its_adapters_or_is_refused(cli, name):
 
 @pytest.mark.parametrize("name", found("[A-Z]-*/**/*.*", lambda p: p.suffix in (".bin", ".pt")))
 def test_a_pickle_is_not_opened(cli, name):
-    cli("inspect", ROOT / name).refused(3, "pickle", "--allow-pickle")
+    cli("combine", ROOT / name).refused(3, "pickle", "--allow-pickle")
 
 
 PICKLED = {  # what --allow-pickle reads: (modules, rank of each, tensors beside the pairs)
@@ -158,6 +159,18 @@ def hold(cli, path, expected):
         assert cli.code == 0
         (told,) = cli.json()
         return hold_mlx(told, path) if expected == MLX else hold_numbered(told, path)
+    if cli.code == 0 and isinstance(expected, tuple):  # what is in it is told, and why it is not merged
+        assert expected[1] in cli.json()[0]["refusal"]
+        return cli("combine", path.parent if expected[1].startswith("type") else path).refused(expected[0])
+    if expected == SAM:
+        (told,) = cli.json()
+        assert {(len(told["modules"]), module["scale"]) for module in told["modules"]} == {(24, 1.0)}
+        values = read(path)
+        for module in told["modules"]:
+            number = int(module["name"].rpartition(".")[2])
+            a, b = (values[f"w_{side}_{number:03}"].astype(float) for side in "ab")
+            assert module["norm"] == pytest.approx(np.linalg.norm(b @ a), rel=1e-4, abs=1e-12)
+        return None
     if expected != LORA:
         words = cli.err.splitlines()
         assert (cli.code, len(words)) == (expected[0], 1)
@@ -229,6 +242,9 @@ def test_a_real_config_beside_small_tensors_is_handled_or_refused(cli, tmp_path,
     bare(folder / "adapter_model.safetensors", tensors(rank=max(1, rank)))
     plain = config.get("peft_type") == "LORA" and not any(map(config.get, ODD))
     cli("inspect", folder, "--json")
+    refused = cli.code == 0 and "refusal" in cli.json()[0]
+    if refused:
+        cli("combine", folder, "-o", "m")
     if cli.code == 0:
         assert plain
         root = math.sqrt(rank) if config.get("use_rslora") else rank
@@ -344,3 +360,13 @@ def test_numbered_adapters_merge_number_by_number(cli, tmp_path):
             made, sum(each["up"] @ each["down"] for each in wide), rtol=1e-3, atol=1e-6
         )
     assert {"<s1>", "<s2>"} <= set(merged)
+
+
+def test_adapters_of_one_script_merge_by_their_numbers(cli, tmp_path):
+    files = [str(ROOT / name) for name in found("K-sam-vit-b/*/*.safetensors", Path.is_file)]
+    assert cli("combine", *files, "--weights", "2,-1", "-o", tmp_path / "m.safetensors").code == 0, cli.err
+    made, (first, second) = read(tmp_path / "m.safetensors"), map(read, files)
+    assert made.keys() == first.keys()
+    for number in range(24):
+        product, *own = (v[f"w_b_{number:03}"] @ v[f"w_a_{number:03}"] for v in (made, first, second))
+        np.testing.assert_allclose(product, 2 * own[0] - own[1], atol=1e-5)

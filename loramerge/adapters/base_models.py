@@ -17,7 +17,8 @@ QUANTISED = re.compile(
     re.IGNORECASE,
 )
 LAYER = re.compile(r"(?P<stack>.*?)\.(?P<number>\d+)\.(?:.*\.)?(?P<last>[^.]+)", re.DOTALL)
-VERSION = "ss_base_model_version"  # in the header of kohya's files
+VERSIONS = ("ss_base_model_version", "modelspec.architecture")  # in the headers of image adapters
+NOISE = re.compile(r"(high|low)[-_ ]?noise", re.IGNORECASE)
 FEW = 32  # names of bases that are all compared with each other; more only with the first
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
@@ -46,7 +47,13 @@ def compare_bases(adapters: Sequence[Adapter], allow_mismatch: bool) -> list[str
 
 def _check_versions(adapters: Sequence[Adapter], allow_mismatch: bool) -> None:
     """Image adapters name no model, but some a family of models, such as `sdxl_base_v1-0`."""
-    said = [(adapter.name, adapter.metadata[VERSION]) for adapter in adapters if VERSION in adapter.metadata]
+    for key in VERSIONS:
+        said = [(a.name, a.metadata[key].partition("/")[0]) for a in adapters if key in a.metadata]
+        _check_said(said, allow_mismatch)
+    _check_noise(adapters, allow_mismatch)
+
+
+def _check_said(said: Sequence[tuple[str, str]], allow_mismatch: bool) -> None:
     for name, version in said[1:]:
         if version != said[0][1] and not allow_mismatch:
             raise IncompatibleError(
@@ -54,6 +61,25 @@ def _check_versions(adapters: Sequence[Adapter], allow_mismatch: bool) -> None:
                 f"{printable(version)}. If these are the same weights, add "
                 f"{say('allow_base_mismatch', True)}."
             )
+
+
+def _check_noise(adapters: Sequence[Adapter], allow_mismatch: bool) -> None:
+    """Wan 2.2 and its like have two models with modules of the same names."""
+    kinds = [(adapter.name, kind) for adapter in adapters if (kind := _noise(adapter))]
+    for name, kind in kinds[1:]:
+        if kind != kinds[0][1] and not allow_mismatch:
+            raise IncompatibleError(
+                f"{printable(kinds[0][0])} is for the model of {kinds[0][1]} noise and {printable(name)} for "
+                f"that of {kind} noise, by their names: merge those of each model apart, or add "
+                f"{say('allow_base_mismatch', True)}."
+            )
+
+
+def _noise(adapter: Adapter) -> str:
+    """Which of the two models of a pipeline an adapter is for, by its name or title; "" if they say none."""
+    said = f"{adapter.name} {adapter.metadata.get('modelspec.title', '')} {adapter.base.name or ''}"
+    found = {match[1].lower() for match in NOISE.finditer(said)}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _compared(first: Adapter, other: Adapter, allow_mismatch: bool) -> str:
@@ -66,7 +92,8 @@ def _compared(first: Adapter, other: Adapter, allow_mismatch: bool) -> str:
     if not allow_mismatch:
         raise IncompatibleError(
             f"{printable(first.name)} was trained on {printable(one)} but {printable(other.name)} on "
-            f"{printable(two)}. If these are the same weights, add {say('allow_base_mismatch', True)}."
+            f"{printable(two)}. If these are the same weights, or one was trained on top of the other and "
+            f"their sum is meant, add {say('allow_base_mismatch', True)}."
         )
     return f"{names} differ, and are merged because you allowed it"
 

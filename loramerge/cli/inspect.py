@@ -88,4 +88,4 @@ def _looked(source: str, request: Request, download: bool) -> Inspection | Conte
     try:
         return measured(open_one(source, request, peeking=not download))
     except IncompatibleError as error:
-        return contents(source, str(error), request.allow_pickle)
+        return contents(source, error, request.allow_pickle)

@@ -19,6 +19,7 @@ from loramerge.formats.peft.names import PREFIX
 _SEGMENT = re.compile(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule)?|module)\\?\.")
 _FLAT = re.compile(r"^(?P<start>lora_[a-z0-9]+_)_orig_mod_|(?<=_)_orig_mod_")  # kohya writes `_` for dots
 _LORA = re.compile(r"\.lora_(?:up|down)\.weight$|\.alpha$")
+DOUBLED = {PREFIX: PREFIX, "lora_unet_": "unet_"}  # prefixes that some tools write twice
 _OWN = re.compile(r"(?:^|\.)levit\.")  # whose layers really have a `module`
 LISTS = ("target_modules", "modules_to_save", "target_parameters", "exclude_modules")
 TABLES = ("rank_pattern", "alpha_pattern")
@@ -34,8 +35,9 @@ def plain(key: str) -> str:
         key = _FLAT.sub(r"\g<start>", _SEGMENT.sub("", key))
     if key.startswith("model.diffusion_model.") and _LORA.search(key):  # AnyRefill's
         key = key.removeprefix("model.")
-    while key.startswith(PREFIX + PREFIX):
-        key = key.removeprefix(PREFIX)
+    for prefix, part in DOUBLED.items():
+        while key.startswith(prefix + part):
+            key = prefix + key.removeprefix(prefix + part)
     return key
 
 
@@ -48,7 +50,7 @@ def _names(key: str) -> list[str]:
     found = [match["name"] for match in _SEGMENT.finditer(key)]
     found += ["_orig_mod"] * bool(_FLAT.search(key))
     found += ["model"] * key.startswith("model.diffusion_model.")
-    return found or [PREFIX + PREFIX.rstrip(".")]
+    return found or [prefix + part for prefix, part in DOUBLED.items() if key.startswith(prefix + part)]
 
 
 def unwrapped(tensors: Mapping[str, Tensor], name: str) -> tuple[Mapping[str, Tensor], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,11 @@ KEPT = (  # header metadata that says something of the base model, and stays tru
     "modelspec.resolution",
     "modelspec.sai_model_spec",
 )
+OWN = re.compile(r"ss_|modelspec\.")
+CHANGED = frozenset(  # by another rank or form; hashes are of the bytes that were
+    "ss_network_dim ss_network_alpha ss_network_args ss_network_module modelspec.hash_sha256 "
+    "modelspec.thumbnail".split()
+)
 
 
 def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
@@ -69,7 +75,15 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
 
 
 def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, str]:
-    """What the headers of all sources say of the base model, where those that say it agree."""
+    """What the headers of all sources say of the base model, where those that say it agree.
+
+    Of one source all that its training says of itself is kept: title, tags and trigger words stay true of it.
+    """
+    if len(adapters) == 1:
+        own = adapters[0].metadata
+        return {
+            key: own[key] for key in own if key in dialect.kept or (OWN.match(key) and key not in CHANGED)
+        }
     found = {}
     for key in (*KEPT, *dialect.kept):
         said = {adapter.metadata[key] for adapter in adapters if key in adapter.metadata}

@@ -11,7 +11,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.arrays import dtypes
-from loramerge.errors import printable
+from loramerge.errors import LoramergeError, printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
 from loramerge.formats.raw import Raw, look
@@ -77,19 +77,22 @@ class Contents:
         return f"<Contents of {self._head()}>"
 
 
-def contents(source: str | Path, refusal: str, allow_pickle: bool = False) -> Contents:
+def contents(source: str | Path, why: LoramergeError, allow_pickle: bool = False) -> Contents:
     """What is in the files of a source. Only headers are read.
 
     Args:
-        source, allow_pickle: as for `load`.   refusal: why it was not read.
+        source, allow_pickle: as for `load`.   why: it was not read.
 
     Raises:
-        SourceError, IncompatibleError: the files cannot be opened at all.
+        LoramergeError: `why`, where the files cannot be opened at all.
     """
-    raw = _looked(source, allow_pickle)
+    try:
+        raw = _looked(source, allow_pickle)
+    except LoramergeError:
+        raise why from None
     settings = {key: value for key, value in raw.config.items() if TELLING.fullmatch(key) and value}
     kind = "of no format that is known here" if raw.dialect == UNKNOWN else named(raw.dialect).words
-    return Contents(str(source), kind, raw.tensors, settings, refusal)
+    return Contents(str(source), kind, raw.tensors, settings, str(why))
 
 
 def _looked(source: str | Path, allow_pickle: bool) -> Raw:

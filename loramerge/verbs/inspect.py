@@ -243,7 +243,7 @@ def inspect(
     except IncompatibleError as error:
         if isinstance(source, Adapter):
             raise
-        return contents(source, str(error), allow_pickle)
+        return contents(source, error, allow_pickle)
     return measured(adapter)
 
 

@@ -125,7 +125,7 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("diffusers", "kohya with a difference"): [("rejects", "attn1_to_q.diff")],
     ("diffusers", "comfy"): [("ignores", "keys such as diffusion_model.input_blocks.1.1.transformer_blocks")],
     ("comfyui", "comfy"): [],
-    ("diffusers", "numbered"): [("rejects", "w_a_000 is of no format that loramerge knows")],
+    ("diffusers", "numbered"): [("rejects", "and this is a numbered SAM LoRA (w_a_000)")],
     ("comfyui", "plain"): [
         ("ignores", "keys with base_model.model"),
         ("scales", "ComfyUI reads no adapter_config.json: the adapter would act 2 times too weak"),

@@ -106,6 +106,7 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
     "OneTrainer of SD": ("onetrainer", pair(f"unet.{ATTENTION}"), [], {}),
     "OneTrainer of Flux": ("onetrainer", pair("transformer.double_blocks.0.img_attn.qkv.0"), [], {}),
     "cloneofsimo": ("cloneofsimo", pair("unet:0", (":down", ":up")), [], {}),
+    "sam": ("sam", {"w_a_000": np.ones((2, 6), "f4"), "w_b_000": np.ones((8, 2), "f4")}, [], {}),
     "loralib": ("loralib", pair("transformer.h.0.attn.c_attn", ("lora_A", "lora_B")), [], {}),
 }
 

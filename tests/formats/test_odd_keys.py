@@ -113,7 +113,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize(("values", "config", "refusal"), DAMAGED.values(), ids=DAMAGED)
 def test_what_does_not_fit_together_is_refused_by_name(values, config, refusal, cli, tmp_path):
-    cli("inspect", folder(tmp_path / "a", values, **config)).refused(*refusal)
+    cli("combine", folder(tmp_path / "a", values, **config)).refused(*refusal)
 
 
 def test_one_name_for_two_kinds_of_layer_is_refused(cli, tmp_path):

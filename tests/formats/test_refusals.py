@@ -38,9 +38,9 @@ def test_settings_under_which_the_pair_is_not_the_update_are_refused_by_name(cli
     if word is None:  # empty, so not in use
         assert cli("inspect", source).code == 0
         return
-    cli("inspect", source).refused(3, "a ", word)
+    cli("combine", source).refused(3, "a ", word)
     metadata = {"lora_adapter_metadata": json.dumps({**CONFIG, **config})}
-    cli("inspect", bare(tmp_path / "b.safetensors", metadata=metadata)).refused(3, word)
+    cli("combine", bare(tmp_path / "b.safetensors", metadata=metadata)).refused(3, word)
 
 
 HARMLESS = {
@@ -76,11 +76,10 @@ MIXED = {  # names of other tools, which are read, beside a pair of PEFT's
 @pytest.mark.parametrize("values", MIXED.values(), ids=MIXED)
 def test_names_of_two_tools_in_one_file_are_refused(cli, tmp_path, values):
     source = bare(tmp_path / "x.safetensors", {**values, **tensors(shapes=ONE)})
-    cli("inspect", source).refused(3, "x.safetensors", "mixes names", "base_model.model.")
+    cli("combine", source).refused(3, "x.safetensors", "mixes names", "base_model.model.")
 
 
 STYLES = {
-    "SAM": (like("w_a_000", "w_b_000"), "SAM"),
     "a DoRA magnitude": (like("base_model.model.q.lora_magnitude_vector", shape=(6,)), "DoRA"),
     "AdaLoRA": (like("base_model.model.q.lora_E"), "AdaLoRA"),
     "no layout at all": (like("base_model.model.q.lora_C.weight"), "unknown layout"),
@@ -92,8 +91,8 @@ STYLES = {
 def test_other_layouts_are_refused_by_name(cli, tmp_path, values, word, with_a_pair):
     values = {**values, **(tensors(shapes=ONE) if with_a_pair else {})}
     source = bare(tmp_path / "x.safetensors", values, {"lora_adapter_metadata": json.dumps(CONFIG)})
-    cli("inspect", source).refused(3, "x.safetensors", word)
-    cli("inspect", folder(tmp_path / "a", values)).refused(3, word)
+    cli("combine", source).refused(3, "x.safetensors", word)
+    cli("combine", folder(tmp_path / "a", values)).refused(3, word)
 
 
 def pair(up, down):
@@ -116,8 +115,8 @@ PAIRS = {
 
 @pytest.mark.parametrize(("values", "code", "word"), PAIRS.values(), ids=PAIRS)
 def test_what_is_no_pair_of_matrices_is_refused(cli, tmp_path, values, code, word):
-    cli("inspect", folder(tmp_path / "a", values)).refused(code, word)
-    cli("inspect", bare(tmp_path / "x.safetensors", values), "--alpha", 4).refused(code, word)
+    cli("combine", folder(tmp_path / "a", values)).refused(code, word)
+    cli("combine", bare(tmp_path / "x.safetensors", values), "--alpha", 4).refused(code, word)
 
 
 @pytest.mark.parametrize("kind", ["F8_E8M0", "F8_E4M3FNUZ"])
@@ -127,17 +126,17 @@ def test_factors_in_8_bits_are_refused_by_name(cli, tmp_path, kind):
         for side, at in (("A", 0), ("B", 4))
     }
     source = raw(tmp_path / "x.safetensors", entries, bytes(8))
-    cli("inspect", source, "--alpha", 4).refused(3, kind, "save it as float32")
+    cli("combine", source, "--alpha", 4).refused(3, kind, "save it as float32")
 
 
 @pytest.mark.parametrize("end", [".bin", ".pt", ".pth", ".ckpt", ".pkl"])
 def test_a_pickle_is_never_opened(cli, tmp_path, end):
     trap = tmp_path / f"x{end}"
     trap.write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
-    cli("inspect", trap).refused(3, "pickle", "safetensors")
+    cli("combine", trap).refused(3, "pickle", "safetensors")
     where = folder(tmp_path / "a")
     (where / "adapter_model.safetensors").rename(where / "adapter_model.bin")
-    cli("inspect", where).refused(3, "pickle")
+    cli("combine", where).refused(3, "pickle")
     assert not (tmp_path / "ran").exists()
 
 

@@ -40,7 +40,10 @@ class Spelling:
 
     def keys(self, name: str) -> tuple[str, str]:
         """The keys of the down and up factors of a module of this name."""
-        return f"{self.prefix}{name}{self.ends[0]}", f"{self.prefix}{name}{self.ends[1]}"
+        down, up = (
+            end.replace("*", name) if "*" in end else f"{self.prefix}{name}{end}" for end in self.ends
+        )
+        return down, up
 
     def pair(self, name: str, rank: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
         """Random factors of a module."""
@@ -76,6 +79,7 @@ SPELLINGS = {
     "clip-lora": Spelling("", (".q_proj.w_lora_A", ".q_proj.w_lora_B"),
         ("layer_0", "layer_1"), "", asks=True),
     "loralib": Spelling("", (".lora_A", ".lora_B"), ("h.0.attn.c_attn", "h.1.attn.c_attn"), "", asks=True),
+    "sam": Spelling("", ("w_a_*", "w_b_*"), ("000", "001"), alpha=""),
     "peft": Spelling("base_model.model.", AB,
         ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"), asks=True),
 }  # fmt: skip
@@ -123,6 +127,7 @@ LAYERS: dict[str, dict[str, Layers]] = {  # of every format that is written: kin
         "conv": {unet("numbered.0"): (8, 6), unet("numbered.1", 3, 3): (6, 36)},
         "text encoder": {Target("numbered.0", component="text_encoder"): (8, 6)},
     },
+    "sam": {"linear": {Target("numbered.0", component="sam"): (8, 6)}},
     "mlx": {**LANGUAGE, "expert": experts("model.layers.0.mlp.switch_mlp.up_proj")},
     "peft": {
         **LANGUAGE,

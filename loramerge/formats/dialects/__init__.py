@@ -12,6 +12,7 @@ from loramerge.formats.dialects.loralib import LORALIB
 from loramerge.formats.dialects.mlx import MLX
 from loramerge.formats.dialects.omni import OMNI
 from loramerge.formats.dialects.peft import PEFT
+from loramerge.formats.dialects.sam import SAM
 from loramerge.formats.dialects.sora import SORA
 from loramerge.formats.dialects.wavllm import WAVLLM
 from loramerge.formats.dialects.xlabs import XLABS
@@ -32,6 +33,7 @@ DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEF
     OMNI,
     CLIP_LORA,
     LORALIB,
+    SAM,
     PEFT,
 )
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to

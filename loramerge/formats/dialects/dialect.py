@@ -22,7 +22,8 @@ from loramerge.formats.peft.names import check_names
 FACTOR = re.compile(  # how the keys of factors end, in any dialect
     r"(?P<module>.*)(?:\.lora_(?:[abAB]|up|down)(?:_[QV](?:_shared)?)?(?:\.(?!bias$).*)?"
     r"|\.w_lora_[AB]|(?<=\.w[qkvo])_lora_[AB](?:\.weight)?|(?<=_lora|lora\d)\.(?:up|down)\.weight"
-    r"|\.lora(?:_linear_layer)?\.(?:up|down)\.weight|:(?:up|down)|\.(?:hada|lokr)_\w+|\.diff)",
+    r"|\.lora(?:_linear_layer)?\.(?:up|down)\.weight|:(?:up|down)|\.(?:hada|lokr)_\w+|\.diff"
+    r"|(?<![^.])w_[ab]_\d+)",
     re.DOTALL,
 )
 Names = Callable[[Target], tuple[str, str]]  # target -> the keys of its down and its up factor

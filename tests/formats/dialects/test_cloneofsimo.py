@@ -278,7 +278,7 @@ def torch_list(path, values):
 def test_a_list_is_the_same_adapter(cli, tmp_path):
     values = factors(unet(), rank=1)
     source = torch_list(tmp_path / "lora.pt", values)
-    cli("inspect", source).refused(3, "pickle")
+    cli("combine", source).refused(3, "pickle")
     listed = loramerge.load(source, allow_pickle=True)
     plain = loramerge.load(bare(tmp_path / "x.safetensors", values))
     assert set(listed) == set(plain)

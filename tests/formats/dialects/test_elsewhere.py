@@ -26,4 +26,4 @@ def test_their_keys_lead_to_their_peft_export(cli, tmp_path, key, word):
 @pytest.mark.parametrize("name", ["x.gguf", "x.safetensors"])
 def test_a_gguf_file_is_known_by_how_it_begins(cli, tmp_path, name):
     (tmp_path / name).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
-    cli("inspect", tmp_path / name).refused(3, name, "GGUF", "convert_lora_to_gguf.py")
+    cli("combine", tmp_path / name).refused(3, name, "GGUF", "convert_lora_to_gguf.py")

@@ -53,7 +53,7 @@ def forward(x, a, b, enable, scale):
 def test_a_linear_layer_needs_the_alpha_of_its_user(cli, tmp_path):
     values = linear()
     source = bare(tmp_path / "x.safetensors", values)
-    cli("inspect", source).refused(3, "does not say its alpha", "--alpha")
+    cli("combine", source).refused(3, "does not say its alpha", "--alpha")
     adapter = loramerge.load(source, alpha=8)
     assert adapter.dialect == "loralib"
     expected = 8 / 2 * values["h.q.lora_B"].astype("f8") @ values["h.q.lora_A"]
@@ -90,7 +90,7 @@ def test_merged_and_plain_layers_lie_in_one_file(tmp_path):
 
 def test_which_parts_are_adapted_is_never_guessed(cli, tmp_path):
     source = bare(tmp_path / "x.safetensors", merged([True, False, True]))
-    cli("inspect", source, "--alpha", 4).refused(3, PATH, "enable_lora")
+    cli("combine", source, "--alpha", 4).refused(3, PATH, "enable_lora")
 
 
 WRONG = {
@@ -124,7 +124,7 @@ def test_a_missing_factor_is_named(cli, tmp_path, side):
 
 def test_a_convolution_is_refused_since_its_kernel_is_not_told(cli, tmp_path):
     source = bare(tmp_path / "x.safetensors", linear("stem.conv1"))
-    cli("inspect", source, "--alpha", 4).refused(3, "stem.conv1", "kernel")
+    cli("combine", source, "--alpha", 4).refused(3, "stem.conv1", "kernel")
 
 
 def test_the_prefix_of_distributed_training_is_no_part_of_a_name(cli, tmp_path):
@@ -144,7 +144,7 @@ def test_biases_that_were_trained_are_extras(cli, tmp_path):
 
 def test_the_vectors_of_adalora_are_not_taken_for_it(cli, tmp_path):
     source = bare(tmp_path / "x.safetensors", linear() | {"h.q.lora_E": np.ones((2, 1), "f4")})
-    cli("inspect", source, "--alpha", 4).refused(3, "AdaLoRA")
+    cli("combine", source, "--alpha", 4).refused(3, "AdaLoRA")
 
 
 @pytest.mark.parametrize("wrapper", [None, "model_state_dict", "state_dict"])
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_a_training_script(cli, tmp_path, wrapper):
     torch = pytest.importorskip("torch", reason="torch.save is the oracle: it comes with the extra `test`")
     values = {key: torch.from_numpy(value) for key, value in linear().items()}
     torch.save({wrapper: values} if wrapper else values, tmp_path / "x.pt")
-    cli("inspect", tmp_path / "x.pt", "--alpha", 4).refused(3, "pickle")
+    cli("combine", tmp_path / "x.pt", "--alpha", 4).refused(3, "pickle")
     adapter = loramerge.load(tmp_path / "x.pt", alpha=4, allow_pickle=True)
     assert list(adapter) == [Target("h.q")]
 
@@ -161,7 +161,7 @@ def test_a_dictionary_within_another_is_no_checkpoint_that_is_known(cli, tmp_pat
     torch = pytest.importorskip("torch", reason="torch.save is the oracle: it comes with the extra `test`")
     values = {key: torch.from_numpy(value) for key, value in linear().items()}
     torch.save({"exp_avg": values}, tmp_path / "x.pt")
-    cli("inspect", tmp_path / "x.pt", "--alpha", 4, "--allow-pickle").refused(3, "exp_avg", "not a tensor")
+    cli("combine", tmp_path / "x.pt", "--alpha", 4, "--allow-pickle").refused(3, "exp_avg", "not a tensor")
 
 
 def test_loralib_and_peft_merge(tmp_path):

@@ -100,7 +100,7 @@ def test_a_file_without_a_config_asks_for_its_scale(cli, tmp_path):
     where = mlx(tmp_path / "a")
     (where / "adapter_config.json").unlink()
     source = where / "adapters.safetensors"
-    cli("inspect", source).refused(3, "does not say its scale", "--alpha")
+    cli("combine", source).refused(3, "does not say its scale", "--alpha")
     assert {s.scale for s in loramerge.load(source, alpha=8).slots.values()} == {4.0}
     assert {s.scale for s in loramerge.load(source, alpha="rank").slots.values()} == {1.0}
 
@@ -149,7 +149,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("made", "code", "word"), REFUSED.values(), ids=REFUSED)
 def test_what_is_no_plain_lora_of_mlx_is_refused(cli, tmp_path, made, code, word):
-    cli("inspect", mlx(tmp_path / "a", **made)).refused(code, "a", word)
+    cli("combine", mlx(tmp_path / "a", **made)).refused(code, "a", word)
 
 
 @pytest.mark.parametrize("side", "ab")
@@ -161,7 +161,7 @@ def test_a_missing_factor_is_named(cli, tmp_path, side):
 
 def test_more_experts_than_a_file_may_mean_are_refused(cli, tmp_path):
     values = {"x.lora_a": np.ones((10_001, 1, 1), "f4"), "x.lora_b": np.ones((10_001, 1, 1), "f4")}
-    cli("inspect", mlx(tmp_path / "a", values, rank=1)).refused(3, "10001 experts")
+    cli("combine", mlx(tmp_path / "a", values, rank=1)).refused(3, "10001 experts")
 
 
 def test_only_checkpoints_in_a_folder_are_named(cli, tmp_path):

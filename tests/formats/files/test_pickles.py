@@ -175,12 +175,12 @@ NAMES = [
 def test_nothing_that_a_pickle_names_is_run(cli, tmp_path, name):
     data = b"c" + name.encode() + b"\n(X\x09\x00\x00\x00touch ranttR."
     zipped(tmp_path / "x.bin", data)
-    cli("inspect", tmp_path / "x.bin", "--allow-pickle").refused(3, name.replace("\n", "."), "never run")
+    cli("combine", tmp_path / "x.bin", "--allow-pickle").refused(3, name.replace("\n", "."), "never run")
 
 
 def test_a_trap_of_torch_save_does_not_spring(cli, saved, tmp_path):
     path = saved({"a": Trap(tmp_path / "ran")})
-    cli("inspect", path, "--allow-pickle").refused(3, "open", "never run")
+    cli("combine", path, "--allow-pickle").refused(3, "open", "never run")
     assert not (tmp_path / "ran").exists()
 
 
