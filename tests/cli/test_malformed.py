@@ -76,7 +76,7 @@ FILES = {  # how the source is made, exit code, words of the sentence
     "a folder of folders of adapters": (
         lambda p: (p.mkdir(), (p / "more").mkdir(), folder(p / "more/one")),
         1,
-        ["no adapter_config.json"],
+        ["holds no adapter, but bad/more/one is one", "by 'bad/*/*'"],
     ),
     "a folder of files": (
         lambda p: (p.mkdir(), bare(p / "x.safetensors")),
