@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "loramerge"
 
 ROOMS = (  # a room may import those before it and itself; what is inside a room is its own affair
-    "errors", "arguments", "arrays", "cuda", "adapters", "hub", "algorithms", "formats", "consumers",
+    "errors", "arrays", "cuda", "adapters", "hub", "algorithms", "formats", "consumers",
     "checkpoints", "request", "sources", "routing", "merge", "verbs", "testing", "cli", "__main__",
 )  # fmt: skip
 ONLY_IN = {
@@ -72,10 +72,10 @@ def test_imports_go_down_the_list_of_rooms(room: str) -> None:
     assert {name: others for name, others in upward.items() if others} == {}
 
 
-def test_at_the_top_are_rooms_and_five_modules() -> None:
+def test_at_the_top_are_rooms_and_four_modules() -> None:
     top = {path.stem for path in PACKAGE.glob("*.py")}
 
-    assert top == {"__init__", "__main__", "arguments", "errors", "testing"}
+    assert top == {"__init__", "__main__", "errors", "testing"}
     assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(ROOMS) - top
 
 

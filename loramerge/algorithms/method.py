@@ -13,8 +13,8 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
+from loramerge.adapters.arguments import WORDS
 from loramerge.adapters.limits import FACTOR, beyond
-from loramerge.arguments import WORDS
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, weigh

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.algorithms.method import Method, Traits
-from loramerge.arguments import checked
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Result

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
-from loramerge.arguments import checked
 from loramerge.consumers import find
 from loramerge.consumers.bundles import examined
 from loramerge.consumers.consumer import Finding

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.original import noted
-from loramerge.arguments import checked
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import File

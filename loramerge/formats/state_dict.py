@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Held
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.target import Target
-from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.target import Target
-from loramerge.arguments import checked
 from loramerge.arrays import dtypes, rounding
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
-from loramerge.arguments import checked
 from loramerge.arrays import rounding
 from loramerge.arrays.backend import Array, host
 from loramerge.arrays.gram import Grams

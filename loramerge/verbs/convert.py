@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.arguments import checked
+from loramerge.adapters.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.checkpoints.base import open_base
 from loramerge.checkpoints.pruned import scattered

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.target import Target
-from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
-from loramerge.arguments import checked
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.workers import workers

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.patterns.search import searcher
-from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of

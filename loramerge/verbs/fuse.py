@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.arguments import checked
+from loramerge.adapters.arguments import checked
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.apply import Fused
 from loramerge.checkpoints.changes import Changes, changes, scaled

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.target import Target
-from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import spectrum

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from loramerge.adapters.arguments import checked
 from loramerge.algorithms import Method
-from loramerge.arguments import checked
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
 from loramerge.request.effort import Effort

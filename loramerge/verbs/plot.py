@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.arguments import checked
+from loramerge.adapters.arguments import checked
 from loramerge.errors import UsageError, printable
 from loramerge.verbs.inspect import Inspection
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import is_local, without_folders
 from loramerge.adapters.near import nearby
-from loramerge.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.consumers import find
 from loramerge.consumers.check import facts_of

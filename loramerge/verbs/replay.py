@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.arguments import checked
 from loramerge.algorithms import Method, make
-from loramerge.arguments import checked
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable, say
 from loramerge.formats.output import is_bare
 from loramerge.formats.records import adapter_beside, read_record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from loramerge.arguments import checked
+from loramerge.adapters.arguments import checked
 from loramerge.errors import UsageError, printable
 from loramerge.formats.output import is_bare
 from loramerge.merge.plan import Plan
