@@ -24,6 +24,7 @@ from loramerge.algorithms.core import Core as Core
 from loramerge.algorithms.ctm import Ctm as Ctm
 from loramerge.algorithms.dare import Dare as Dare
 from loramerge.algorithms.dare_ties import DareTies as DareTies
+from loramerge.algorithms.dc_merge import DcMerge as DcMerge
 from loramerge.algorithms.della import Della as Della
 from loramerge.algorithms.emr import Emr as Emr
 from loramerge.algorithms.fair import Fair as Fair
@@ -41,6 +42,7 @@ from loramerge.algorithms.model_stock import ModelStock as ModelStock
 from loramerge.algorithms.pico import Pico as Pico
 from loramerge.algorithms.sce import Sce as Sce
 from loramerge.algorithms.sg import Sg as Sg
+from loramerge.algorithms.shrunk_tsv import ShrunkTsv as ShrunkTsv
 from loramerge.algorithms.slerp import Slerp as Slerp
 from loramerge.algorithms.svd import Svd as Svd
 from loramerge.algorithms.ties import Ties as Ties
@@ -84,7 +86,7 @@ from loramerge.verbs.inspect import inspect as inspect
 from loramerge.verbs.plot import plot_spectra as plot_spectra
 from loramerge.verbs.push import push as push
 
-_METHOD = Literal["linear", "average", "cat", "svd", "lego", "slerp", "karcher", "model_stock", "iso_c", "iso_cts", "tsv", "core", "ctm", "pico", "wudi", "knots", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr", "ffa", "fair", "fedavg", "mergevla", "sg"] | str
+_METHOD = Literal["linear", "average", "cat", "svd", "lego", "slerp", "karcher", "model_stock", "iso_c", "iso_cts", "tsv", "shrunk_tsv", "dc_merge", "core", "ctm", "pico", "wudi", "knots", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr", "ffa", "fair", "fedavg", "mergevla", "sg"] | str
 _GRAIN = Literal["fused", "split", "fused-experts", "split-experts", "fused-projections", "split-projections"]
 _EXTRAS = Literal["refuse", "first", "average", "drop"]
 _FORMAT = Literal["cloneofsimo", "comfy", "diffusers", "kohya", "mlx", "peft", "sam"]

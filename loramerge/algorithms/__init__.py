@@ -34,7 +34,7 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         UsageError: no such method, or it has no such option.
 
     >>> make("svd", {"rank": 8})
-    Svd(rank=8, energy=None)
+    Svd(rank=8, energy=None, power=1.0, boost=None)
     """
     if isinstance(method, Method):
         if options:

@@ -55,7 +55,6 @@ OTHERWISE = {  # a name of something else, and how to come near to it here
     "adamerging": "it needs unlabelled data; scale=norm and scale=cosine find strengths without data",
     "lorahub": "it searches weights on examples: loop over the weights of an opened session, as "
     "docs/python.md shows",
-    "dc_merge": "it is not here; tsv and iso_c even out spectra, too",
     "robustmerge": "it multiplies factors of different adapters; magnitude and tsv merge ΔW itself",
 }
 

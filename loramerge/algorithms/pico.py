@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -33,7 +34,8 @@ class Pico(ByRule, Cored):
     singular units of w_t ΔW_t. T is the number of sources that are not silent in the module.
 
     Source: Pico, Tang and Yang 2026, arXiv:2604.16826. There B_t is lora_B as stored, so that (7 B, A/7), the
-    same update, gives another merge (16 % apart, measured); of balanced units there is only one.
+    same update, gives another merge (16 % apart, measured); of balanced units there is only one. With
+    sides=both, inputs that sources share are turned down likewise, from [A₁; …; A_T]; that is ours.
 
     Limits: γ makes each module as strong as one source, not as their sum; a rank cuts afterwards. If
     sources cancel, γ raises the remainder to full strength.
@@ -53,6 +55,10 @@ class Pico(ByRule, Cored):
         choices=NAMES,
     )
 
+    sides: Literal["outputs", "both"] = option(
+        "outputs", "Which shared directions are turned down: those of outputs, or of outputs and inputs."
+    )
+
     @property
     def traits(self) -> Traits:
         of_rule = self.chosen().traits("spectral", diagonal=True, whole=False)
@@ -65,7 +71,7 @@ class Pico(ByRule, Cored):
         return basis(grams, self.rank_tol)
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
-        merged = self._merged(grams, bases, calibration(grams, bases))
+        merged = self._merged(grams, bases, self._calm(grams, bases))
         xp = namespace(merged)
         length = xp.linalg.norm(merged, axis=(1, 2))
         norms = lengths(grams)
@@ -74,18 +80,25 @@ class Pico(ByRule, Cored):
         gain = xp.where(some, wanted / xp.where(some, length, 1.0), 0.0)
         return svd(gain[:, None, None] * merged)
 
+    def _calm(self, grams: Grams, bases: Basis) -> Array:
+        """(M, R, 1) or (M, R, R) what each entry of a core is multiplied by."""
+        outputs = calibration(grams, bases.reach_up)[:, :, None]
+        if self.sides == "outputs":
+            return outputs
+        return outputs * calibration(grams, bases.reach_down)[:, None, :]
+
     def _merged(self, grams: Grams, bases: Basis, calm: Array) -> Array:
         """What the rule makes of the calibrated sources (M, R, R)."""
         if self.rule == "sum":
-            return calm[:, :, None] * bases.weighted_sum(grams)
-        values = calm[:, :, None] * cores.cores(grams, bases)
+            return calm * bases.weighted_sum(grams)
+        values = calm * cores.cores(grams, bases)
         block = whole(values, np.ones(len(values)), bases.ranks, grams.sources, grams.labels)
         return like(self.chosen().on(block), grams.up)
 
 
-def calibration(grams: Grams, bases: Basis) -> Array:
-    """a_j (M, R) of every direction of the up side."""
-    energy = (bases.reach_up**2).sum(axis=2)  # (M, R) = σ_j²
+def calibration(grams: Grams, reach: Array) -> Array:
+    """a_j (M, R) of every direction of one side, from the coordinates of its units (M, R, R)."""
+    energy = (reach**2).sum(axis=2)  # (M, R) = σ_j²
     total = energy.sum(axis=1, keepdims=True)
     xp = namespace(energy)
     share = xp.where(total > 0, energy / xp.where(total > 0, total, 1.0), 0.0)

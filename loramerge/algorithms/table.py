@@ -71,6 +71,8 @@ METHODS: Table[Method] = Table(
         "iso_c": "iso_c.IsoC",
         "iso_cts": "iso_cts.IsoCTS",
         "tsv": "tsv.Tsv",
+        "shrunk_tsv": "shrunk_tsv.ShrunkTsv",
+        "dc_merge": "dc_merge.DcMerge",
         "core": "core.Core",
         "ctm": "ctm.Ctm",
         "pico": "pico.Pico",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from loramerge.algorithms.families.span import Span, lengths
+from loramerge.algorithms.families.span import RANK_TOL, Span, lengths
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
-from loramerge.arrays.linalg import svd
+from loramerge.arrays.linalg import eigh, svd
+from loramerge.errors import UsageError
+
+RIDGE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +28,17 @@ class Wudi(Span):
     small solve is exact. The ridge pulls towards the mean; so one adapter, or copies of it, come back as
     they are at any ridge.
 
+        in general  ΔW = θ₀ + (H − θ₀ G) E diag(f/λ) Eᵀ,   G = E diag(λ) Eᵀ
+        filter   ridge f = λ/(λ + μ) · flow f = 1 − exp(−λ/μ) · top f = 1 for K directions, else 0
+        start    mean θ₀ = τ̄ · sum θ₀ = Σ_t τ_t         K = ⌈(Σ√λ)² / Σλ⌉
+
+    The flow is gradient descent of tiny steps for the time 1/μ. The sum as a start leaves what the filter
+    passes over as strong as the sum has it.
+
     Source: WUDI-Merging, Cheng et al. 2025, arXiv:2503.08099. They descend the gradient from the sum, for
     300 steps and without a ridge, which stays near the sum. Here it is the minimum itself, with a ridge of
-    our own.
+    our own; filter=flow with start=sum is their descent, stopped at a time that does not depend on steps.
+    filter=top is that of SWUDI.
 
     Limits: adapters trained from one seed nearly share A. Without a ridge the merge answers their small
     differences at full length (ten times the norm, measured). Towards ridge 0 that is what comes out.
@@ -42,12 +54,21 @@ class Wudi(Span):
     """
 
     ridge: float = option(
-        0.1, "Pull towards the mean, as a share of the average input direction.", Interval(low=1e-12)
+        RIDGE, "Pull towards the mean, as a share of the average input direction.", Interval(low=1e-12)
     )
+    filter: Literal["ridge", "flow", "top"] = option(
+        "ridge", "Which input directions are answered: all by a ridge, all for a time, or the strongest."
+    )
+    start: Literal["mean", "sum"] = option("mean", "What the merge is where no direction is answered.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.filter == "top" and self.ridge != RIDGE:
+            raise UsageError("filter=top has no ridge: leave ridge out, or take filter=ridge.")
 
     @property
     def traits(self) -> Traits:
-        return Traits("spectral", weights="consensus")
+        return Traits("spectral", weights="consensus" if self.start == "mean" else "none")
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         xp = namespace(grams.up)
@@ -60,8 +81,29 @@ class Wudi(Span):
         length = xp.sqrt(squares)[:, None, :]
         gram = (bases.reach_down * (share[:, None, :] / xp.where(length > 0, length, 1.0))) @ down
         wanted = (bases.reach_up * (share * weight)[:, None, :]) @ down
-        mean = bases.weighted_sum(grams) / xp.maximum(count, 1)[:, None, None]
+        begin = bases.weighted_sum(grams)
+        if self.start == "mean":
+            begin = begin / xp.maximum(count, 1)[:, None, None]
         pull = self.ridge * count / xp.maximum(bases.ranks[:, 1], 1)
-        pull = xp.where(pull > 0, pull, 1.0)[:, None, None] * xp.eye(gram.shape[1])
-        core = mean + xp.linalg.solve(gram + pull, (wanted - mean @ gram).swapaxes(1, 2)).swapaxes(1, 2)
-        return svd(core)
+        pull = xp.where(pull > 0, pull, 1.0)
+        return svd(begin + self._answered(wanted - begin @ gram, gram, pull))
+
+    def _answered(self, missing: Array, gram: Array, pull: Array) -> Array:
+        """(H − θ₀ G) E diag(f/λ) Eᵀ (M, R, R), for missing = H − θ₀ G and pull = μ (M,)."""
+        xp = namespace(gram)
+        if self.filter == "ridge":
+            ridged = gram + pull[:, None, None] * xp.eye(gram.shape[1])
+            return xp.linalg.solve(ridged, missing.swapaxes(1, 2)).swapaxes(1, 2)
+        values, vectors = eigh(gram)  # (M, R) smallest first
+        values = xp.where(values > RANK_TOL**2 * values[:, -1:], values, 0.0)  # λ has squares of directions
+        kept = _leading(values) if self.filter == "top" else 1 - xp.exp(-values / pull[:, None])
+        return (missing @ vectors * ratio(kept, values, values > 0)[:, None, :]) @ vectors.swapaxes(1, 2)
+
+
+def _leading(values: Array) -> Array:
+    """(M, R) 1 for the K largest of λ (M, R), smallest first, else 0."""
+    xp, size = namespace(values), values.shape[1]
+    whole = values.sum(axis=1)
+    even = ratio(xp.sqrt(values).sum(axis=1) ** 2, whole, whole > 0)
+    count = xp.ceil(even * (1 - 1e-9))  # equal λ are all of them, whatever rounding says
+    return (xp.arange(size)[None, :] >= size - count[:, None]) * 1.0

@@ -30,6 +30,8 @@ METHODS: Mapping[str, Entry] = {
     'svd': Entry('linear', 'additive', 'The best merge of a given rank, in the Frobenius norm.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
+        Spec(name='power', type='float', default=1.0, help='The power that σ is raised to: below 1 the spectrum is flatter.', low=0.1, high=1),
+        Spec(name='boost', type='float', default=None, help='Weak units become as strong as the last of those that hold this share of Σσ [default: none do].', low=0, high=1, low_open=True),
     )),
     'lego': Entry('clustering', 'additive', 'Minimal semantic units, clustered by k-means into k merged units.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
@@ -76,6 +78,20 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='rank_tol', type='float', default=0.00390625, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
         Spec(name='per_source', type='int', default=None, help='Leading singular units of every source that take part [default: all].', low=1),
     )),
+    'shrunk_tsv': Entry('spectral', 'consensus', 'Units of different sources are pushed apart, but only in part, and weak units are raised.', (
+        Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
+        Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
+        Spec(name='rank_tol', type='float', default=0.00390625, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
+        Spec(name='shrink', type='float', default=0.3, help='How much of the whitening is left out: 0 none of it, 1 all of it.', low=0, high=1),
+        Spec(name='power', type='float', default=0.75, help='The power that σ is raised to before the merge: 1 leaves spectra as they are, 0.5 flattens them.', low=0.1, high=1),
+    )),
+    'dc_merge': Entry('spectral', 'none', 'Every source gets an even spectrum; then entries are elected in a basis that covers all sources.', (
+        Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
+        Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
+        Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
+        Spec(name='smooth', type='int', default='line', help='How the spectrum of a source is evened out: falling along a line, or all their mean.', choices=('line', 'mean')),
+        Spec(name='density', type='float', default=None, help='The share of entries that a source keeps [default: as many as it has units].', low=0, high=1, low_open=True),
+    )),
     'core': Entry('spectral', 'consensus', 'TIES, DARE and other rules on small cores: the merge stays in the span of the adapters.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
@@ -100,12 +116,15 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='rule', type='str', default='sum', help='How the calibrated sources are merged: added up, or by the method of that name.', choices=('sum', 'ties', 'dare', 'dare_ties', 'magnitude', 'della', 'breadcrumbs', 'sce', 'emr')),
         Spec(name='density', type='float', default=None, help="The share of entries that the rule keeps [default: the rule's own].", low=0, high=1, low_open=True),
         Spec(name='seed', type='int', default=0, help='Of rules that keep entries by chance.', low=0),
+        Spec(name='sides', type='int', default='outputs', help='Which shared directions are turned down: those of outputs, or of outputs and inputs.', choices=('outputs', 'both')),
     )),
     'wudi': Entry('spectral', 'consensus', 'On the inputs that the rows of a source span, the merge acts as that source does, as nearly as it can.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
         Spec(name='ridge', type='float', default=0.1, help='Pull towards the mean, as a share of the average input direction.', low=1e-12),
+        Spec(name='filter', type='int', default='ridge', help='Which input directions are answered: all by a ridge, all for a time, or the strongest.', choices=('ridge', 'flow', 'top')),
+        Spec(name='start', type='int', default='mean', help='What the merge is where no direction is answered.', choices=('mean', 'sum')),
     )),
     'knots': Entry('elementwise', 'consensus', 'TIES where the updates are aligned: on coordinates in the singular vectors that all have in common.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),

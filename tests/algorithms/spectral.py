@@ -70,30 +70,77 @@ def tsv(updates, k=None, tol=1e-5):
 
 
 @over_modules
-def pico(updates):
+def shrunk_tsv(updates, shrink=0.3, power=0.75):
+    """By G^-½ of the units themselves, which needs all of them to be independent or shrink > 0."""
+    us, sigmas, vs = zip(*(svd(update, rank) for update, rank in updates), strict=True)
+    whitened = []
+    for units in (np.hstack(us), np.hstack(vs)):
+        values, vectors = np.linalg.eigh((1 - shrink) * units.T @ units + shrink * np.eye(units.shape[1]))
+        whitened.append(units @ (vectors / np.sqrt(values)) @ vectors.T)
+    merged = (whitened[0] * np.concatenate(sigmas) ** power) @ whitened[1].T
+    return merged * np.mean([np.linalg.norm(update) for update, _ in updates]) / np.linalg.norm(merged)
+
+
+@over_modules
+def dc_merge(updates, smooth="line", density=None, tol=1e-5):
+    us, sigmas, vs = zip(*(svd(update, rank) for update, rank in updates), strict=True)
+    left, right = polar(np.hstack(us), tol), polar(np.hstack(vs), tol)
+    kept = []
+    for u, sigma, v in zip(us, sigmas, vs, strict=True):
+        steep = min(sigma[0] / sigma[-1], 5.0)
+        line = np.ones(len(sigma)) if smooth == "mean" else np.linspace(steep, 1, len(sigma))
+        core = left.T @ (u * line * sigma.sum() / line.sum()) @ v.T @ right
+        size = rank_of(np.hstack(us), 1e-9) * rank_of(np.hstack(vs), 1e-9)
+        count = len(sigma) if density is None else int(density * size)
+        kept.append(np.where(np.abs(core) >= np.sort(np.abs(core), axis=None)[-count] * (1 - 1e-9), core, 0))
+    kept = np.array(kept)
+    agree = (np.sign(kept) == np.sign(kept.sum(axis=0))) & (kept != 0)
+    merged = (kept * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1)
+    owner = np.repeat(np.arange(len(us)), [len(sigma) for sigma in sigmas])
+    return left @ (merged * (owner[:, None] == owner)) @ right.T
+
+
+@over_modules
+def pico(updates, sides="outputs"):
     halves = [svd(update, rank) for update, rank in updates]
     stacked = np.hstack([u * np.sqrt(sigma) for u, sigma, _ in halves])
-    return calibrated([update for update, _ in updates], stacked)
+    if sides == "outputs":
+        return calibrated([update for update, _ in updates], stacked)
+    inputs = np.hstack([v * np.sqrt(sigma) for _, sigma, v in halves])
+    total = turned_down(
+        turned_down(sum(update for update, _ in updates), stacked, len(updates)).T, inputs, len(updates)
+    ).T
+    return total * (np.mean([np.linalg.norm(update) for update, _ in updates]) / np.linalg.norm(total))
 
 
 def calibrated(updates, stacked):
     """Pico of these updates with [B₁ … B_T] as given."""
-    u, sigma, _ = np.linalg.svd(stacked, full_matrices=False)
-    share = sigma**2 / (sigma**2).sum()
-    a = 1 / (1 + (len(updates) - 1) * share)
-    total = sum(updates)
-    total = total + (u * (a - 1)) @ (u.T @ total)
+    total = turned_down(sum(updates), stacked, len(updates))
     return total * (np.mean([np.linalg.norm(update) for update in updates]) / np.linalg.norm(total))
 
 
+def turned_down(matrix, stacked, sources):
+    """(I + U diag(a−1) Uᵀ) matrix."""
+    u, sigma, _ = np.linalg.svd(stacked, full_matrices=False)
+    a = 1 / (1 + (sources - 1) * sigma**2 / (sigma**2).sum())
+    return matrix + (u * (a - 1)) @ (u.T @ matrix)
+
+
 @over_modules
-def wudi(updates, ridge=0.1):
+def wudi(updates, ridge=0.1, filter="ridge", start="mean"):
     taus = [update for update, _ in updates]
     grams = [tau.T @ tau / np.linalg.norm(tau) ** 2 for tau in taus]
     total, wanted = sum(grams), sum(tau @ gram for tau, gram in zip(taus, grams, strict=True))
     mu = ridge * np.trace(total) / rank_of(np.vstack(taus), 1e-9)
-    mean = sum(taus) / len(taus)
-    return (wanted + mu * mean) @ np.linalg.inv(total + mu * np.eye(len(total)))
+    begin = sum(taus) / (len(taus) if start == "mean" else 1)
+    if filter == "ridge":
+        return begin + (wanted - begin @ total) @ np.linalg.inv(total + mu * np.eye(len(total)))
+    values, vectors = np.linalg.eigh(total)
+    kept = values > 1e-10 * values[-1]
+    values, vectors = values[kept], vectors[:, kept]
+    strongest = np.arange(len(values))[::-1] < np.ceil(np.sqrt(values).sum() ** 2 / values.sum() - 1e-9)
+    passed = strongest if filter == "top" else 1 - np.exp(-values / mu)
+    return begin + (wanted - begin @ total) @ (vectors * passed / values) @ vectors.T
 
 
 def ties(cores, weights, density):

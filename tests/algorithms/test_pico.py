@@ -71,3 +71,10 @@ def test_what_cancels_is_not_brought_to_full_strength():
     (a,) = random_adapters(77, (3,), SHAPES)
     found = merged([a, a], Pico(), [1.0, -1.0])
     assert max(np.abs(matrix).max() for matrix in found.values()) < 1e-6
+
+
+def test_both_sides_by_hand():
+    """Shares 3/4 and 1/4 on either side: diag(3 · (4/7)², (4/5)²), and its norm becomes 2."""
+    calmed = np.diag([3 * 16 / 49, 16 / 25])
+    found = dense_of(unit([3, 0], [1, 0]), unit([0, 1], [0, 1]), method=Pico(sides="both"))
+    assert found == pytest.approx(2 * calmed / np.linalg.norm(calmed))

@@ -32,3 +32,32 @@ def test_the_units_are_balanced_and_strongest_first():
 def test_without_a_rank_it_takes_the_largest_of_the_sources():
     merge = combine([column(0, [3, 4]), column(1, [0, 5])], "svd")
     assert merge.method.rank == 1
+
+
+def spectrum_of(sigma, **options):
+    source = Adapter.of({"q": LowRank(np.eye(len(sigma)), np.diag(sigma))})
+    update = combine([source], "svd", **options).adapter[Target("q")]
+    return np.linalg.svd(update.dense(), compute_uv=False)
+
+
+def test_the_power_by_hand():
+    """16, 1 at ½ are 4, 1, and as long as before: times √257/√17; a rank then takes the first."""
+    wanted = np.array([4, 1]) * np.sqrt(257 / 17)
+    assert spectrum_of([16.0, 1.0], power=0.5) == pytest.approx(wanted)
+    assert spectrum_of([16.0, 1.0], power=0.5, rank=1) == pytest.approx([wanted[0], 0])
+
+
+def test_the_boost_by_hand():
+    """Of 6, 3, 1 the first two hold 90 %: 1 becomes 3. With all of Σσ nothing is raised."""
+    assert spectrum_of([6.0, 3.0, 1.0], boost=0.9) == pytest.approx([6, 3, 3])
+    assert spectrum_of([6.0, 3.0, 1.0], boost=1.0) == pytest.approx([6, 3, 1])
+    assert spectrum_of([6.0, 3.0, 1.0], boost=0.5) == pytest.approx([6, 6, 6])
+
+
+def test_rounding_is_not_boosted():
+    assert spectrum_of([6.0, 1e-7], boost=0.5) == pytest.approx([6, 1e-7])
+
+
+def test_a_boosted_merge_says_what_its_rank_cut():
+    source = Adapter.of({"q": LowRank(np.eye(3), np.diag([6.0, 3.0, 1.0]))})
+    assert combine([source], "svd", boost=0.9, rank=2).report.cut == pytest.approx(9 / 54)

@@ -78,3 +78,47 @@ def test_inputs_that_no_source_knows_are_left_alone():
 def test_one_adapter_of_tiny_strength_is_still_itself():
     tiny = Adapter.of({"q": LowRank(1e-12 * np.eye(4, 3), np.eye(3, 5))})
     assert distance(merged([tiny], Wudi()), dense(tiny)) < 1e-12
+
+
+def two(**options):
+    """Inputs e₁ of both sources and e₂ of the first alone: τ₁ = e₁e₁ᵀ + e₂e₂ᵀ, τ₂ = 2 e₁e₁ᵀ."""
+    first = Adapter.of({"q": LowRank(np.eye(2), np.eye(2))})
+    return dense_of(first, unit([2, 0], [1, 0]), method=Wudi(**options))
+
+
+def test_the_flow_by_hand():
+    """G = diag(½ + 1, ½), H = diag(½ + 2, ½), μ = ridge. From the mean, e₂ goes from ½ to 1 by 1 − e^{−½/μ}.
+
+    e₁ goes from 3/2 to 5/3.
+    """
+    passed = 1 - np.exp(-np.array([1.5, 0.5]) / 0.4)
+    wanted = np.array([1.5, 0.5]) + passed * (np.array([5 / 3, 1.0]) - [1.5, 0.5])
+    assert two(filter="flow", ridge=0.4) == pytest.approx(np.diag(wanted))
+
+
+def test_from_the_sum_by_hand():
+    """The sum is diag(3, 1): e₂ is right already, and e₁ goes from 3 towards 5/3 by λ/(λ + μ)."""
+    assert two(start="sum", ridge=0.5) == pytest.approx(np.diag([3 - (4 / 3) * 1.5 / 2.0, 1.0]))
+
+
+def test_the_strongest_directions_by_hand():
+    """λ = 3/2 and ½: (√1.5 + √.5)²/2 = 1.87, so K = 2 and both are answered, as without a ridge.
+
+    diag(10, 1.1, 1) beside e₁: G = diag(1.98, .012, .0098), (Σ√λ)²/Σλ = 1.3, so K = 2: e₂ goes from .55 to
+    1.1, and e₃ stays at ½.
+    """
+    assert two(filter="top") == pytest.approx(np.diag([5 / 3, 1.0]))
+    three = Adapter.of({"q": LowRank(np.diag([10, 1.1, 1]), np.eye(3))})
+    found = dense_of(three, unit([1, 0, 0], [1, 0, 0]), method=Wudi(filter="top"))
+    assert found.diagonal()[1:] == pytest.approx([1.1, 0.5])
+
+
+def test_the_top_filter_has_no_ridge():
+    with pytest.raises(UsageError, match="filter=top has no ridge"):
+        Wudi(filter="top", ridge=0.2)
+
+
+def test_a_long_flow_is_the_minimum_without_a_ridge():
+    sources = random_adapters(96, (4, 3, 2), SHAPES)
+    long = merged(sources, Wudi(filter="flow", ridge=1e-9))
+    assert distance(long, merged(sources, Wudi(ridge=1e-11))) < 1e-6

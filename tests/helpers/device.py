@@ -18,8 +18,8 @@ from loramerge.arrays.gram import Grams
 
 FUNCTIONS = """
 abs all any append arange arccos argsort ascontiguousarray broadcast_to clip concatenate cos count_nonzero
-diag einsum empty empty_like exp2 eye full full_like isfinite log2 maximum minimum nonzero ones pad round sign
-sin sqrt stack sum take_along_axis where zeros zeros_like
+ceil diag einsum empty empty_like exp exp2 eye full full_like isfinite log2 maximum minimum nonzero ones pad
+round sign sin sort sqrt stack sum take_along_axis where zeros zeros_like
 """  # each is in CuPy 14.2 by that name
 LINALG = "cholesky eigh norm solve"  # what CuPy does for a batch in one launch
 METHODS = """

@@ -88,3 +88,16 @@ def lengths(grams: Grams) -> Array:
     heard = 1.0 if grams.weights is None else like(grams.weights != 0, squares)
     xp = namespace(squares)
     return xp.sqrt(xp.maximum(xp.stack(each, axis=1), 0.0)) * heard
+
+
+def strengths(grams: Grams, rank_tol: float) -> Array:
+    """(M, R) σ of every unit whose source has a weight; 0 where it is noise beside the strongest there."""
+    xp = namespace(grams.up)
+    sigma = xp.sqrt(xp.maximum(grams.kernel.diagonal(axis1=1, axis2=2), 0.0)) * grams.live
+    sigma = sigma * (grams.unit_weights != 0)
+    noise = min(rank_tol, RANK_TOL)  # a weak unit is no error; only its direction may be one
+    for source in grams.owners:
+        mine = grams.of(source)
+        own = sigma[:, mine]
+        sigma[:, mine] = own * (own > noise * own.max(axis=1, keepdims=True))
+    return sigma

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loramerge import Adapter, Core, Ctm, IsoC, IsoCTS, LowRank, Pico, Ties, Tsv, Wudi
+from loramerge import Adapter, Core, Ctm, DcMerge, IsoC, IsoCTS, LowRank, Pico, ShrunkTsv, Ties, Tsv, Wudi
 from tests.algorithms import spectral
 from tests.helpers.adapters import changed, distance, merged, random_adapters, truncated, zero
 
@@ -16,7 +16,22 @@ PLAIN = {  # method -> its loop
     "iso_cts, no common": (IsoCTS(common=0.0), spectral.iso_cts, {"common": 0.0}),
     "tsv": (Tsv(), spectral.tsv, {}),
     "tsv, two of each": (Tsv(per_source=2), spectral.tsv, {"k": 2}),
+    "shrunk_tsv": (ShrunkTsv(), spectral.shrunk_tsv, {}),
+    "shrunk_tsv, halfway": (
+        ShrunkTsv(shrink=0.5, power=0.5),
+        spectral.shrunk_tsv,
+        {"shrink": 0.5, "power": 0.5},
+    ),
+    "dc_merge": (DcMerge(), spectral.dc_merge, {}),
+    "dc_merge, dense": (DcMerge(density=0.3), spectral.dc_merge, {"density": 0.3}),
     "pico": (Pico(), spectral.pico, {}),
+    "pico, both sides": (Pico(sides="both"), spectral.pico, {"sides": "both"}),
+    "wudi, flow": (Wudi(filter="flow"), spectral.wudi, {"filter": "flow"}),
+    "wudi, top, from the sum": (
+        Wudi(filter="top", start="sum"),
+        spectral.wudi,
+        {"filter": "top", "start": "sum"},
+    ),
     "wudi": (Wudi(), spectral.wudi, {}),
     "wudi, soft": (Wudi(ridge=3.0), spectral.wudi, {"ridge": 3.0}),
     "wudi, hard": (Wudi(ridge=1e-6), spectral.wudi, {"ridge": 1e-6}),
@@ -169,7 +184,7 @@ def test_a_faint_source_beside_a_strong_one_blows_nothing_up(method):
 
 
 COMMON = {
-    name: method for name, method in ALL.items() if not isinstance(method, Tsv)
+    name: method for name, method in ALL.items() if not isinstance(method, Tsv | ShrunkTsv | DcMerge)
 }  # one tolerance for all
 
 
