@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.original import Original, open_original
+from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
@@ -176,6 +177,8 @@ class Adapter(Mapping[Target, LowRank]):
         metadata: the header of its file, verbatim.
         oddities: sentences about what looked wrong but could be read.
         renamed: its modules are called otherwise than in its files.
+        families: of image or video models that its own model can be of, by the names of `FAMILIES`.
+        spelling: how its files call the modules, where a format has several ways.
     """
 
     name: str
@@ -190,6 +193,8 @@ class Adapter(Mapping[Target, LowRank]):
     biases: Mapping[Target, Scaled] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     renamed: bool = False
+    families: tuple[str, ...] = ()
+    spelling: Spelling | None = None
 
     @classmethod
     def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:

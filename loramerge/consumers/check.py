@@ -106,7 +106,7 @@ def of_outline(outline: Outline, path: str) -> Facts:
         dialect.name,
         alphas=_alphas(outline.beside()),
         modules=_modules(units, dict.fromkeys(outline.shapes, 1.0), {}),
-        beyond=None if dialect is PEFT else tuple(outline.extras),
+        beyond=None if dialect.name == PEFT.name else tuple(outline.extras),
         weights=dialect.weights or WEIGHTS,
     )
 

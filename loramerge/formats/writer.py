@@ -50,7 +50,7 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     if format is not None:
         if format not in possible:
             raise UsageError(f"format={format!r} is not one of {', '.join(possible)}.")
-        return possible[format]
+        return possible[format].bound(adapters)
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:
         shown = ", ".join(f"{printable(a.name)} is {named(a.dialect).words}" for a in found.values())
@@ -64,7 +64,7 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
             f"with {say('format')} "
             f"which of {', '.join(possible)} to write."
         )
-    return dialect
+    return dialect.bound(adapters)
 
 
 def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, str]:
@@ -83,7 +83,7 @@ def check_beside(adapters: Sequence[Adapter], dialect: Dialect, keys: Sequence[s
     Raises:
         IncompatibleError: there is such a tensor.
     """
-    foreign = [a for a in adapters if named(a.dialect) is not dialect and (a.extras or a.biases)]
+    foreign = [a for a in adapters if a.dialect != dialect.name and (a.extras or a.biases)]
     if foreign and keys:
         raise IncompatibleError(
             f"{printable(foreign[0].name)} holds tensors that are no low-rank pair ({told(keys)}), and these "

@@ -15,9 +15,9 @@ IMAGES = ["diffusers", "comfyui"]
 ENDS, KOHYA = ("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.weight")
 
 
-def pair(module, ends=ENDS):
+def pair(module, ends=ENDS, outs=96):
     """A pair of rank 2 for an update of (96, 32)."""
-    down, up = np.ones((2, 32), np.float32), np.ones((96, 2), np.float32)
+    down, up = np.ones((2, 32), np.float32), np.ones((outs, 2), np.float32)
     return {
         f"{module}{each if each[0] == ':' else f'.{each}'}": v
         for each, v in zip(ends, (down, up), strict=True)
@@ -126,7 +126,8 @@ def test_of_flux_in_the_names_of_kohya_diffusers_loads_the_blocks(name, cli, tmp
     conversion = pytest.importorskip(
         "diffusers.loaders.lora_conversion_utils", reason="diffusers comes with the extra `test`"
     )
-    values = pair(f"lora_unet_{name}", KOHYA) | pair("lora_unet_double_blocks_0_img_attn_qkv", KOHYA)
+    values = pair(f"lora_unet_{name}", KOHYA, outs=64)
+    values |= pair("lora_unet_double_blocks_18_img_attn_qkv", KOHYA)  # Flux.2 has not so many
     own = conversion._convert_kohya_flux_lora_to_diffusers({k: torch.tensor(v) for k, v in values.items()})
     lost = {key.partition(".lora_")[0] for key in own if not key.startswith("transformer.")}
     assert lost == {OUTSIDE[name]}
