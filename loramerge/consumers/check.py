@@ -20,6 +20,7 @@ from loramerge.consumers.consumer import Finding
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import EmptyError, IncompatibleError, LoramergeError, UsageError
 from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
+from loramerge.formats.dialects.together import named_family
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.unread import MAGNITUDE
 from loramerge.formats.output import Outline
@@ -176,7 +177,8 @@ def _architectures(raw: Raw) -> tuple[str, ...]:
 
 def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
     """With the modules and the scales that are meant."""
-    facts = replace(facts, unfit=partial(_unfit, adapter))
+    families, namings = named_family(adapter)
+    facts = replace(facts, unfit=partial(_unfit, adapter), families=families, namings=namings)
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}
     if facts.dialect == PEFT.name:

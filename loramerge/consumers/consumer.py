@@ -29,7 +29,16 @@ UNMENDED = {  # what `loramerge combine` keeps, so that it does not help
 ELSEWHERE = "use PEFT, or leave these modules out with --exclude"
 NOUNS: Mapping[Kind, str] = {"conv": "convolution", "expert": "fused experts"}
 LANGUAGE = ("peft", "loralib")  # formats of adapters for language models, but for mlx-lm's own
-IMAGE = ("kohya", "diffusers", "comfy", "xlabs", "bfl", "onetrainer", "cloneofsimo")  # … for image models
+IMAGE = (
+    "kohya",
+    "diffusers",
+    "comfy",
+    "xlabs",
+    "bfl",
+    "onetrainer",
+    "cloneofsimo",
+    "bare",
+)  # … for image models
 UNABLE = "loramerge cannot rewrite it: "  # in place of what helps, where nothing of ours does
 CLOSE = 1e-3  # an alpha may be stored in bfloat16
 
@@ -75,6 +84,7 @@ class Consumer:
         beside: the tensors that it loads beside the pairs: in words -> a regular expression for their keys.
         lacks: kinds of layers that it has no place for.   types: PEFT's kinds of adapters that it knows.
         max_rank: that it loads where nobody tells it another.
+        untold: why nobody can tell what it makes of a file; "" where it can be told.
         models: family of models -> whether it has a place for their adapters; None if that is no matter.
         rank_option, rank_choices: by which option one tells it, and the values that this may have.
     """
@@ -101,6 +111,7 @@ class Consumer:
     rank_choices: tuple[int, ...] = ()
     remarks: str = ""
     models: Mapping[str, bool] | None = None
+    untold: Callable[[Facts], str] = lambda facts: ""
 
     @property
     def patterns(self) -> bool:
@@ -192,6 +203,8 @@ class Consumer:
         elif self._strange(facts):
             some = FAMILIES[facts.family].title if facts.family else "a model that is not known here"
             why = f"it is for {some}, and not every model has a place for adapters there."
+        elif unclear := self.untold(facts):
+            why = f"{unclear}."
         if why:
             sentence = f"{self.title} may or may not load it as it is meant: {why}"
             yield Finding(self.name, "unknown", sentence, "try it, and compare what comes out")

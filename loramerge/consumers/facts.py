@@ -61,6 +61,7 @@ class Facts:
         unfit: format -> why it cannot be written in that; "" if it can.
         architectures: the classes of the base that a config.json names.
         options: what `loramerge combine` must be told to read it.
+        families: of image models that it can be of.   namings: those of them that have all of its names.
     """
 
     path: str
@@ -82,6 +83,8 @@ class Facts:
     stem: str = ""
     beside: frozenset[str] = field(default_factory=frozenset)
     architectures: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    namings: tuple[str, ...] = ()
 
     def settings(self, module: Module) -> Settings:
         """What its files say of a module: the settings of its component, where these are told apart."""

@@ -12,6 +12,7 @@ from tests.helpers.files import bare
 
 SERVERS = ["peft", "transformers", "vllm", "sglang", "llama.cpp"]
 IMAGES = ["diffusers", "comfyui"]
+DEFAULT = ("lora_A.default.weight", "lora_B.default.weight")
 ENDS, KOHYA = ("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.weight")
 
 
@@ -105,6 +106,16 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
     "XLabs, every block": ("xlabs", xlabs(19, 38), IMAGES, {}),
     "OneTrainer of SD": ("onetrainer", pair(f"unet.{ATTENTION}"), [], {}),
     "OneTrainer of Flux": ("onetrainer", pair("transformer.double_blocks.0.img_attn.qkv.0"), [], {}),
+    "no prefix": ("bare", pair("transformer_blocks.0.img_mlp.net.0.proj", DEFAULT, 128), IMAGES, {}),
+    "no prefix, of Z-Image": (
+        "bare",
+        pair("layers.0.attention.to_q", outs=32),
+        [],
+        {
+            "diffusers": "does not read Z-Image in such names",
+            "comfyui": "nothing public shows whether it is read in such names",
+        },
+    ),
     "cloneofsimo": ("cloneofsimo", pair("unet:0", (":down", ":up")), [], {}),
     "loralib": ("loralib", pair("transformer.h.0.attn.c_attn", ("lora_A", "lora_B")), [], {}),
 }
@@ -182,6 +193,8 @@ def test_what_no_program_reads_has_those_that_are_asked(name, tmp_path):
 def test_the_command_that_is_offered_mends_it(name, consumer, cli, tmp_path):
     bare(tmp_path / "a.safetensors", FILES[name][1])
     for finding in lm.check("a.safetensors", consumer):
+        if finding.effect == "unknown":  # there is nothing to mend
+            continue
         assert finding.command or finding.mend.startswith(("loramerge cannot rewrite it: ", "vLLM is not"))
         if finding.command:
             words = finding.command.replace("--alpha A", "--alpha 8").split()

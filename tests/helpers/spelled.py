@@ -19,7 +19,9 @@ def label(met: Met) -> str:
 ROWS = {label(met): met for met in MET}
 
 
-def modules(met: Met, block: int = 0) -> dict[str, tuple[tuple[str, ...], tuple[int, int], list]]:
+def modules(
+    met: Met, block: int = 0, width: int = 12
+) -> dict[str, tuple[tuple[str, ...], tuple[int, int], list]]:
     """Name in the file -> (diffusers' names of its rows, (outs, ins), which rows each has), of one block."""
     first = {rule.ours: rule for rule in met.family.namings[FIRST].rules}
     wholes = {part: rule for rule in first.values() for part in rule.ours}
@@ -28,7 +30,7 @@ def modules(met: Met, block: int = 0) -> dict[str, tuple[tuple[str, ...], tuple[
         if "*" not in rule.theirs or rule.theirs.count("*") > 1:
             continue
         whole = wholes.get(rule.ours[0], rule)
-        outs, ins = size(whole)
+        outs, ins = size(whole, width)
         spans = whole.spans(outs, ins) if whole.fused else [[slice(0, outs)]]
         if len(rule.ours) == 1 and not rule.fused and whole.fused:  # a part by itself
             (spans,) = ([each] for each in [spans[whole.ours.index(rule.ours[0])]])
@@ -40,34 +42,35 @@ def modules(met: Met, block: int = 0) -> dict[str, tuple[tuple[str, ...], tuple[
     return found
 
 
-def tensors(met: Met, seed: int, only: str = "") -> dict[str, np.ndarray]:
+def tensors(met: Met, seed: int, width: int = 12) -> dict[str, np.ndarray]:
     """A file with random factors."""
     rng, made = np.random.default_rng(seed), {}
-    for name, (_, (outs, ins), _) in modules(met).items():
-        if only in name:
-            stem = met.stem(name)
-            made[f"{stem}{met.ends[0]}"] = rng.standard_normal((RANK, ins)).astype("f4")
-            made[f"{stem}{met.ends[1]}"] = rng.standard_normal((outs, RANK)).astype("f4")
-            if met.alpha:
-                made[f"{stem}.alpha"] = np.array(ALPHA, "f4")
+    for name, (_, (outs, ins), _) in modules(met, width=width).items():
+        stem = met.stem(name)
+        made[f"{stem}{met.ends[0]}"] = rng.standard_normal((RANK, ins)).astype("f4")
+        made[f"{stem}{met.ends[1]}"] = rng.standard_normal((outs, RANK)).astype("f4")
+        if met.alpha:
+            made[f"{stem}.alpha"] = np.array(ALPHA, "f4")
     return made
 
 
 def updates(met: Met, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """diffusers' name of a module -> ΔW in float64, of a file in this spelling."""
+    return {name: up @ down for name, (up, down) in factors(met, found).items()}
+
+
+def factors(met: Met, found: dict[str, np.ndarray], width: int = 12) -> dict[str, tuple]:
+    """diffusers' name of a module -> (up, down) in float64, of a file in this spelling."""
     made = {}
-    for name, (parts, _, spans) in modules(met).items():
+    for name, (parts, _, spans) in modules(met, width=width).items():
         stem = met.stem(name)
         if (key := next((k for k in _downs(stem) if k in found), None)) is None:
             continue
         up = found[key.replace("lora_A", "lora_B").replace("lora_down", "lora_up")].astype(float)
         down = found[key].astype(float)
         alpha = float(found.get(f"{stem}.alpha", len(down)))
-        whole = alpha / len(down) * up @ down
-        made |= {
-            part: np.concatenate([whole[span] for span in rows])
-            for part, rows in zip(parts, spans, strict=True)
-        }
+        for part, rows in zip(parts, spans, strict=True):
+            made[part] = alpha / len(down) * np.concatenate([up[span] for span in rows]), down
     return made
 
 

@@ -8,6 +8,7 @@ Language models have such names too, so a file is read so only if its names are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Self
@@ -22,6 +23,7 @@ from loramerge.formats.dialects.places import unnamed
 from loramerge.formats.forms.parts import taken_apart
 from loramerge.formats.models.families import having
 from loramerge.formats.models.family import OURS
+from loramerge.formats.peft.names import PREFIX
 
 
 class Bare(Comfy):
@@ -36,12 +38,14 @@ class Bare(Comfy):
     kinds = ("linear",)
     differences = False
     prefixes: ClassVar[Mapping[str, str]] = {"": "unet"}
+    never = re.compile(re.escape(PREFIX))
     hint = ""
     usual = OURS
 
     def detects(self, header: Header) -> bool:
         found = [apart[0] for key in header.tensors if (apart := taken_apart(key)) is not None]
-        return bool(found) and not BFL.detects(header) and bool(having(dict.fromkeys(found)))
+        own = dict.fromkeys(module for module in found if not self.never.match(module))
+        return bool(own) and not BFL.detects(header) and bool(having(own))
 
     def read(self, header: Header) -> Adapter:
         adapter = super().read(header)

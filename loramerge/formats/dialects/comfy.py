@@ -20,7 +20,7 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Header, Names, Scales, Widths
-from loramerge.formats.dialects.diffusers import DIFFUSERS, PUBLISHED
+from loramerge.formats.dialects.diffusers import PUBLISHED, of_authors
 from loramerge.formats.dialects.model import PARTS, Placed, identified, said
 from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
@@ -160,7 +160,7 @@ class OneTrainer(Comfy):
 
     def detects(self, header: Header) -> bool:
         found = any(TELLING.match(key) and taken_apart(key) for key in header.tensors)
-        return found and not DIFFUSERS.detects(header)
+        return found and not any(map(of_authors, header.tensors))
 
     def adopt(self, adapter: Adapter) -> Adapter:
         return adapter

@@ -67,7 +67,7 @@ class Diffusers(Spelled):
     low = False  # whether it writes the second model of a pipeline, because its own sources do
 
     def detects(self, header: Header) -> bool:
-        return any(_is_ours(key) or _of_authors(key) for key in header.tensors)
+        return any(_is_ours(key) or of_authors(key) for key in header.tensors)
 
     def read(self, header: Header) -> Adapter:
         found = by_module(header.tensors, header.name, _apart)
@@ -157,7 +157,8 @@ def _is_ours(key: str) -> bool:
     return bool(taken_apart(key) or PROCESSOR.fullmatch(key))
 
 
-def _of_authors(key: str) -> bool:
+def of_authors(key: str) -> bool:
+    """Whether a key is one that HunyuanVideo's authors, and not OneTrainer, have under `transformer.`."""
     return bool(AUTHORS.match(key)) and not PUBLISHED.match(key) and taken_apart(key) is not None
 
 

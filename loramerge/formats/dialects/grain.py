@@ -68,7 +68,7 @@ def comparable(adapters: Sequence[Adapter]) -> list[Adapter]:
     parts = [{target.component for target in adapter.slots} for adapter in adapters]
     several = any("model" not in each for each in parts)
     return [
-        split(_placed(a) if several and each == {"model"} else a)
+        split(placed(a) if several and each == {"model"} else a)
         for a, each in zip(adapters, parts, strict=True)
     ]
 
@@ -77,7 +77,7 @@ def _naming(adapter: Adapter) -> str:
     return adapter.spelling.naming if adapter.spelling else ""
 
 
-def _placed(adapter: Adapter) -> Adapter:
+def placed(adapter: Adapter) -> Adapter:
     """The adapter of one model in its part of a pipeline, if its names tell which."""
     try:
         return located(adapter)

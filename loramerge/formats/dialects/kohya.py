@@ -109,7 +109,8 @@ class Kohya(Spelled):
             path = self.spells(target) or target.path
             if target.component not in ("unet", *PARTS) or (target.component == "unet" and first):
                 path = first_name(target)
-            prefix = self.own.prefixes.get(target.component) or f"{_prefix(target, several)}_"
+            usual = "lora_unet" if self.holds(target) else _prefix(target, several)
+            prefix = self.own.prefixes.get(target.component) or f"{usual}_"
             name = f"{prefix}{models.flat(path)}"
             return f"{name}.lora_down.weight", f"{name}.lora_up.weight"
 
@@ -205,7 +206,7 @@ def _target(component: str, flat: str, sd3: bool) -> Target:
 def _prefix(target: Target, several: bool) -> str:
     """`several`: the pipeline has more text encoders than one."""
     if target.component in PARTS:
-        return "lora_unet" if "." in target.path else "lora_transformer"
+        return "lora_transformer"
     if target.component.startswith("text_encoder"):
         number = (
             "3" if is_t5(target.path) else target.component.removeprefix("text_encoder").lstrip("_") or "1"

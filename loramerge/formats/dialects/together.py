@@ -10,6 +10,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
+from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, families_of, model_of, own_sizes, said
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family
@@ -54,6 +55,21 @@ def family(adapter: Adapter) -> Family | None:
     """The family that an adapter is of; None if none is known, or nothing tells which of several."""
     found = likely(families_of(adapter), own_sizes(adapter.slots))
     return found[0] if len(found) == 1 else None
+
+
+def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the families that an adapter can be of, the namings that have all names of its files)."""
+    alone = {target.component for target in adapter.slots} == {"model"}
+    whole = placed(adapter) if alone else adapter
+    found = likely(families_of(whole), own_sizes(whole.slots))
+    if not found:
+        return (), ()
+    first, paths = found[0], [target.path for target in adapter.slots]
+    if not alone:
+        own = adapter.spelling.naming if adapter.spelling else ""
+        paths = [name for path in own_sizes(whole.slots) if own and (name := first.spelled(path, own))]
+    namings = [each for each in first.namings if paths and all(first.find(p, each) for p in paths)]
+    return tuple(each.name for each in found), tuple(namings)
 
 
 def described(adapter: Adapter) -> str:
