@@ -149,6 +149,7 @@ def extract(
     profile: str | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    allow_unknown: bool = ...,
     max_lost: float | None = ...,
     min_cosine: float | None = ...,
     overwrite: bool = ...,
