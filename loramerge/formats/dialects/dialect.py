@@ -151,7 +151,7 @@ class Dialect:
     weights: ClassVar[str | None] = None
     single: ClassVar[bool] = True
     sidecar: ClassVar[bool] = False
-    keeps_alpha: ClassVar[bool] = False
+    keeps_alpha: bool = False
     zero_is_rank: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     unread: ClassVar[tuple[str, ...]] = ()

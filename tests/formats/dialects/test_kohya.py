@@ -207,6 +207,8 @@ def test_a_file_of_kohya_says_what_its_user_interfaces_look_for(tmp_path):
     assert told == {
         "ss_base_model_version": "sd_v1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "mine",
+        "ss_output_name": "mine",
         "ss_network_module": "networks.lora",
         "ss_network_dim": "3",
         "ss_network_alpha": "3",
