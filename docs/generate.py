@@ -19,9 +19,12 @@ from loramerge.cli.combine import combine
 from loramerge.cli.options import options_of
 from loramerge.consumers import CONSUMERS
 from loramerge.consumers.consumer import NOUNS, Consumer
+from loramerge.consumers.families import oracle, reads
 from loramerge.formats.dialects import DIALECTS, Dialect
 from loramerge.formats.forms.form import Form
 from loramerge.formats.forms.table import FORMS
+from loramerge.formats.models.families import FAMILIES
+from loramerge.formats.models.spellings import MET
 from loramerge.routing.gates.gate import DataFree
 from loramerge.routing.gates.names import GATES
 
@@ -176,6 +179,19 @@ def formats_table() -> str:
     )
 
 
+def families_table() -> str:
+    """Every spelling of every family that is met, who reads it, and from what that is known."""
+    head = ["family", "spelling", "names", "`--format`", "diffusers", "ComfyUI", "known from"]
+    words = {True: "reads it", False: "–", None: "not told"}
+    rows = []
+    for met in sorted(MET, key=lambda each: list(FAMILIES).index(each.family.name)):
+        verdicts = [words[reads(consumer, met)] for consumer in ("diffusers", "comfyui")]
+        known = f"{oracle('diffusers', met)}; {oracle('comfyui', met)}"
+        names = {"diffusers": "diffusers'", "first": "its own"}.get(met.naming, f"{met.naming}'")
+        rows.append([met.family.title, f"`{met.spelling}`", names, _code(met.dialect), *verdicts, known])
+    return _table(head, rows)
+
+
 def formats_list() -> str:
     """The same, short."""
     head = ["`--format`", "tools", "place", "read", "written"]
@@ -304,7 +320,7 @@ def gates_table() -> str:
 TABLES = {  # page -> name of a table in it -> what writes it
     "README.md": {"formats": formats_list, "consumers": consumers_list},
     "docs/combine.md": {"options": options_table},
-    "docs/formats.md": {"formats": formats_table, "forms": forms_table},
+    "docs/formats.md": {"formats": formats_table, "families": families_table, "forms": forms_table},
     "docs/gpu.md": {"devices": devices_table},
     "docs/routing.md": {"gates": gates_table},
     "docs/consumers.md": {"consumers": consumers_table, "names": names_table},

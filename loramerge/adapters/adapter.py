@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.original import Original, open_original
+from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
@@ -178,6 +179,8 @@ class Adapter(Mapping[Target, LowRank]):
         renamed: its modules are called otherwise than in its files.
         labels: row of its head -> label, as the config.json beside it says; empty where none does.
         model: the config of its model, from beside it or where its base lies; empty where it is not known.
+        families: of image or video models that its own model can be of, by the names of `FAMILIES`.
+        spelling: how its files call the modules, where a format has several ways.
     """
 
     name: str
@@ -194,6 +197,8 @@ class Adapter(Mapping[Target, LowRank]):
     renamed: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    families: tuple[str, ...] = ()
+    spelling: Spelling | None = None
 
     @classmethod
     def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:

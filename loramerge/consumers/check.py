@@ -30,6 +30,7 @@ from loramerge.errors import (
 )
 from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
+from loramerge.formats.dialects.together import named_family
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.unread import MAGNITUDE
 from loramerge.formats.output import Outline
@@ -132,7 +133,7 @@ def of_outline(outline: Outline, path: str) -> Facts:
         dialect.name,
         alphas=_alphas(outline.beside()),
         modules=_modules(units, dict.fromkeys(outline.shapes, 1.0), {}),
-        beyond=None if dialect is PEFT else tuple(outline.extras),
+        beyond=None if dialect.name == PEFT.name else tuple(outline.extras),
         weights=dialect.weights or WEIGHTS,
     )
 
@@ -202,7 +203,8 @@ def _architectures(raw: Raw) -> tuple[str, ...]:
 
 def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
     """With the modules and the scales that are meant."""
-    facts = replace(facts, unfit=partial(_unfit, adapter))
+    families, namings = named_family(adapter)
+    facts = replace(facts, unfit=partial(_unfit, adapter), families=families, namings=namings)
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}
     if facts.dialect == PEFT.name:

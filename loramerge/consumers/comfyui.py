@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from loramerge.consumers import families
 from loramerge.consumers.alphas import ZERO, zeros
 from loramerge.consumers.consumer import IMAGE, Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
@@ -39,12 +41,14 @@ def rules(facts: Facts) -> Iterator[Finding]:
     if facts.dialect in WHOLE and not all(key in facts.tensors for key in WHOLE[facts.dialect]):
         some = printable(facts.example, 80)
         yield COMFYUI.ignoring(f"keys such as {some}: of these names it loads only {ONLY[facts.dialect]}")
-    if facts.dialect in ("kohya", "comfy", "diffusers"):
+    if families.known(facts):
+        yield from families.rules(COMFYUI, facts)
+    if facts.dialect in ("kohya", "comfy", "diffusers", "bare"):
         yield from COMFYUI.passing_over([key for key in facts.strange if not COMFYUI.keeps(key)])
     if text := next(filter(T5.match, facts.tensors), None):
         yield COMFYUI.ignoring(f"what is of T5 under the names of diffusers ({printable(text, 80)})")
     yield from COMFYUI.scaling(ZERO, zeros(facts))
-    if facts.dialect == "peft":
+    if facts.dialect == "peft" and not families.known(facts):
         yield COMFYUI.ignoring(
             "keys with base_model.model, but for a few models such as SD 3 and PixArt: it logs `lora key not "
             "loaded` and goes on"
@@ -55,7 +59,7 @@ COMFYUI = Consumer(
     "comfyui",
     "ComfyUI",
     "as of 2026",
-    ("kohya", "comfy", "diffusers", "xlabs", "bfl", "peft"),
+    ("kohya", "comfy", "diffusers", "xlabs", "bfl", "peft", "bare"),
     False,
     scale,
     rules,
@@ -66,6 +70,7 @@ COMFYUI = Consumer(
         "xlabs": "files with every block of Flux.1",
         "bfl": "control LoRAs of Flux.1",
         "peft": "a few models, such as SD 3 and PixArt",
+        "bare": "a few models, such as Qwen-Image",
     },
     beside={
         "differences": r".*\.diff(_b)?",
@@ -73,5 +78,6 @@ COMFYUI = Consumer(
         "magnitudes": r".*\.dora_scale",
         "`set_weight`, `reshape_weight`": r".*\.(set|reshape)_weight",
     },
+    untold=partial(families.untold, "comfyui"),
     remarks="logs the keys that it passes over",
 )

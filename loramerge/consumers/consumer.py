@@ -38,6 +38,7 @@ IMAGE = (
     "onetrainer",
     "cloneofsimo",
     "sam",
+    "bare",
 )  # … for image models
 UNABLE = "loramerge cannot rewrite it: "  # in place of what helps, where nothing of ours does
 CLOSE = 1e-3  # an alpha may be stored in bfloat16
@@ -84,6 +85,7 @@ class Consumer:
         beside: the tensors that it loads beside the pairs: in words -> a regular expression for their keys.
         lacks: kinds of layers that it has no place for.   types: PEFT's kinds of adapters that it knows.
         max_rank: that it loads where nobody tells it another.
+        untold: why nobody can tell what it makes of a file; "" where it can be told.
         models: family of models -> whether it has a place for their adapters; None if that is no matter.
         shards: whether it reads weights in several files; None if that is not known.
         rank_option, rank_choices: by which option one tells it, and the values that this may have.
@@ -112,6 +114,7 @@ class Consumer:
     remarks: str = ""
     models: Mapping[str, bool] | None = None
     shards: bool | None = False
+    untold: Callable[[Facts], str] = lambda facts: ""
 
     @property
     def patterns(self) -> bool:
@@ -205,6 +208,8 @@ class Consumer:
         elif self._strange(facts):
             some = FAMILIES[facts.family].title if facts.family else "a model that is not known here"
             why = f"it is for {some}, and not every model has a place for adapters there."
+        elif unclear := self.untold(facts):
+            why = f"{unclear}."
         if why:
             sentence = f"{self.title} may or may not load it as it is meant: {why}"
             yield Finding(self.name, "unknown", sentence, "try it, and compare what comes out")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from loramerge.consumers import families
 from loramerge.consumers.alphas import FLUX, ZERO, misnamed, zeros
 from loramerge.consumers.consumer import IMAGE, Consumer, Finding
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
@@ -46,7 +48,9 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """What it refuses, drops, or scales otherwise."""
-    for rule in (_settings, _alphas, _names, _forms, _parts):
+    if families.known(facts):
+        yield from families.rules(DIFFUSERS, facts)
+    for rule in (_settings,) if families.known(facts) else (_settings, _alphas, _names, _forms, _parts):
         yield from rule(facts)
     if facts.dialect == "diffusers":
         yield from DIFFUSERS.passing_over([key for key in facts.strange if not DIFFUSERS.keeps(key)])
@@ -182,7 +186,7 @@ DIFFUSERS = Consumer(
     "diffusers",
     "diffusers",
     "0.42.1",
-    ("diffusers", "kohya", "comfy", "xlabs", "bfl"),
+    ("diffusers", "kohya", "comfy", "xlabs", "bfl", "bare"),
     False,
     scale,
     rules,
@@ -194,9 +198,11 @@ DIFFUSERS = Consumer(
         "diffusers": "of a UNet only keys that begin with `unet.`",
         "comfy": "models such as Wan; of Flux.1 `lora_down` and `lora_up`, of Stable Diffusion nothing",
         "bfl": "control LoRAs of Flux.1",
+        "bare": "Qwen-Image and Z-Image, with alphas or an adapter's name",
     },
     heeds=frozenset(SPECIAL),
     reads=SCALING,
     beside={"`lora_B.bias`": r".*\.lora_B\.bias", "magnitudes": r".*\.(lora_magnitude_vector|dora_scale)"},
+    untold=partial(families.untold, "diffusers"),
     remarks="see below",
 )

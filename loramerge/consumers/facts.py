@@ -63,6 +63,7 @@ class Facts:
         architectures: the classes of the base that a config.json names.
         options: what `loramerge combine` must be told to read it.
         experts: of a routed bundle, its adapters.   gate: the name of its gate; "" if there are several.
+        families: of image models that it can be of.   namings: those of them that have all of its names.
     """
 
     path: str
@@ -86,6 +87,8 @@ class Facts:
     architectures: tuple[str, ...] = ()
     experts: tuple[Facts, ...] = ()
     gate: str = ""
+    families: tuple[str, ...] = ()
+    namings: tuple[str, ...] = ()
 
     def settings(self, module: Module) -> Settings:
         """What its files say of a module: the settings of its component, where these are told apart."""

@@ -109,9 +109,9 @@ class Outline:
 
     def header(self) -> dict[str, str]:
         """How a bare file was made; one of PEFT's names says only there that its scale is folded."""
-        if self.dialect is not PEFT and not self.recipe:
+        if self.dialect.name != PEFT.name and not self.recipe:
             return {}
-        config = {"config": portable.summary(self.config)} if self.dialect is PEFT else {}
+        config = {"config": portable.summary(self.config)} if self.dialect.name == PEFT.name else {}
         record = {"schema": SCHEMA, **config, **self.recipe}
         return {OURS: json.dumps(record, sort_keys=True, separators=(",", ":"))}
 

@@ -25,6 +25,7 @@ from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
 from loramerge.formats.peft.read import open_weights
+from loramerge.formats.training import trained
 
 Check = Callable[[Adapter], None]
 
@@ -57,7 +58,7 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     if format is not None:
         if format not in possible:
             raise UsageError(f"format={format!r} is not one of {', '.join(possible)}.")
-        return possible[format]
+        return possible[format].bound(adapters)
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:
         shown = ", ".join(f"{printable(a.name)} is {named(a.dialect).words}" for a in found.values())
@@ -71,20 +72,12 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
             f"with {say('format')} "
             f"which of {', '.join(possible)} to write."
         )
-    return dialect
+    return dialect.bound(adapters)
 
 
 def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, str]:
-    """What the headers of all sources say of the base model, where those that say it agree.
-
-    Of one source all that its training says of itself is kept: title, tags and trigger words stay true of it.
-    """
-    if len(adapters) == 1:
-        own = adapters[0].metadata
-        return {
-            key: own[key] for key in own if key in dialect.kept or (OWN.match(key) and key not in CHANGED)
-        }
-    found = {}
+    """What the headers say of the training, and of the base model where those that say it agree."""
+    found = trained(adapters)
     for key in (*KEPT, *dialect.kept):
         said = {adapter.metadata[key] for adapter in adapters if key in adapter.metadata}
         if len(said) == 1:
@@ -98,7 +91,7 @@ def check_beside(adapters: Sequence[Adapter], dialect: Dialect, keys: Sequence[s
     Raises:
         IncompatibleError: there is such a tensor.
     """
-    foreign = [a for a in adapters if named(a.dialect) is not dialect and (a.extras or a.biases)]
+    foreign = [a for a in adapters if a.dialect != dialect.name and (a.extras or a.biases)]
     if foreign and keys:
         raise IncompatibleError(
             f"{printable(foreign[0].name)} holds tensors that are not low-rank pairs ({told(keys)}), and "

@@ -184,7 +184,7 @@ class Plan:
 
 def _size_notes(outline: Outline) -> list[str]:
     notes = []
-    if outline.dialect is PEFT and outline.largest > SERVER_RANK:
+    if outline.dialect.name == PEFT.name and outline.largest > SERVER_RANK:
         notes.append(
             f"rank {outline.largest} is above {SERVER_RANK}, vLLM's default --max-lora-rank; "
             f"with rank {SERVER_RANK}, which most methods take, or by loramerge resize "

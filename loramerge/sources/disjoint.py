@@ -10,6 +10,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
+from loramerge.formats.models.families import having
 from loramerge.formats.models.layers import known
 from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
 
@@ -118,7 +119,7 @@ def _towers(first: Group, other: Group) -> bool:
 def _in_pipeline(first: Group, other: Group) -> bool:
     """Whether all of them are modules of an image model that is known."""
     both = first.targets | other.targets
-    return all(_tabled(target) for target in both)
+    return all(_tabled(target) for target in both) or bool(having({target.path for target in both}))
 
 
 def _tabled(target: Target) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from loramerge.adapters.adapter import Adapter, Scaled, Slot
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.formats.dialects.together import together
 from loramerge.formats.models.renames import EXPERTS, FAMILIES, is_new, old
 from loramerge.formats.models.stems import NUMBER, best, parted, place
 from loramerge.formats.models.templates import Template
@@ -33,7 +34,7 @@ def identified(adapters: Sequence[Adapter], request: Request) -> list[Adapter]:
         IncompatibleError: two modules of a source would be one, or one is two that cannot be told apart.
     """
     names = request.rename if isinstance(request.rename, Mapping) else {}  # a file is a table by now
-    found = renamed(adapters, names)
+    found = together(renamed(adapters, names), request.allow_base_mismatch)
     return padded(united(found, request.grain or "")) if len(found) > 1 or request.grain else found
 
 

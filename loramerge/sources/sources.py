@@ -166,7 +166,7 @@ def open_together(recipe: Recipe) -> Sources:
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
-    dialect = writer.written(found, format)
+    dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
     return Sources.of(whole, adapters, request, dialect)
 
@@ -178,6 +178,11 @@ def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
     guard = open_one(request.project_out, replace(request, alpha="rank"))  # its strength does not matter
     *found, safety = identified([*adapters, guard], request)
     return projected(stronger(found, request.drop_below), safety)
+
+
+def _unspelled(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The sources without their own spellings: what is made for a program has the one that it reads."""
+    return [replace(adapter, spelling=None) for adapter in adapters]
 
 
 def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | None:

@@ -181,7 +181,7 @@ def check_close(found: Difference, kind: str) -> None:
 def _copies(adapter: Adapter, dialect: Dialect, out: Path) -> bool:
     """Whether the files can be copied: nothing that is known of them lies outside of them."""
     files = adapter.provenance.files
-    if named(adapter.dialect) is not dialect or not files or adapter.provenance.alpha is not None:
+    if adapter.dialect != dialect.name or not files or adapter.provenance.alpha is not None:
         return False
     if adapter.renamed:
         return False

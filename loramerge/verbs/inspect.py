@@ -25,6 +25,7 @@ from loramerge.consumers.consumer import loads
 from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha
 from loramerge.formats.dialects import named
+from loramerge.formats.dialects.together import described
 from loramerge.merge.tables import aligned, as_frame, as_html
 from loramerge.sources.blocks import norms
 from loramerge.sources.load import load
@@ -137,6 +138,7 @@ class Inspection:
             "name": self.adapter.name,
             "format": self.kind,
             "base_model": self.adapter.base.name,
+            **({"model": described(self.adapter)} if described(self.adapter) else {}),
             **({"hub": self.adapter.provenance.hub} if self.adapter.provenance.hub else {}),
             **({"revision": self.adapter.provenance.revision} if self.adapter.provenance.hub else {}),
             "dtype": dtypes.word(self.adapter.dtype),
@@ -186,12 +188,19 @@ class Inspection:
         head = (
             f"{printable(self.adapter.name)}: {self.kind}, {len(self.modules)} modules, "
             f"{dtypes.word(self.adapter.dtype)}, "
-            f"base model {printable(self.adapter.base.name or 'not named')}"
+            f"{self._model}"
             f"{'' if self.norm is None else f', ‖ΔW‖ {self.norm:.4g}'}"
         )
         if self.adapter.provenance.hub:
             head += f", commit {printable((self.adapter.provenance.revision or '')[:8])}"
         return head
+
+    @property
+    def _model(self) -> str:
+        """What it is for, in words: its base model, or the family of an image model."""
+        of, base = described(self.adapter), self.adapter.base.name
+        named = f"base model {printable(base or 'not named')}"
+        return f"for {of}" if of and not base else f"for {of}, {named}" if of else named
 
 
 def _told(loads: dict[str, bool]) -> str:

@@ -67,7 +67,7 @@ def model(name: str):
     known = inspect.signature(made.__init__).parameters
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return made(**{key: 1 for key in CUT if key in known}, **MORE.get(name, {}))
+        return made(**{key: 2 for key in CUT if key in known}, **MORE.get(name, {}))  # the last is another
 
 
 def layers(name: str) -> dict[str, tuple[int, ...]]:

@@ -80,6 +80,7 @@ SPELLINGS = {
         ("layer_0", "layer_1"), "", asks=True),
     "loralib": Spelling("", (".lora_A", ".lora_B"), ("h.0.attn.c_attn", "h.1.attn.c_attn"), "", asks=True),
     "sam": Spelling("", ("w_a_*", "w_b_*"), ("000", "001"), alpha=""),
+    "bare": Spelling("", AB, ("layers.0.attention.qkv", "layers.29.attention.qkv")),
     "peft": Spelling("base_model.model.", AB,
         ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"), asks=True),
 }  # fmt: skip
@@ -122,6 +123,12 @@ LAYERS: dict[str, dict[str, Layers]] = {  # of every format that is written: kin
     "kohya": STABLE,
     "comfy": STABLE,
     "diffusers": STABLE,
+    "bare": {
+        "linear": {
+            Target("transformer_blocks.0.img_mod.1", component="transformer"): (48, 8),
+            Target("transformer_blocks.59.txt_mlp.net.2", component="transformer"): (8, 32),
+        }
+    },
     "cloneofsimo": {
         "linear": {unet("numbered.0"): (8, 6)},
         "conv": {unet("numbered.0"): (8, 6), unet("numbered.1", 3, 3): (6, 36)},

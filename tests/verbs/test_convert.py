@@ -220,7 +220,7 @@ REFUSED = {  # arguments of `convert` of a file, and words of the sentence
             "kohya",
         ),
         3,
-        "not clear which",
+        "which nothing in the files tells apart",
     ),
     "a second transformer in kohya": (
         lambda p: (

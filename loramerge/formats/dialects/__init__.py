@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loramerge.formats.dialects.bare import BARE
 from loramerge.formats.dialects.clip_lora import CLIP_LORA
 from loramerge.formats.dialects.cloneofsimo import CLONEOFSIMO
 from loramerge.formats.dialects.comfy import BFL, COMFY, ONETRAINER
@@ -34,6 +35,7 @@ DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEF
     CLIP_LORA,
     LORALIB,
     SAM,
+    BARE,
     PEFT,
 )
 FORMATS = tuple(sorted(dialect.name for dialect in DIALECTS if dialect.writes))  # for --format and --to

@@ -12,30 +12,36 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
-from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
-from loramerge.formats.dialects.diffusers import FIRST
-from loramerge.formats.dialects.grain import fused, placed
+from loramerge.formats.dialects.dialect import Header, Names, Scales, Widths
+from loramerge.formats.dialects.diffusers import PUBLISHED, of_authors
+from loramerge.formats.dialects.model import PARTS, Placed, identified, said
 from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
+from loramerge.formats.dialects.spelled import Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
+from loramerge.formats.models.family import FIRST
 
+ENDS = (".lora_A.weight", ".lora_B.weight")
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
-class FirstNames(Dialect):
+class FirstNames(Spelled):
     """Dialects with the first names of a model's modules, under a prefix for each part of it."""
 
     strength = "`alpha/r`; without an alpha it is 1"
     differences = True
     prefixes: ClassVar[Mapping[str, str]]  # what a key begins with -> component; T5 is told by its modules
     never: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")  # names that its tools do not give
+    hint: ClassVar[str] = FIRST  # the naming that its tools use
 
     @abstractmethod
     def spelled(self, module: str) -> str:
@@ -49,29 +55,37 @@ class FirstNames(Dialect):
                 f"{printable(header.name)} mixes names of {self.tool} with others "
                 f"({printable(foreign[0], 80)}): it is not clear how the latter are scaled."
             )
-        modules = read_modules(header, found, self._places)
-        return modules.adapter(self, header, found.rest, "the scale is 1 there, as ComfyUI has it")
+        modules = read_modules(header, found, partial(self._places, said(header.metadata)))
+        return header.adapter(
+            self,
+            modules.slots,
+            extras=found.rest,
+            oddities=modules.oddities(header, "the scale is 1 there, as ComfyUI has it"),
+            said_alpha=not modules.silent,
+            placed=modules.placed,
+        )
 
     def _prefix(self, key: str) -> str | None:
         return next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
 
-    def _places(self, changes: Mapping[str, Update]) -> dict[str, Target]:
-        """Module name -> the target it means."""
+    def _places(self, said: str, changes: Mapping[str, Update]) -> Placed:
+        """What the names of modules mean."""
         named = {}
         for module in changes:
             name = self.spelled(module)
             prefix = self._prefix(name) or ""
-            named[module] = (self.prefixes[prefix], name.removeprefix(prefix))
-        table = models.known("transformer")
-        flux = models.is_flux(
-            {
-                table.get(path, ""): (changes[module].up.shape[0], changes[module].down.shape[1])
-                for module, (component, path) in named.items()
-                if component == "unet"
-            }
-        )
-        sd3 = any(path.startswith("joint_blocks.") for _, path in named.values())
-        return {module: _target(component, path, flux, sd3) for module, (component, path) in named.items()}
+            named[module] = (self.prefixes[prefix], prefix, name.removeprefix(prefix))
+        own = {module: path for module, (component, _, path) in named.items() if component == "unet"}
+        sizes = {path: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, path in own.items()}
+        table, families, naming = identified(sizes, said, self.hint)
+        targets = {
+            module: Target(table[path], component=PARTS[0])
+            if module in own and path in table
+            else _target(component, path, "sd3" in families)
+            for module, (component, _, path) in named.items()
+        }
+        prefixes = {PARTS[0]: named[next(iter(own))][1]} if families else {}
+        return Placed(targets, families, Spelling(naming, prefixes))
 
 
 class Comfy(FirstNames):
@@ -100,19 +114,12 @@ class Comfy(FirstNames):
     def spelled(self, module: str) -> str:
         return module
 
-    def adopt(self, adapter: Adapter) -> Adapter:
-        if adapter.dialect == self.name:
-            return fused(adapter, strict=False)
-        return self._renamed(placed(adapter, self.words), self.home)
-
     def home(self, target: Target) -> Target:
+        if target.component in PARTS:
+            return self.settled(target)
         table = models.known(part(target))
         odd = target.kind not in self.kinds or target.layout.blocks > 1
-        if (
-            odd
-            or target.path not in table
-            or target.component not in ("unet", "transformer", *CLIP, "text_encoder_3")
-        ):
+        if odd or target.path not in table or target.component not in ("unet", *CLIP, "text_encoder_3"):
             raise unnamed(target, self.words)
         return replace(target, path=table[target.path])
 
@@ -120,14 +127,26 @@ class Comfy(FirstNames):
         whole = list(targets)
         xl = is_sdxl(whole)
 
+        down, up = self.own.ends or ENDS
+
         def names(target: Target) -> tuple[str, str]:
-            module = f"{_written_prefix(target)}{first_name(target, xl)}"
-            return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+            path = self.spells(target)
+            prefix = self.own.prefixes.get(target.component) if path else None
+            prefix = self._written(target) if prefix is None else prefix
+            module = f"{prefix}{path or first_name(target, xl)}"
+            return f"{module}{down}", f"{module}{up}"
 
         return names
 
     def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
-        return {**kept, "format": "pt"}
+        return {**kept, **self.told(widths, kept), "format": "pt"}
+
+    def _written(self, target: Target) -> str:
+        """What stands before the name of a module."""
+        if not target.component.startswith("text_encoder"):
+            return next(iter(self.prefixes))
+        model = "t5xxl" if is_t5(target.path) else CLIP.get(target.component, "t5xxl")
+        return f"text_encoders.{model}.transformer."
 
 
 class OneTrainer(FirstNames):
@@ -152,7 +171,8 @@ class OneTrainer(FirstNames):
     )
 
     def detects(self, header: Header) -> bool:
-        return any(TELLING.match(key) and taken_apart(key) for key in header.tensors)
+        found = any(TELLING.match(key) and taken_apart(key) for key in header.tensors)
+        return found and not any(map(of_authors, header.tensors))
 
     def read(self, header: Header) -> Adapter:
         return self._adapter(header)
@@ -198,22 +218,14 @@ class BlackForest(FirstNames):
 
 
 BARE = re.compile(r"(double|single)_blocks\.\d")
-TELLING = re.compile(rf"clip_[lg]\.|t5\.|{FIRST.pattern}")
+TELLING = re.compile(rf"clip_[lg]\.|t5\.|{PUBLISHED.pattern}")
 COMFY, ONETRAINER, BFL = Comfy(), OneTrainer(), BlackForest()
 
 
-def _target(component: str, path: str, flux: bool, sd3: bool) -> Target:
+def _target(component: str, path: str, sd3: bool) -> Target:
+    """What is not of a model whose names are known."""
     if component == "unet":
-        if flux:
-            return Target(models.known("transformer")[path], component="transformer")
         return Target(models.known("unet").get(path, path), component=component)
     if is_t5(path):
         return Target(path, component="text_encoder_3" if sd3 else "text_encoder_2")
     return Target(path, component=component)
-
-
-def _written_prefix(target: Target) -> str:
-    if not target.component.startswith("text_encoder"):
-        return "diffusion_model."
-    model = "t5xxl" if is_t5(target.path) else CLIP.get(target.component, "t5xxl")
-    return f"text_encoders.{model}.transformer."

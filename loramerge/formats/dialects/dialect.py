@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, S
 from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.formats.dialects.model import Placed
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.beside import refuse_inside
 from loramerge.formats.forms.form import Base
@@ -84,8 +85,11 @@ class Header:
         biases: Mapping[Target, Scaled] | None = None,
         oddities: Iterable[str] = (),
         said_alpha: bool = True,
+        placed: Placed | None = None,
     ) -> Adapter:
         """The adapter that was read. `said_alpha`: the scale is in the files, not the user's word.
+
+        `placed`: what is known of the model that it is for.
 
         Raises:
             SourceError: a module has no name.   IncompatibleError: a factor is left over.
@@ -108,6 +112,8 @@ class Header:
             bare=self.config is None,
             oddities=tuple(oddities),
             metadata=self.metadata,
+            families=placed.families if placed else (),
+            spelling=placed.spelling if placed else None,
         )
 
 
@@ -152,7 +158,7 @@ class Dialect:
     weights: ClassVar[str | None] = None
     single: ClassVar[bool] = True
     sidecar: ClassVar[bool] = False
-    keeps_alpha: ClassVar[bool] = False
+    keeps_alpha: bool = False
     zero_is_rank: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ()
     unread: ClassVar[tuple[str, ...]] = ()
@@ -175,6 +181,10 @@ class Dialect:
             SourceError: malformed.   IncompatibleError: no sum of low-rank updates.
         """
         raise NotImplementedError
+
+    def bound(self, adapters: Sequence[Adapter]) -> Dialect:
+        """This dialect, knowing what it will write: how the sources spell their model."""
+        return self
 
     def adopt(self, adapter: Adapter) -> Adapter:
         """An adapter of any dialect under the targets that `read` would give them, had it been written so.

@@ -13,22 +13,27 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats import models
-from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
-from loramerge.formats.dialects.grain import known_flux, split
-from loramerge.formats.dialects.places import is_flat, located, unnamed
+from loramerge.formats.dialects.dialect import Header, Names, Scales, Widths
+from loramerge.formats.dialects.model import PARTS as MODELS
+from loramerge.formats.dialects.model import Placed, identified, said
+from loramerge.formats.dialects.places import is_flat, unnamed
 from loramerge.formats.dialects.reader import Found, read_modules
+from loramerge.formats.dialects.spelled import Spelled
 from loramerge.formats.files.json import parse_object
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
 from loramerge.formats.forms.unread import BASE
+from loramerge.formats.models.family import OURS
 from loramerge.formats.peft.alpha import DIFFUSERS as SETTINGS
 from loramerge.formats.peft.config import Rule, check_mergeable, scales
 from loramerge.formats.peft.profiles import arranged, patterns
@@ -40,15 +45,17 @@ PROCESSOR = re.compile(
     r"(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<side>down|up)\.weight", re.DOTALL
 )
 CLIP = ("text_encoder", "text_encoder_2", "text_encoder_3")
-FIRST = re.compile(  # the first names of modules under such parts, as OneTrainer has them
+PUBLISHED = re.compile(  # the first names of modules under such parts, as OneTrainer has them
     r"unet\.(?:input_blocks|middle_block|output_blocks)\.|transformer\.(?:double|single)_blocks\."
+    r"(?!\d+\.(?:(?:img|txt)_(?:attn_|mlp\.fc|mod\.linear)|modulation\.linear))"
 )
+AUTHORS = re.compile(r"transformer\.(?:double|single)_blocks\.")  # of HunyuanVideo, which have more of them
 LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a file of PEFT's names
 
 VISION = re.compile(r"transformer\.layers\.\d+\.\d+\.fn\.")  # lucidrains' transformer, which loralib adapts
 
 
-class Diffusers(Dialect):
+class Diffusers(Spelled):
     name = "diffusers"
     words = "a diffusers LoRA"
     tools = "diffusers and its training scripts"
@@ -59,9 +66,12 @@ class Diffusers(Dialect):
     strength = "by `lora_adapter_metadata` in the header, part by part; else `alpha/r`; else 1"
     writes = True
     weights = "pytorch_lora_weights.safetensors"
+    usual = OURS
+    low = False  # whether it writes the second model of a pipeline, because its own sources do
 
     def detects(self, header: Header) -> bool:
-        return any(_is_ours(key) for key in header.tensors) and not any(map(VISION.match, header.tensors))
+        ours = any(_is_ours(key) or of_authors(key) for key in header.tensors)
+        return ours and not any(map(VISION.match, header.tensors))
 
     def read(self, header: Header) -> Adapter:
         found = by_module(header.tensors, header.name, _apart)
@@ -70,7 +80,7 @@ class Diffusers(Dialect):
                 f"{printable(header.name)} mixes names of diffusers with others "
                 f"({printable(foreign[0], 80)}): it is not clear how these are scaled."
             )
-        modules = read_modules(header, found, _places)
+        modules = read_modules(header, found, partial(_places, said(header.metadata)))
         base = None
         if SETTINGS in header.metadata:
             base = _set(modules, header)
@@ -82,17 +92,20 @@ class Diffusers(Dialect):
             extras=found.rest,
             oddities=modules.oddities(header, "the scale is 1 there, as diffusers has it"),
             said_alpha=not modules.silent,
+            placed=modules.placed,
         )
 
-    def adopt(self, adapter: Adapter) -> Adapter:
-        if adapter.dialect == self.name:
-            return adapter
-        if any(t.component == "transformer" for t in adapter.slots) and not known_flux(adapter):
-            raise unnamed(next(t for t in adapter.slots if t.component == "transformer"), self.words)
-        return self._renamed(split(located(adapter)), self.home)
+    def bound(self, adapters: Sequence[Adapter]) -> Self:
+        made = super().bound(adapters)
+        own = {t.component for a in adapters if a.dialect == self.name for t in a.slots}
+        made.low = MODELS[1] in own and MODELS[0] not in own
+        return made
 
     def home(self, target: Target) -> Target:
-        table = models.known(target.component) if target.component in ("unet", "transformer") else {}
+        if target.component in MODELS:
+            part = MODELS[1] if self.low else target.component
+            return replace(self.settled(target), component=part)
+        table = models.known("unet") if target.component == "unet" else {}
         if is_flat(target):
             raise unnamed(target, self.words)
         if target.component == "unet" and table.get(target.path) != target.path:
@@ -103,7 +116,7 @@ class Diffusers(Dialect):
 
     def keys(self, targets: Iterable[Target]) -> Names:
         def names(target: Target) -> tuple[str, str]:
-            module = f"{target.component}.{target.path}"
+            module = f"{target.component}.{self.spells(target) or target.path}"
             return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
         return names
@@ -125,7 +138,7 @@ class Diffusers(Dialect):
                 "target_modules": sorted(_end(t.path) if component in CLIP else t.path for t in units),
             }
             settings |= {f"{component}.{key}": value for key, value in said.items()}
-        found = {**kept, "format": "pt"}
+        found = {**kept, **self.told(widths, kept), "format": "pt"}
         return {**found, SETTINGS: json.dumps(settings, sort_keys=True)} if settings else found
 
 
@@ -143,9 +156,14 @@ def _ends(ranks: Mapping[str, int]) -> dict[str, int]:
 
 
 def _is_ours(key: str) -> bool:
-    if LANGUAGE.match(key) or FIRST.match(key) or not (NAMED.match(key) or UNET.match(key)):
+    if LANGUAGE.match(key) or PUBLISHED.match(key) or not (NAMED.match(key) or UNET.match(key)):
         return False
     return bool(taken_apart(key) or PROCESSOR.fullmatch(key))
+
+
+def of_authors(key: str) -> bool:
+    """Whether a key is one that HunyuanVideo's authors, and not OneTrainer, have under `transformer.`."""
+    return bool(AUTHORS.match(key)) and not PUBLISHED.match(key) and taken_apart(key) is not None
 
 
 def _apart(key: str) -> tuple[str, str] | None:
@@ -164,9 +182,13 @@ def _projection(module: str, which: str) -> str:
     return "to_out.0" if which == "out" else f"to_{which}"
 
 
-def _places(changes: Mapping[str, Update]) -> dict[str, Target]:
+def _places(said: str, changes: Mapping[str, Update]) -> Placed:
     split = {module: module.partition(".") for module in changes}
-    return {module: Target(path, component=component) for module, (component, _, path) in split.items()}
+    own = {module: path for module, (part, _, path) in split.items() if part in MODELS}
+    sizes = {path: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, path in own.items()}
+    table, families, naming = identified(sizes, said, OURS)
+    targets = {m: Target(table.get(path, path), component=part) for m, (part, _, path) in split.items()}
+    return Placed(targets, families, Spelling(naming))
 
 
 def _set(modules: Found, header: Header) -> str | None:

@@ -12,19 +12,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
-
-from loramerge.adapters.adapter import Adapter, Held, Tensor
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
-from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
-from loramerge.formats.dialects.grain import fused, placed
+from loramerge.formats.dialects.dialect import Header, Names, Scales, Widths
+from loramerge.formats.dialects.model import PARTS, RAW, Placed, identified, said
 from loramerge.formats.dialects.places import first_name, is_flat, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
+from loramerge.formats.dialects.spelled import Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module
+from loramerge.formats.models.family import FIRST, OURS
 
 KEY = re.compile(
     r"(?P<prefix>lora_(?:unet|te[123]?|transformer|prior_unet|prior_te)|lycoris)_(?P<flat>[^.]+)\.", re.DOTALL
@@ -40,11 +42,16 @@ COMPONENTS = {  # prefix -> component
     "lora_prior_unet": "prior_unet",
     "lora_prior_te": "prior_text_encoder",
 }
-MODULES = {"transformer": "networks.lora_flux", "unet": "networks.lora"}
+MODULES = {  # the networks of sd-scripts, by family
+    "flux.1": "networks.lora_flux",
+    "chroma": "networks.lora_flux",
+    "sd3": "networks.lora_sd3",
+    "lumina-2": "networks.lora_lumina",
+}
 DYNAMIC = "Dynamic"  # what sd-scripts writes for ranks that differ
 
 
-class Kohya(Dialect):
+class Kohya(Spelled):
     name = "kohya"
     words = "a kohya LoRA"
     tools = "sd-scripts, musubi-tuner, LyCORIS, OneTrainer, SimpleTuner"
@@ -69,13 +76,15 @@ class Kohya(Dialect):
                 f"{printable(header.name)} mixes names of kohya with others ({printable(foreign[0], 80)}): "
                 "it is not clear how these are scaled."
             )
-        modules = read_modules(header, found, _places, self.zero_is_rank)
-        return modules.adapter(self, header, found.rest, "the scale is 1 there, as kohya has it")
-
-    def adopt(self, adapter: Adapter) -> Adapter:
-        if adapter.dialect == self.name:
-            return fused(adapter, strict=False)
-        return self._renamed(placed(adapter, self.words, flat=True), self.home)
+        modules = read_modules(header, found, partial(_places, said(header.metadata)), self.zero_is_rank)
+        return header.adapter(
+            self,
+            modules.slots,
+            extras=found.rest,
+            oddities=modules.oddities(header, "the scale is 1 there, as kohya has it"),
+            said_alpha=not modules.silent,
+            placed=modules.placed,
+        )
 
     def home(self, target: Target) -> Target:
         if target.kind not in self.kinds or target.layout.blocks > 1:
@@ -83,6 +92,8 @@ class Kohya(Dialect):
                 f"{printable(target)} is {_odd(target)}, for which kohya's format has no name: leave it out "
                 f"with {say('exclude')}."
             )
+        if target.component in PARTS and (self.holds(target) or "." in target.path):
+            return self.settled(target)
         if target.component not in COMPONENTS.values():
             raise unnamed(target, self.words)
         known = models.by_flat(part(target))
@@ -91,27 +102,19 @@ class Kohya(Dialect):
 
     def keys(self, targets: Iterable[Target]) -> Names:
         whole = list(targets)
-        xl = is_sdxl(whole)
-        several = xl or any(t.component not in ("unet", "text_encoder") for t in whole)
-        apart = any(t.component == "transformer" and t.path in models.owner("transformer") for t in whole)
+        several = is_sdxl(whole) or any(t.component not in ("unet", "text_encoder") for t in whole)
+        first = self.own.naming == FIRST if "unet" in self.own.prefixes else is_sdxl(whole)
 
         def names(target: Target) -> tuple[str, str]:
-            first = target.path
-            if xl or (target.component != "unet" and not apart):
-                first = first_name(target)
-            name = f"{_prefix(target, several, apart)}_{models.flat(first)}"
+            path = self.spells(target) or target.path
+            if target.component not in ("unet", *PARTS) or (target.component == "unet" and first):
+                path = first_name(target)
+            usual = "lora_unet" if self.holds(target) else _prefix(target, several)
+            prefix = self.own.prefixes.get(target.component) or f"{usual}_"
+            name = f"{prefix}{models.flat(path)}"
             return f"{name}.lora_down.weight", f"{name}.lora_up.weight"
 
         return names
-
-    def beside(self, widths: Widths, scales: Scales) -> Mapping[str, Tensor]:
-        names = self.keys(widths)
-        return {
-            f"{names(target)[0].partition('.')[0]}.alpha": Held(
-                np.array(scales.get(target, 1.0) * width, np.float32)
-            )
-            for target, width in widths.items()
-        }
 
     def scales(self, widths: Widths) -> Scales:
         """One alpha for all modules, since diffusers takes that of most for many of the others."""
@@ -120,20 +123,28 @@ class Kohya(Dialect):
 
     def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         """What sd-scripts and its user interfaces look for, and what still holds of the base model."""
-        components = {target.component for target in widths}
-        module = next((name for part, name in MODULES.items() if part in components), "networks.lora")
-        known = not any(target.component == "unet" and is_flat(target) for target in widths)
+        module = self._network(widths)
         conv = [target for target in widths if set(target.layout.kernel) - {1}]
         linear = [target for target in widths if not set(target.layout.kernel) - {1}] or conv
         alphas = {target: width * scales.get(target, 1.0) for target, width in widths.items()}
         said = f'{{"conv_dim": "{_one(widths, conv)}", "conv_alpha": "{_one(alphas, conv)}"}}'
         return {
             **kept,
-            **({"ss_network_module": module} if known else {}),  # each model of musubi-tuner has its own
+            **self.told(widths, kept),
+            **({"ss_network_module": module} if module else {}),
             "ss_network_dim": _one(widths, linear),
             "ss_network_alpha": _one(alphas, linear),
             "ss_network_args": said if conv else "{}",
         }
+
+    def _network(self, targets: Iterable[Target]) -> str:
+        """What sd-scripts calls the network; "" where it is not known: each model of musubi-tuner has one."""
+        whole = list(targets)
+        if any(target.component in PARTS for target in whole):
+            names = {MODULES.get(family.name, "") for family in (self.model.families if self.model else ())}
+            return max(names, default="")
+        flat = any(target.component == "unet" and is_flat(target) for target in whole)
+        return "" if flat else "networks.lora"
 
 
 KOHYA = Kohya()
@@ -145,41 +156,57 @@ def _one(numbers: Mapping[Target, float], targets: Iterable[Target]) -> str:
     return found.pop() if len(found) == 1 else DYNAMIC
 
 
-def _places(changes: Mapping[str, Update]) -> dict[str, Target]:
-    """Module name -> the target it means."""
-    split = {module: KEY.match(f"{module}.") for module in changes}
-    named = {module: (key["prefix"], key["flat"]) for module, key in split.items() if key}
-    table = models.by_flat("transformer")
-    flux = models.is_flux(
-        {
-            table.get(flat, ""): (changes[module].up.shape[0], changes[module].down.shape[1])
-            for module, (prefix, flat) in named.items()
-            if COMPONENTS[prefix] in ("unet", "transformer")
-        }
-    )
-    sd3 = any(flat.startswith("joint_blocks") for _, flat in named.values())
-    return {module: _target(prefix, flat, flux, sd3) for module, (prefix, flat) in named.items()}
+def _places(said: str, changes: Mapping[str, Update]) -> Placed:
+    """What the names of modules mean."""
+    split = {module: _split(module) for module in changes}
+    own = {m: flat for m, (prefix, flat) in split.items() if COMPONENTS[_plain(prefix)] in RAW}
+    prefixes = {COMPONENTS[_plain(prefix)]: prefix for prefix, _ in reversed(split.values())}
+    unets = {} if "lora_transformer_" in prefixes.values() else models.by_flat("unet")
+    sizes = {flat: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, flat in own.items()}
+    known = [unets[flat] for flat in own.values() if flat in unets]
+    hint = FIRST if "lora_unet_" in prefixes.values() else ""
+    names, families, naming = ({}, (), "") if known else identified(sizes, said, hint)
+    there = PARTS[0] if families else "unet" if known else ""
+    if known:
+        names, naming = unets, OURS if set(map(models.flat, known)) <= set(own.values()) else FIRST
+    targets = {
+        module: Target(names[flat], component=there)
+        if module in own and flat in names
+        else _target(COMPONENTS[_plain(prefix)], flat, "sd3" in families)
+        for module, (prefix, flat) in split.items()
+    }
+    spelled = {there or part: prefix for part, prefix in prefixes.items() if part in RAW}
+    return Placed(targets, families, Spelling(naming, spelled))
 
 
-def _target(prefix: str, flat: str, flux: bool, sd3: bool) -> Target:
-    component = COMPONENTS[prefix]
-    if component in ("unet", "transformer"):
-        if flux:
-            return Target(models.by_flat("transformer")[flat], component="transformer")
-        unet = models.by_flat("unet")
-        if flat in unet and prefix != "lora_transformer":
-            return Target(unet[flat], component="unet")
+def _split(module: str) -> tuple[str, str]:
+    """(prefix, flat name) of a module; some tools double a part of the prefix."""
+    found = KEY.match(f"{module}.")
+    assert found is not None  # others are refused before
+    prefix, flat = f"{found['prefix']}_", found["flat"]
+    for more in ("_", "unet_"):
+        if prefix == "lora_unet_" and flat.startswith(more) and len(flat) > len(more):
+            return f"{prefix}{more}", flat.removeprefix(more)
+    return prefix, flat
+
+
+def _plain(prefix: str) -> str:
+    return "lora_unet" if prefix.startswith("lora_unet_") else prefix.removesuffix("_")
+
+
+def _target(component: str, flat: str, sd3: bool) -> Target:
+    """What is not of a model whose names are known."""
+    if component in RAW or not component.startswith("text_encoder"):
         return Target(flat, component=component)
     if flat in models.by_flat("t5"):
         return Target(models.by_flat("t5")[flat], component="text_encoder_3" if sd3 else "text_encoder_2")
     return Target(models.by_flat("text_encoder").get(flat, flat), component=component)
 
 
-def _prefix(target: Target, several: bool, apart: bool) -> str:
-    """`several`: the pipeline has more text encoders than one.   apart: Flux under diffusers' names."""
-    if target.component == "transformer":
-        known = target.path in models.known("transformer") and not apart
-        return "lora_unet" if known else "lora_transformer"
+def _prefix(target: Target, several: bool) -> str:
+    """`several`: the pipeline has more text encoders than one."""
+    if target.component in PARTS:
+        return "lora_transformer"
     if target.component.startswith("text_encoder"):
         number = (
             "3" if is_t5(target.path) else target.component.removeprefix("text_encoder").lstrip("_") or "1"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,10 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
-from loramerge.formats.dialects.grain import split
+from loramerge.formats.dialects.grain import regrained
+from loramerge.formats.dialects.model import Model, model_of
 from loramerge.formats.dialects.places import is_flat
+from loramerge.formats.models.family import OURS
 from loramerge.formats.peft.keys import Keys
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.read import CONFIG, read_file
@@ -27,6 +30,8 @@ class Peft(Dialect):
     writes = True
     weights = WEIGHTS
     sidecar = True
+    model: Model | None = None  # where a source has other names than diffusers' for it
+    naming: str = OURS
 
     def detects(self, header: Header) -> bool:
         return True
@@ -34,10 +39,18 @@ class Peft(Dialect):
     def read(self, header: Header) -> Adapter:
         return read_file(header.file, header.name, header.alpha, header.optional, header.base)
 
+    def bound(self, adapters: Sequence[Adapter]) -> Peft:
+        own = (a.spelling.naming for a in adapters if a.dialect == self.name and a.spelling)
+        if (naming := next(own, "")) in ("", OURS):
+            return self
+        made = copy(self)
+        made.model, made.naming = model_of(adapters), naming
+        return made
+
     def adopt(self, adapter: Adapter) -> Adapter:
-        if adapter.dialect == self.name:
+        if adapter.dialect == self.name and {t.component for t in adapter.slots} <= {"model"}:
             return adapter
-        whole = split(adapter)
+        whole = regrained(adapter, self.model or model_of([adapter]), self.naming)
         components = sorted({target.component for target in whole.slots})
         if len(components) > 1:
             raise IncompatibleError(
@@ -52,7 +65,8 @@ class Peft(Dialect):
                 f"{printable(target)} is the flat name of a module of an unknown model, and "
                 "PEFT needs its dotted name."
             )
-        return replace(target, component="model")
+        name = self.model.name(target, self.naming) if self.model and self.model.holds(target) else None
+        return replace(target, path=name or target.path, component="model")
 
     def keys(self, targets: Iterable[Target]) -> Names:
         return Keys(targets).of

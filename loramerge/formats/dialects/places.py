@@ -9,6 +9,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
+from loramerge.formats.models.families import likely, ours, possible
 
 PARTS = {"unet": "unet", "transformer": "transformer", "text_encoder": "text_encoder", "t5": "text_encoder_2"}
 
@@ -23,12 +24,27 @@ def located(adapter: Adapter) -> Adapter:
     if not loose:
         return adapter
     part = next((part for part in PARTS if loose <= set(models.known(part).values())), None)
+    if part is None and (known := _of_family(adapter)) is not None:
+        return known
     if part is None:
         raise IncompatibleError(
             f"{printable(adapter.name)} has modules such as {printable(min(loose))}, which belong to no "
             "image model that loramerge knows: this format has no names for them."
         )
     return moved(adapter, "model", PARTS[part])
+
+
+def _of_family(adapter: Adapter) -> Adapter | None:
+    """The adapter of one model under our names for its family; None if nothing tells which it is."""
+    own = {target: slot for target, slot in adapter.slots.items() if target.component == "model"}
+    names = {target.path: slot.shape for target, slot in own.items()}
+    found = possible(names, adapter.base.name or "")
+    table = ours(likely(found, names), names)
+    if table is None:
+        return None
+    there = {t: replace(t, path=table[t.path], component="transformer") for t in own}
+    slots = {there.get(target, target): slot for target, slot in adapter.slots.items()}
+    return replace(adapter, slots=slots, families=tuple(family.name for family in found))
 
 
 def unnamed(target: Target, words: str) -> IncompatibleError:

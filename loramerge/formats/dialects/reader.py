@@ -14,6 +14,7 @@ from loramerge.adapters.target import Layout, Target
 from loramerge.errors import EmptyError, SourceError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.lycoris import leaves_open, whole_scale
+from loramerge.formats.dialects.model import Placed
 from loramerge.formats.forms.form import Given, Parts, Update
 from loramerge.formats.forms.lokr import LOKR
 from loramerge.formats.forms.parts import Sorted
@@ -33,6 +34,7 @@ class Found:
     `open` are those whose scale the settings of the training would tell, and these are not there.
     """
 
+    placed: Placed
     slots: dict[Target, Slot] = field(default_factory=dict)
     forms: Counter[str] = field(default_factory=Counter)
     silent: list[str] = field(default_factory=list)
@@ -76,13 +78,13 @@ class Found:
 def read_modules(
     header: Header,
     found: Sorted,
-    place: Callable[[Mapping[str, Update]], Mapping[str, Target]],
+    place: Callable[[Mapping[str, Update]], Placed],
     zero_is_rank: bool = False,
 ) -> Found:
     """The updates of these modules.
 
     Args:
-        place: the targets that the names of the modules mean, given the updates.
+        place: what the names of the modules mean, given the updates.
         zero_is_rank: an alpha of 0 is none.
 
     Raises:
@@ -97,7 +99,8 @@ def read_modules(
         for module, parts in sorted(found.modules.items())
         if (change := update(parts, Given(shown[module]), "image"))
     }
-    targets, result = place(changes), Found()
+    placed = place(changes)
+    targets, result = placed.targets, Found(placed)
     for module, change in changes.items():
         target = shaped(targets[module], change)
         if target in result.slots:

@@ -14,6 +14,7 @@ from loramerge.adapters.target import Target
 from loramerge.errors import SourceError, printable
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Dialect, Header
+from loramerge.formats.dialects.model import Placed
 from loramerge.formats.dialects.reader import read_modules
 from loramerge.formats.files.views import Shared, rows
 from loramerge.formats.forms.form import Update
@@ -54,7 +55,12 @@ class XLabs(Dialect):
         oddities = modules.oddities(header, "the scale is 1, as XLabs has it")
         slots = dict(_cut(modules.slots))
         return header.adapter(
-            self, slots, extras=found.rest, oddities=oddities, said_alpha=not modules.silent
+            self,
+            slots,
+            extras=found.rest,
+            oddities=oddities,
+            said_alpha=not modules.silent,
+            placed=modules.placed,
         )
 
     def adopt(self, adapter: Adapter) -> Adapter:
@@ -69,12 +75,12 @@ def _apart(key: str) -> tuple[str, str] | None:
     return (found["module"], found["side"]) if found else None
 
 
-def _places(changes: Mapping[str, Update]) -> dict[str, Target]:
+def _places(changes: Mapping[str, Update]) -> Placed:
     places = {}
     for module in changes:
         _, number, _, which = module.split(".")
         places[module] = Target(PARTS[which].format(int(number)), component="transformer")
-    return places
+    return Placed(places, ("flux.1",))
 
 
 def _cut(slots: Mapping[Target, Slot]) -> list[tuple[Target, Slot]]:

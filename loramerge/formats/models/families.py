@@ -46,6 +46,12 @@ def possible(names: Sizes, said: str = "") -> tuple[Family, ...]:
     return tuple(family for family in found if said and family.means(said)) or found
 
 
+def having(names: Iterable[str]) -> tuple[Family, ...]:
+    """The families that have modules of all these names, of whatever size."""
+    listed = list(names)
+    return tuple(f for f in FAMILIES.values() if all(map(f.find, listed)) and f.told(listed))
+
+
 def likely(found: Iterable[Family], names: Sizes, naming: str = "") -> tuple[Family, ...]:
     """Of possible families those that tools call so, that have models of this width, and so many blocks."""
     kept = tuple(found)

@@ -148,6 +148,21 @@ class Family:
         """Whether what is said of a model says this family."""
         return re.search(self.said, text, re.IGNORECASE) is not None
 
+    def variant(self, names: Sizes, text: str) -> dict[str, str]:
+        """What tells its models apart: kind -> value, as far as widths, names and metadata say.
+
+        >>> from loramerge.formats.models.wan import WAN
+        >>> WAN.variant({"blocks.0.self_attn.q": (5120, 5120)}, "wan2.2_t2v_low_noise")
+        {'version': '2.2', 'noise': 'low noise', 'task': 'T2V', 'size': '14B'}
+        """
+        found = {
+            kind: next((value for value, words in values if re.search(words, text, re.IGNORECASE)), "")
+            for kind, values in self.variants.items()
+        }
+        size = self.sizes(names)
+        found["size"] = size[0] if len(size) == 1 else ""
+        return {kind: value for kind, value in found.items() if value}
+
     def sizes(self, names: Sizes) -> list[str]:
         """The published models that have modules of this width."""
         inputs = {ins for outs, ins in names.values()}

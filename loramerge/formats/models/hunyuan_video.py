@@ -9,7 +9,6 @@ _BESIDE = """
     context_embedder.token_refiner.refiner_blocks.*.ff.net.{{0.proj,2}} = {1}.mlp.{3}
     context_embedder.time_text_embed.timestep_embedder.linear_{{1,2}} = txt_in.t_embedder.{4}
     context_embedder.time_text_embed.text_embedder.linear_{{1,2}} = txt_in.c_embedder.{5}
-    x_embedder.proj = img_in.proj
     time_text_embed.{{timestep,guidance}}_embedder.linear_1 = {{time,guidance}}_in.{6}
     time_text_embed.{{timestep,guidance}}_embedder.linear_2 = {{time,guidance}}_in.{7}
     time_text_embed.text_embedder.linear_{{1,2}} = vector_in.{{in,out}}_layer

@@ -62,9 +62,10 @@ class Rule:
             return [[slice(outs // 2, outs), slice(0, outs // 2)]]
         return [[slice(*ends)] for ends in pairwise(accumulate(self.sizes(outs, ins), initial=0))]
 
-    def height(self, outs: int, ins: int) -> int:
+    def height(self, part: int, outs: int, ins: int) -> int:
         """The rows of the whole, from the size of one part."""
-        return int(ins * self.ratios[0]) if self.ratios else outs * len(self.ours)
+        equal = self.rows == "equal" or not self.ratios
+        return outs * len(self.ours) if equal else int(ins * self.ratios[0])
 
     def fits(self, outs: int, ins: int, part: int = -1) -> bool:
         """Whether the module, or one of its parts, can have this size."""

@@ -23,9 +23,12 @@ WAN = Family(
     blocks={"blocks": 40},
     widths={1536: "1.3B", 3072: "5B", 5120: "14B"},
     variants={
-        "noise": (("high noise", r"high\W?noise|\bhigh\b"), ("low noise", r"low\W?noise|\blow\b")),
-        "task": (("TI2V", r"ti2v"), ("I2V", r"i2v"), ("T2V", r"t2v")),
-        "version": (("2.2", r"wan\W?2\W?2"), ("2.1", r"wan\W?2\W?1")),
+        "version": (("2.2", r"wan\W?_?2[._]?2"), ("2.1", r"wan\W?_?2[._]?1")),
+        "noise": (
+            ("high noise", r"high[\W_]?noise|[\W_]high(?=[\W_]?(v?\d|lora|$))"),
+            ("low noise", r"low[\W_]?noise|[\W_]low(?=[\W_]?(v?\d|lora|$))"),
+        ),
+        "task": (("TI2V", r"ti2v"), ("I2V", r"i2v|k_img|add_k_proj"), ("T2V", r"t2v")),
     },
     converter="convert_wan_transformer_to_diffusers",
     model="WanTransformer3DModel",

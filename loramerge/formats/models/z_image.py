@@ -9,13 +9,13 @@ _LAYER = """
     {0}.*.attention.to_out.0 = {0}.*.attention.out 1:1
     {0}.*.feed_forward.w{{1,3}} 8:3
     {0}.*.feed_forward.w2 3:8
-    {0}.*.adaLN_modulation.0
 """
 Z_IMAGE = Family(
     "z-image",
     "Z-Image",
     "".join(map(_LAYER.format, ("layers", "noise_refiner", "context_refiner")))
     + """
+    {layers,noise_refiner}.*.adaLN_modulation.0
     cap_embedder.1
     t_embedder.mlp.{0,2}
     all_x_embedder.2-1 = x_embedder

@@ -44,13 +44,12 @@ def test_modules_are_read_by_their_first_names(tmp_path, names, alpha, spelling)
 
 
 def test_a_model_that_is_not_known_keeps_its_own_names_and_meets_kohya(tmp_path):
-    """Wan in musubi-tuner's names and in ComfyUI's."""
-    comfy = saved(tmp_path / "c.safetensors", pairs({"diffusion_model.blocks.0.self_attn.q": (4, 4)}, NEW))
-    kohya = saved(tmp_path / "k.safetensors", pairs({"lora_unet_blocks_0_self_attn_q": (4, 4)}, alpha=2.0))
+    comfy = saved(tmp_path / "c.safetensors", pairs({"diffusion_model.towers.0.attend.q": (4, 4)}, NEW))
+    kohya = saved(tmp_path / "k.safetensors", pairs({"lora_unet_towers_0_attend_q": (4, 4)}, alpha=2.0))
 
-    assert {str(t) for t in lm.load(comfy)} == {"unet.blocks.0.self_attn.q"}
+    assert {str(t) for t in lm.load(comfy)} == {"unet.towers.0.attend.q"}
     merge = lm.combine([comfy, kohya], format="kohya", out=tmp_path / "m.safetensors")
-    assert {str(t) for t in merge.adapter} == {"unet.blocks_0_self_attn_q"}
+    assert {str(t) for t in merge.adapter} == {"unet.towers_0_attend_q"}
     with pytest.raises(lm.IncompatibleError, match="belongs to an unknown model"):
         lm.combine([comfy, kohya], format="comfy")
 
@@ -143,7 +142,7 @@ def test_xlabs_keeps_several_modules_in_its_processors(tmp_path):
         ),
     }
     for name, (outs, modules) in shapes.items():
-        up, down = normal(rng, outs, 2), normal(rng, 2, 4)
+        up, down = normal(rng, outs, 2), normal(rng, 2, 20 if name.endswith("proj_lora") else 4)
         tensors |= {f"{name}.up.weight": up, f"{name}.down.weight": down}
         for module, part in zip(modules, np.split(product(up, down), len(modules)), strict=True):
             wanted[f"transformer.{module}"] = part

@@ -90,18 +90,18 @@ def test_pairs_stacked_in_a_fused_module_are_one_update(tmp_path):
 
 
 def test_a_model_that_is_not_known_keeps_its_flat_names(tmp_path):
-    shapes = {"lora_unet_blocks_0_self_attn_q": (4, 4), "lora_unet__blocks_1_ffn_0": (8, 4)}
+    shapes = {"lora_unet_towers_0_attend_q": (4, 4), "lora_unet_towers_1_ffn_0": (8, 4)}
     path = saved(tmp_path / "a.safetensors", pairs(shapes, alpha=1.0))
     merge = lm.combine([path, path], out=tmp_path / "m.safetensors")
 
-    assert {str(target) for target in lm.load(path)} == {"unet.blocks_0_self_attn_q", "unet._blocks_1_ffn_0"}
+    assert {str(target) for target in lm.load(path)} == {"unet.towers_0_attend_q", "unet.towers_1_ffn_0"}
     assert {key.partition(".")[0] for key in read(tmp_path / "m.safetensors")} == set(shapes)
     assert {t.component for t in merge.adapter} == {"unet"}
     assert "ss_network_module" not in lm.load(tmp_path / "m.safetensors").metadata, "it is not known either"
 
 
 def test_names_that_another_model_shares_with_flux_stay_flat(tmp_path):
-    shapes = {**FLUX_KOHYA, "lora_unet_double_blocks_19_img_attn_qkv": (24, 8)}  # Flux has 19, from 0
+    shapes = {**FLUX_KOHYA, "lora_unet_double_blocks_20_img_attn_qkv": (24, 8)}  # no family has so many
     adapter = lm.load(saved(tmp_path / "a.safetensors", pairs(shapes, alpha=1.0)))
 
     assert "unet.double_blocks_3_img_attn_qkv" in {str(target) for target in adapter}
@@ -207,6 +207,8 @@ def test_a_file_of_kohya_says_what_its_user_interfaces_look_for(tmp_path):
     assert told == {
         "ss_base_model_version": "sd_v1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "mine",
+        "ss_output_name": "mine",
         "ss_network_module": "networks.lora",
         "ss_network_dim": "3",
         "ss_network_alpha": "3",

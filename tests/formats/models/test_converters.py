@@ -1,4 +1,4 @@
-"""The names of every family against diffusers: layers of its classes, and its converters of checkpoints."""
+"""The names of every family against diffusers: the layers of its classes, its converters of checkpoints."""
 
 import pytest
 
@@ -16,7 +16,7 @@ UNLISTED = {  # layers that no adapter is known to be for, and names that depend
     "sd3": ("norm1_context.linear",),
     "mochi": ("norm1_context.linear_1",),
     "ace-step-1.5": ("proj_in_conv",),
-    "sana": ("guidance",),
+    "hunyuan-video": ("x_embedder.proj",),
 }
 
 

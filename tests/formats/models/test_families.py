@@ -45,7 +45,7 @@ def test_the_parts_of_a_fused_module_have_all_its_rows_once_and_know_it(family):
             height = sum(span.stop - span.start for span in rule.spans(outs, ins)[number])
             assert row.fits(part, height, ins)
             if rule.ratios:
-                assert rule.height(height, ins) == outs
+                assert rule.height(number, height, ins) == outs
 
 
 @pytest.mark.parametrize(("family", "own"), NAMINGS)

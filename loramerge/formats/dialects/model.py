@@ -1,0 +1,107 @@
+"""The model that adapters are for: of which family it is, by everything that they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.spelling import Spelling
+from loramerge.adapters.target import Target
+from loramerge.errors import IncompatibleError, printable, say
+from loramerge.formats.models.families import FAMILIES, likely, naming, ours, possible
+from loramerge.formats.models.family import Family, Sizes
+
+PARTS = ("transformer", "transformer_2")  # of a pipeline that a model with a family is
+RAW = ("unet", *PARTS)  # where modules lie whose family is not known
+SAID = ("loramerge.family", "modelspec.architecture", "ss_base_model_version", "ss_network_module")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The families that a model can be of; of several, those that nothing tells apart."""
+
+    families: tuple[Family, ...] = ()
+
+    @property
+    def first(self) -> Family:
+        return self.families[0]
+
+    def holds(self, target: Target) -> bool:
+        """Whether a target is a module of it."""
+        return bool(self.families) and target.component in PARTS and self.first.place(target.path) is not None
+
+    def name(self, target: Target, naming: str) -> str | None:
+        """What a module is called in a naming; None where that has it in parts, or in a whole.
+
+        Raises:
+            IncompatibleError: its families call it differently.
+        """
+        return self._alike(target, [family.spelled(target.path, naming) for family in self.families])
+
+    def owner(self, target: Target, naming: str) -> str | None:
+        """The module of which a naming has it as a part. Errors as for `name`."""
+        found = [family.owner(target.path, naming) for family in self.families]
+        return self._alike(target, [each and each[0] for each in found])
+
+    def _alike(self, target: Target, found: Sequence[str | None]) -> str | None:
+        if len(set(found)) > 1:
+            several = " or ".join(family.title for family in self.families)
+            raise IncompatibleError(
+                f"{printable(target)} is a module of {several}, which nothing in the files tells apart, and "
+                f"this format calls it differently in each: write another {say('format')}."
+            )
+        return found[0]
+
+
+def model_of(adapters: Iterable[Adapter]) -> Model:
+    """What adapters are for, as far as they say together: a family that one of them cannot be of is out."""
+    listed = [adapter for adapter in adapters if own_sizes(adapter.slots)]
+    sizes = {path: size for adapter in listed for path, size in own_sizes(adapter.slots).items()}
+    named = [families_of(adapter) for adapter in listed]
+    shared = [f for f in FAMILIES.values() if named and all(f in each for each in named)]
+    return Model(likely(shared, sizes))
+
+
+def families_of(adapter: Adapter) -> tuple[Family, ...]:
+    """The families that the model of an adapter can be of."""
+    if adapter.families:
+        return tuple(FAMILIES[name] for name in adapter.families)
+    return possible(own_sizes(adapter.slots), said(adapter.metadata, adapter.base.name))
+
+
+def own_sizes(slots: Mapping[Target, Slot]) -> dict[str, tuple[int, int]]:
+    """Path -> (outs, ins) of the modules that are of a model with a family."""
+    return {target.path: slot.shape for target, slot in slots.items() if target.component in PARTS}
+
+
+def said(metadata: Mapping[str, str], base: str | None = None) -> str:
+    """What metadata and the name of the base model call the model."""
+    if (own := metadata.get(SAID[0])) is not None:
+        return FAMILIES[own].title if own in FAMILIES else ""
+    return " ".join(filter(None, [*(metadata.get(key) for key in SAID), base]))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The targets that the names of modules mean, the families they are of, and how they are spelled."""
+
+    targets: Mapping[str, Target]
+    families: tuple[str, ...] = ()
+    spelling: Spelling | None = None
+
+
+def identified(names: Sizes, said: str, hint: str = "") -> tuple[Mapping[str, str], tuple[str, ...], str]:
+    """(name -> our name, the families that have them, the naming) of the modules of a model.
+
+    All empty where no family has them, or several have that call them differently.
+
+    Args:
+        hint: the naming that tools use where such names stand.
+    """
+    found = possible(names, said)
+    best = likely(found, names, hint)
+    table = ours(best, names)
+    if table is None:
+        return {}, (), ""
+    return table, tuple(family.name for family in found), naming(best[0], names)

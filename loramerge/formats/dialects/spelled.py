@@ -1,0 +1,99 @@
+"""Dialects in which one model is spelled in several ways: a file keeps its own, others get the usual one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import ClassVar, Self
+
+import numpy as np
+
+from loramerge.adapters.adapter import Adapter, Held, Tensor
+from loramerge.adapters.spelling import Spelling
+from loramerge.adapters.target import Target
+from loramerge.errors import IncompatibleError
+from loramerge.formats.dialects.dialect import Dialect, Scales, Widths
+from loramerge.formats.dialects.grain import regrained
+from loramerge.formats.dialects.model import PARTS, SAID, Model, model_of, said
+from loramerge.formats.dialects.places import located, unnamed
+from loramerge.formats.models.families import having, likely
+from loramerge.formats.models.family import FIRST
+
+
+class Spelled(Dialect):
+    """A dialect that is told, before it writes, which model it writes and how a source spells it.
+
+    usual: the naming in which it writes a model that no source of its own spells.
+    """
+
+    usual: ClassVar[str] = FIRST
+    model: Model | None = None
+    own: Spelling = Spelling()
+
+    def bound(self, adapters: Sequence[Adapter]) -> Self:
+        made = copy(self)
+        made.model = model_of(map(_located, adapters))
+        spelled = (a.spelling for a in adapters if a.dialect == self.name and a.spelling is not None)
+        made.own = next(spelled, Spelling())
+        return made
+
+    def adopt(self, adapter: Adapter) -> Adapter:
+        if self.model is None:
+            return self.bound([adapter]).adopt(adapter)
+        near = adapter if adapter.dialect == self.name else located(adapter)
+        whole = regrained(near, self.model, self.naming)
+        return whole if adapter.dialect == self.name else self._renamed(whole, self.home)
+
+    @property
+    def naming(self) -> str:
+        """The naming in which it writes its model."""
+        family = self.model.families[:1] if self.model else ()
+        return self.own.naming or next((f.writes.get(self.name, self.usual) for f in family), self.usual)
+
+    def holds(self, target: Target) -> bool:
+        """Whether a target is a module of its model."""
+        return self.model is not None and self.model.holds(target)
+
+    def spells(self, target: Target) -> str | None:
+        """What a module of its model is called; None for modules of another."""
+        return self.model.name(target, self.naming) if self.model and self.holds(target) else None
+
+    def settled(self, target: Target) -> Target:
+        """A module of its model where `read` will find it.
+
+        Raises:
+            IncompatibleError: it has no name here.
+        """
+        if self.spells(target) is None:
+            raise unnamed(target, self.words)
+        return replace(target, component=PARTS[0])
+
+    def beside(self, widths: Widths, scales: Scales) -> Mapping[str, Tensor]:
+        """The alphas, where it has any."""
+        if not self.keeps_alpha:
+            return {}
+        names = self.keys(widths)
+        return {
+            f"{names(target)[0].removesuffix('.lora_down.weight')}.alpha": Held(
+                np.array(scales.get(target, 1.0) * width, np.float32)
+            )
+            for target, width in widths.items()
+        }
+
+    def told(self, targets: Iterable[Target], kept: Mapping[str, str]) -> dict[str, str]:
+        """What the metadata must say beside what is `kept`, for the model to be known by the file alone."""
+        model = self.model
+        paths = [target.path for target in targets if model and model.holds(target)]
+        if model is None or len(model.families) != 1 or not paths:
+            return {}
+        alone = likely(having(paths), dict.fromkeys(paths, (0, 0)))
+        known = alone == model.families or (said(kept) and model.first.means(said(kept)))
+        return {} if known else {SAID[0]: model.first.name}
+
+
+def _located(adapter: Adapter) -> Adapter:
+    try:
+        return located(adapter)
+    except IncompatibleError:
+        return adapter

@@ -1,0 +1,122 @@
+"""Sources of image and video models under the names of one model, and refused where they are of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.spelling import Spelling
+from loramerge.adapters.target import Target
+from loramerge.errors import IncompatibleError, printable, say
+from loramerge.formats.dialects.grain import placed
+from loramerge.formats.dialects.model import PARTS, RAW, Model, families_of, model_of, own_sizes, said
+from loramerge.formats.models.families import likely, naming, ours
+from loramerge.formats.models.family import Family
+
+APART = ("noise", "task", "size")  # variants that are different weights
+
+
+def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter]:
+    """The sources under our names, where one of them tells of which family all are.
+
+    Raises:
+        IncompatibleError: two are of different families or variants, and that is not allowed.
+    """
+    known = [adapter for adapter in adapters if families_of(adapter)]
+    for first, other in combinations(known, 2):
+        if not allowed:
+            _check(first, other)
+    model = model_of(known)
+    return [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
+
+
+def _check(first: Adapter, other: Adapter) -> None:
+    mine, theirs = families_of(first), families_of(other)
+    shared = [family for family in mine if family in theirs]
+    if not shared:
+        _refuse(first, mine[0].title, other, theirs[0].title)
+    one, two = variant(first), variant(other)
+    for kind in APART:
+        if one.get(kind, "") != two.get(kind, "") and kind in one and kind in two:
+            title = shared[0].title
+            _refuse(first, f"{title}, {one[kind]}", other, f"{title}, {two[kind]}")
+
+
+def _refuse(first: Adapter, ours: str, other: Adapter, theirs: str) -> None:
+    raise IncompatibleError(
+        f"{printable(first.name)} is for {ours} and {printable(other.name)} for {theirs}: two different "
+        f"models. If you want to merge them anyway, add {say('allow_base_mismatch', True)}."
+    )
+
+
+def family(adapter: Adapter) -> Family | None:
+    """The family that an adapter is of; None if none is known, or nothing tells which of several."""
+    found = likely(families_of(adapter), own_sizes(adapter.slots))
+    return found[0] if len(found) == 1 else None
+
+
+def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the families that an adapter can be of, the namings that have all names of its files)."""
+    alone = {target.component for target in adapter.slots} == {"model"}
+    whole = placed(adapter) if alone else adapter
+    found = likely(families_of(whole), own_sizes(whole.slots))
+    if not found:
+        return (), ()
+    first, paths = found[0], [target.path for target in adapter.slots]
+    if not alone:
+        own = adapter.spelling.naming if adapter.spelling else ""
+        paths = [name for path in own_sizes(whole.slots) if own and (name := first.spelled(path, own))]
+    namings = [each for each in first.namings if paths and all(first.find(p, each) for p in paths)]
+    return tuple(each.name for each in found), tuple(namings)
+
+
+def described(adapter: Adapter) -> str:
+    """The model that an adapter is for, in words; "" if it is not known.
+
+    `Wan 2.2, low noise, T2V, 14B`.
+    """
+    found = likely(families_of(adapter), own_sizes(adapter.slots))
+    if len(found) != 1:
+        return " or ".join(each.title for each in found)
+    known = variant(adapter)
+    version = known.pop("version", "")
+    return ", ".join([f"{found[0].title} {version}".strip(), *known.values()])
+
+
+def variant(adapter: Adapter) -> dict[str, str]:
+    """What tells its model from others of its family: kind -> value."""
+    one = family(adapter)
+    if one is None:
+        return {}
+    sizes = own_sizes(adapter.slots)
+    name = adapter.provenance.name.removesuffix(".safetensors")
+    some = next((path for path in sizes if "add_k_proj" in path and one.name == "wan"), "")
+    found = one.variant(sizes, " ".join([name, said(adapter.metadata, adapter.base.name), some]))
+    if one.name == "wan" and {target.component for target in adapter.slots} == {PARTS[1]}:
+        found["noise"] = "low noise"  # as diffusers keeps the two models of Wan 2.2
+    return found
+
+
+def _renewed(adapter: Adapter, model: Model) -> Adapter:
+    """An adapter whose family its own file does not tell, under the names of the model that others tell."""
+    loose = [target for target in adapter.slots if target.component in ("model", *RAW)]
+    if not loose or families_of(adapter) or any(map(model.holds, adapter.slots)):
+        return adapter
+    table = ours(model.families, [target.path for target in loose])
+    if table is None or not _fit(adapter, loose, model):
+        return adapter
+    there = {t: replace(t, path=table[t.path], component=_part(t)) for t in loose}
+    slots = {there.get(target, target): slot for target, slot in adapter.slots.items()}
+    known = tuple(each.name for each in model.families)
+    spelling = Spelling(naming(model.first, [target.path for target in loose]))
+    return replace(adapter, slots=slots, families=known, spelling=spelling, renamed=True)
+
+
+def _fit(adapter: Adapter, loose: Sequence[Target], model: Model) -> bool:
+    return all(each.fits(t.path, *adapter.slots[t].shape) for each in model.families for t in loose)
+
+
+def _part(target: Target) -> str:
+    return target.component if target.component in PARTS else PARTS[0]

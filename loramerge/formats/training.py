@@ -1,0 +1,53 @@
+"""What headers say of a training: kept of one source, put together of several."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter
+
+TRAINING = ("ss_", "modelspec.")  # what trainers write begins so
+STALE = (  # it is of the files, or of their factors, and no longer true of others
+    "ss_network_", "ss_new_sd_model_hash", "ss_sd_model_hash", "modelspec.hash", "modelspec.thumbnail",
+    "modelspec.merged_from", "modelspec.date",
+)  # fmt: skip
+JOINED = {"modelspec.trigger_phrase": ", ", "modelspec.title": " + ", "ss_output_name": " + "}
+TAGS = "ss_tag_frequency"
+
+
+def trained(adapters: Sequence[Adapter]) -> dict[str, str]:
+    """The metadata of a merge of these, beside what it says of the base model.
+
+    Of one source everything that is still true; of several their titles, trigger words and tags.
+    """
+    if len(adapters) == 1:
+        said = adapters[0].metadata
+        return {k: v for k, v in said.items() if k.startswith(TRAINING) and not k.startswith(STALE)}
+    found = {}
+    for key, between in JOINED.items():
+        own = dict.fromkeys(a.metadata[key] for a in adapters if a.metadata.get(key))
+        if own:
+            found[key] = between.join(own)
+    tags = _tags([adapter.metadata for adapter in adapters])
+    return found | ({TAGS: json.dumps(tags, sort_keys=True)} if tags else {})
+
+
+def _tags(headers: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
+    """kohya's count of captions: folder -> tag -> how often; those of all sources added up."""
+    found: dict[str, Counter[str]] = {}
+    for header in headers:
+        for folder, counts in _parsed(header.get(TAGS, "")).items():
+            if isinstance(counts, dict) and all(isinstance(n, int) for n in counts.values()):
+                found.setdefault(folder, Counter()).update(counts)
+    return {folder: dict(counts) for folder, counts in found.items()}
+
+
+def _parsed(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # what a header says of tags is nobody's contract
+        return {}
+    return found if isinstance(found, dict) else {}

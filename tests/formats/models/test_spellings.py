@@ -1,0 +1,72 @@
+"""Every family in every spelling that is met: read, named, written as it came, and merged with others."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import loramerge as lm
+from loramerge.formats.dialects.together import described
+from loramerge.formats.models.families import FAMILIES
+from tests.helpers.files import bare
+from tests.helpers.spelled import ROWS, stems, tensors, updates
+
+PAIRS = [(one, two) for one, two in combinations(ROWS, 2) if ROWS[one].family is ROWS[two].family]
+PAIRS = [
+    pair for pair in PAIRS if {ROWS[row].dialect for row in pair} != {"diffusers"} or "_2" not in str(pair)
+]
+
+
+def told(met):
+    return {"modelspec.architecture": met.family.name}
+
+
+def written(path, row, seed):
+    met = ROWS[row]
+    values = tensors(met, seed)
+    bare(path, values, told(met))
+    return values
+
+
+def test_every_family_is_met_in_some_spelling():
+    assert {met.family.name for met in ROWS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_file_is_read_and_written_with_its_own_stems(row, tmp_path):
+    met, path = ROWS[row], tmp_path / "a.safetensors"
+    values = written(path, row, seed=0)
+    adapter = lm.load(path, "rank", optional=True)
+    assert adapter.dialect == met.dialect
+    assert met.dialect == "peft" or described(adapter).startswith(met.family.title)
+    lm.save(adapter, tmp_path / "b.safetensors")
+    again = load_file(tmp_path / "b.safetensors")
+    assert stems(again) == stems(values)
+    close(updates(met, again), updates(met, values))
+
+
+@pytest.mark.parametrize(("one", "two"), PAIRS)
+def test_two_spellings_merge_exactly_into_either(one, two, tmp_path):
+    values = [written(tmp_path / f"{n}.safetensors", row, n) for n, row in enumerate((one, two))]
+    dense = [updates(ROWS[row], found) for row, found in zip((one, two), values, strict=True)]
+    wanted = {
+        name: 0.7 * dense[0].get(name, 0.0) - 0.4 * dense[1].get(name, 0.0)
+        for name in dense[0].keys() | dense[1].keys()
+    }
+    for order in ((0, 1), (1, 0)):
+        row = (one, two)[order[0]]
+        files, weights = [tmp_path / f"{n}.safetensors" for n in order], [(0.7, -0.4)[n] for n in order]
+        lm.combine(
+            files, "cat", weights=weights, format=ROWS[row].dialect, alpha="rank", dtype="float32",
+            out=tmp_path / f"m{order[0]}.safetensors",
+        )  # fmt: skip
+        found = load_file(tmp_path / f"m{order[0]}.safetensors")
+        assert stems(found) >= stems(values[order[0]])
+        close(updates(ROWS[row], found), wanted)
+
+
+def close(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, update in wanted.items():
+        assert np.linalg.norm(found[name] - update) <= 1e-5 * np.linalg.norm(update), name

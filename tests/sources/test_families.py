@@ -1,0 +1,96 @@
+"""Sources of image and video models: one family for all of them together, or a refusal by name."""
+
+import numpy as np
+import pytest
+
+import loramerge as lm
+from loramerge.formats.dialects.together import described
+from tests.helpers.dialects import pairs, saved
+
+NEW = ("lora_A", "lora_B")
+WAN = "diffusion_model.blocks.{}.self_attn.q"
+
+
+def wan(tmp_path, name, size=(4, 4), metadata=None):
+    return saved(tmp_path / f"{name}.safetensors", pairs({WAN.format(0): size}, NEW), metadata)
+
+
+def test_a_source_that_does_not_tell_takes_the_family_of_the_others(tmp_path):
+    """`attention.out` is of Z-Image or Lumina 2; with `qkv` beside it, of Z-Image."""
+    out = {"diffusion_model.layers.0.attention.out": (4, 4)}
+    alone = saved(tmp_path / "a.safetensors", pairs(out, NEW, seed=1))
+    both = {"lora_unet_layers_0_attention_qkv": (12, 4), "lora_unet_layers_0_attention_out": (4, 4)}
+    whole = saved(tmp_path / "b.safetensors", pairs(both, seed=2))
+    assert not lm.load(alone).families
+    for order in ([alone, whole], [whole, alone]):
+        made = lm.combine(order, "cat", format="diffusers").adapter
+        names = {str(target).removeprefix("transformer.layers.0.attention.") for target in made}
+        assert names == {"to_q", "to_k", "to_v", "to_out.0"}
+    wanted = sum(next(u.dense() for t, u in lm.load(f).items() if "out" in t.path) for f in (alone, whole))
+    found = next(u.dense() for t, u in made.items() if "to_out" in t.path)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_sources_of_two_families_are_refused_by_their_names(tmp_path):
+    paths = [
+        saved(tmp_path / "z.safetensors", pairs({"diffusion_model.layers.0.attention.qkv": (12, 4)}, NEW)),
+        saved(tmp_path / "l.safetensors", pairs({"diffusion_model.layers.0.attention.qkv": (20, 12)}, NEW)),
+    ]
+    with pytest.raises(lm.IncompatibleError, match=r"z.*Z-Image.*l.*Lumina 2.*allow_base_mismatch=True"):
+        lm.combine(paths)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "words"),
+    [
+        ("wan2.2_high_noise", "wan2.2_low_noise", r"high noise.*low noise"),
+        ("wan_t2v", "wan_i2v", r"T2V.*I2V"),
+    ],
+)
+def test_variants_are_not_mixed_unasked(one, two, words, tmp_path):
+    paths = [wan(tmp_path, one), wan(tmp_path, two)]
+    with pytest.raises(lm.IncompatibleError, match=words):
+        lm.combine(paths)
+    assert len(lm.combine(paths, allow_base_mismatch=True).adapter) == 1
+
+
+def test_two_sizes_of_a_family_are_told_apart(tmp_path):
+    shapes = [{"diffusion_model.double_blocks.0.img_mlp.2": (n, 3 * n)} for n in (3072, 4096)]
+    double = [{"diffusion_model.double_blocks.0.img_attn.proj": (n, n)} for n in (3072, 4096)]
+    paths = [
+        saved(tmp_path / f"{n}.safetensors", pairs({**a, **b}, NEW, rank=1))
+        for n, (a, b) in enumerate(zip(shapes, double, strict=True))
+    ]
+    with pytest.raises(lm.IncompatibleError, match=r"Flux\.2, 4B.*Flux\.2, 9B"):
+        lm.combine(paths)
+
+
+def test_the_second_model_of_a_pipeline_is_the_one_for_low_noise(tmp_path):
+    path = saved(tmp_path / "a.safetensors", pairs({"transformer_2.blocks.0.attn1.to_q": (5120, 5120)}, NEW))
+    assert described(lm.load(path)) == "Wan, 14B, low noise"
+    assert "for Wan, 14B, low noise" in str(lm.inspect(path))
+
+
+def test_an_unknown_model_keeps_its_stems_and_no_family(tmp_path):
+    path = saved(tmp_path / "a.safetensors", pairs({"lycoris_towers_0_attend": (4, 4)}, alpha=1.0))
+    lm.save(lm.load(path), tmp_path / "b.safetensors")
+    assert not lm.load(path).families
+    assert {str(t) for t in lm.load(tmp_path / "b.safetensors")} == {str(t) for t in lm.load(path)}
+    from safetensors.numpy import load_file
+
+    assert load_file(path).keys() == load_file(tmp_path / "b.safetensors").keys()
+
+
+def test_a_doubled_prefix_is_no_part_of_a_name(tmp_path):
+    name = "mid_block_attentions_0_proj_in"
+    twice = saved(tmp_path / "a.safetensors", pairs({f"lora_unet_unet_{name}": (4, 4)}, alpha=1.0))
+    once = saved(tmp_path / "b.safetensors", pairs({f"lora_unet_{name}": (4, 4)}, alpha=1.0))
+    assert lm.load(twice).keys() == lm.load(once).keys()
+    assert len(lm.combine([twice, once]).adapter) == 1
+
+
+def test_a_whole_number_is_an_alpha_in_every_spelling(tmp_path):
+    stem = "transformer_blocks.0.img_mlp.net.0.proj"
+    tensors = pairs({stem: (16, 4)}) | {f"{stem}.alpha": np.array(4, np.int64)}
+    (update,) = lm.load(saved(tmp_path / "a.safetensors", tensors)).values()
+    assert update.scale == 2.0
