@@ -106,6 +106,7 @@ def combine(
     format: str | None = ...,
     descriptions: Mapping[str, str] | str | Path | None = ...,
     embedding: str | Path | None = ...,
+    keep_form: bool = ...,
     dtype: str | None = ...,
     profile: str | None = ...,
     total_rank: int | None = ...,

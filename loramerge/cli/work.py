@@ -96,7 +96,8 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     from loramerge.checkpoints.write import check_place
     from loramerge.cli.fuse import show_fusion
     from loramerge.request.request import Request
-    from loramerge.verbs.fuse import fused
+    from loramerge.verbs.keep_form import kept
+from loramerge.verbs.fuse import fused
 
     _check_fuse(given, recipe)
     request, base = recipe.request, str(given["whole_model"])
@@ -151,7 +152,7 @@ def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None
 
 
 def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None:
-    merge, repo = run(plan), given["repo"]
+    merge, repo = kept(plan) if plan.request.keep_form else run(plan), given["repo"]
     if given["spread"] is not None:
         from loramerge.merge.spread import write_spread
 

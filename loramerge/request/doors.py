@@ -36,7 +36,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "progress": "the command line shows it by itself",
     },
     "combine": {"bare": _BY_OUT, "allow_work": _OWN},
-    "plan": {**dict.fromkeys(("out", "overwrite", *LIMITS), _SAVE), "allow_work": _OWN},
+    "plan": {**dict.fromkeys(("out", "overwrite", "keep_form", *LIMITS), _SAVE), "allow_work": _OWN},
     "open": {
         **dict.fromkeys(("weights", "rules", "descriptions", "embedding"), _LATER),
         **dict.fromkeys(("strength", "size", "output"), _LATER),
@@ -49,13 +49,14 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("weights", "descriptions", "embedding"), HERE),
         "rules": "here all modules are merged alike: use loramerge.combine",
         "format": _EARLIER,
-        **dict.fromkeys(("out", "overwrite", *LIMITS, "bare"), _SAVE),
+        **dict.fromkeys(("out", "overwrite", "keep_form", *LIMITS, "bare"), _SAVE),
         "effort": _EARLIER,
     },
     "resize": {
         **dict.fromkeys(("weights", "renormalise", *_ALLOWED, "descriptions", "embedding"), _ONE),
         "rules": "use combine with this one source",
         "strength": "a resized adapter is as strong as it was: combine with `scale` changes that",
+        "keep_form": "fewer units are a plain LoRA",
         "bare": _BY_OUT,
         "allow_work": _OWN,
     },
@@ -65,6 +66,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("project_out", "drop_below"), _CONVERTED),
         **dict.fromkeys(("consumer", "max_rank", "allow_unknown"), "`check` tells who loads the result"),
         "format": "`to` says it",
+        "keep_form": "`to` says the form",
         **dict.fromkeys(LIMITS, "every module is compared anyway"),
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),
         "effort": "the work is that of a copy",
@@ -75,6 +77,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("only", "exclude", "extras"), HERE),
         **dict.fromkeys(("consumer", "max_rank"), "`check` tells who loads the result"),
         "max_error": "every module is compared anyway",
+        "keep_form": "there is no form to keep",
         "bare": _BY_OUT,
     },
     "fuse": {
@@ -98,6 +101,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "allow_work": _STRANGER_WORK,
     },
     "record": {
+        "keep_form": "a merge that keeps its form has no record",
         "allow_pickle": _STRANGER,
         "descriptions": "similarities to them are recorded in their place",
         "base": _YOURS,
