@@ -24,6 +24,7 @@ from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
 from loramerge.request.recipe_text import unsaid, written
 from loramerge.request.request import FIELDS
+from loramerge.verbs.keep_form import kept
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
@@ -96,8 +97,7 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     from loramerge.checkpoints.write import check_place
     from loramerge.cli.fuse import show_fusion
     from loramerge.request.request import Request
-    from loramerge.verbs.keep_form import kept
-from loramerge.verbs.fuse import fused
+    from loramerge.verbs.fuse import fused
 
     _check_fuse(given, recipe)
     request, base = recipe.request, str(given["whole_model"])
