@@ -86,6 +86,7 @@ def _check_dense(given: dict[str, Any], recipe: Recipe) -> None:
         "--push": given["repo"],
         "--spread": given["spread"],
         "--for": recipe.request.consumer,  # nothing checks that it loads full matrices
+        "--keep-form": recipe.request.keep_form,
     }
     if any(rivals.values()):
         raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --dense-delta.")
@@ -103,7 +104,7 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     request, base = recipe.request, str(given["whole_model"])
     out = request.out or Path("fused")
     check_place(open_checkpoint(base), out, request.overwrite)
-    recipe = recipe.asking(out=None, dtype=request.dtype or "float32")
+    recipe = recipe.asking(out=None, dtype=request.dtype or "float32", base=request.base or base)
     merge = run(planned(recipe.asking(progress=show.bar())))
     for note in merge.report.notes if printed == "words" else ():
         show.note(f"note: {note}")
@@ -121,6 +122,7 @@ def _check_fuse(given: dict[str, Any], recipe: Recipe) -> None:
         "--push": given["repo"],
         "--spread": given["spread"],
         "--for": recipe.request.consumer,
+        "--keep-form": recipe.request.keep_form,
     }
     if any(rivals.values()):
         raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --fuse.")
