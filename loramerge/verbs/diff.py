@@ -287,9 +287,9 @@ def _extras(first: Adapter, second: Adapter, overlap: bool) -> Iterable[ModuleDi
 def _extra(key: str, held: Sequence[Array], first: Adapter) -> ModuleDifference:
     if len(held) == 1:
         return _lonely(key, _energy(held[0]), in_first=key in first.extras)
-    energies = [_energy(each) for each in held]
+    one, two = map(_energy, held)
     if held[0].shape != held[1].shape:
-        return ModuleDifference(key, *energies, math.fsum(energies), 0.0)
+        return ModuleDifference(key, one, two, one + two, 0.0)
     return replace(_pair(key, *held), overlap=float(np.abs(held[0] * held[1]).sum()))
 
 

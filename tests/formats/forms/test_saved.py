@@ -1,5 +1,6 @@
 """Adapters as PEFT itself saves them, read with the base model that it had, against PEFT's own merge."""
 
+import json
 import warnings
 
 import numpy as np
@@ -229,3 +230,17 @@ def test_a_small_file_cannot_ask_for_a_large_draw(saved, tmp_path):
     save_file(wide, tmp_path / "adapter_model.safetensors")
     with pytest.raises(IncompatibleError, match="units"):
         lm.combine([tmp_path], base=base)
+
+
+@pytest.mark.parametrize("name", ["DoRA", "VERA", "IA3"])
+def test_a_state_dict_in_memory_is_read_with_that_of_its_base(saved, name):
+    from safetensors.numpy import load_file
+
+    folder, base, wanted = saved(name)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors, weights = load_file(folder / "adapter_model.safetensors"), load_file(base / "model.safetensors")
+    adapter = lm.from_state_dict(tensors, config, base=weights)
+    for target, update in adapter.items():
+        np.testing.assert_allclose(update.dense(), wanted[target.path], rtol=0, atol=1e-5)
+    with pytest.raises(IncompatibleError, match=r"name that model by base="):
+        lm.from_state_dict(tensors, config)
