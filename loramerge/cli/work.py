@@ -23,6 +23,7 @@ from loramerge.request.doors import LIMITS, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import FIELDS
+from loramerge.verbs.keep_form import kept
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
@@ -86,6 +87,7 @@ def _check_dense(given: dict[str, Any], recipe: Recipe) -> None:
         "--push": given["repo"],
         "--spread": given["spread"],
         "--for": recipe.request.consumer,  # nothing checks that it loads full matrices
+        "--keep-form": recipe.request.keep_form,
     }
     if any(rivals.values()):
         raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --dense-delta.")
@@ -103,7 +105,7 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     request, base = recipe.request, str(given["whole_model"])
     out = request.out or Path("fused")
     check_place(open_checkpoint(base), out, request.overwrite)
-    recipe = recipe.asking(out=None, dtype=request.dtype or "float32")
+    recipe = recipe.asking(out=None, dtype=request.dtype or "float32", base=request.base or base)
     merge = run(planned(recipe.asking(progress=show.bar())))
     for note in merge.report.notes if printed == "words" else ():
         show.note(f"note: {note}")
@@ -121,6 +123,7 @@ def _check_fuse(given: dict[str, Any], recipe: Recipe) -> None:
         "--push": given["repo"],
         "--spread": given["spread"],
         "--for": recipe.request.consumer,
+        "--keep-form": recipe.request.keep_form,
     }
     if any(rivals.values()):
         raise click.UsageError(f"{next(name for name in rivals if rivals[name])} is not for --fuse.")
@@ -152,7 +155,7 @@ def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None
 
 
 def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None:
-    merge, repo = run(plan), given["repo"]
+    merge, repo = kept(plan) if plan.request.keep_form else run(plan), given["repo"]
     if given["spread"] is not None:
         from loramerge.merge.spread import write_spread
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter, BaseModel, Held
+from loramerge.adapters.adapter import Adapter, BaseModel, Held, Tensor
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.target import Target
@@ -17,6 +17,8 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.extras import settle
+from loramerge.formats.files.views import transposed
+from loramerge.formats.forms.form import Base, Layer
 from loramerge.formats.peft.alpha import Alpha, check_alpha, check_ranks, with_alpha
 from loramerge.formats.peft.config import check_mergeable, scales
 from loramerge.formats.peft.keys import Keys, Shelf
@@ -33,6 +35,7 @@ def from_state_dict(
     *,
     alpha: Alpha | None = None,
     name: str = "state dict",
+    base: Mapping[str, Any] | None = None,
 ) -> Adapter:
     """An adapter from PEFT-named tensors in memory (NumPy arrays or torch tensors, bfloat16 too).
 
@@ -40,6 +43,7 @@ def from_state_dict(
         tensors: ``base_model.model.<module>.lora_A.weight`` (r, in) and ``….lora_B.weight`` (out, r).
         config: a PEFT config (``peft_config.to_dict()``); or else `alpha`, as for `load`.
         name: how messages and reports call it.
+        base: the state dict of the model that it was trained on, for forms that need it, such as DoRA.
 
     Raises:
         UsageError: neither or both of `config` and `alpha` are given.
@@ -55,8 +59,9 @@ def from_state_dict(
         raise UsageError(f"{name}: give config= or alpha=, so that the scale is known (one of them).")
     check_alpha(alpha)
     held, notes = unwrapped({key: Held(to_numpy(value)) for key, value in tensors.items()}, name)
-    stored = sort_tensors(held, name)
     config = unwrapped_config(config or {})
+    turned = config.get("fan_in_fan_out") is True
+    stored = sort_tensors(held, name, None if base is None else Weights(base, turned))
     if alpha is not None:
         pairs, scale_of = with_alpha(stored, alpha, name)
     else:
@@ -65,8 +70,31 @@ def from_state_dict(
         pairs, scale_of = understood(stored, config, rule, name), rule.scale
         check_ranks(rule, pairs, name)
     slots, biases = updates(pairs, scale_of, config)
-    base = config.get("base_model_name_or_path")
-    return Adapter(name, slots, BaseModel(base), pairs.extras, config, biases=biases, oddities=tuple(notes))
+    trained = config.get("base_model_name_or_path")
+    return Adapter(
+        name, slots, BaseModel(trained), pairs.extras, config, biases=biases, oddities=tuple(notes)
+    )
+
+
+class Weights(Base):
+    """A base model in memory; `turned` if its linear layers are (in, out)."""
+
+    name = "base"
+
+    def __init__(self, tensors: Mapping[str, Any], turned: bool) -> None:
+        self.tensors, self.turned = tensors, turned
+
+    def layers(self, paths: Collection[str]) -> Mapping[str, Layer]:
+        return {path: self._layer(path) for path in paths if len(self._shape(path)) == 2}
+
+    def _shape(self, path: str) -> tuple[int, ...]:
+        return tuple(getattr(self.tensors.get(f"{path}.weight"), "shape", ()))
+
+    def _layer(self, path: str) -> Layer:
+        weight, bias = Held(to_numpy(self.tensors[f"{path}.weight"])), self.tensors.get(f"{path}.bias")
+        whole: Tensor = transposed(weight) if self.turned else weight
+        size = whole.shape[0], whole.shape[1]
+        return Layer(size, whole, None if bias is None else Held(to_numpy(bias)))
 
 
 @checked("adapter", "framework")

@@ -105,6 +105,8 @@ class Request:
     embedding: str | Path | None = ask(None, "How descriptions are compared: tfidf, by the words they "
         "share; a .npz, .safetensors or .json of vectors by name; or a sentence-transformers model.",
         "sources", kinds.Text(metavar="HOW", path=True), shown=TFIDF)  # fmt: skip
+    keep_form: bool = ask(False, "Write the merge in the form of its sources, such as VeRA or LoRA-XS, where "
+        "their updates are linear in what differs.", "output", kinds.Flag())  # fmt: skip
     dtype: str | None = ask(None, "Number type of the output.", "output",
         kinds.Choice(words=lambda: DTYPES, also=SHORT), shown="the widest of the sources",
         always=True)  # fmt: skip

@@ -413,3 +413,80 @@ def test_row_30_reclora_is_a_weighted_concatenation(tmp_path):
     merge = lm.combine(paths, "cat", weights=alphas)
     same(merge.adapter, {"layers.0.q": wanted})
     assert merge.adapter.rank == 6
+
+
+@pytest.mark.parametrize(("keys", "config", "word"), [
+    (["lora_topk_bias"], {"top_k": 2, "bias_u": 1e-3, "init_lora_weights": "sparse"}, "FlyLoRA"),
+    (["lora_topk_bias"], {}, "FlyLoRA"),
+    (["lora_A0.weight", "lora_B0.weight", "lora_route.weight"], {"lora_nums": 2}, "LoRAMoE"),
+    (["lora_route.weight"], {}, "LoRAMoE"),
+    (["lora_router.weight", "lora_biases"], {}, "SMoRA"),
+])  # fmt: skip
+def test_what_chooses_units_by_the_input_is_named_and_sent_to_route(keys, config, word, tmp_path):
+    stem = "base_model.model.layers.0.q"
+    values = {f"{stem}.lora_A.weight": np.ones((2, 3), "f4"), f"{stem}.lora_B.weight": np.ones((3, 2), "f4")}
+    folder(tmp_path / "a", values | {f"{stem}.{key}": np.ones((2, 3), "f4") for key in keys}, **config)
+    with pytest.raises(IncompatibleError, match=f"{word}.*loramerge route"):
+        lm.load(tmp_path / "a")
+
+
+def xs(path, rng, shared, core, **config):
+    a, b = shared
+    stem = "base_model.model.layers.0.q_proj"
+    values = {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+    return folder(path, {**values, f"{stem}_lora_latent_mapping.weight": core}, r=3, lora_alpha=6, **config)
+
+
+def test_one_frozen_frame_is_merged_in_its_coefficients_and_kept(tmp_path, capsys):
+    from safetensors.numpy import load_file
+
+    rng = np.random.default_rng(20)
+    shared, cores = (n(rng, 3, 8), n(rng, 6, 3)), [n(rng, 3, 3) for _ in range(2)]
+    paths = [xs(tmp_path / f"x{i}", rng, shared, core) for i, core in enumerate(cores)]
+    merge = lm.combine(paths, weights=[0.25, 0.75], keep_form=True, out=tmp_path / "m")
+    saved = load_file(tmp_path / "m" / "adapter_model.safetensors")
+    (core,) = [value for key, value in saved.items() if "latent" in key]
+    np.testing.assert_allclose(core, 0.25 * cores[0] + 0.75 * cores[1], rtol=1e-6)
+    assert len(saved) == 3
+    assert merge.adapter.rank == 3
+    assert lm.diff(merge.adapter, lm.combine(paths, weights=[0.25, 0.75]).adapter).error < 1e-6
+    other = xs(tmp_path / "other", rng, (n(rng, 3, 8), shared[1]), cores[1])
+    with pytest.raises(IncompatibleError, match=r"cannot be merged in their own form: .*down, latent"):
+        lm.combine([paths[0], other], keep_form=True, out=tmp_path / "m2")
+    scaled = xs(tmp_path / "scaled", rng, shared, cores[1], use_rslora=True)
+    with pytest.raises(IncompatibleError, match="set use_rslora differently"):
+        lm.combine([paths[0], scaled], keep_form=True, out=tmp_path / "m2")
+    with pytest.raises(lm.UsageError, match="methods linear and average"):
+        lm.combine(paths, "ties", keep_form=True, out=tmp_path / "m2")
+    with pytest.raises(lm.UsageError, match="writes a PEFT folder"):
+        lm.combine(paths, keep_form=True)
+    with pytest.raises(lm.UsageError, match=r"dtype=? is not for keep_form"):
+        lm.combine(paths, keep_form=True, dtype="float16", out=tmp_path / "m2")
+    assert not (tmp_path / "m2").exists()
+    from tests.helpers.files import Cli
+
+    run = Cli(capsys)("combine", *paths, "--weights", "0.25,0.75", "--keep-form", "-o", tmp_path / "cli")
+    assert run.code == 0, run.err
+    again = load_file(tmp_path / "cli" / "adapter_model.safetensors")
+    assert all(np.array_equal(again[key], saved[key]) for key in saved)
+
+
+def test_vera_keeps_its_form_where_one_of_its_scalings_differs(tmp_path):
+    rng = np.random.default_rng(21)
+    stem, frame = (
+        "base_model.model.layers.0.q_proj",
+        {"base_model.vera_A": n(rng, 2, 8), "base_model.vera_B": n(rng, 6, 2)},
+    )
+    save_model(tmp_path / "base", {"layers.0.q_proj.weight": n(rng, 6, 8)})
+    under, paths = n(rng, 2), []
+    for i in range(2):
+        values = {**frame, f"{stem}.vera_lambda_b": n(rng, 6), f"{stem}.vera_lambda_d": under}
+        paths.append(folder(tmp_path / f"v{i}", values, peft_type="VERA", r=2, lora_alpha=None))
+    merge = lm.combine(paths, "average", base=tmp_path / "base", keep_form=True, out=tmp_path / "m")
+    assert lm.load(tmp_path / "m", base=tmp_path / "base").config["peft_type"] == "VERA"
+    wanted = lm.combine(paths, "average", base=tmp_path / "base").adapter
+    assert lm.diff(merge.adapter, wanted).error < 1e-6
+    values[f"{stem}.vera_lambda_d"] = n(rng, 2)
+    other = folder(tmp_path / "w", values, peft_type="VERA", r=2, lora_alpha=None)
+    with pytest.raises(IncompatibleError, match=r"not linear in vera_lambda_b, vera_lambda_d"):
+        lm.combine([paths[0], other], base=tmp_path / "base", keep_form=True, out=tmp_path / "m2")

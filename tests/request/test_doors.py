@@ -44,6 +44,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "format": ("kohya", "kohya"),
     "descriptions": ({"a": "sorts"}, {"a": "sorts"}),
     "embedding": ("vectors.json", "vectors.json"),
+    "keep_form": (True, True),
     "dtype": ("bfloat16", "bfloat16"),
     "profile": ("compact", "compact"),
     "total_rank": (7, 7),

@@ -36,6 +36,7 @@ C3A = Form(
     formula="circulant blocks",
     units="min(out, in)",
     make=make,
+    linear=(("c3a_kernel",),),
     peft={"c3a_kernel": ("c3a_kernel",)},
     must=("c3a_kernel",),
     types={"C3A": ""},

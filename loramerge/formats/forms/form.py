@@ -166,6 +166,7 @@ class Form:
             must be, if not only true.
         bare: it can be read without a config of its type.
         needs: what makes the update: its file alone, the sizes of the layers, or the base weights.
+        linear: groups of parts, or of shared tensors, in which ΔW is linear while all others stay the same.
         scaled: alpha over rank multiplies it; else its formula has every number in it.
         full: its rank is that of the matrix.
         told: notes say how many modules have it.
@@ -187,6 +188,7 @@ class Form:
     value: Any = None
     bare: bool = True
     needs: Needs = "file"
+    linear: tuple[tuple[str, ...], ...] = ()
     scaled: bool = True
     full: bool = False
     told: bool = True

@@ -82,6 +82,7 @@ FOURIERFT = Form(
     formula="`s · Re ifft2(S)`",
     units="2n",
     make=make,
+    linear=(("fourierft_spectrum",),),
     peft={"fourierft_spectrum": ("fourierft_spectrum",)},
     must=("fourierft_spectrum",),
     types={"FOURIERFT": ""},

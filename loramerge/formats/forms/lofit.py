@@ -58,6 +58,7 @@ LOFIT = Form(
     formula="`W[:, head] diag(A)`, and `W[:, head] v` in the bias",
     units="heads · head size",
     make=make,
+    linear=(("lofit_A.#", "lofit_v.#"),),
     peft={"lofit_A.#": ("attn_A.#",), "lofit_v.#": ("attn_v.#",)},
     needs="base",
     scaled=False,

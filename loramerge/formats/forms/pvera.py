@@ -22,6 +22,7 @@ PVERA = Form(
     formula="`diag(λ_b) B[:out] @ diag(λ_d[:r]) A[:r, :in]`",
     units="r",
     make=make,
+    linear=(("pvera_lambda_b",),),
     peft={"pvera_lambda_b": ("pvera_lambda_b",), "pvera_lambda_d": ("pvera_lambda_d",)},
     must=("pvera_lambda_b", "pvera_lambda_d"),
     shared={"pvera_A": ("pvera_A",), "pvera_B": ("pvera_B",)},

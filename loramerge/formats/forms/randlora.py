@@ -65,6 +65,7 @@ RANDLORA = Form(
     formula="`Σ B_b ⊗ λ A γ_b`, a sum of random pairs",
     units="min(out, in)",
     make=make,
+    linear=(("randlora_lambda",), ("randlora_gamma",)),
     peft={name: (name,) for name in (*NAMES, *COPIES)},
     must=NAMES,
     shared={name: (name,) for name in COPIES},

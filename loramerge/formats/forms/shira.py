@@ -37,6 +37,7 @@ SHIRA = Form(
     formula="values at stored places",
     units="min(out, in)",
     make=make,
+    linear=(("shira_weight",),),
     peft={name: (name,) for name in ("shira_weight", "shira_indices")},
     must=("shira_weight", "shira_indices"),
     whole=("shira_indices",),

@@ -45,6 +45,7 @@ TINYLORA = Form(
     formula="`B @ (Σ vᵢPᵢ) @ A`",
     units="r",
     make=make,
+    linear=(("tinylora_v",),),
     peft={f"tinylora_{name}": (f"tinylora_{name}",) for name in "ABP"},
     must=("tinylora_A", "tinylora_B", "tinylora_P"),
     shared={VECTOR: (VECTOR,)},

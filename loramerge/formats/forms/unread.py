@@ -10,6 +10,7 @@ from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.forms.form import Naming
 
 BASE = "needs the base weights to become an update: merge it into its base model"
+ROUTED = "chooses its units by the input and is no one update: `loramerge route` is for such adapters"
 
 
 class Unread(NamedTuple):
@@ -39,6 +40,9 @@ UNREAD = (
         "chooses among adapters at run time: name the adapters instead",
         "arrow_config",
     ),
+    Unread("FlyLoRA", ROUTED, "bias_u", peft=r"lora_topk_bias(?:\.\w+)*"),
+    Unread("LoRAMoE", ROUTED, "lora_nums", peft=r"lora_route\.weight|lora_[AB]\d+\.weight"),
+    Unread("SMoRA", ROUTED, "activate_r", peft=r"lora_router\.weight"),
     Unread(
         "OFT",
         "turns the base weights, and adds nothing to them",

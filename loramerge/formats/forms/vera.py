@@ -63,6 +63,7 @@ VERA = Form(
     formula="`diag(λ_b) B[:out] @ diag(λ_d) A[:, :in]`",
     units="r",
     make=make,
+    linear=(("vera_lambda_b",), ("vera_lambda_d",)),
     peft={"vera_lambda_b": ("vera_lambda_b",), "vera_lambda_d": ("vera_lambda_d",)},
     must=("vera_lambda_b", "vera_lambda_d"),
     shared={"vera_A": ("vera_A",), "vera_B": ("vera_B",)},

@@ -75,6 +75,7 @@ WAVEFT = Form(
     formula="inverse Haar wavelets of a sparse spectrum",
     units="n",
     make=make,
+    linear=(("waveft_spectrum",),),
     peft={"waveft_spectrum": ("waveft_spectrum",)},
     must=("waveft_spectrum",),
     types={"WAVEFT": ""},

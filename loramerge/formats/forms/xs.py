@@ -35,6 +35,7 @@ XS = Form(
     formula="`B @ R @ A`",
     units="r",
     make=make,
+    linear=(("latent",), ("up",), ("down",)),
     peft={"down": PAIR["down"], "up": PAIR["up"], "latent": ("lora_latent_mapping.weight",)},
     must=("down", "up", "latent"),
     types={"LORA": "lora_alpha"},

@@ -1,5 +1,6 @@
 """Adapters as PEFT itself saves them, read with the base model that it had, against PEFT's own merge."""
 
+import json
 import warnings
 
 import numpy as np
@@ -169,6 +170,8 @@ def test_the_base_reaches_every_command(saved, tmp_path, capsys, monkeypatch):
     assert lm.diff("plain", "m").error < 1e-5
     assert "VeRA" in run("inspect", folder, "--base", base).out
     assert not run("fuse", str(folder), str(base), "-o", "fused").code
+    assert not run("combine", folder, "--fuse", base, "-o", "model").code
+    assert run("combine", folder, "--fuse", base, "--keep-form").code
     assert not run("replay", "m", "--source", str(folder.parent), "--base", str(base), "-o", "again").code
     assert lm.diff("m", "again").error == 0
     with lm_raises("needs the layer sizes"):
@@ -188,3 +191,56 @@ def test_a_base_of_other_sizes_is_refused(saved, tmp_path):
     save_model(tmp_path / "strange", {"a.weight": np.ones((2, 2), "f4")})
     with pytest.raises(IncompatibleError, match=r"no linear layer for model\.layers\.0\.q_proj"):
         lm.load(folder, base=tmp_path / "strange")
+
+
+def test_a_form_of_full_rank_says_so_and_is_cut_with_its_lost_energy_in_the_report(saved, tmp_path):
+    folder, base, wanted = saved("DoRA")
+    adapter = lm.load(folder, base=base)
+    assert any("at full rank" in oddity for oddity in adapter.oddities)
+    assert {slot.rank for slot in adapter.slots.values()} == {16}
+    merge = lm.resize(folder, rank=4, base=base)
+    sigma = [np.linalg.svd(each, compute_uv=False) ** 2 for each in wanted.values()]
+    lost = sum(each[4:].sum() for each in sigma) / sum(each.sum() for each in sigma)
+    assert merge.report.energy_lost == pytest.approx(lost, rel=1e-3)
+    assert lm.resize(folder, energy=0.5, base=base).report.energy_lost <= 0.5
+
+
+def test_a_quantised_base_is_refused_by_name_only_where_it_is_needed(saved, tmp_path):
+    folder, base, _ = saved("VERA")
+    other = tmp_path / "base"
+    other.mkdir()
+    for path in base.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    (other / "config.json").write_text('{"quantization_config": {"quant_method": "bitsandbytes"}}')
+    with pytest.raises(IncompatibleError, match="quantised with bitsandbytes"):
+        lm.load(folder, base=other)
+    alone, _, wanted = saved("C3A")
+    assert len(lm.load(alone, base=other)) == len(wanted)
+
+
+def test_a_small_file_cannot_ask_for_a_large_draw(saved, tmp_path):
+    """A file of a few bytes says a rank of millions: nothing is drawn or allocated."""
+    folder, base, _ = saved("VERA, drawn")
+    from safetensors.numpy import load_file, save_file
+
+    config = (folder / "adapter_config.json").read_text().replace('"r": 4', '"r": 4000000')
+    (tmp_path / "adapter_config.json").write_text(config)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    wide = {key: np.ones(4_000_000, "f4") if "lambda_d" in key else value for key, value in tensors.items()}
+    save_file(wide, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(IncompatibleError, match="units"):
+        lm.combine([tmp_path], base=base)
+
+
+@pytest.mark.parametrize("name", ["DoRA", "VERA", "IA3"])
+def test_a_state_dict_in_memory_is_read_with_that_of_its_base(saved, name):
+    from safetensors.numpy import load_file
+
+    folder, base, wanted = saved(name)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors, weights = load_file(folder / "adapter_model.safetensors"), load_file(base / "model.safetensors")
+    adapter = lm.from_state_dict(tensors, config, base=weights)
+    for target, update in adapter.items():
+        np.testing.assert_allclose(update.dense(), wanted[target.path], rtol=0, atol=1e-5)
+    with pytest.raises(IncompatibleError, match=r"name that model by base="):
+        lm.from_state_dict(tensors, config)

@@ -1,0 +1,51 @@
+"""A merge that keeps the form of its sources, where their ΔW is linear in what differs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from loramerge.algorithms.average import Average
+from loramerge.algorithms.linear import Linear
+from loramerge.errors import UsageError, VerificationError, printable, say
+from loramerge.formats import coefficients
+from loramerge.formats.output import is_bare
+from loramerge.merge.plan import Plan
+from loramerge.merge.run import Merge, run
+from loramerge.request.doors import LIMITS
+from loramerge.sources.load import load
+from loramerge.verbs.diff import diff
+
+TAKEN = ("out", "overwrite", "bare", "keep_form", *LIMITS)
+MOST = 1e-5  # that the form may be off the sum, where coefficients are float32
+
+
+def kept(plan: Plan) -> Merge:
+    """Carry out a plan in the form of its sources.
+
+    Raises:
+        UsageError: the method is no sum, or there is no folder to write.
+        IncompatibleError: the sources differ in more than coefficients in which their ΔW is linear.
+        VerificationError: what was read back is not the sum.
+    """
+    out, request, method = plan.request.out, plan.request, plan.method
+    if out is None or is_bare(out):
+        raise UsageError(f"{say('keep_form', True)} writes a PEFT folder: name one by out.")
+    if not isinstance(method, Linear | Average) or getattr(method, "rank", None) is not None:
+        raise UsageError(f"{say('keep_form', True)} is for the methods linear and average, without a rank.")
+    if not plan.schedule.uniform or isinstance(request.scale, str):
+        raise UsageError(f"{say('keep_form', True)} needs one weight for each source and a number as scale.")
+    for field, _ in request.given():
+        if field.part in ("size", "output") and field.name not in TAKEN:
+            raise UsageError(
+                f"{say(field.name)} is not for {say('keep_form', True)}: the form stays as it is."
+            )
+    plan.check_destination(out)
+    weights = [float(request.scale) * float(weight) for weight in plan.weights]
+    tensors = coefficients.summed(plan.sources.whole, weights)
+    exact = run(replace(plan, request=replace(request, out=None)))
+    coefficients.write(tensors, plan.sources.whole[0].config, out, request.overwrite)
+    found = load(out, base=request.base)
+    worst = diff(exact.adapter, found).largest
+    if not worst <= MOST:
+        raise VerificationError(f"{printable(out)} is {worst:.1e} off the sum of its sources.")
+    return Merge(found, exact.report, plan, out)
