@@ -46,10 +46,8 @@ def test_a_gate_says_what_it_is_in_three_lines_of_formula_its_source_and_where_i
     assert text.index("Source:") < text.index("Fails:")
 
 
-@every_gate
+@pytest.mark.parametrize("name", [n for n in NAMES if lm.GATES[n].by != "output"])
 def test_one_expert_alone_is_its_own_update(name):
-    if name == "outchan":
-        pytest.skip("it weighs outputs: see the law of what is flat")
     bundle = sample(name, (4,), **ALL.get(name, {}))
     if name == "task":
         assert np.allclose(bundle.forward(Q, tokens(), row="source0"), dense(bundle, tokens()), atol=1e-12)
@@ -120,10 +118,10 @@ def test_unequal_ranks_are_a_loop_over_experts_and_units(name):
     assert "token 0" in str(found)
 
 
-@every_gate
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if "top_k" in lm.GATES[n].names() and lm.GATES[n].by == "expert"]
+)
 def test_to_choose_all_is_to_choose_none(name):
-    if "top_k" not in lm.GATES[name].names() or lm.GATES[name].by == "unit":
-        pytest.skip("it does not choose experts")
     more = {"candidates": 3} if name == "lag" else {}
     weights = sample(name, top_k=3, **more).explain(Q, tokens()).weights
     few = sample(name, top_k=1, **more).explain(Q, tokens()).weights
