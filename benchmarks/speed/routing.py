@@ -90,7 +90,7 @@ def _attached(model: Any, bundle: lm.Bundle, forward: Callable[[], Any]) -> Call
     named = dict(model.named_modules())
 
     def run() -> Any:
-        handles = [named[target.path].register_forward_hook(hook) for target, hook in hooks]
+        handles = [named[target.path].register_forward_hook(hook, with_kwargs=True) for target, hook in hooks]
         try:
             return forward()
         finally:

@@ -16,7 +16,7 @@ from loramerge.formats.routed import refuse_routed
 # lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
-ROUTED = "A router chooses among its adapters at run time: name these adapters instead."
+ROUTED = "A router chooses among its adapters at run time: name these adapters instead, to merge or to route."
 CONVERTS = "PEFT's save_as_lora converts some types to LoRA."
 
 
