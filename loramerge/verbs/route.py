@@ -12,6 +12,7 @@ from loramerge.adapters.base_models import common_base, without_folders
 from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.formats.bundles import ROUTER, is_bundle
 from loramerge.formats.files.destination import check_apart
 from loramerge.formats.peft import portable
 from loramerge.hub.fetch import fetch
@@ -83,6 +84,8 @@ def routed(
     recipe: Recipe, gate: str | Gate | None, options: Mapping[str, Any], subtract: Sequence[Source] = ()
 ) -> Bundle:
     """The bundle of a recipe, written where its request says."""
+    if len(recipe.sources) == 1 and is_bundle(recipe.sources[0].source):
+        return _regated(recipe, gate, options, subtract)
     recipe, request = expanded(recipe), recipe.request
     if files := foreign(recipe):
         return _imported(files, recipe, gate, options, subtract)
@@ -97,6 +100,24 @@ def routed(
         made = Task(tasks=[each.name for each in experts.adapters])
     bundle = experts.bundle(made, base_of(sources.whole), config_of(sources, experts))
     return bundle if request.out is None else written(bundle, sources, count, request)
+
+
+def _regated(
+    recipe: Recipe, gate: str | Gate | None, options: Mapping[str, Any], subtract: Sequence[Source]
+) -> Bundle:
+    """A bundle under another gate; what is recorded of its adapters stays."""
+    request, source = recipe.request, recipe.sources[0].source
+    changed = {"subtract": subtract or None, "dtype": request.dtype, "rename": request.rename}
+    if said := next((name for name, value in changed.items() if value is not None), None):
+        raise UsageError(f"{say(said)} is for adapters, and {printable(source)} is a bundle already.")
+    if gate is None and not options:
+        raise UsageError(f"{printable(source)} is a bundle already: say with {say('gate')} which other gate.")
+    bundle = chosen(load_bundle(str(source)), request).gated(_gate(gate, options, request))
+    if request.out is None:
+        return bundle
+    check_apart(request.out, [], [Path(str(source)) / ROUTER])
+    save_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
+    return load_bundle(request.out)
 
 
 def foreign(recipe: Recipe) -> list[Foreign]:
