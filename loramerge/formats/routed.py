@@ -16,24 +16,33 @@ class Routed:
     """A system with a gate.
 
     Args:
+        mark: a part of a key that only such files have, which is looked for first.
         keys: patterns of tensors, all of which such a file has.
         type: its name as a PEFT type, if it has one.
     """
 
     name: str
     words: str
+    mark: str
     keys: tuple[str, ...]
     type: str = ""
 
 
 ROUTED = (
-    Routed("meteora", "MeteoRA", (r".+\.moe_gate\.weight",)),
-    Routed("loramoe", "LoRAMoE", (r".+\.lora_route\.weight",)),
-    Routed("smora", "SMoRA", (r".+\.lora_biases(\.\w+)?",), "SRMOLE"),
-    Routed("lora-mixer", "LoRA-Mixer", (r".+\.router\.weight", r".+\.lora_A\.expert\d+\.weight")),
-    Routed("flylora", "FlyLoRA", (r".+\.lora_topk_bias(\.\w+)?",)),
-    Routed("wavllm", "WavLLM", (r".+\.w[qkvo]_lora_A",)),
-    Routed("dmoerm", "DMoERM", (r"(.+\.)?base_value_head\.weight", r".+\.lora_A\.\w+\.weight")),
+    Routed("meteora", "MeteoRA", "moe_gate", (r".+\.moe_gate\.weight",)),
+    Routed("loramoe", "LoRAMoE", "lora_route", (r".+\.lora_route\.weight",)),
+    Routed("smora", "SMoRA", "lora_biases", (r".+\.lora_biases(\.\w+)?",), "SRMOLE"),
+    Routed(
+        "lora-mixer",
+        "LoRA-Mixer",
+        ".router.weight",
+        (r".+\.router\.weight", r".+\.lora_A\.expert\d+\.weight"),
+    ),
+    Routed("flylora", "FlyLoRA", "lora_topk_bias", (r".+\.lora_topk_bias(\.\w+)?",)),
+    Routed("wavllm", "WavLLM", "_lora_A", (r".+\.w[qkvo]_lora_A",)),
+    Routed(
+        "dmoerm", "DMoERM", "base_value_head", (r"(.+\.)?base_value_head\.weight", r".+\.lora_A\.\w+\.weight")
+    ),
 )
 _KEYS = {each.name: [re.compile(key, re.DOTALL) for key in each.keys] for each in ROUTED}
 
@@ -49,7 +58,9 @@ def system_of(keys: Iterable[str], config: Mapping[str, Any] | None = None) -> R
     for each in ROUTED:
         if each.type and (config or {}).get("peft_type") == each.type:
             return each
-        if all(any(pattern.fullmatch(key) for key in names) for pattern in _KEYS[each.name]):
+        if any(each.mark in key for key in names) and all(
+            any(pattern.fullmatch(key) for key in names) for pattern in _KEYS[each.name]
+        ):
             return each
     return None
 
