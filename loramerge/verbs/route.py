@@ -25,11 +25,11 @@ from loramerge.request.signature import spelled
 from loramerge.routing.bundle import Bundle
 from loramerge.routing.experts import Experts
 from loramerge.routing.folder import save_bundle
-from loramerge.routing.gates.gate import DataFree, Gate
+from loramerge.routing.gates.gate import DataFree, Gate, stored_as
 from loramerge.routing.gates.names import GATES, free, make, name_of
 from loramerge.routing.gates.static import Static
 from loramerge.routing.gates.task import Task
-from loramerge.routing.imports.bundle import Foreign, averaged
+from loramerge.routing.imports.foreign import Foreign, averaged
 from loramerge.routing.reader import load_bundle
 from loramerge.routing.record import described, recorded
 from loramerge.sources.expand import expanded
@@ -95,6 +95,7 @@ def routed(
     check_beside(sources.adapters, request.extras)
     kind = dtypes.widest(a.dtype for a in sources.adapters if a)
     kind = kind if request.dtype is None else dtypes.parse(request.dtype)
+    check_dtype(made, request)
     experts = Experts(sources.adapters[:count], sources.adapters[count:], kind, sources.notes)
     if isinstance(made, Task) and made.tasks is None:
         made = Task(tasks=[each.name for each in experts.adapters])
@@ -159,6 +160,7 @@ def _imported(
         said = "subtract" if subtract else "rename" if request.rename is not None else "grain"
         raise UsageError(f"{say(said)} is for adapters, and {files[0].given.where} brings its own gate.")
     if request.dtype is not None:
+        check_dtype(files[0].bundle().gate, request)
         files = [replace(each, dtype=dtypes.parse(request.dtype)) for each in files]
     bundle = averaged(files) if len(files) > 1 else files[0].bundle()
     bundle = chosen(bundle, request)
@@ -199,6 +201,15 @@ def written(bundle: Bundle, sources: Sources, count: int, request: Request) -> B
     bundle = recorded(bundle, experts=rows[:count], **more)
     save_bundle(bundle, request.out, request.overwrite, sources.confirm, request.effort, request.tell)
     return replace(load_bundle(request.out), notes=bundle.notes)
+
+
+def check_dtype(gate: Gate, request: Request) -> None:
+    """Raises UsageError: the type that is asked for would move length between the halves of a unit."""
+    if request.dtype is not None and stored_as(gate, kind := dtypes.parse(request.dtype)) != kind:
+        raise UsageError(
+            f"{say('dtype', request.dtype)} would change the lengths of units, by which {name_of(gate)} "
+            "goes: give bfloat16 or float32."
+        )
 
 
 def _gate(gate: str | Gate | None, options: Mapping[str, Any], request: Request) -> DataFree:

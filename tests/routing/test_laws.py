@@ -245,3 +245,22 @@ def test_files_in_between_are_not_taken_away(tmp_path):
     (tmp_path / "b" / "task_0" / "notes.txt").write_text("mine")
     with pytest.raises(lm.OutputError, match=r"task_0/notes\.txt"):
         lm.save_bundle(bundle, tmp_path / "b", overwrite=True)
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_small_adapters_in_half_precision_are_routed_the_same(name, tmp_path):
+    """float16 balances small units between their halves: a gate that goes by their length must not see it."""
+    small = [
+        changed(a, lambda u: lm.LowRank(u.up * 1e-4, u.down, u.scale)) for a in random_adapters(0, RANKS)
+    ]
+    wanted = forward(bundle_of(small, made(name)), tokens())
+    near = 5e-3 * np.abs(wanted).max()
+    lm.save_bundle(bundle_of(small, made(name), dtype="F16"), tmp_path / "b")
+    assert np.abs(forward(lm.load_bundle(tmp_path / "b"), tokens()) - wanted).max() < near
+    under = bundle_of(small, made("static"), dtype="F16").gated(made(name))
+    assert np.abs(forward(under, tokens()) - wanted).max() < near
+
+
+def test_half_precision_is_refused_where_it_is_asked_for_by_name():
+    with pytest.raises(lm.UsageError, match="lengths of units"):
+        lm.route(random_adapters(0, RANKS), "rank-self", dtype="float16")
