@@ -31,6 +31,9 @@ class MergeVla(Ranked):
         S_t = 1[ |w_t ΔW_t| > λ |τ - w_t ΔW_t| ]        entry by entry
         S_t ∘ τ        is what `loramerge restore MERGED --task t` brings back
 
+    Written to a folder, it comes with a router, the input spaces of the sources: `restore --inputs x.npz`
+    asks it which task some inputs are of.
+
     An entry is called selfish if one mask keeps it, consensus if several do, and catastrophic if none does;
     the report shows their shares. With `consensus` k > 0, merge and masks lose the entries that fewer than
     k tasks want (Consensus TA with k = 2). No restored task has them. What the merge's rank brings back of

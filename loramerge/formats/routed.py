@@ -16,26 +16,39 @@ class Routed:
     """A system with a gate.
 
     Args:
-        keys: patterns of tensors, all of which such a file has.
+        mark: a part of a key that only such files have, which is looked for first.
+        key: a pattern of such a key; its group is the module, if it is of one.
+        beside: how the key of a factor begins that lies in the same module, or in any if that is not known.
         type: its name as a PEFT type, if it has one.
     """
 
     name: str
     words: str
-    keys: tuple[str, ...]
+    mark: str
+    key: str
+    beside: str
     type: str = ""
+
+    def owns(self, keys: list[str]) -> bool:
+        """Whether a file with these keys is of it."""
+        if not any(self.mark in key for key in keys):
+            return False
+        found = [match for key in keys if (match := re.fullmatch(self.key, key, re.DOTALL))]
+        starts = tuple(f"{match[1]}{self.beside}" for match in found if match.re.groups)
+        if any(not match.re.groups for match in found):
+            return any(self.beside in key for key in keys)
+        return bool(starts) and any(key.startswith(starts) for key in keys)
 
 
 ROUTED = (
-    Routed("meteora", "MeteoRA", (r".+\.moe_gate\.weight",)),
-    Routed("loramoe", "LoRAMoE", (r".+\.lora_route\.weight",)),
-    Routed("smora", "SMoRA", (r".+\.lora_biases(\.\w+)?",), "SRMOLE"),
-    Routed("lora-mixer", "LoRA-Mixer", (r".+\.router\.weight", r".+\.lora_A\.expert\d+\.weight")),
-    Routed("flylora", "FlyLoRA", (r".+\.lora_topk_bias(\.\w+)?",)),
-    Routed("wavllm", "WavLLM", (r".+\.w[qkvo]_lora_A",)),
-    Routed("dmoerm", "DMoERM", (r"(.+\.)?base_value_head\.weight", r".+\.lora_A\.\w+\.weight")),
+    Routed("meteora", "MeteoRA", "moe_gate", r"(.+)\.moe_gate\.weight", ".lora_A."),
+    Routed("loramoe", "LoRAMoE", "lora_route", r"(.+)\.lora_route\.weight", ".lora_A0."),
+    Routed("smora", "SMoRA", "lora_biases", r"(.+)\.lora_biases(?:\.\w+)?", ".lora_A.", "SRMOLE"),
+    Routed("lora-mixer", "LoRA-Mixer", ".router.weight", r"(.+)\.router\.weight", ".lora_A.expert0."),
+    Routed("flylora", "FlyLoRA", "lora_topk_bias", r"(.+)\.lora_topk_bias(?:\.\w+)?", ".lora_A."),
+    Routed("wavllm", "WavLLM", "_lora_A", r"(.+\.w[qkvo])_lora_A", "_lora_A"),
+    Routed("dmoerm", "DMoERM", "base_value_head", r"(?:.+\.)?base_value_head\.weight", ".lora_A."),
 )
-_KEYS = {each.name: [re.compile(key, re.DOTALL) for key in each.keys] for each in ROUTED}
 
 
 def system_of(keys: Iterable[str], config: Mapping[str, Any] | None = None) -> Routed | None:
@@ -43,13 +56,11 @@ def system_of(keys: Iterable[str], config: Mapping[str, Any] | None = None) -> R
 
     >>> system_of(["h.0.q.lora_A.weight", "h.0.q.moe_gate.weight"]).words
     'MeteoRA'
-    >>> system_of(["h.0.q.lora_A.weight", "h.0.q.lora_B.weight"])
+    >>> system_of(["h.0.q.lora_A.weight", "h.0.moe_gate.weight"])
     """
     names = list(keys)
     for each in ROUTED:
-        if each.type and (config or {}).get("peft_type") == each.type:
-            return each
-        if all(any(pattern.fullmatch(key) for key in names) for pattern in _KEYS[each.name]):
+        if (each.type and (config or {}).get("peft_type") == each.type) or each.owns(names):
             return each
     return None
 

@@ -14,11 +14,11 @@ from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.patterns.search import searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.arrays.dtypes import wide
+from loramerge.arrays.dtypes import FLOATS, wide
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.explanation import Explanation
-from loramerge.routing.gates.gate import DataFree, Gate, Seen
+from loramerge.routing.gates.gate import DataFree, Gate, Seen, stored_as
 from loramerge.routing.gates.names import make, name_of
 from loramerge.routing.maths import NUMPY
 
@@ -169,15 +169,17 @@ class Bundle(Mapping[Target, Bank]):
         if not chosen:
             raise UsageError(f"No module is called like only={only!r}.")
 
+        kind = stored_as(made, self.dtype)
+
         def read(target: Target) -> Bank:
-            bank = self.read(target)
+            bank = cast(self.read(target), kind)
             return gated(bank, made) if target in chosen else bank
 
         rest = {t: self.gate_of(t) for t in self.layouts if t not in chosen}
         gates = {**rest, **dict.fromkeys(chosen, made)}
         common = made if len(chosen) == len(self.layouts) else self.gate
         others = {t: gates[t] for t in self.layouts if gates[t] != common}
-        return replace(self, gate=common, gates=others, read=read, shared=False)
+        return replace(self, gate=common, gates=others, read=read, dtype=kind, shared=False)
 
     def flat(self, row: str | None = None, prompt: Array | None = None) -> Adapter:
         """One plain adapter that does the same for every token, exactly.
@@ -246,6 +248,12 @@ def gated(bank: Bank, gate: DataFree) -> Bank:
     """The bank with the tensors of a gate, in the units that it weighs."""
     bank = bank if gate.basis == "stored" else canonised(bank)
     return replace(bank, tensors={n: np.asarray(t, np.float32) for n, t in gate.keys(bank).items()})
+
+
+def cast(bank: Bank, dtype: str) -> Bank:
+    """The bank with its units in this type."""
+    kind = FLOATS[dtype]
+    return replace(bank, up=bank.up.astype(kind, copy=False), down=bank.down.astype(kind, copy=False))
 
 
 def canonised(bank: Bank) -> Bank:

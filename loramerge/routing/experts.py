@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from loramerge.arrays.dtypes import wide
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.bundle import Bundle, gated
-from loramerge.routing.gates.gate import DataFree
+from loramerge.routing.gates.gate import DataFree, stored_as
 
 KINDS = {"conv": "a convolution", "embedding": "an embedding", "expert": "a fused expert"}
 
@@ -59,12 +59,13 @@ class Experts:
     def bundle(self, gate: DataFree, base: BaseModel, config: Mapping[str, object]) -> Bundle:
         """All of them with a gate; nothing but headers is read yet."""
         layouts, settled = self.layouts(), gate.settled(len(self.adapters))
+        kept = replace(self, dtype=stored_as(settled, self.dtype))
         names = tuple(adapter.name for adapter in self.adapters)
 
         def read(target: Target) -> Bank:
-            return self.bank(target, layouts[target], settled)
+            return kept.bank(target, layouts[target], settled)
 
-        return Bundle(names, settled, layouts, read, self.dtype, base, config, notes=self.notes)
+        return Bundle(names, settled, layouts, read, kept.dtype, base, config, notes=self.notes)
 
     def _rank(self, adapter: Adapter, target: Target) -> int:
         return adapter.slots[target].rank if target in adapter.slots else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 
 from loramerge.formats.bundles import task
 from loramerge.hub.escape import code, markdown, quoted
@@ -57,35 +58,67 @@ def loading(bundle: Bundle) -> str:
     return "\n\n".join(parts)
 
 
-def _base(bundle: Bundle) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The lines that load and run the model of a bundle."""
+
+    library: str
+    name: str
+    base: str
+    folder: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        where = f", subfolder={quoted(self.folder)}" if self.folder else ""
+        made = f"model = {self.name}.from_pretrained({quoted(self.base)}{where})"
+        return [f"from {self.library} import {self.name}", "", made]
+
+    @property
+    def run(self) -> str:
+        if self.folder:  # of a pipeline, which has inputs of its own
+            return "...  # use the model here"
+        return "print(model(input_ids=model.dummy_inputs['input_ids']).logits.shape)"
+
+
+IMAGE = {  # how modules of image models begin -> the folder of the pipeline
+    "down_blocks.": "unet",
+    "mid_block.": "unet",
+    "up_blocks.": "unet",
+    "transformer_blocks.": "transformer",
+    "single_transformer_blocks.": "transformer",
+}
+
+
+def _model(bundle: Bundle) -> Model:
+    """By the names of its modules, and by the task that the configs of its adapters name."""
+    base = bundle.base.name or "BASE-MODEL"
+    for target in bundle.layouts:
+        for start, folder in IMAGE.items():
+            if target.path.startswith(start):
+                return Model("diffusers", "AutoModel", base, folder)
     kind = bundle.config.get("task_type")
-    name = CLASSES.get(kind if isinstance(kind, str) else "", "AutoModelForCausalLM")
-    there = quoted(bundle.base.name or "BASE-MODEL")
-    return [f"from transformers import {name}", "", f"model = {name}.from_pretrained({there})"]
+    return Model(
+        "transformers", CLASSES.get(kind if isinstance(kind, str) else "", CLASSES["CAUSAL_LM"]), base
+    )
 
 
 def _torch(bundle: Bundle) -> str:
-    first, empty, base = _base(bundle)
+    model = _model(bundle)
     told = {"row": ', rows=["ROW"]', "prompt": ", prompt=HIDDEN_STATES", "": ""}[bundle.gate.asks]
     return _python(
         "import loramerge as lm",
         "from loramerge.routing.torch import attach",
-        first,
-        empty,
-        base,
+        *model.lines,
         'bundle = lm.load_bundle(".")',
         f"with attach(model, bundle{told}):",
-        "    print(model(input_ids=model.dummy_inputs['input_ids']).logits.shape)",
+        f"    {model.run}",
     )
 
 
 def _peft(bundle: Bundle, gate: Arrow) -> str:
-    first, empty, base = _base(bundle)
     return _python(
         "from peft import ArrowConfig, create_arrow_model",
-        first,
-        empty,
-        base,
+        *_model(bundle).lines,
         f'tasks = [f"./{task(0)[:-1]}{{i}}" for i in range({len(bundle.experts)})]',
         f"arrow = ArrowConfig(top_k={gate.top_k}, router_temperature={gate.temperature})",
         "model = create_arrow_model(model, tasks, arrow)",

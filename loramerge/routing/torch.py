@@ -73,7 +73,11 @@ def attach(model: Any, bundle: Bundle, rows: Rows = None, prompt: Any = None) ->
                 f"The gate {name_of(gate)} goes by the prompt: give its hidden states as prompt=."
             )
     modules, attached = _modules(model, bundle), Attached(bundle, rows, prompt)
-    hooks = [modules[target].register_forward_hook(attached.hook(target)) for target in bundle]
+    for target, layer in modules.items():
+        attached.place(target, layer)
+    hooks = [
+        modules[target].register_forward_hook(attached.hook(target), with_kwargs=True) for target in bundle
+    ]
     try:
         yield attached
     finally:
@@ -96,12 +100,19 @@ class Attached:
         self._parts = {target: _Part.of(bundle.gate_of(target), bundle.read(target)) for target in bundle}
         self.tensors = {str(target): part.tensors for target, part in self._parts.items()}
 
-    def hook(self, target: Target) -> Callable[[Any, Any, Any], Any]:
+    def place(self, target: Target, layer: Any) -> None:
+        """Put the units of a module where its layer is, and in its type, if that is a float."""
+        weight = getattr(layer, "weight", None)
+        if weight is not None and weight.is_floating_point():
+            self._parts[target].move(weight)
+
+    def hook(self, target: Target) -> Callable[..., Any]:
         """What is called after a layer: its output with what the bundle adds."""
         part = self._parts[target]
 
-        def add(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
-            return output + part(inputs[0], self.rows, self.prompt).to(output.dtype)
+        def add(_: Any, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
+            x = inputs[0] if inputs else next(iter(named.values()))
+            return output + part(x, self.rows, self.prompt).to(output.dtype)
 
         return add
 
@@ -143,7 +154,7 @@ class _Part:
         return cls(gate, bank, up, down, owner, tensor(layout.members), tensors, Torch())
 
     def __call__(self, x: Any, rows: Rows, prompt: Any) -> Any:
-        self._move(x)
+        self.move(x)
         tokens = x.reshape(-1, x.shape[-1])
         tensors = {name: each.to(x.device, x.dtype) for name, each in self.tensors.items()}
         named = rows_of(self.gate, rows, len(x), len(tokens))
@@ -154,7 +165,8 @@ class _Part:
         )  # fmt: skip
         return moved(self.gate, seen, self.up).reshape(*x.shape[:-1], -1)
 
-    def _move(self, x: Any) -> None:
+    def move(self, x: Any) -> None:
+        """Have the units where a tensor is, and in its type."""
         if self.down.device != x.device or self.down.dtype != x.dtype:
             self.up, self.down, self.members = (
                 each.to(x.device, x.dtype) for each in (self.up, self.down, self.members)

@@ -12,6 +12,7 @@ from loramerge.adapters.base_models import common_base, without_folders
 from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.formats.bundles import ROUTER, is_bundle
 from loramerge.formats.files.destination import check_apart
 from loramerge.formats.peft import portable
 from loramerge.hub.fetch import fetch
@@ -24,11 +25,11 @@ from loramerge.request.signature import spelled
 from loramerge.routing.bundle import Bundle
 from loramerge.routing.experts import Experts
 from loramerge.routing.folder import save_bundle
-from loramerge.routing.gates.gate import DataFree, Gate
+from loramerge.routing.gates.gate import DataFree, Gate, stored_as
 from loramerge.routing.gates.names import GATES, free, make, name_of
 from loramerge.routing.gates.static import Static
 from loramerge.routing.gates.task import Task
-from loramerge.routing.imports.bundle import Foreign, averaged
+from loramerge.routing.imports.foreign import Foreign, averaged
 from loramerge.routing.reader import load_bundle
 from loramerge.routing.record import described, recorded
 from loramerge.sources.expand import expanded
@@ -83,6 +84,8 @@ def routed(
     recipe: Recipe, gate: str | Gate | None, options: Mapping[str, Any], subtract: Sequence[Source] = ()
 ) -> Bundle:
     """The bundle of a recipe, written where its request says."""
+    if len(recipe.sources) == 1 and is_bundle(recipe.sources[0].source):
+        return _regated(recipe, gate, options, subtract)
     recipe, request = expanded(recipe), recipe.request
     if files := foreign(recipe):
         return _imported(files, recipe, gate, options, subtract)
@@ -92,11 +95,30 @@ def routed(
     check_beside(sources.adapters, request.extras)
     kind = dtypes.widest(a.dtype for a in sources.adapters if a)
     kind = kind if request.dtype is None else dtypes.parse(request.dtype)
+    check_dtype(made, request)
     experts = Experts(sources.adapters[:count], sources.adapters[count:], kind, sources.notes)
     if isinstance(made, Task) and made.tasks is None:
         made = Task(tasks=[each.name for each in experts.adapters])
     bundle = experts.bundle(made, base_of(sources.whole), config_of(sources, experts))
     return bundle if request.out is None else written(bundle, sources, count, request)
+
+
+def _regated(
+    recipe: Recipe, gate: str | Gate | None, options: Mapping[str, Any], subtract: Sequence[Source]
+) -> Bundle:
+    """A bundle under another gate; what is recorded of its adapters stays."""
+    request, source = recipe.request, recipe.sources[0].source
+    changed = {"subtract": subtract or None, "dtype": request.dtype, "rename": request.rename}
+    if said := next((name for name, value in changed.items() if value is not None), None):
+        raise UsageError(f"{say(said)} is for adapters, and {printable(source)} is a bundle already.")
+    if gate is None and not options:
+        raise UsageError(f"{printable(source)} is a bundle already: say with {say('gate')} which other gate.")
+    bundle = chosen(load_bundle(str(source)), request).gated(_gate(gate, options, request))
+    if request.out is None:
+        return bundle
+    check_apart(request.out, [], [Path(str(source)) / ROUTER])
+    save_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
+    return load_bundle(request.out)
 
 
 def foreign(recipe: Recipe) -> list[Foreign]:
@@ -138,6 +160,7 @@ def _imported(
         said = "subtract" if subtract else "rename" if request.rename is not None else "grain"
         raise UsageError(f"{say(said)} is for adapters, and {files[0].given.where} brings its own gate.")
     if request.dtype is not None:
+        check_dtype(files[0].bundle().gate, request)
         files = [replace(each, dtype=dtypes.parse(request.dtype)) for each in files]
     bundle = averaged(files) if len(files) > 1 else files[0].bundle()
     bundle = chosen(bundle, request)
@@ -178,6 +201,15 @@ def written(bundle: Bundle, sources: Sources, count: int, request: Request) -> B
     bundle = recorded(bundle, experts=rows[:count], **more)
     save_bundle(bundle, request.out, request.overwrite, sources.confirm, request.effort, request.tell)
     return replace(load_bundle(request.out), notes=bundle.notes)
+
+
+def check_dtype(gate: Gate, request: Request) -> None:
+    """Raises UsageError: the type that is asked for would move length between the halves of a unit."""
+    if request.dtype is not None and stored_as(gate, kind := dtypes.parse(request.dtype)) != kind:
+        raise UsageError(
+            f"{say('dtype', request.dtype)} would change the lengths of units, by which {name_of(gate)} "
+            "goes: give bfloat16 or float32."
+        )
 
 
 def _gate(gate: str | Gate | None, options: Mapping[str, Any], request: Request) -> DataFree:

@@ -345,7 +345,7 @@ def test_what_an_earlier_push_has_left_is_told(hub, login, masked, tmp_path):
     lm.push(masked, "me/m")
     lm.combine([tmp_path / "a"], out="n")
     assert lm.push("n", "me/m").notes == (
-        f"me/m still has {MASKS} of an earlier push: delete there what is not of this adapter",
+        f"me/m still has {MASKS}, {ROUTER} of an earlier push: delete there what is not of this adapter",
     )
     with pytest.raises(IncompatibleError, match=r"The masks of .* were made for another merge"):
         lm.restore("me/m", "a")

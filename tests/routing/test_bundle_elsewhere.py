@@ -81,3 +81,15 @@ def test_a_bundle_is_pushed_with_a_card(cli, hub, login):  # noqa: F811
     with pytest.raises(lm.SourceError, match=r"no such|not|has no"):
         lm.load_bundle("me/none")
     assert not lm.push("bundle", "me/b").changed
+
+
+def test_restore_is_told_the_task_by_inputs_on_the_command_line_too(cli, pair):
+    cli("combine", *pair, "--method", "mergevla", "-o", "merged")
+    router = lm.load_router("merged")
+    inputs = {name: np.ones((2, tensor.shape[1])) for name, tensor in router.directions.items()}
+    np.savez("x.npz", **inputs)
+    assert cli("restore", "merged", "--inputs", "x.npz", "--rank", 4, "-o", "told").code == 0
+    assert cli("restore", "merged", "--task", router.choose(inputs), "--rank", 4, "-o", "named").code == 0
+    assert lm.diff("told", "named").largest == 0
+    cli("restore", "merged").refused(2, "--task", "--inputs")
+    cli("restore", "merged", "--inputs", "x.txt").refused(2, "no .npz")

@@ -102,3 +102,16 @@ def test_a_folder_that_is_no_bundle_is_told_so(cli):
         lm.load_bundle("merged")
     with pytest.raises(lm.SourceError, match="was not written by"):
         lm.load_bundle(FIXTURES)
+
+
+def test_a_bundle_may_be_put_under_another_gate(cli):
+    cli("route", A, B, "--top-k", 1, "-o", "one")
+    assert cli("route", "one", "--gate", "spectr", "--top-k", 2, "-o", "two").code == 0
+    direct = lm.route([A, B], "spectr", top_k=2)
+    again = lm.load_bundle("two")
+    x = np.random.default_rng(0).standard_normal((4, 64))
+    name = "model.layers.0.self_attn.q_proj"
+    assert np.allclose(again.forward(name, x), direct.forward(name, x), atol=1e-9)
+    assert again.record["experts"] == lm.load_bundle("one").record["experts"]
+    cli("route", "one", "-o", "three").refused(2, "a bundle already", "--gate")
+    cli("route", "one", "--gate", "static", "-o", "one", "--overwrite").refused(1, "one")

@@ -235,6 +235,9 @@ def test_a_unet_of_diffusers_is_a_model_like_any(tmp_path):
         with attach(unet, bundle):
             routed = unet(noise, 1, text).sample
         after = unet(noise, 1, text).sample
+    assert (
+        'AutoModel.from_pretrained("BASE-MODEL", subfolder="unet")' in (tmp_path / "b/README.md").read_text()
+    )
     assert len(layers) > 2
     assert (routed - plain).abs().max() > 1e-3
     assert torch.equal(after, plain)
@@ -255,3 +258,20 @@ def test_layers_that_are_stored_the_other_way_round_do_the_same(tmp_path):
         ours = logits(plain)
     assert (ours - bare).abs().max() > 1e-3
     assert (ours - logits(theirs)).abs().max() < 1e-5
+
+
+def test_half_precision_and_keyword_inputs_are_taken_as_they_come():
+    bundle = sample("spectr", top_k=2)
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList([torch.nn.Module()])
+    model.layers[0].q, model.layers[0].v = torch.nn.Linear(9, 7), torch.nn.Linear(6, 8)
+    model = model.to(torch.bfloat16)
+    x = tokens(8)
+    wide = torch.tensor(x, dtype=torch.bfloat16)
+    plain = model.layers[0].q(wide).double()
+    with attach(model, bundle):
+        found = model.layers[0].q(input=wide)
+    assert found.dtype == torch.bfloat16
+    wanted = bundle.forward("layers.0.q", wide.double().numpy())
+    apart = np.abs((found.double() - plain).detach().numpy() - wanted).max()
+    assert apart < 0.05 * np.abs(wanted).max()

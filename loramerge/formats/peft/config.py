@@ -17,9 +17,7 @@ from loramerge.formats.routed import refuse_routed
 # lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
 LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
-ROUTED = (
-    "A router chooses in it at run time, so that it is no one update: `loramerge route` is for such adapters."
-)
+ROUTED = "A router chooses among its adapters at run time: name these adapters instead, to merge or to route."
 ROUTED_TYPES = ("XLORA", "POLY", "LILY", "SRMOLE", "ARROW", "METEORA", "LORAMOE")
 CONVERTS = "PEFT's save_as_lora converts it to LoRA."
 MERGES = (

@@ -114,6 +114,14 @@ class DataFree(Gate):
         """Its tensors in a module, in float64."""
 
 
+def stored_as(gate: Gate, dtype: str) -> str:
+    """The type in which units are kept for a gate (safetensors names).
+
+    In float16 a unit is balanced between its halves, which its ΔW does not see, but a gate of units does.
+    """
+    return "F32" if gate.by == "unit" and dtype == "F16" else dtype
+
+
 @dataclass(frozen=True, kw_only=True)
 class ByRequest(DataFree):
     """A gate that goes by what the request says: it has no tensors, and its weights are those of a row."""

@@ -20,7 +20,7 @@ from loramerge.formats.raw import Raw, look
 from loramerge.formats.routed import system_of
 from loramerge.routing.bank import Bank, Layout
 from loramerge.routing.bundle import Bundle
-from loramerge.routing.gates.gate import Gate
+from loramerge.routing.gates.gate import Gate, stored_as
 from loramerge.routing.imports.names import SYSTEMS
 from loramerge.routing.imports.system import Given, Parts, System
 
@@ -98,7 +98,7 @@ class Foreign:
         notes = [f"{self.rest} tensors that are of the model itself are left behind"] if self.rest else []
         settings = {"task_type": self.raw.config.get("task_type")}
         return Bundle(
-            experts, gate, layouts, read, self.dtype, BaseModel(name), settings,
+            experts, gate, layouts, read, stored_as(gate, self.dtype), BaseModel(name), settings,
             extras=extras, notes=tuple(notes), shared=bool(self.given.shared),
         )  # fmt: skip
 
@@ -117,7 +117,8 @@ class Foreign:
                     f"The gate of {printable(target)} in {self.given.where} has {name} of shape {found}, "
                     f"not {shape}."
                 )
-        up, down = rounding.store(stored.up, stored.down, self.dtype, layout.units, str(target))
+        kind = stored_as(gate, self.dtype)
+        up, down = rounding.store(stored.up, stored.down, kind, layout.units, str(target))
         return Bank(layout, up, down, tensors)
 
     def uniform(self) -> float:
