@@ -54,8 +54,14 @@ def test_the_sentence_about_two_bases_knows_of_chains(tmp_path):
         lm.combine([first, second])
 
 
-TRAINED = {"ss_output_name": "mine", "ss_tag_frequency": '{"cats": {"a cat": 9}}', 
-           "modelspec__title": "Cats", "modelspec__trigger_phrase": "zxc cat", "sshs_model_hash": "0" * 64, "ss_network_dim": "2"}  # fmt: skip
+TRAINED = {
+    "ss_output_name": "mine",
+    "ss_tag_frequency": '{"cats": {"a cat": 9}}',
+    "modelspec__title": "Cats",
+    "modelspec__trigger_phrase": "zxc cat",
+    "sshs_model_hash": "0" * 64,
+    "ss_network_dim": "2",
+}
 
 
 @pytest.mark.parametrize("act", [

@@ -23,7 +23,7 @@ _STEMS = "|".join(sorted({end.partition(".")[0] for end in _PARTS}))
 _FAMILIES = "|".join(sorted({end.partition("_")[0] for end in _PARTS}))
 _NAME = re.compile(
     rf"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.(?P<stem>{_STEMS})"
-    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?P<end>\.weight|\.bias)?",
+    r"(?:\.(?P<adapter>(?!weight(?:_\w+)?$|bias$|scales?$)[^.]+))?(?P<end>\.weight|\.bias)?",
     re.DOTALL,
 )
 _ALPHA = re.compile(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.DOTALL)
