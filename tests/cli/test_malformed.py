@@ -157,7 +157,11 @@ def test_a_sentence_an_exit_code_and_nothing_left(cli, tmp_path, make, code, wor
         if words[-1] in ("different base models", "--allow-base-mismatch"):
             assert cli("inspect", "good", "bad").code == 0
             return
-        cli("inspect", "bad")
+        if cli("inspect", "bad").code == 0:  # what is in it is told, and why it is not merged
+            assert code == 3
+            assert all(word in cli.out for word in ("cannot be merged", *words))
+            assert content(tmp_path) == before
+            return
     else:
         cli("combine", "good", "bad", "-o", out, "--overwrite")
     cli.refused(code, *words)
