@@ -73,9 +73,12 @@ def _alike(one: str, two: str) -> bool:
     (above, last), (over, end) = (name.rpartition(".")[::2] for name in (one, two))
     if last == end:  # they differ in what stands before: is something left out?
         return _within(above.split("."), over.split(".")) or _within(over.split("."), above.split("."))
-    return any(re.fullmatch(task, last) and re.fullmatch(task, end) for task in _TASKS.values()) and (
-        _part(above) == _part(over)
-    )
+    tasks = [task for task in _TASKS.values() if _fits(task, last) and _fits(task, end)]
+    return bool(tasks) and _part(above) == _part(over)
+
+
+def _fits(task: str, name: str) -> bool:
+    return re.fullmatch(task, name, re.IGNORECASE) is not None
 
 
 def _within(few: list[str], many: list[str]) -> bool:
@@ -98,7 +101,7 @@ def _whole(
     """A module that looks fused, and one of its parts in the same place."""
     parts: dict[str, list[str]] = defaultdict(list)
     for name in theirs:
-        if any(re.fullmatch(_TASKS[task], name.rpartition(".")[2]) for task in ("query", "key", "value")):
+        if any(_fits(_TASKS[task], name.rpartition(".")[2]) for task in ("query", "key", "value")):
             parts[_part(name.rpartition(".")[0])].append(name)
     for name in ours:
         above, _, last = name.rpartition(".")

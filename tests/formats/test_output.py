@@ -208,9 +208,9 @@ def test_save_folds_the_scale_and_pads(tmp_path, name):
 
 
 def test_save_writes_other_tensors_as_they_are(tmp_path):
-    source = folder(tmp_path / "a", {**tensors(), "head": np.ones(2)})
+    source = folder(tmp_path / "a", {**tensors(), "head.weight": np.ones(2)})
     save(load(source), tmp_path / "m")
-    np.testing.assert_array_equal(read(tmp_path / "m" / FILES[1])["head"], np.ones(2))
+    np.testing.assert_array_equal(read(tmp_path / "m" / FILES[1])["head.weight"], np.ones(2))
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

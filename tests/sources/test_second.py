@@ -14,6 +14,7 @@ H = 12
 SHARED = {"norm_mlp.special": (5, H)}
 TWO_NAMES = {
     "two names of the query": ({"attn.q": (H, H)}, {"attn.query": (H, H)}),
+    "another spelling of it": ({"attn.Wq": (H, H)}, {"attn.q_proj": (H, H)}),
     "of the output": ({"attn.out": (H, H)}, {"attn.o_proj": (H, H)}),
     "of a layer of the MLP": ({"mlp.fc1": (20, H)}, {"mlp.up_proj": (20, H)}),
     "a part of the path left out": ({"attention.attention.query": (H, H)}, {"attention.query": (H, H)}),

@@ -24,7 +24,7 @@ _TAILS = "|".join(sorted({end.partition(".")[2] for end in _PARTS} - {""} | {"we
 _FAMILIES = "|".join(sorted({end.partition("_")[0] for end in _PARTS}))
 _NAME = re.compile(
     rf"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.(?P<stem>{_STEMS})"
-    rf"(?:\.(?P<adapter>(?!(?:{_TAILS})$)[^.]+))?(?P<end>\.(?:{_TAILS}))?",
+    rf"(?:\.(?P<adapter>(?!(?:{_TAILS}|weight_\w+|scales?)$)[^.]+))?(?P<end>\.(?:{_TAILS}))?",
     re.DOTALL,
 )
 _LATENT = re.compile(r"\.([^.]+)_lora_latent_mapping\.weight$")

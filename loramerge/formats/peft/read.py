@@ -38,11 +38,14 @@ CONFIG = "adapter_config.json"
 MODEL = "config.json"  # of the model that was trained; some trainers write it beside
 ELSEWHERE = (  # what a folder may hold in place of one file of weights -> what helps
     (r".*-\d+-of-\d+\.bin", "one pickled shard of several: save them as safetensors first"),
-    (r"pytorch_model_fsdp_\d+|__\d+_\d+\.distcp|\.metadata", "a checkpoint of FSDP: merge its shards with "
-     "`accelerate merge-weights`, or save with a full state dict"),
+    (r"pytorch_model_fsdp(_\d+|\.bin)|__\d+_\d+\.distcp|\.metadata", "a checkpoint of FSDP: merge its "
+     "shards with `accelerate merge-weights`, or save with a full state dict"),
     (r"global_step\d+|zero_to_fp32\.py|(mp|zero_pp)_rank_.*\.pt", "a checkpoint of DeepSpeed: join it "
      "with its zero_to_fp32.py, or save with stage3_gather_16bit_weights_on_model_save"),
     (r".*\.gguf", "a file of llama.cpp, which is not read: use the adapter that it was converted from"),
+    (r"model(-\d+-of-\d+)?\.safetensors", "weights under the name of a model: if they are the adapter's, put "
+     "adapter_ before the names of the files; if not, PEFT's save_pretrained writes the adapter alone"),
+    (r".*\.safetensors", "another file of weights: name that file, or call it adapter_model.safetensors"),
     (r"adapter_\d+\.pt", "a checkpoint of torchtune: use the PEFT adapter that its checkpointer writes"),
 )  # fmt: skip
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}

@@ -18,6 +18,7 @@ HOLDS = {
     "zero_to_fp32.py": "checkpoint of DeepSpeed",
     "adapter.gguf": "file of llama.cpp",
     "adapter_0.pt": "checkpoint of torchtune",
+    "pytorch_model_fsdp.bin": "checkpoint of FSDP",
     "README.md": "the download is incomplete",
 }
 
@@ -35,6 +36,27 @@ def test_the_sentence_says_what_is_there_instead(name, config, tmp_path, capsys)
     Cli(capsys)("combine", source, "-o", tmp_path / "m").refused(1, words)
     words = "no file of weights" if name == "README.md" else words
     Cli(capsys)("check", source).refused(1, words)
+
+
+NAMED = {
+    "model.safetensors": "the name of a model",
+    "model-00001-of-00002.safetensors": "the name of a model",
+    "other.safetensors": "name that file",
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_weights_under_another_name_are_not_called_missing(name, tmp_path, capsys):
+    source = folder(tmp_path / "a")
+    (source / "adapter_model.safetensors").rename(source / name)
+    Cli(capsys)("combine", source, "-o", tmp_path / "m").refused(1, NAMED[name])
+
+
+@pytest.mark.parametrize("end", ["lora_B.weight_scale", "lora_A.scales", "lora_A.weight_scale_inv"])
+def test_scales_of_quantised_factors_are_refused_by_name(end, tmp_path, capsys):
+    name = f"base_model.model.layers.0.q.{end}"
+    source = folder(tmp_path / "a", tensors() | {name: np.ones(2, np.float32)})
+    Cli(capsys)("combine", source, "--extras", "drop", "-o", tmp_path / "m").refused(3, name)
 
 
 HEADS = {
