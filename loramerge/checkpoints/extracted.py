@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ class Tuned:
         beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
         with workers(threads) as run:
             modules = list(run(lambda each: pair.module(each, self.rank, None), pair.weights))
-        return adapter(pair, modules, beside, str(self))
+        found = adapter(pair, modules, beside, str(self))
+        apart = (pair.tuned.name, pair.base.name, self.rank)
+        return replace(found, provenance=replace(found.provenance, apart=apart))
 
 
 def home(checkpoint: Checkpoint) -> str:

@@ -96,7 +96,7 @@ def _named(sources: Any) -> tuple[list[Source], list[Weight] | None]:
     if not named:
         raise UsageError("Give a list of adapters to merge.")
     for each in named:
-        if not isinstance(each, str | Path | Adapter) or (isinstance(each, str) and not each):
+        if not isinstance(each, str | Path | Adapter | Tuned) or (isinstance(each, str) and not each):
             raise UsageError(
                 f"{printable(repr(each), 60)} is no source: give a path, a name on the Hub, or an Adapter."
             )

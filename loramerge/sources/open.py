@@ -54,7 +54,11 @@ def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapte
 
 def _told(ingredients: Sequence[Ingredient], request: Request) -> Tell | None:
     """Who is told of the reading; downloads have a bar of their own."""
-    return None if any(hub_name(each.source) for each in ingredients) else request.tell
+    return None if any(_on_hub(each.source) for each in ingredients) else request.tell
+
+
+def _on_hub(source: Source) -> bool:
+    return not isinstance(source, Tuned) and hub_name(source) is not None
 
 
 def _marked(adapter: Adapter, revision: str | None) -> Adapter:
@@ -69,7 +73,7 @@ def opened(
     sources: Sequence[Ingredient], load: Callable[[Ingredient], Adapter], watch: Watch = iter
 ) -> list[Adapter]:
     """Every source loaded, in order; several of the Hub at once, since each waits for its answers."""
-    waiting = sum(hub_name(each.source) is not None for each in sources)
+    waiting = sum(_on_hub(each.source) for each in sources)
     if waiting < 2:
         return [load(source) for source in watch(sources)]
     with ThreadPoolExecutor(min(waiting, CONNECTIONS)) as pool:
