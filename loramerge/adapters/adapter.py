@@ -113,6 +113,7 @@ class Provenance:
         initial: name of the adapter that its training began with, if it was made plain by that; the last
             `starting` files are of it.
         originals: the files as they were when they were opened, by path.
+        apart: names of a tuned model and its base, and the rank, if it is what these are apart.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Provenance:
     initial: str | None = None
     starting: int = 0
     originals: Mapping[Path, Original] = field(default_factory=dict, repr=False)
+    apart: tuple[str, str, int] | None = None
 
     @property
     def names(self) -> list[str]:

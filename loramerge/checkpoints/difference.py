@@ -24,6 +24,7 @@ EXACT = 1e-12  # of ‖ΔW‖², that a fit may lose more than the best: planted
 OF_LOST = 1e-3  # the same, of what the best fit loses
 ROUGH = 0.05  # enough to see whether there is more than rounding
 FIRST = 16  # units, where a share of the energy says how many
+CLEAR = 1e-2  # of ‖ΔW‖²: more that is lost is known from what is kept
 ROWS = 1024  # of a table, that are looked at together
 ENTRIES = 1 << 16  # that are subtracted at a time, in cache
 
@@ -164,7 +165,7 @@ def _subtracted(after: Array, before: Array) -> tuple[Array, Tally]:
     found, tally = np.empty(after.shape, kind), Tally(after.shape[1])
     step = max(1, ENTRIES // max(1, after.shape[1]))
     for top in range(0, len(after), step):
-        one, other = (each[top : top + step].astype(kind) for each in (after, before))
+        one, other = (dtypes.widened(each[top : top + step], kind) for each in (after, before))
         with np.errstate(invalid="ignore", over="ignore"):
             np.subtract(one, other, out=found[top : top + step])
         np.maximum(np.abs(one, out=one), np.abs(other, out=other), out=one)
@@ -205,7 +206,9 @@ def _fitted(
             break
         width = min(2 * width, most)
     up, down = fit.up.astype(np.float32), fit.down.astype(np.float32)
-    lost = _lost(matrix, up, down)
+    lost = whole - float(kept[-1])  # of a projection; where little is left, that would be rounding
+    if lost < CLEAR * whole:
+        lost = _lost(matrix, up, down)
     above = noise.above(squares)
     found = Module(weight.target, weight.shape, whole, lost, noise.energy, above, squares, up, down)
     if share is None:

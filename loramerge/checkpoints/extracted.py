@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot, Tensor
@@ -35,7 +36,9 @@ def extracted(model: Tuned, threads: int, whole: bool) -> Adapter:
     beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
     with workers(threads) as run:
         modules = list(run(lambda each: pair.module(each, model.rank, None), pair.weights))
-    return adapter(pair, modules, beside, str(model))
+    found = adapter(pair, modules, beside, str(model))
+    apart = (pair.tuned.name, pair.base.name, model.rank)
+    return replace(found, provenance=replace(found.provenance, apart=apart))
 
 
 def home(checkpoint: Checkpoint) -> str:

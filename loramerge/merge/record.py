@@ -69,6 +69,7 @@ def _source(given: str, adapter: Adapter, weight: Weight, digest: Mapping[str, s
         without_folders(adapter.base.name),
         came.licence,
         None if came.initial is None else Start(came.initial, tuple(digest)[-came.starting :]),
+        came.apart,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from loramerge.adapters.limits import MOST
 from loramerge.errors import SourceError, printable
 from loramerge.formats.peft.number import fitting
 from loramerge.hub.names import COMMIT
@@ -19,6 +20,7 @@ from loramerge.request.rules import Weight, plain
 
 SCHEMA = 1
 SHA256 = re.compile(r"[0-9a-f]{64}")
+APART = ("tuned", "base", "rank")
 BY_SOURCE = ("weights", "alpha", "initial")  # fields that stand in the entry of each source
 
 
@@ -38,6 +40,7 @@ class SourceRecord:
         sha256: file name -> SHA-256.   alpha: what was given for it.   scales: a digest of its scales.
         hub: its place there; `revision` then is a commit.   given: what its weight is called.
         base_model, licence: as its files say.   initial: what its training began with, if that was given.
+        apart: names of a tuned model and its base, and the rank, if it is what these are apart.
     """
 
     name: str
@@ -51,6 +54,7 @@ class SourceRecord:
     base_model: str | None = None
     licence: str | None = None
     initial: Start | None = None
+    apart: tuple[str, str, int] | None = None
 
     @property
     def pinned(self) -> str | None:
@@ -77,6 +81,7 @@ class SourceRecord:
             **({"hub": self.hub} if self.hub else {}),
             **({"licence": self.licence} if self.licence else {}),
             **({"initial": {"name": start.name, "files": list(start.files)}} if start else {}),
+            **({"apart": dict(zip(APART, self.apart, strict=True))} if self.apart else {}),
         }
 
 
@@ -187,7 +192,18 @@ def _source(reader: Reader, value: Any) -> SourceRecord:
     if given == "similarity" and not (isinstance(weight, float) and weight > 0):
         reader.fail(f"similarity of {printable(name)} is none above 0, and only such sources are merged")
     hub, start = _hub(reader, value, revision), _start(reader, value, marks)
-    return SourceRecord(name, revision, marks, weight, alpha, scales, hub, given, initial=start)
+    apart = _apart(reader, value)
+    return SourceRecord(name, revision, marks, weight, alpha, scales, hub, given, initial=start, apart=apart)
+
+
+def _apart(reader: Reader, value: Mapping[str, Any]) -> tuple[str, str, int] | None:
+    if value.get("apart") is None:
+        return None
+    found = reader.table(value, "apart")
+    tuned, base, rank = (reader.typed(found, *each) for each in zip(APART, (str, str, int), strict=True))
+    if not 1 <= rank <= MOST:
+        reader.fail(f"the rank of a tuned model is {rank}, not one from 1 to {MOST}")
+    return tuned, base, rank
 
 
 def _start(reader: Reader, value: Mapping[str, Any], marks: Mapping[str, str]) -> Start | None:

@@ -10,7 +10,10 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
+from loramerge.adapters.base_models import without_folders
 from loramerge.algorithms import Method, make
+from loramerge.checkpoints.extracted import extracted
+from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable, say
 from loramerge.formats.output import is_bare
 from loramerge.formats.records import adapter_beside, read_record
@@ -122,7 +125,11 @@ def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Re
     search = replace(search, folders=[*search.folders, *_folders(path)])
     method = _method(said, str(record))
     work = check_work(method, request.allow_work, f"the record {record}")
-    adapters = [_find(source, search, request) for source in said.sources]
+    whole = said.request.extras != "drop"
+    adapters = [
+        _difference(source, search, request, whole) if source.apart else _find(source, search, request)
+        for source in said.sources
+    ]
     todo = _planned(said, method, adapters, str(record), request)
     _check_scales(said.sources, todo.sources.whole)
     return Replay(todo, is_bare(path), _original(path, record), (*work, *_other_versions(said, todo.method)))
@@ -167,6 +174,7 @@ def _planned(said: Record, method: Method, adapters: Sequence[Adapter], where: s
 
 def _check_given(sources: Sequence[SourceRecord], given: Mapping[str, str | Path]) -> None:
     starts = [source.initial.name for source in sources if source.initial]
+    starts += [name for source in sources for name in _models(source)]
     known = {name for source in sources for name in source.names} | set(starts)
     for name in given:
         if name not in known:
@@ -178,6 +186,31 @@ def _folders(record: Path) -> list[Path]:
     """Where sources may lie: beside the record, beside the folder it is in, and here."""
     home = record if os.path.isdir(record) else record.parent
     return [home, home / "..", Path()]
+
+
+def _models(source: SourceRecord) -> tuple[str, ...]:
+    """What the models are called of which a source is the difference, in full and in short."""
+    return tuple(name for each in (source.apart or ())[:2] for name in (str(each), last(str(each))))
+
+
+def _difference(source: SourceRecord, search: Search, request: Request, whole: bool) -> Adapter:
+    """What a tuned model adds to its base, extracted again.
+
+    Args:
+        whole: tensors that differ, but of which no update is made, are in its extras.
+    """
+    assert source.apart is not None
+    tuned, base, rank = source.apart
+    places = []
+    for name in (tuned, base):
+        found = search.places((name, last(name)), files_of(name))
+        if not found and hub_name(name) is None:
+            raise SourceError(_absent(f"The model {printable(name)}, of which a source was extracted,", name))
+        places.append(found[0] if found else name)
+    made = extracted(Tuned(places[0], places[1], rank), request.effort.workers, whole)
+    if found:  # a copy under another name, as its bytes will prove
+        made = replace(made, base=replace(made.base, name=without_folders(base)))
+    return _checked(source, places[0], made)
 
 
 def _find(source: SourceRecord, search: Search, request: Request) -> Adapter:
@@ -229,7 +262,7 @@ def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, r
     Raises:
         IncompatibleError: it is another one.
     """
-    adapter = load(
+    found = load(
         place,
         source.alpha,
         optional=True,
@@ -239,6 +272,11 @@ def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, r
         prompt_gate=request.prompt_gate,
         names=request.names,
     )
+    return _checked(source, place, found)
+
+
+def _checked(source: SourceRecord, place: str | Path, adapter: Adapter) -> Adapter:
+    """The adapter under its recorded name. Raises IncompatibleError: it is another one."""
     found = adapter.provenance.sha256()
     if sorted(found.values()) != sorted(source.sha256.values()):
         changed = [name for name, mark in source.sha256.items() if mark not in found.values()]

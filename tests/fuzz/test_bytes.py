@@ -18,7 +18,10 @@ from loramerge.formats.files.npz import read_npz
 from loramerge.formats.files.opcodes import STEPS, WORDS
 from loramerge.formats.files.pickles import open_pickle
 from loramerge.formats.records import read_record
+from loramerge.request.recipe_text import read as read_recipe
 from tests.fuzz.walk import Outcomes
+from tests.helpers.files import folder as adapter_folder
+from tests.helpers.files import tensors
 
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 2**31, 2**63, -1]), max_size=4)
 KEYS = st.sampled_from(
@@ -144,6 +147,91 @@ def merged(path):
     lm.combine([path], "svd", rank=1, alpha="rank", threads=1)
 
 
+MARK = b"M" * 64  # stands for the one of the merge
+
+
+def restored(path):
+    """The masks beside a merge, which is made once."""
+    folder = path.parent / "m"
+    if not folder.exists():
+        for seed, name in enumerate("ab"):
+            made = path.parent / name
+            shapes = {"q": (4, 4), "v": (4, 4)}
+            if not made.exists():
+                adapter_folder(made, tensors(seed, shapes=shapes))
+        lm.combine([path.parent / "a", path.parent / "b"], "mergevla", rank=1, out=folder, threads=1)
+        (folder / "masks/masks.safetensors").rename(path.parent / "whole")
+    start = (path.parent / "whole").read_bytes().partition(b'"merge\\": \\"')[2]
+    place = folder / "masks/masks.safetensors"
+    place.write_bytes(path.read_bytes().replace(MARK, start[: len(MARK)]))
+    lm.restore(folder, "a", rank=1, threads=1)
+
+
+TASKS = st.fixed_dictionaries(
+    {
+        "tasks": st.dictionaries(st.sampled_from(["a", "b", ""]), st.integers(-1, 3), max_size=2) | JSON,
+        "merge": st.just(MARK.decode()) | JSON,
+    }
+)
+MASK_KEYS = st.sampled_from(["a/q", "a/v", "b/q", "a/", "/", "a/x", "c/q"])
+MASK_ENTRY = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["U8", "U8", "F32", "I8"]),
+        "shape": st.sampled_from([[4, 1], [4, 1], [1, 4], [4], [4, 2], [0, 1], [2**40, 1]]),
+        "data_offsets": st.sampled_from([[0, 4], [4, 8], [8, 12], [0, 8], [0, 2**40]]),
+    }
+)
+
+
+@st.composite
+def masks(draw):
+    """A file of masks, of which any part may be wrong."""
+    header = draw(st.dictionaries(MASK_KEYS, MASK_ENTRY | JSON, max_size=3))
+    said = json.dumps(draw(TASKS | JSON))
+    return safetensors({"__metadata__": {"loramerge.masks": said}, **header}, draw(st.binary(max_size=12)))
+
+
+YAML = st.lists(
+    st.sampled_from(
+        [
+            "sources:",
+            "\n- a",
+            "\n- {source: a, weight: 1}",
+            "\nmethod: svd",
+            "\nparameters: {rank: 2}",
+            "\n  ",
+            "\n\t",
+            ": ",
+            "- ",
+            "[",
+            "]",
+            "{",
+            "}",
+            "&a ",
+            "*a",
+            "!!python/object:os.system ",
+            "!!binary ",
+            "!<x> ",
+            "? ",
+            "<<: ",
+            "|\n",
+            ">\n",
+            "'",
+            '"',
+            "#",
+            "---\n",
+            "%YAML 3.0\n",
+            "1e999",
+            "0o7",
+            "2001-01-01",
+            "\x00",
+            "\ufeff",
+            "\u2028",
+        ]
+    ),
+    max_size=12,
+).map(lambda parts: "".join(parts).encode())
+
 KINDS = {  # what is written -> (its bytes, its name, what reads it)
     "headers": (
         st.tuples(HEADERS, st.binary(max_size=64)).map(lambda p: safetensors(*p)),
@@ -161,6 +249,8 @@ KINDS = {  # what is written -> (its bytes, its name, what reads it)
         lambda path: read_npz(path, "x"),
     ),
     "records": (JSON.map(lambda v: json.dumps(v).encode()), "x.json", lambda path: lm.replay(path)),
+    "masks": (masks(), "x.safetensors", restored),
+    "recipes": (YAML | st.binary(max_size=40), "x.yaml", read_recipe),
     "records in headers": (
         st.dictionaries(st.sampled_from(["loramerge"]), JSON).map(
             lambda v: safetensors({"__metadata__": {k: json.dumps(e) for k, e in v.items()}}, b"")

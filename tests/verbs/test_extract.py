@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.errors import IncompatibleError, UsageError
+from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.request.recipe_text import parse, written
 from tests.helpers.adapters import truncated
 from tests.helpers.models import BF16, CONFIG, SHAPES, random_model, read_model, save_model
@@ -251,3 +251,24 @@ def test_the_command_says_what_was_lost_and_left_out(tmp_path, capsys):
     assert "2 of 5 modules, 3 are the same in both models" in said.out
     assert "1 other tensors differ and are left out (model.norm.weight)" in said.err
     assert len(lm.load(tmp_path / "a")) == 2
+
+
+def test_a_merge_of_a_tuned_model_is_replayed(tmp_path, monkeypatch):
+    before = random_model()
+    models(tmp_path, tuned(before, Q, rank=2), before)
+    lm.extract(tmp_path / "t", tmp_path / "b", tmp_path / "a", rank=2)
+    monkeypatch.chdir(tmp_path)
+    first = lm.combine([lm.Tuned("t", "b", rank=2), "a"], weights=[0.5, 1], out="m")
+    again = lm.replay("m", "n")
+    assert (tmp_path / "n/adapter_model.safetensors").read_bytes() == (
+        tmp_path / "m/adapter_model.safetensors"
+    ).read_bytes()
+    assert len(first.adapter) == len(again.adapter)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "b").rename(tmp_path / "elsewhere/other")
+    with pytest.raises(SourceError, match="The model b, of which a source was extracted, is neither"):
+        lm.replay("m")
+    assert lm.replay("m", sources={"b": "elsewhere/other"}).adapter.slots.keys() == first.adapter.slots.keys()
+    save_model(tmp_path / "b", random_model(7))
+    with pytest.raises(IncompatibleError, match="is not the t that was merged"):
+        lm.replay("m")
