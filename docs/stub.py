@@ -18,6 +18,7 @@ DOORS = (
     "open",
     "plan",
     "replay",
+    "report",
     "resize",
     "restore",
 )  # functions of **asked

@@ -62,6 +62,7 @@ from loramerge.merge.report import Report as Report
 from loramerge.merge.run import Merge as Merge
 from loramerge.merge.session import Opened as Opened
 from loramerge.merge.session import Session as Session
+from loramerge.pages.page import Page as Page
 from loramerge.request.effort import Effort as Effort
 from loramerge.request.request import Request as Request
 from loramerge.request.rules import Ramp as Ramp
@@ -149,6 +150,7 @@ def extract(
     profile: str | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    allow_unknown: bool = ...,
     max_lost: float | None = ...,
     min_cosine: float | None = ...,
     overwrite: bool = ...,
@@ -247,6 +249,30 @@ def replay(
     allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Merge: ...
+def report(
+    sources: Sequence[Source] | Merge,
+    *,
+    rank: int | None = ...,
+    methods: Sequence[str] = ...,
+    weights: Sequence[Weight] | None = ...,
+    only: str | None = ...,
+    exclude: str | None = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    allow_base_mismatch: bool = ...,
+    allow_disjoint: bool = ...,
+    rename: Mapping[str, str] | str | Path | None = ...,
+    grain: str | None = ...,
+    extras: str = ...,
+    renormalise: bool = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    allow_pickle: bool = ...,
+    format: str | None = ...,
+    out: Path | None = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    memory: float | str = ...,
+    progress: Tell | bool | None = ...,
+) -> Page: ...
 def resize(
     source: Source,
     out: str | Path | None = ...,

@@ -58,7 +58,7 @@ def _out(field: Field, door: str) -> list[click.Option]:
     name = STEM[door]
     shown = (
         name
-        if door in ("restore", "extract", "fuse")
+        if door in ("restore", "extract", "fuse", "report")
         else f"{name}.safetensors if all sources are bare files, else {name}"
     )
     told = f"{field.help}  [default: {shown}]"
@@ -72,6 +72,7 @@ STEM = {
     "restore": "restored",
     "extract": "extracted",
     "fuse": "fused",
+    "report": "report.html",
 }
 SPELT: dict[
     str, Callable[[Field, str], list[click.Option]]

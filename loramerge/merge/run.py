@@ -22,6 +22,7 @@ from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
 from loramerge.merge.measure import measure, measure_fit, unfolded
 from loramerge.merge.plan import Plan
+from loramerge.merge.plot import Plots
 from loramerge.merge.prove import check_honest, check_limits, check_written, fingerprint
 from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
@@ -75,6 +76,11 @@ class Merge:
             OutputError: as `combine`.
         """
         write_spread(self.plan, Path(out), overwrite)
+
+    @property
+    def plot(self) -> Plots:
+        """Its charts, such as `merge.plot.spectra()`; they need the extra `plot`."""
+        return Plots(self.report, self.plan.sources.adapters, self.adapter)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

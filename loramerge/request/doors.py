@@ -25,6 +25,7 @@ _BY_OUT = "the name of the output says it"
 _RESTORED = "the merge has settled it"
 _OWN = "what you say yourself is done: it is for what a file asks"
 _MODELS = "whole models are read, not adapters"
+_LOOK = "nothing is merged for it but to compare methods: use combine, and `lm.report` of what it gives"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -55,6 +56,11 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "rules": "use combine with this one source",
         "strength": "a resized adapter is as strong as it was: combine with `scale` changes that",
         "bare": _BY_OUT,
+        "allow_work": _OWN,
+    },
+    "report": {
+        **dict.fromkeys(("rules", "strength", "size", "output", "descriptions", "embedding"), _LOOK),
+        **dict.fromkeys(("format", "out", "overwrite"), HERE),
         "allow_work": _OWN,
     },
     "convert": {

@@ -72,6 +72,7 @@ FUNCTIONS = {
     "plan": lm.plan,
     "open": lm.open,
     "session": Session.combine,
+    "report": lm.report,
     "resize": lm.resize,
     "convert": lm.convert,
     "extract": lm.extract,
@@ -80,7 +81,7 @@ FUNCTIONS = {
     "replay": lm.replay,
 }
 COMMAND_OF = {"command": "combine"} | {
-    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay")
+    d: d for d in ("report", "resize", "convert", "extract", "fuse", "restore", "replay")
 }
 by_field = pytest.mark.parametrize("name", FIELDS)
 every_door = pytest.mark.parametrize("door", DOORS)
@@ -129,7 +130,7 @@ def enter(door, *method, **said):
     )
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
-    first = (pair,) if door in ("combine", "plan", "open") else (pair[0], *few.get(door, ()))
+    first = (pair,) if door in ("combine", "plan", "open", "report") else (pair[0], *few.get(door, ()))
     return FUNCTIONS[door](*first, *method, **said)
 
 
