@@ -29,7 +29,7 @@ def _map(alt: Any, table: Table, colour: Any, hover: list[Any]) -> Any:
         .mark_rect()
         .encode(
             x=alt.X("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
-            y=alt.Y("kind:N", title=None, sort=None),
+            y=alt.Y("kind:N", title=None),
             color=colour,
             opacity=faded(alt, one, 1.0),
             tooltip=[alt.Tooltip(f"{MODULE}:N"), *hover],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -10,8 +11,11 @@ from loramerge.charts.table import MODULE, SOURCE, Column, Table, numbers, texts
 from loramerge.errors import printable
 from loramerge.merge.report import Module, Report
 from loramerge.request.schedule import LAYER
+from loramerge.sources.expand import natural
 from loramerge.sources.modules import ModuleFacts
 
+BLOCK = re.compile(r"(?:^|\.)(?:\w*blocks?|layers?|h|resnets|attentions)\.\d{1,9}(?=\.)")  # one of a list
+LATER = ("single_transformer", "decoder")  # lists that come after others, whatever the alphabet says
 LINES = 1000  # of a chart; of more nobody can follow one
 SPECTRA = (*texts(MODULE, SOURCE, "out×in"), *numbers("rank", "scale", "norm", "effective rank"),
            Column("σ", "numbers"))  # fmt: skip
@@ -27,23 +31,35 @@ def numbered(names: Iterable[str]) -> list[str]:
 def places(names: Iterable[str]) -> dict[str, tuple[int | None, str]]:
     """Module -> its layer, and what it is in its layer.
 
-    >>> places(["model.layers.3.mlp.up_proj", "lm_head"])["model.layers.3.mlp.up_proj"]
-    (3, 'mlp.up_proj')
+    The layer is the number in the name, if all layers are in one list. Where there are several lists (the
+    blocks of a UNet, encoder and decoder), they are counted through, from the input on.
+
+    >>> places(["model.layers.3.mlp.up_proj", "lm_head"])
+    {'model.layers.3.mlp.up_proj': (3, 'mlp.up_proj'), 'lm_head': (None, 'lm_head')}
+    >>> list(places(["up_blocks.1.attentions.0.to_q", "down_blocks.0.attentions.2.to_q"]).values())
+    [(1, 'to_q'), (0, 'to_q')]
     """
-    found = {name: LAYER.search(name) for name in names}
-    heads = {name[: match.start()] for name, match in found.items() if match}
+    found = {name: _block(name) for name in names}
+    blocks = {match[: match.rfind(".")] for match in found.values() if match}
+    depth = {block: i for i, block in enumerate(sorted(set(filter(None, found.values())), key=_deeper))}
+    if len(blocks) == 1:
+        depth = {block: int(block.rpartition(".")[2]) for block in depth}
     return {
-        name: (int(match[1]), _kind(name[: match.start()], name[match.end() :], len(heads) > 1))
-        if match
-        else (None, printable(name, 60))
-        for name, match in found.items()
+        name: (depth.get(block), printable(name[len(block) :].removeprefix(".") or name, 60))
+        for name, block in found.items()
     }
 
 
-def _kind(before: str, after: str, several: bool) -> str:
-    """What a module is in its layer; with the name of the layers, where there are several lists."""
-    head = f"{before.rpartition('.')[2]}: " if several else ""
-    return printable(f"{head}{after.removeprefix('.')}" or before, 60)
+def _block(name: str) -> str:
+    """The path of the layer that a module is in; "" if it is in none."""
+    *_, last = [None, *BLOCK.finditer(name)]
+    found = last or LAYER.search(name)
+    return name[: found.end()] if found else ""
+
+
+def _deeper(block: str) -> tuple[bool, list[tuple[int, str]]]:
+    """Sorts the layers of a model as what it computes passes them, as far as names tell."""
+    return any(word in block for word in LATER), natural(block)
 
 
 def spectra(measured: Measured, limit: int = LINES) -> Table:

@@ -14,7 +14,7 @@ from tests.pages.subjects import PAIR, SUBJECTS, here
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 pytestmark = pytest.mark.browser
-LINES = "#spectra .mark-line path"
+LINES = "#spectra .mark-line.role-mark path"
 SHOTS = os.environ.get("LORAMERGE_SCREENSHOTS")  # a folder, for those who want to look
 
 
@@ -79,7 +79,7 @@ def test_the_tables_say_what_inspect_and_diff_say(browser, pages, tmp_path):
 def test_a_chart_has_a_line_for_each_row_of_its_table(browser, pages):
     browser.open(pages("pair"))
     assert len(browser.find(LINES)) == len(browser.table("spectra"))
-    assert len(browser.find("#pairs .mark-rect path")) == len(browser.table("pairs"))
+    assert len(browser.find("#pairs .mark-rect.role-mark path")) == len(browser.table("pairs"))
 
 
 def hover(browser: Browser, css: str) -> str:
@@ -89,17 +89,19 @@ def hover(browser: Browser, css: str) -> str:
     (mark, *_) = browser.find(css)
     browser.js("arguments[0].scrollIntoView({block: 'center'})", mark)
     ActionChains(browser.driver).move_to_element(mark).perform()
-    return browser.wait(lambda: browser.js("""const box = document.getElementById("vg-tooltip-element");
-        return box?.classList.contains("visible") && box.getBoundingClientRect().height > 0 && box.textContent"""))
+    return browser.wait(
+        lambda: browser.js("""const box = document.getElementById("vg-tooltip-element");
+        return box?.classList.contains("visible") && box.offsetHeight > 0 && box.textContent""")
+    )
 
 
 def test_hovering_shows_the_name_of_the_module(browser, pages):
     browser.open(pages("pair"))
-    told = hover(browser, "#spectra .mark-symbol path")
+    told = hover(browser, "#spectra .mark-symbol.role-mark path")
     names = [row["module"] for row in browser.table("spectra")]
     assert any(name in told for name in names)
     assert ".safetensors" in told
-    assert "cosine" in hover(browser, "#overlaps .mark-rect path")
+    assert "cosine" in hover(browser, "#overlaps .mark-rect.role-mark path")
     assert browser.told() == []
 
 
@@ -109,7 +111,9 @@ def bright(browser: Browser) -> set[str]:
 
 
 def picked(browser: Browser) -> set[str]:
-    return set(browser.js("return [...document.querySelectorAll('tr.picked')].map((row) => row.dataset.name)"))
+    return set(
+        browser.js("return [...document.querySelectorAll('tr.picked')].map((row) => row.dataset.name)")
+    )
 
 
 def test_a_click_singles_out_a_module_everywhere_and_another_lets_go(browser, pages):
@@ -117,13 +121,13 @@ def test_a_click_singles_out_a_module_everywhere_and_another_lets_go(browser, pa
 
     browser.open(pages("pair"))
     assert len(bright(browser)) == 1
-    mark = browser.find("#spectra .mark-symbol path")[0]
+    mark = browser.find("#spectra .mark-symbol.role-mark path")[0]
     browser.js("arguments[0].scrollIntoView({block: 'center'})", mark)
     ActionChains(browser.driver).move_to_element(mark).click().perform()
     browser.wait(lambda: len(bright(browser)) == 2)
     (name,) = picked(browser)
     assert {field.get_attribute("value") for field in browser.find("input[data-column=module]")} == {name}
-    depth = browser.find("#depth .mark-symbol path")
+    depth = browser.find("#depth .mark-symbol.role-mark path")
     strong = [mark for mark in depth if float(mark.get_attribute("opacity")) > 0.5]
     wanted = [row for row in browser.table("depth") if row["module"] == name]
     assert len(strong) == len(wanted) < len(depth), "the other charts follow"
@@ -171,8 +175,10 @@ def test_everything_can_be_done_from_the_keyboard(browser, pages):
 
 def colours(browser: Browser) -> tuple[str, str]:
     """Of the page, and of the words of its charts."""
-    return tuple(browser.js("""return [getComputedStyle(document.body).backgroundColor,
-        document.querySelector("#losses .role-axis-label text").getAttribute("fill")]"""))
+    return tuple(
+        browser.js("""return [getComputedStyle(document.body).backgroundColor,
+        document.querySelector("#losses .role-axis-label text").getAttribute("fill")]""")
+    )
 
 
 def test_a_page_is_light_or_dark_as_the_reader_has_it_and_a_button_changes_that(browser, pages, tmp_path):
@@ -193,10 +199,9 @@ def test_nothing_of_a_stranger_runs(browser, pages):
     browser.open(pages("hostile"))
     assert "owned" not in browser.js("return document.title").replace("document.title='owned'", "")
     assert "script" in browser.table("spectra")[0]["module"] + browser.table("spectra")[1]["module"]
-    hover(browser, "#spectra .mark-symbol path")
-    assert browser.js("return document.querySelectorAll('#vg-tooltip-element script, #vg-tooltip-element img')"
-                      ".length") == 0  # fmt: skip
-    assert browser.js("return document.querySelectorAll('img, iframe, object, embed').length") == 0
+    hover(browser, "#spectra .mark-symbol.role-mark path")
+    assert not browser.find("#vg-tooltip-element script, #vg-tooltip-element img")
+    assert not browser.find("img, iframe, object, embed")
     assert browser.told() == []
 
 
@@ -204,10 +209,12 @@ def test_the_policy_holds_in_the_browser(browser, pages):
     browser.open(pages("pair"))
     browser.js("""const made = document.createElement("script");
         made.textContent = "window.ran = true"; document.body.append(made);
+        setTimeout("window.ran = true", 0);
         const image = document.createElement("img"); image.src = "http://127.0.0.1:9/x.png";
         document.body.append(image);""")
-    said = browser.wait(lambda: [each for each in browser.told() if "Content Security Policy" in each])
+    said: list[str] = []
+    browser.wait(
+        lambda: said.extend(e for e in browser.told() if "Content Security Policy" in e) or len(said) > 2
+    )
     assert browser.js("return window.ran ?? null") is None
-    assert len(said) >= 1
-    with pytest.raises(Exception, match="unsafe-eval|Content Security"):
-        browser.js("return window.eval('1 + 1')")
+    assert len(said) >= 3, "a script, text as code, and a picture from outside"
