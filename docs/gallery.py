@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def made(name: str, shapes: Shapes, rank: int, seed: int, near: int | None = Non
         sides = [own.standard_normal((outs, rank)), own.standard_normal((rank, ins))]
         if near is not None:
             sides = [0.5 * side + task.standard_normal(side.shape) for side in sides]
-        return lm.LowRank(sides[0] * fall * (0.3 + depth), sides[1] / ins, 2.0)
+        up, down = sides[0] * fall * (0.3 + depth), sides[1] / ins
+        return lm.LowRank(up.astype(np.float32), down.astype(np.float32), 2.0)
 
     count = len(shapes)
     return lm.Adapter.of(
@@ -50,11 +52,11 @@ def flux_shapes() -> Shapes:
     """The attention of a Flux transformer, double blocks first, 48 wide."""
     double = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj")
     single = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
-    found = {f"transformer.transformer_blocks.{i}.{name}": (48, 48) for i in range(8) for name in double}
+    found = {f"transformer_blocks.{i}.{name}": (48, 48) for i in range(8) for name in double}
     for i in range(12):
         for name in single:
             wide = 192 if name == "proj_mlp" else 48
-            found[f"transformer.single_transformer_blocks.{i}.{name}"] = (wide, 48)
+            found[f"single_transformer_blocks.{i}.{name}"] = (wide, 48)
     return found
 
 
@@ -69,8 +71,12 @@ def llm() -> Page:
 
 def flux() -> Page:
     shapes = flux_shapes()
-    named = {"ink drawing": (8, 1), "a cat called Mo": (4, 2), "film grain": (8, 3)}
-    return lm.report([made(name, shapes, rank, seed) for name, (rank, seed) in named.items()])
+    named = {"ink-drawing": (8, 1), "a-cat-called-Mo": (4, 2), "film-grain": (8, 3)}
+    with TemporaryDirectory() as place:
+        files = {name: Path(place) / f"{name}.safetensors" for name in named}
+        for name, (rank, seed) in named.items():
+            lm.save(made(name, shapes, rank, seed), files[name], format="diffusers")
+        return lm.report(list(map(lm.load, files.values())))
 
 
 def fleet() -> Page:

@@ -70,6 +70,10 @@ class Table:
             {name: _plain(value) for name, value in zip(self.names, row, strict=True)} for row in self.rows
         ]
 
+    def head(self, most: int) -> Table:
+        """Its first rows."""
+        return Table(self.columns, self.rows[:most])
+
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
         body = "".join(

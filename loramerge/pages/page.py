@@ -13,6 +13,8 @@ from loramerge.errors import UsageError, printable
 from loramerge.formats.files.atomic import check_output, new_file
 from loramerge.pages.section import Section
 
+ROWS = 20  # of a table in a notebook
+
 
 @dataclass(frozen=True, eq=False)
 class Page:
@@ -86,8 +88,12 @@ def check_page(path: Path, overwrite: bool) -> None:
 
 def _shown(section: Section) -> str:
     """Title, table and notes, which a notebook keeps when it is converted."""
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in section.notes)
-    table = "" if section.table is None else section.table._repr_html_()
+    table, said = "", list(section.notes)
+    if section.table is not None:
+        table = section.table.head(ROWS)._repr_html_()
+        if (more := len(section.table) - ROWS) > 0:
+            said.append(f"… {more} more rows: page[{section.name!r}].table has all")
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in said)
     return f"<h3>{html.escape(section.title)}</h3>{table}{notes}"
 
 

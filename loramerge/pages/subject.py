@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Subject:
     methods: tuple[str, ...] = ()
     merge: Merge | None = None
     out: str | None = None
+    _reports: dict[str, Report] = field(default_factory=dict, repr=False)
 
     @property
     def named(self) -> list[Source]:
@@ -119,6 +120,11 @@ class Subject:
         Raises:
             LoramergeError: it cannot merge these sources.
         """
+        if method not in self._reports:
+            self._reports[method] = self._tried(method)
+        return self._reports[method]
+
+    def _tried(self, method: str) -> Report:
         options = {"rank": self.common} if issubclass(_class(method), Sized) else {}
         if self.session is not None:
             return self.session.combine(method, weights=self.weights, **options).report

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.adapters.adapter import Held, Slot
 from tests.helpers.files import tensors
 from tests.pages.reading import read
 from tests.pages.subjects import PAIR, STRANGE, SUBJECTS, here
@@ -152,6 +153,21 @@ def test_plot_spectra_is_the_chart_of_an_inspection(tmp_path):
 
     axes = lm.plot_spectra(facts, Axes())
     assert (axes.lines, axes.said["yscale"]) == (len(facts.modules), "log")
+
+
+@pytest.mark.parametrize(
+    ("component", "path", "family"),
+    [
+        ("transformer", "single_transformer_blocks.3.attn.to_q", "Flux"),
+        ("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "Stable Diffusion"),
+        ("model", "model.layers.0.self_attn.q_proj", "Llama and its kin"),
+        ("transformer", "strange.to_q", None),
+    ],
+)
+def test_the_family_is_told_by_the_names_of_modules(component, path, family):
+    one = lm.LowRank(np.eye(2), np.eye(2))
+    made = lm.Adapter("x", {lm.Target(path, component=component): Slot(Held(one.up), Held(one.down), 1.0)})
+    assert lm.report([made], methods=["svd"])["sources"].table.column("family") == [family]
 
 
 def test_trigger_words_are_those_of_header_card_and_captions(tmp_path):

@@ -8,6 +8,7 @@ from loramerge.charts.table import SOURCE, Table, numbers, texts
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.models import FAMILIES
 from loramerge.errors import LoramergeError
+from loramerge.formats.models import known
 from loramerge.pages.section import How, Section
 from loramerge.pages.subject import Subject
 from loramerge.pages.triggers import triggers
@@ -25,6 +26,8 @@ WORDS = (
     "What each adapter is, and how strong: ‖ΔW‖ is the norm of its update over all modules. Much stronger"
     " sources drown the others in a merge."
 )
+
+IMAGE = {"unet": "Stable Diffusion", "transformer": "Flux"}  # component -> the models whose names are known
 
 
 def sources(subject: Subject) -> Section:
@@ -56,7 +59,11 @@ def _row(name: str, found: Inspection) -> tuple[object, ...]:
 
 
 def _family(found: Inspection) -> str | None:
-    """The family of its model, as far as its files tell."""
+    """The family of its model, as far as its files and the names of its modules tell."""
+    paths = {component: {t.path for t in found.adapter if t.component == component} for component in IMAGE}
+    for component, title in IMAGE.items():
+        if paths[component] and paths[component] <= set(known(component).values()):
+            return title
     try:
         family = facts_of(found.adapter).family
     except LoramergeError:  # nobody can check what is only in memory and has no names of a format
