@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 Scheme = Literal["light", "dark"]
-# Okabe and Ito 2008, told apart with any kind of colour blindness; black, which no dark page shows, is grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#B8A900")
-FINE, WRONG, UNTOLD = "#009E73", "#D55E00", "#8C8C8C"  # green, red and grey that differ in lightness too
+# Okabe and Ito 2008, told apart with any kind of colour blindness; violet and brown for their yellow and
+# black, which a light or a dark page does not show. The tests measure the distances.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9000F0", "#904830")
+FINE, WRONG, UNTOLD = "#009E73", "#D55E00", "#646464"  # green, red and grey that differ in lightness too
 AWAY, NOTHING, ALIKE = (
     "#B35806",
     "#F7F7F7",

@@ -30,6 +30,8 @@ from loramerge.verbs.inspect import Inspection
 
 HELD = 5e8  # bytes of Grams that are kept, to try several methods on them
 
+UNREAD = "None of the sources can be read as pairs of factors, so there is nothing to measure."
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:

@@ -81,6 +81,12 @@ def unread(place: Path) -> Page:
     return lm.report([place / "dora", place / "plain"])
 
 
+def unread_alone(place: Path) -> Page:
+    """Nothing of it can be measured."""
+    folder(place / "dora", tensors(0), use_dora=True)
+    return lm.report([place / "dora"])
+
+
 def zero(place: Path) -> Page:
     """As before training: every norm is 0, and so no cosine is a number."""
     nothing = {name: 0 * value for name, value in tensors(0).items()}
@@ -111,5 +117,17 @@ def hostile(place: Path) -> Page:
 
 SUBJECTS: Mapping[str, Callable[[Path], Page]] = {
     made.__name__: made
-    for made in (pair, one, merge, merged_source, many, in_memory, of_two_models, unread, zero, hostile)
+    for made in (
+        pair,
+        one,
+        merge,
+        merged_source,
+        many,
+        in_memory,
+        of_two_models,
+        unread,
+        unread_alone,
+        zero,
+        hostile,
+    )
 }

@@ -69,13 +69,13 @@ def digest(text: str) -> str:
 
 
 def test_a_page_of_a_model_of_seven_billion_is_below_three_megabytes():
-    """As many modules and units as two adapters of rank 64 on all projections of such a model have."""
+    """As many modules and units as two adapters of rank 32 on all projections of such a model have."""
     kinds = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
     rng = np.random.default_rng(0)
     names = [f"model.layers.{i}.{kind}" for i in range(32) for kind in kinds]
 
     def update() -> lm.LowRank:
-        return lm.LowRank(rng.normal(size=(64, 64)), rng.normal(size=(64, 64)))
+        return lm.LowRank(rng.normal(size=(48, 32)), rng.normal(size=(32, 48)))
 
     made = [lm.Adapter.of({name: update() for name in names}, source) for source in "ab"]
     page = lm.report(made, methods=["svd"])

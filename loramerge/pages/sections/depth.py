@@ -6,7 +6,7 @@ from loramerge.charts.depth import depth as chart
 from loramerge.charts.table import MODULE
 from loramerge.merge import tables
 from loramerge.pages.section import How, Section
-from loramerge.pages.subject import Subject
+from loramerge.pages.subject import UNREAD, Subject
 
 WORDS = (
     "How many units share the energy of a module: exp of the entropy of σ²/Σσ². The line is the mean over"
@@ -20,4 +20,7 @@ def depth(subject: Subject) -> Section:
     apart = sum(layer is None for layer in table.column("layer"))
     notes = [f"{apart} modules are in no layer; the table has them."] if apart else []
     how = How("", f"import loramerge as lm\n\nlm.report({subject.python}).plot.depth()")
-    return Section("depth", "Effective rank over depth", WORDS, how, table, chart, MODULE, notes)
+    title = "Effective rank over depth"
+    if not table.rows:
+        return Section("depth", title, WORDS, how, notes=[UNREAD])
+    return Section("depth", title, WORDS, how, table, chart, MODULE, notes)

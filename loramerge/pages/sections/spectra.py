@@ -6,7 +6,7 @@ from loramerge.charts.spectra import spectra as chart
 from loramerge.charts.table import MODULE
 from loramerge.merge import tables
 from loramerge.pages.section import How, Section
-from loramerge.pages.subject import Subject
+from loramerge.pages.subject import UNREAD, Subject
 
 WORDS = (
     "The singular values of ΔW in every module, the largest first. A line that falls steeply needs few "
@@ -21,4 +21,6 @@ def spectra(subject: Subject) -> Section:
     notes = [f"These are the {len(table)} strongest of {every} modules."] if len(table) < every else []
     python = f"import loramerge as lm\n\nlm.report({subject.python}).plot.spectra()"
     how = How(subject.command("inspect", "--json"), python)
+    if not every:
+        return Section("spectra", "Spectra", WORDS, how, notes=[UNREAD])
     return Section("spectra", "Spectra", WORDS, how, table, chart, MODULE, notes)
