@@ -50,8 +50,9 @@ def picked(alt: Any, field: str) -> Any:
 
 
 def faded(alt: Any, one: Any, full: float = 0.75) -> Any:
-    """All but what is singled out steps back."""
-    return alt.when(one).then(alt.value(full)).otherwise(alt.value(0.06))
+    """What is singled out comes forward, and all else steps back; `full` where nothing is."""
+    forward = alt.when(one, empty=False).then(alt.value(1.0))
+    return forward.when(one).then(alt.value(full)).otherwise(alt.value(0.06))
 
 
 def told(alt: Any, table: Table, *names: str) -> list[Any]:

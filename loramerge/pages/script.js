@@ -25,10 +25,9 @@ function pick(column, name) {
   for (const row of document.querySelectorAll(`tr[data-column="${column}"]`))
     row.classList.toggle("picked", name !== null && row.dataset.name === name);
   for (const field of document.querySelectorAll(`input[data-column="${column}"]`)) field.value = name ?? "";
-  const shown = document.querySelectorAll("tr.picked");
-  for (const row of shown) {
-    const box = row.closest(".scroll");
-    box.scrollTop = row.offsetTop - box.clientHeight / 2;
+  for (const box of document.querySelectorAll(".scroll")) {
+    const row = box.querySelector("tr.picked");
+    if (row) box.scrollTop = row.offsetTop - box.clientHeight / 2;
   }
 }
 
