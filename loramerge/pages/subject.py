@@ -28,7 +28,7 @@ from loramerge.sources.sources import Sources, open_together
 from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection
 
-HELD = 5e8  # bytes of Grams that are kept, to try several methods on them
+HELD = 1e8  # bytes of Grams that are kept in each of a few frames, to try several methods on them
 
 UNREAD = "None of the sources can be read as pairs of factors, so there is nothing to measure."
 

@@ -127,6 +127,19 @@ def test_methods_are_those_that_combine_makes(pair, tmp_path):
         assert row["strength"] == pytest.approx(report.strength, abs=1e-9)
 
 
+def test_so_many_sources_that_grams_are_not_kept_have_the_same_numbers(pair, tmp_path, monkeypatch):
+    from loramerge.pages import subject
+
+    monkeypatch.setattr(subject, "HELD", 0)
+    page = lm.report([here(tmp_path) / name for name in PAIR])
+    assert page["methods"].table.column("method") == ["svd", "lego"], "few, as each reads all sources again"
+    kept = {row["method"]: row for row in pair["methods"].table.records()}
+    for row in page["methods"].table.records():
+        for name in ("cos(1)", "cos(2)", "strength", "energy lost"):
+            assert row[name] == pytest.approx(kept[row["method"]][name], abs=1e-6)
+    np.testing.assert_allclose(page["overlaps"].table.rows[0][1:], pair["overlaps"].table.rows[0][1:])
+
+
 def test_losses_are_those_of_a_dry_run(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(here(tmp_path))
     with pytest.raises(SystemExit):
