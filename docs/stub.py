@@ -21,6 +21,7 @@ DOORS = (
     "open",
     "plan",
     "replay",
+    "report",
     "resize",
     "restore",
     "route",

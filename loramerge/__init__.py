@@ -63,6 +63,8 @@ _CONTENTS = {
     "merge.report": "Report",
     "merge.run": "Merge",
     "merge.session": "Opened Session",
+    "pages.page": "Page",
+    "pages.report": "report",
     "request.effort": "Effort",
     "request.request": "Request",
     "request.rules": "Ramp Rule",

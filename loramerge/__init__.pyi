@@ -65,6 +65,7 @@ from loramerge.merge.report import Report as Report
 from loramerge.merge.run import Merge as Merge
 from loramerge.merge.session import Opened as Opened
 from loramerge.merge.session import Session as Session
+from loramerge.pages.page import Page as Page
 from loramerge.request.effort import Effort as Effort
 from loramerge.request.request import Request as Request
 from loramerge.request.rules import Ramp as Ramp
@@ -300,6 +301,37 @@ def replay(
     allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Merge: ...
+def report(
+    sources: Sequence[Source] | Merge,
+    *,
+    rank: int | None = ...,
+    methods: Sequence[str] = ...,
+    weights: Sequence[Weight] | None = ...,
+    only: str | None = ...,
+    exclude: str | None = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    allow_base_mismatch: bool = ...,
+    allow_disjoint: bool = ...,
+    rename: Mapping[str, str] | str | Path | None = ...,
+    grain: _GRAIN | None = ...,
+    extras: _EXTRAS = ...,
+    heads_as_lora: str | Path | None = ...,
+    renormalise: bool = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
+    names: Mapping[str, str] | None = ...,
+    project_out: str | Path | None = ...,
+    drop_below: float | None = ...,
+    allow_pickle: bool = ...,
+    format: _FORMAT | None = ...,
+    out: Path | None = ...,
+    overwrite: bool = ...,
+    threads: int | None = ...,
+    memory: float | str = ...,
+    device: str = ...,
+    progress: Tell | bool | None = ...,
+) -> Page: ...
 def resize(
     source: Source,
     out: str | Path | None = ...,

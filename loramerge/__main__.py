@@ -2,4 +2,5 @@
 
 from loramerge.cli import main
 
-main()
+if __name__ == "__main__":  # who only looks at the package imports this too
+    main()

@@ -13,13 +13,15 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "loramerge"
 
 ROOMS = (  # a room may import those before it and itself; what is inside a room is its own affair
-    "errors", "arrays", "cuda", "adapters", "hub", "algorithms", "formats", "consumers",
-    "checkpoints", "request", "sources", "routing", "merge", "verbs", "testing", "cli", "__main__",
+    "errors", "charts", "arrays", "cuda", "adapters", "hub", "algorithms", "formats", "consumers",
+    "checkpoints", "request", "sources", "routing", "merge", "verbs", "testing", "pages", "cli", "__main__",
 )  # fmt: skip
 ONLY_IN = {
+    "altair": "loramerge.charts",
     "click": "loramerge.cli",
     "cupy": "loramerge.arrays.backend",
     "huggingface_hub": "loramerge.hub",
+    "vl_convert": "loramerge.pages",
     "tqdm": ("loramerge.cli", "loramerge.request.progress"),
 }
 
@@ -111,11 +113,15 @@ UNUSED = (  # by two adapters of safetensors, merged at a rank: what other merge
     ("command", "absent"),
     [
         ("from loramerge.cli import main; main(['--help'])", ("numpy", "torch", "sklearn", "safetensors")),
-        ("import loramerge.merge.run", ("torch", "sklearn", "huggingface_hub", "matplotlib", "tqdm")),
+        (
+            "import loramerge.merge.run",
+            ("torch", "sklearn", "huggingface_hub", "altair", "vl_convert", "tqdm"),
+        ),
+        ("import loramerge.pages.report", ("torch", "sklearn", "altair", "vl_convert")),
         (
             "from loramerge.cli import main; "
             "main('combine fixtures/a.safetensors fixtures/b.safetensors --method lego -o'.split() + [OUT])",
-            ("torch", "sklearn", "huggingface_hub", "matplotlib", "tqdm", *UNUSED),
+            ("torch", "sklearn", "huggingface_hub", "altair", "tqdm", *UNUSED),
         ),
     ],
 )
@@ -142,7 +148,7 @@ def test_the_two_tables_of_contents_agree() -> None:
         if alias.asname
     }
     verbs = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
-    named |= {name: f"loramerge.verbs.{name}" for name in verbs}
+    named |= {name: f"loramerge.{'pages' if name == 'report' else 'verbs'}.{name}" for name in verbs}
 
     assert named == {name: f"loramerge.{home}" for name, home in loramerge._HOME.items()}
     assert all(getattr(loramerge, name).__doc__ or name == "METHODS" for name in loramerge.__all__)

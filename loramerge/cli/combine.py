@@ -24,6 +24,8 @@ from loramerge.request.request import DEFAULT
 @asks("command")
 @click.option("--spread", type=click.Path(path_type=Path), metavar="FILE", help="Write how far sources of "
     "sg or average are apart, entry by entry of ΔW, as a dense .safetensors: 4 bytes a weight.")  # fmt: skip
+@click.option("--report", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page to "
+    "look at about this merge, as `loramerge report` does of sources.")  # fmt: skip
 @click.option("--push", "repo", metavar="ORG/NAME", help="Put the merge on the Hub too, with a card, as "
     "`loramerge push` does.")  # fmt: skip
 @click.option("--private", is_flag=True, help="Make the repository of --push a private one.")

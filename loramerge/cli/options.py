@@ -59,7 +59,7 @@ def _out(field: Field, door: str) -> list[click.Option]:
     name = STEM[door]
     shown = (
         name
-        if door in ("restore", "extract", "fuse", "route")
+        if door in ("restore", "extract", "fuse", "route", "report")
         else f"{name}.safetensors if all sources are bare files, else {name}"
     )
     words = "The folder to write." if door == "route" else field.help
@@ -75,6 +75,7 @@ STEM = {
     "extract": "extracted",
     "fuse": "fused",
     "route": "bundle",
+    "report": "report.html",
 }
 SPELT: dict[
     str, Callable[[Field, str], list[click.Option]]

@@ -49,12 +49,14 @@ def work(ctx: click.Context, given: dict[str, Any]) -> None:
         plan.check_destination(out)
     if given["spread"] is not None:
         _check_spread(plan, given["spread"], out)
+    if given["page"] is not None:
+        _check_page(plan, given, out)
     if given["dry_run"]:
         _dry(plan, out, given, printed)
     elif dense:
         show_deltas(plan, out, printed)
     else:
-        _merge(plan, out, given, printed)
+        _merge(plan, out, given, printed, recipe)
     return None
 
 
@@ -86,6 +88,7 @@ def _check_dense(given: dict[str, Any], recipe: Recipe) -> None:
         **{say(name): getattr(recipe.request, name) is not None for name in LIMITS},
         "--push": given["repo"],
         "--spread": given["spread"],
+        "--report": given["page"],
         "--for": recipe.request.consumer,  # nothing checks that it loads full matrices
         "--keep-form": recipe.request.keep_form,
     }
@@ -122,6 +125,7 @@ def _check_fuse(given: dict[str, Any], recipe: Recipe) -> None:
         "--max-error": recipe.request.max_error is not None,
         "--push": given["repo"],
         "--spread": given["spread"],
+        "--report": given["page"],
         "--for": recipe.request.consumer,
         "--keep-form": recipe.request.keep_form,
     }
@@ -146,6 +150,19 @@ def _check_spread(plan: Plan, spread: Path, out: Path) -> None:
         raise click.UsageError("--spread and --out name the same file.")
 
 
+def _check_page(plan: Plan, given: dict[str, Any], out: Path) -> None:
+    """Said before the merge: the page cannot be written there, or there is nothing that it could be about."""
+    from loramerge.pages.page import check_page
+
+    if given["dry_run"]:
+        raise click.UsageError("--report is about the merge that is made: it is not for --dry-run.")
+    plan.check_apart(given["page"])
+    check_page(given["page"], plan.request.overwrite)
+    places = [out, *filter(None, [given["spread"]])]
+    if real_path(given["page"]) in map(real_path, places):
+        raise click.UsageError("--report names the same file as another output.")
+
+
 def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None:
     check_output(out, plan.request.overwrite, folder=not output.is_bare(out))
     if given["repo"] is not None:
@@ -154,8 +171,15 @@ def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None
     show_plan(plan, out, printed)
 
 
-def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None:
+def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed, recipe: Recipe) -> None:
     merge, repo = kept(plan) if plan.request.keep_form else run(plan), given["repo"]
+    if given["page"] is not None:
+        from loramerge.pages.report import page_of
+        from loramerge.pages.subject import subject_of
+
+        page_of(subject_of(merge, recipe.sources, str(out))).save(
+            given["page"], overwrite=plan.request.overwrite
+        )
     if given["spread"] is not None:
         from loramerge.merge.spread import write_spread
 

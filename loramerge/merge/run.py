@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot
 from loramerge.adapters.arguments import checked
@@ -30,6 +31,9 @@ from loramerge.merge.spread import write_spread
 from loramerge.merge.strength import best_smallest_cosine, rescaled, strength
 from loramerge.request.progress import Stage
 from loramerge.sources.units import Units
+
+if TYPE_CHECKING:
+    from loramerge.merge.plot import Plots
 
 Put = Callable[[Target, Array, Array], None]
 Keep = Callable[[Target, Mapping[str, Array]], None]
@@ -84,6 +88,13 @@ class Merge:
 
     def __str__(self) -> str:
         return str(self.report)
+
+    @property
+    def plot(self) -> Plots:
+        """Its charts, such as `merge.plot.spectra()`; they need the extra `plot`."""
+        from loramerge.merge.plot import Plots  # for those who look
+
+        return Plots(self.report, self.plan.sources.adapters, self.adapter)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

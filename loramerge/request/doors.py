@@ -28,6 +28,7 @@ _MODELS = "whole models are read, not adapters"
 _ON_HOST = "its work is reading and writing, which a GPU does not help"
 _YOURS = "it lies where you have it: say it again when you replay"
 _ARGUMENT = "the base model is an argument of its own"
+_LOOK = "nothing is merged for it but to compare methods: use combine, and `lm.report` of what it gives"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -59,6 +60,11 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "strength": "a resized adapter is as strong as it was: combine with `scale` changes that",
         "keep_form": "fewer units are a plain LoRA",
         "bare": _BY_OUT,
+        "allow_work": _OWN,
+    },
+    "report": {
+        **dict.fromkeys(("rules", "strength", "size", "output", "descriptions", "embedding"), _LOOK),
+        **dict.fromkeys(("format", "out", "overwrite"), HERE),
         "allow_work": _OWN,
     },
     "convert": {

@@ -1,13 +1,14 @@
-"""Pictures for notebooks; needs the extra `plot`."""
+"""A chart of what `inspect` found; needs the extra `plot`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from loramerge.adapters.arguments import checked
+from loramerge.charts.draw import drawn
+from loramerge.charts.spectra import spectra
 from loramerge.errors import UsageError, printable
+from loramerge.merge import columns
 from loramerge.verbs.inspect import Inspection
 
 
@@ -16,26 +17,24 @@ def plot_spectra(inspection: Inspection, axes: Any = None) -> Any:
     """Singular values of every module, one line each, on a logarithmic scale.
 
     Args:
-        inspection: what `inspect` returned.   axes: the matplotlib Axes to draw on; by default new ones.
+        inspection: what `inspect` returned.
+        axes: Axes of matplotlib to draw on, instead of a chart of Altair.
 
     Returns:
-        The Axes.
+        An Altair chart with the names of the modules, or the Axes.
 
     Raises:
-        UsageError: matplotlib is not installed, or only a header was read.
+        UsageError: Altair is not installed, or only a header was read.
     """
     if axes is not None and not hasattr(axes, "plot"):
         raise UsageError(f"axes={printable(repr(axes), 60)} must be the Axes of matplotlib to draw on.")
     if inspection.peeked:
         raise UsageError("Only a header on the Hub was read: inspect(..., download=True) has the spectra.")
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise UsageError('A plot needs matplotlib: pip install "loramerge[plot]".') from None
-    axes = pyplot.subplots()[1] if axes is None else axes
+    if axes is None:
+        return drawn(spectra, columns.spectra({inspection.adapter.name: inspection.modules}))
     for module in inspection.modules:
-        sigma = np.asarray(module.sigma)
-        sigma = sigma[sigma > 0]
-        axes.plot(np.arange(1, len(sigma) + 1), sigma, color="tab:blue", alpha=0.3)
+        assert module.sigma is not None
+        sigma = module.sigma[module.sigma > 0]
+        axes.plot(range(1, len(sigma) + 1), sigma, color="tab:blue", alpha=0.3)
     axes.set(yscale="log", xlabel="unit", ylabel="σ of ΔW", title=inspection.adapter.name)
     return axes

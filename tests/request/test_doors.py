@@ -80,6 +80,7 @@ FUNCTIONS = {
     "plan": lm.plan,
     "open": lm.open,
     "session": Session.combine,
+    "report": lm.report,
     "resize": lm.resize,
     "convert": lm.convert,
     "extract": lm.extract,
@@ -89,7 +90,7 @@ FUNCTIONS = {
     "route": lm.route,
 }
 COMMAND_OF = {"command": "combine"} | {
-    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay", "route")
+    d: d for d in ("resize", "convert", "extract", "fuse", "restore", "replay", "route", "report")
 }
 ARGUMENTS = {("convert", "out"), ("extract", "base"), ("fuse", "base")}  # given by their place
 by_field = pytest.mark.parametrize("name", FIELDS)
@@ -140,7 +141,7 @@ def enter(door, *method, **said):
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
     one = "x" if door in ("restore", "replay", "extract") else pair[0]
-    first = (pair,) if door in ("combine", "plan", "open", "route") else (one, *few.get(door, ()))
+    first = (pair,) if door in ("combine", "plan", "open", "route", "report") else (one, *few.get(door, ()))
     return FUNCTIONS[door](*first, *method, **said)
 
 

@@ -1,0 +1,73 @@
+"""Methods side by side at one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from loramerge.algorithms import METHODS
+from loramerge.algorithms.families.size import Sized
+from loramerge.charts.methods import NUMBERED
+from loramerge.charts.methods import methods as chart
+from loramerge.charts.table import Table, numbers, texts
+from loramerge.errors import LoramergeError
+from loramerge.merge.report import Report
+from loramerge.pages.section import How, Section
+from loramerge.pages.subject import Subject, several
+from loramerge.request.recipe_text import written
+
+WORDS = (
+    "The same sources, merged by each method at one rank. To the right a method keeps more of a source. "
+    "Strength is ‖merge‖ over the mean ‖ΔW‖ of the sources; energy lost counts against the weighted sum, "
+    "which some methods do not aim at."
+)
+FAMILIES = ("linear", "clustering", "coefficients", "spectral")  # which need the Grams only
+MANY = ("svd", "lego")  # of so many sources that Grams are not kept
+
+
+def methods(subject: Subject) -> Section:
+    """A row for each method."""
+    names = subject.methods or tuple(compared(subject))
+    rank = subject.common
+    how, title = _how(subject, names[0], rank), f"Methods side by side at rank {rank}"
+    if why := list(several(subject)):
+        return Section("methods", "Methods side by side", WORDS, how, notes=why)
+    rows, notes = [], []
+    for name in names:
+        try:
+            rows.append(_row(name, subject.tried(name)))
+        except LoramergeError as error:
+            notes.append(f"{name}: {error}")
+    if not rows:
+        return Section("methods", title, WORDS, how, notes=notes)
+    cosines = [f"{NUMBERED}{i})" for i in range(1, len(subject.named) + 1)]
+    columns = (*texts("method"), *numbers("strength", "energy lost", *cosines), *texts("most lost in"))
+    return Section("methods", title, WORDS, how, Table(columns, rows), chart, "method", notes)
+
+
+def compared(subject: Subject) -> Iterator[str]:
+    """The methods that are compared if nobody says which: those that need no dense ΔW and no other facts."""
+    if subject.session is None:
+        yield from MANY
+        return
+    for name, method in METHODS.items():
+        traits = method().traits
+        fits = traits.family in FAMILIES and traits.given == "weight" and traits.units == "any"
+        few = traits.most is None or len(subject.named) <= traits.most
+        if issubclass(method, Sized) and fits and few and name not in ("linear", "average"):
+            yield name
+
+
+def _row(name: str, report: Report) -> tuple[object, ...]:
+    worst = report.worst(3) if report.energy_lost else []
+    return name, report.strength, report.energy_lost, *report.cosines, ", ".join(m.name for m in worst)
+
+
+def _how(subject: Subject, method: str, rank: int) -> How:
+    recipe = replace(subject.recipe, method=method, parameters={"rank": rank})
+    return How(
+        subject.command("combine", f"--method {method} --rank {rank} -o merged"),
+        f"import loramerge as lm\n\nopened = lm.open({subject.python})\n"
+        f'print(opened.combine("{method}", rank={rank}).report)',
+        written(recipe) if subject.words else "",
+    )

@@ -1,0 +1,26 @@
+"""Where two sources overlap most."""
+
+from __future__ import annotations
+
+from loramerge.charts.layers import layers
+from loramerge.charts.table import MODULE
+from loramerge.merge import columns
+from loramerge.pages.section import How, Section
+from loramerge.pages.subject import Subject, several
+
+WORDS = (
+    "In each module, the two sources whose updates have the largest cosine, with or against each other. "
+    "Dark squares are where a sum doubles something or takes it away."
+)
+
+
+def pairs(subject: Subject) -> Section:
+    """A row for each module that two sources have."""
+    how = How("", f"import loramerge as lm\n\nlm.open({subject.python}).combine().plot.pairs()")
+    title = "The worst pair by layer and kind"
+    if why := list(several(subject)):
+        return Section("pairs", title, WORDS, how, notes=why)
+    table = columns.layers(subject.plain)
+    if not table.rows:
+        return Section("pairs", title, WORDS, how, notes=["No two of the sources have a module together."])
+    return Section("pairs", title, WORDS, how, table, layers, MODULE)

@@ -1,0 +1,77 @@
+"""What the sources are, and how strong."""
+
+from __future__ import annotations
+
+from loramerge.arrays import dtypes
+from loramerge.charts.strengths import strengths
+from loramerge.charts.table import SOURCE, Table, numbers, texts
+from loramerge.consumers.check import facts_of
+from loramerge.consumers.models import FAMILIES
+from loramerge.errors import LoramergeError
+from loramerge.formats.models import known
+from loramerge.pages.section import How, Section
+from loramerge.pages.subject import Subject
+from loramerge.pages.triggers import triggers
+from loramerge.verbs.contents import Contents
+from loramerge.verbs.inspect import Inspection
+
+COLUMNS = (
+    *texts(SOURCE, "format", "family", "base"),
+    *numbers("modules"),
+    *texts("ranks", "type"),
+    *numbers("‖ΔW‖"),
+    *texts("trigger words", "odd"),
+)
+WORDS = (
+    "What each adapter is, and how strong: ‖ΔW‖ is the norm of its update over all modules. Much stronger"
+    " sources drown the others in a merge."
+)
+
+IMAGE = {"unet": "Stable Diffusion", "transformer": "Flux"}  # component -> the models whose names are known
+
+
+def sources(subject: Subject) -> Section:
+    """A row for each source."""
+    pairs = zip(subject.names, subject.looked, strict=True)
+    rows = [
+        _row(name, facts) if isinstance(facts, Inspection) else _unread(name, facts) for name, facts in pairs
+    ]
+    lines = f"for source in {subject.python}:\n    print(lm.inspect(source))"
+    how = How(subject.command("inspect"), f"import loramerge as lm\n\n{lines}")
+    return Section("sources", "Sources", WORDS, how, Table(COLUMNS, rows), strengths, SOURCE)
+
+
+def _row(name: str, found: Inspection) -> tuple[object, ...]:
+    adapter = found.adapter
+    ranks = sorted({module.rank for module in found.modules})
+    return (
+        name,
+        found.kind,
+        _family(found),
+        adapter.base.name or "not named",
+        len(found.modules),
+        str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
+        dtypes.word(adapter.dtype),
+        found.norm,
+        ", ".join(triggers(adapter)) or None,
+        "; ".join(found.oddities) or None,
+    )
+
+
+def _family(found: Inspection) -> str | None:
+    """The family of its model, as far as its files and the names of its modules tell."""
+    paths = {component: {t.path for t in found.adapter if t.component == component} for component in IMAGE}
+    for component, title in IMAGE.items():
+        if paths[component] and paths[component] <= set(known(component).values()):
+            return title
+    try:
+        family = facts_of(found.adapter).family
+    except LoramergeError:  # nobody can check what is only in memory and has no names of a format
+        return None
+    return FAMILIES[family].title if family else None
+
+
+def _unread(name: str, found: Contents) -> tuple[object, ...]:
+    base = found.settings.get("base_model_name_or_path")
+    return (name, found.kind, None, None if base is None else str(base), None, None, None, None, None,
+            f"cannot be merged: {found.refusal}")  # fmt: skip

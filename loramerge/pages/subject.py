@@ -1,0 +1,200 @@
+"""What a page is about: sources as they were named, what is known of them, and maybe their merge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from loramerge.adapters.adapter import Adapter
+from loramerge.algorithms.families.size import Sized
+from loramerge.checkpoints.tuned import Tuned
+from loramerge.errors import IncompatibleError, LoramergeError
+from loramerge.formats.output import is_bare
+from loramerge.hub.escape import quoted, shell
+from loramerge.merge.columns import Measured, numbered
+from loramerge.merge.curve import Point, curve
+from loramerge.merge.plan import Plan
+from loramerge.merge.planner import planned
+from loramerge.merge.report import Report
+from loramerge.merge.run import Merge, execute, strengthened
+from loramerge.merge.session import Session
+from loramerge.request.recipe import Ingredient, Recipe, Source
+from loramerge.sources.modules import modules
+from loramerge.sources.open import open_one, select
+from loramerge.sources.sources import Sources, open_together
+from loramerge.verbs.contents import Contents, contents
+from loramerge.verbs.inspect import Inspection
+
+HELD = 1e8  # bytes of Grams that are kept in each of a few frames, to try several methods on them
+
+UNREAD = "None of the sources can be read as pairs of factors, so there is nothing to measure."
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """Sources to look at. What is costly is computed once, when a section asks for it.
+
+    Args:
+        recipe: the sources, collections expanded, and what was asked.
+        rank: at which methods are compared; None: the largest of a source.
+        methods: that are compared; none: some that need nothing but Grams.
+        merge: of these sources, if the page is about one.
+        out: where it lies, as its user named it.
+    """
+
+    recipe: Recipe
+    rank: int | None = None
+    methods: tuple[str, ...] = ()
+    merge: Merge | None = None
+    out: str | None = None
+    _reports: dict[str, Report] = field(default_factory=dict, repr=False)
+
+    @property
+    def named(self) -> list[Source]:
+        """The sources as they were named."""
+        return [each.source for each in self.recipe.sources]
+
+    @cached_property
+    def looked(self) -> list[Inspection | Contents]:
+        """What each source is; of files that cannot be merged, what is in them."""
+        return [self._look(each.source) for each in self.recipe.sources]
+
+    def _look(self, source: Source) -> Inspection | Contents:
+        request = self.recipe.request
+        try:
+            adapter = open_one(source, request)
+        except IncompatibleError as error:
+            if isinstance(source, Adapter | Tuned):
+                raise
+            return contents(source, error, request.allow_pickle)
+        (chosen,) = select([adapter], request.only, request.exclude)
+        return Inspection(adapter, modules(chosen))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The sources as the page calls them, each with its number."""
+        adapters = self.together.whole if isinstance(self.together, Sources) else ()
+        plain = [a.name for a in adapters] or [_name(each) for each in self.looked]
+        return numbered(plain)
+
+    @cached_property
+    def measured(self) -> Measured:
+        """Source -> its modules, of those that can be read."""
+        pairs = zip(self.names, self.looked, strict=True)
+        return {name: facts.modules for name, facts in pairs if isinstance(facts, Inspection)}
+
+    @cached_property
+    def together(self) -> Sources | str:
+        """The sources as they would be merged, or the sentence why they cannot be."""
+        if self.merge is not None:
+            return self.merge.plan.sources
+        try:
+            return open_together(self.recipe.weighed())
+        except LoramergeError as error:
+            return str(error)
+
+    @cached_property
+    def session(self) -> Session | None:
+        """Their Grams, kept for several methods; None where these would take too much memory."""
+        if isinstance(self.together, str):
+            return None
+        units = [sum(ranks) for ranks in self.together.signatures.values()]
+        return Session(self.together) if sum(24.0 * r * r for r in units) <= HELD else None
+
+    @cached_property
+    def common(self) -> int:
+        """The rank at which methods are compared."""
+        if self.rank is not None or isinstance(self.together, str):
+            return self.rank or 1
+        return max(max(ranks, default=1) for ranks in self.together.signatures.values())
+
+    @cached_property
+    def plain(self) -> Report:
+        """The report of the merge, or of the best merge of the common rank: all inner products are in it."""
+        return self.merge.report if self.merge is not None else self.tried("svd")
+
+    def tried(self, method: str) -> Report:
+        """The report of a method at the common rank; nothing is written.
+
+        Raises:
+            LoramergeError: it cannot merge these sources.
+        """
+        if method not in self._reports:
+            self._reports[method] = self._tried(method)
+        return self._reports[method]
+
+    def _tried(self, method: str) -> Report:
+        options = {"rank": self.common} if issubclass(_class(method), Sized) else {}
+        if self.session is not None:
+            return self.session.combine(method, weights=self.weights, **options).report
+        plan = strengthened(self._planned(method, options))
+        return execute(plan, _nowhere, _nowhere)
+
+    @property
+    def weights(self) -> Any:
+        """As they were given, one for each source; None if nobody did."""
+        return self.recipe.weighed().request.weights
+
+    def _planned(self, method: str, options: dict[str, Any]) -> Plan:
+        return planned(replace(self.recipe, method=method, parameters=options))
+
+    @cached_property
+    def losses(self) -> list[Point]:
+        """What the best merge of each size would lose."""
+        plan = self._planned("svd", {}) if self.merge is None else self.merge.plan
+        out = None if self.merge is None else self.merge.out
+        bare = plan.sources.bare if out is None else is_bare(out)
+        return curve(plan, bare) if plan.request.total_rank is None and plan.request.size is None else []
+
+    # How it is told to make a thing again.
+
+    @property
+    def words(self) -> list[str]:
+        """The sources as words of a command; none if one of them is only in memory."""
+        found = [each for each in self.named if not isinstance(each, Adapter | Tuned)]
+        return list(map(shell, found)) if len(found) == len(self.named) else []
+
+    def command(self, before: str, after: str = "", most: int | None = None) -> str:
+        """A command on these sources, at most so many; "" if they have no names that a shell knows."""
+        words = self.words[:most]
+        return " ".join(["loramerge", before, *words, *filter(None, [after])]) if words else ""
+
+    @property
+    def python(self) -> str:
+        """The sources as a list in Python."""
+        shown = (f"<{type(s).__name__}>" if isinstance(s, Adapter | Tuned) else quoted(s) for s in self.named)
+        return f"[{', '.join(shown)}]"
+
+
+def subject_of(merge: Merge, sources: tuple[Ingredient, ...] = (), out: str | None = None) -> Subject:
+    """The subject of a merge. `sources`: as its user named them; else they are those that it was made of."""
+    plan = merge.plan
+    named = sources if len(sources) == len(plan.sources.whole) else tuple(map(Ingredient, plan.sources.whole))
+    request = replace(plan.request, out=None, overwrite=False, weights=None)
+    recipe = Recipe(named, plan.method, {}, replace(request, weights=plan.schedule.weights))
+    return Subject(recipe, merge=merge, out=out)
+
+
+def _name(facts: Inspection | Contents) -> str:
+    return facts.adapter.name if isinstance(facts, Inspection) else Path(facts.name).name or facts.name
+
+
+def _class(method: str) -> type:
+    from loramerge.algorithms import find
+
+    return find(method)
+
+
+def _nowhere(*_: object) -> None:
+    """Where the factors of a merge go of which only the report is wanted."""
+
+
+def several(subject: Subject) -> Iterator[str]:
+    """Why what is said of several sources cannot be; nothing if it can."""
+    if len(subject.recipe.sources) < 2:
+        yield "There is one source: it needs another to be compared with."
+    elif isinstance(subject.together, str):
+        yield f"They cannot be compared: {subject.together}"

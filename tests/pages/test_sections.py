@@ -1,0 +1,228 @@
+"""Laws of every section on every subject: a new section in `SECTIONS` enters by itself."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+import loramerge as lm
+from loramerge.charts.draw import PICKED, TABLE, spec
+from loramerge.charts.table import shown
+from loramerge.cli import main
+from loramerge.pages.html import data
+from loramerge.pages.sections.table import SECTIONS
+from loramerge.request.recipe_text import parse
+from tests.pages.reading import read
+from tests.pages.subjects import PAIR, SUBJECTS, here
+
+alt = pytest.importorskip("altair")
+vl = pytest.importorskip("vl_convert")
+
+
+@pytest.fixture(scope="module", params=SUBJECTS)
+def page(request, tmp_path_factory):
+    return SUBJECTS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return SUBJECTS["pair"](tmp_path_factory.mktemp("pair"))
+
+
+def test_every_section_is_on_some_page(tmp_path):
+    found = [SUBJECTS[name](tmp_path / name) for name in ("merge", "merged_source")
+             if (tmp_path / name).mkdir() is None]  # fmt: skip
+    assert {section.name for page in found for section in page.sections} == set(SECTIONS)
+    assert all(page.names == [name for name in SECTIONS if name in page.names] for page in found)
+
+
+def test_a_section_has_numbers_or_says_why_not(page):
+    for section in page.sections:
+        assert section.table is not None or section.notes, section.name
+        assert section.title
+        assert section.words.endswith(".")
+
+
+def test_a_page_shows_the_numbers_of_its_tables(page):
+    found = read(page.html()).tables
+    told = {s.name: s.table for s in page.sections if s.table is not None}
+    assert found.keys() == {f"{name}-table" for name in told}
+    for name, table in told.items():
+        assert found[f"{name}-table"] == [table.names, *table.cells()], name
+
+
+@pytest.mark.parametrize("name", ["merge", "many", "zero"])
+def test_a_chart_is_valid_vega_lite_of_the_columns_of_its_table(name, tmp_path):
+    for section in SUBJECTS[name](tmp_path).sections:
+        if section.chart is None or section.table is None:
+            continue
+        made = spec(section.chart, section.table)
+        assert made["data"] == {"name": TABLE}
+        if name == "merge":
+            alt.Chart.from_dict(made)  # held against the schema, which takes long
+        svg = vl.vegalite_to_svg({**made, "width": 300, "data": {"values": section.table.records()}})
+        assert "<svg" in svg
+        assert "http" not in json.dumps(made)
+
+
+def test_what_can_be_singled_out_can_be_in_the_chart(page):
+    for section in page.sections:
+        if section.pick is None:
+            continue
+        params = spec(section.chart, section.table).get("params", [])
+        assert [each["select"]["fields"] for each in params if each["name"] == PICKED] == [[section.pick]]
+        assert section.pick in section.table.names
+
+
+def test_a_notebook_keeps_the_tables(page):
+    shown_ = read(page._repr_html_())
+    assert sum(tag == "table" for tag, _ in shown_.tags) == sum(s.table is not None for s in page.sections)
+    assert not [tag for tag, attrs in shown_.tags if tag in ("script", "style", "img")]
+
+
+def test_the_sources_are_those_that_inspect_tells_of(pair, tmp_path):
+    told = pair["sources"].table
+    for at, name in enumerate(PAIR):
+        facts = lm.inspect(here(tmp_path) / name)
+        assert told.column("‖ΔW‖")[at] == facts.norm
+        assert told.column("modules")[at] == len(facts.modules)
+
+
+def test_spectra_and_depth_are_those_of_inspect(pair, tmp_path):
+    spectra, depth = pair["spectra"].table, pair["depth"].table
+    found = {(row["source"], row["module"]): row for row in spectra.records()}
+    ranks = {(row["source"], row["module"]): row["effective rank"] for row in depth.records()}
+    count = 0
+    for at, name in enumerate(PAIR, 1):
+        for module in lm.inspect(here(tmp_path) / name).modules:
+            key = (f"{at} {name.rpartition('/')[2]}", module.name)
+            assert found[key]["σ"] == module.sigma.tolist()
+            assert (found[key]["norm"], found[key]["rank"]) == (module.norm, module.rank)
+            assert ranks[key] == module.effective_rank
+            count += 1
+    assert count == len(spectra) == len(depth)
+
+
+def test_overlaps_and_pairs_are_those_of_diff(pair, tmp_path):
+    a, b = (here(tmp_path) / name for name in PAIR)
+    apart = lm.diff(a, b)
+    assert pair["overlaps"].table.rows[0][2] == pytest.approx(apart.cosine, abs=1e-12)
+    cosines = {module.name: module.cosine for module in apart.modules}
+    rows = pair["pairs"].table.records()
+    assert {row["module"] for row in rows} == {name for name, value in cosines.items() if value is not None}
+    for row in rows:
+        assert row["cosine"] == pytest.approx(cosines[row["module"]], abs=1e-9)
+        assert row["pair"] == "1 and 2"
+
+
+def test_methods_are_those_that_combine_makes(pair, tmp_path):
+    rows = {row["method"]: row for row in pair["methods"].table.records()}
+    assert len(rows) > 6
+    for name in ("svd", "lego", "karcher"):
+        report = lm.combine([here(tmp_path) / each for each in PAIR], name, rank=8, dtype="float64").report
+        row = rows[name]
+        assert [row["cos(1)"], row["cos(2)"]] == pytest.approx(report.cosines, abs=1e-9)
+        assert row["energy lost"] == pytest.approx(report.energy_lost, abs=1e-9)
+        assert row["strength"] == pytest.approx(report.strength, abs=1e-9)
+
+
+def test_so_many_sources_that_grams_are_not_kept_have_the_same_numbers(pair, tmp_path, monkeypatch):
+    from loramerge.pages import subject
+
+    monkeypatch.setattr(subject, "HELD", 0)
+    page = lm.report([here(tmp_path) / name for name in PAIR])
+    assert page["methods"].table.column("method") == ["svd", "lego"], "few, as each reads all sources again"
+    kept = {row["method"]: row for row in pair["methods"].table.records()}
+    for row in page["methods"].table.records():
+        for name in ("cos(1)", "cos(2)", "strength", "energy lost"):
+            assert row[name] == pytest.approx(kept[row["method"]][name], abs=1e-6)
+    np.testing.assert_allclose(page["overlaps"].table.rows[0][1:], pair["overlaps"].table.rows[0][1:])
+
+
+def test_losses_are_those_of_a_dry_run(pair, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(here(tmp_path))
+    with pytest.raises(SystemExit):
+        main(["combine", *PAIR, "--method", "svd", "--dry-run", "--json"])
+    points = json.loads(capsys.readouterr().out)["curve"]
+    rows = pair["losses"].table.records()
+    assert [row["total rank"] for row in rows] == [point["total_rank"] for point in points]
+    assert [row["energy lost"] for row in rows] == [point["energy_lost"] for point in points]
+
+
+def test_programs_are_answered_as_check_does(pair, tmp_path):
+    for row in pair["programs"].table.records():
+        names = {"SGLang": "sglang", "vLLM": "vllm", "llama.cpp": "llama.cpp", "ComfyUI": "comfyui"}
+        if row["program"] not in names or not row["source"].startswith("1 "):
+            continue
+        found = lm.check(here(tmp_path) / PAIR[0], names[row["program"]])
+        assert row["answer"] == ("does not" if found else "loads")
+        assert row["why"] == shown(" ".join(each.sentence for each in found))
+
+
+def test_the_report_of_a_merge_is_that_of_the_merge(tmp_path):
+    made = lm.combine([here(tmp_path) / name for name in PAIR], "ties", rank=4)
+    table = lm.report(made, methods=["svd"])["merge"].table
+    assert table.column("energy lost") == [module.energy_lost for module in made.report.modules]
+    assert table.column("cos(2)") == [module.cosines[1] for module in made.report.modules]
+
+
+def test_a_source_that_is_a_merge_tells_where_it_comes_from(tmp_path):
+    page = SUBJECTS["merged_source"](tmp_path)
+    rows = page["origin"].table.records()
+    assert [(row["source"], row["method"], row["of"]) for row in rows] == [
+        ("1 both", "svd", "a.safetensors"), ("1 both", "svd", "b.safetensors"),
+    ]  # fmt: skip
+    assert all(0.2 < row["cosine with it"] <= 1 for row in rows)
+
+
+def test_what_makes_a_section_is_told_truly(tmp_path, monkeypatch, capsys):
+    """Command, recipe and Python of every section work as they stand."""
+    monkeypatch.chdir(here(tmp_path))
+    page = lm.report(PAIR)
+    for section in page.sections:
+        code = dict(section.how.items())
+        if "Command" in code:
+            with pytest.raises(SystemExit) as stop:
+                main(code["Command"].split()[1:])
+            assert stop.value.code in (0, 3), (section.name, capsys.readouterr().err)  # 3: what `check` found
+        exec(code["Python"], {})
+        if "Recipe" in code:
+            assert len(parse(yaml.safe_load(code["Recipe"]), "recipe").sources) == 2
+
+
+def test_plots_are_the_charts_of_sections(pair, tmp_path):
+    assert set(pair.plot) == {s.name for s in pair.sections if s.chart is not None}
+    chart = pair.plot.overlaps()
+    assert chart.to_dict()["data"]["values"] == pair["overlaps"].table.records()
+    chart.save(tmp_path / "overlaps.svg")
+    assert "a.safetensors" in (tmp_path / "overlaps.svg").read_text()
+    chart.save(tmp_path / "overlaps.png")
+    assert (tmp_path / "overlaps.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_without_a_chart_says_why(tmp_path):
+    alone = SUBJECTS["one"](tmp_path)
+    with pytest.raises(lm.UsageError, match="There is one source"):
+        alone.plot.overlaps()
+    with pytest.raises(lm.UsageError, match="no section nothing"):
+        alone["nothing"]
+
+
+def test_of_many_lines_the_strongest_are_shown():
+    from loramerge.merge import columns
+
+    facts = {name: lm.inspect(lm.Adapter.of({f"layers.{i}.q": lm.LowRank((i + 1) * np.eye(2), np.eye(2))
+             for i in range(4)}, name)).modules for name in "ab"}  # fmt: skip
+    few = columns.spectra(facts, limit=4)
+    assert [(row["source"], row["module"]) for row in few.records()] == [
+        (name, f"layers.{i}.q") for name in "ab" for i in (2, 3)
+    ]
+    medians = columns.depths(facts, limit=4)
+    assert set(medians.column("source")) == {"median of 2 sources"}
+    assert medians.column("effective rank") == [2.0] * 4
+
+
+def test_data_cannot_end_a_script():
+    assert "<" not in data({"</script>": "<!--"})
+    assert json.loads(data({"a": "</script>&\u2028"})) == {"a": "</script>&\u2028"}
