@@ -10,9 +10,11 @@ from loramerge.cli import show, values
 from loramerge.cli.downloads import listed
 from loramerge.cli.options import FILTER_HELP, asks
 from loramerge.errors import IncompatibleError, LoramergeError
+from loramerge.merge.report import aligned
 from loramerge.request.request import Request
 from loramerge.sources.expand import expand
 from loramerge.sources.open import Alphas, check_alphas, open_one
+from loramerge.verbs.blocks import blocks, table
 from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection, measured
 
@@ -22,6 +24,7 @@ from loramerge.verbs.inspect import Inspection, measured
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--download", is_flag=True, help="Download adapters from the Hub, and show their spectra too.")
 @asks("combine", "alpha", "allow_pickle")
+@click.option("--blocks", "by_block", is_flag=True, help="List the blocks of the model with their energy.")
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
 @click.pass_context
 def inspect(
@@ -31,6 +34,7 @@ def inspect(
     download: bool,
     alpha: Alphas,
     allow_pickle: bool,
+    by_block: bool,
     as_json: bool,
 ) -> None:
     """Show what is in adapters: modules, ranks, scales, spectra, base model, oddities.
@@ -60,16 +64,29 @@ def inspect(
             failures.append(error)
             show.note(f"Error: {error}")
             continue
-        shown.append(facts.to_dict())
+        shown.append(_data(facts, by_block))
         peeked += isinstance(facts, Inspection) and facts.peeked
         if not as_json:
-            click.echo(f"{facts}\n" if len(members) > 1 else str(facts))
+            text = _text(facts, by_block)
+            click.echo(f"{text}\n" if len(members) > 1 else text)
     if peeked and not as_json:
         show.note("note: on the Hub only headers were read; --download shows the spectra too")
     if as_json:
         show.data(shown)
     if failures:
         ctx.exit(failures[0].exit_code)
+
+
+def _text(facts: Inspection | Contents, by_block: bool) -> str:
+    """What is printed of a source."""
+    rows = table(blocks(facts)) if by_block and isinstance(facts, Inspection) else []
+    return "\n".join([str(facts), *(["", *aligned(rows)] if rows else [])])
+
+
+def _data(facts: Inspection | Contents, by_block: bool) -> dict[str, Any]:
+    """The same as plain values."""
+    found = blocks(facts) if by_block and isinstance(facts, Inspection) else None
+    return facts.to_dict() | ({} if found is None else {"blocks": [each.to_dict() for each in found]})
 
 
 def _looked(source: str, request: Request, download: bool) -> Inspection | Contents:
