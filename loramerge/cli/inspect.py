@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from loramerge.merge.tables import aligned
 from loramerge.request.request import Request
 from loramerge.sources.expand import expand
 from loramerge.sources.open import Alphas, check_alphas, open_one
+from loramerge.verbs.blocks import blocks, table
 from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection, measured
 
@@ -25,6 +27,7 @@ from loramerge.verbs.inspect import Inspection, measured
 @click.option("--download", is_flag=True, help="Download adapters from the Hub, and show their spectra too.")
 @click.option("--groups", is_flag=True, help="Show the norm of the factors of every block too.")
 @asks("combine", "alpha", "allow_pickle", "base")
+@click.option("--blocks", "by_block", is_flag=True, help="List the blocks of the model with their energy.")
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
 @click.pass_context
 def inspect(
@@ -36,6 +39,7 @@ def inspect(
     alpha: Alphas,
     allow_pickle: bool,
     base: str | None,
+    by_block: bool,
     as_json: bool,
 ) -> None:
     """Show what is in adapters: modules, ranks, scales, spectra, base model, oddities.
@@ -65,22 +69,39 @@ def inspect(
             failures.append(error)
             show.note(f"Error: {error}")
             continue
-        blocks = facts.groups if groups and isinstance(facts, Inspection) and not facts.peeked else {}
-        shown.append(facts.to_dict() | ({"groups": dict(blocks)} if blocks else {}))
+        shown.append(_data(facts, groups, by_block))
         peeked += isinstance(facts, Inspection) and facts.peeked
         if not as_json:
-            rows = [
-                ["block", "norm"],
-                *([printable(name, 60), f"{norm:.4g}"] for name, norm in blocks.items()),
-            ]
-            click.echo("\n".join([str(facts), *(aligned(rows) if blocks else [])]))
-            click.echo(nl=len(members) > 1)
+            text = _text(facts, groups, by_block)
+            click.echo(f"{text}\n" if len(members) > 1 else text)
     if peeked and not as_json:
         show.note("note: on the Hub only headers were read; --download shows the spectra too")
     if as_json:
         show.data({"adapters": shown})
     if failures:
         ctx.exit(failures[0].exit_code)
+
+
+def _text(facts: Inspection | Contents, groups: bool, by_block: bool) -> str:
+    """What is printed of a source."""
+    norms = [[printable(name, 60), f"{norm:.4g}"] for name, norm in _norms(facts, groups).items()]
+    tables = [[["block", "norm"], *norms]] if norms else []
+    if by_block and isinstance(facts, Inspection):
+        tables.append(table(blocks(facts)))
+    return "\n".join([str(facts), *(line for rows in tables for line in ("", *aligned(rows)))])
+
+
+def _data(facts: Inspection | Contents, groups: bool, by_block: bool) -> dict[str, Any]:
+    """The same as plain values."""
+    more: dict[str, Any] = {"groups": dict(norms)} if (norms := _norms(facts, groups)) else {}
+    if by_block and isinstance(facts, Inspection):
+        more["blocks"] = [each.to_dict() for each in blocks(facts)]
+    return facts.to_dict() | more
+
+
+def _norms(facts: Inspection | Contents, wanted: bool) -> Mapping[str, float]:
+    """Block -> norm of its factors; nothing of what was not read."""
+    return facts.groups if wanted and isinstance(facts, Inspection) and not facts.peeked else {}
 
 
 def _looked(source: str, request: Request, download: bool) -> Inspection | Contents:

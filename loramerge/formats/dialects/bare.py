@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
-from loramerge.formats.dialects.comfy import BFL, Comfy
+from loramerge.formats.dialects.comfy import BFL, FirstNames
 from loramerge.formats.dialects.dialect import Header
 from loramerge.formats.dialects.model import PARTS
 from loramerge.formats.dialects.places import unnamed
@@ -26,7 +26,7 @@ from loramerge.formats.models.family import OURS
 from loramerge.formats.peft.names import PREFIX
 
 
-class Bare(Comfy):
+class Bare(FirstNames):
     name = "bare"
     words = "a LoRA without prefixes"
     tools = "DiffSynth-Studio, Qwen-Image-Lightning"
@@ -34,7 +34,7 @@ class Bare(Comfy):
         "the names of the model with nothing before them; `.lora_A.weight`, `.lora_A.default.weight` or "
         "`.lora_down.weight`"
     )
-    strength = "`alpha/r`; without an alpha it is 1"
+    writes = True
     kinds = ("linear",)
     differences = False
     prefixes: ClassVar[Mapping[str, str]] = {"": "unet"}
@@ -48,20 +48,21 @@ class Bare(Comfy):
         return bool(own) and not BFL.detects(header) and bool(having(own))
 
     def read(self, header: Header) -> Adapter:
-        adapter = super().read(header)
+        adapter = self._adapter(header)
         ends = next((each for each in ENDS if any(key.endswith(each[0]) for key in header.tensors)), ())
         spelling = adapter.spelling or Spelling()
         return replace(adapter, spelling=replace(spelling, ends=ends))
 
-    def bound(self, adapters: Sequence[Adapter]) -> Self:
-        made = super().bound(adapters)
-        made.keeps_alpha = made.own.ends == DOWN_UP  # diffusers takes such a file by its alphas only
-        return made
+    def spelled(self, module: str) -> str:
+        return module
+
+    def learn(self, adapters: Sequence[Adapter]) -> None:
+        self.keeps_alpha = self.own.ends == DOWN_UP  # diffusers takes such a file by its alphas only
 
     def home(self, target: Target) -> Target:
         if target.component not in PARTS:
             raise unnamed(target, self.words)
-        return super().home(target)
+        return self.settled(target)
 
 
 DOWN_UP = (".lora_down.weight", ".lora_up.weight")

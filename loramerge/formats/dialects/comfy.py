@@ -87,6 +87,31 @@ class FirstNames(Spelled):
         prefixes = {PARTS[0]: named[next(iter(own))][1]} if families else {}
         return Placed(targets, families, Spelling(naming, prefixes))
 
+    def keys(self, targets: Iterable[Target]) -> Names:
+        whole = list(targets)
+        xl = is_sdxl(whole)
+
+        down, up = self.own.ends or ENDS
+
+        def names(target: Target) -> tuple[str, str]:
+            path = self.spells(target)
+            prefix = self.own.prefixes.get(target.component) if path else None
+            prefix = self._written(target) if prefix is None else prefix
+            module = f"{prefix}{path or first_name(target, xl)}"
+            return f"{module}{down}", f"{module}{up}"
+
+        return names
+
+    def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
+        return {**kept, **self.told(widths, kept), "format": "pt"}
+
+    def _written(self, target: Target) -> str:
+        """What stands before the name of a module."""
+        if not target.component.startswith("text_encoder"):
+            return next(iter(self.prefixes))
+        model = "t5xxl" if is_t5(target.path) else CLIP.get(target.component, "t5xxl")
+        return f"text_encoders.{model}.transformer."
+
 
 class Comfy(FirstNames):
     name = "comfy"
@@ -122,31 +147,6 @@ class Comfy(FirstNames):
         if odd or target.path not in table or target.component not in ("unet", *CLIP, "text_encoder_3"):
             raise unnamed(target, self.words)
         return replace(target, path=table[target.path])
-
-    def keys(self, targets: Iterable[Target]) -> Names:
-        whole = list(targets)
-        xl = is_sdxl(whole)
-
-        down, up = self.own.ends or ENDS
-
-        def names(target: Target) -> tuple[str, str]:
-            path = self.spells(target)
-            prefix = self.own.prefixes.get(target.component) if path else None
-            prefix = self._written(target) if prefix is None else prefix
-            module = f"{prefix}{path or first_name(target, xl)}"
-            return f"{module}{down}", f"{module}{up}"
-
-        return names
-
-    def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
-        return {**kept, **self.told(widths, kept), "format": "pt"}
-
-    def _written(self, target: Target) -> str:
-        """What stands before the name of a module."""
-        if not target.component.startswith("text_encoder"):
-            return next(iter(self.prefixes))
-        model = "t5xxl" if is_t5(target.path) else CLIP.get(target.component, "t5xxl")
-        return f"text_encoders.{model}.transformer."
 
 
 class OneTrainer(FirstNames):

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.spelling import Spelling
@@ -95,11 +95,9 @@ class Diffusers(Spelled):
             placed=modules.placed,
         )
 
-    def bound(self, adapters: Sequence[Adapter]) -> Self:
-        made = super().bound(adapters)
+    def learn(self, adapters: Sequence[Adapter]) -> None:
         own = {t.component for a in adapters if a.dialect == self.name for t in a.slots}
-        made.low = MODELS[1] in own and MODELS[0] not in own
-        return made
+        self.low = MODELS[1] in own and MODELS[0] not in own
 
     def home(self, target: Target) -> Target:
         if target.component in MODELS:

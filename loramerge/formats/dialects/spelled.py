@@ -36,7 +36,11 @@ class Spelled(Dialect):
         made.model = model_of(map(_located, adapters))
         spelled = (a.spelling for a in adapters if a.dialect == self.name and a.spelling is not None)
         made.own = next(spelled, Spelling())
+        made.learn(adapters)
         return made
+
+    def learn(self, adapters: Sequence[Adapter]) -> None:
+        """What else it takes from its sources, while it is bound to them."""
 
     def adopt(self, adapter: Adapter) -> Adapter:
         if self.model is None:
