@@ -49,7 +49,7 @@ def test_a_page_is_drawn_without_an_error_and_fits_its_window(browser, pages, na
     browser.open(pages(name), width)
     charts, drawn, wide = browser.js("""return [document.querySelectorAll(".chart").length,
         document.querySelectorAll(".chart svg").length, document.documentElement.scrollWidth]""")
-    assert charts == drawn >= 2
+    assert charts == drawn >= 1
     assert wide <= width
     assert len({box.rect["width"] for box in browser.find(".chart svg")}) >= 1
     assert all(0 < box.rect["width"] <= width for box in browser.find(".chart svg"))

@@ -38,7 +38,10 @@ def sources(subject: Subject) -> Section:
     ]
     lines = f"for source in {subject.python}:\n    print(lm.inspect(source))"
     how = How(subject.command("inspect"), f"import loramerge as lm\n\n{lines}")
-    return Section("sources", "Sources", WORDS, how, Table(COLUMNS, rows), strengths, SOURCE)
+    table = Table(COLUMNS, rows)
+    if not subject.measured:  # there is no strength to draw
+        return Section("sources", "Sources", WORDS, how, table)
+    return Section("sources", "Sources", WORDS, how, table, strengths, SOURCE)
 
 
 def _row(name: str, found: Inspection) -> tuple[object, ...]:
