@@ -21,6 +21,7 @@ from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import EmptyError, IncompatibleError, LoramergeError, UsageError
 from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
 from loramerge.formats.files.json import read_object
+from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.forms.unread import MAGNITUDE
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
@@ -67,19 +68,24 @@ def check(
     return find(consumer).findings(facts_of(source, allow_pickle), max_rank)
 
 
-def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
-    """What consumers look at. Only headers are read, and alpha tensors; of the Hub by range."""
+def facts_of(source: str | Path | Adapter, allow_pickle: bool = False, aid: Aid = NO_AID) -> Facts:
+    """What consumers look at. Only headers are read, and alpha tensors; of the Hub by range.
+
+    Args:
+        aid: what a form needs beside its file, such as its base.
+    """
     if isinstance(source, Adapter):
         return _of_adapter(source)
     if (found := hub_name(source)) is None:
         raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
         if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
             path = str(raw.place)  # `load` wants such a file by its name
-        return _of_raw(raw, path, allow_pickle)
+        return _of_raw(replace(raw, aid=aid), path, allow_pickle)
     # By range, never the whole file.
     from loramerge.formats.remote import look_hub  # for those who name it
 
-    facts = _of_raw(look_hub(str(source), found, allow_pickle), str(source), allow_pickle)
+    raw = replace(look_hub(str(source), found, allow_pickle), aid=aid)
+    facts = _of_raw(raw, str(source), allow_pickle)
     return replace(facts, stem=(found.path or found.repo).rpartition("/")[2])
 
 
