@@ -22,6 +22,7 @@ from loramerge.formats.bundles import is_bundle
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
 from loramerge.sources.expand import expand
+from loramerge.sources.load import aid
 
 BREAKS = 3  # exit code: somebody would refuse it, or make something else of it
 UNTOLD = 5  # … nobody does so, and of some program it cannot be told
@@ -36,7 +37,7 @@ MEND = f"{MARGIN}mend: "
     "meant for]")  # fmt: skip
 @click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that you let the "
     "program load.  [default: the program's own; 16 for vLLM]")  # fmt: skip
-@asks("combine", "allow_pickle")
+@asks("combine", "allow_pickle", "base")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def check(
@@ -45,6 +46,7 @@ def check(
     consumers: tuple[str, ...],
     max_rank: int | None,
     allow_pickle: bool,
+    base: str | None,
     as_json: bool,
 ) -> None:
     """Find out what the programs that load adapters would do with yours, and how to mend it.
@@ -67,7 +69,7 @@ def check(
     ]
     for member in members:
         try:
-            facts = facts_of(member, allow_pickle)
+            facts = facts_of(member, allow_pickle, aid(base, None))
         except LoramergeError as error:
             failures.append(error)
             show.note(f"Error: {error}")

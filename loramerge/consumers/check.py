@@ -32,6 +32,7 @@ from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
 from loramerge.formats.dialects.together import named_family
 from loramerge.formats.files.json import read_object
+from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.forms.unread import MAGNITUDE
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
@@ -79,8 +80,12 @@ def check(
     return examined(find(consumer), facts_of(source, allow_pickle), max_rank)
 
 
-def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
-    """What consumers look at. Only headers are read, and alpha tensors; of the Hub by range."""
+def facts_of(source: str | Path | Adapter, allow_pickle: bool = False, aid: Aid = NO_AID) -> Facts:
+    """What consumers look at. Only headers are read, and alpha tensors; of the Hub by range.
+
+    Args:
+        aid: what a form needs beside its file, such as its base.
+    """
     if isinstance(source, Adapter):
         return _of_adapter(source)
     if (record := record_of(source)) is not None:
@@ -89,11 +94,12 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False) -> Facts:
         raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
         if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
             path = str(raw.place)  # `load` wants such a file by its name
-        return _of_raw(raw, path, allow_pickle)
+        return _of_raw(replace(raw, aid=aid), path, allow_pickle)
     # By range, never the whole file.
     from loramerge.formats.remote import look_hub  # for those who name it
 
-    facts = _of_raw(look_hub(str(source), found, allow_pickle), str(source), allow_pickle)
+    raw = replace(look_hub(str(source), found, allow_pickle), aid=aid)
+    facts = _of_raw(raw, str(source), allow_pickle)
     return replace(facts, stem=(found.path or found.repo).rpartition("/")[2])
 
 

@@ -28,7 +28,14 @@ UNMENDED = {  # what `loramerge combine` keeps, so that it does not help
 }
 ELSEWHERE = "use PEFT, or leave these modules out with --exclude"
 NOUNS: Mapping[Kind, str] = {"conv": "convolution", "expert": "fused experts"}
-LANGUAGE = ("peft", "loralib")  # formats of adapters for language models, but for mlx-lm's own
+LANGUAGE = (
+    "peft",
+    "loralib",
+    "sora",
+    "wavllm",
+    "omni",
+    "clip-lora",
+)  # formats of adapters for language models, but for mlx-lm's own
 IMAGE = (
     "kohya",
     "diffusers",

@@ -17,6 +17,7 @@ from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.files.shards import open_shards
+from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.peft.alpha import DIFFUSERS, Alpha
 from loramerge.formats.peft.names import PICKLED, UNKNOWN, WEIGHTS, parse
 from loramerge.formats.peft.read import CONFIG, instead, open_weights
@@ -31,6 +32,7 @@ class Raw:
         place: the folder, or the file.   folder: it has a config of its own.
         header: its config and its tensors under their own names.
         beside: names of the files in its folder.   elsewhere: its weights, if they are not there.
+        aid: what the user gives beside, if its form needs that.
     """
 
     place: Path
@@ -38,6 +40,7 @@ class Raw:
     header: Header
     beside: frozenset[str] = field(default_factory=frozenset)
     elsewhere: File | None = None
+    aid: Aid = NO_AID
 
     def read(self, alpha: Alpha | None = None, allow_pickle: bool = False) -> Adapter:
         """The adapter that loramerge makes of it.
@@ -45,7 +48,7 @@ class Raw:
         Raises:
             SourceError, IncompatibleError: as `load`.
         """
-        return load_path(self.place, self.header.name, alpha, True, allow_pickle, self.elsewhere)
+        return load_path(self.place, self.header.name, alpha, True, allow_pickle, self.elsewhere, self.aid)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import loramerge as lm
 from loramerge.consumers import CONSUMERS, meant
 from loramerge.consumers.check import facts_of
+from loramerge.consumers.consumer import LANGUAGE
 from loramerge.formats.dialects import DIALECTS, named
 from tests.consumers.hostile import FLUX, HOSTILE
 from tests.helpers.files import bare
@@ -33,6 +34,17 @@ def xlabs(doubles, singles):
     for i in range(singles):
         made |= pair(f"single_blocks.{i}.processor.qkv_lora", old)
     return made
+
+
+def wavllm():
+    values = pair("x", ("A", "B"))
+    return {f"layers.0.attention.wq_lora_{key[-1]}": value.T.copy() for key, value in values.items()}
+
+
+def omni():
+    """Of a rank that one RANK gives: 32 inputs by 4."""
+    down, up = np.ones((8, 32), np.float32), np.ones((96, 8), np.float32)
+    return {f"layers.0.self_attn.lora_{side}_Q.weight": v for side, v in (("down", down), ("up", up))}
 
 
 CONTROL = {
@@ -119,6 +131,10 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
     "cloneofsimo": ("cloneofsimo", pair("unet:0", (":down", ":up")), [], {}),
     "sam": ("sam", {"w_a_000": np.ones((2, 6), "f4"), "w_b_000": np.ones((8, 2), "f4")}, [], {}),
     "loralib": ("loralib", pair("transformer.h.0.attn.c_attn", ("lora_A", "lora_B")), [], {}),
+    "SoRA": ("sora", pair("layer.0.query.lora", ("lora_A", "lora_B")), [], {}),
+    "WavLLM": ("wavllm", wavllm(), [], {}),
+    "Omni-AVSR": ("omni", omni(), [], {}),
+    "CLIP-LoRA": ("clip-lora", pair("layer_0.q_proj", ("w_lora_A", "w_lora_B")), [], {}),
 }
 
 
@@ -186,7 +202,7 @@ def test_a_folder_of_mlx_lm_is_for_mlx_lm_only(consumer, tmp_path):
 @pytest.mark.parametrize("name", FILES)
 def test_what_no_program_reads_has_those_that_are_asked(name, tmp_path):
     asked = [consumer.name for consumer in meant(facts_of(bare(tmp_path / "a.safetensors", FILES[name][1])))]
-    assert asked == (SERVERS if FILES[name][0] in ("peft", "loralib") else IMAGES)
+    assert asked == (SERVERS if FILES[name][0] in LANGUAGE else IMAGES)
 
 
 @pytest.mark.parametrize("consumer", ["peft", "vllm", "mlx", *IMAGES])

@@ -45,4 +45,7 @@ def test_the_energy_of_all_blocks_is_that_of_the_adapter(tmp_path, monkeypatch, 
     assert cli("inspect", "a.safetensors", "--blocks").code == 0
     assert "blocks.11" in cli.out
     assert cli("inspect", "a.safetensors", "--blocks", "--json").code == 0
-    assert [each["name"] for each in json.loads(cli.out)["adapters"][0]["blocks"]] == ["blocks.00", "blocks.11"]
+    assert [each["name"] for each in json.loads(cli.out)["adapters"][0]["blocks"]] == [
+        "blocks.00",
+        "blocks.11",
+    ]

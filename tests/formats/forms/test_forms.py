@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from tests.formats.forms.samples import kron, tucker
+from tests.formats.forms.sample import kron, tucker
 from tests.helpers.dialects import matrix, normal, product, same, saved
 
 LINEAR = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"

@@ -166,6 +166,8 @@ def test_the_base_reaches_every_command(saved, tmp_path, capsys, monkeypatch):
     for target, update in merged.items():
         np.testing.assert_allclose(update.dense(), wanted[target.path], rtol=0, atol=1e-5)
     assert run("diff", "m", folder, "--base", base, "--json").json()["largest_error"] < 1e-5
+    assert run("check", folder, "--for", "peft").code == 5
+    assert run("check", folder, "--for", "peft", "--base", base).code == 0
     assert not run("convert", str(folder), "plain", "--to", "peft", "--base", str(base)).code
     assert lm.diff("plain", "m").error < 1e-5
     assert "VeRA" in run("inspect", folder, "--base", base).out
