@@ -43,10 +43,9 @@ lora_unet_: flux.1:first flux.2:first chroma:first sd3:first wan:first qwen-imag
 lora_unet_: hunyuan-video:first ltx-video hidream lumina-2:first auraflow:first cosmos:first
 lora_unet__: wan:first
 lycoris_: qwen-image z-image hidream ace-step-1 flux.1
-lora_transformer_: flux.1 sd3
-transformer.: flux.1 sd3 qwen-image z-image hunyuan-video:authors auraflow pixart hidream
-transformer. with alphas: qwen-image flux.1
-no prefix: qwen-image
+lora_transformer_: flux.1
+transformer.: flux.1 hunyuan-video:authors
+transformer. with alphas: flux.1
 no prefix, default: qwen-image
 no prefix, with alphas: qwen-image
 base_model.model.: sd3 pixart
@@ -56,13 +55,13 @@ _UNTOLD = {  # likewise what nobody can tell
     "comfyui": """
 diffusion_model.: sana:first ace-step-1.5:first
 lora_unet_: z-image hunyuan-video:authors pixart
-lora_transformer_: chroma pixart
+lora_transformer_: chroma pixart sd3
 lycoris_: flux.2 chroma sd3 z-image:first auraflow ltx-video pixart sana
 transformer.: flux.2 chroma wan z-image:first hunyuan-video ltx-video ltx-2 lumina-2 cosmos cogvideox mochi
-transformer.: sana ace-step-1 ace-step-1.5
+transformer.: sana ace-step-1 ace-step-1.5 sd3 qwen-image z-image auraflow pixart hidream
 transformer_2.: wan
-transformer. with alphas: chroma
-no prefix: wan:first z-image ltx-video ace-step-1
+transformer. with alphas: chroma qwen-image
+no prefix: qwen-image wan:first z-image ltx-video ace-step-1
 no prefix, default: wan:first z-image
 base_model.model.: flux.2:first ace-step-1.5:first
 """,

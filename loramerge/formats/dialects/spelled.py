@@ -52,8 +52,7 @@ class Spelled(Dialect):
     @property
     def naming(self) -> str:
         """The naming in which it writes its model."""
-        family = self.model.families[:1] if self.model else ()
-        return self.own.naming or next((f.writes.get(self.name, self.usual) for f in family), self.usual)
+        return self.own.naming or self.usual
 
     def holds(self, target: Target) -> bool:
         """Whether a target is a module of its model."""

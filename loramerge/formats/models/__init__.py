@@ -66,13 +66,3 @@ def is_xl(paths: Iterable[str]) -> bool:
         or (".transformer_blocks." in path and ".transformer_blocks.0." not in path)
         for path in paths
     )
-
-
-def is_flux(sizes: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether modules of these first names and sizes (out, in) can be Flux's; other models use some of them.
-
-    Args:
-        sizes: under our names, fused modules too.
-    """
-    names = set(known("transformer").values())
-    return bool(sizes) and all(path in names and flux.fits(path, *size) for path, size in sizes.items())

@@ -25,8 +25,6 @@ class Family:
         blocks: list of layers, in diffusers' names -> how many the largest model has.
         widths: the inputs that its attention has in published models.
         tells: modules of which one must be there, where other kinds of models share the rest.
-        writes: format -> the way in which its modules are called there, where it is not the usual one.
-        component: the part of a pipeline.
         variants: what tells its models apart: kind -> (value, what the name or the metadata says).
         converter: the function of diffusers that renames a checkpoint, against which the names are held.
         model: the class of diffusers that has these modules.
@@ -40,8 +38,6 @@ class Family:
     blocks: Mapping[str, int] = field(default_factory=dict)
     widths: Mapping[int, str] = field(default_factory=dict)
     tells: str = ""
-    writes: Mapping[str, str] = field(default_factory=dict)
-    component: str = "transformer"
     variants: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     converter: str = ""
     model: str = ""

@@ -61,13 +61,6 @@ def fused() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield f"single_blocks.{block}.linear1", (*attention, f"{here}.proj_mlp")
 
 
-def fits(name: str, outs: int, ins: int) -> bool:
-    """Whether a module of Flux can have this shape: FLUX.2 uses some of its names for wider ones."""
-    wide = {"linear1": 7, "proj_mlp": 4, "img_mlp.0": 4, "txt_mlp.0": 4, "ff.net.0.proj": 4, "qkv": 3}
-    factor = next((times for last, times in wide.items() if name.endswith(last)), None)
-    return factor is None or outs == factor * ins
-
-
 def rows(first: str, outs: int, ins: int) -> list[list[slice]]:
     """Which rows of a fused module (outs, ins) are each of diffusers' modules.
 
