@@ -1,0 +1,107 @@
+"""Tables of what was measured: normalised accuracy, the worst task, and intervals paired by seed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+DRAWS = 2000
+Row = Mapping[str, Any]
+Place = tuple[str, str, int]  # domain, regime, seed
+
+
+def normalised(row: Row, kind: str) -> tuple[float, float]:
+    """The mean over tasks of merged / own accuracy, and the smallest; what was never learned is left out.
+
+    >>> normalised({"own": [1.0, 0.5], "tuned": [0.5, 0.5]}, "tuned")
+    (0.75, 0.5)
+    """
+    own = np.array(row["own"])
+    learned = own > 0
+    if not learned.any():
+        return 0.0, 0.0
+    shares = np.array(row[kind])[learned] / own[learned]
+    return float(shares.mean()), float(shares.min())
+
+
+def scores(
+    rows: Iterable[Row], count: int, rank: int, kind: str
+) -> dict[str, dict[Place, tuple[float, float]]]:
+    """Contender and policy -> (domain, regime, seed) -> accuracy, worst task."""
+    found: dict[str, dict[Place, tuple[float, float]]] = defaultdict(dict)
+    for row in rows:
+        if row["count"] == count and row["rank"] == rank and "refused" not in row:
+            name = row["contender"] + (" · norm" if row["policy"] == "norm" else "")
+            found[name][row["domain"], row["regime"], row["seed"]] = normalised(row, kind)
+    return found
+
+
+def interval(pairs: Mapping[Place, float]) -> tuple[float, float, float]:
+    """The mean difference and its 95 % bootstrap over seeds, drawn within each domain.
+
+    Regimes of a seed stay together, so that they are not counted as if they were independent.
+
+    >>> interval({("digits", "shared A", 0): 0.1, ("digits", "shared A", 1): 0.1})
+    (0.1, 0.1, 0.1)
+    """
+    by_domain: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (domain, _, seed), value in pairs.items():
+        by_domain[domain][seed].append(value)
+    rng, drawn = np.random.default_rng(0), []
+    seeds = [np.array([np.mean(values) for values in each.values()]) for each in by_domain.values()]
+    for _ in range(DRAWS):
+        drawn.append(np.mean([rng.choice(values, len(values)).mean() for values in seeds]))
+    mean = float(np.mean([values.mean() for values in seeds]))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return round(mean, 6), round(float(low), 6), round(float(high), 6)
+
+
+def compared(rows: list[Row], count: int, rank: int, kind: str, reference: str) -> list[dict[str, Any]]:
+    """All contenders of one setting, the best first. None are left out: what refused has its own list."""
+    found = scores(rows, count, rank, kind)
+    whole = max((len(each) for each in found.values()), default=0)
+    lines = []
+    for name, each in found.items():
+        if len(each) < whole:
+            continue
+        mean, worst = np.mean(list(each.values()), axis=0)
+        line: dict[str, Any] = {"contender": name, "accuracy": float(mean), "worst": float(worst)}
+        if reference in found and len(found[reference]) == whole:
+            pairs = {place: value[0] - found[reference][place][0] for place, value in each.items()}
+            line["against"] = interval(pairs)
+        lines.append(line)
+    return sorted(lines, key=lambda line: -line["accuracy"])
+
+
+def best(rows: list[Row], most: int) -> list[str]:
+    """The contenders that are best when tuned, at 8 adapters and rank 8, whatever their policy."""
+    seen: list[str] = []
+    for line in compared(rows, 8, 8, "tuned", ""):
+        name = line["contender"].removesuffix(" · norm")
+        if name not in seen:
+            seen.append(name)
+    return seen[:most]
+
+
+def page(rows: list[Row], label: str, reference: str) -> str:
+    """Markdown: one table for each number of adapters and rank."""
+    parts = [f"# {label}\n"]
+    settings = sorted({(row["count"], row["rank"]) for row in rows})
+    for count, rank in settings:
+        for kind in ("tuned", "untuned"):
+            limit = f"rank {rank}" if rank else "no limit"
+            parts.append(f"## {count} adapters, {limit}, {kind}\n")
+            parts.append(f"| contender | accuracy | worst task | against {reference} |\n|---|---|---|---|")
+            for line in compared(rows, count, rank, kind, reference):
+                apart = line.get("against")
+                told = f"{apart[0]:+.3f} [{apart[1]:+.3f}, {apart[2]:+.3f}]" if apart else ""
+                parts.append(
+                    f"| {line['contender']} | {line['accuracy']:.3f} | {line['worst']:.3f} | {told} |"
+                )
+            parts.append("")
+    refused = sorted({(row["contender"], row["refused"]) for row in rows if "refused" in row})
+    parts += ["## Not in the tables\n", *(f"* {name}: {why}" for name, why in refused), ""]
+    return "\n".join(parts)

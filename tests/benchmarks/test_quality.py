@@ -1,0 +1,214 @@
+"""The benchmark of quality, at a size of seconds: all stages, that it goes on, that no seed is mixed."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the benchmark trains")
+pytest.importorskip("peft", reason="the benchmark compares with it")
+
+import torch
+
+import loramerge as lm
+from benchmarks.quality import __main__ as run
+from benchmarks.quality import contenders, domains, plan, report, score, train
+from benchmarks.quality.contenders import CONTENDERS, Contender
+from benchmarks.quality.plan import TOY, Cell, Training
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+]
+SMALL = replace(TOY, domains=("strings",))
+NAMES = ("svd", "shrunk_tsv", "PEFT svd")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("quality")
+
+
+@pytest.fixture(scope="module")
+def cell():
+    pair = tuple(Training("strings", "shared A", 0, task, 0) for task in (0, 1))
+    return Cell("strings", "shared A", 0, pair)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(run, "FEW", NAMES)
+    monkeypatch.setitem(run.SIZES, "toy", SMALL)
+
+
+def ask(work, *more):
+    run.main(["--size", "toy", "--jobs", "1", "--work", str(work), *more])
+
+
+def test_all_stages_give_rows_and_tables(small, work, tmp_path, capsys):
+    ask(work, "--json", str(tmp_path / "rows.json"), "--page", str(tmp_path / "page.md"))
+    made = json.loads((tmp_path / "rows.json").read_text())
+    assert {row["contender"] for row in made["rows"]} == set(NAMES)
+    assert {row["regime"] for row in made["rows"]} == set(plan.REGIMES)
+    assert all(len(row["tuned"]) == row["count"] == 2 for row in made["rows"])
+    assert set(made["seeds"]) <= set(plan.half("choosing"))
+    page = (tmp_path / "page.md").read_text()
+    assert page.startswith("# Choosing half, toy\n")
+    assert "## 2 adapters, rank 4, untuned" in page
+    assert "| shrunk_tsv · norm |" in page
+
+
+def test_a_second_run_trains_and_merges_nothing(small, work, monkeypatch, capsys):
+    ask(work)
+    first = capsys.readouterr().out
+    files = sorted(work.rglob("*.json"))
+    monkeypatch.setattr(train, "fit", None)
+    monkeypatch.setattr(score.Bench, "result", None)
+    ask(work)
+    again = capsys.readouterr().out
+    assert again.split("measured")[1].split("\n", 1)[1] == first.split("measured")[1].split("\n", 1)[1]
+    assert sorted(work.rglob("*.json")) == files
+
+
+def test_a_run_goes_on_where_it_ended(small, work, monkeypatch, capsys):
+    ask(work)
+    lost = sorted((work / "results").rglob("*.json"))[0]
+    lost.unlink()
+    ask(work)
+    assert lost.exists()
+
+
+def test_trainings_can_be_made_alone(small, tmp_path, capsys):
+    ask(tmp_path, "--train")
+    assert len(list((tmp_path / "adapters").iterdir())) == 4
+    assert not (tmp_path / "results").exists()
+
+
+def test_other_code_of_merging_is_another_result(cell, work, monkeypatch):
+    before = score.where(cell, SMALL, work, merging="a", contender="svd")
+    assert score.where(cell, SMALL, work, merging="a", contender="svd") == before
+    assert score.where(cell, SMALL, work, merging="b", contender="svd") != before
+
+
+def test_no_seed_is_in_both_halves():
+    choosing, reporting = plan.half("choosing"), plan.half("reporting")
+    assert len(choosing) >= plan.FULL.seeds <= len(reporting)
+    assert not set(choosing) & set(reporting)
+
+
+def test_the_reporting_seeds_are_closed_until_something_is_chosen(small, work, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(plan, "HERE", tmp_path)
+    (tmp_path / "split.json").write_text(json.dumps({"choosing": [0], "reporting": [8]}))
+    with pytest.raises(SystemExit, match=r"first commit choice\.json"):
+        ask(work, "--half", "reporting")
+    (tmp_path / "choice.json").write_text(json.dumps({"method": "svd"}))
+    assert run.labelled("reporting", tmp_path, "full") == "Reporting half, full"
+    assert run.labelled("reporting", tmp_path, "full") == "Reporting half, full"  # it goes on
+    (tmp_path / "choice.json").write_text(json.dumps({"method": "tsv"}))
+    assert run.labelled("reporting", tmp_path, "full").endswith("run 2: the seeds had been opened before")
+
+
+def test_adapters_of_one_regime_share_their_start_and_of_the_other_do_not():
+    def starts(regime):
+        return {Training("strings", regime, s, t, c).start for s in (0, 1) for t in (0, 1) for c in (0, 1)}
+
+    assert len(starts("shared A")) == 1
+    assert len(starts("independent A")) == 8
+
+
+def test_more_adapters_than_tasks_are_several_of_a_task():
+    size = replace(plan.FULL, domains=("digits",), counts=(16,), seeds=1)
+    cell, _ = plan.cells(size, [0], {"digits": 16})
+    assert len({one.task for one in cell.trainings}) == 8
+    assert len(set(cell.trainings)) == 16
+
+
+@pytest.mark.parametrize("name", domains.DOMAINS)
+def test_samples_of_the_splits_are_apart(name):
+    def seen(split):
+        x, _ = domains.DOMAINS[name].draw(0, split, 200, np.random.default_rng(0))
+        return {row.numpy().tobytes() for row in x}
+
+    assert not seen("train") & seen("test")
+    assert not seen("tune") & seen("test")
+    assert not seen("train") & seen("tune")
+
+
+def test_conflicting_tasks_answer_one_input_otherwise():
+    for name in plan.HARD:
+        (x, y), (same, other) = (
+            domains.DOMAINS[name].draw(t, "test", 20, np.random.default_rng(0)) for t in (0, 1)
+        )
+        assert torch.equal(x[:, :7], same[:, :7])
+        assert not torch.equal(y, other)
+
+
+def test_pefts_merge_and_ours_are_measured_on_the_same_update(cell, work):
+    """PEFT's svd is our svd: the two ways of making ΔW, scales and names of modules agree."""
+    size = replace(SMALL, steps=(20, 2))
+    loaded = contenders.sources(cell, size, work)
+    ours = contenders.merged(CONTENDERS["svd"], cell, 4, "as shipped", loaded)
+    theirs = contenders.peft_merged(CONTENDERS["PEFT svd"], cell, 4, size, work)
+    assert ours.keys() == theirs.keys()
+    for path, delta in ours.items():
+        assert delta == pytest.approx(theirs[path], abs=1e-5)
+
+
+def test_an_adapter_alone_does_what_peft_says_it_does(cell, work):
+    size = replace(SMALL, steps=(20, 2))
+    bench = score.Bench.of(cell, size, work)
+    from peft import set_peft_model_state_dict
+
+    model = train.wrapped(train.base("strings", size, work), 0)
+    set_peft_model_state_dict(model, train.adapter(cell.trainings[0], size, work))
+    x, y = score._samples(cell.trainings, "test", size)
+    wanted = score.right(model, x[:8], y[:8]).mean().item()
+    assert bench.alone()["own"][0] == pytest.approx(wanted)
+
+
+def test_what_cannot_be_merged_says_why(cell, work):
+    loaded = contenders.sources(cell, SMALL, work)
+    for name in ("ffa", "slerp"):
+        three = replace(cell, trainings=(*cell.trainings, cell.trainings[0]))
+        assert isinstance(contenders.merged(CONTENDERS[name], three, 0, "as shipped", loaded), str)
+
+
+def test_every_method_of_the_table_takes_part():
+    assert set(lm.METHODS) <= set(CONTENDERS)
+    for one in CONTENDERS.values():
+        assert any(one.takes(rank, "as shipped") for rank in plan.FULL.ranks), one.name
+        if not one.peft:
+            lm.METHODS[one.method](**one.options)
+
+
+def test_ranks_of_peft_by_hand():
+    def taken(kind):
+        return [rank for rank in (4, 8, 16, 0) if Contender(kind, kind, peft=True).takes(rank, "as shipped")]
+
+    assert taken("ties_svd") == [4, 8, 16, 0]
+    assert taken("ties") == [8]
+    assert taken("cat") == [0]
+
+
+def row(contender, seed, tuned, domain="digits"):
+    facts = {"domain": domain, "regime": "shared A", "count": 8, "rank": 8, "policy": "as shipped"}
+    return facts | {"contender": contender, "seed": seed, "own": [1.0, 0.5, 0.0], "tuned": tuned}
+
+
+def test_tables_by_hand():
+    """Of (1, .5, 0) the last was never learned: (.8, .2) is (.8, .4), mean .6; the reference has .45."""
+    rows = [row("a", 0, [0.8, 0.2, 0]), row("a", 1, [0.8, 0.2, 0])]
+    rows += [row("ref", 0, [0.5, 0.25, 0]), row("ref", 1, [0.5, 0.15, 0])]
+    first, second = report.compared(rows, 8, 8, "tuned", "ref")
+    assert first["contender"] == "a"
+    assert (first["accuracy"], first["worst"]) == pytest.approx((0.6, 0.4))
+    assert second["accuracy"] == pytest.approx(0.45)
+    mean, low, high = first["against"]
+    assert (mean, low, high) == pytest.approx((0.15, 0.1, 0.2))
+    assert report.best(rows, 1) == ["a"]
+
+
+def test_a_contender_that_lacks_some_cell_is_not_ranked():
+    rows = [row("ref", 0, [1, 0.5, 0]), row("ref", 1, [1, 0.5, 0]), row("a", 0, [1, 0.5, 0])]
+    assert [line["contender"] for line in report.compared(rows, 8, 8, "tuned", "ref")] == ["ref"]
