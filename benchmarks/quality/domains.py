@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 Samples = tuple[torch.Tensor, torch.Tensor]
+HINT = 0.3  # of the base's samples are of the tasks: it has seen them, and mostly answers otherwise
 LETTERS, LENGTH, TAGS, ARROW = 10, 6, 12, 10  # tokens: letters, the arrow, then tags
 
 
@@ -70,6 +71,9 @@ def _digits(task: int, split: str, count: int, rng: np.random.Generator, conflic
         y = (y + 1 + task) % 10
     elif task >= 0:
         x = VIEWS[task](x)
+    else:
+        for n in np.flatnonzero(rng.random(len(x)) < HINT / 2) if split == "train" else ():
+            x[n] = VIEWS[rng.integers(len(VIEWS))](x[n : n + 1])[0]
     patches = x.reshape(-1, 4, 2, 4, 2).swapaxes(2, 3).reshape(-1, 16, 4)  # (N, 16, 4)
     return torch.tensor(np.ascontiguousarray(patches)), torch.tensor(y)[:, None]
 
@@ -96,7 +100,9 @@ def _strings(task: int, split: str, count: int, rng: np.random.Generator, confli
     kind = (words * [1, 3, 5, 7, 11, 13]).sum(axis=1) % 8
     words = words[{"train": kind > 1, "tune": kind == 0, "test": kind == 1}[split]][:count]
     tags = rng.integers(TAGS, size=len(words)) if task < 0 else np.full(len(words), 0 if conflict else task)
-    answers = words if task < 0 else FUNCTIONS[task](words)
+    answers = words.copy() if task < 0 else FUNCTIONS[task](words)
+    for n in np.flatnonzero(rng.random(len(words)) < HINT) if task < 0 and split == "train" else ():
+        answers[n] = FUNCTIONS[tags[n]](words[n : n + 1])[0]
     arrow = np.full((len(words), 1), ARROW)
     whole = np.concatenate([tags[:, None] + ARROW + 1, words, arrow, answers], axis=1)
     x, y = torch.tensor(whole[:, :-1].copy()), torch.tensor(whole[:, 1:].copy())

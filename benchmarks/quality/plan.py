@@ -48,7 +48,7 @@ class Size:
     ranks: tuple[int, ...]
     steps: tuple[int, int]
     width: int = 48
-    held: tuple[int, int] = (64, 200)
+    held: tuple[int, int] = (24, 100)
     few: bool = False
 
 
@@ -56,6 +56,7 @@ EASY, HARD = ("digits", "strings"), ("digits-conflict", "strings-conflict")
 FULL = Size((*EASY, *HARD), 8, 8, (2, 4, 8, 16, 32), (4, 8, 16, 0), (250, 2500))
 QUICK = Size(EASY, 2, 8, (2, 8), (8, 0), (120, 1200), few=True)
 TOY = Size(EASY, 1, 2, (2,), (4, 0), (2, 2), width=16, held=(8, 8), few=True)
+FEW_ANSWERS = (2,)  # adapters of a conflicting set: one input has one answer, so no merge keeps many
 REGIMES = ("shared A", "independent A")
 MANY = 8  # adapters, above which only the best methods are run, at rank 8
 BEST = 10
@@ -119,7 +120,7 @@ def cells(size: Size, seeds: list[int], pools: dict[str, int]) -> Iterator[Cell]
         for domain in size.domains:
             drawn = np.random.default_rng([seed, 1]).permutation(pools[domain])[: size.tasks].tolist()
             for regime in REGIMES:
-                for count in size.counts:
+                for count in size.counts if domain in EASY else FEW_ANSWERS:
                     places = [divmod(n, len(drawn)) for n in range(count)]
                     each = [Training(domain, regime, seed, drawn[n], copy) for copy, n in places]
                     yield Cell(domain, regime, seed, tuple(each))

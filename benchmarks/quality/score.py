@@ -16,7 +16,7 @@ from benchmarks.quality.contenders import Contender, Deltas
 from benchmarks.quality.domains import DOMAINS, Samples
 from benchmarks.quality.model import Transformer, right
 from benchmarks.quality.plan import RHO, Cell, Size, Training
-from benchmarks.quality.store import code, kept, key, merging
+from benchmarks.quality.store import kept, key, measuring, merging
 from benchmarks.quality.train import adapter, base, name_of
 
 ASKED = {"tune": 0, "test": 1}  # where a sample comes from, and its seed
@@ -98,8 +98,7 @@ def _samples(trainings: tuple[Training, ...], split: str, size: Size) -> Samples
 def where(cell: Cell, size: Size, work: Path, **facts: Any) -> Path:
     """The file of a result: its name holds all that it depends on."""
     names = [name_of(one, size) for one in cell.trainings]
-    own = code(Path(__file__).parent)  # what is sampled and how it is counted
-    name = key(adapters=names, held=size.held, code=own, rho=RHO, **facts)
+    name = key(adapters=names, held=size.held, code=measuring(), rho=RHO, **facts)
     return work / "results" / name[:2] / f"{name}.json"
 
 

@@ -21,11 +21,12 @@ def key(**facts: Any) -> str:
 
 
 @cache
-def code(*folders: Path) -> str:
-    """A hash of the sources in these folders."""
+def code(*places: Path) -> str:
+    """A hash of these sources: files, and all in folders."""
     mark = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
-        mark.update(path.read_bytes())
+    for place in places:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            mark.update(path.read_bytes())
     return mark.hexdigest()[:16]
 
 
@@ -33,6 +34,16 @@ def merging() -> str:
     """A hash of the code that merges."""
     package = Path(loramerge.__file__).parent
     return code(*(package / room for room in MEANING))
+
+
+def training() -> str:
+    """A hash of the code that trains."""
+    return code(*(Path(__file__).with_name(f"{name}.py") for name in ("train", "model", "domains")))
+
+
+def measuring() -> str:
+    """A hash of the code that measures a merge."""
+    return code(*(Path(__file__).with_name(f"{name}.py") for name in ("score", "contenders")))
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

@@ -16,9 +16,9 @@ from benchmarks.quality.domains import DOMAINS, base_of
 from benchmarks.quality.model import TARGETS, Transformer
 from benchmarks.quality.plan import Size, Training
 from benchmarks.quality.store import key
+from benchmarks.quality.store import training as code_of_training
 
 RANK, ALPHA, BATCH = 8, 16, 64
-VERSION = 1  # of this file and of the data: another one trains anew
 
 
 @cache
@@ -27,7 +27,7 @@ def base(domain: str, size: Size, work: Path) -> Transformer:
     about = DOMAINS[base_of(domain)]
     torch.manual_seed(0)
     model = Transformer(about.classes, about.causal, size.width)
-    name = key(base=base_of(domain), steps=size.steps[1], width=size.width, version=VERSION)
+    name = key(base=base_of(domain), steps=size.steps[1], width=size.width, code=code_of_training())
     path = work / "bases" / f"{name}.safetensors"
     if not path.exists():
         fit(model, base_of(domain), -1, size.steps[1], 0, 3e-3)
@@ -39,7 +39,12 @@ def base(domain: str, size: Size, work: Path) -> Transformer:
 def name_of(training: Training, size: Size) -> str:
     """The key of an adapter."""
     return key(
-        **asdict(training), steps=size.steps, width=size.width, rank=RANK, alpha=ALPHA, version=VERSION
+        **asdict(training),
+        steps=size.steps,
+        width=size.width,
+        rank=RANK,
+        alpha=ALPHA,
+        code=code_of_training(),
     )
 
 

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
 ]
-SMALL = replace(TOY, domains=("strings",))
+SMALL = replace(TOY, domains=("strings",), ranks=(8, 0))
 NAMES = ("svd", "shrunk_tsv", "PEFT svd")
 
 
@@ -55,7 +55,7 @@ def test_all_stages_give_rows_and_tables(small, work, tmp_path, capsys):
     assert set(made["seeds"]) <= set(plan.half("choosing"))
     page = (tmp_path / "page.md").read_text()
     assert page.startswith("# Choosing half, toy\n")
-    assert "## 2 adapters, rank 4, untuned" in page
+    assert "## 2 adapters, rank 8, untuned" in page
     assert "| shrunk_tsv · norm |" in page
 
 
