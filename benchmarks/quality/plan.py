@@ -54,7 +54,7 @@ class Size:
 
 EASY, HARD = ("digits", "strings"), ("digits-conflict", "strings-conflict")
 FULL = Size((*EASY, *HARD), 8, 8, (2, 4, 8, 16, 32), (4, 8, 16, 0), (250, 2500))
-QUICK = Size(EASY, 2, 8, (2, 8), (8, 0), (120, 1200), few=True)
+QUICK = Size(EASY, 2, 8, (2, 8), (8, 0), (200, 1200), few=True)
 TOY = Size(EASY, 1, 2, (2,), (4, 0), (2, 2), width=16, held=(8, 8), few=True)
 FEW_ANSWERS = (2,)  # adapters of a conflicting set: one input has one answer, so no merge keeps many
 REGIMES = ("shared A", "independent A")

@@ -1,7 +1,9 @@
 """The benchmark of quality, at a size of seconds: all stages, that it goes on, that no seed is mixed."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,7 @@ pytest.importorskip("peft", reason="the benchmark compares with it")
 import torch
 
 import loramerge as lm
-from benchmarks.quality import __main__ as run
-from benchmarks.quality import contenders, domains, plan, report, score, train
+from benchmarks.quality import contenders, domains, plan, report, run, score, train
 from benchmarks.quality.contenders import CONTENDERS, Contender
 from benchmarks.quality.plan import TOY, Cell, Training
 
@@ -83,6 +84,21 @@ def test_trainings_can_be_made_alone(small, tmp_path, capsys):
     ask(tmp_path, "--train")
     assert len(list((tmp_path / "adapters").iterdir())) == 4
     assert not (tmp_path / "results").exists()
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    """Other processes find the stages by name, also when the benchmark is run as a module."""
+    from subprocess import check_output
+
+    asked = ["--size", "toy", "--train", "--jobs", "2", "--work", str(tmp_path)]
+    check_output([sys.executable, "-m", "benchmarks.quality", *asked], cwd=Path(plan.__file__).parents[2])
+    made = [next((tmp_path / "adapters").glob(f"{train.name_of(one, TOY)}*")) for one in trained_by(TOY)]
+    assert len(made) == 8
+
+
+def trained_by(size):
+    tasks = {name: domain.tasks for name, domain in domains.DOMAINS.items()}
+    return run.trainings(list(plan.cells(size, plan.half("choosing"), tasks)))
 
 
 def test_other_code_of_merging_is_another_result(cell, work, monkeypatch):

@@ -1,0 +1,129 @@
+"""Train, merge by every method, measure, and print tables.
+
+    python -m benchmarks.quality [--quick] [--work DIR] [--json FILE] [--page FILE] [--jobs 2] [--train]
+    python -m benchmarks.quality --half reporting     once, after choice.json is committed
+
+Needs the `test` extra. Everything is kept in DIR, so that a run that was stopped goes on where it ended; the
+trainings alone come with --train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality import plan, report, score, train
+from benchmarks.quality.contenders import CONTENDERS, FEW, POLICIES, REFERENCE, Contender
+from benchmarks.quality.domains import DOMAINS
+from benchmarks.quality.plan import BEST, MANY, Cell, Size, Training
+from benchmarks.quality.store import key, merging
+
+SIZES = {"full": plan.FULL, "quick": plan.QUICK, "toy": plan.TOY}
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", dest="size", action="store_const", const="quick", default="full")
+    parser.add_argument("--size", choices=SIZES)
+    parser.add_argument("--half", choices=("choosing", "reporting"), default="choosing")
+    parser.add_argument("--work", type=Path, default=Path("quality"), help="the folder of all that is made")
+    parser.add_argument("--json", type=Path, help="every row, and what it depends on")
+    parser.add_argument("--page", type=Path, help="the tables, as Markdown")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
+    asked = parser.parse_args(given)
+    size, start = SIZES[asked.size], time.perf_counter()
+    label = labelled(asked.half, asked.work, asked.size)
+    seeds = plan.half(asked.half)
+    cells = list(plan.cells(size, seeds, {name: domain.tasks for name, domain in DOMAINS.items()}))
+    each(partial(_train, size=size, work=asked.work), trainings(cells), asked.jobs)
+    print(f"trained: {time.perf_counter() - start:.0f} s", flush=True)
+    if asked.train:
+        return
+    rows = measured(cells, size, asked.work, asked.jobs)
+    print(f"measured: {time.perf_counter() - start:.0f} s", flush=True)
+    text = report.page(rows, label, REFERENCE)
+    print(text)
+    if asked.page:
+        asked.page.write_text(text)
+    if asked.json:
+        facts = {
+            "schema": 1,
+            "label": label,
+            "size": asked.size,
+            "merging": merging(),
+            "seeds": seeds[: size.seeds],
+        }
+        asked.json.write_text(json.dumps(facts | {"rows": rows}, indent=1))
+
+
+def labelled(half: str, work: Path, size: str) -> str:
+    """The title of the run. Only the first run on the reporting half is the result; later ones say so."""
+    if half == "choosing":
+        return f"Choosing half, {size}"
+    name = key(choice=plan.frozen())
+    log = work / "opened.json"
+    opened = json.loads(log.read_text()) if log.exists() else []
+    if not opened or opened[-1] != [name, merging()]:  # the same run may go on
+        opened.append([name, merging()])
+        work.mkdir(parents=True, exist_ok=True)
+        log.write_text(json.dumps(opened))
+    again = f", run {len(opened)}: the seeds had been opened before" if len(opened) > 1 else ""
+    return f"Reporting half, {size}{again}"
+
+
+def trainings(cells: list[Cell]) -> list[Training]:
+    """Each once, in order."""
+    return list(dict.fromkeys(one for cell in cells for one in cell.trainings))
+
+
+def measured(cells: list[Cell], size: Size, work: Path, jobs: int) -> list[dict[str, Any]]:
+    """Few adapters by all contenders; many by the best of them."""
+    names = list(FEW if size.few else CONTENDERS)
+    few = [cell for cell in cells if cell.count <= MANY]
+    rows = each(partial(_measure, size=size, work=work, names=names, ranks=size.ranks), few, jobs)
+    if many := [cell for cell in cells if cell.count > MANY]:
+        chosen = list(dict.fromkeys([*report.best(rows, BEST), REFERENCE]))
+        rows += each(partial(_measure, size=size, work=work, names=chosen, ranks=(8,)), many, jobs)
+    return rows
+
+
+def wanted(names: list[str], ranks: tuple[int, ...]) -> Iterator[tuple[Contender, int, str]]:
+    """Every contender at each rank and strength that it can have."""
+    for one in map(CONTENDERS.__getitem__, names):
+        for rank in ranks:
+            yield from ((one, rank, policy) for policy in POLICIES if one.takes(rank, policy))
+
+
+def each(work: Any, things: list[Any], jobs: int) -> list[Any]:
+    """What `work` makes of all things, one after another, by so many processes."""
+    if jobs == 1:
+        return [row for thing in things for row in work(thing)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return [row for rows in pool.map(work, things) for row in rows]
+
+
+def _train(one: Training, size: Size, work: Path) -> list[None]:
+    _one_thread()
+    train.adapter(one, size, work)
+    return []
+
+
+def _measure(
+    cell: Cell, size: Size, work: Path, names: list[str], ranks: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    _one_thread()
+    return score.cell_rows(cell, size, work, list(wanted(names, ranks)))
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
