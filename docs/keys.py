@@ -138,6 +138,15 @@ KEYS: dict[str, Keys] = {
         "tensors": "`name`, `norm` and `rounding` of each that changed",
         "notes": "sentences that you should read",
     },
+    "route": {
+        "out": "the path",
+        "bundle": "what was recorded of it: experts, gate, base",
+        "notes": "sentences that you should read",
+    },
+    "report": {
+        "out": "the path",
+        "sections": "`name`, `title`, `rows` (the table under the chart, by column) and `notes` of each",
+    },
     "push": {
         "repo": "the repository",
         "commit": "the commit",

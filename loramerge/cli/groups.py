@@ -22,11 +22,13 @@ TITLES = {  # part -> heading, in the order of help
     "": "Options",
 }
 OTHERS = {  # options that are no fields of a request, and the part that they stand with
-    **dict.fromkeys(("each", "together", "told", "filters", "recipe", "sources", "subtract"), "sources"),
-    **dict.fromkeys(("method", "task"), "method"),
+    **dict.fromkeys(
+        ("each", "together", "told", "filters", "recipe", "sources", "subtract", "pruned"), "sources"
+    ),
+    **dict.fromkeys(("method", "methods", "task", "inputs", "gate", "table"), "method"),
     **dict.fromkeys(("rank", "energy"), "size"),
     **dict.fromkeys(("print_recipe", "dense_delta", "whole_model", "spread", "dry_run", "to"), "output"),
-    **dict.fromkeys(("as_json", "quiet", "consumers"), "output"),
+    **dict.fromkeys(("as_json", "quiet", "consumers", "page", "overlap", "groups", "by_block"), "output"),
     **dict.fromkeys(("repo", "private", "download", "revision", "create_pr"), "hub"),
 }
 FEW = 8  # options that one list shows well

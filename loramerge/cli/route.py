@@ -10,6 +10,7 @@ import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
+from loramerge.cli.groups import Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import Printed, check_printed
 from loramerge.cli.spec import specs
@@ -23,7 +24,7 @@ from loramerge.verbs.route import routed
 DEFAULT = "arrow"
 
 
-class GateCommand(click.Command):
+class GateCommand(Command):
     """A command whose options include those of all gates; the gate that was named says which it takes."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

@@ -93,7 +93,7 @@ class Request:
         "lies in the span of its outputs is taken away, module by module.", "sources",
         kinds.Text(metavar="ADAPTER", path=True))  # fmt: skip
     drop_below: float | None = ask(None, "Leave out the blocks of a source whose factors together have a "
-        "norm below this, or of zero; see `loramerge inspect --groups`.", "sources",
+        "norm below this, or of zero; `inspect` with `groups` shows them.", "sources",
         kinds.Number())  # fmt: skip
     allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip

@@ -15,7 +15,7 @@ from loramerge.adapters.patterns.search import searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS, wide
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.explanation import Explanation
 from loramerge.routing.gates.gate import DataFree, Gate, Seen, stored_as
@@ -201,7 +201,7 @@ class Bundle(Mapping[Target, Bank]):
             raise IncompatibleError(
                 f"The gate {name_of(gate)} of {printable(target)} goes by the input, so no single adapter "
                 "does what the bundle does. Run it as a bundle, or give it a gate that is the same for every "
-                "token: loramerge route … --gate static."
+                f"token: `route` with {say('gate', 'static')}."
             )
 
         def made() -> LowRank:

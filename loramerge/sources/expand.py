@@ -14,7 +14,7 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.files.atomic import put_back, put_back_members
@@ -61,7 +61,7 @@ def _experts(source: Ingredient, record: Mapping[str, Any]) -> list[Ingredient]:
         shown = printable(source.source)
         raise IncompatibleError(
             f"{shown} is a bundle whose gate {printable(name)} weighs its adapters for each input, so that "
-            "no weights of a merge do the same. `loramerge route … --gate static` makes one that can be "
+            f"no weights of a merge do the same. `route` with {say('gate', 'static')} makes one that can be "
             f"merged; or name the adapters in it, such as {shown}/{task(0)}."
         )
     weights = gate["options"].get("weights")

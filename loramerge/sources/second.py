@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.models.layers import known
 from loramerge.formats.models.stems import layered, parted, place, unnumbered
 
@@ -114,8 +114,8 @@ def _twice(adapters: Sequence[Adapter], one: str, two: str) -> IncompatibleError
     names = [f"{_holder(adapters, rest)} has {printable(rest)}" for rest in (one, two)]
     return IncompatibleError(
         f"{' where '.join(names)}, and no model with both is known here: this may be one weight under two "
-        "names, of which a program loads only one. If it is, say so with --rename OLD=NEW; if they are two "
-        "modules, add --allow-disjoint."
+        f"names, of which a program loads only one. If it is, say so with {say('rename', {'OLD': 'NEW'})}; "
+        f"if they are two modules, add {say('allow_disjoint', True)}."
     )
 
 

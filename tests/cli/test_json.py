@@ -62,6 +62,8 @@ PRINTED = {  # command -> what prints it
     "extract": ("extract", "tuned", "base"),
     "fuse": ("fuse", "q", "base"),
     "methods": ("methods",),
+    "route": ("route", "a", "b"),
+    "report": ("report", "a", "b"),
 }
 
 

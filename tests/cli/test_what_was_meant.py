@@ -147,6 +147,8 @@ COMMANDS = (  # they tell commands, of ours and of others, to be pasted into a s
     "request/record.py",
     "errors.py",
     "cli",
+    "verbs/push.py",  # a card tells how to fetch
+    "pages",  # each picture has the command that makes it
 )
 ROOMS = Path(lm.__file__).parent
 

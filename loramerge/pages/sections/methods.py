@@ -29,7 +29,7 @@ def methods(subject: Subject) -> Section:
     """A row for each method."""
     names = subject.methods or tuple(compared(subject))
     rank = subject.common
-    how, title = _how(subject, names[0], rank), f"Methods side by side at rank {rank}"
+    how, title = _how(subject, (*names, *MANY)[0], rank), f"Methods side by side at rank {rank}"
     if why := list(several(subject)):
         return Section("methods", "Methods side by side", WORDS, how, notes=why)
     rows, notes = [], []

@@ -171,7 +171,7 @@ def _check_same(first: Bank, other: Bank, target: Target, file: Foreign) -> None
         raise IncompatibleError(
             f"{file.given.where} has another frozen A in {printable(target)} than the first file: they were "
             "made with other seeds, and the mean of B means nothing. Route each by itself, and put the units "
-            "side by side: combine --method cat of their experts."
+            "side by side, by the method `cat` of their experts."
         )
     if not np.array_equal(first.tensors["bias"], other.tensors["bias"]):
         raise IncompatibleError(

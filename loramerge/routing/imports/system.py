@@ -14,7 +14,7 @@ import numpy as np
 from loramerge.adapters.adapter import Tensor
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
-from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.routing.bank import Layout
 from loramerge.routing.gates.gate import Gate
 
@@ -46,7 +46,7 @@ class Given:
         """alpha / r, or alpha / √r for rsLoRA."""
         found = self.config.get("lora_alpha", self.alpha)
         if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
-            raise IncompatibleError(f"{self.where} does not say its alpha: give it with --alpha (alpha=).")
+            raise IncompatibleError(f"{self.where} does not say its alpha: give it with {say('alpha')}.")
         return float(found) / (math.sqrt(rank) if self.config.get("use_rslora") is True else rank)
 
 
