@@ -67,6 +67,9 @@ class Page:
             new.write_text(text, encoding="utf-8")
         return path
 
+    def __repr__(self) -> str:
+        return f"<Page {printable(self.title, 60)!r} of {len(self.sections)} sections>"
+
     def __str__(self) -> str:
         return "\n".join([printable(self.title), *(f"  {each.title}" for each in self.sections)])
 

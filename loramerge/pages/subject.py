@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, LoramergeError
 from loramerge.formats.output import is_bare
@@ -127,7 +127,7 @@ class Subject:
         return self._reports[method]
 
     def _tried(self, method: str) -> Report:
-        options = {"rank": self.common} if issubclass(_class(method), Sized) else {}
+        options = {"rank": self.common} if issubclass(_class(method), Ranked) else {}
         if self.session is not None:
             return self.session.combine(method, weights=self.weights, **options).report
         plan = strengthened(self._planned(method, options))

@@ -1,5 +1,7 @@
 """What files say of the model they are for: families are kept apart, and chains are known."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -77,7 +79,9 @@ def test_what_one_training_says_of_itself_is_kept(act, tmp_path):
     assert found["ss_network_dim"] == str(lm.load(tmp_path / "m.safetensors").rank)
     both = image(tmp_path / "b.safetensors", seed=1, **TRAINED)
     lm.combine([tmp_path / "a.safetensors", both], out=tmp_path / "n.safetensors")
-    assert "ss_tag_frequency" not in lm.load(tmp_path / "n.safetensors").metadata
+    of_both = lm.load(tmp_path / "n.safetensors").metadata
+    assert json.loads(of_both["ss_tag_frequency"]) == {"cats": {"a cat": 18}}
+    assert of_both["modelspec.title"] == "Cats"
 
 
 def test_a_prefix_that_is_written_twice_is_written_once(tmp_path):

@@ -114,6 +114,7 @@ CASES = {
     "gram.Grams.kernel": [(lambda g: g.kernel, UNITS)],
     "gram.Grams.unit_weights": [(lambda g: g.unit_weights, UNITS), (lambda g: g.unit_weights, WEIGHTED)],
     "gram.Grams.remix": [(lambda g, p, q: g.remix(p, q), UNITS, REMIX.P, REMIX.Q)],
+    "gram.Grams.owners": [(lambda g: g.up[:, g.owners], UNITS)],
     "gram.Grams.of": [(lambda g: g.up[:, g.of(1)], UNITS)],
     "gram.Grams.members": [(lambda g: g.members(3), UNITS)],
     "gram.cosines_of": [(gram.cosines_of, UNITS.up)],
@@ -171,6 +172,7 @@ CASES = {
         for kind in ("F16", "BF16")
     ],
     "rounding.bound": [(lambda u, d: rounding.bound(*stored(u, d, "BF16"), "BF16"), *FACTORS)],
+    "dtypes.widened": [],  # of files, which are read on the host
     "dtypes.wide": [(dtypes.wide, FACTORS[0].astype(ml_dtypes.bfloat16))],
 }
 NUMBERS_OF_PYTHON = {"rounding.error", "rounding.bound"}  # one for a module, for its report

@@ -182,7 +182,7 @@ def test_a_command_that_leaves_something_out_says_so(tmp_path):
     assert " --extras drop " in finding.command
     (finding,) = lm.check(HOSTILE["dora"](tmp_path / "b"), "sglang")
     assert finding.mend.startswith("loramerge cannot rewrite it: ")
-    assert "DoRA needs the base weights" in finding.mend
+    assert "needs the weights of the base model" in finding.mend
     assert not finding.command
 
 

@@ -317,4 +317,4 @@ def test_the_command_line_renames_and_reads_tables(capsys, tmp_path):
     assert {target.path for target in lm.load(tmp_path / "c")} == {target.path for target in lm.load(b)}
     wrong = cli("combine", a, b, "--rename", "no-such-file", "-o", tmp_path / "n")
     assert wrong.code == 2
-    assert "neither OLD=NEW nor a file that can be read (No such file" in wrong.err
+    assert "neither OLD=NEW nor a file that can be read (no-such-file does not exist" in wrong.err

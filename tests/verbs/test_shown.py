@@ -56,6 +56,8 @@ def values(tmp_path_factory):
         "Extraction": extracted,
         "Fusion": lm.fuse(extracted.adapter, here / "base", here / "fused"),
         "Inspection": lm.inspect(pair[0]),
+        "Bundle": lm.route(pair),
+        "Page": lm.report(merge),
     }
 
 

@@ -104,7 +104,7 @@ def test_row_20_gs_lora_shows_the_norms_of_its_blocks_and_drops_the_weak_ones(tm
     path, norms = gs(np.random.default_rng(13), tmp_path)
     assert lm.inspect(path).groups == pytest.approx(norms)
     run = Cli(capsys)
-    assert run("inspect", path, "--groups", "--json").json()[0]["groups"] == pytest.approx(norms)
+    assert run("inspect", path, "--groups", "--json").json()["adapters"][0]["groups"] == pytest.approx(norms)
     assert "layers.1" in run("inspect", path, "--groups").out
     for least, left in ((0, 2), (0.5, 1)):
         merge = lm.combine([path], drop_below=least)

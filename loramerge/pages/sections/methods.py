@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from loramerge.algorithms import METHODS
-from loramerge.algorithms.families.size import Sized
+from loramerge.algorithms.families.size import Ranked
 from loramerge.charts.methods import NUMBERED
 from loramerge.charts.methods import methods as chart
 from loramerge.charts.table import Table, numbers, texts
@@ -54,7 +54,7 @@ def compared(subject: Subject) -> Iterator[str]:
         traits = method().traits
         fits = traits.family in FAMILIES and traits.given == "weight" and traits.units == "any"
         few = traits.most is None or len(subject.named) <= traits.most
-        if issubclass(method, Sized) and fits and few and name not in ("linear", "average"):
+        if issubclass(method, Ranked) and fits and few and name not in ("linear", "average"):
             yield name
 
 
