@@ -33,6 +33,7 @@ class Tsv(Cored):
     adapters are trained and used in are one. So near copies come to one of them, as copies do; with 1e-5
     five copies 0.1 % apart came out 190 % off.
 
+    >>> import numpy as np
     >>> import loramerge as lm
     >>> unit = lm.LowRank(np.array([[1.0], [0.0]]), np.array([[1.0, 0.0]]))
     >>> other = lm.LowRank(np.array([[0.6], [0.8]]), np.array([[0.0, 1.0]]))

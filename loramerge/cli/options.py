@@ -16,7 +16,7 @@ from loramerge.cli.spec import Spec
 from loramerge.request import kinds
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
-from loramerge.request.request import DEFAULT
+from loramerge.request.request import DEFAULT, FIELDS
 
 FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
@@ -139,7 +139,8 @@ def typed(ctx: click.Context, door: str) -> dict[str, Any]:
         for name, value in ctx.params.items()
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    fields = {name: value for name, value in given.items() if name in taken(door)}
+    own = {spec.name for spec in specs_of(ctx.meta["method"])} if "method" in ctx.meta else set()
+    fields = {name: value for name, value in given.items() if name in taken(door) and name not in own}
     if "told" in given or "descriptions" in given:
         fields["descriptions"] = values.descriptions(ctx.params["told"], ctx.params["descriptions"])
     if "each" in given or "together" in given:
@@ -197,8 +198,10 @@ class MethodCommand(Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         own = options_of(ctx.meta.get("method", DEFAULT))
+        names = {option.name for option in own}
         *params, help = super().get_params(ctx)
-        return [*params, *own, help]
+        # a word that a method had first stays the method's, such as `base` of mergevla
+        return [*(each for each in params if each.name not in names or each.name not in FIELDS), *own, help]
 
 
 def _named(args: list[str], option: str) -> str | None:

@@ -28,7 +28,7 @@ from loramerge.formats.peft.updates import understood
 from loramerge.formats.wrappers import unwrapped, unwrapped_config
 
 
-@checked("tensors", "config", "name")
+@checked("tensors", "config", "name", "base")
 def from_state_dict(
     tensors: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,

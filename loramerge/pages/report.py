@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from loramerge.adapters.arguments import checked
 from loramerge.algorithms import find
 from loramerge.errors import UsageError
 from loramerge.merge.run import Merge
@@ -18,6 +19,7 @@ from loramerge.sources.expand import expanded
 
 
 @spelled("report")
+@checked("rank", "methods")
 def report(
     sources: Sequence[Source] | Merge,
     *,

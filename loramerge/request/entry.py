@@ -32,8 +32,9 @@ def part(door: str, method: str | Method | None, said: Said) -> tuple[dict[str, 
     if method is not None:
         check_method(method)
     here, options = taken(door), _options(method)
-    fields = {name: value for name, value in said.items() if name in here}
-    rest = {name: value for name, value in said.items() if name not in here}
+    own = options if isinstance(method, str) else []  # a word that a method had first stays the method's
+    fields = {name: value for name, value in said.items() if name in here and name not in own}
+    rest = {name: value for name, value in said.items() if name not in fields}
     for name in rest:
         if name not in options:
             raise UsageError(_unknown(name, door, method, options))

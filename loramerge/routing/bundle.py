@@ -201,7 +201,7 @@ class Bundle(Mapping[Target, Bank]):
             raise IncompatibleError(
                 f"The gate {name_of(gate)} of {printable(target)} goes by the input, so no single adapter "
                 "does what the bundle does. Run it as a bundle, or give it a gate that is the same for every "
-                f"token: `route` with {say('gate', 'static')}."
+                f"token: `loramerge route` with {say('gate', 'static')}."
             )
 
         def made() -> LowRank:

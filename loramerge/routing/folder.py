@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Held, Slot
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.workers import go_on, workers
@@ -35,14 +36,8 @@ from loramerge.routing.readme import readme
 from loramerge.routing.record import recorded
 
 
-def save_bundle(
-    bundle: Bundle,
-    out: str | Path,
-    overwrite: bool = False,
-    confirm: Confirm = lambda: None,
-    effort: Effort = EFFORT,
-    tell: Tell | None = None,
-) -> None:
+@checked("bundle", "out", "overwrite")
+def save_bundle(bundle: Bundle, out: str | Path, overwrite: bool = False) -> None:
     """Write a bundle as a folder that PEFT's `create_arrow_model` loads, and read it back.
 
     Raises:
@@ -50,6 +45,19 @@ def save_bundle(
         OutputError: `out` exists and `overwrite` is not set, or cannot be written.
         VerificationError: what was read back is not what was written.
     """
+    write_bundle(bundle, out, overwrite)
+
+
+def write_bundle(
+    bundle: Bundle,
+    out: str | Path,
+    overwrite: bool = False,
+    confirm: Confirm = lambda: None,
+    effort: Effort = EFFORT,
+    tell: Tell | None = None,
+) -> None:
+    """What `save_bundle` does, with what the machine may do and who is told. `confirm` is asked before the
+    rename."""
     out = a_path(out, "out")
     if is_bare(out):
         raise UsageError(f"A bundle is a folder: give {say('out')} a name without .safetensors.")

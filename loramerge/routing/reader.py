@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide, widest
@@ -32,6 +33,7 @@ EXTRAS, SHARED = "extras.", "shared."  # before the names of what goes along, an
 Tensors = Mapping[str, Tensor]
 
 
+@checked("path", "name")
 def load_bundle(path: str | Path, name: str | None = None) -> Bundle:
     """Read a bundle that `route` wrote. Only headers are read; units when they are asked for.
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
@@ -103,6 +104,7 @@ def write_router(adapters: Sequence[Adapter], tasks: Sequence[str], where: Path)
             writer.write(f"{target}.directions", keys.astype(np.float32))
 
 
+@checked("folder", "name")
 def load_router(folder: str | Path, name: str | None = None) -> Router:
     """The router of a merge that was made with `mergevla`.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loramerge import formats
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.arguments import checked
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.base import open_base
 from loramerge.errors import UsageError, say
@@ -15,6 +16,7 @@ from loramerge.formats.forms.form import NO_AID, Aid, Base
 from loramerge.formats.peft.alpha import Alpha
 
 
+@checked("base", "prompt_gate", "names")
 def load(
     source: str | Path | Adapter,
     alpha: Alpha | None = None,

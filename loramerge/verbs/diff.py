@@ -181,7 +181,7 @@ class Difference:
         return math.fsum(getattr(module, name) for module in self.modules)
 
 
-@checked("allow_pickle", "threads")
+@checked("allow_pickle", "base", "overlap", "threads")
 def diff(
     a: str | Path | Adapter,
     b: str | Path | Adapter,

@@ -165,7 +165,7 @@ def _told(loads: dict[str, bool]) -> str:
     return "; ".join(said)
 
 
-@checked("allow_pickle", "download")
+@checked("allow_pickle", "download", "base")
 def inspect(
     source: str | Path | Adapter,
     alpha: Alpha | None = None,

@@ -34,7 +34,7 @@ def plan(
 
     >>> todo = plan(["fixtures/a.safetensors", "fixtures/b.safetensors"], "svd")
     >>> todo.method, todo.outline.rank, len(todo.outline.shapes)
-    (Svd(rank=8, energy=None), 8, 18)
+    (Svd(rank=8, energy=None, power=1.0, boost=None), 8, 18)
     """
     if effort is not None:
         asked = {"threads": effort.threads, "memory": effort.memory, **asked}

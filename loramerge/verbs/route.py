@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel
+from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import common_base, without_folders
 from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
@@ -24,7 +25,7 @@ from loramerge.request.request import Request
 from loramerge.request.signature import spelled
 from loramerge.routing.bundle import Bundle
 from loramerge.routing.experts import Experts
-from loramerge.routing.folder import save_bundle
+from loramerge.routing.folder import write_bundle
 from loramerge.routing.gates.gate import DataFree, Gate, stored_as
 from loramerge.routing.gates.names import GATES, free, make, name_of
 from loramerge.routing.gates.static import Static
@@ -39,6 +40,7 @@ DEFAULT = "arrow"
 
 
 @spelled("route", options=True)
+@checked("gate", "subtract")
 def route(
     sources: Sequence[Source],
     gate: str | Gate | None = None,
@@ -117,7 +119,7 @@ def _regated(
     if request.out is None:
         return bundle
     check_apart(request.out, [], [Path(str(source)) / ROUTER])
-    save_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
+    write_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
     return load_bundle(request.out)
 
 
@@ -174,7 +176,7 @@ def _imported(
     check_apart(request.out, [], [original.path for each in files for original in each.originals()])
     rows = [{"name": name} for name in bundle.experts]
     bundle = recorded(bundle, experts=rows, imported=[each.described() for each in files])
-    save_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
+    write_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
     return replace(load_bundle(request.out), notes=bundle.notes)
 
 
@@ -199,7 +201,7 @@ def written(bundle: Bundle, sources: Sources, count: int, request: Request) -> B
         rows = [described(each, sha256, scales_digest(each)) for each, sha256 in both]
     more = {"subtracted": rows[count:]} if rows[count:] else {}
     bundle = recorded(bundle, experts=rows[:count], **more)
-    save_bundle(bundle, request.out, request.overwrite, sources.confirm, request.effort, request.tell)
+    write_bundle(bundle, request.out, request.overwrite, sources.confirm, request.effort, request.tell)
     return replace(load_bundle(request.out), notes=bundle.notes)
 
 

@@ -19,7 +19,7 @@ SETTINGS = {
     "LoHa, with the pairs of a LoRA": ({"peft_type": "LOHA", "alpha": 2}, "LOHA"),
     "prompt tuning": ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
     "a type that is no text": ({"peft_type": ["LORA"]}, "LORA"),
-    "DoRA": ({"use_dora": True}, "use_dora"),
+    "DoRA": ({"use_dora": True}, "DoRA"),
     "QALoRA": ({"use_qalora": True}, "use_qalora"),
     "block-diagonal": ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
     "aLoRA": ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),

@@ -109,7 +109,7 @@ MISTAKES = {
     "no alpha in the config": ({"config": {"r": 2}}, SourceError, "does not give lora_alpha"),
     "another rank": ({"config": {"r": 3, "lora_alpha": 4}}, SourceError, "do not belong together"),
     "another PEFT type": ({"config": CONFIG | {"peft_type": "IA3"}}, IncompatibleError, "IA3"),
-    "DoRA": ({"config": CONFIG | {"use_dora": True}}, IncompatibleError, "use_dora"),
+    "DoRA": ({"config": CONFIG | {"use_dora": True}}, IncompatibleError, "DoRA"),
 }
 
 
@@ -121,7 +121,7 @@ def test_mistakes_are_named(how, error, words):
 
 def test_a_live_config_of_another_peft_type_is_refused():
     config = peft.IA3Config(target_modules=["layer"], feedforward_modules=[]).to_dict()
-    with pytest.raises(IncompatibleError, match="IA3, which is not read"):
+    with pytest.raises(IncompatibleError, match="IA3, not LORA"):
         from_state_dict(VALUES, config)
 
 

@@ -52,6 +52,7 @@ WRONG = [
     iter([]),
 ]
 STATE = {"q.lora_A.weight": np.ones((1, 2)), "q.lora_B.weight": np.ones((2, 1))}
+BUNDLE = lm.route(PAIR)
 GOOD = {  # what each verb is given where nothing is wrong
     "check": {"source": "a", "consumer": "peft"},
     "combine": {"sources": ["a", "b"]},
@@ -62,6 +63,11 @@ GOOD = {  # what each verb is given where nothing is wrong
     "fuse": {"adapter": "q", "base": "base", "out": "whole"},
     "inspect": {"source": "a"},
     "load": {"source": "a"},
+    "load_bundle": {"path": "bundle"},
+    "load_router": {"folder": "masked"},
+    "report": {"sources": ["a", "b"], "methods": ["svd"]},
+    "route": {"sources": ["a", "b"], "gate": "arrow"},
+    "save_bundle": {"bundle": BUNDLE, "out": "kept"},
     "only": {"method": lm.Svd(), "match": "q"},
     "open": {"sources": ["a", "b"]},
     "plan": {"sources": ["a", "b"]},
@@ -99,6 +105,7 @@ def place(tmp_path_factory):
     changed = "model.layers.0.self_attn.q_proj.weight"
     save_model(here / "tuned", {**before, changed: before[changed] + 1})
     lm.combine([here / "a", here / "b"], "svd", out=here / "merged")
+    lm.route([here / "a", here / "b"], out=here / "bundle")
     lm.combine([here / "a", here / "b"], "mergevla", out=here / "masked")
     return here
 

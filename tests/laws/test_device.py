@@ -16,6 +16,7 @@ COPIES = {  # a step of theirs is on the host, by `host`
     "iso_cts": "spectra say how many directions a module keeps, so its factorisations are of its own sizes",
     "karcher": "T² numbers a module, and each module stops at a step of its own",
     **dict.fromkeys(("core", "ctm", "pico"), "its rule goes through small cores one by one, on the host"),
+    **dict.fromkeys(("slerp", "model_stock"), "T numbers say which side of the units a weight may go to"),
     "ffa": "whether the sources share A is told from T² numbers, in a sentence",
 }
 TILES = "it looks at entries of ΔW, tile by tile, from factors on the host"

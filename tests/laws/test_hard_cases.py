@@ -64,7 +64,8 @@ def test_a_gap_between_the_sources_of_many_orders_is_no_obstacle():
     """One adapter is 1e-9 of the other: the sum is the strong one, and nothing overflows or vanishes."""
     (a, b), _ = MERGES["two of one rank"]
     for method in chain(ROWS.values()):
-        if method.traits.family == "linear":
+        bent = getattr(method, "power", 1.0) != 1 or getattr(method, "boost", None)
+        if method.traits.family == "linear" and not bent:
             exact = with_room(method, 6) if not method.traits.exact else with_room(method, None)
             total = weighted([a, b], exact.weights(np.array([1.0, 1e-9])))
             assert distance(merged([a, b], exact, [1.0, 1e-9]), total) < 1e-9

@@ -49,7 +49,7 @@ def test_a_file_does_in_a_bundle_what_its_formula_says(name, tmp_path):
 @pytest.mark.parametrize("verb", [lm.load, lambda f: lm.combine([f]), lambda f: lm.resize(f, rank=1)])
 def test_every_static_way_refuses_it_and_names_route(name, verb, tmp_path):
     folder, _ = MADE[name](tmp_path / "file")
-    with pytest.raises(lm.IncompatibleError, match=r"no single adapter does the same.*`loramerge route"):
+    with pytest.raises(lm.IncompatibleError, match="`loramerge route"):
         verb(folder)
 
 

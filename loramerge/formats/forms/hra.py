@@ -41,7 +41,7 @@ def make(parts: Parts, given: Given) -> Update:
 def compact(units: Array) -> Array:
     """The T with H₁ … H_r = 1 − U T Uᵀ, for unit vectors in the columns of U.
 
-    >>> compact(np.eye(3, 2))
+    >>> compact(np.eye(3, 2)) + 0.0
     array([[2., 0.],
            [0., 2.]])
     """

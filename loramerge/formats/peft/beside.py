@@ -98,7 +98,8 @@ def spelt(key: str, adapter: Adapter, adapted: Set[str]) -> str:
 
     >>> from loramerge.adapters.adapter import Adapter
     >>> key = "base_model.model.h.0.q.base_layer.bias"
-    >>> spelt(key, Adapter("a", {}), {"h.0.q"}), spelt(key, Adapter("a", {}), set())
+    >>> trained = Adapter("a", {}, config={"bias": "all"})
+    >>> spelt(key, trained, {"h.0.q"}), spelt(key, trained, set())
     ('base_model.model.h.0.q.base_layer.bias', 'base_model.model.h.0.q.bias')
     """
     if not key.startswith(PREFIX) or key.endswith(TOKENS):

@@ -309,7 +309,9 @@ def test_dare_is_the_sum_on_average_over_seeds(space, rescale):
 def test_della_keeps_large_entries_more_often():
     """Over 600 seeds: each entry of a row at the rate of its rank."""
     source = of([[5.0, 1.0, -3.0], [1.0, -2.0, 3.0], [0.5, 0.4, 0.3]])
-    kept = [kept_by(source, Della(density=0.5, epsilon=0.3, seed=s, rank=3)) for s in range(600)]
+    beside = LowRank(np.eye(40), np.eye(40))  # of which something always stays: a merge of nothing is refused
+    source = [Adapter.of({"q": source[0][Target("q")], "rest": beside})]
+    kept = [kept_by(source, Della(density=0.5, epsilon=0.3, seed=s, rank=40)) for s in range(600)]
     wanted = np.array([[0.8, 0.2, 0.5], [0.2, 0.5, 0.8], [0.8, 0.5, 0.2]])
     assert (np.abs(np.mean(kept, axis=0) - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 600)).all()
 

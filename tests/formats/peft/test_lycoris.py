@@ -183,7 +183,7 @@ def test_what_does_not_fit_its_config_is_refused(cli, tmp_path):
         ({"alpha": None}, 1, ("does not give alpha",)),
         ({"peft_type": "LOKR"}, 3, ("stored as LoHa", "type LOKR")),
         ({"peft_type": "LORA", "lora_alpha": 2}, 3, ("stored as LoHa", "type LORA")),
-        ({"peft_type": "OFT"}, 3, ("type OFT, which is not read", "LOHA, LOKR")),
+        ({"peft_type": "OFT"}, 3, ("stored as LoHa", "type OFT")),
     ):
         path.write_text(json.dumps(config | change))
         cli("combine", place).refused(code, *words)

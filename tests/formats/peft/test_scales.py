@@ -131,9 +131,9 @@ def test_an_unknown_alpha_is_asked_for_with_two_remedies_to_paste(cli, tmp_path,
     prepare(source)
     cli("combine", source).refused(3, "does not say its alpha", "--alpha x.safetensors=16", "--alpha rank")
     assert cli("inspect", source, "--alpha", "x.safetensors=16", "--json").code == 0
-    assert {module["scale"] for module in cli.json()[0]["modules"]} == {8.0}
+    assert {module["scale"] for module in cli.json()["adapters"][0]["modules"]} == {8.0}
     assert cli("inspect", source, "--alpha", "rank", "--json").code == 0
-    assert {module["scale"] for module in cli.json()[0]["modules"]} == {1.0}
+    assert {module["scale"] for module in cli.json()["adapters"][0]["modules"]} == {1.0}
 
 
 def test_remedies_can_be_pasted_whatever_the_name(cli, tmp_path):
