@@ -61,8 +61,8 @@ def _experts(source: Ingredient, record: Mapping[str, Any]) -> list[Ingredient]:
         shown = printable(source.source)
         raise IncompatibleError(
             f"{shown} is a bundle whose gate {printable(name)} weighs its adapters for each input, so that "
-            f"no weights of a merge do the same. `loramerge route` with {say('gate', 'static')} makes one that "
-            f"can be merged; or name the adapters in it, such as {shown}/{task(0)}."
+            f"no weights of a merge do the same. `loramerge route` with {say('gate', 'static')} makes one "
+            f"that can be merged; or name the adapters in it, such as {shown}/{task(0)}."
         )
     weights = gate["options"].get("weights")
     folders = [str(Path(str(source.source)) / task(e)) for e in range(len(record["experts"]))]
