@@ -7,9 +7,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import loramerge as lm
-from tests.formats.test_extras import Headed, P, save
 from tests.helpers import zoo
 from tests.helpers.files import folder, tensors
+from tests.helpers.headed import Headed, P, save
 from tests.helpers.tiny_models import QUIET, peft, torch
 
 pytestmark = [
