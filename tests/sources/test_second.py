@@ -37,7 +37,7 @@ def test_two_names_of_one_weight_are_refused_whatever_else_is_shared(name, turn)
     pair = [adapter(own | SHARED, seed=i) for i, own in enumerate(TWO_NAMES[name])][::turn]
     with pytest.raises(IncompatibleError, match="one weight under two names") as caught:
         united(*pair)
-    assert "--rename" in str(caught.value)
+    assert "rename=" in str(caught.value)
     assert len(united(*pair, allow_disjoint=True).adapter) > 2
 
 
