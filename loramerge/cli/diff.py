@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from loramerge.cli import show, values
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks
-from loramerge.sources.open import Alphas
 from loramerge.verbs.diff import diff as compare
 
 
@@ -24,17 +25,7 @@ from loramerge.verbs.diff import diff as compare
 @click.option("--overlap", is_flag=True, help="Show how much they change the same entries too: C_geo, the "
     "squared cosine, and C_RM, Σ |Aᵢⱼ Bᵢⱼ|.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
-def diff(
-    a: str,
-    b: str,
-    max_error: float | None,
-    alpha: Alphas,
-    allow_pickle: bool,
-    rename: dict[str, str] | None,
-    base: str | None,
-    overlap: bool,
-    as_json: bool,
-) -> None:
+def diff(a: str, b: str, max_error: float | None, as_json: bool, **given: Any) -> None:
     """Compare two adapters: relative error, cosine and norm ratio of every module.
 
     The updates ΔW are compared, so ranks, factors, scales and number types may differ. A module that only
@@ -44,7 +35,7 @@ def diff(
     Example:
       loramerge diff merged merged-again --max-error 1e-6
     """
-    found = compare(a, b, alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base, overlap=overlap)
+    found = compare(a, b, **given)
     if as_json:
         show.data(found.to_dict())
     else:

@@ -15,7 +15,7 @@ from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.merge.tables import aligned
 from loramerge.request.request import Request
 from loramerge.sources.expand import expand
-from loramerge.sources.open import Alphas, check_alphas, open_one
+from loramerge.sources.open import check_alphas, open_one
 from loramerge.verbs.blocks import blocks, table
 from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection, measured
@@ -32,15 +32,13 @@ from loramerge.verbs.inspect import Inspection, measured
 @click.pass_context
 def inspect(
     ctx: click.Context,
+    /,
     sources: tuple[str, ...],
-    filters: tuple[str, ...],
     download: bool,
     groups: bool,
-    alpha: Alphas,
-    allow_pickle: bool,
-    base: str | None,
     by_block: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Show what is in adapters: modules, ranks, scales, spectra, base model, oddities.
 
@@ -53,8 +51,8 @@ def inspect(
     Example:
       loramerge inspect a.safetensors adapters/*/
     """
-    request = Request(alpha=alpha, allow_pickle=allow_pickle, base=base)
-    named = [*sources, *values.hub_filter(filters)]
+    named = [*sources, *values.hub_filter(given.pop("filters"))]
+    request = Request(**given)
     if not named:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --hub-filter.")
     members = [member for source in named for each in listed(source) for member, _ in expand(each)]

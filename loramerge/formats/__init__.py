@@ -35,24 +35,7 @@ def load(
     peeking: bool = False,
     aid: Aid = NO_AID,
 ) -> Adapter:
-    """Read an adapter of any format (see docs/formats.md). Only its header is read; tensors when asked for.
-
-    Args:
-        source: a path, with `#name` for one of several adapters in it; or a repository on the Hub
-            (`org/name`, `org/name@revision`, `hf://org/name@revision/path`), which is downloaded. An
-            `Adapter` comes back as it is.
-        alpha: for a file that does not say its own: a number, ``"rslora:16"`` for 16/√r, or ``"rank"`` for
-            scale 1.
-        allow_pickle: read .bin and .pt files too. Nothing in them is run.
-        initial: the folder of the adapter that a PiSSA, OLoRA, CorDA or LoRA-GA training began with.
-        optional: where the source says its own alpha, ignore `alpha` instead of refusing it.
-        peeking: on the Hub read only the header; a tensor is then fetched when it is asked for.
-        aid: what the user gives beside, opened, for forms that need it.
-
-    Raises:
-        SourceError: absent, cut short or malformed; on the Hub missing, gated, not to be reached.
-        IncompatibleError: no plain LoRA, or of unknown alpha.
-        UsageError: an alpha for a source that says its own.
+    """What `lm.load` does, with what the user gives beside, opened, as `aid`. Arguments and errors as there.
 
     >>> load("fixtures/a.safetensors")
     <Adapter fixtures/a.safetensors: 12 modules, rank 8>

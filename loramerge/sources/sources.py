@@ -150,10 +150,11 @@ class Sources:
             groups = [*schedule.groups(self.signatures, method)]
         share, workers = effort.share, effort.workers
         made: list[Units] = []
+        gpu = effort.gpu  # tried once, by a kernel that runs
         for group in groups:
             ways = [] if schedule is None or method is None else [schedule.way(method, next(iter(group)))[0]]
-            gpu = effort.gpu if all(way.batched for way in ways) else None
-            made += batches(self.adapters, group, share, workers, gpu, method)
+            place = gpu if all(way.batched for way in ways) else None
+            made += batches(self.adapters, group, share, workers, place, method)
         return made
 
 
