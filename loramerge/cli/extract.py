@@ -11,7 +11,7 @@ from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
-from loramerge.cli.results import check_printed
+from loramerge.cli.results import check_printed, show_done
 from loramerge.verbs.extract import extract as extract_adapter
 
 
@@ -40,12 +40,4 @@ def extract(ctx: click.Context, /, tuned: str, base: str, **given: Any) -> None:
     asked.setdefault("out", Path("extracted"))
     asked["progress"] = show.bar()
     done = extract_adapter(tuned, base, rank=given["rank"], energy=given["energy"], **asked)
-    if printed == "json":
-        return show.data(done.to_dict())
-    if printed == "path":
-        return click.echo(str(done.out))
-    for note in done.notes:
-        show.note(f"note: {note}")
-    click.echo(str(done))
-    show.note(f"wrote {done.out}")
-    return None
+    show_done(done, printed)

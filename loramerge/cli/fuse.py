@@ -8,11 +8,9 @@ from typing import Any
 import click
 
 from loramerge.arrays.backend import keep_freed_memory
-from loramerge.cli import show
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
-from loramerge.cli.results import check_printed
-from loramerge.verbs.fuse import Fusion
+from loramerge.cli.results import check_printed, show_done
 from loramerge.verbs.fuse import fuse as fuse_adapter
 
 
@@ -37,17 +35,4 @@ def fuse(ctx: click.Context, /, adapter: str, base: str, subtract: bool, **given
     printed, asked = check_printed(given), typed(ctx, "fuse")
     keep_freed_memory()
     asked.setdefault("out", Path("fused"))
-    show_fusion(fuse_adapter(adapter, base, subtract=subtract, **asked), printed)
-
-
-def show_fusion(done: Fusion, printed: str) -> None:
-    """What was changed, and where it lies."""
-    if printed == "json":
-        return show.data(done.to_dict())
-    if printed == "path":
-        return click.echo(str(done.out))
-    for note in done.notes:
-        show.note(f"note: {note}")
-    click.echo(str(done))
-    show.note(f"wrote {done.out}")
-    return None
+    show_done(fuse_adapter(adapter, base, subtract=subtract, **asked), printed)

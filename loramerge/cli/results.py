@@ -19,6 +19,8 @@ from loramerge.merge.run import Merge
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
     from loramerge.merge.curve import Point
+    from loramerge.verbs.extract import Extraction
+    from loramerge.verbs.fuse import Fusion
 
 Printed = Literal["words", "json", "path"]
 MEASURED = ("norm", "energy_lost", "rounding_error", "cosines")  # of a module, once it is merged
@@ -152,3 +154,15 @@ def _ranks(plan: Plan) -> str:
         return f"rank {outline.rank}"
     least = min(outline.rank, *outline.ranks.values())
     return f"ranks {least} to {outline.largest}"
+
+
+def show_done(done: Extraction | Fusion, printed: Printed) -> None:
+    """What was made of or with a model, and where it lies."""
+    if printed == "json":
+        return show.data(done.to_dict())
+    if printed == "path":
+        return click.echo(str(done.out))
+    for note in done.notes:
+        show.note(f"note: {note}")
+    click.echo(str(done))
+    return show.note(f"wrote {done.out}")

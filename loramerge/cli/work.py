@@ -10,7 +10,15 @@ import click
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.request import asked
-from loramerge.cli.results import Printed, check_printed, show_deltas, show_merge, show_plan, show_pushed
+from loramerge.cli.results import (
+    Printed,
+    check_printed,
+    show_deltas,
+    show_done,
+    show_merge,
+    show_plan,
+    show_pushed,
+)
 from loramerge.errors import LoramergeError, say
 from loramerge.formats import output
 from loramerge.formats.files.atomic import check_output
@@ -100,7 +108,6 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     """The merge added to a model; it is rounded once, with the weights."""
     from loramerge.checkpoints.open import open_checkpoint
     from loramerge.checkpoints.write import check_place
-    from loramerge.cli.fuse import show_fusion
     from loramerge.request.request import Request
     from loramerge.verbs.fuse import fused
 
@@ -115,7 +122,7 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     if printed == "words":
         click.echo(str(merge.report))
     here = Request(overwrite=request.overwrite, threads=request.threads, memory=request.memory)
-    show_fusion(fused(merge.adapter, base, out, here), printed)
+    show_done(fused(merge.adapter, base, out, here), printed)
 
 
 def _check_fuse(given: dict[str, Any], recipe: Recipe) -> None:
