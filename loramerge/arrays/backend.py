@@ -54,6 +54,53 @@ def host(array: Any) -> Array:
     return array if namespace(array) is np else array.get()
 
 
+def to_torch(array: Any) -> Any:
+    """A torch tensor of the same memory, by DLPack: on the same GPU, or on the host.
+
+    An array that may not be written is copied, because a tensor may.
+
+    >>> import pytest; torch = pytest.importorskip("torch")
+    >>> to_torch(np.arange(3.0))
+    tensor([0., 1., 2.], dtype=torch.float64)
+    """
+    import torch
+
+    if not on_gpu(array):
+        array = np.require(array, requirements="W")
+    if array.dtype.kind != "V":
+        return torch.from_dlpack(array)
+    return torch.from_dlpack(array.view(_bits(array.dtype.itemsize))).view(getattr(torch, array.dtype.name))
+
+
+def from_torch(tensor: Any) -> Any:
+    """The memory of a torch tensor as an array of NumPy, or of CuPy where it lies on a GPU; by DLPack.
+
+    bfloat16 and the types of 8 bits are those of `ml_dtypes`; on a GPU they come as bits, CuPy has no others.
+
+    >>> import pytest; torch = pytest.importorskip("torch")
+    >>> from_torch(torch.ones(2, dtype=torch.bfloat16))
+    array([1, 1], dtype=bfloat16)
+    """
+    import torch
+
+    tensor = tensor.detach()
+    xp = cupy() if tensor.is_cuda else np
+    name = str(tensor.dtype).removeprefix("torch.")
+    if not name.startswith(("bfloat16", "float8")):
+        return xp.from_dlpack(tensor)
+    bits = xp.from_dlpack(tensor.view(getattr(torch, _bits(tensor.itemsize))))
+    if tensor.is_cuda:
+        return bits
+    import ml_dtypes
+
+    return bits.view(getattr(ml_dtypes, name))
+
+
+def _bits(size: int) -> str:
+    """The whole numbers by which DLPack passes a type that it has no name for."""
+    return {1: "uint8", 2: "int16"}[size]
+
+
 def like(values: Any, array: Any) -> Array:
     """The same numbers where `array` lives."""
     return namespace(array).asarray(values)

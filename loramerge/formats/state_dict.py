@@ -13,7 +13,7 @@ from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
-from loramerge.arrays.backend import Array
+from loramerge.arrays.backend import Array, from_torch, to_torch
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.extras import settle
@@ -122,7 +122,7 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
     shelf.finish()
     for key, tensor in settle([adapter], [1.0], "first", adapter).tensors.items():
         state[key] = np.asarray(tensor.read())
-    return state if framework == "numpy" else {k: to_torch(v) for k, v in state.items()}
+    return state if framework == "numpy" else {k: to_torch(v.copy()) for k, v in state.items()}
 
 
 def _folded(update: LowRank, target: Target) -> Array:
@@ -140,20 +140,8 @@ def _folded(update: LowRank, target: Target) -> Array:
 
 
 def to_numpy(tensor: Any) -> Array:
-    """The values of a NumPy array or a torch tensor; bfloat16 stays bfloat16."""
+    """The values of a NumPy array or a torch tensor, on the host, where an adapter lives."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(tensor, torch.Tensor):
         return np.asarray(tensor)
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own: hand over the bits
-        return np.asarray(tensor.view(torch.int16).numpy().view(dtypes.FLOATS["BF16"]))
-    return np.asarray(tensor.numpy())
-
-
-def to_torch(array: Array) -> Any:
-    """A torch tensor with a copy of the values."""
-    import torch
-
-    if array.dtype == dtypes.FLOATS["BF16"]:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
+    return np.asarray(from_torch(tensor.cpu().contiguous()))

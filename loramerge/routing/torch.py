@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.target import Target
+from loramerge.arrays.backend import to_torch
 from loramerge.arrays.dtypes import wide
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.routing.bank import Bank
@@ -142,14 +143,13 @@ class _Part:
 
     @classmethod
     def of(cls, gate: Gate, bank: Bank) -> _Part:
-        import torch
 
         def tensor(array: Any) -> Any:
-            return torch.from_numpy(np.ascontiguousarray(wide(array), np.float32))
+            return to_torch(np.ascontiguousarray(wide(array), np.float32))
 
         layout = bank.layout
         tensors = {name: tensor(array) for name, array in bank.tensors.items()}
-        owner = torch.from_numpy(layout.owner)
+        owner = to_torch(layout.owner)
         up, down = tensor(bank.up.T), tensor(bank.down)
         return cls(gate, bank, up, down, owner, tensor(layout.members), tensors, Torch())
 
@@ -182,7 +182,6 @@ def put_prototypes(model: Any, bundle: Bundle) -> None:
     """
     if not isinstance(bundle.gate, Arrow) or bundle.gates:
         raise UsageError(f"The gate of this bundle is {name_of(bundle.gate)}, and only arrow has prototypes.")
-    import torch
 
     for target, layer in _modules(model, bundle).items():
         routers = getattr(layer, "lora_arrow", None)
@@ -191,7 +190,7 @@ def put_prototypes(model: Any, bundle: Bundle) -> None:
                 f"{printable(target)} of the model has no Arrow router: make it by create_arrow_model, of "
                 "the folders of this bundle."
             )
-        exact = torch.from_numpy(np.asarray(bundle.read(target).tensors["prototypes"]))
+        exact = to_torch(np.asarray(bundle.read(target).tensors["prototypes"]))
         for router in routers.values():
             weight = layer.lora_A[router.task_adapter_names[0]].weight
             router.register_buffer("prototypes", exact.to(weight.device, weight.dtype), persistent=False)

@@ -3,10 +3,11 @@
 import sys
 from types import SimpleNamespace
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from loramerge.arrays.backend import host, like, namespace, positions, ratio
+from loramerge.arrays.backend import from_torch, host, like, namespace, positions, ratio, to_torch
 from tests.helpers.device import AWAY, Away, copies, down, up
 
 PLACES = pytest.mark.parametrize("move", [lambda value: value, up], ids=["host", "device"])
@@ -106,3 +107,40 @@ class TestTheDeviceOfTheTests:
             float(self.there[0])
 
         assert len(found) == 1
+
+
+class TestTorch:
+    """Both libraries see one memory."""
+
+    @pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16", "float8_e4m3fn", "int64", "bool"])
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_there_and_back_is_the_same_memory(self, kind, turned):
+        torch = pytest.importorskip("torch")
+        array = np.array([[1, 0, 3], [4, 5, 6]]).astype(np.dtype(getattr(ml_dtypes, kind, kind)))
+        array = array.T if turned else array
+
+        tensor = to_torch(array)
+        found = from_torch(tensor)
+
+        assert tensor.dtype == getattr(torch, kind)
+        assert found.dtype == array.dtype
+        assert np.shares_memory(found, array)
+        assert (found == array).all()
+
+    def test_an_array_of_a_gpu_gives_its_own_memory(self, monkeypatch):
+        pytest.importorskip("torch")
+        held = np.arange(6.0).reshape(2, 3)
+        monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=Away))
+
+        to_torch(Away(held))[0, 1] = 9
+
+        assert held[0, 1] == 9
+
+    def test_what_may_not_be_written_is_copied(self):
+        pytest.importorskip("torch")
+        array = np.arange(3.0)
+        array.flags.writeable = False
+
+        to_torch(array)[0] = 7
+
+        assert array[0] == 0

@@ -1,13 +1,16 @@
 """A merge on a GPU is that of the host, and what a GPU cannot do is said."""
 
+import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.algorithms.families.kmeans import cluster
 from loramerge.arrays import linalg
-from loramerge.arrays.backend import namespace
+from loramerge.arrays.backend import cupy, from_torch, host, namespace, to_torch
 from loramerge.cuda import Gpu, available, find, gpu
 from loramerge.errors import UsageError
 from loramerge.sources.units import SQUARES
@@ -167,6 +170,28 @@ class TestOnAGpu:
 
         assert_same(dense(found), dense(lm.combine(sources, method, rank=None if method == "linear" else 8)))
 
+    @pytest.mark.parametrize("size", [1, 31, 32, 33, 64, 112, 168, 512])
+    def test_steps_in_float64_have_ten_digits(self, size):
+        matrices = np.random.default_rng(size).standard_normal((3, size, size))
+        square = matrices @ matrices.swapaxes(1, 2) + np.eye(size)
+        there = cupy().asarray
+
+        for step in (linalg.cholesky, linalg.singular_values, lambda a: linalg.eigh(a)[0]):
+            np.testing.assert_allclose(host(step(there(square))), step(square), rtol=1e-10)
+        u, sigma, vt = map(host, linalg.svd(there(matrices)))
+        largest = np.abs(matrices).max()
+        np.testing.assert_allclose(u * sigma[:, None, :] @ vt, matrices, atol=1e-10 * largest)
+
+    def test_no_unit_flips_to_another_cluster(self):
+        points = np.random.default_rng(0).standard_normal((16, 168, 40))
+        kernels, live = points @ points.swapaxes(1, 2), np.ones((16, 168), bool)
+        names = tuple(map(str, range(16)))
+
+        there = cluster(cupy().asarray(kernels), cupy().asarray(live), 20, names, 0, 1)
+
+        flips = (host(there) != cluster(kernels, live, 20, names, 0, 1)).sum()
+        assert flips == 0, f"{flips} of {live.size} units"
+
     def test_a_thousand_runs_are_one(self):
         sources = random_adapters(0, (8, 8))
         wanted = dense(lm.combine(sources, "lego", rank=4, device="cuda"))
@@ -174,6 +199,41 @@ class TestOnAGpu:
         for _ in range(1000):
             found = dense(lm.combine(sources, "lego", rank=4, device="cuda"))
             assert all((found[name] == wanted[name]).all() for name in wanted)
+
+    def test_out_of_memory_is_a_sentence(self):
+        pool = cupy().get_default_memory_pool()
+        pool.free_all_blocks()
+        pool.set_limit(size=1 << 20)
+        try:
+            with pytest.raises(UsageError, match="cuda:0 ran out of memory"):
+                lm.combine(random_adapters(0, (64, 64), {"q": (2048, 2048)}), "svd", rank=8, device="cuda")
+        finally:
+            pool.set_limit(size=0)
+
+    def test_tensors_of_torch_on_the_gpu_cross_without_a_copy(self):
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("This torch has no CUDA.")
+        array = cupy().arange(6.0)
+
+        tensor = to_torch(array)
+
+        assert tensor.is_cuda
+        assert from_torch(tensor).data.ptr == array.data.ptr == tensor.data_ptr()
+
+    @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
+    def test_compute_sanitizer_finds_nothing(self, tool):
+        if (sanitizer := shutil.which("compute-sanitizer")) is None:
+            pytest.skip("compute-sanitizer is not installed: it comes with the CUDA toolkit.")
+        lines = (
+            "import loramerge as lm; from tests.helpers.adapters import random_adapters as made;"
+            "lm.combine(made(0, (40, 33, 24)), 'lego', rank=8, device='cuda')"
+        )
+        asked = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", lines]
+
+        done = subprocess.run(asked, capture_output=True, text=True)
+
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     def test_it_is_found_by_its_name(self):
         assert find("cuda:0") == Gpu(0)

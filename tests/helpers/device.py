@@ -58,6 +58,12 @@ class Away:
     def __array_function__(self, function, *_):
         raise TypeError(f"numpy.{function.__name__} does not work on the device.")
 
+    def __dlpack__(self, **asked):
+        return self._held.__dlpack__(**asked)
+
+    def __dlpack_device__(self):
+        return self._held.__dlpack_device__()
+
     def get(self):
         COPIES.append(self._held)
         return self._held.copy()
