@@ -64,12 +64,13 @@ def to_torch(array: Any) -> Any:
     tensor([0., 1., 2.], dtype=torch.float64)
     """
     import torch
+    from torch.utils.dlpack import from_dlpack
 
     if not on_gpu(array):
         array = np.require(array, requirements="W")
     if array.dtype.kind != "V":
-        return torch.from_dlpack(array)
-    return torch.from_dlpack(array.view(_bits(array.dtype.itemsize))).view(getattr(torch, array.dtype.name))
+        return from_dlpack(array)
+    return from_dlpack(array.view(_bits(array.dtype.itemsize))).view(getattr(torch, array.dtype.name))
 
 
 def from_torch(tensor: Any) -> Any:
