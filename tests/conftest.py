@@ -1,5 +1,9 @@
 """Helpers of the tests hold no tests and no doctests; some need torch, which is optional."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores: a BLAS with threads takes theirs
+
 from tests.hub import loopback  # noqa: F401  before anything imports huggingface_hub: no test reaches the network
 
 collect_ignore = [
