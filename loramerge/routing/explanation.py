@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from loramerge.arrays.backend import Array
-from loramerge.errors import UsageError, printable
+from loramerge.charts.draw import drawn
+from loramerge.charts.table import Column, Table, numbers
+from loramerge.charts.units import EXPERT, TOKEN, UNIT, WEIGHT, units
+from loramerge.errors import printable
 from loramerge.routing.bank import Layout
 
 FEW = 8  # tokens that are told one by one
@@ -69,22 +71,22 @@ class Explanation:
             lines.append(f"and {len(self.units) - FEW} more tokens")
         return "\n".join(lines)
 
-    def plot(self, axes: Any = None) -> Any:
-        """The weight of every unit for every token as an image; lines part the experts.
+    @property
+    def table(self) -> Table:
+        """A row for each unit and token."""
+        columns = (Column(EXPERT, "text"), *numbers(UNIT, TOKEN, WEIGHT))
+        owner, starts = self.layout.owner, self.layout.starts
+        rows = [
+            (self.experts[owner[r]], int(r - starts[owner[r]]) + 1, n, float(self.units[n, r]))
+            for r in range(self.layout.units)
+            for n in range(len(self.units))
+        ]
+        return Table(columns, rows)
+
+    def plot(self) -> Any:
+        """The weight of every unit for every token: an Altair chart with a band for each expert.
 
         Raises:
-            UsageError: matplotlib is not installed.
+            UsageError: Altair is not installed.
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError:
-            raise UsageError('A plot needs matplotlib: pip install "loramerge[plot]".') from None
-        axes = pyplot.subplots()[1] if axes is None else axes
-        axes.imshow(self.units.T, aspect="auto", interpolation="nearest", cmap="viridis")
-        starts = self.layout.starts
-        for start in starts[1:-1]:
-            axes.axhline(start - 0.5, color="white", linewidth=0.8)
-        middles = [(a + b - 1) / 2 for a, b in pairwise(starts)]
-        axes.set_yticks(middles, self.experts)
-        axes.set(xlabel="token", title=f"{self.module}: {self.gate}")
-        return axes
+        return drawn(units, self.table).properties(title=f"{printable(self.module)}: {self.gate}")

@@ -15,7 +15,7 @@ import numpy as np
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import to_torch
 from loramerge.arrays.dtypes import wide
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.routing.bank import Bank
 from loramerge.routing.bundle import Bundle, Rows, moved, rows_of
 from loramerge.routing.gates.arrow import Arrow
@@ -54,6 +54,7 @@ def attach(model: Any, bundle: Bundle, rows: Rows = None, prompt: Any = None) ->
 
     Args:
         model: of transformers or diffusers, or any module of torch; its layers are found by their names.
+            They may be stored the other way round, as Conv1D of GPT-2 is.
         rows: for the gates table and task: one row for all requests, or one for each of a batch.
         prompt: (p, m) hidden states of the prompt, for the gate outchan.
 
@@ -61,7 +62,8 @@ def attach(model: Any, bundle: Bundle, rows: Rows = None, prompt: Any = None) ->
         Attached: set its `rows` for other requests; its `tensors` are those of the routers, to be trained.
 
     Raises:
-        IncompatibleError: the model lacks a layer of the bundle, or has it in another shape.
+        IncompatibleError: the model lacks a layer of the bundle, has it in another shape, or as a
+            convolution.
 
     Example (tests/routing/test_torch.py runs it on tiny models)::
 
@@ -217,6 +219,11 @@ def _found(
             f"The model has {how} called {printable(path)}, which the bundle adapts: it is for another model."
         )
     layer = named[path if path in named else near[0]]
+    if hasattr(layer, "kernel_size"):
+        raise IncompatibleError(
+            f"{printable(path)} is a convolution in the model, and a gate weighs the inputs of linear "
+            f"layers: make the bundle without it, with {say('exclude', path)} of route."
+        )
     if (sizes := _sizes(layer)) and sizes != bundle.layouts[target].shape:
         outs, ins = bundle.layouts[target].shape
         raise IncompatibleError(

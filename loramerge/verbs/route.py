@@ -146,7 +146,11 @@ def _foreign(source: Source, alpha: float | None, allow_pickle: bool) -> Foreign
         return None
     if (name := hub_name(source)) is None:
         return Foreign.at(Path(source), alpha, allow_pickle)
-    return Foreign.at(fetch(name, allow_pickle).path, alpha, allow_pickle)
+    found = fetch(name, allow_pickle)
+    made = Foreign.at(found.path, alpha, allow_pickle, name.shown)
+    if made is None:
+        return None
+    return replace(made, hub={"hub": found.name.place, "revision": found.commit})
 
 
 def _imported(

@@ -117,7 +117,7 @@ def test_a_verb_answers_every_wrong_type_with_a_sentence(verb, place, monkeypatc
     if verb == "Session.combine":
         good = {"self": lm.open(["a", "b"])}
     if verb == "plot_spectra":
-        pytest.importorskip("matplotlib")
+        pytest.importorskip("altair")
         good = {"inspection": lm.inspect("a")}
     if verb != "push":  # which needs a Hub
         function(verb)(**good, **({"overwrite": True} if "out" in good else {}))

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.formats.files.safetensors import open_file
 from tests.helpers.files import folder, tensors
 from tests.hub.conftest import hub, login  # noqa: F401  fixtures
+from tests.hub.loopback import files_of
+from tests.routing import files
 from tests.routing.test_route import A, B
 
 
@@ -81,6 +84,31 @@ def test_a_bundle_is_pushed_with_a_card(cli, hub, login):  # noqa: F811
     with pytest.raises(lm.SourceError, match=r"no such|not|has no"):
         lm.load_bundle("me/none")
     assert not lm.push("bundle", "me/b").changed
+
+
+def test_a_file_of_the_hub_with_its_own_gate_is_routed_as_one_that_lies_here(cli, hub, tmp_path):  # noqa: F811
+    place, loop = files.meteora(tmp_path / "file")
+    commit = hub.add("org/meteora", files_of(place))
+    done = cli("route", "org/meteora", "-o", "bundle")
+    assert done.code == 0, done.err
+    bundle, x = lm.load_bundle("bundle"), np.random.default_rng(0).standard_normal((4, files.INS))
+    wanted = np.stack([loop(files.PATHS[0], each) for each in x])
+    assert np.abs(bundle.forward(files.PATHS[0], x) - wanted).max() < 1e-5 * np.abs(wanted).max()
+    (said,) = bundle.record["imported"]
+    here = lm.route([place], out="here").record["imported"][0]
+    assert said == {**here, "name": "meteora", "hub": "org/meteora", "revision": commit}
+    cli("combine", "org/meteora").refused(3, "org/meteora is of MeteoRA", "loramerge route org/meteora")
+
+
+def test_what_is_wrong_with_a_file_of_the_hub_is_said_of_its_name_there(hub, tmp_path):  # noqa: F811
+    place, _ = files.meteora(tmp_path / "file")
+    weights = place / "adapter_model.safetensors"
+    tensors = {key: t.read() for key, t in open_file(weights).tensors.items()}
+    tensors.pop(f"{files.PREFIX}{files.PATHS[0]}.lora_B.weight")
+    lost = files.save(tmp_path / "lost", tensors, {"ranks": [2, 5, 3], "lora_alpha": 16})
+    hub.add("org/meteora", files_of(lost))
+    with pytest.raises(lm.SourceError, match=r"^org/meteora lacks lora_B"):
+        lm.route(["org/meteora"])
 
 
 def test_restore_is_told_the_task_by_inputs_on_the_command_line_too(cli, pair):

@@ -9,7 +9,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.formats.files.safetensors import Writer, open_file
-from tests.routing.samples import sample, tokens
+from tests.routing.samples import RANKS, sample, tokens
 
 Q = "layers.0.q"
 
@@ -101,12 +101,29 @@ def test_an_alpha_that_somebody_changed_counts(tmp_path):
     assert np.array_equal(again[Q].expert(0).dense(), bundle[Q].expert(0).dense())
 
 
-def test_a_picture_shows_every_unit(tmp_path):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    axes = sample("spectr").explain(Q, tokens()).plot()
-    assert axes.images[0].get_array().shape == (10, 12)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["source0", "source1", "source2"]
+def test_a_picture_shows_every_unit_for_every_token():
+    pytest.importorskip("altair")
+    seen = sample("spectr").explain(Q, tokens())
+    found = seen.plot().to_dict()
+    rows = found["data"]["values"]
+    assert len(rows) == 10 * 12
+    assert list(dict.fromkeys(row["expert"] for row in rows)) == ["source0", "source1", "source2"]
+    (one,) = (row for row in rows if (row["expert"], row["unit"], row["token"]) == ("source1", 2, 7))
+    assert one["weight"] == seen.units[7, RANKS[0] + 1]
+    assert {name: each.get("field") for name, each in found["encoding"].items() if name != "tooltip"} == {
+        "x": "token", "y": "expert", "yOffset": "unit", "color": "weight",
+    }  # fmt: skip
+    assert found["title"] == "layers.0.q: spectr"
+
+
+@pytest.mark.parametrize(
+    ("rows", "middle"), [({"ann": (1.0, 0.5, 2.0)}, []), ({"ann": (1.0, -3.0, 2.0)}, [0])]
+)
+def test_a_weight_below_zero_has_a_colour_of_its_own(rows, middle):
+    pytest.importorskip("altair")
+    seen = sample("table", rows=rows).explain(Q, tokens(2), row="ann")
+    domain = seen.plot().to_dict()["encoding"]["color"]["scale"]["domain"]
+    assert domain == ([-3.0, 0, 3.0] if middle else [0, 2.0])
 
 
 def test_a_name_that_is_nearly_there_is_offered():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Foreign:
     Args:
         modules: path -> part -> tensor.   given: what is known beside them.
         rest: how many tensors of the model itself lie in the file.
+        hub: of a file of the Hub its repository, path and commit.
     """
 
     system: System
@@ -43,11 +44,14 @@ class Foreign:
     extras: Mapping[str, Tensor]
     rest: int
     dtype: str
+    hub: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def at(cls, path: Path, alpha: float | None = None, allow_pickle: bool = False) -> Foreign | None:
-        """The file at a place; None if it is of none of the systems."""
-        raw = look(path, str(path), allow_pickle)
+    def at(
+        cls, path: Path, alpha: float | None = None, allow_pickle: bool = False, name: str | None = None
+    ) -> Foreign | None:
+        """The file at a place, called `name` if that is given; None if it is of none of the systems."""
+        raw = look(path, str(path) if name is None else name, allow_pickle)
         found = system_of(raw.tensors, raw.config)
         return None if found is None else cls.of(SYSTEMS[found.name], raw, alpha)
 
@@ -134,7 +138,8 @@ class Foreign:
     def described(self) -> dict[str, Any]:
         """What the record says of it."""
         sha256 = {each.path.name: each.sha256() for each in self.originals()}
-        return {"name": Path(self.raw.header.name).name, "system": self.system.name, "sha256": sha256}
+        name = Path(self.raw.header.name).name
+        return {"name": name, "system": self.system.name, "sha256": sha256, **self.hub}
 
 
 def averaged(files: Sequence[Foreign]) -> Bundle:
