@@ -135,3 +135,23 @@ def test_the_command_says_it_and_the_recipe_and_the_record_keep_it(tmp_path, mon
     assert cli("replay", "m.safetensors", "-o", "again.safetensors").code == 0, cli.err
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
     assert cli("combine", "ink.safetensors", "--blocks", "ink=what is that").code == 2
+
+
+@pytest.mark.parametrize("to", ["kohya", "diffusers"])
+@pytest.mark.parametrize("pattern", [r"double_blocks\.(3|4)\.", r"transformer_blocks\.3\.attn"])
+def test_modules_are_chosen_by_the_names_of_either_grain(tmp_path, pattern, to):
+    path = saved(tmp_path / "ink.safetensors", pairs(FLUX, alpha=1.0))
+    lm.convert(path, tmp_path / "other.safetensors", to)
+    only = lm.combine([tmp_path / "other.safetensors"], only=pattern).adapter
+    assert {blocks_of(only)[target] for target in only} == {"transformer_blocks.03"}
+    assert len(only) == (2 if to == "kohya" else 4)
+    rules = [lm.Rule(pattern, weights=(0.0,))]
+    ruled = lm.combine([tmp_path / "other.safetensors"], rules=rules).adapter
+    assert all((update.norm() == 0) is (target in only) for target, update in ruled.items())
+
+
+def test_modules_of_a_u_net_are_chosen_by_their_block(tmp_path):
+    path = saved(tmp_path / "a.safetensors", pairs(SD, alpha=1.0))
+    for pattern, block in {"^IN0[4-8]$": "IN04", r"output_blocks\.": "OUT11"}.items():
+        only = lm.combine([path], only=pattern).adapter
+        assert {blocks_of(only)[target] for target in only} == {block}

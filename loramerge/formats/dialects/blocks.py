@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from os.path import commonprefix
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.formats.dialects.model import PARTS, families_of
 from loramerge.formats.dialects.places import first_name
+from loramerge.formats.models.families import having
 from loramerge.formats.models.family import FIRST, Family
 from loramerge.formats.models.rules import filled
 
@@ -48,6 +52,32 @@ def _ours(target: Target, family: Family | None) -> str:
     """diffusers' name of a module, or of the first of its rows."""
     place = family.place(target.path) if family and target.component in PARTS else None
     return target.path if place is None else filled(place.rule.ours[0], place.numbers)
+
+
+def called(targets: Iterable[Target]) -> dict[Target, tuple[str, ...]]:
+    """Module -> all names by which a user may choose it: ours, that under which it was published, its block.
+
+    >>> called([Target("down_blocks.1.attentions.0.proj_in", component="unet")]).popitem()[1][1:]
+    ('unet.input_blocks.4.1.proj_in', 'IN04')
+    """
+    whole = list(targets)
+    families = having([target.path for target in whole if target.component in PARTS])
+    return {target: (str(replace(target, index=-1)), *_others(target, families)) for target in whole}
+
+
+def _others(target: Target, families: Sequence[Family]) -> Iterator[str]:
+    if target.component == "unet":
+        yield from (f"unet.{first_name(target)}", block(target))
+    if target.component not in PARTS:
+        return
+    for family in families:
+        place, owner = family.place(target.path), family.owner(target.path, FIRST)
+        if owner is not None:
+            yield f"{target.component}.{owner[0]}"
+        elif place is not None:
+            ours = commonprefix([filled(part, place.numbers) for part in place.rule.ours])  # noqa: RUF071
+            published = family.spelled(target.path, FIRST)
+            yield from (f"{target.component}.{name}" for name in (ours, published) if name)
 
 
 def lists(family: Family) -> dict[str, set[str]]:
