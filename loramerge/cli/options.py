@@ -89,6 +89,7 @@ REPEATED = {  # once for each source, or for each pair of names
     "initial": values.pairs,
     "rename": values.renames,
     "names": values.pairs,
+    "blocks": values.blocks,
 }
 
 

@@ -9,6 +9,7 @@ import click
 
 from loramerge.errors import printable
 from loramerge.request import kinds
+from loramerge.request.blocks import Blocks
 
 if TYPE_CHECKING:
     from loramerge.formats import Alpha
@@ -93,6 +94,32 @@ def pairs(_: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) 
             raise click.BadParameter(f"{printable(source)} is given twice.")
         found[source] = path
     return found
+
+
+def blocks(
+    _: click.Context | None, __: click.Parameter | None, texts: tuple[str, ...]
+) -> str | dict[str, str] | None:
+    """`--blocks BLOCKS` for all sources, or `--blocks SOURCE=BLOCKS` for each.
+
+    >>> blocks(None, None, ("ink.safetensors=double 3-7", "<lora:oil:1:lbw=1,0>"))
+    {'ink.safetensors': 'double 3-7', 'oil': '<lora:oil:1:lbw=1,0>'}
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        try:
+            own = Blocks().fit(text)
+        except kinds.Unfit as error:
+            raise click.UsageError(f"--blocks {printable(repr(text), 100)} {error}.") from None
+        if isinstance(own, str):
+            if len(texts) > 1:
+                raise click.UsageError(
+                    "Give one --blocks for all sources, or --blocks SOURCE=BLOCKS for each."
+                )
+            return own
+        if twice := next((source for source in own if source in found), None):
+            raise click.UsageError(f"--blocks names {printable(twice)} twice.")
+        found |= own
+    return found or None
 
 
 def renames(

@@ -37,6 +37,16 @@ def misnamed(facts: Facts) -> dict[str, float]:
     return found
 
 
+def dropped(facts: Facts) -> dict[str, float]:
+    """Module -> rank / alpha, where diffusers reads no alpha: of Flux.1 in its own names with `lora_down`."""
+    keys = list(facts.tensors)
+    split = any(map(FLUX.search, keys)) and any(key.endswith(".lora_down.weight") for key in keys)
+    if facts.dialect != "diffusers" or not split:
+        return {}
+    modules = [each for part in _said(facts).values() for each in part.items()]
+    return {stem: rank / alpha for stem, (rank, alpha) in modules if alpha}
+
+
 def zeros(facts: Facts) -> dict[str, float]:
     """Module -> 0 where kohya's alpha is 0, by which sd-scripts means the rank; else 1."""
     if facts.dialect != "kohya":

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from loramerge.consumers import families
-from loramerge.consumers.alphas import FLUX, ZERO, misnamed, zeros
+from loramerge.consumers.alphas import FLUX, ZERO, dropped, misnamed, zeros
 from loramerge.consumers.consumer import IMAGE, Consumer, Finding
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.errors import printable
@@ -98,6 +98,8 @@ def _alphas(facts: Facts) -> Iterator[Finding]:
         yield DIFFUSERS.rejecting(
             f"beside its own names it takes no alpha, such as {printable(alphas[0], 80)}"
         )
+    elif lost := dropped(facts):
+        yield from DIFFUSERS.scaling("reads no alpha beside lora_down and lora_up under transformer.", lost)
     else:
         why = "takes one alpha for attention, for a text encoder and where a module has none"
         wrong = misnamed(facts)

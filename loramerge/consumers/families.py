@@ -1,8 +1,7 @@
 """Which spellings of which families the loaders of image models read.
 
-What diffusers reads is held against its own loaders by a test. ComfyUI looks for an adapter under the names
-of the tensors that it loads the model from, and under some others; which of these is said only where public
-files show it, and the rest is not told.
+What diffusers reads is held against its own loaders by a test. What ComfyUI reads is known from the names of
+its tensors, and from public threads: `comfy_names`.
 """
 
 from __future__ import annotations
@@ -10,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+from loramerge.consumers import comfy_names
 from loramerge.errors import printable
 from loramerge.formats.models.families import FAMILIES
 from loramerge.formats.models.spellings import MET, Met
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from loramerge.consumers.consumer import Consumer, Finding
     from loramerge.consumers.facts import Facts
 
-LOADERS, OWN, FILES, NONE = "its loaders, run", "tensor names of the model", "public files", "unverified"
-_READ = {  # consumer -> spelling, and the families that it reads in it wholly
-    "diffusers": """
-diffusion_model.: flux.2:first wan:first qwen-image z-image ltx-video ltx-2:first hidream lumina-2:first
+LOADERS = "its loaders, run"
+_READ = """
+diffusion_model.: flux.2:first wan:first qwen-image z-image ltx-video:first ltx-2:first hidream lumina-2:first
 diffusion_model.: cosmos:first hunyuan-video:authors
 diffusion_model. with alphas: wan:first flux.1:first
 lora_unet_: flux.1:first flux.2:first wan:first qwen-image z-image:first z-image chroma:first
@@ -33,50 +33,27 @@ transformer_2.: wan
 no prefix, default: qwen-image z-image
 no prefix, with alphas: qwen-image
 base_model.model.: flux.2:first ace-step-1.5:first
-""",
-    "comfyui": """
-diffusion_model.: flux.1:first flux.2:first chroma:first sd3:first wan:first qwen-image z-image:first z-image
-diffusion_model.: hunyuan-video:first hunyuan-video:authors ltx-video ltx-2:first hidream lumina-2:first
-diffusion_model.: auraflow:first cosmos:first mochi:first pixart:first ace-step-1
-diffusion_model. with alphas: wan:first flux.1:first
-lora_unet_: flux.1:first flux.2:first chroma:first sd3:first wan:first qwen-image z-image:first
-lora_unet_: hunyuan-video:first ltx-video hidream lumina-2:first auraflow:first cosmos:first
-lora_unet__: wan:first
-lycoris_: qwen-image z-image hidream ace-step-1 flux.1
-lora_transformer_: flux.1
-transformer.: flux.1 hunyuan-video:authors
-transformer. with alphas: flux.1
-no prefix, default: qwen-image
-no prefix, with alphas: qwen-image
-base_model.model.: sd3 pixart
-""",
-}
-_UNTOLD = {  # likewise what nobody can tell
-    "comfyui": """
-diffusion_model.: sana:first ace-step-1.5:first
-lora_unet_: z-image hunyuan-video:authors pixart
-lora_transformer_: chroma pixart sd3
-lycoris_: flux.2 chroma sd3 z-image:first auraflow ltx-video pixart sana
-transformer.: flux.2 chroma wan z-image:first hunyuan-video ltx-video ltx-2 lumina-2 cosmos cogvideox mochi
-transformer.: sana ace-step-1 ace-step-1.5 sd3 qwen-image z-image auraflow pixart hidream
-transformer_2.: wan
-transformer. with alphas: chroma qwen-image
-no prefix: qwen-image wan:first z-image ltx-video ace-step-1
-no prefix, default: wan:first z-image
-base_model.model.: flux.2:first ace-step-1.5:first
-""",
-}
-_TRIPS = {  # a spelling that is read, but for files with such keys
-    ("diffusers", "hunyuan-video", "authors"): r"self_attn_qkv",
-    ("diffusers", "chroma", "first"): r"distilled_guidance_layer",
-}
+"""  # spelling, and the families that diffusers reads in it wholly
+_TRIPS = """
+refuses | transformer., diffusion_model. | hunyuan-video:authors | self_attn_qkv
+turns   | transformer., diffusion_model. | hunyuan-video:authors | final_layer.adaLN_modulation
+turns   | diffusion_model., base_model.model. | flux.2:first | final_layer.adaLN_modulation
+ignores | lora_unet_ | flux.2:first | guidance_in|_modulation
+refuses | lora_unet_ | chroma:first | img_in|txt_in|final_layer|distilled_guidance_layer
+ignores | lora_unet_ | z-image:first | x_embedder|final_layer
+refuses | lora_unet_ | wan:first | _(patch|time|text)_embedding|time_projection|img_emb|head_head
+refuses | diffusion_model. with alphas | wan:first | [.](patch|time|text)_embedding|time_projection|img_emb|head.head
+refuses | diffusion_model. | wan:first | [.]patch_embedding
+ignores | diffusion_model. | ltx-video:first | patchify_proj|adaln_single
+refuses | diffusion_model. | lumina-2:first | [.](x|cap|t)_embedder|final_layer
+"""  # what diffusers does with modules of such names, in spellings that it reads  # noqa: E501
 
 
 @cache
-def _listed(text: str) -> frozenset[tuple[str, str, str]]:
-    """(spelling, family, naming) of a table."""
+def _listed() -> frozenset[tuple[str, str, str]]:
+    """(spelling, family, naming) of what diffusers reads."""
     found = set()
-    for line in text.strip().splitlines():
+    for line in _READ.strip().splitlines():
         spelling, _, families = line.rpartition(": ")
         for word in families.split():
             name, _, naming = word.partition(":")
@@ -84,27 +61,31 @@ def _listed(text: str) -> frozenset[tuple[str, str, str]]:
     return frozenset(found)
 
 
+def trips(met: Met) -> list[tuple[str, str]]:
+    """(what diffusers does with them, a pattern for their keys) of modules that it does not read in a row."""
+    own = f"{met.family.name}:{met.naming}"
+    lines = ([part.strip() for part in line.split(" | ")] for line in _TRIPS.strip().splitlines())
+    return [
+        (how, keys)
+        for how, names, family, keys in lines
+        if family == own and met.spelling in names.split(", ")
+    ]
+
+
 def reads(consumer: str, met: Met) -> bool | None:
     """Whether a program reads a family in a spelling wholly; None if that cannot be told."""
-    key = (met.spelling, met.family.name, met.naming)
-    if key in _listed(_READ[consumer]):
-        return True
-    return None if key in _listed(_UNTOLD.get(consumer, "")) else False
+    if consumer == "diffusers":
+        return (met.spelling, met.family.name, met.naming) in _listed()
+    return comfy_names.verdict(met)[0]
 
 
 def oracle(consumer: str, met: Met) -> str:
     """What the verdict is known from."""
-    if consumer == "diffusers":
-        return LOADERS
-    if reads(consumer, met) is not True:
-        return NONE
-    own = met.naming == "first" or met.family.namings["first"].rules == met.family.namings[met.naming].rules
-    plain = met.spelling.startswith(("diffusion_model.", "lora_unet_"))
-    return OWN if own and plain else FILES
+    return LOADERS if consumer == "diffusers" else comfy_names.verdict(met)[1]
 
 
 def met(facts: Facts) -> list[Met]:
-    """The rows that a file can be of: one for each family that it can be of."""
+    """The rows that a file can be of: one for each family, and for each way to call its modules."""
     keys = list(facts.tensors)
     alphas = any(key.endswith(".alpha") for key in keys)
     return [
@@ -134,21 +115,48 @@ def rules(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
     rows = met(facts)
     some = printable(facts.example, 80)
     titles = " or ".join(dict.fromkeys(row.family.title for row in rows))
-    if rows and all(reads(consumer.name, row) is False for row in rows):
+    if rows and _verdicts(consumer.name, rows) == {False}:
         yield consumer.ignoring(f"keys such as {some}: it does not read {titles} in such names")
-    for row in rows:
-        pattern = _TRIPS.get((consumer.name, row.family.name, row.naming))
-        if pattern and (odd := next((key for key in facts.tensors if re.search(pattern, key)), None)):
-            yield consumer.rejecting(f"of {titles} in such names it reads no {printable(odd, 80)}")
-            return
+    if consumer.name == "diffusers":
+        yield from _tripped(consumer, facts, rows)
+
+
+def _tripped(consumer: Consumer, facts: Facts, rows: list[Met]) -> Iterator[Finding]:
+    """What becomes of modules that diffusers has no place for in a spelling."""
+    for effect, pattern in dict.fromkeys(trip for row in rows for trip in trips(row)):
+        if odd := printable(_first(pattern, facts) or "", 80):
+            if effect == "refuses":
+                yield consumer.rejecting(f"of {rows[0].family.title} in such names it reads no {odd}")
+            elif effect == "ignores":
+                yield consumer.ignoring(f"modules such as {odd}: in such names it loads the blocks only")
+            else:
+                yield consumer.ignoring(f"that the halves of {odd} lie the other way round in its own model")
+
+
+def _verdicts(consumer: str, rows: list[Met]) -> set[bool | None]:
+    """One verdict for each family: a file whose names are alike in two ways is read if one of them is."""
+    found = set()
+    for _, own in groupby(sorted(rows, key=lambda row: row.family.name), lambda row: row.family.name):
+        each = {reads(consumer, row) for row in own}
+        found.add(next((verdict for verdict in (True, None) if verdict in each), False))
+    return found
+
+
+def _first(pattern: str | None, facts: Facts) -> str | None:
+    """A key that has this somewhere."""
+    return next((key for key in facts.tensors if pattern and re.search(pattern, key)), None)
 
 
 def untold(consumer: str, facts: Facts) -> str:
     """Why nobody can tell what a program makes of a file of a known family; "" if it can be told."""
-    if not known(facts):
+    if not facts.families:
         return ""
-    verdicts = {reads(consumer, row) for row in met(facts)}
-    if verdicts in ({True}, {False}):
+    rows = met(facts)
+    for row in rows if consumer == "comfyui" else ():
+        pattern = comfy_names.UNSEEN.get((row.family.name, row.naming))
+        if reads(consumer, row) and (odd := _first(pattern, facts)):
+            return f"nothing public shows whether it reads {printable(odd, 80)} of {row.family.title}"
+    if not known(facts) or _verdicts(consumer, rows) in ({True}, {False}):
         return ""
     title = " or ".join(FAMILIES[name].title for name in facts.families)
     return f"it is for {title}, and nothing public shows whether it is read in such names"

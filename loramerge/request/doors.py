@@ -73,7 +73,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(
             ("consumer", "max_rank", "allow_unknown"), "`check` says which programs load the result"
         ),
-        **dict.fromkeys(("project_out", "drop_below"), _CONVERTED),
+        **dict.fromkeys(("project_out", "drop_below", "blocks"), _CONVERTED),
         "format": "`to` says it",
         "keep_form": "`to` says the form",
         **dict.fromkeys(LIMITS, "every module is compared anyway"),
@@ -92,7 +92,9 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "fuse": {
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
-        **dict.fromkeys(("rules", "project_out", "drop_below"), "use combine first, and fuse the merge"),
+        **dict.fromkeys(
+            ("rules", "project_out", "drop_below", "blocks"), "use combine first, and fuse the merge"
+        ),
         "base": _ARGUMENT,
         "extras": "all that the adapter holds is applied",
         "heads_as_lora": "all that the adapter holds is applied as it is",

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from loramerge.request import kinds
+from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort
 from loramerge.request.field import Field, ask, fields_of
 from loramerge.request.rules import rule, weight
@@ -56,6 +57,9 @@ class Request:
         kinds.Text(metavar="REGEX"), always=True)  # fmt: skip
     exclude: str | None = ask(None, "Leave out modules whose name matches.", "sources",
         kinds.Text(metavar="REGEX"), always=True)  # fmt: skip
+    blocks: str | Mapping[str, str] | Sequence[float] | None = ask(None, "Strengths of the blocks of image "
+        "models: 1,0,0.5,…, one for each block, as in `lbw=`; or by name, `IN04=0.5` or `double 3-7`, which "
+        "takes these alone.", "sources", Blocks(metavar="[SOURCE=]BLOCKS"))  # fmt: skip
     alpha: float | str | Mapping[str, float | str] | None = ask(None, "The training alpha of files that "
         "do not say it: a number, `rslora:A` if trained with rsLoRA, or `rank` for scale 1.", "sources",
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip

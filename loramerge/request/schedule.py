@@ -17,6 +17,7 @@ from loramerge.algorithms import Method, name_of, not_an_option
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Signature
 from loramerge.errors import UsageError, printable
+from loramerge.formats.dialects.blocks import called
 from loramerge.request.kinds import Unfit, factor
 from loramerge.request.rules import Ramp, Rule, Weight
 
@@ -73,6 +74,7 @@ class Schedule:
         lines: of the weights, then of every rule.   found: whether a rule fits a name.
         layers: the lowest and the highest number.
         ranks: place of a target -> rank, where no rule gives one.
+        names: all names of a module that a rule is held against.
     """
 
     weights: tuple[Weight, ...]
@@ -81,6 +83,7 @@ class Schedule:
     found: tuple[Found, ...]
     layers: tuple[int, int]
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    names: Mapping[Target, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -94,16 +97,19 @@ class Schedule:
         line = Line.of(weights, count)
         own = tuple(line if r.weights is None else Line.of(r.weights, count) for r in rules)
         found = tuple(searcher(rule.match, "match") for rule in rules)
-        numbers = [n for n in map(_layer, targets) if n is not None]
+        whole = list(targets)
+        numbers = [n for n in map(_layer, whole) if n is not None]
         layers = (min(numbers, default=0), max(numbers, default=0))
         given = tuple(np.ones(count).tolist()) if weights is None else tuple(weights)
-        return cls(given, tuple(rules), (line, *own), found, layers)
+        names = called(whole) if rules else {}
+        return cls(given, tuple(rules), (line, *own), found, layers, names=names)
 
     def check_rules(self, targets: Iterable[Target]) -> None:
         """Raises UsageError: a rule fits no module."""
-        names = sorted(map(str, targets))
+        whole = list(targets)
+        names = sorted(map(str, whole))
         for rule, found in zip(self.rules, self.found, strict=True):
-            if not any(map(found, names)):
+            if not any(found(name) for target in whole for name in self._names(target)):
                 raise UsageError(
                     f"The rule for {printable(repr(rule.match))} fits no module; a module here is called "
                     f"{printable(names[0])}."
@@ -157,8 +163,13 @@ class Schedule:
 
     def _rule(self, target: Target) -> int:
         """1 for the first rule …, 0 if none fits."""
-        name = str(target)
-        return next((i for i, found in enumerate(self.found, 1) if found(name)), 0)
+        if not self.found:
+            return 0
+        names = self._names(target)
+        return next((i for i, found in enumerate(self.found, 1) if any(map(found, names))), 0)
+
+    def _names(self, target: Target) -> tuple[str, ...]:
+        return (str(target), *self.names.get(target, ())[1:])
 
     def _depth(self, target: Target) -> float:
         number, (low, high) = _layer(target), self.layers

@@ -20,6 +20,7 @@ from loramerge.checkpoints.base import open_base
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats import Alpha, load
+from loramerge.formats.dialects.blocks import called
 from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
@@ -207,21 +208,22 @@ def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> li
     """
     wanted, unwanted = _pattern(only, "only"), _pattern(exclude, "exclude")
 
-    def kept(path: str) -> bool:
-        return (wanted is None or wanted(path)) and not (unwanted is not None and unwanted(path))
+    if wanted is None and unwanted is None and any(adapters):
+        return [replace(adapter, slots=dict(adapter.slots)) for adapter in adapters]
+    names = called({target for adapter in adapters for target in adapter.slots})
 
-    chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(_whole(t))}) for a in adapters]
+    def kept(target: Target) -> bool:
+        return (wanted is None or any(map(wanted, names[target]))) and not (
+            unwanted is not None and any(map(unwanted, names[target]))
+        )
+
+    chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(t)}) for a in adapters]
     if not any(chosen):
         some = printable(next((t for a in adapters for t in a), "none"))
         raise UsageError(
             f"No module is left by {say('only')} and {say('exclude')}; a module here is called {some}."
         )
     return chosen
-
-
-def _whole(target: Target) -> str:
-    """The name by which a target is chosen: experts that share a stored pair go together."""
-    return str(replace(target, index=-1))
 
 
 def _pattern(text: str | None, option: str) -> Found | None:

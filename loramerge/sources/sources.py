@@ -32,6 +32,7 @@ from loramerge.sources.open import check_together, matched, missing_modules, ope
 from loramerge.sources.projected import projected
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
+from loramerge.sources.strengths import strengthened
 from loramerge.sources.units import Units, align, batches, needs
 
 
@@ -175,10 +176,14 @@ def open_together(recipe: Recipe) -> Sources:
 def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
     """The sources under the names of their model, with what is asked of each of them before the merge."""
     if request.project_out is None:
-        return stronger(identified(adapters, request), request.drop_below)
+        return _blocked(identified(adapters, request), request)
     guard = open_one(request.project_out, replace(request, alpha="rank"))  # its strength does not matter
     *found, safety = identified([*adapters, guard], request)
-    return projected(stronger(found, request.drop_below), safety)
+    return projected(_blocked(found, request), safety)
+
+
+def _blocked(adapters: list[Adapter], request: Request) -> list[Adapter]:
+    return strengthened(stronger(adapters, request.drop_below), request.blocks)
 
 
 def _unspelled(adapters: Sequence[Adapter]) -> list[Adapter]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.errors import printable
-from loramerge.formats.dialects.blocks import block
+from loramerge.formats.dialects.blocks import blocks_of
 from loramerge.verbs.inspect import Inspection
 
 
@@ -38,7 +38,7 @@ def blocks(found: Inspection) -> list[BlockFacts]:
 
 
 def _names(adapter: Adapter) -> dict[str, str]:
-    return {str(target): block(target) for target in adapter.slots}
+    return {str(target): name for target, name in blocks_of(adapter).items()}
 
 
 def _block(name: str, norms: list[float | None], whole: float | None) -> BlockFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -46,16 +47,20 @@ def loaded(family, tensors: dict[str, np.ndarray]) -> dict[str, tuple] | None:
     return made
 
 
-def share(met, width: int, without: str = "") -> tuple[str, list[str]]:
+def share(met, width: int, without: str = "", around: bool = False, only: str = "") -> tuple[str, list[str]]:
     """How much of a file in a spelling diffusers loads as it is meant, and what it does not.
 
     Args:
-        without: leave out the modules with this in their names.
+        without: leave out the modules whose names have this pattern.   around: with those in no block.
+        only: beside the blocks without these, leave out all but the modules of this pattern.
     """
     from tests.helpers.spelled import factors, tensors
 
-    values = {k: v for k, v in tensors(met, 0, width).items() if not (without and without in k)}
-    wanted, found = factors(met, values, width), loaded(met.family, values)
+    values = tensors(met, 0, width, around)
+    blocks = tensors(met, 0, width) if only else values
+    values = {k: v for k, v in values.items() if k in blocks or re.search(only, k)}
+    values = {k: v for k, v in values.items() if not (without and re.search(without, k))}
+    wanted, found = factors(met, values, width, around), loaded(met.family, values)
     if found is None:
         return "refused", sorted(wanted)
     lost = [name for name in wanted if not _same(wanted[name], found.get(name))]

@@ -20,14 +20,19 @@ ROWS = {label(met): met for met in MET}
 
 
 def modules(
-    met: Met, block: int = 0, width: int = 12
+    met: Met, block: int = 0, width: int = 12, around: bool = False
 ) -> dict[str, tuple[tuple[str, ...], tuple[int, int], list]]:
-    """Name in the file -> (diffusers' names of its rows, (outs, ins), which rows each has), of one block."""
+    """Name in the file -> (diffusers' names of its rows, (outs, ins), which rows each has), of one block.
+
+    Args:
+        around: with the modules that are in no block, or in a block of a block.
+    """
     first = {rule.ours: rule for rule in met.family.namings[FIRST].rules}
     wholes = {part: rule for rule in first.values() for part in rule.ours}
     found = {}
     for rule in met.family.namings[met.naming].rules:
-        if "*" not in rule.theirs or rule.theirs.count("*") > 1:
+        stars = rule.theirs.count("*")
+        if stars != 1 and not around:
             continue
         whole = wholes.get(rule.ours[0], rule)
         outs, ins = size(whole, width)
@@ -36,16 +41,16 @@ def modules(
             (spans,) = ([each] for each in [spans[whole.ours.index(rule.ours[0])]])
             outs = sum(span.stop - span.start for span in spans[0])
             spans = [[slice(0, outs)]]
-        name = filled(rule.theirs, (str(block),))
-        parts = tuple(filled(part, (str(block),)) for part in rule.ours)
+        name = filled(rule.theirs, (str(block),) * stars)
+        parts = tuple(filled(part, (str(block),) * stars) for part in rule.ours)
         found[name] = parts, (outs, ins), spans
     return found
 
 
-def tensors(met: Met, seed: int, width: int = 12) -> dict[str, np.ndarray]:
+def tensors(met: Met, seed: int, width: int = 12, around: bool = False) -> dict[str, np.ndarray]:
     """A file with random factors."""
     rng, made = np.random.default_rng(seed), {}
-    for name, (_, (outs, ins), _) in modules(met, width=width).items():
+    for name, (_, (outs, ins), _) in modules(met, width=width, around=around).items():
         stem = met.stem(name)
         made[f"{stem}{met.ends[0]}"] = rng.standard_normal((RANK, ins)).astype("f4")
         made[f"{stem}{met.ends[1]}"] = rng.standard_normal((outs, RANK)).astype("f4")
@@ -59,10 +64,12 @@ def updates(met: Met, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: up @ down for name, (up, down) in factors(met, found).items()}
 
 
-def factors(met: Met, found: dict[str, np.ndarray], width: int = 12) -> dict[str, tuple]:
+def factors(
+    met: Met, found: dict[str, np.ndarray], width: int = 12, around: bool = False
+) -> dict[str, tuple]:
     """diffusers' name of a module -> (up, down) in float64, of a file in this spelling."""
     made = {}
-    for name, (parts, _, spans) in modules(met, width=width).items():
+    for name, (parts, _, spans) in modules(met, width=width, around=around).items():
         stem = met.stem(name)
         if (key := next((k for k in _downs(stem) if k in found), None)) is None:
             continue

@@ -55,12 +55,12 @@ _WAYS = {  # spelling -> (format, prefix, ends, flat, alpha)
 }
 _LINES = """
 diffusion_model.: flux.1:first flux.2:first chroma:first sd3:first wan:first qwen-image z-image:first
-diffusion_model.: z-image hunyuan-video:first hunyuan-video:authors ltx-video ltx-2:first hidream
+diffusion_model.: z-image hunyuan-video:first hunyuan-video:authors ltx-video:first ltx-2:first hidream
 diffusion_model.: lumina-2:first auraflow:first cosmos:first mochi:first pixart:first sana:first
 diffusion_model.: ace-step-1 ace-step-1.5:first
 diffusion_model. with alphas: wan:first flux.1:first
 lora_unet_: flux.1:first flux.2:first chroma:first sd3:first wan:first qwen-image z-image:first z-image
-lora_unet_: hunyuan-video:first hunyuan-video:authors ltx-video hidream lumina-2:first auraflow:first
+lora_unet_: hunyuan-video:first hunyuan-video:authors ltx-video:first hidream lumina-2:first auraflow:first
 lora_unet_: cosmos:first pixart
 lora_unet__: wan:first
 lora_transformer_: flux.1 sd3 chroma pixart

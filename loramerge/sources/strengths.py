@@ -1,0 +1,152 @@
+"""Sources whose blocks are stronger or weaker: what strengths mean for the blocks of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.errors import UsageError, printable, say
+from loramerge.formats.dialects.blocks import BESIDE, TEXT, blocks_of, lists
+from loramerge.formats.dialects.model import families_of
+from loramerge.request.blocks import Named, Strengths, strengths
+
+_XL = "BASE IN04 IN05 IN07 IN08 M00 OUT00 OUT01 OUT02 OUT03 OUT04 OUT05"
+_SD = "BASE IN01 IN02 IN04 IN05 IN07 IN08 M00 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11"
+UNET: Mapping[int, tuple[str, ...]] = {  # count -> the blocks of a U-Net that so many strengths are for
+    12: tuple(_XL.split()),
+    17: tuple(_SD.split()),
+    20: (TEXT, *(f"IN{n:02}" for n in range(9)), "M00", *(f"OUT{n:02}" for n in range(9))),
+    26: (TEXT, *(f"IN{n:02}" for n in range(12)), "M00", *(f"OUT{n:02}" for n in range(12))),
+}
+Strength = Callable[[str], float]  # of a block, by its name
+
+
+def strengthened(adapters: Sequence[Adapter], asked: str | Mapping[str, str] | None) -> list[Adapter]:
+    """The sources with another strength in their blocks; modules of strength 0 are left out.
+
+    Raises:
+        UsageError: a name of no source or block, a count that is not of this model, or nothing is left.
+    """
+    if asked is None:
+        return list(adapters)
+    if isinstance(asked, str):
+        return [_strengthened(adapter, asked) for adapter in adapters]
+    found = {name: [a for a in adapters if name in _names(a)] for name in asked}
+    if strange := next((name for name, own in found.items() if not own), None):
+        raise UsageError(f"{say('blocks')} names {printable(strange)}, which is not one of the sources.")
+    texts = {id(adapter): asked[name] for name, own in found.items() for adapter in own}
+    return [_strengthened(a, texts[id(a)]) if id(a) in texts else a for a in adapters]
+
+
+def _names(adapter: Adapter) -> set[str]:
+    """What a user may call it: its name, its file, either without its end."""
+    paths = [adapter.name, *map(str, adapter.provenance.files[:1])]
+    return {name for path in paths for name in (path, Path(path).name, Path(path).stem)}
+
+
+def _strengthened(adapter: Adapter, text: str) -> Adapter:
+    said, where = strengths(text), blocks_of(adapter)
+    strength = _by_name(adapter, said) if said.named else _by_count(adapter, said)
+    by = {target: said.whole * strength(name) for target, name in where.items()}
+    slots = {t: Slot(slot.up, slot.down, slot.scale * by[t]) for t, slot in adapter.slots.items() if by[t]}
+    if not slots:
+        raise UsageError(f"{say('blocks', text)} leaves nothing of {printable(adapter.name)}.")
+    biases = {target: bias for target, bias in adapter.biases.items() if target in slots}
+    changed, every = ({name for t, name in where.items() if all or by[t] != 1} for all in (False, True))
+    gone = f", and {len(where) - len(slots)} modules have none" if len(slots) < len(where) else ""
+    note = f"{len(changed)} of {len(every)} blocks have another strength{gone}"
+    return replace(adapter, slots=slots, biases=biases, oddities=(*adapter.oddities, note))
+
+
+def _by_count(adapter: Adapter, said: Strengths) -> Strength:
+    """Strengths in the order of the blocks. What no block is of stays as it is, but for a text encoder's."""
+    own, count = set(blocks_of(adapter).values()), len(said.values)
+    orders = [order for order in _orders(adapter, own) if len(order) == count]
+    if not orders:
+        counts = sorted({len(order) for order in _orders(adapter, own)})
+        fit = f"{' or '.join(map(str, counts))} are one for each block"
+        known = fit if counts else "its model is not known"
+        raise UsageError(
+            f"{say('blocks')} has {count} strengths for {printable(adapter.name)}: {known}. Blocks can also "
+            f"be named: {_some(own)}."
+        )
+    table = dict(zip(orders[0], said.values, strict=True))
+    counted = {_apart(name)[0] for name in table} - {TEXT}
+    if odd := sorted(name for name in own - table.keys() if _apart(name)[0] in counted):
+        raise UsageError(
+            f"{say('blocks')} has {count} strengths, and none of them is for {odd[0]}, which "
+            f"{printable(adapter.name)} has. Blocks can also be named: {_some(own)}."
+        )
+    return lambda name: table.get(name, 1.0)
+
+
+def _orders(adapter: Adapter, own: set[str]) -> list[tuple[str, ...]]:
+    """The blocks of its model in order, by themselves and behind `BASE`, in every size that it can have."""
+    if any(target.component == "unet" for target in adapter.slots):
+        return list(UNET.values())
+    found = []
+    for family in families_of(adapter):
+        names = list(lists(family))
+        here = {name: _count(own, name) for name in names}
+        sizes = [dict(zip(names, family.blocks.values(), strict=True))] + [here] * all(here.values())
+        found += [tuple(f"{name}.{n:02}" for name in names for n in range(size[name])) for size in sizes]
+    return [order for each in found for order in (each, (TEXT, *each))]
+
+
+def _count(own: set[str], name: str) -> int:
+    numbers = (int(block.rpartition(".")[2]) for block in own if block.rpartition(".")[0] == name)
+    return max(numbers, default=-1) + 1
+
+
+def _by_name(adapter: Adapter, said: Strengths) -> Strength:
+    """Strengths of blocks by their names: the last that fits counts."""
+    own = sorted(set(blocks_of(adapter).values()))
+    names = {"M": {"MID"}}
+    names |= {name: words for family in families_of(adapter) for name, words in lists(family).items()}
+    found: dict[str, float] = {}
+    for each in said.named:
+        meant = [name for name in own if _means(each, name, names, own)]
+        if not meant:
+            raise UsageError(
+                f"{say('blocks')} names {printable(_shown(each), 60)}, and {printable(adapter.name)} has "
+                f"other blocks: {_some(set(own))}."
+            )
+        found |= dict.fromkeys(meant, 1.0 if each.value is None else each.value)
+    rest = 0.0 if said.chosen else 1.0
+    return lambda name: found.get(name, rest)
+
+
+def _means(each: Named, name: str, names: Mapping[str, set[str]], blocks: Sequence[str]) -> bool:
+    """Whether a block is one of those that are named."""
+    first, number = _apart(name)
+    every = {_apart(other)[0] for other in blocks}
+    lists = {other: {word.lower() for word in (other, *names.get(other, ()))} for other in every}
+    word = each.list.lower()
+    exact = any(word in words for words in lists.values())
+    fits = word in lists[first] if exact else any(own.startswith(word) for own in lists[first])
+    inside = each.low is None or (number is not None and each.low <= number <= (each.high or each.low))
+    return fits and inside if word else inside and number is not None
+
+
+def _apart(name: str) -> tuple[str, int | None]:
+    """`IN04` as IN and 4, `blocks.07` as blocks and 7."""
+    if name in (TEXT, BESIDE):
+        return name.split()[0], None
+    first = name.rstrip("0123456789")
+    return first.rstrip("."), int(name[len(first) :])
+
+
+def _shown(each: Named) -> str:
+    span = "" if each.low is None else f" {each.low}" if each.low == each.high else f" {each.low}-{each.high}"
+    return f"{each.list}{span}".strip()
+
+
+def _some(own: set[str]) -> str:
+    """The lists of blocks that there are, from the first to the last of each."""
+    ends: dict[str, list[int]] = {}
+    for first, number in map(_apart, own):
+        ends.setdefault(first, []).extend([] if number is None else [number])
+    words = [f"{name} {min(n)}-{max(n)}" if n else name for name, n in sorted(ends.items())]
+    return printable(", ".join(words), 200)
