@@ -45,6 +45,7 @@ TYPES = {  # type -> class of its config, its settings
     "HIRA": ("HiraConfig", {"r": 4}),
     "IA3": ("IA3Config", {"feedforward_modules": ["up_proj"]}),
     "OFT": ("OFTConfig", {"oft_block_size": 4}),
+    "PSOFT": ("PsoftConfig", {"r": 4}),
     "BOFT": ("BOFTConfig", {"boft_block_size": 4}),
 }
 ALONE = {"VBLORA", "VBLORA, best", "TINYLORA", "UNILORA", "C3A", "DELORA", "GRALORA"}  # need no base
