@@ -135,6 +135,11 @@ def counted(counts: Mapping[str, int]) -> list[str]:
     return [*found, *told, *(form.caveat for form in FORMS.values() if form.caveat and counts.get(form.name))]
 
 
+def whole(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Those of these forms whose updates have full rank, by their words."""
+    return tuple(dict.fromkeys(f.words for name, f in FORMS.items() if f.full and counts.get(name)))
+
+
 def _form(factors: Parts, given: Given, naming: Naming) -> Form:
     """The form that owns all of these; the one that its setting asks for, if there are several."""
     if not factors:
