@@ -296,7 +296,8 @@ def forms_table() -> str:
 
 AUTHORS = {  # forms that PEFT does not have, or has otherwise
     "stacked": "its definition", "authors_kasa": "the authors' formula", "xs": "the authors' formula",
-    "lofit": "the authors' formula", "merged": "loralib", "boft": "PEFT, in steps",
+    "lofit": "the authors' formula", "merged": "loralib",
+    "boft": "PEFT, in steps", "triadapt": "the authors' formula",
 }  # fmt: skip
 
 

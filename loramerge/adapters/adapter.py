@@ -183,6 +183,7 @@ class Adapter(Mapping[Target, LowRank]):
         model: the config of its model, from beside it or where its base lies; empty where it is not known.
         families: of image or video models that its own model can be of, by the names of `FAMILIES`.
         spelling: how its files call the modules, where a format has several ways.
+        full: the forms, by their words, in which it holds updates of full rank.
     """
 
     name: str
@@ -201,6 +202,7 @@ class Adapter(Mapping[Target, LowRank]):
     model: Mapping[str, Any] = field(default_factory=dict)
     families: tuple[str, ...] = ()
     spelling: Spelling | None = None
+    full: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, updates: Mapping[str, LowRank], name: str = "adapter") -> Adapter:

@@ -24,6 +24,7 @@ from loramerge.formats import output
 from loramerge.formats.files.atomic import check_output
 from loramerge.formats.files.destination import real_path
 from loramerge.hub.escape import shell
+from loramerge.merge.full import check_low
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
 from loramerge.merge.run import Merge, run
@@ -171,6 +172,7 @@ def _check_page(plan: Plan, given: dict[str, Any], out: Path) -> None:
 
 
 def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None:
+    check_low(plan)
     check_output(out, plan.request.overwrite, folder=not output.is_bare(out))
     if given["repo"] is not None:
         private = ", in private" if given["private"] else ""
@@ -179,6 +181,7 @@ def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None
 
 
 def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed, recipe: Recipe) -> None:
+    check_low(plan)
     merge, repo = kept(plan) if plan.request.keep_form else run(plan), given["repo"]
     if given["page"] is not None:
         from loramerge.pages.report import page_of

@@ -72,7 +72,14 @@ def from_state_dict(
     slots, biases = updates(pairs, scale_of, config)
     trained = config.get("base_model_name_or_path")
     return Adapter(
-        name, slots, BaseModel(trained), pairs.extras, config, biases=biases, oddities=tuple(notes)
+        name,
+        slots,
+        BaseModel(trained),
+        pairs.extras,
+        config,
+        biases=biases,
+        oddities=(*notes, *pairs.oddities),
+        full=pairs.full,
     )
 
 

@@ -43,7 +43,7 @@ class Plan:
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
-        strengths: what ``cosine`` found, by module.
+        strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
     """
 
     request: Request
@@ -57,6 +57,7 @@ class Plan:
     budget: Budget | None = None
     strengths: Mapping[str, float] = field(default_factory=dict)
     tailor: Tailor | None = None
+    sized: bool = False
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"

@@ -17,6 +17,7 @@ from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.profiles import Profile, check_profile
 from loramerge.merge.fit import Fitting, Seen, looking
+from loramerge.merge.full import sized_by
 from loramerge.merge.plan import Plan
 from loramerge.request.budgets import Budget
 from loramerge.request.progress import Stage
@@ -89,6 +90,7 @@ def settle(
     work.check_units()
     shown, empty = method.weights(schedule.typical), Outline({}, 1, kind, {}, profile=profile)
     open_ = Plan(request, sources, schedule, shown, work, method, empty, (), budget, tailor=tailor)
+    open_ = replace(open_, sized=bool(known.ranks or sized_by(method, schedule, budget)))
     _check_strength(open_)
     return _Sizes(open_, observe).settled()
 
@@ -165,8 +167,6 @@ class _Sizes:
 
     def tailored(self, settled: Plan, tailor: Tailor) -> Plan:
         """The plan as the consumer loads it, with sentences about it."""
-        from loramerge.merge.tailor import sized_by
-
         said = sized_by(self.plan.method, self.plan.schedule, self.plan.budget)
         other = tailor.narrower(self.plan.method, settled.outline.largest, said)
         fit = settled if other is None else self.found(other)

@@ -17,6 +17,7 @@ from loramerge.arrays.remix import Fitted, Remix
 from loramerge.arrays.workers import workers
 from loramerge.errors import UsageError
 from loramerge.merge.fit import Seen
+from loramerge.merge.full import check_low
 from loramerge.merge.measure import measure, measure_fit
 from loramerge.merge.planner import settle
 from loramerge.merge.report import Module
@@ -73,6 +74,7 @@ class Session:
         fields, options = part("session", method, {"weights": weights, **asked})
         request = replace(self.sources.request, **fields)
         plan = settle(self.sources, make(method, options), request, self._observe, fold=False)
+        check_low(plan)
         if not plan.schedule.uniform:
             raise UsageError(
                 "Weights or ranks that differ between modules need loramerge.combine: here they are the same "

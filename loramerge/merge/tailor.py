@@ -13,8 +13,6 @@ from loramerge.consumers.consumer import Consumer, Finding, loads
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.output import Outline
 from loramerge.formats.peft.profiles import Profile
-from loramerge.request.budgets import Budget
-from loramerge.request.schedule import Schedule
 
 SINGLE = "F32"  # no consumer computes in more
 
@@ -121,12 +119,3 @@ class Tailor:
         if finding.mend and not finding.command:
             return f"What helps: {finding.mend}."
         return f"Merge without {say('consumer', self.consumer.name)} if it is for another program."
-
-
-def sized_by(method: Method, schedule: Schedule, budget: Budget | None) -> str:
-    """What the user said of the size, in words; empty if nothing."""
-    options = {name: method.options().get(name) for name in ("rank", "energy")}
-    said = [f"{name}={value}" for name, value in options.items() if value is not None]
-    said += [f"the rule for {rule.match}" for rule in schedule.rules if rule.rank is not None]
-    said += ["the record"] if schedule.ranks else []
-    return ", ".join([*said, *([] if budget is None else [budget.name])])

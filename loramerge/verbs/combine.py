@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.algorithms import Method
 from loramerge.formats.output import is_bare
+from loramerge.merge.full import check_low
 from loramerge.merge.planner import planned
 from loramerge.merge.run import Merge, run
 from loramerge.request.recipe import Recipe, Source
@@ -54,4 +55,5 @@ def combine(
     recipe = Recipe.of("combine", sources, method, {"weights": weights, "out": out, **asked})
     bare = recipe.request.out is None or is_bare(recipe.request.out)
     plan = planned(recipe.asking(bare=bare))
+    check_low(plan)
     return kept(plan) if plan.request.keep_form else run(plan)

@@ -166,14 +166,14 @@ def test_row_20_gs_lora_is_read_as_loralib_and_not_as_diffusers(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "words"), [("LILY", "route"), ("XLORA", "route"), ("POLY", "route"),
-    ("SRMOLE", "route"), ("PSOFT", "not read")])  # fmt: skip
+    ("SRMOLE", "route"), ("METEORA", "route")])  # fmt: skip
 def test_what_is_routed_is_named_and_refused(kind, words, tmp_path):
     folder(tmp_path / "a", {"base_model.model.q.lora_A.weight": np.ones((1, 2), "f4")}, peft_type=kind)
     with pytest.raises(IncompatibleError, match=words):
         lm.load(tmp_path / "a")
 
 
-def test_row_17_nola_is_refused_since_nothing_checks_what_its_machine_drew(tmp_path):
+def test_row_17_nola_of_language_models_is_refused_since_nothing_checks_what_its_machine_drew(tmp_path):
     keys = {
         f"h.0.attn.lora_{side}.{part}": np.ones(3, "f4") for side in "AB" for part in ("coefficients", "seed")
     }
@@ -183,10 +183,65 @@ def test_row_17_nola_is_refused_since_nothing_checks_what_its_machine_drew(tmp_p
         lm.load(tmp_path / "nola.safetensors", alpha=1)
 
 
-def test_row_19_triadapt_is_refused_since_its_formula_is_in_no_code(tmp_path):
-    keys = {f"h.0.q.{part}.0": np.ones((1, 3), "f4") for part in ("lora_A", "lora_B", "C_row", "C_col")}
+def nola(torch, outs, ins, rank, alpha, beta):
+    """NOLA's layer as its authors build it: both draws at once, then the mixtures; and what is kept of it."""
+    torch.manual_seed(0)
+    a, b = torch.zeros(len(alpha), ins, rank), torch.zeros(len(beta), rank, outs)
+    for bases in (a, b):
+        torch.nn.init.kaiming_uniform_(bases, a=5**0.5)
+    down = np.einsum("b,bdr->dr", alpha.astype("f8"), a.numpy())
+    up = np.einsum("b,bdr->dr", beta.astype("f8"), b.numpy())
+    return (down @ up).T / rank, a[0, :10, 0].numpy().copy()
+
+
+def test_row_17_nola_is_drawn_again_where_what_it_keeps_proves_the_draw(tmp_path):
+    torch, rng = pytest.importorskip("torch"), np.random.default_rng(17)
+    sizes = {"blocks.0.mlp.fc1": (20, 12), "blocks.0.mlp.fc2": (12, 20)}
+    keys, wanted = {"fc_12in_3out": n(rng, 3, 12)}, {}
+    for path, (outs, ins) in sizes.items():
+        alpha, beta, which = n(rng, 7), n(rng, 5), path.rpartition(".")[2]
+        wanted[path], kept = nola(torch, outs, ins, 3, alpha, beta)
+        keys |= {f"{which}_alpha_000": alpha, f"{which}_beta_000": beta}
+        keys |= {"fc1_A_000": kept} if which == "fc1" else {}
+    save_file(keys, tmp_path / "nola.safetensors")
+    save_model(tmp_path / "base", {f"{path}.weight": n(rng, *size) for path, size in sizes.items()})
+    adapter = lm.load(tmp_path / "nola.safetensors", base=tmp_path / "base")
+    same(adapter, wanted)
+    assert (adapter.rank, list(adapter.extras)) == (3, ["fc_12in_3out"])
+    with pytest.raises(IncompatibleError, match=r"NOLA, which needs the layer sizes .*base="):
+        lm.load(tmp_path / "nola.safetensors")
+    for key, words in (("fc1_A_000", "fc1_A"), ("fc2_beta_000", "The beta of .*fc2")):
+        cut = {other: value for other, value in keys.items() if other != key}
+        save_file(cut, tmp_path / "cut.safetensors")
+        with pytest.raises(SourceError, match=f"{words}.* is missing"):
+            lm.load(tmp_path / "cut.safetensors", base=tmp_path / "base")
+    keys["fc1_A_000"] = keys["fc1_A_000"] + np.float32(1e-5)  # as another generator, or another seed, has it
+    save_file(keys, tmp_path / "other.safetensors")
+    with pytest.raises(IncompatibleError, match="cannot be drawn again"):
+        lm.load(tmp_path / "other.safetensors", base=tmp_path / "base")
+
+
+def test_row_19_triadapt_splits_its_core_in_rows_and_columns_and_divides_by_its_last_rank(tmp_path):
+    rng, stem = np.random.default_rng(19), "base_model.model.h.0.q"
+    a, b = [n(rng, 1, 6), n(rng, 1, 6)], [n(rng, 5, 1), n(rng, 5, 1)]
+    rows, columns = [n(rng, 1, 1), n(rng, 1, 2)], [n(rng, 1, 1), n(rng, 2, 1)]
+    lists = {"lora_A": a, "lora_B": b, "lora_C_row": rows, "lora_C_col": columns}
+    keys = {f"{stem}.{name}.{i}": tensor for name, two in lists.items() for i, tensor in enumerate(two)}
+    folder(tmp_path / "tri", keys, peft_type="TRIADAPTLORA", lora_alpha=4, init_rank=1)
+    lower = np.array([[rows[0][0, 0], 0], rows[1][0]])
+    upper = np.array([[columns[0][0, 0], columns[1][0, 0]], [0, columns[1][1, 0]]])
+    wanted = 4 / (2 + 1e-5) * np.hstack(b) @ (lower + upper) @ np.vstack(a)
+    adapter = lm.load(tmp_path / "tri")
+    same(adapter, {"h.0.q": wanted})
+    assert adapter.rank == 2
+    cut = {key: tensor for key, tensor in keys.items() if not key.endswith("lora_C_row.0")}
+    folder(tmp_path / "cut", cut, peft_type="TRIADAPTLORA", lora_alpha=4, init_rank=1)
+    with pytest.raises(SourceError, match=r"lora_C_row\.0 of h\.0\.q in .* is missing"):
+        lm.load(tmp_path / "cut")
     save_file(keys, tmp_path / "tri.safetensors")
-    with pytest.raises(IncompatibleError, match=r"TriAdaptLoRA .*verified"):
+    with pytest.raises(
+        IncompatibleError, match=r"only an adapter_config\.json of type TRIADAPTLORA explains"
+    ):
         lm.load(tmp_path / "tri.safetensors", alpha=1)
 
 

@@ -11,6 +11,7 @@ from loramerge.formats.dialects.diffusers import DIFFUSERS
 from loramerge.formats.dialects.kohya import KOHYA
 from loramerge.formats.dialects.loralib import LORALIB
 from loramerge.formats.dialects.mlx import MLX
+from loramerge.formats.dialects.nola import NOLA
 from loramerge.formats.dialects.omni import OMNI
 from loramerge.formats.dialects.peft import PEFT
 from loramerge.formats.dialects.sam import SAM
@@ -33,6 +34,7 @@ DIALECTS: tuple[Dialect, ...] = (  # the first that detects a file reads it; PEF
     WAVLLM,
     OMNI,
     CLIP_LORA,
+    NOLA,
     LORALIB,
     SAM,
     BARE,

@@ -18,7 +18,7 @@ from loramerge.formats.dialects.model import Placed
 from loramerge.formats.forms.form import Given, Parts, Update
 from loramerge.formats.forms.lokr import LOKR
 from loramerge.formats.forms.parts import Sorted
-from loramerge.formats.forms.table import ALPHA, counted, update
+from loramerge.formats.forms.table import ALPHA, counted, update, whole
 from loramerge.formats.models import unet
 from loramerge.formats.peft.number import number, scale
 
@@ -56,7 +56,8 @@ class Found:
     def adapter(self, dialect: Dialect, header: Header, extras: Mapping[str, Tensor], rule: str) -> Adapter:
         """The adapter of these. `rule`: what a missing alpha means in this dialect."""
         told = self.oddities(header, rule)
-        return header.adapter(dialect, self.slots, extras=extras, oddities=told, said_alpha=not self.silent)
+        made = header.adapter(dialect, self.slots, extras=extras, oddities=told, said_alpha=not self.silent)
+        return replace(made, full=whole(self.forms))
 
     def oddities(self, header: Header, rule: str) -> list[str]:
         """Sentences about what was assumed. `rule`: what a missing alpha means in this dialect."""

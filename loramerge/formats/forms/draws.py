@@ -36,7 +36,7 @@ class Draws:
 
     def kaiming(self, shape: tuple[int, ...]) -> Array:
         """``torch.nn.init.kaiming_uniform_`` of an empty tensor."""
-        return self.uniform(shape, sqrt(3.0) * (sqrt(2.0) / sqrt(prod(shape[1:]))))
+        return self.uniform(shape, bound(prod(shape[1:])))
 
     def first(self, count: int, length: int) -> Array:
         """``torch.randperm(length)[:count]``: of a shuffle from the front, only its first steps."""
@@ -47,6 +47,11 @@ class Draws:
             found[i] = moved.get(j, j)
             moved[j] = moved.get(i, i)
         return found
+
+
+def bound(fan: int, slope: float = 0.0) -> float:
+    """The largest number that Kaiming's rule draws, for so many inputs and such a slope."""
+    return sqrt(3.0) * (sqrt(2.0 / (1 + slope**2)) / sqrt(fan))
 
 
 def frame(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:

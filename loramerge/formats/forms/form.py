@@ -169,7 +169,7 @@ class Form:
         linear: groups of parts, or of shared tensors, in which ΔW is linear while all others stay the same.
         scaled: alpha over rank multiplies it; else its formula has every number in it.
         full: its rank is that of the matrix.
-        told: notes say how many modules have it.
+        told: notes say how many modules have it.   caveat: what they say too.
         empty: a factor without a row is no mistake.
     """
 
@@ -192,6 +192,7 @@ class Form:
     scaled: bool = True
     full: bool = False
     told: bool = True
+    caveat: str = ""
     empty: bool = False
 
     def spellings(self, naming: Naming) -> Spellings:

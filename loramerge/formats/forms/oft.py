@@ -33,7 +33,8 @@ def make(parts: Parts, given: Given) -> Update:
     most = given.number("eps") / np.sqrt(stored.shape[0]) if given.config.get("coft") is True else None
 
     def whole(stored: Array, weight: Array) -> Array:
-        turns = _turns(_skew(stored, block, most), terms)  # (count or 1, b, b)
+        skew = skewed(stored, block)
+        turns = _turns(skew if most is None else bounded(skew, most), terms)  # (count or 1, b, b)
         apart = weight.reshape(outs, count, block)
         changed: Array = np.matmul(apart.swapaxes(0, 1), turns.swapaxes(1, 2)).swapaxes(0, 1) - apart
         return changed.reshape(outs, ins)
@@ -41,25 +42,33 @@ def make(parts: Parts, given: Given) -> Update:
     return Update(*Product.full([stored, given.layer.weight], (outs, ins), whole).factors(), None)
 
 
-def _skew(stored: Array, block: int, most: float | None) -> Array:
-    """(n, b, b) skew-symmetric matrices, of a norm of at most that where one is given."""
+def skewed(stored: Array, block: int) -> Array:
+    """(n, b, b) skew-symmetric matrices by their upper triangles."""
     found = np.zeros((len(stored), block, block))
     found[:, *np.triu_indices(block, 1)] = stored
-    found = found - found.swapaxes(1, 2)
-    if most is None:
-        return found
-    norms = np.linalg.norm(found, axis=(1, 2), keepdims=True)
-    return np.where(norms <= most, found, most * found / np.where(norms == 0, 1, norms))
+    return found - found.swapaxes(1, 2)
+
+
+def bounded(skew: Array, most: float) -> Array:
+    """The same of a norm of at most that."""
+    norms = np.linalg.norm(skew, axis=(1, 2), keepdims=True)
+    return np.where(norms <= most, skew, most * skew / np.where(norms == 0, 1, norms))
 
 
 def _turns(skew: Array, terms: int | None) -> Array:
-    """What they turn by: Cayley's transform, or so many terms of its series, the last of them once."""
-    one = np.eye(skew.shape[1])
-    if terms is None:
-        return cayley(skew)
-    total, power = np.broadcast_to(one, skew.shape).copy(), skew
-    for term in range(1, terms):
-        total += (1 if term == terms - 1 and term > 2 else 2) * power
+    """What they turn by: Cayley's transform, or so many terms of its series."""
+    return cayley(skew) if terms is None else series(skew, terms)
+
+
+def series(skew: Array, terms: int) -> Array:
+    """The first terms of Cayley's series as PEFT adds them: the last once; of three terms there are four.
+
+    >>> series(np.eye(1)[None], 3)[0, 0, 0]
+    6.0
+    """
+    total, power = np.broadcast_to(np.eye(skew.shape[1]), skew.shape).copy(), skew
+    for term in range(1, max(terms, 4) if terms > 2 else terms):
+        total += (1 if term > 2 and term >= terms - 1 else 2) * power
         power = power @ skew
     return total
 

@@ -36,11 +36,13 @@ from loramerge.formats.forms.lora import LORA
 from loramerge.formats.forms.merged import MERGED
 from loramerge.formats.forms.miss import MISS, MISS_BAT
 from loramerge.formats.forms.oft import OFT
+from loramerge.formats.forms.psoft import PSOFT
 from loramerge.formats.forms.pvera import PVERA
 from loramerge.formats.forms.randlora import RANDLORA
 from loramerge.formats.forms.shira import SHIRA
 from loramerge.formats.forms.stacked import STACKED
 from loramerge.formats.forms.tinylora import TINYLORA
+from loramerge.formats.forms.triadapt import TRIADAPT
 from loramerge.formats.forms.unilora import UNILORA
 from loramerge.formats.forms.vblora import VBLORA
 from loramerge.formats.forms.vera import VERA
@@ -71,6 +73,7 @@ FORMS: Mapping[str, Form] = {
         KASA,
         AUTHORS_KASA,
         OFT,
+        PSOFT,
         C3A,
         DELORA,
         FOURIERFT,
@@ -80,6 +83,7 @@ FORMS: Mapping[str, Form] = {
         RANDLORA,
         SHIRA,
         TINYLORA,
+        TRIADAPT,
         UNILORA,
         VBLORA,
         WAVEFT,
@@ -123,11 +127,17 @@ def counted(counts: Mapping[str, int]) -> list[str]:
     low, full = dict[str, int](), dict[str, int]()
     for name, form in FORMS.items():
         if form.told and counts.get(name):
-            told = full if form.full else low
-            told[form.words] = told.get(form.words, 0) + counts[name]
+            kind = full if form.full else low
+            kind[form.words] = kind.get(form.words, 0) + counts[name]
     each, whole = (" and ".join(f"{n} {words}" for words, n in told.items()) for told in (low, full))
     found = [f"its {each} modules are read as low-rank updates, exactly"] if each else []
-    return found + ([f"its {whole} modules are read exactly, but at full rank"] if whole else [])
+    told = [f"its {whole} modules are read exactly, but at full rank"] if whole else []
+    return [*found, *told, *(form.caveat for form in FORMS.values() if form.caveat and counts.get(form.name))]
+
+
+def whole(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Those of these forms whose updates have full rank, by their words."""
+    return tuple(dict.fromkeys(f.words for name, f in FORMS.items() if f.full and counts.get(name)))
 
 
 def _form(factors: Parts, given: Given, naming: Naming) -> Form:

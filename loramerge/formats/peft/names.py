@@ -31,6 +31,10 @@ _LATENT = re.compile(r"\.([^.]+)_lora_latent_mapping\.weight$")
 _HEAD = re.compile(  # LoFiT keeps what it does to a head beside the projection behind it
     r"(base_model\.model\.)?(?P<path>.+)\.attn_(?P<what>[Av])\.(?P<head>\d{1,4})", re.DOTALL
 )
+_LIST = re.compile(  # TriAdaptLoRA keeps lists, to which training added
+    r"(base_model\.model\.)?(?P<path>.+)\.lora_(?P<what>A|B|C_row|C_col)(?:\.(?P<adapter>[^.]+))?"
+    r"\.(?P<number>\d{1,4})", re.DOTALL,
+)  # fmt: skip
 _SHARED = {  # what a key is where it belongs to no one module -> its name
     end: part for form in FORMS.values() for part, ends in form.shared.items() for end in ends
 }
@@ -41,11 +45,9 @@ _SHARED_NAME = re.compile(
 _ALPHA = re.compile(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.DOTALL)
 
 FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
-    (r"\.lora_[AB]\.(coefficients|seed)$|\bfc\d_(alpha|beta)_\d{3}$", "a NOLA adapter",
+    (r"\.lora_[AB]\.(coefficients|seed)$", "a NOLA adapter",
      "its bases come from a seed and the generator of the device that drew them, and nothing in the file "
      "checks the draw, so that they cannot be drawn again: multiply them out in the library that wrote it"),
-    (r"\.C_(row|col)\b", "a TriAdaptLoRA adapter",
-     "its formula is in no published code, so that it cannot be verified: merge it with what wrote it"),
     (r"^lora_(unet|te\d?|transformer)_", "a kohya LoRA", "convert it to PEFT first"),
     (r"^(?!base_model\.model\.)\S*\.processor\.|_lora\.(up|down)\.|\.lora\.(up|down)\.", "a diffusers LoRA",
      "convert it to PEFT first"),
@@ -98,6 +100,9 @@ def parse(key: str) -> Name | None:
         return Name(
             f"{head['path']}.o_proj", f"lofit_{head['what']}.{int(head['head'])}", None, bool(head[1])
         )
+    if item := _LIST.fullmatch(key):
+        part = f"tri_{item['what'].removeprefix('C_')}.{int(item['number'])}"
+        return Name(item["path"], part, item["adapter"], bool(item[1]))
     found = _NAME.fullmatch(_LATENT.sub(_between, key))
     part = _PARTS.get(f"{found['stem']}{found['end'] or ''}") if found else None
     if found is None or part is None:

@@ -75,6 +75,7 @@ class Pairs:
     Args:
         factors: name of a module, as the patterns of its config see it -> its pair.
         biases: module path -> what is added to its bias, before the scale.
+        full: the forms of full rank among them, by their words.
     """
 
     factors: Mapping[str, Pair]
@@ -82,6 +83,7 @@ class Pairs:
     alphas: Mapping[str, Tensor]
     extras: Mapping[str, Tensor]
     oddities: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
 
 
 def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = None) -> Stored:

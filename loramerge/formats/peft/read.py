@@ -157,6 +157,7 @@ def _adapter(
         provenance=Provenance(Path(name).name or name, files=tuple(files), licence=_licence(config_path)),
         bare=config_path is None,
         oddities=(*oddities, *pairs.oddities, *_oddities(config, pairs)),
+        full=pairs.full,
     )
 
 

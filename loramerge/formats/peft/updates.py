@@ -15,6 +15,7 @@ from loramerge.formats.files.views import widened
 from loramerge.formats.forms.beside import refuse_around, refuse_inside
 from loramerge.formats.forms.form import Given, Update
 from loramerge.formats.forms.table import FORMS, counted, update
+from loramerge.formats.forms.table import whole as whole_forms
 from loramerge.formats.models import unet
 from loramerge.formats.peft.config import Rule
 from loramerge.formats.peft.experts import stacked, unfold
@@ -53,6 +54,7 @@ def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, nam
         stored.alphas,
         stored.extras,
         (*stored.oddities, *_oddities(changes, pairs)),
+        whole_forms(Counter(change.form for change in changes.values())),
     )
 
 

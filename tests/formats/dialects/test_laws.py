@@ -51,7 +51,7 @@ def close(found, wanted, tolerance):
 
 
 def test_every_format_has_a_sample_of_every_kind_of_layer_that_it_declares():
-    assert set(SPELLINGS) == {dialect.name for dialect in DIALECTS}
+    assert set(SPELLINGS) == {dialect.name for dialect in DIALECTS} - {"nola"}  # which stores no factors
     assert set(LAYERS) == set(FORMATS)
     for name in FORMATS:
         assert {target.kind for target in ALL[name]} == set(named(name).kinds)

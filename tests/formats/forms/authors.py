@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -173,6 +174,8 @@ def peft_merged(config, size, shared=None, weight=None, bias=None, beside=None, 
         import torch
 
         layers = {name: _linear(each, bias) for name, each in (("m", size), ("o", beside)) if each}
+        if single:
+            layers = {name: layer.float() for name, layer in layers.items()}
         with torch.no_grad():
             layers["m"].weight.copy_(torch.zeros(size) if weight is None else torch.from_numpy(weight))
             before = layers["m"].weight.clone()
@@ -192,6 +195,16 @@ def peft_merged(config, size, shared=None, weight=None, bias=None, beside=None, 
             return (made.eval().merge_and_unload()["m"].weight - before).detach().numpy()
 
     return theirs
+
+
+def signs(weight, right):
+    """(r,) whether torch's singular vectors point as these do, 1 or -1; 1 where it is not installed."""
+    if not find_spec("torch"):
+        return np.ones(len(right))
+    import torch
+
+    theirs = torch.linalg.svd(torch.from_numpy(weight), full_matrices=False)[2].numpy()
+    return np.sign((theirs * right).sum(axis=1))
 
 
 def _linear(size, bias):
@@ -295,3 +308,16 @@ def lofit(weight):
         return (np.array(outputs[1:]) - outputs[0]).T - weight
 
     return theirs
+
+
+def triadapt(parts):
+    """TriAdaptLoRA's own product: lists filled up with zeros, concatenated, and divided by the rank."""
+    import torch
+
+    tensors = _torch(parts)
+    a, b, rows, columns = ([tensors[f"tri_{side}.{i}"] for i in (0, 1)] for side in ("A", "B", "row", "col"))
+    rank, pad = rows[-1].size(1), torch.nn.functional.pad
+    lower = torch.cat([pad(row, (0, rank - row.size(1))) for row in rows], dim=0)
+    upper = torch.cat([pad(column, (0, 0, 0, rank - column.size(0))) for column in columns], dim=1)
+    delta = torch.cat(b, 1) @ ((lower + upper) @ torch.cat(a, 0)) * 6 / (rank + 1e-5)
+    return delta.numpy()

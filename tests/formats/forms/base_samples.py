@@ -103,7 +103,9 @@ def oft(blocks=3, **settings):
                 turn = turn * min(1, 0.2 / np.sqrt(blocks) / np.sqrt((turn**2).sum()))
             if settings.get("use_cayley_neumann"):
                 square = turn @ turn
-                turned = one + 2 * turn + 2 * square + 2 * square @ turn + square @ square
+                turned = one + 2 * turn + 2 * square + square @ turn
+                if "num_cayley_neumann_terms" not in settings:  # five
+                    turned = turned + square @ turn + square @ square
             else:
                 turned = product(one - turn, np.linalg.inv(one + turn))
             here = slice(4 * k, 4 * k + 4)
@@ -114,6 +116,36 @@ def oft(blocks=3, **settings):
         return Sample(
             "peft", {"oft_R": stored}, wanted, 12, None, set(), theirs, config=config, weight=weight
         )
+
+    return make
+
+
+def psoft(**settings):
+    """R of the strongest three parts; the signs of singular vectors are those that torch finds."""
+
+    def make(rng):
+        weight, orthogonal = base_weight(rng, 14, 12), settings.get("psoft_orth", True)
+        parts = {"psoft_R": 0.3 * n(rng, 3) if orthogonal else n(rng, 3, 3)}
+        parts |= {"psoft_a": n(rng, 3), "psoft_b": n(rng, 3)} if settings.get("psoft_mag_a", True) else {}
+        left, sigma, right = np.linalg.svd(weight.astype("f8"), full_matrices=False)
+        signs, power = authors.signs(weight, right)[:3], 0.5 if "ab_svd_init" in settings else 1.0
+        if orthogonal:
+            turn, one = skew(parts["psoft_R"], 3), np.eye(3)
+            if settings.get("cayley_neumann_eps"):
+                turn = turn * min(1, 0.2 / np.sqrt((turn**2).sum()))
+            whole = product(one + turn, np.linalg.inv(one - turn))
+            if settings.get("use_cayley_neumann"):
+                whole = one + 2 * turn + 2 * turn @ turn + turn @ turn @ turn
+        turned = np.zeros((3, 3))
+        for i, j in np.ndindex(3, 3):
+            entry = whole[i, j] if orthogonal else parts["psoft_R"][i, j]
+            entry *= parts["psoft_b"][i] * parts["psoft_a"][j] if "psoft_a" in parts else 1
+            turned[i, j] = sigma[i] ** power * (entry - (i == j)) * sigma[j] ** (1 - power)
+        wanted = product(product(left[:, :3] * signs, turned), signs[:, None] * right[:3])
+        theirs = authors.peft_merged("PsoftConfig", (14, 12), weight=weight, single=True, r=3, **settings)
+        config = {"peft_type": "PSOFT", "r": 3, **settings}
+        return Sample("peft", parts, wanted, 3, None, set(), theirs, rank=3,
+            config=config, weight=weight, within=1e-6)  # fmt: skip
 
     return make
 

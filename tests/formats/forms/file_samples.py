@@ -115,3 +115,21 @@ def unilora(rng):
     shared = {"unilora_theta_d": theta}
     theirs = authors.peft_merged("UniLoraConfig", (14, 12), shared, r=2, theta_d_length=6, save_indices=True)
     return Sample("peft", parts, wanted, 2, None, set(), theirs, config=config, shared=shared)
+
+
+def triadapt(rng):
+    """Of rank 1, to which training added 2."""
+    parts = {"tri_A.0": n(rng, 1, 12), "tri_A.1": n(rng, 2, 12), "tri_B.0": n(rng, 14, 1)}
+    parts |= {"tri_B.1": n(rng, 14, 2), "tri_row.0": n(rng, 1, 1), "tri_row.1": n(rng, 2, 3)}
+    parts |= {"tri_col.0": n(rng, 1, 1), "tri_col.1": n(rng, 3, 2)}
+    core = np.zeros((3, 3))
+    for i, j in np.ndindex(3, 3):
+        core[i, j] += parts["tri_row.1"][i - 1, j] if i else parts["tri_row.0"][0, 0] * (j == 0)
+        core[i, j] += parts["tri_col.1"][i, j - 1] if j else parts["tri_col.0"][0, 0] * (i == 0)
+    up, down = (
+        np.hstack([parts["tri_B.0"], parts["tri_B.1"]]),
+        np.vstack([parts["tri_A.0"], parts["tri_A.1"]]),
+    )
+    wanted = 6 / (3 + 1e-5) * product(product(up, core), down)
+    config = {"peft_type": "TRIADAPTLORA", "lora_alpha": 6, "init_rank": 1, "r": 8}
+    return Sample("peft", parts, wanted, 3, None, set(), authors.triadapt, rank=8, config=config)

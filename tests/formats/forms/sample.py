@@ -25,7 +25,7 @@ class Sample:
         shared: what its module shares with others, by name.
         size: of its layer, where a form asks for it.   weight, bias: those of the layer, as float32.
         scale: alpha over rank, where a form is not linear in it.
-        moved: what is added to the bias.
+        moved: what is added to the bias.   within: how near to `wanted` the form comes.
     """
 
     naming: str
@@ -44,6 +44,7 @@ class Sample:
     bias: np.ndarray | None = None
     scale: float = 1.0
     moved: np.ndarray | None = None
+    within: float = 1e-12
 
 
 def n(rng, *shape):

@@ -227,6 +227,7 @@ SAMPLES = {  # name of a form -> what is special -> its maker
     },
     "shira": {"": sized_samples.shira},
     "tinylora": {"": file_samples.tinylora},
+    "triadapt": {"": file_samples.triadapt},
     "unilora": {"": file_samples.unilora},
     "vblora": {"": file_samples.vblora, "of the best alone": file_samples.vblora_best},
     "waveft": {
@@ -249,9 +250,18 @@ SAMPLES = {  # name of a form -> what is special -> its maker
         "": base_samples.kasa((14, 12), False, 6),
         "wide": base_samples.kasa((12, 14), False, 4),
     },
+    "psoft": {
+        "": base_samples.psoft(),
+        "PiSSA's factors": base_samples.psoft(ab_svd_init="pissa_init", psoft_mag_a=False, psoft_mag_b=False),
+        "free": base_samples.psoft(psoft_orth=False),
+        "series": base_samples.psoft(
+            use_cayley_neumann=True, num_cayley_neumann_terms=3, cayley_neumann_eps=0.2
+        ),
+    },
     "oft": {
         "": base_samples.oft(),
         "series": base_samples.oft(use_cayley_neumann=True),
+        "series of three": base_samples.oft(use_cayley_neumann=True, num_cayley_neumann_terms=3),
         "shared": base_samples.oft(1, block_share=True),
         "bounded": base_samples.oft(coft=True),
     },

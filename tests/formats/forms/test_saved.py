@@ -45,6 +45,7 @@ TYPES = {  # type -> class of its config, its settings
     "HIRA": ("HiraConfig", {"r": 4}),
     "IA3": ("IA3Config", {"feedforward_modules": ["up_proj"]}),
     "OFT": ("OFTConfig", {"oft_block_size": 4}),
+    "PSOFT": ("PsoftConfig", {"r": 4}),
     "BOFT": ("BOFTConfig", {"boft_block_size": 4}),
 }
 ALONE = {"VBLORA", "VBLORA, best", "TINYLORA", "UNILORA", "C3A", "DELORA", "GRALORA"}  # need no base
@@ -205,6 +206,31 @@ def test_a_form_of_full_rank_says_so_and_is_cut_with_its_lost_energy_in_the_repo
     lost = sum(each[4:].sum() for each in sigma) / sum(each.sum() for each in sigma)
     assert merge.report.energy_lost == pytest.approx(lost, rel=1e-3)
     assert lm.resize(folder, energy=0.5, base=base).report.energy_lost <= 0.5
+
+
+def test_a_merge_of_full_rank_is_refused_until_someone_says_its_size(saved, tmp_path, capsys):
+    folder, base, wanted = saved("DoRA")
+    for method in ("linear", "ties", "svd"):
+        with pytest.raises(IncompatibleError, match=r"holds DoRA: .* full rank.*rank=16.*energy=0\.99"):
+            lm.combine([folder], method, base=base)
+    with pytest.raises(IncompatibleError, match="cat takes no rank: take one that does"):
+        lm.combine([folder, folder], "cat", base=base)
+    with pytest.raises(IncompatibleError, match="full rank"):
+        lm.open([folder], base=base).combine()
+    run = Cli(capsys)
+    for more in ((), ("--dry-run",)):
+        done = run("combine", folder, "--base", base, "-o", tmp_path / "m", *more)
+        assert (done.code, "--rank 16" in done.err, "--energy 0.99" in done.err) == (3, True, True)
+    assert run("combine", folder, "--base", base, "-o", tmp_path / "m", "--rank", "4").code == 0
+    assert lm.combine([folder], base=base, total_rank=12).adapter.rank < 16
+    assert lm.combine([folder], base=base, rules=[lm.Rule("proj", rank=3)]).adapter.rank == 3
+    dense = run("combine", folder, "--base", base, "-o", tmp_path / "d.safetensors", "--dense-delta")
+    assert dense.code == 0, dense.err
+    from safetensors.numpy import load_file
+
+    for key, delta in load_file(tmp_path / "d.safetensors").items():
+        np.testing.assert_allclose(delta, wanted[key.removesuffix(".weight")], atol=1e-5)
+    assert run("combine", folder, "--fuse", base, "-o", tmp_path / "model").code == 0
 
 
 def test_a_quantised_base_is_refused_by_name_only_where_it_is_needed(saved, tmp_path):
