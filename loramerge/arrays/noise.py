@@ -47,7 +47,7 @@ class Noise:
 
 @dataclass
 class Tally:
-    """The rounding of a matrix that is seen some rows at a time.
+    """The rounding of two matrices that are seen some rows at a time.
 
     Args:
         columns: how many it has.
@@ -59,14 +59,19 @@ class Tally:
     def __post_init__(self) -> None:
         self.sums = np.zeros(self.columns)
 
-    def add(self, rows: Array) -> None:
-        """Counts rows (a, b) in, and overwrites them if they are float32."""
-        spacing = np.ascontiguousarray(rows, np.float32)
-        bits = spacing.view(np.uint32)
-        np.bitwise_and(bits, EXPONENT, out=bits)  # |w| rounded down to a power of two
-        np.square(spacing, out=spacing)
-        self.sums += spacing.sum(axis=0)
-        self.largest = max(self.largest, float(spacing.sum(axis=1).max(initial=0.0)))
+    def add(self, rows: Array, others: Array) -> None:
+        """Counts in rows (a, b) and those of the other matrix; of each pair of entries the larger one.
+
+        Both are overwritten if they are float32.
+        """
+        spacing, theirs = (each.astype(np.float32, copy=False).view(np.uint32) for each in (rows, others))
+        np.bitwise_and(spacing, EXPONENT, out=spacing)  # |w| rounded down to a power of two
+        np.maximum(spacing, np.bitwise_and(theirs, EXPONENT, out=theirs), out=spacing)
+        squares = spacing.view(np.float32)
+        np.square(squares, out=squares)
+        self.sums += np.ones(len(squares), np.float32) @ squares
+        sums = squares @ np.ones(squares.shape[1], np.float32)
+        self.largest = max(self.largest, float(sums.max(initial=0.0)))
 
     def noise(self, *dtypes: str) -> Noise:
         """What rounding to the coarsest of these types adds to it."""
@@ -85,5 +90,5 @@ def rounding(matrix: Array, *dtypes: str) -> Noise:
     True
     """
     tally = Tally(matrix.shape[1])
-    tally.add(matrix.astype(np.float32))
+    tally.add(matrix.astype(np.float32), matrix.astype(np.float32))
     return tally.noise(*dtypes)

@@ -10,23 +10,24 @@ import numpy as np
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Kind, Target
-from loramerge.algorithms.families.refit import energy, refit
+from loramerge.algorithms.families.krylov import leading
+from loramerge.algorithms.families.refit import energy
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.arrays.noise import Noise, Tally, rounding
+from loramerge.arrays.noise import Noise, rounding
 from loramerge.checkpoints import quantised
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
+from loramerge.checkpoints.subtract import Apart, subtracted
 from loramerge.errors import IncompatibleError, printable
 
 PAIRED: tuple[Kind, ...] = ("linear", "conv", "expert")  # embeddings are taken whole, if at all
 EXACT = 1e-12  # of ‖ΔW‖², that a fit may lose more than the best: planted differences come back
-OF_LOST = 1e-3  # the same, of what the best fit loses
+OF_LOST = 5e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
 ROUGH = 0.05  # enough to see whether there is more than rounding
 FIRST = 16  # units, where a share of the energy says how many
 CLEAR = 1e-2  # of ‖ΔW‖²: more that is lost is known from what is kept
 ROWS = 1024  # of a table, that are looked at together
-ENTRIES = 1 << 16  # that are subtracted at a time, in cache
 
 Chosen = Callable[[str], bool]
 
@@ -128,22 +129,18 @@ class Pair:
     def module(self, pair: tuple[Weight, Weight], rank: int | None, share: float | None) -> Module:
         """How one module differs, with so many units, or as many as hold this share of its energy."""
         tuned, base = pair
-        after = tuned.stored(quantised.numbers(self.tuned.tensors, tuned.key))
-        before = base.stored(quantised.numbers(self.base.tensors, base.key))
-        stored, tally = _subtracted(after, before)
-        matrix = stored.T if tuned.turned else stored
-        whole = energy(matrix)
-        if not np.isfinite(whole):
+        apart = subtracted(tuned.rows_of(self.tuned.tensors), base.rows_of(self.base.tensors), tuned.stored)
+        if not np.isfinite(apart.energy):
             raise IncompatibleError(
                 f"{printable(tuned.target)} holds values that are no finite numbers: one of the models "
                 "is damaged."
             )
-        if whole == 0.0:
+        if apart.energy == 0.0:
             return _nothing(tuned, 0.0, 0.0)
-        noise = tally.noise(self.tuned.tensors[tuned.key].dtype, self.base.tensors[base.key].dtype)
-        if _is_noise(matrix, whole, noise):
-            return replace(_nothing(tuned, whole, noise.energy), rounded=True)
-        return _fitted(tuned, matrix, whole, noise, rank, share)
+        noise = apart.tally.noise(self.tuned.tensors[tuned.key].dtype, self.base.tensors[base.key].dtype)
+        if _is_noise(apart, noise):
+            return replace(_nothing(tuned, apart.energy, noise.energy), rounded=True)
+        return _fitted(tuned, apart, noise, rank, share)
 
     def beside(self, chosen: Chosen) -> Iterator[Beside]:
         """The tensors that differ and of which no update is made."""
@@ -159,20 +156,6 @@ class Pair:
                 yield Beside(key, apart[0], apart[0] <= apart[1])
 
 
-def _subtracted(after: Array, before: Array) -> tuple[Array, Tally]:
-    """after − before, and the rounding of the larger of both, some rows at a time."""
-    kind = np.float64 if np.float64 in (after.dtype, before.dtype) else np.float32
-    found, tally = np.empty(after.shape, kind), Tally(after.shape[1])
-    step = max(1, ENTRIES // max(1, after.shape[1]))
-    for top in range(0, len(after), step):
-        one, other = (dtypes.widened(each[top : top + step], kind) for each in (after, before))
-        with np.errstate(invalid="ignore", over="ignore"):
-            np.subtract(one, other, out=found[top : top + step])
-        np.maximum(np.abs(one, out=one), np.abs(other, out=other), out=one)
-        tally.add(one)
-    return found, tally
-
-
 def name_of(key: Key) -> str:
     """A tensor as a regular expression of the user sees it."""
     part, name = key
@@ -185,48 +168,45 @@ def _nothing(weight: Weight, whole: float, noise: float) -> Module:
     return Module(weight.target, weight.shape, whole, whole, noise, 0, none, up, down)
 
 
-def _is_noise(matrix: Array, whole: float, noise: Noise) -> bool:
+def _is_noise(apart: Apart, noise: Noise) -> bool:
     """Whether a difference is that of rounding; looked at roughly, and only where it is small enough."""
-    if not noise.explains(whole, 0.0):
+    if not noise.explains(apart.energy, 0.0):
         return False
-    strongest = refit(matrix, 1, _no_start(matrix), EXACT, ROUGH)
-    return noise.explains(whole, float((strongest.up**2).sum()) ** 2)
+    strongest, _ = leading(apart.matrix, 1, EXACT, ROUGH, apart.sketch)
+    return noise.explains(apart.energy, energy(strongest))
 
 
-def _fitted(
-    weight: Weight, matrix: Array, whole: float, noise: Noise, rank: int | None, share: float | None
-) -> Module:
-    most = min(matrix.shape)
+def _fitted(weight: Weight, apart: Apart, noise: Noise, rank: int | None, share: float | None) -> Module:
+    whole, most = apart.energy, min(weight.shape)
     width = min(rank or FIRST, most)
     while True:
-        fit = refit(matrix, width, _no_start(matrix), EXACT, OF_LOST)
-        squares = (fit.up.astype(np.float64) ** 2).sum(axis=0) ** 2  # up has the roots of σ
+        left, right = leading(apart.matrix, width, EXACT, OF_LOST, apart.sketch)
+        squares = (left.astype(np.float64) ** 2).sum(axis=0)
         kept = np.cumsum(squares)
         if share is None or kept[-1] >= share * whole * (1 - 1e-9) or width == most:
             break
         width = min(2 * width, most)
-    up, down = fit.up.astype(np.float32), fit.down.astype(np.float32)
+    root = np.maximum(squares, np.finfo(np.float32).tiny) ** 0.25  # of σ
+    left, right = (left / root).astype(np.float32), (root[:, None] * right).astype(np.float32)
     lost = whole - float(kept[-1])  # of a projection; where little is left, that would be rounding
     if lost < CLEAR * whole:
-        lost = _lost(matrix, up, down)
-    above = noise.above(squares)
-    found = Module(weight.target, weight.shape, whole, lost, noise.energy, above, squares, up, down)
+        lost = _lost(apart.matrix, left, right)
+    up, down = (right.T, left.T) if weight.turned else (left, right)
+    found = Module(
+        weight.target, weight.shape, whole, lost, noise.energy, noise.above(squares), squares, up, down
+    )
     if share is None:
         return found
     enough = int(np.searchsorted(kept, share * whole * (1 - 1e-9))) + 1
     return found.cut(min(enough, width))
 
 
-def _lost(matrix: Array, up: Array, down: Array) -> float:
-    """‖matrix − up @ down‖², some rows at a time."""
+def _lost(matrix: Array, left: Array, right: Array) -> float:
+    """‖matrix − left @ right‖², some rows at a time."""
     total = 0.0
     for top in range(0, len(matrix), ROWS):
-        total += energy(matrix[top : top + ROWS] - up[top : top + ROWS] @ down)
+        total += energy(matrix[top : top + ROWS] - left[top : top + ROWS] @ right)
     return total
-
-
-def _no_start(matrix: Array) -> Array:
-    return np.empty((0, matrix.shape[1]), matrix.dtype)
 
 
 def _apart(one: Tensor, other: Tensor) -> tuple[float, float]:

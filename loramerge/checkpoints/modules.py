@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
-from loramerge.checkpoints import kinds, single
+from loramerge.checkpoints import kinds, quantised, single
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
+from loramerge.formats.files.safetensors import TensorRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +30,31 @@ class Weight:
     rows: tuple[slice, ...] = ()
     turned: bool = False
 
-    def stored(self, array: Array) -> Array:
-        """Its part of what was read of the tensor: (out, in), or (in, out) if it is turned."""
-        if self.target.index >= 0 and self.target.kind == "expert":
-            array = array[self.target.index]
-        flat = array.reshape(len(array), -1)
+    def rows_of(self, tensors: Mapping[Key, Tensor]) -> Callable[[int, int], Array]:
+        """What reads rows of it, from one to another, as they are stored: (in, ·) if it is turned.
+
+        Raises:
+            IncompatibleError: it is stored as no float, or with scales of a shape that is not known.
+        """
+        tensor, (count, wide) = tensors[self.key], self.stored
+        quantised.check_float(tensors, self.key)
+        if isinstance(tensor, TensorRef) and not self.rows and not quantised.scale_of(tensors, self.key):
+            first = self._expert * count
+            return lambda top, stop: tensor.part((first + top) * wide, (stop - top, wide))
+        array = quantised.numbers(tensors, self.key)
+        flat = (array[self._expert] if self.target.kind == "expert" else array).reshape(-1, wide)
         if self.rows:
-            flat = flat[self.rows[0]] if len(self.rows) == 1 else np.concatenate([flat[r] for r in self.rows])
-        return flat
+            flat = np.concatenate([flat[rows] for rows in self.rows])
+        return lambda top, stop: flat[top:stop]
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """The shape in which it is stored: (out, in), or (in, out) if it is turned."""
+        return (self.shape[1], self.shape[0]) if self.turned else self.shape
+
+    @property
+    def _expert(self) -> int:
+        return max(self.target.index, 0) if self.target.kind == "expert" else 0
 
 
 def weights(checkpoint: Checkpoint) -> Iterator[Weight]:

@@ -74,16 +74,21 @@ def scale_of(tensors: Mapping[Key, Tensor], key: Key) -> Key | None:
     return next(((part, stem + last) for last in SCALES if (part, stem + last) in tensors), None)
 
 
+def check_float(tensors: Mapping[Key, Tensor], key: Key) -> None:
+    """Raises IncompatibleError: a tensor is stored as no float."""
+    kind = tensors[key].dtype
+    if numpy_dtype(kind) is None or kind not in (*dtypes.FLOATS, *FLOAT8):
+        raise IncompatibleError(f"{printable(key[1])} is stored as {kind}, and a float is needed.")
+
+
 def numbers(tensors: Mapping[Key, Tensor], key: Key) -> Array:
     """The numbers of a weight: float64 if it has scales, else as they are stored.
 
     Raises:
         IncompatibleError: no float, or scales of a shape that is not known.
     """
-    tensor = tensors[key]
-    if numpy_dtype(tensor.dtype) is None or tensor.dtype not in (*dtypes.FLOATS, *FLOAT8):
-        raise IncompatibleError(f"{printable(key[1])} is stored as {tensor.dtype}, and a float is needed.")
-    array, scale = np.asarray(tensor.read()), scale_of(tensors, key)
+    check_float(tensors, key)
+    array, scale = np.asarray(tensors[key].read()), scale_of(tensors, key)
     if scale is None:
         return array
     return array.astype(np.float64) * spread(tensors[scale].read().astype(np.float64), array.shape, key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
@@ -25,14 +24,14 @@ def energy(matrix: Array) -> float:
     return float(namespace(matrix).einsum("ij,ij->i", matrix, matrix).sum(dtype=np.float64))
 
 
-def refit(matrix: Array, rank: int, start: Array, excess: float = EXCESS, of_lost: float = 0.0) -> Fit:
+def refit(matrix: Array, rank: int, start: Array, excess: float = EXCESS) -> Fit:
     """The factors up (out, k) and down (k, in) nearest to a matrix A (out, in), k = `rank`.
 
     Alternates U = orth(A V) and V = orth(Aᵀ U). After each round the residuals r_i = ‖Aᵀu_i - θ_i v_i‖ bound
     what the leading k could still gain, by Σ_i min(θ_i r_i, (θ_i r_i)² / (θ_i² - θ_b²)) with the last of all
-    vectors for the part of the spectrum that is not seen; it ends when that is below
-    `excess` ‖A‖², or below `of_lost` of what the fit loses. Where that takes long, the spectrum is flat, and
-    more vectors are used; with as many as A has rows or columns it is exact.
+    vectors for the part of the spectrum that is not seen; it ends when that is below `excess` ‖A‖². Where
+    that takes long, the spectrum is flat, and more vectors are used; with as many as A has rows or columns
+    it is exact.
 
     Args:
         start: (s, in) rows that span what A is expected to be made of.
@@ -41,29 +40,21 @@ def refit(matrix: Array, rank: int, start: Array, excess: float = EXCESS, of_los
     if whole == 0.0:
         return Fit(xp.zeros((matrix.shape[0], rank)), xp.zeros((rank, matrix.shape[1])), 0.0, 0.0)
     if min(matrix.shape) <= SMALL:
-        u, sigma, vt = xp.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+        u, sigma, vt = whole_svd(matrix)
     else:
-        u, sigma, vt = _iterated(matrix, rank, start, Enough(whole, excess, of_lost))
+        u, sigma, vt = _iterated(matrix, rank, start, excess * whole)
     up, down, kept = u[:, :rank], vt[:rank], sigma[:rank]
     root = xp.sqrt(kept.astype(np.float64))
     return Fit(up * root, root[:, None] * down, whole, max(whole - float((kept**2).sum(dtype=float)), 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class Enough:
-    """How much more than the best fit may be lost: a share of ‖A‖², or of what is lost anyway."""
-
-    whole: float
-    excess: float
-    of_lost: float = 0.0
-
-    def gain(self, kept: Array) -> float:
-        """The same in absolute numbers, for σ of what is kept."""
-        lost = self.whole - float((kept**2).sum(dtype=float)) if self.of_lost else 0.0
-        return max(self.excess * self.whole, self.of_lost * lost)
+def whole_svd(matrix: Array) -> tuple[Array, Array, Array]:
+    """U (out, m), σ (m,) and Vᵀ (m, in) of a small matrix, in float64."""
+    u, sigma, vt = namespace(matrix).linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    return u, sigma, vt
 
 
-def _iterated(matrix: Array, rank: int, start: Array, enough: Enough) -> tuple[Array, Array, Array]:
+def _iterated(matrix: Array, rank: int, start: Array, enough: float) -> tuple[Array, Array, Array]:
     """(out, b), (b,), (b, in) leading singular units."""
     xp, most = namespace(matrix), min(matrix.shape)
     block = min(max(rank + max(GUARD, rank // 2), min(len(start), WIDEST)), most)
@@ -80,7 +71,7 @@ def _iterated(matrix: Array, rank: int, start: Array, enough: Enough) -> tuple[A
         apart = gap > residual
         gain = xp.where(apart, ratio(residual**2, gap, apart), residual)[:rank].sum(dtype=float)
         v, triangle = xp.linalg.qr(w)
-        if gain <= enough.gain(theta[:rank]) or block == most:
+        if gain <= enough or block == most:
             break
         if turn % PATIENCE == 0:  # too flat a spectrum for so few vectors
             block = min(2 * block, most)
@@ -127,7 +118,7 @@ def _leading(matrix: Array, share: float, start: Array) -> Array | None:
     """The leading σ², ever more until they hold the share; None if it takes so many that all cost less."""
     whole, rank = energy(matrix), 8
     while rank <= min(matrix.shape) // 8:
-        found = _iterated(matrix, rank, start, Enough(whole, EXCESS))[1][:rank].astype(np.float64) ** 2
+        found = _iterated(matrix, rank, start, EXCESS * whole)[1][:rank].astype(np.float64) ** 2
         if found.sum() >= share * whole:
             return namespace(found).append(found, max(whole - float(found.sum()), 0.0))
         rank *= 2

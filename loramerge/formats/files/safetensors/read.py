@@ -55,14 +55,18 @@ class TensorRef:
             SourceError: the file has changed since its header was read, or loramerge does not read
                 the dtype (packed and complex types, 8-bit exponents).
         """
+        return self.part(0, self.shape)
+
+    def part(self, start: int, shape: tuple[int, ...]) -> NDArray[Any]:
+        """So many of its entries, from one on, in their order. Errors as for `read`."""
         dtype = numpy_dtype(self.dtype)
         if dtype is None:
             raise SourceError(
                 f"The tensor '{printable(self.key)}' in {_shown(self.file.name)} has dtype"
                 f" {self.dtype}, which loramerge does not read. Convert it to F32, F16 or BF16."
             )
-        array = np.empty(self.shape, dtype)
-        self.file.read_into(array.reshape(-1).view(np.uint8).data, self.start)
+        array = np.empty(shape, dtype)
+        self.file.read_into(array.reshape(-1).view(np.uint8).data, self.start + start * dtype.itemsize)
         return array
 
 

@@ -1,0 +1,57 @@
+"""Factors found from a sketch lose what the best ones lose, whatever the spectrum."""
+
+import numpy as np
+import pytest
+
+from loramerge.algorithms.families.krylov import leading, sketched
+from loramerge.arrays.workers import workers
+
+SHAPE = 400, 260  # above that of which a whole SVD is made
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in a worker: more threads wait for each other."""
+    with workers(1):
+        yield
+
+
+def matrices():
+    rng = np.random.default_rng(5)
+    u, v = (np.linalg.qr(rng.standard_normal((n, SHAPE[1])))[0] for n in SHAPE)
+    row = rng.standard_normal((1, SHAPE[1]))
+    noise = rng.standard_normal(SHAPE)
+    return {
+        "noise": noise,
+        **{f"i to the -{p}": (u * np.arange(1, SHAPE[1] + 1) ** -p) @ v.T for p in (0.1, 0.7, 2.0)},
+        "equal values": u @ v.T,
+        "values on a diagonal, of which most are equal": np.eye(*SHAPE) * np.where(np.arange(260) % 4, 2, 1),
+        "low rank": noise[:, :5] @ noise[:5],
+        "few rows": np.where(np.arange(SHAPE[0])[:, None] < 5, noise, 0),
+        "rows that come twice": np.vstack([noise[:200]] * 2),
+        "two strong rows that a sketch may take from each other": np.vstack(
+            [row, np.zeros((99, SHAPE[1])), row, 1e-3 * noise[:299]]
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", matrices())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_excess_over_the_best_is_within_what_is_asked(kind, dtype):
+    matrix = matrices()[kind]
+    sigma = np.linalg.svd(matrix, compute_uv=False)
+    whole, digits = (sigma**2).sum(), 1e-12 if dtype is np.float32 else 1e-20
+    for rank in (1, 8, 32):
+        left, right = leading(matrix.astype(dtype), rank, digits, 5e-4)
+        lost, least = np.square(matrix - left.astype(float) @ right).sum(), (sigma[rank:] ** 2).sum()
+        assert least * (1 - 1e-9) - digits * whole < lost < least * 1.001 + digits * whole
+        assert np.allclose(right @ right.T, np.eye(len(right)), atol=1e-5)
+
+
+def test_a_sketch_keeps_every_row_and_a_quarter_of_the_size():
+    matrix = np.random.default_rng(0).standard_normal((401, 7))
+    sketch = sketched(matrix)
+    assert len(sketch) <= 401 / 3
+    assert np.square(sketch).sum() == pytest.approx(np.square(matrix).sum(), rel=0.2)
+    for row in range(401):
+        assert np.abs(sketched(matrix * (np.arange(401) == row)[:, None])).sum() > 0
