@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import loramerge as lm
-from benchmarks.quality.plan import Cell, Size
-from benchmarks.quality.train import ALPHA, RANK, adapter, base, wrapped
+from benchmarks.quality.model import Transformer
+from benchmarks.quality.plan import Cell
+from benchmarks.quality.store import merging
+from benchmarks.quality.train import ALPHA, RANK, wrapped
+from loramerge import Target
 from loramerge.errors import LoramergeError
 
 Deltas = dict[str, np.ndarray]  # module -> ΔW (out, in)
-POLICIES = ("as shipped", "norm")  # of strength: what the method makes, and every module as its sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +31,15 @@ class Contender:
     options: Mapping[str, Any] = field(default_factory=dict)
     peft: bool = False
 
-    def takes(self, rank: int, policy: str) -> bool:
-        """Whether it can make a merge of that rank (0: no limit) and strength."""
-        if self.peft:
-            fits = rank in {"cat": (0,)}.get(self.method, () if not self.sized else (rank,)) or (
-                not self.sized and self.method != "cat" and rank == RANK
-            )
-            return fits and policy == "as shipped"
-        if policy == "norm" and rank != RANK:  # compared at one rank: it doubles the work
-            return False
-        return rank == 0 or "rank" in lm.METHODS[self.method].names()
+    def takes(self, rank: int) -> bool:
+        """Whether it can make a merge of that rank (0: no limit)."""
+        if self.peft and not self.sized:
+            return rank == (0 if self.method == "cat" else RANK)
+        return self.peft or rank == 0 or "rank" in lm.METHODS[self.method].names()
+
+    def code(self) -> str:
+        """What its result depends on, beside this benchmark."""
+        return importlib.metadata.version("peft") if self.peft else merging()
 
     @property
     def sized(self) -> bool:
@@ -80,57 +81,73 @@ FEW = (*FEW, "PEFT svd", "PEFT linear", "PEFT magnitude_prune_svd")
 REFERENCE = "PEFT svd"
 
 
-def sources(cell: Cell, size: Size, work: Path) -> list[lm.Adapter]:
-    """The adapters of a cell; tasks may repeat, names may not."""
-    return [
-        lm.from_state_dict(adapter(one, size, work), alpha=ALPHA, name=f"{n}-{one.task}-{one.copy}")
-        for n, one in enumerate(cell.trainings)
-    ]
+class Sources:
+    """The adapters of a cell, for ours and for PEFT; tasks may repeat, names may not."""
 
+    def __init__(self, cell: Cell, tensors: list[dict[str, torch.Tensor]]) -> None:
+        self.cell, self.tensors = cell, tensors
+        self.ours = [
+            lm.from_state_dict(each, alpha=ALPHA, name=f"{n}-{one.task}-{one.copy}")
+            for n, (one, each) in enumerate(zip(cell.trainings, tensors, strict=True))
+        ]
+        self._peft: list[Any] = []
 
-def merged(one: Contender, cell: Cell, rank: int, policy: str, loaded: list[lm.Adapter]) -> Deltas | str:
-    """The merge of a cell; or why there is none.
+    def merged(self, one: Contender, rank: int, model: Transformer) -> Deltas | str:
+        """The merge of a cell; or why there is none."""
+        return self._by_peft(one, rank, model) if one.peft else self._by_us(one, rank)
 
-    Args:
-        loaded: what `sources` gives.
-    """
-    traits = lm.METHODS[one.method]().traits
-    if traits.units == "shared":
-        return "it is for adapters with one frozen lora_A, and these have trained theirs"
-    if traits.most is not None and cell.count > traits.most:
-        return f"it takes {traits.most} adapters at most"
-    limit = cell.count * RANK if rank == 0 and not getattr(lm.METHODS[one.method](), "whole", True) else rank
-    options = dict(one.options) | ({"rank": limit} if limit else {})
-    scale = "norm" if policy == "norm" else 1.0
-    try:
-        merge = lm.combine(loaded, one.method, scale=scale, threads=1, dtype="float32", **options)
-    except LoramergeError as error:
-        return str(error)
-    return {target.path: update.dense() for target, update in merge.adapter.items()}
+    def as_loud(self, deltas: Deltas) -> Deltas:
+        """The same with scale=norm: every module as strong as its sources are on average."""
+        norms = {
+            path: np.mean([one[Target(path)].norm() for one in self.ours]) / max(np.linalg.norm(delta), 1e-12)
+            for path, delta in deltas.items()
+        }
+        return {path: delta * norms[path] for path, delta in deltas.items()}
 
+    def _by_us(self, one: Contender, rank: int) -> Deltas | str:
+        count = len(self.ours)
+        traits = lm.METHODS[one.method]().traits
+        if traits.units == "shared":
+            return "it is for adapters with one frozen lora_A, and these have trained theirs"
+        if traits.most is not None and count > traits.most:
+            return f"it takes {traits.most} adapters at most"
+        limit = count * RANK if rank == 0 and not getattr(lm.METHODS[one.method](), "whole", True) else rank
+        options = dict(one.options) | ({"rank": limit} if limit else {})
+        try:
+            merge = lm.combine(self.ours, one.method, threads=1, dtype="float32", **options)
+        except LoramergeError as error:
+            return str(error)
+        return {target.path: update.dense() for target, update in merge.adapter.items()}
 
-def peft_merged(one: Contender, cell: Cell, rank: int, size: Size, work: Path) -> Deltas:
-    """The same by `add_weighted_adapter`."""
-    from peft import LoraConfig, set_peft_model_state_dict
-    from peft.tuners.lora import LoraLayer
+    def _by_peft(self, one: Contender, rank: int, model: Transformer) -> Deltas:
+        """The same by `add_weighted_adapter`."""
+        from peft.tuners.lora import LoraLayer
 
-    model = wrapped(base(cell.domain, size, work), 0)
-    config: LoraConfig = model.peft_config["default"]
-    names = [str(n) for n in range(cell.count)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, training in zip(names, cell.trainings, strict=True):
-            model.add_adapter(name, config)
-            set_peft_model_state_dict(model, adapter(training, size, work), adapter_name=name)
-        torch.manual_seed(cell.seed)  # dare drops by chance
+        if not self._peft:
+            self._peft.append(self._in_peft(model))
+        names, whole = [str(n) for n in range(len(self.tensors))], self._peft[0]
+        torch.manual_seed(self.cell.seed)  # dare drops by chance
         given: dict[str, Any] = {"combination_type": one.method}
         if one.sized:
-            given["svd_rank"] = rank or min(cell.count * RANK, size.width)
+            given["svd_rank"] = rank or min(len(names) * RANK, model.norm.normalized_shape[0])
         if one.method not in ("svd", "linear", "cat"):
             given["density"] = 0.5
-        model.add_weighted_adapter(names, [1.0] * cell.count, "merged", **given)
-    return {
-        path.removeprefix("base_model.model."): layer.get_delta_weight("merged").detach().numpy()
-        for path, layer in model.named_modules()
-        if isinstance(layer, LoraLayer)
-    }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole.add_weighted_adapter(names, [1.0] * len(names), "merged", **given)
+        deltas = {
+            path.removeprefix("base_model.model."): layer.get_delta_weight("merged").detach().numpy()
+            for path, layer in whole.named_modules()
+            if isinstance(layer, LoraLayer)
+        }
+        whole.delete_adapter("merged")
+        return deltas
+
+    def _in_peft(self, model: Transformer) -> Any:
+        from peft import set_peft_model_state_dict
+
+        whole = wrapped(model, 0)
+        for n, tensors in enumerate(self.tensors):
+            whole.add_adapter(str(n), whole.peft_config["default"])
+            set_peft_model_state_dict(whole, tensors, adapter_name=str(n))
+        return whole

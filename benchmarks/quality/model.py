@@ -41,11 +41,3 @@ class Transformer(nn.Module):
         for block in self.blocks:
             h = block(h)
         return self.head(self.norm(h if self.causal else h.mean(dim=1, keepdim=True)))
-
-
-def right(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(N,) the share of labels of each sample that the model says."""
-    with torch.no_grad():
-        said = model(x).argmax(dim=-1)
-    counted = y != -100
-    return ((said == y) & counted).sum(dim=1) / counted.sum(dim=1)

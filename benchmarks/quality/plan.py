@@ -13,20 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RHO = (
-    0.25,
-    0.35,
-    0.5,
-    0.7,
-    0.85,
-    1.0,
-    1.2,
-    1.4,
-    1.7,
-    2.0,
-    2.4,
-    2.8,
-)  # ‖λ merge‖ / mean ‖ΔW_t‖, for all alike
+RHO = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.1, 2.6)  # ‖λ merge‖ / mean ‖ΔW_t‖, for all alike
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def scores(
     """Contender and policy -> (domain, regime, seed) -> accuracy, worst task."""
     found: dict[str, dict[Place, tuple[float, float]]] = defaultdict(dict)
     for row in rows:
-        if row["count"] == count and row["rank"] == rank and "refused" not in row:
+        if row["count"] == count and row["rank"] == rank and kind in row:
             name = row["contender"] + (" · norm" if row["policy"] == "norm" else "")
             found[name][row["domain"], row["regime"], row["seed"]] = normalised(row, kind)
     return found

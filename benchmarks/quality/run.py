@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import plan, report, score, train
-from benchmarks.quality.contenders import CONTENDERS, FEW, POLICIES, REFERENCE, Contender
+from benchmarks.quality.contenders import CONTENDERS, FEW, REFERENCE, Contender
 from benchmarks.quality.domains import DOMAINS
 from benchmarks.quality.plan import BEST, MANY, Cell, Size, Training
 from benchmarks.quality.store import key, merging
@@ -38,12 +38,14 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, help="the tables, as Markdown")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
+    parser.add_argument("--seeds", type=int, help="only so many of the half")
+    parser.add_argument("--counts", type=int, nargs="+", help="only merges of so many adapters")
     asked = parser.parse_args(given)
-    size, start = SIZES[asked.size], time.perf_counter()
-    label = labelled(asked.half, asked.work, asked.size)
+    size, start = part(SIZES[asked.size], asked.seeds, asked.counts), time.perf_counter()
+    label = labelled(asked.half, asked.work, f"{asked.size}, {size.seeds} seeds")
     seeds = plan.half(asked.half)
     cells = list(plan.cells(size, seeds, {name: domain.tasks for name, domain in DOMAINS.items()}))
-    each(partial(_train, size=size, work=asked.work), trainings(cells), asked.jobs)
+    each(partial(_train, size=size, work=asked.work), groups(trainings(cells)), asked.jobs)
     print(f"trained: {time.perf_counter() - start:.0f} s", flush=True)
     if asked.train:
         return
@@ -62,6 +64,11 @@ def main(given: list[str] | None = None) -> None:
             "seeds": seeds[: size.seeds],
         }
         asked.json.write_text(json.dumps(facts | {"rows": rows}, indent=1))
+
+
+def part(size: Size, seeds: int | None, counts: list[int] | None) -> Size:
+    """A size with fewer seeds or numbers of adapters. Trainings and results are the same files."""
+    return replace(size, seeds=seeds or size.seeds, counts=tuple(counts or size.counts))
 
 
 def labelled(half: str, work: Path, size: str) -> str:
@@ -84,6 +91,14 @@ def trainings(cells: list[Cell]) -> list[Training]:
     return list(dict.fromkeys(one for cell in cells for one in cell.trainings))
 
 
+def groups(each: list[Training]) -> list[list[Training]]:
+    """Those that are trained together: of one seed, domain and regime."""
+    found: dict[tuple[object, ...], list[Training]] = {}
+    for one in each:
+        found.setdefault((one.seed, one.domain, one.regime, one.copy), []).append(one)
+    return list(found.values())
+
+
 def measured(cells: list[Cell], size: Size, work: Path, jobs: int) -> list[dict[str, Any]]:
     """Few adapters by all contenders; many by the best of them."""
     names = list(FEW if size.few else CONTENDERS)
@@ -95,11 +110,9 @@ def measured(cells: list[Cell], size: Size, work: Path, jobs: int) -> list[dict[
     return rows
 
 
-def wanted(names: list[str], ranks: tuple[int, ...]) -> Iterator[tuple[Contender, int, str]]:
-    """Every contender at each rank and strength that it can have."""
-    for one in map(CONTENDERS.__getitem__, names):
-        for rank in ranks:
-            yield from ((one, rank, policy) for policy in POLICIES if one.takes(rank, policy))
+def wanted(names: list[str], ranks: tuple[int, ...]) -> list[tuple[Contender, int]]:
+    """Every contender at each rank that it can have."""
+    return [(one, rank) for one in map(CONTENDERS.__getitem__, names) for rank in ranks if one.takes(rank)]
 
 
 def each(work: Any, things: list[Any], jobs: int) -> list[Any]:
@@ -110,9 +123,9 @@ def each(work: Any, things: list[Any], jobs: int) -> list[Any]:
         return [row for rows in pool.map(work, things) for row in rows]
 
 
-def _train(one: Training, size: Size, work: Path) -> list[None]:
+def _train(group: list[Training], size: Size, work: Path) -> list[None]:
     _one_thread()
-    train.adapter(one, size, work)
+    train.adapters(group, size, work)
     return []
 
 
@@ -120,7 +133,7 @@ def _measure(
     cell: Cell, size: Size, work: Path, names: list[str], ranks: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     _one_thread()
-    return score.cell_rows(cell, size, work, list(wanted(names, ranks)))
+    return score.cell_rows(cell, size, work, wanted(names, ranks))
 
 
 def _one_thread() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,15 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality import contenders
-from benchmarks.quality.contenders import Contender, Deltas
+from benchmarks.quality import stack
+from benchmarks.quality.contenders import Contender, Deltas, Sources
 from benchmarks.quality.domains import DOMAINS, Samples
-from benchmarks.quality.model import Transformer, right
+from benchmarks.quality.model import Transformer
 from benchmarks.quality.plan import RHO, Cell, Size, Training
-from benchmarks.quality.store import kept, key, measuring, merging
-from benchmarks.quality.train import adapter, base, name_of
+from benchmarks.quality.store import kept, key, measuring
+from benchmarks.quality.train import RANK, adapter, base, name_of
 
 ASKED = {"tune": 0, "test": 1}  # where a sample comes from, and its seed
+AT_ONCE = 128  # samples times strengths: what the models write then stays in a core's cache
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,48 +28,59 @@ class Bench:
 
     cell: Cell
     size: Size
-    work: Path
     model: Transformer
-    loaded: list[Any]
+    sources: Sources
     norm: float  # mean_t ‖ΔW_t‖
 
     @classmethod
     def of(cls, cell: Cell, size: Size, work: Path) -> Bench:
         """With everything that it needs trained."""
-        model = copy.deepcopy(base(cell.domain, size, work))
-        loaded = contenders.sources(cell, size, work)
-        norms = [np.sqrt(sum(one[target].norm() ** 2 for target in one)) for one in loaded]
-        return cls(cell, size, work, model, loaded, float(np.mean(norms)))
+        sources = Sources(cell, [adapter(one, size, work) for one in cell.trainings])
+        norms = [np.sqrt(sum(one[target].norm() ** 2 for target in one)) for one in sources.ours]
+        return cls(cell, size, base(cell.domain, size, work), sources, float(np.mean(norms)))
 
-    def accuracy(self, deltas: Deltas, strength: float, split: str) -> list[float]:
-        """On the task of each source, at λ = strength."""
+    def accuracy(self, deltas: Deltas, strengths: list[float], split: str) -> np.ndarray:
+        """(S, T) on the task of each source, at each strength λ: how many samples are right as a whole.
+
+        Of a string all letters must be right, as when the model writes on from its own ones. Counted one
+        by one, most would be: a true first letter shows which function it is, and the base knows the rest.
+        """
         x, y = _samples(self.cell.trainings, split, self.size)
-        plain = base(self.cell.domain, self.size, self.work).state_dict()
-        own = dict(self.model.named_parameters())
+        state = dict(self.model.state_dict())
         for path, delta in deltas.items():
-            own[f"{path}.weight"].data = plain[f"{path}.weight"] + strength * torch.tensor(delta).float()
-        shares = right(self.model, x, y).view(self.cell.count, -1).mean(dim=1).tolist()
-        for path in deltas:
-            own[f"{path}.weight"].data = plain[f"{path}.weight"]
-        return shares
+            each = torch.tensor(strengths).float()[:, None, None] * torch.tensor(delta).float()
+            state[f"{path}.weight"] = state[f"{path}.weight"] + each
+        found = []
+        for part, wanted in zip(*(whole.split(AT_ONCE // len(strengths)) for whole in (x, y)), strict=True):
+            many = part.expand(len(strengths), *part.shape)
+            with torch.no_grad():
+                said = stack.logits(state, self.model.causal, many, len(self.model.blocks)).argmax(dim=-1)
+            found.append(((said == wanted) | (wanted == -100)).all(dim=2))
+        shares = torch.cat(found, dim=1).view(len(strengths), self.cell.count, -1).double().mean(dim=2)
+        return shares.numpy()
 
-    def result(self, one: Contender, rank: int, policy: str) -> dict[str, Any]:
-        """Accuracies untuned, and at the strength that was best on the samples for tuning."""
-        if one.peft:
-            deltas: Deltas | str = contenders.peft_merged(one, self.cell, rank, self.size, self.work)
-        else:
-            deltas = contenders.merged(one, self.cell, rank, policy, self.loaded)
+    def results(self, one: Contender, rank: int) -> dict[str, dict[str, Any]]:
+        """For every policy of strength, what `measured` gives; or why there is no merge."""
+        deltas = self.sources.merged(one, rank, self.model)
         if isinstance(deltas, str):
-            return {"refused": deltas}
+            return {"as shipped": {"refused": deltas}}
+        found = {"as shipped": self.measured(deltas, True)}
+        if not one.peft:
+            found["norm"] = self.measured(self.sources.as_loud(deltas), rank == RANK)
+        return found
+
+    def measured(self, deltas: Deltas, tune: bool) -> dict[str, Any]:
+        """Accuracies untuned, and at the strength that is best on the samples for tuning."""
         length = float(np.sqrt(sum(np.square(delta, dtype=float).sum() for delta in deltas.values())))
-        tuned, best = 0.0, -1.0
-        for rho in RHO if length > 0 else ():
-            found = float(np.mean(self.accuracy(deltas, rho * self.norm / length, "tune")))
-            if found > best:
-                tuned, best = rho * self.norm / length, found
+        if not tune:
+            untuned = self.accuracy(deltas, [1.0], "test")[0]
+            return {"untuned": untuned.tolist(), "norm": length / self.norm}
+        grid = [rho * self.norm / length for rho in RHO] if length > 0 else [0.0]
+        tuned = grid[int(self.accuracy(deltas, grid, "tune").mean(axis=1).argmax())]
+        untuned, best = self.accuracy(deltas, [1.0, tuned], "test")
         return {
-            "untuned": self.accuracy(deltas, 1.0, "test"),
-            "tuned": self.accuracy(deltas, tuned, "test"),
+            "untuned": untuned.tolist(),
+            "tuned": best.tolist(),
             "strength": tuned,
             "norm": length / self.norm,
         }
@@ -77,10 +88,10 @@ class Bench:
     def alone(self) -> dict[str, Any]:
         """What each source does on its own task, and what the base does on it."""
         own = []
-        for n, source in enumerate(self.loaded):
+        for n, source in enumerate(self.sources.ours):
             update = {target.path: source[target].dense() for target in source}
-            own.append(self.accuracy(update, 1.0, "test")[n])
-        return {"own": own, "base": self.accuracy({}, 1.0, "test")}
+            own.append(self.accuracy(update, [1.0], "test")[0, n].item())
+        return {"own": own, "base": self.accuracy({}, [1.0], "test")[0].tolist()}
 
 
 @cache
@@ -103,7 +114,7 @@ def where(cell: Cell, size: Size, work: Path, **facts: Any) -> Path:
 
 
 def cell_rows(
-    cell: Cell, size: Size, work: Path, wanted: list[tuple[Contender, int, str]]
+    cell: Cell, size: Size, work: Path, wanted: list[tuple[Contender, int]]
 ) -> list[dict[str, Any]]:
     """One row for each contender, rank and policy; what is on file is not measured again."""
     bench: list[Bench] = []
@@ -116,11 +127,11 @@ def cell_rows(
     about = {"domain": cell.domain, "regime": cell.regime, "seed": cell.seed, "count": cell.count}
     alone = kept(where(cell, size, work, alone=True), lambda: ready().alone())
     rows = []
-    for one, rank, policy in wanted:
-        facts = {"contender": one.name, "options": dict(one.options), "rank": rank, "policy": policy}
-        path = where(cell, size, work, merging=merging(), **facts)
-        found = kept(path, lambda o=one, r=rank, p=policy: ready().result(o, r, p))
-        rows.append(about | facts | alone | found)
+    for one, rank in wanted:
+        facts = {"contender": one.name, "options": dict(one.options), "rank": rank}
+        path = where(cell, size, work, merging=one.code(), **facts)
+        found = kept(path, lambda o=one, r=rank: ready().results(o, r))
+        rows += [about | facts | {"policy": policy} | alone | each for policy, each in found.items()]
     return rows
 
 

@@ -38,7 +38,7 @@ def merging() -> str:
 
 def training() -> str:
     """A hash of the code that trains."""
-    return code(*(Path(__file__).with_name(f"{name}.py") for name in ("train", "model", "domains")))
+    return code(*(Path(__file__).with_name(f"{name}.py") for name in ("train", "model", "stack", "domains")))
 
 
 def measuring() -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.quality import stack
 from benchmarks.quality.domains import DOMAINS, base_of
 from benchmarks.quality.model import TARGETS, Transformer
 from benchmarks.quality.plan import Size, Training
@@ -31,7 +32,7 @@ def base(domain: str, size: Size, work: Path) -> Transformer:
     name = key(base=base_of(domain), steps=size.steps[1], width=size.width, code=code_of_training())
     path = work / "bases" / f"{name}.safetensors"
     if not path.exists():
-        fit(model, base_of(domain), -1, size.steps[1], 0, 3e-3)
+        fit(model, base_of(domain), size.steps[1], 3e-3)
         write(dict(model.state_dict()), path)
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)
@@ -51,15 +52,35 @@ def name_of(training: Training, size: Size) -> str:
 
 def adapter(training: Training, size: Size, work: Path) -> dict[str, torch.Tensor]:
     """The tensors of an adapter, as PEFT names them; trained if they are not there."""
-    path = work / "adapters" / f"{name_of(training, size)}.safetensors"
+    path = place(training, size, work)
     if not path.exists():
-        model = wrapped(base(training.domain, size, work), training.start)
-        order = training.task + 1000 * training.seed + 100_000 * training.copy
-        fit(model, training.domain, training.task, size.steps[0], order, RATE)
-        from peft import get_peft_model_state_dict
-
-        write(get_peft_model_state_dict(model), path)
+        adapters([training], size, work)
     return load_file(path)
+
+
+def place(training: Training, size: Size, work: Path) -> Path:
+    """The file of an adapter."""
+    return work / "adapters" / f"{name_of(training, size)}.safetensors"
+
+
+def adapters(group: list[Training], size: Size, work: Path) -> None:
+    """Train those of one domain that are not there, all at once."""
+    group = [one for one in group if not place(one, size, work).exists()]
+    if not group:
+        return
+    model = base(group[0].domain, size, work)
+    starts = [untrained(model, one.start) for one in group]
+    factors = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
+    fit_many(model, factors, group, size.steps[0])
+    for n, one in enumerate(group):
+        write({name: factor[n] for name, factor in factors.items()}, place(one, size, work))
+
+
+def untrained(model: Transformer, start: int) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter as PEFT begins it."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(wrapped(model, start))
 
 
 def wrapped(model: Transformer, start: int) -> torch.nn.Module:
@@ -75,21 +96,72 @@ def wrapped(model: Transformer, start: int) -> torch.nn.Module:
         return get_peft_model(copy.deepcopy(model), config)
 
 
-def fit(model: torch.nn.Module, domain: str, task: int, steps: int, seed: int, rate: float) -> None:
-    """AdamW, the rate rising for a tenth of the steps and then falling to zero."""
-    rng = np.random.default_rng([seed, task + 1])
-    some = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(some, lr=rate, weight_decay=0.01)
-    rise = max(steps // 10, 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min((n + 1) / rise, 1 - n / steps))
+def fit(model: Transformer, domain: str, steps: int, rate: float) -> None:
+    """Train a whole base."""
+    rng = np.random.default_rng([0, 0])
+    some = list(model.parameters())
+    optimizer, schedule = descent(some, steps, rate)
     for _ in range(steps):
-        x, y = DOMAINS[domain].draw(task, "train", BATCH, rng)
+        x, y = DOMAINS[domain].draw(-1, "train", BATCH, rng)
         loss = torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-100)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(some, 1.0)
         optimizer.step()
         schedule.step()
+
+
+def fit_many(model: Transformer, factors: dict[str, torch.Tensor], group: list[Training], steps: int) -> None:
+    """Train adapters side by side, each as PEFT would train it alone; factors (S, ...) are changed."""
+    orders = [one.task + 1000 * one.seed + 100_000 * one.copy for one in group]
+    draws = [np.random.default_rng([order, one.task + 1]) for order, one in zip(orders, group, strict=True)]
+    some = [factor.requires_grad_() for factor in factors.values()]
+    optimizer, schedule = descent(some, steps, RATE)
+    for _ in range(steps):
+        drawn = [
+            DOMAINS[one.domain].draw(one.task, "train", BATCH, rng)
+            for one, rng in zip(group, draws, strict=True)
+        ]
+        x, y = (torch.stack(each) for each in zip(*drawn, strict=True))
+        said = stack.logits(changed(model, factors), model.causal, x, len(model.blocks))
+        loss = torch.nn.functional.cross_entropy(said.flatten(0, 2), y.flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        (loss * len(group)).backward()  # each counts equally many labels: the sum of their means
+        clip_each(some)
+        optimizer.step()
+        schedule.step()
+    for factor in some:
+        factor.requires_grad_(False)
+
+
+def descent(
+    some: list[torch.Tensor], steps: int, rate: float
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW, the rate rising for a tenth of the steps and then falling to zero."""
+    optimizer = torch.optim.AdamW(some, lr=rate, weight_decay=0.01, fused=True)
+    rise = max(steps // 10, 1)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / rise, 1 - n / steps)
+    )
+
+
+def clip_each(some: list[torch.Tensor]) -> None:
+    """The gradient of each adapter is brought to length 1 at most."""
+    grads = [one.grad for one in some if one.grad is not None]
+    lengths = torch.sqrt(sum((grad.flatten(1).square().sum(dim=1) for grad in grads), torch.zeros(())))
+    shares = (1.0 / (lengths + 1e-6)).clamp(max=1.0)
+    for grad in grads:
+        grad *= shares[:, None, None]
+
+
+def changed(model: Transformer, factors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of the base with each adapter added: (S, out, in) where there is one."""
+    state = dict(model.state_dict())
+    for name in [name for name in factors if name.endswith("lora_A.weight")]:
+        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        up, down = factors[name.replace("lora_A", "lora_B")], factors[name]
+        state[f"{path}.weight"] = state[f"{path}.weight"] + ALPHA / RANK * (up @ down)
+    return state
 
 
 def write(tensors: dict[str, torch.Tensor], path: Path) -> None:

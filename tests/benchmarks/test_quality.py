@@ -52,10 +52,10 @@ def test_all_stages_give_rows_and_tables(small, work, tmp_path, capsys):
     made = json.loads((tmp_path / "rows.json").read_text())
     assert {row["contender"] for row in made["rows"]} == set(NAMES)
     assert {row["regime"] for row in made["rows"]} == set(plan.REGIMES)
-    assert all(len(row["tuned"]) == row["count"] == 2 for row in made["rows"])
+    assert all(len(row["untuned"]) == row["count"] == 2 for row in made["rows"])
     assert set(made["seeds"]) <= set(plan.half("choosing"))
     page = (tmp_path / "page.md").read_text()
-    assert page.startswith("# Choosing half, toy\n")
+    assert page.startswith("# Choosing half, toy, 1 seeds\n")
     assert "## 2 adapters, rank 8, untuned" in page
     assert "| shrunk_tsv · norm |" in page
 
@@ -64,8 +64,8 @@ def test_a_second_run_trains_and_merges_nothing(small, work, monkeypatch, capsys
     ask(work)
     first = capsys.readouterr().out
     files = sorted(work.rglob("*.json"))
-    monkeypatch.setattr(train, "fit", None)
-    monkeypatch.setattr(score.Bench, "result", None)
+    monkeypatch.setattr(train, "fit_many", None)
+    monkeypatch.setattr(score.Bench, "results", None)
     ask(work)
     again = capsys.readouterr().out
     assert again.split("measured")[1].split("\n", 1)[1] == first.split("measured")[1].split("\n", 1)[1]
@@ -160,47 +160,121 @@ def test_conflicting_tasks_answer_one_input_otherwise():
         assert not torch.equal(y, other)
 
 
-def test_pefts_merge_and_ours_are_measured_on_the_same_update(cell, work):
+@pytest.fixture(scope="module")
+def bench(cell, work):
+    """A cell of which every adapter is trained a little."""
+    return score.Bench.of(cell, replace(SMALL, steps=(20, 2)), work)
+
+
+def test_pefts_merge_and_ours_are_measured_on_the_same_update(bench):
     """PEFT's svd is our svd: the two ways of making ΔW, scales and names of modules agree."""
-    size = replace(SMALL, steps=(20, 2))
-    loaded = contenders.sources(cell, size, work)
-    ours = contenders.merged(CONTENDERS["svd"], cell, 4, "as shipped", loaded)
-    theirs = contenders.peft_merged(CONTENDERS["PEFT svd"], cell, 4, size, work)
+    ours, theirs = (bench.sources.merged(CONTENDERS[name], 4, bench.model) for name in ("svd", "PEFT svd"))
     assert ours.keys() == theirs.keys()
     for path, delta in ours.items():
         assert delta == pytest.approx(theirs[path], abs=1e-5)
 
 
-def test_an_adapter_alone_does_what_peft_says_it_does(cell, work):
-    size = replace(SMALL, steps=(20, 2))
-    bench = score.Bench.of(cell, size, work)
+def test_pefts_model_is_used_again_without_a_trace(bench):
+    first, _, again = (
+        bench.sources.merged(CONTENDERS[f"PEFT {kind}"], 8, bench.model) for kind in ("svd", "linear", "svd")
+    )
+    for path, delta in first.items():
+        assert np.array_equal(delta, again[path])
+
+
+def test_as_loud_is_the_norm_of_the_package(bench):
+    deltas = bench.sources.merged(CONTENDERS["svd"], 4, bench.model)
+    merge = lm.combine(bench.sources.ours, "svd", rank=4, scale="norm", dtype="float32")
+    for path, delta in bench.sources.as_loud(deltas).items():
+        assert delta == pytest.approx(merge.adapter[lm.Target(path)].dense(), rel=1e-4, abs=1e-7)
+
+
+def exact(model, x, y):
+    """(N,) of a string all letters count: one that is wrong makes it wrong."""
+    return torch.tensor(
+        [
+            all(a == b for a, b in zip(said, wanted, strict=True) if b != -100)
+            for said, wanted in zip(model(x).argmax(dim=-1).tolist(), y.tolist(), strict=True)
+        ]
+    ).float()
+
+
+@pytest.mark.parametrize("domain", ["digits", "strings"])
+def test_a_grid_of_strengths_is_measured_as_one_after_another(domain, work):
+    """And as the model itself says, whose weights are changed by hand."""
+    pair = tuple(Training(domain, "shared A", 0, task, 0) for task in (0, 1))
+    bench = score.Bench.of(Cell(domain, "shared A", 0, pair), SMALL, work)
+    deltas = {f"blocks.0.{name}": np.full((16, 16), 0.3) for name in "qkv"}
+    found = bench.accuracy(deltas, [0.5, 1.0, 2.0], "test")
+    x, y = score._samples(pair, "test", SMALL)
+    for shares, strength in zip(found, (0.5, 1.0, 2.0), strict=True):
+        model = train.Transformer(bench.model.head.out_features, bench.model.causal, 16)
+        model.load_state_dict(bench.model.state_dict())
+        for name in "qkv":
+            getattr(model.blocks[0], name).weight.data += 0.3 * strength
+        assert exact(model, x, y).view(2, -1).mean(dim=1).numpy() == pytest.approx(shares)
+
+
+def one_by_one(one, size, work, steps):
+    """The training of an adapter by PEFT and torch, as a user would write it."""
+    model = train.wrapped(train.base(one.domain, size, work), one.start)
+    rng = np.random.default_rng([one.task + 1000 * one.seed + 100_000 * one.copy, one.task + 1])
+    some = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, schedule = train.descent(some, steps, train.RATE)
+    for _ in range(steps):
+        x, y = domains.DOMAINS[one.domain].draw(one.task, "train", train.BATCH, rng)
+        loss = torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(some, 1.0)
+        optimizer.step()
+        schedule.step()
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model)
+
+
+@pytest.mark.parametrize("domain", ["digits", "strings"])
+def test_adapters_trained_together_are_those_that_peft_trains_alone(domain, work):
+    size = replace(SMALL, steps=(12, 2))
+    group = [Training(domain, "independent A", 0, task, 0) for task in (0, 1, 2)]
+    train.adapters(group, size, work)
+    for one in group:
+        together, alone = train.adapter(one, size, work), one_by_one(one, size, work, 12)
+        assert together.keys() == alone.keys()
+        for name, wanted in alone.items():
+            assert wanted.abs().max() > 1e-3
+            torch.testing.assert_close(together[name], wanted, rtol=1e-2, atol=1e-5, msg=name)
+
+
+def test_an_adapter_alone_does_what_peft_says_it_does(bench):
     from peft import set_peft_model_state_dict
 
-    model = train.wrapped(train.base("strings", size, work), 0)
-    set_peft_model_state_dict(model, train.adapter(cell.trainings[0], size, work))
-    x, y = score._samples(cell.trainings, "test", size)
-    wanted = score.right(model, x[:8], y[:8]).mean().item()
-    assert bench.alone()["own"][0] == pytest.approx(wanted)
+    model = train.wrapped(bench.model, 0)
+    set_peft_model_state_dict(model, bench.sources.tensors[0])
+    x, y = score._samples(bench.cell.trainings, "test", bench.size)
+    assert bench.alone()["own"][0] == pytest.approx(exact(model, x[:8], y[:8]).mean().item())
 
 
-def test_what_cannot_be_merged_says_why(cell, work):
-    loaded = contenders.sources(cell, SMALL, work)
+def test_what_cannot_be_merged_says_why(bench, cell):
+    tensors = bench.sources.tensors
+    three = replace(cell, trainings=(*cell.trainings, cell.trainings[0]))
+    sources = contenders.Sources(three, [*tensors, tensors[0]])
     for name in ("ffa", "slerp"):
-        three = replace(cell, trainings=(*cell.trainings, cell.trainings[0]))
-        assert isinstance(contenders.merged(CONTENDERS[name], three, 0, "as shipped", loaded), str)
+        assert isinstance(sources.merged(CONTENDERS[name], 0, bench.model), str)
 
 
 def test_every_method_of_the_table_takes_part():
     assert set(lm.METHODS) <= set(CONTENDERS)
     for one in CONTENDERS.values():
-        assert any(one.takes(rank, "as shipped") for rank in plan.FULL.ranks), one.name
+        assert any(one.takes(rank) for rank in plan.FULL.ranks), one.name
         if not one.peft:
             lm.METHODS[one.method](**one.options)
 
 
 def test_ranks_of_peft_by_hand():
     def taken(kind):
-        return [rank for rank in (4, 8, 16, 0) if Contender(kind, kind, peft=True).takes(rank, "as shipped")]
+        return [rank for rank in (4, 8, 16, 0) if Contender(kind, kind, peft=True).takes(rank)]
 
     assert taken("ties_svd") == [4, 8, 16, 0]
     assert taken("ties") == [8]
