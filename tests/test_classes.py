@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import loramerge
@@ -26,6 +27,7 @@ EXTENDED = {
 }  # by `super()`: more than the fields is kept
 
 
+@cache
 def _classes() -> dict[str, tuple[ast.ClassDef, dict[str, str]]]:
     """Full name -> the class, and what the names in its file stand for."""
     found = {}
@@ -44,22 +46,19 @@ def _classes() -> dict[str, tuple[ast.ClassDef, dict[str, str]]]:
     return found
 
 
-CLASSES = _classes()
-
-
 def _above(name: str) -> Iterator[str]:
-    node, names = CLASSES[name]
+    node, names = _classes()[name]
     here = name.rpartition(".")[0]
     for base in (b.value if isinstance(b, ast.Subscript) else b for b in node.bases):
         if isinstance(base, ast.Name):
             above = names.get(base.id, f"{here}.{base.id}")
-            if above in CLASSES:
+            if above in _classes():
                 yield above
                 yield from _above(above)
 
 
 def _methods(name: str) -> dict[str, ast.FunctionDef]:
-    return {node.name: node for node in CLASSES[name][0].body if isinstance(node, ast.FunctionDef)}
+    return {node.name: node for node in _classes()[name][0].body if isinstance(node, ast.FunctionDef)}
 
 
 def _is_abstract(method: ast.FunctionDef) -> bool:
@@ -69,7 +68,7 @@ def _is_abstract(method: ast.FunctionDef) -> bool:
 
 def _again() -> Iterator[tuple[str, str, str]]:
     """Class, method, and the class above that implements it already."""
-    for name in CLASSES:
+    for name in _classes():
         for method in _methods(name).keys() - set(OURS):
             for above in _above(name):
                 own = _methods(above).get(method)

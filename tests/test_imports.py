@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -42,12 +43,14 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-MODULES = {name_of(path): imports(path) for path in sorted(PACKAGE.rglob("*.py"))}
+@cache
+def modules() -> dict[str, set[str]]:
+    return {name_of(path): imports(path) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def test_imports_have_no_cycle() -> None:
     within = {
-        name: {other for other in names if other in MODULES} - {name} for name, names in MODULES.items()
+        name: {other for other in names if other in modules()} - {name} for name, names in modules().items()
     }
     for name, names in within.items():  # `from loramerge.x import y` also names the package itself
         names -= {parent for parent in names if name.startswith(f"{parent}.") or parent == "loramerge"}
@@ -64,9 +67,9 @@ def test_imports_go_down_the_list_of_rooms(room: str) -> None:
         name: sorted(
             other
             for other in others
-            if other in MODULES and other.count(".") and room_of(other) > room_of(name)
+            if other in modules() and other.count(".") and room_of(other) > room_of(name)
         )
-        for name, others in MODULES.items()
+        for name, others in modules().items()
         if name.count(".") and name.split(".")[1] == room
     }
 
@@ -90,7 +93,9 @@ def test_a_room_opens_with_its_sentence(path: Path) -> None:
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_a_library_is_imported_in_its_room_only(library: str) -> None:
-    users = {name for name, names in MODULES.items() if any(f"{o}.".startswith(f"{library}.") for o in names)}
+    users = {
+        name for name, names in modules().items() if any(f"{o}.".startswith(f"{library}.") for o in names)
+    }
 
     assert users
     assert all(name.startswith(ONLY_IN[library]) for name in users)

@@ -57,11 +57,10 @@ def test_diffusers_reads_what_is_around_the_blocks_but_what_trips_it(row):
 
 
 @pytest.mark.parametrize("consumer", ["diffusers", "comfyui"])
-@pytest.mark.parametrize("row", some(ROWS))
+@pytest.mark.parametrize("row", some([row for row, met in ROWS.items() if met.dialect != "peft"]))
 def test_check_says_what_the_table_says(consumer, row, tmp_path):
+    """A bare file of PEFT's names does not say its alpha, so that no program can be told about it."""
     path, _ = file(tmp_path, row)
-    if ROWS[row].dialect == "peft":
-        pytest.skip("a bare file of PEFT's names does not say its alpha")
     effects = {finding.effect for finding in lm.check(path, consumer)}
     wanted = reads(consumer, ROWS[row])
     assert effects == (set() if wanted else {"unknown"}) if wanted in (True, None) else effects - {"unknown"}
