@@ -29,7 +29,7 @@ from loramerge.routing.gates.gate import DataFree
 from loramerge.routing.gates.names import GATES
 
 sys.path.insert(0, str(Path(__file__).parent))
-from catalogue import catalogue
+from catalogue import catalogue, forms
 from keys import page as json_page
 from stub import stub
 
@@ -60,6 +60,7 @@ def documents() -> dict[Path, str]:
         ROOT / "docs" / "json.md": json_page(),
         ROOT / "loramerge" / "__init__.pyi": stub(),
         ROOT / "loramerge" / "cli" / "catalogue.py": catalogue(),
+        ROOT / "loramerge" / "formats" / "forms" / "catalogue.py": forms(),
     }
 
 
@@ -174,7 +175,7 @@ def formats_table() -> str:
         head,
         [
             [_code(d.name), d.tools, d.spelling, d.strength, ", ".join(d.kinds), _place(d), _yes(d.writes)]
-            for d in DIALECTS
+            for d in DIALECTS.values()
         ],
     )
 
@@ -195,7 +196,8 @@ def families_table() -> str:
 def formats_list() -> str:
     """The same, short."""
     head = ["`--format`", "tools", "place", "read", "written"]
-    return _table(head, [[_code(d.name), d.tools, _place(d), "yes", _yes(d.writes)] for d in DIALECTS])
+    rows = ([_code(d.name), d.tools, _place(d), "yes", _yes(d.writes)] for d in DIALECTS.values())
+    return _table(head, rows)
 
 
 def _place(dialect: Dialect) -> str:
@@ -246,7 +248,7 @@ def consumers_list() -> str:
 def names_table() -> str:
     """Which consumers read the names of a format, and which of them are asked about such a file."""
     rows = []
-    for dialect in DIALECTS:
+    for dialect in DIALECTS.values():
         readers = [_reader(c, dialect.name) for c in CONSUMERS.values() if dialect.name in c.dialects]
         asked = [c.title for c in CONSUMERS.values() if dialect.name in c.asked]
         none = "none of them: `loramerge convert` writes names that they read"

@@ -7,18 +7,19 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, printable, say
 
-ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
+ABSOLUTE = late(r"/|~|[A-Za-z]:[\\/]")  # also a Windows path, whatever this machine is
 
-QUANTISED = re.compile(
+QUANTISED = late(
     r"(-(unsloth|bnb|gptq|awq|aqlm|eetq|exl2|hqq|gguf|mlx|marlin|quip#?|fp8(-dynamic)?|nf4|fp4|mxfp4|nvfp4"
     r"|q?int[2348]|[2348]-?bits?|[2348]\.?\d*bpw|w[48]a(8|16)(-g\d+)?|quantized(\.w\w+)?|dynamic))+$",
     re.IGNORECASE,
 )
-LAYER = re.compile(r"(?P<stack>.*?)\.(?P<number>\d+)\.(?:.*\.)?(?P<last>[^.]+)", re.DOTALL)
+LAYER = late(r"(?P<stack>.*?)\.(?P<number>\d+)\.(?:.*\.)?(?P<last>[^.]+)", re.DOTALL)
 VERSIONS = ("ss_base_model_version", "modelspec.architecture")  # in the headers of image adapters
-NOISE = re.compile(r"(high|low)[-_ ]?noise", re.IGNORECASE)
+NOISE = late(r"(high|low)[-_ ]?noise", re.IGNORECASE)
 FEW = 32  # names of bases that are all compared with each other; more only with the first
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from loramerge.adapters.table import Table
 from loramerge.algorithms.method import Method
 
 if TYPE_CHECKING:
@@ -14,37 +13,13 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound=Method)
 
 
-class Table(Mapping[str, type[Kind]], Generic[Kind]):
-    """Name -> class, imported when first asked for: a merge with one method does not pay for thirty.
-
-    Args:
-        homes: name -> ``file.Class`` in this folder.
-    """
-
-    def __init__(self, homes: Mapping[str, str]) -> None:
-        self._homes = dict(homes)
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} methods: {', '.join(self)}>"
-
-    def __getitem__(self, name: str) -> type[Kind]:
-        file, _, found = self._homes[name].rpartition(".")
-        method: type[Kind] = getattr(import_module(f"loramerge.algorithms.{file}"), found)
-        return method
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._homes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._homes)
-
-    def __len__(self) -> int:
-        return len(self._homes)
+class Methods(Table[type[Kind]], Generic[Kind]):
+    """Name -> class of a method."""
 
     def name_of(self, method: type[Method]) -> str | None:
         """The name of a class, without loading others."""
-        home = f"{method.__module__}.{method.__qualname__}".removeprefix("loramerge.algorithms.")
-        return next((name for name, where in self._homes.items() if where == home), None)
+        home = f"{method.__module__}.{method.__qualname__}".removeprefix(f"{ROOM}.")
+        return next((name for name, where in self.homes.items() if where == home), None)
 
 
 _RULES = {  # elementwise: core, ctm, pico, knots and mergevla take them by these names
@@ -57,8 +32,10 @@ _RULES = {  # elementwise: core, ctm, pico, knots and mergevla take them by thes
     "sce": "sce.Sce",
     "emr": "emr.Emr",
 }
-RULES: Table[Elementwise] = Table(_RULES)
-METHODS: Table[Method] = Table(
+ROOM = "loramerge.algorithms"
+RULES: Methods[Elementwise] = Methods(ROOM, _RULES)
+METHODS: Methods[Method] = Methods(
+    ROOM,
     {
         "linear": "linear.Linear",
         "average": "average.Average",
@@ -84,5 +61,5 @@ METHODS: Table[Method] = Table(
         "fedavg": "fedavg.FedAvg",
         "mergevla": "mergevla.MergeVla",
         "sg": "sg.Sg",
-    }
+    },
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -83,8 +84,7 @@ class Grams:
         return like((self.owner == np.arange(sources)[:, None]).astype(float), self.up)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Spectrum:
+class Spectrum(NamedTuple):
     """Thin SVD of the sum of all units: U = up @ left, V = (right @ down)ᵀ.
 
     Args:

@@ -32,7 +32,6 @@ from loramerge.request.doors import LIMITS, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import FIELDS
-from loramerge.verbs.keep_form import kept
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
@@ -180,9 +179,17 @@ def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None
     show_plan(plan, out, printed)
 
 
+def _made(plan: Plan) -> Merge:
+    if not plan.request.keep_form:
+        return run(plan)
+    from loramerge.verbs.keep_form import kept  # few merges keep a form
+
+    return kept(plan)
+
+
 def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed, recipe: Recipe) -> None:
     check_low(plan)
-    merge, repo = kept(plan) if plan.request.keep_form else run(plan), given["repo"]
+    merge, repo = _made(plan), given["repo"]
     if given["page"] is not None:
         from loramerge.pages.report import page_of
         from loramerge.pages.subject import subject_of

@@ -29,7 +29,7 @@ from loramerge.errors import (
     printable,
 )
 from loramerge.formats.bundles import record_of, task
-from loramerge.formats.dialects import DIFFUSERS, FOLDER_FILES, PEFT, named
+from loramerge.formats.dialects import FOLDER_FILES, PEFT, named
 from loramerge.formats.dialects.together import named_family
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.form import NO_AID, Aid
@@ -158,7 +158,7 @@ def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
         raw.config,
         {key: tensor.shape for key, tensor in raw.tensors.items()},
         raw.dialect,
-        raw.settings if raw.dialect == DIFFUSERS.name else {},
+        raw.settings if raw.dialect == "diffusers" else {},
         _alphas(raw.tensors),
         weights=raw.weights,
         beside=raw.beside,
@@ -216,7 +216,7 @@ def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
     if facts.dialect == PEFT.name:
         return replace(facts, modules=_modules(units, scales, facts.alphas))
     facts = replace(facts, beyond=tuple(adapter.extras))
-    if facts.dialect == DIFFUSERS.name:
+    if facts.dialect == "diffusers":
         found = _modules(units, scales, facts.alphas)
         return replace(facts, modules=tuple(map(_in_component, found)))
     alphas = {_path(target): scale * units[target] for target, scale in scales.items()}

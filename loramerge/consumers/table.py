@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from loramerge.adapters.table import Table
 from loramerge.errors import UsageError
 
 if TYPE_CHECKING:  # the command line takes the names, and must not wait for what they stand for
@@ -13,32 +12,8 @@ if TYPE_CHECKING:  # the command line takes the names, and must not wait for wha
     from loramerge.consumers.facts import Facts
 
 
-class Table(Mapping[str, "Consumer"]):
-    """Name -> consumer, imported when first asked for.
-
-    Args:
-        homes: name -> ``file.VALUE`` in this folder.
-    """
-
-    def __init__(self, homes: Mapping[str, str]) -> None:
-        self._homes = dict(homes)
-
-    def __getitem__(self, name: str) -> Consumer:
-        file, _, value = self._homes[name].partition(".")
-        found: Consumer = getattr(import_module(f"loramerge.consumers.{file}"), value)
-        return found
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._homes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._homes)
-
-    def __len__(self) -> int:
-        return len(self._homes)
-
-
-CONSUMERS = Table(
+CONSUMERS: Table[Consumer] = Table(
+    "loramerge.consumers",
     {
         "peft": "peft.PEFT",
         "transformers": "transformers.TRANSFORMERS",
@@ -48,7 +23,7 @@ CONSUMERS = Table(
         "diffusers": "diffusers.DIFFUSERS",
         "comfyui": "comfyui.COMFYUI",
         "mlx": "mlx.MLX",
-    }
+    },
 )
 
 

@@ -15,7 +15,6 @@ from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.peft.alpha import Alpha, check_alpha
 from loramerge.formats.peft.config import changes_base
-from loramerge.formats.peft.initial import made_plain
 from loramerge.formats.peft.read import load_folder
 from loramerge.formats.reader import load_path
 from loramerge.formats.writer import save
@@ -94,4 +93,6 @@ def _made_plain(pair: list[tuple[Path, str]], alpha: Alpha | None, allow_pickle:
     adapter, first = (load_folder(*each, alpha, True, allow_pickle, known_start=True) for each in pair)
     if not changes_base(adapter.config):
         raise UsageError(f"{printable(adapter.name)} is a plain LoRA already: drop {say('initial')} for it.")
+    from loramerge.formats.peft.initial import made_plain  # few trainings begin with an adapter
+
     return made_plain(adapter, first)

@@ -9,11 +9,11 @@ README.md              the lines that load it
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapters.late import late
 from loramerge.errors import LoramergeError
 from loramerge.formats.files.json import read_object
 from loramerge.formats.output import RECORD
@@ -24,7 +24,7 @@ KIND = "bundle"
 ROUTER = "router.safetensors"
 README = "README.md"
 TASK = "task_"
-OWN = re.compile(rf"{TASK}\d+/({CONFIG}|{WEIGHTS}|{README})|{ROUTER}|{RECORD}|{README}")
+OWN = late(rf"{TASK}\d+/({CONFIG}|{WEIGHTS}|{README})|{ROUTER}|{RECORD}|{README}")
 
 
 def task(number: int) -> str:

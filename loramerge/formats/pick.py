@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.late import late
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.names import PREFIX, parse
 
-TASK = re.compile(r"(?P<stem>.+\.lora_(?:down|up)_[QV])\.(?P<name>\w+)\.weight", re.DOTALL)  # of Omni-AVSR
-HEAD = re.compile(r"(?P<start>.+\.modules_to_save)\.(?P<name>[^.]+)\.(?P<end>.+)", re.DOTALL)
+TASK = late(r"(?P<stem>.+\.lora_(?:down|up)_[QV])\.(?P<name>\w+)\.weight", re.DOTALL)  # of Omni-AVSR
+HEAD = late(r"(?P<start>.+\.modules_to_save)\.(?P<name>[^.]+)\.(?P<end>.+)", re.DOTALL)
 
 
 def split(path: Path) -> tuple[Path, str | None]:

@@ -5,22 +5,23 @@ Such a segment is no part of a module's path: no program that loads adapters loo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.late import late
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.peft.names import PREFIX
 
 # `_orig_mod`, `_fsdp_wrapped_module`, `_forward_module`, …: each ends so, and begins with `_`; and DDP's own.
-_SEGMENT = re.compile(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule)?|module)\\?\.")
-_FLAT = re.compile(r"^(?P<start>lora_[a-z0-9]+_)_orig_mod_|(?<=_)_orig_mod_")  # kohya writes `_` for dots
-_LORA = re.compile(r"\.lora_(?:up|down)\.weight$|\.alpha$")
+_SEGMENT = late(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule)?|module)\\?\.")
+_FLAT = late(r"^(?P<start>lora_[a-z0-9]+_)_orig_mod_|(?<=_)_orig_mod_")  # kohya writes `_` for dots
+_LORA = late(r"\.lora_(?:up|down)\.weight$|\.alpha$")
 DOUBLED = {PREFIX: PREFIX, "lora_unet_": "unet_"}  # prefixes that some tools write twice
-_OWN = re.compile(r"(?:^|\.)levit\.")  # whose layers really have a `module`
+_MARKS = ("module", "_mod.", "_mod_", "_mod\\")  # one of these is in any of both
+_OWN = late(r"(?:^|\.)levit\.")  # whose layers really have a `module`
 LISTS = ("target_modules", "modules_to_save", "target_parameters", "exclude_modules")
 TABLES = ("rank_pattern", "alpha_pattern")
 
@@ -31,7 +32,7 @@ def plain(key: str) -> str:
     >>> plain("module.base_model.model._orig_mod.layers.0._fsdp_wrapped_module.q.lora_A.weight")
     'base_model.model.layers.0.q.lora_A.weight'
     """
-    if not _OWN.search(key):
+    if any(mark in key for mark in _MARKS) and not _OWN.search(key):
         key = _FLAT.sub(r"\g<start>", _SEGMENT.sub("", key))
     if key.startswith("model.diffusion_model.") and _LORA.search(key):  # AnyRefill's
         key = key.removeprefix("model.")

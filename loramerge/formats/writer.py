@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,12 +9,13 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
+from loramerge.adapters.late import late
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes, rounding
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import output
-from loramerge.formats.dialects import DIALECTS, Dialect, named
+from loramerge.formats.dialects import FORMATS, Dialect, named
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import settle
 from loramerge.formats.files.atomic import new_file, new_folder
@@ -41,7 +41,7 @@ KEPT = (  # header metadata that says something of the base model, and stays tru
     "modelspec.resolution",
     "modelspec.sai_model_spec",
 )
-OWN = re.compile(r"ss_|modelspec\.")
+OWN = late(r"ss_|modelspec\.")
 CHANGED = frozenset(  # by another rank or form; hashes are of the bytes that were
     "ss_network_dim ss_network_alpha ss_network_args ss_network_module modelspec.hash_sha256 "
     "modelspec.thumbnail".split()
@@ -54,11 +54,10 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     Raises:
         UsageError: no such format, or they are of several and none is asked for.
     """
-    possible = {dialect.name: dialect for dialect in DIALECTS if dialect.writes}
     if format is not None:
-        if format not in possible:
-            raise UsageError(f"format={format!r} is not one of {', '.join(possible)}.")
-        return possible[format].bound(adapters)
+        if format not in FORMATS:
+            raise UsageError(f"format={format!r} is not one of {', '.join(FORMATS)}.")
+        return named(format).bound(adapters)
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:
         shown = ", ".join(f"{printable(a.name)} is {named(a.dialect).words}" for a in found.values())
@@ -68,9 +67,8 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     dialect = named(next(iter(found)))
     if not dialect.writes:
         raise UsageError(
-            f"{dialect.words[0].upper()}{dialect.words[1:]} can be read but not written: say "
-            f"with {say('format')} "
-            f"which of {', '.join(possible)} to write."
+            f"{dialect.words[0].upper()}{dialect.words[1:]} can be read but not written: say with "
+            f"{say('format')} which of {', '.join(FORMATS)} to write."
         )
     return dialect.bound(adapters)
 

@@ -6,11 +6,12 @@ import json
 import re
 import shlex
 
+from loramerge.adapters.late import late
 from loramerge.errors import printable
 
 HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-MARKED = re.compile(r"[\\`*_{}\[\]()#+!|~$^=:@\"']")
-LINKED = re.compile(r"(?i)\bwww\.")  # some readers link it without being asked
+MARKED = late(r"[\\`*_{}\[\]()#+!|~$^=:@\"']")
+LINKED = late(r"(?i)\bwww\.")  # some readers link it without being asked
 
 
 def markdown(text: object, limit: int = 120) -> str:

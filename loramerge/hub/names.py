@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.late import late
 from loramerge.errors import SourceError, UsageError, printable
 
-SCHEME = re.compile(r"hf:/{1,2}")  # a Path keeps one slash only
+SCHEME = late(r"hf:/{1,2}")  # a Path keeps one slash only
 FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
-REPOSITORY = re.compile(rf"(?!.*(?:--|\.\.)){WORD}/{WORD}")
-REVISION = re.compile(r"(?!.*(?:\.\.|//))[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-FULL = re.compile(
+REPOSITORY = late(rf"(?!.*(?:--|\.\.)){WORD}/{WORD}")
+REVISION = late(r"(?!.*(?:\.\.|//))[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?")
+COMMIT = late(r"[0-9a-f]{40}")
+FULL = late(
     r"(?:models/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<path>.*))?"
 )
 HOW = "hf://org/name@revision/subfolder, of which @revision and /subfolder may be left out"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 Observe = Callable[[Method, Sources, Schedule], Sequence[Seen]]
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """What a record has settled already.
 
     Args:
@@ -46,7 +46,7 @@ class Known:
             others, and no text is compared again. None: nothing is known of it.
     """
 
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    ranks: Mapping[str, int] = MappingProxyType({})
     left_out: Mapping[str, float] | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,8 +38,7 @@ class Budget:
         return self.name == "size"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Market:
+class Market(NamedTuple):
     """What units of G groups of modules are worth, and what they cost.
 
     Args:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from loramerge.adapters.late import late
 from loramerge.adapters.limits import MOST
 from loramerge.errors import SourceError, printable
 from loramerge.formats.peft.number import fitting
@@ -19,13 +20,12 @@ from loramerge.request.request import PLAIN, Request
 from loramerge.request.rules import Weight, plain
 
 SCHEMA = 1
-SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = late(r"[0-9a-f]{64}")
 APART = ("tuned", "base", "rank")
 BY_SOURCE = ("weights", "alpha", "initial")  # fields that stand in the entry of each source
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """The adapter that the training of a source began with: its name, and its files among the source's."""
 
     name: str

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,8 +44,7 @@ def _fitting(weight: Any) -> float:
         raise UsageError(f"The weight {printable(weight)} {error}.") from None
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Line:
+class Line(NamedTuple):
     """The weights of all sources, from the first layer to the last: (T,) each."""
 
     first: Array

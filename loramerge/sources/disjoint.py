@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
@@ -15,8 +15,7 @@ from loramerge.formats.models.layers import known
 from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Sources that share modules with each other: the first of them, and all their modules."""
 
     name: str

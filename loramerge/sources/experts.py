@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.late import late
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.blocks import turned
@@ -18,14 +19,14 @@ from loramerge.formats.models.projections import crossed
 from loramerge.formats.peft.experts import ORDER
 from loramerge.sources.projections import bases
 
-APART = re.compile(
+APART = late(
     r"(?P<home>.*\bexperts)\.(?P<index>\d+)\.(?P<name>gate_up_proj|gate_proj|up_proj|down_proj|w1|w2|w3)",
     re.DOTALL,
 )
-LISTED = re.compile(r".*\bexperts\.(gate_up|gate|up|down)_projs\.\d+", re.DOTALL)
-READS = re.compile(r".*\.(q|k|v|qkv|gate|up|gate_up)_proj|.*\.(w1|w3)", re.DOTALL)  # take the hidden state in
-WRITES = re.compile(r".*\.(o|down)_proj|.*\.w2", re.DOTALL)  # give it back
-SWITCH = re.compile(r"(?P<home>.*)\.switch_(?:mlp|glu)\.(?P<name>[^.]+)", re.DOTALL)  # of mlx-lm
+LISTED = late(r".*\bexperts\.(gate_up|gate|up|down)_projs\.\d+", re.DOTALL)
+READS = late(r".*\.(q|k|v|qkv|gate|up|gate_up)_proj|.*\.(w1|w3)", re.DOTALL)  # take the hidden state in
+WRITES = late(r".*\.(o|down)_proj|.*\.w2", re.DOTALL)  # give it back
+SWITCH = late(r"(?P<home>.*)\.switch_(?:mlp|glu)\.(?P<name>[^.]+)", re.DOTALL)  # of mlx-lm
 Shape = tuple[int, int]
 
 
@@ -57,6 +58,8 @@ def _switch(target: Target) -> str | None:
 
 
 def _is_apart(target: Target) -> bool:
+    if "experts" not in target.path:
+        return False
     return bool(APART.fullmatch(target.path) or LISTED.fullmatch(target.path))
 
 

@@ -9,7 +9,6 @@ from loramerge import formats
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.arrays.backend import Array
-from loramerge.checkpoints.base import open_base
 from loramerge.errors import UsageError, say
 from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.forms.form import NO_AID, Aid, Base
@@ -79,8 +78,11 @@ def aid(
         raise UsageError(
             f"{say('names')} says how the keys of down and of up end: give both, and nothing else."
         )
-    opened = None if base is None else open_base(base)
-    return Aid(opened, None if gate is None else _gate(Path(gate)), names)
+    if base is not None:
+        from loramerge.checkpoints.base import open_base  # few adapters need the base model
+
+        base = open_base(base)
+    return Aid(base, None if gate is None else _gate(Path(gate)), names)
 
 
 def _gate(path: Path) -> dict[str, Array]:

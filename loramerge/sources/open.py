@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +12,10 @@ from typing import Any, TypeVar
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import compare_bases
+from loramerge.adapters.late import late
 from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.checkpoints.base import open_base
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
 from loramerge.formats import Alpha, load
@@ -30,7 +29,7 @@ from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 from loramerge.sources.load import aid
 
-EXPERT = re.compile(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
+EXPERT = late(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
 FEW = 4  # sources that are named one by one
 MOST = 10  # broken sources that are told of one by one
@@ -49,7 +48,11 @@ def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapte
     check_alphas(sources, request.alpha)
     check_named(sources, request.initial or {}, "initial")
 
-    base = None if request.base is None else open_base(request.base)
+    base = None
+    if request.base is not None:
+        from loramerge.checkpoints.base import open_base  # few merges need the base model
+
+        base = open_base(request.base)
 
     def load(each: Ingredient) -> Adapter:
         found = open_one(each.source, request, base=base)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.models.layers import known
 from loramerge.formats.models.stems import layered, parted, place, unnumbered
@@ -26,7 +27,7 @@ _TASKS = {  # what a module does in a layer -> how the last part of its name loo
     "up": r"up(_proj|_linear)?|w3|fc1|fc_in|lin1|c_fc|wi(_1)?|dense_h_to_4h|linear_?1|fc_up",
     "down": r"down(_proj|_linear)?|w2|fc2|fc_out|lin2|c_proj|wo|dense_4h_to_h|linear_?2|fc_down",
 }
-_FUSED = re.compile(r".*(qkv|q_k_v|query_key_value|in_proj|pack|c_attn|kqv).*", re.IGNORECASE)
+_FUSED = late(r".*(qkv|q_k_v|query_key_value|in_proj|pack|c_attn|kqv).*", re.IGNORECASE)
 
 
 def check(adapters: Sequence[Adapter]) -> None:

@@ -26,7 +26,6 @@ from loramerge.request.schedule import Schedule
 from loramerge.sources.blocks import stronger
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
-from loramerge.sources.heads import as_pairs
 from loramerge.sources.identity import identified
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
 from loramerge.sources.projected import projected
@@ -164,13 +163,22 @@ def open_together(recipe: Recipe) -> Sources:
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = prepared(as_pairs(open_all(recipe.sources, request), request.heads_as_lora), request)
+    found = prepared(_opened(recipe), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
     return Sources.of(whole, adapters, request, dialect)
+
+
+def _opened(recipe: Recipe) -> list[Adapter]:
+    found, base = open_all(recipe.sources, recipe.request), recipe.request.heads_as_lora
+    if base is None:
+        return found
+    from loramerge.sources.heads import as_pairs  # it reads the base model
+
+    return as_pairs(found, base)
 
 
 def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
 from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
 from loramerge.arrays.workers import go_on
-from loramerge.cuda import Gpu
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.vocabulary import named
 from loramerge.request.effort import MEMORY
+
+if TYPE_CHECKING:
+    from loramerge.cuda import Gpu
 
 BATCH = 16  # modules that hide Python's own time where units are many
 NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache

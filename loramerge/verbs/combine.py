@@ -14,7 +14,6 @@ from loramerge.merge.run import Merge, run
 from loramerge.request.recipe import Recipe, Source
 from loramerge.request.rules import Weight
 from loramerge.request.signature import spelled
-from loramerge.verbs.keep_form import kept
 
 
 @spelled("combine", options=True)
@@ -56,4 +55,8 @@ def combine(
     bare = recipe.request.out is None or is_bare(recipe.request.out)
     plan = planned(recipe.asking(bare=bare))
     check_low(plan)
-    return kept(plan) if plan.request.keep_form else run(plan)
+    if not plan.request.keep_form:
+        return run(plan)
+    from loramerge.verbs.keep_form import kept  # few merges keep a form
+
+    return kept(plan)

@@ -172,7 +172,7 @@ def test_of_flux_in_the_names_of_kohya_diffusers_loads_the_blocks(name, cli, tmp
 
 
 def test_no_format_is_missing_here():
-    assert {dialect for dialect, *_ in FILES.values()} | {"mlx"} == {dialect.name for dialect in DIALECTS}
+    assert {dialect for dialect, *_ in FILES.values()} | {"mlx"} == set(DIALECTS)
 
 
 @pytest.mark.parametrize("consumer", CONSUMERS)

@@ -32,7 +32,7 @@ SHAPES = st.lists(st.integers(0, 20), max_size=4).map(tuple)
     config=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6),
     tensors=st.dictionaries(KEYS, SHAPES, max_size=6),
     folder=st.booleans(),
-    dialect=st.sampled_from([UNKNOWN, *(dialect.name for dialect in DIALECTS)]),
+    dialect=st.sampled_from([UNKNOWN, *DIALECTS]),
     components=st.lists(st.sampled_from(["", "unet", "transformer", "text_encoder"]), max_size=2),
     max_rank=st.none() | st.integers(1, 32),
 )

@@ -23,7 +23,7 @@ from tests.consumers.test_formats import FILES
 from tests.helpers.files import bare, folder
 from tests.helpers.samples import LAYERS, SPELLINGS, adapter
 
-ALL = [*FORMATS, *(d.name for d in DIALECTS if not d.writes)]
+ALL = [*FORMATS, *(name for name, d in DIALECTS.items() if not d.writes)]
 LOADS = [(name, format) for name, consumer in CONSUMERS.items() for format in consumer.formats]
 READS = [(name, dialect) for name, consumer in CONSUMERS.items() for dialect in consumer.dialects]
 FOREIGN = [(name, d) for name, consumer in CONSUMERS.items() for d in ALL if d not in consumer.dialects]

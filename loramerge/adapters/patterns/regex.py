@@ -9,6 +9,7 @@ import re
 import string
 from functools import lru_cache
 
+from loramerge.adapters.late import late
 from loramerge.adapters.patterns.positions import (
     Step,
     at_boundary,
@@ -25,9 +26,9 @@ from loramerge.adapters.patterns.positions import (
 MAX_DEPTH = 50
 
 # A brace that does not read as a quantifier is a literal brace; so Python has it.
-_QUANTIFIER = re.compile(r"[*+?]|\{(?:([0-9]+)|([0-9]*),([0-9]*))\}")
-_CLASS = re.compile(r"\[\^?+(?:\]|[^\]\\]|\\.)(?:[^\]\\]|\\.)*\]", re.DOTALL)
-_SET_OPERATION = re.compile(r"\[|--|&&|~~|\|\|")  # Python warns that it may come to read these
+_QUANTIFIER = late(r"[*+?]|\{(?:([0-9]+)|([0-9]*),([0-9]*))\}")
+_CLASS = late(r"\[\^?+(?:\]|[^\]\\]|\\.)(?:[^\]\\]|\\.)*\]", re.DOTALL)
+_SET_OPERATION = late(r"\[|--|&&|~~|\|\|")  # Python warns that it may come to read these
 
 
 class Unread(ValueError):

@@ -14,7 +14,6 @@ import numpy as np
 
 from loramerge.arrays.backend import Array, host, like, namespace, on_gpu, positions
 from loramerge.arrays.workers import go_on
-from loramerge.cuda.kmeans import clusters
 
 DUPLICATE = 1e-12  # squared distances below this share of the largest unit are rounding
 KEPT = 1 << 12  # centres to be drawn in one batch, above which the draws are not kept
@@ -33,6 +32,8 @@ def cluster(kernel: Array, live: Array, k: int, labels: tuple[str, ...], seed: i
     xp = namespace(kernel)
     kernel = centred(kernel, live)
     if on_gpu(kernel):
+        from loramerge.cuda.kmeans import clusters  # few merges have a GPU
+
         draws = [_uniforms(labels, k, f"{seed}/{attempt}") for attempt in range(restarts)]
         return clusters(xp.ascontiguousarray(kernel), live, like(np.stack(draws, axis=1), kernel))
     best, least = xp.zeros(live.shape, int), xp.full(len(live), np.inf)

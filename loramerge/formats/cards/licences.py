@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from loramerge.adapters.late import late
 from loramerge.adapters.original import read_text
 from loramerge.errors import SourceError
 
 LIMIT = 2**16  # of a card; what says the licence stands at its beginning
-MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---", re.DOTALL)
+MATTER = late(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---", re.DOTALL)
 FIELD = r"^{}:[ \t]*(?:\r?\n[ \t]*-[ \t]+)?[\"']?([A-Za-z0-9][\w .+-]{{0,60}}?)[\"']?[ \t]*(?:#.*)?\r?$"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.spelling import Spelling
@@ -59,7 +60,7 @@ def model_of(adapters: Iterable[Adapter]) -> Model:
     listed = [adapter for adapter in adapters if own_sizes(adapter.slots)]
     sizes = {path: size for adapter in listed for path, size in own_sizes(adapter.slots).items()}
     named = [families_of(adapter) for adapter in listed]
-    shared = [f for f in FAMILIES.values() if named and all(f in each for each in named)]
+    shared = [family for family in named[0] if all(family in each for each in named)] if named else []
     return Model(likely(shared, sizes))
 
 
@@ -82,8 +83,7 @@ def said(metadata: Mapping[str, str], base: str | None = None) -> str:
     return " ".join(filter(None, [*(metadata.get(key) for key in SAID), base]))
 
 
-@dataclass(frozen=True, eq=False)
-class Placed:
+class Placed(NamedTuple):
     """The targets that the names of modules mean, the families they are of, and how they are spelled."""
 
     targets: Mapping[str, Target]

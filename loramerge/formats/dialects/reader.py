@@ -16,7 +16,6 @@ from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.lycoris import leaves_open, whole_scale
 from loramerge.formats.dialects.model import Placed
 from loramerge.formats.forms.form import Given, Parts, Update
-from loramerge.formats.forms.lokr import LOKR
 from loramerge.formats.forms.parts import Sorted
 from loramerge.formats.forms.table import ALPHA, counted, update, whole
 from loramerge.formats.models import unet
@@ -43,7 +42,7 @@ class Found:
     def scale(self, header: Header, alpha: float | None, change: Update, module: str) -> float:
         """alpha / rank in float64; without an alpha, the user's or 1."""
         self.forms[change.form] += 1
-        if change.form == LOKR.name and change.rank is None:
+        if change.form == "lokr" and change.rank is None:
             self.open += [module] * leaves_open(header.metadata, alpha)
             return whole_scale(header.metadata, alpha, change.kernel)
         if change.rank is None:  # a whole matrix: it is taken as it is

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.late import late
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_file
 
 INDEX = "adapter_model.safetensors.index.json"
-SHARD = re.compile(r"(?P<stem>.*adapter_model)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.DOTALL)
+SHARD = late(r"(?P<stem>.*adapter_model)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.DOTALL)
 MOST = 1000  # shards; an adapter has a few
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, printable
 
-OWN = re.compile(  # the base's own parameters, and what is added to its biases and norms
+OWN = late(  # the base's own parameters, and what is added to its biases and norms
     r"(?:base_layer\.)*(?:weight|bias)|lora_B\.bias|diff_b|[wb]_norm|(?:token_adapter\.)?trainable_tokens_delta"
 )
 
 
-ROUTER = re.compile(r"(?:.*\.)?(?:\w+_)?(?:gate|gates|router|route|routing)\.(?:weight|bias)", re.DOTALL)
+ROUTER = late(r"(?:.*\.)?(?:\w+_)?(?:gate|gates|router|route|routing)\.(?:weight|bias)", re.DOTALL)
 
 
 def refuse_inside(keys: Iterable[str], modules: Collection[str], name: str) -> None:

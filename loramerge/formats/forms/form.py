@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Kind
@@ -19,8 +20,7 @@ Spellings = Mapping[str, tuple[str, ...]]  # part -> how keys of it end; message
 LARGEST = 1e30  # of a number in a config: far above any real one
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer of the base model, of which nothing but the header is read until its numbers are asked for.
 
     Args:
@@ -46,8 +46,7 @@ class Base(ABC):
         """
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Aid:
+class Aid(NamedTuple):
     """What the user gives beside the files of an adapter, for those that are not complete by themselves.
 
     Args:
@@ -212,6 +211,21 @@ class Form:
         """The tensor of a part, as messages call it."""
         ends = {**self.image, **self.peft}.get(numberless(part), (part,))
         return ends[0].removesuffix(".weight").replace("#", part.rpartition(".")[2])
+
+
+class Late(NamedTuple):
+    """The `make` of a form, whose file is loaded when a module is of that form.
+
+    Args:
+        home: ``file.function`` in this folder.
+    """
+
+    home: str
+
+    def __call__(self, parts: Parts, given: Given) -> Update | None:
+        file, _, name = self.home.partition(".")
+        make: Callable[[Parts, Given], Update | None] = getattr(import_module(f"{__package__}.{file}"), name)
+        return make(parts, given)
 
 
 def numberless(part: str) -> str:

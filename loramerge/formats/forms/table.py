@@ -1,6 +1,6 @@
 """The table of forms, and the one way from the tensors of a module to its update.
 
-A new form is one file beside this one, and one line here.
+A new form is one file beside this one, and one line here; `python docs/generate.py` adds it to the catalogue.
 """
 
 from __future__ import annotations
@@ -11,85 +11,54 @@ from functools import lru_cache
 from math import prod
 
 from loramerge.adapters.limits import check_units
+from loramerge.adapters.table import Table
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.files.views import widened
-from loramerge.formats.forms.adalora import ADALORA
-from loramerge.formats.forms.boft import BOFT
-from loramerge.formats.forms.c3a import C3A
+from loramerge.formats.forms.catalogue import FORMS
 from loramerge.formats.forms.checks import check_float, check_full, check_whole, missing
-from loramerge.formats.forms.delora import DELORA
-from loramerge.formats.forms.dora import DORA
-from loramerge.formats.forms.embedding import EMBEDDING
 from loramerge.formats.forms.form import Form, Given, Naming, Parts, Update, numberless
-from loramerge.formats.forms.fourierft import FOURIERFT
-from loramerge.formats.forms.full import FULL
-from loramerge.formats.forms.gralora import GRALORA
-from loramerge.formats.forms.hira import HIRA
-from loramerge.formats.forms.hra import HRA
-from loramerge.formats.forms.ia3 import IA3
-from loramerge.formats.forms.kasa import AUTHORS_KASA, KASA
-from loramerge.formats.forms.locon import LOCON
-from loramerge.formats.forms.lofit import LOFIT
-from loramerge.formats.forms.loha import LOHA
-from loramerge.formats.forms.lokr import LOKR, PEFT_LOKR
-from loramerge.formats.forms.lora import LORA
-from loramerge.formats.forms.merged import MERGED
-from loramerge.formats.forms.miss import MISS, MISS_BAT
-from loramerge.formats.forms.oft import OFT
-from loramerge.formats.forms.psoft import PSOFT
-from loramerge.formats.forms.pvera import PVERA
-from loramerge.formats.forms.randlora import RANDLORA
-from loramerge.formats.forms.shira import SHIRA
-from loramerge.formats.forms.stacked import STACKED
-from loramerge.formats.forms.tinylora import TINYLORA
-from loramerge.formats.forms.triadapt import TRIADAPT
-from loramerge.formats.forms.unilora import UNILORA
-from loramerge.formats.forms.vblora import VBLORA
-from loramerge.formats.forms.vera import VERA
-from loramerge.formats.forms.waveft import WAVEFT
-from loramerge.formats.forms.xs import XS
 
-FORMS: Mapping[str, Form] = {
-    form.name: form
-    for form in (
-        LORA,
-        MERGED,
-        EMBEDDING,
-        ADALORA,
-        LOCON,
-        STACKED,
-        LOHA,
-        LOKR,
-        PEFT_LOKR,
-        FULL,
-        VERA,
-        PVERA,
-        BOFT,
-        DORA,
-        HIRA,
-        HRA,
-        IA3,
-        LOFIT,
-        KASA,
-        AUTHORS_KASA,
-        OFT,
-        PSOFT,
-        C3A,
-        DELORA,
-        FOURIERFT,
-        GRALORA,
-        MISS,
-        MISS_BAT,
-        RANDLORA,
-        SHIRA,
-        TINYLORA,
-        TRIADAPT,
-        UNILORA,
-        VBLORA,
-        WAVEFT,
-        XS,
-    )
-}
+ROWS: Table[Form] = Table(  # the catalogue is written from these, and loads none of them before it is used
+    "loramerge.formats.forms",
+    {
+        "lora": "lora.LORA",
+        "merged": "merged.MERGED",
+        "embedding": "embedding.EMBEDDING",
+        "adalora": "adalora.ADALORA",
+        "locon": "locon.LOCON",
+        "stacked": "stacked.STACKED",
+        "loha": "loha.LOHA",
+        "lokr": "lokr.LOKR",
+        "peft_lokr": "lokr.PEFT_LOKR",
+        "full": "full.FULL",
+        "vera": "vera.VERA",
+        "pvera": "pvera.PVERA",
+        "boft": "boft.BOFT",
+        "dora": "dora.DORA",
+        "hira": "hira.HIRA",
+        "hra": "hra.HRA",
+        "ia3": "ia3.IA3",
+        "lofit": "lofit.LOFIT",
+        "kasa": "kasa.KASA",
+        "authors_kasa": "kasa.AUTHORS_KASA",
+        "oft": "oft.OFT",
+        "psoft": "psoft.PSOFT",
+        "c3a": "c3a.C3A",
+        "delora": "delora.DELORA",
+        "fourierft": "fourierft.FOURIERFT",
+        "gralora": "gralora.GRALORA",
+        "miss": "miss.MISS",
+        "miss_bat": "miss.MISS_BAT",
+        "randlora": "randlora.RANDLORA",
+        "shira": "shira.SHIRA",
+        "tinylora": "tinylora.TINYLORA",
+        "triadapt": "triadapt.TRIADAPT",
+        "unilora": "unilora.UNILORA",
+        "vblora": "vblora.VBLORA",
+        "waveft": "waveft.WAVEFT",
+        "xs": "xs.XS",
+    },
+)
 TYPES: Mapping[str, str] = {type_: alpha for form in FORMS.values() for type_, alpha in form.types.items()}
 ALPHA = "alpha"  # a number beside the factors of any form
 NEEDS = {"sizes": "the layer sizes of the base model", "base": "the weights of the base model"}

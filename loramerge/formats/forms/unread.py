@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from loramerge.errors import IncompatibleError, printable
@@ -57,10 +58,13 @@ UNREAD = (
         image="set_weight|reshape_weight|row_offset",
     ),
 )
-_ENDS: Mapping[Naming, list[tuple[re.Pattern[str], Unread]]] = {
-    "peft": [(re.compile(rf".+\.(?:{one.peft})", re.DOTALL), one) for one in UNREAD if one.peft],
-    "image": [(re.compile(rf".+\.(?:{one.image})", re.DOTALL), one) for one in UNREAD if one.image],
-}
+
+
+@cache
+def _ends(naming: Naming) -> re.Pattern[str]:
+    """How any key of them ends."""
+    ends = "|".join(filter(None, (one.peft if naming == "peft" else one.image for one in UNREAD)))
+    return re.compile(rf".+\.(?:{ends})", re.DOTALL)
 
 
 def refuse_keys(keys: Iterable[str], naming: Naming, name: str) -> None:
@@ -69,12 +73,13 @@ def refuse_keys(keys: Iterable[str], naming: Naming, name: str) -> None:
     Raises:
         IncompatibleError: it does.
     """
-    for key in keys:
-        for pattern, one in _ENDS[naming]:
-            if pattern.fullmatch(key):
-                raise IncompatibleError(
-                    f"{printable(name)} holds {one.words} ({printable(key, 80)}): it {one.why}."
-                )
+    for key in filter(_ends(naming).fullmatch, keys):
+        one = next(one for one in UNREAD if _ended(key, one.peft if naming == "peft" else one.image))
+        raise IncompatibleError(f"{printable(name)} holds {one.words} ({printable(key, 80)}): it {one.why}.")
+
+
+def _ended(key: str, end: str) -> bool:
+    return end != "" and re.fullmatch(rf".+\.(?:{end})", key, re.DOTALL) is not None
 
 
 def refuse_settings(config: Mapping[str, Any], name: str) -> None:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from loramerge.formats.models.ace_step import ACE_STEP, ACE_STEP_1
-from loramerge.formats.models.auraflow import AURAFLOW
-from loramerge.formats.models.chroma import CHROMA
-from loramerge.formats.models.cogvideox import COGVIDEOX
-from loramerge.formats.models.cosmos import COSMOS
+from loramerge.adapters.table import Table
 from loramerge.formats.models.family import Family, Sizes
-from loramerge.formats.models.flux import FLUX
-from loramerge.formats.models.flux_2 import FLUX_2
-from loramerge.formats.models.hidream import HIDREAM
-from loramerge.formats.models.hunyuan_video import HUNYUAN_VIDEO
-from loramerge.formats.models.ltx import LTX, LTX_2
-from loramerge.formats.models.lumina_2 import LUMINA_2
-from loramerge.formats.models.mochi import MOCHI
-from loramerge.formats.models.pixart import PIXART
-from loramerge.formats.models.qwen_image import QWEN_IMAGE
-from loramerge.formats.models.sana import SANA
-from loramerge.formats.models.sd3 import SD3
-from loramerge.formats.models.wan import WAN
-from loramerge.formats.models.z_image import Z_IMAGE
 
-FAMILIES: Mapping[str, Family] = {
-    family.name: family
-    for family in (
-        FLUX, FLUX_2, CHROMA, SD3, WAN, QWEN_IMAGE, Z_IMAGE, HUNYUAN_VIDEO, LTX, LTX_2, HIDREAM, LUMINA_2,
-        AURAFLOW, COSMOS, COGVIDEOX, MOCHI, PIXART, SANA, ACE_STEP_1, ACE_STEP,
-    )
-}  # fmt: skip
+FAMILIES: Table[Family] = Table(
+    "loramerge.formats.models",
+    {
+        "flux.1": "flux.FLUX",
+        "flux.2": "flux_2.FLUX_2",
+        "chroma": "chroma.CHROMA",
+        "sd3": "sd3.SD3",
+        "wan": "wan.WAN",
+        "qwen-image": "qwen_image.QWEN_IMAGE",
+        "z-image": "z_image.Z_IMAGE",
+        "hunyuan-video": "hunyuan_video.HUNYUAN_VIDEO",
+        "ltx-video": "ltx.LTX",
+        "ltx-2": "ltx.LTX_2",
+        "hidream": "hidream.HIDREAM",
+        "lumina-2": "lumina_2.LUMINA_2",
+        "auraflow": "auraflow.AURAFLOW",
+        "cosmos": "cosmos.COSMOS",
+        "cogvideox": "cogvideox.COGVIDEOX",
+        "mochi": "mochi.MOCHI",
+        "pixart": "pixart.PIXART",
+        "sana": "sana.SANA",
+        "ace-step-1": "ace_step.ACE_STEP_1",
+        "ace-step-1.5": "ace_step.ACE_STEP",
+    },
+)
 
 
 def possible(names: Sizes, said: str = "") -> tuple[Family, ...]:
@@ -42,7 +43,9 @@ def possible(names: Sizes, said: str = "") -> tuple[Family, ...]:
     >>> [family.name for family in possible({"blocks.0.self_attn.q": (8, 8)})]
     ['wan']
     """
-    found = tuple(family for family in FAMILIES.values() if names and _has(family, names))
+    if not names:
+        return ()
+    found = tuple(family for family in FAMILIES.values() if _has(family, names))
     return tuple(family for family in found if said and family.means(said)) or found
 
 

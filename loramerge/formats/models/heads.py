@@ -10,14 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loramerge.adapters.late import late
 from loramerge.formats.models.projections import Rows
 
 Spans = list[list[slice]]
 
 _ROWS: Sequence[tuple[str, Rows, re.Pattern[str]]] = (  # a module, its rows in a model of such a name
-    ("c_attn", "equal", re.compile(r"(distil)?gpt-?2|dialogpt|qwen-(1_8|7|14|72)b", re.IGNORECASE)),
-    ("c_attn", "query", re.compile(r"(gpt_bigcode-)?santacoder|starcoder(base|plus)?($|-)", re.IGNORECASE)),
-    ("query_key_value", "query", re.compile(r"chatglm[23]-|falcon-7b", re.IGNORECASE)),
+    ("c_attn", "equal", late(r"(distil)?gpt-?2|dialogpt|qwen-(1_8|7|14|72)b", re.IGNORECASE)),
+    ("c_attn", "query", late(r"(gpt_bigcode-)?santacoder|starcoder(base|plus)?($|-)", re.IGNORECASE)),
+    ("query_key_value", "query", late(r"chatglm[23]-|falcon-7b", re.IGNORECASE)),
 )
 
 

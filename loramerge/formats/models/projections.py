@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
+from loramerge.adapters.late import late
+
 Rows = Literal["equal", "query", "value", "turns", "unknown"]
 QKV = ("q_proj", "k_proj", "v_proj")
 GATED = ("gate_proj", "up_proj")
@@ -92,16 +94,16 @@ PROJECTIONS = (  # another model joins by a line
 )
 
 _FUSED = {  # the models whose own module is the fused one, by the names of bases and classes
-    "qkv_proj": re.compile(r"phi-?_?[34]", re.IGNORECASE),
-    "gate_up_proj": re.compile(r"phi-?_?[34]|glm", re.IGNORECASE),
-    "in_proj_qkv": re.compile(r"qwen3[._]5", re.IGNORECASE),
+    "qkv_proj": late(r"phi-?_?[34]", re.IGNORECASE),
+    "gate_up_proj": late(r"phi-?_?[34]|glm", re.IGNORECASE),
+    "in_proj_qkv": late(r"qwen3[._]5", re.IGNORECASE),
 }
-_SPLIT = re.compile(  # and those whose own modules are the parts
+_SPLIT = late(  # and those whose own modules are the parts
     r"llama|mistral|qwen|gemma|olmo|smollm|granite|starcoder|deepseek|^unsloth/phi|cohere|falcon3|yi-",
     re.IGNORECASE,
 )
-_TURNS = re.compile(r"gpt-?_?oss", re.IGNORECASE)
-_CROSSED = re.compile(r"llama-?_?4", re.IGNORECASE)
+_TURNS = late(r"gpt-?_?oss", re.IGNORECASE)
+_CROSSED = late(r"llama-?_?4", re.IGNORECASE)
 
 
 def native(projection: Projection, base: str) -> bool | None:

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+from loramerge.adapters.late import late
 from loramerge.formats.models.templates import spread
 
 Rows = Literal["equal", "query", "square", "turned"]
-NUMBER = re.compile(r"\d+|\*")
-RATIO = re.compile(r"\d+:\d+(\|\d+:\d+)*")
+NUMBER = late(r"\d+|\*")
+RATIO = late(r"\d+:\d+(\|\d+:\d+)*")
 Numbers = tuple[str, ...]
 
 
@@ -78,8 +79,7 @@ class Rule:
         return own == Fraction(self.sizes(int(width * ratio), width)[part], width)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A module of a family: its rule, which part of it, or -1 for all, and the numbers for its stars."""
 
     rule: Rule

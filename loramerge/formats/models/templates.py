@@ -10,7 +10,9 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
+from loramerge.adapters.late import late
+
+_BRACES = late(r"\{([^{}]*)\}")
 
 
 class Template(NamedTuple):

@@ -12,6 +12,7 @@ in a table, whatever their number; the others go through the matcher in `regex.p
 import re
 from collections.abc import Iterable
 
+from loramerge.adapters.late import late
 from loramerge.adapters.patterns import regex
 from loramerge.adapters.patterns.positions import Budget, Exhausted, Step, Text
 from loramerge.errors import IncompatibleError, SourceError, printable
@@ -23,8 +24,8 @@ MAX_PATH = 4096
 BUDGET = 5_000_000  # steps for all keys and paths of one adapter: a few seconds at worst
 PARSING = 30  # steps for a character of a key that is not plain
 
-_PLAIN = re.compile(r"(\^?)((?:[A-Za-z0-9_.-]|\\[^A-Za-z0-9])*)(\$?)", re.DOTALL)
-_UNIT = re.compile(r"\\?(.)", re.DOTALL)
+_PLAIN = late(r"(\^?)((?:[A-Za-z0-9_.-]|\\[^A-Za-z0-9])*)(\$?)", re.DOTALL)
+_UNIT = late(r"\\?(.)", re.DOTALL)
 
 _Shape = tuple[bool, tuple[int, ...]]  # anchored by ^, places of wildcard dots
 

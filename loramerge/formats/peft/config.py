@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.forms.table import TYPES
 from loramerge.formats.forms.unread import refuse_settings
@@ -28,7 +28,7 @@ PROMPTS = "It trains a prompt and no weights, so it is no update of weights."
 CONVERTIBLE = frozenset(  # whose layers say so in PEFT 0.21
     "C3A DELORA FOURIERFT GRALORA MISS PSOFT RANDLORA TINYLORA UNILORA VBLORA VERA WAVEFT".split()
 )
-PROMPTING = re.compile(r".*PROMPT.*|P_TUNING|PREFIX_TUNING|CPT|CARTRIDGE")
+PROMPTING = late(r".*PROMPT.*|P_TUNING|PREFIX_TUNING|CPT|CARTRIDGE")
 
 
 def _instead(kind: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from loramerge.adapters.late import late
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import View, widened
@@ -21,7 +22,7 @@ ORDER = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")  # as model classe
 Factors = Mapping[str, Pair]
 
 BASE, GATE_UP = "base_layer", "gate_up_proj"
-STACKED = re.compile(  # where exporters stack experts; PEFT nests the names of the two that belong together
+STACKED = late(  # where exporters stack experts; PEFT nests the names of the two that belong together
     r"(?P<home>.*\bexperts)(?:\.(?P<name>base_layer|gate_up_proj|gate_proj|up_proj|down_proj))?", re.DOTALL
 )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from loramerge.adapters.late import late
 from loramerge.adapters.target import Target
 from loramerge.errors import SourceError, printable
 from loramerge.formats.forms.table import FORMS
@@ -22,27 +23,27 @@ _PARTS = {  # what ends a key without the name of an adapter -> part
 _STEMS = "|".join(sorted({end.partition(".")[0] for end in _PARTS}))
 _TAILS = "|".join(sorted({end.partition(".")[2] for end in _PARTS} - {""} | {"weight", "bias"}))
 _FAMILIES = "|".join(sorted({end.partition("_")[0] for end in _PARTS}))
-_NAME = re.compile(
+_NAME = late(
     rf"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.(?P<stem>{_STEMS})"
     rf"(?:\.(?P<adapter>(?!(?:{_TAILS}|weight_\w+|scales?)$)[^.]+))?(?P<end>\.(?:{_TAILS}))?",
     re.DOTALL,
 )
-_LATENT = re.compile(r"\.([^.]+)_lora_latent_mapping\.weight$")
-_HEAD = re.compile(  # LoFiT keeps what it does to a head beside the projection behind it
+_LATENT = late(r"\.([^.]+)_lora_latent_mapping\.weight$")
+_HEAD = late(  # LoFiT keeps what it does to a head beside the projection behind it
     r"(base_model\.model\.)?(?P<path>.+)\.attn_(?P<what>[Av])\.(?P<head>\d{1,4})", re.DOTALL
 )
-_LIST = re.compile(  # TriAdaptLoRA keeps lists, to which training added
+_LIST = late(  # TriAdaptLoRA keeps lists, to which training added
     r"(base_model\.model\.)?(?P<path>.+)\.lora_(?P<what>A|B|C_row|C_col)(?:\.(?P<adapter>[^.]+))?"
     r"\.(?P<number>\d{1,4})", re.DOTALL,
 )  # fmt: skip
 _SHARED = {  # what a key is where it belongs to no one module -> its name
     end: part for form in FORMS.values() for part, ends in form.shared.items() for end in ends
 }
-_SHARED_NAME = re.compile(
+_SHARED_NAME = late(
     rf"(?:base_model\.)?(?:model\.)?(?P<stem>{'|'.join(map(re.escape, sorted(_SHARED)))})"
     r"(?:\.(?!\d)[^.]+)?(?:\.(?P<number>\d{1,6}))?"
 )
-_ALPHA = re.compile(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.DOTALL)
+_ALPHA = late(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.DOTALL)
 
 FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
     (r"\.lora_[AB]\.(coefficients|seed)$", "a NOLA adapter",
@@ -73,8 +74,7 @@ OTHER = (  # what a tensor name says that no other part of the reader takes; fir
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """A key taken apart.
 
     Args:
@@ -96,14 +96,14 @@ def parse(key: str) -> Name | None:
     Name(path='h.0.q', part='down', adapter='default', prefixed=True)
     >>> parse("base_model.model.classifier.weight")
     """
-    if head := _HEAD.fullmatch(key):
+    if ".attn_" in key and (head := _HEAD.fullmatch(key)):
         return Name(
             f"{head['path']}.o_proj", f"lofit_{head['what']}.{int(head['head'])}", None, bool(head[1])
         )
     if item := _LIST.fullmatch(key):
         part = f"tri_{item['what'].removeprefix('C_')}.{int(item['number'])}"
         return Name(item["path"], part, item["adapter"], bool(item[1]))
-    found = _NAME.fullmatch(_LATENT.sub(_between, key))
+    found = _NAME.fullmatch(_LATENT.sub(_between, key) if "_latent_" in key else key)
     part = _PARTS.get(f"{found['stem']}{found['end'] or ''}") if found else None
     if found is None or part is None:
         return None

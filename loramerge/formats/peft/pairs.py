@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from loramerge.adapters.adapter import Slot, Tensor
 from loramerge.adapters.target import Target
@@ -68,8 +69,7 @@ class Stored:
     base: Base | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
+class Pairs(NamedTuple):
     """The same with the updates that a config makes of them.
 
     Args:

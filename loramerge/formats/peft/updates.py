@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from loramerge.adapters.late import late
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import printable
 from loramerge.formats import models
@@ -22,7 +23,7 @@ from loramerge.formats.peft.experts import stacked, unfold
 from loramerge.formats.peft.names import PREFIX, WRAPPED
 from loramerge.formats.peft.pairs import Pair, Pairs, Stored
 
-CONV = re.compile(r"(?:^|\.)\w*conv\w*$", re.IGNORECASE)
+CONV = late(r"(?:^|\.)\w*conv\w*$", re.IGNORECASE)
 
 
 def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, name: str) -> Pairs:

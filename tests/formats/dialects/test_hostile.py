@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import loramerge as lm
 from loramerge.errors import LoramergeError
+from loramerge.formats.dialects.table import DIALECTS, ROWS
+from loramerge.formats.raw import look
 from tests.helpers.dialects import saved
 
 MODULES = (
@@ -56,6 +58,8 @@ METADATA = st.none() | st.fixed_dictionaries(
 def test_any_header_is_read_or_refused_in_a_sentence(tmp_path, files, metadata):
     tensors = {key: np.ones(shape, kind) for key, (shape, kind) in files.items()}
     path = saved(tmp_path / "a.safetensors", tensors, metadata)
+    header = look(path, path.name).header
+    assert all(ROWS[name].may(header) for name, dialect in DIALECTS.items() if dialect.detects(header))
     adapter = told(lambda: lm.load(path))
     for to in ("kohya", "diffusers", "comfy", "peft") if adapter else ():
         out = tmp_path / ("out" if to == "peft" else "out.safetensors")

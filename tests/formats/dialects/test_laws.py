@@ -7,6 +7,7 @@ import loramerge as lm
 from loramerge.arrays import dtypes
 from loramerge.errors import LoramergeError
 from loramerge.formats.dialects import DIALECTS, FORMATS, PEFT, find, named
+from loramerge.formats.dialects.table import ROWS
 from loramerge.formats.raw import look
 from tests.helpers.files import bare, content
 from tests.helpers.samples import LAYERS, OTHERS, SPELLINGS, adapter, dense
@@ -50,8 +51,14 @@ def close(found, wanted, tolerance):
         assert np.linalg.norm(found[name] - update) <= tolerance * np.linalg.norm(update), name
 
 
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_row_says_of_its_dialect_what_the_dialect_says(name):
+    row, dialect = ROWS[name], DIALECTS[name]
+    assert (dialect.name, dialect.writes, dialect.weights) == (name, row.writes, row.weights)
+
+
 def test_every_format_has_a_sample_of_every_kind_of_layer_that_it_declares():
-    assert set(SPELLINGS) == {dialect.name for dialect in DIALECTS} - {"nola"}  # which stores no factors
+    assert set(SPELLINGS) == set(DIALECTS) - {"nola"}  # which stores no factors
     assert set(LAYERS) == set(FORMATS)
     for name in FORMATS:
         assert {target.kind for target in ALL[name]} == set(named(name).kinds)
@@ -109,7 +116,8 @@ def test_the_same_adapter_is_written_to_the_same_bytes_whatever_its_order(format
 def detected(path):
     """The formats that take a file for theirs; PEFT takes what is left."""
     header = look(path, path.name).header
-    return find(header).name, [d.name for d in DIALECTS if d is not PEFT and d.detects(header)]
+    assert all(ROWS[name].may(header) for name, d in DIALECTS.items() if d.detects(header))
+    return find(header).name, [name for name, d in DIALECTS.items() if d is not PEFT and d.detects(header)]
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -1,6 +1,7 @@
 """What holds for every form. A new form enters by itself, and fails until it has a sample."""
 
 import re
+from dataclasses import fields
 from importlib.util import find_spec
 from math import prod
 
@@ -11,7 +12,7 @@ from loramerge.adapters.adapter import Computed, Held
 from loramerge.errors import IncompatibleError, SourceError
 from loramerge.formats.files.views import View
 from loramerge.formats.forms.form import Given, Layer
-from loramerge.formats.forms.table import FORMS, update
+from loramerge.formats.forms.table import FORMS, ROWS, update
 from tests.formats.forms.samples import SAMPLES
 
 CASES = {
@@ -69,7 +70,16 @@ def dense(found):
 
 
 def test_every_form_has_a_sample():
-    assert set(SAMPLES) == set(FORMS)
+    assert set(SAMPLES) == set(FORMS) == set(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_catalogue_says_of_a_form_what_its_file_says(name):
+    known, form = FORMS[name], ROWS[name]
+    for field in fields(form):
+        if field.name != "make":
+            assert getattr(known, field.name) == getattr(form, field.name)
+    assert known.make.home == f"{form.make.__module__.rpartition('.')[2]}.{form.make.__name__}"
 
 
 @every
