@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from loramerge.algorithms.method import Method
+from loramerge.charts.table import Table as Cells
+from loramerge.charts.table import texts
 
 if TYPE_CHECKING:
     from loramerge.algorithms.entries.elementwise import Elementwise
@@ -26,6 +28,10 @@ class Table(Mapping[str, type[Kind]], Generic[Kind]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} methods: {', '.join(self)}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, (kind.__doc__ or "").partition("\n")[0]) for name, kind in self.items()]
+        return Cells(texts("method", "for"), rows)._repr_html_()
 
     def __getitem__(self, name: str) -> type[Kind]:
         file, _, found = self._homes[name].rpartition(".")

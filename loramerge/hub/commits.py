@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from loramerge.charts.table import fields_html
 from loramerge.errors import OutputError, UsageError, printable, say
 from loramerge.hub.client import Listing, api, ask
 from loramerge.hub.failures import LOGIN, explained, without_secrets
@@ -35,6 +36,9 @@ class Pushed:
 
     def __str__(self) -> str:
         return self.url
+
+    def _repr_html_(self) -> str:
+        return fields_html(self)
 
 
 @contextmanager
