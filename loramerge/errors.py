@@ -94,6 +94,11 @@ def say(setting: str, value: Any = None) -> str:
     return option if value is None or value is True else f"{option} {quote(str(value))}"
 
 
+def spoken() -> str:
+    """The language of the caller: ``python`` or ``shell``."""
+    return _spoken[-1]
+
+
 @contextmanager
 def speaking(language: str) -> Iterator[None]:
     """Say settings in this language while the block runs; every thread does."""

@@ -14,6 +14,7 @@ from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
+from loramerge.charts.table import facts_html, fields_html
 from loramerge.errors import SourceError, UsageError, printable
 
 
@@ -98,6 +99,9 @@ class BaseModel:
     name: str | None = None
     revision: str | None = None
 
+    def _repr_html_(self) -> str:
+        return fields_html(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -161,6 +165,9 @@ class Provenance:
         """Raises SourceError: a file is no longer as it was when it was opened."""
         for original in self.originals.values():
             original.confirm()
+
+    def _repr_html_(self) -> str:
+        return fields_html(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,6 +258,18 @@ class Adapter(Mapping[Target, LowRank]):
 
     def __repr__(self) -> str:
         return f"<Adapter {printable(self.name)}: {len(self)} modules, rank {self.rank}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "adapter": self.name,
+            "format": self.dialect,
+            "base model": self.base.name or "not named",
+            "modules": len(self),
+            "rank": self.rank,
+            **({"beside the pairs": ", ".join(list(self.extras)[:8])} if self.extras else {}),
+            **({"odd": " ".join(self.oddities)} if self.oddities else {}),
+        }
+        return facts_html(facts)
 
     @property
     def rank(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.arrays.backend import Array
+from loramerge.charts.table import facts_html
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,6 +41,10 @@ class LowRank:
     def __repr__(self) -> str:
         (outs, rank), ins = self.up.shape, self.down.shape[1]
         return f"<LowRank {outs}×{ins}: rank {rank}, scale {self.scale:g}>"
+
+    def _repr_html_(self) -> str:
+        size, kinds = "×".join(map(str, self.shape)), f"{self.up.dtype}, {self.down.dtype}"
+        return facts_html({"out×in": size, "rank": self.rank, "scale": self.scale, "up, down": kinds})
 
     @property
     def rank(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from loramerge.charts.table import fields_html
+
 Kind = Literal["linear", "conv", "embedding", "expert"]
 
 
@@ -52,6 +54,9 @@ class Target:
         """The name that a config's patterns are held against: a module's, or an expert parameter's."""
         path = self.path if self.component == "model" else f"{self.component}.{self.path}"
         return f"{path}.{self.parameter}" if self.kind == "expert" else path
+
+    def _repr_html_(self) -> str:
+        return fields_html(self)
 
     def __str__(self) -> str:
         prefix = "" if self.component == "model" else f"{self.component}."

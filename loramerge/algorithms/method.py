@@ -19,6 +19,7 @@ from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, weigh
 from loramerge.arrays.remix import Result
+from loramerge.charts.table import facts_html
 from loramerge.errors import UsageError, printable
 
 Default = TypeVar("Default")
@@ -113,6 +114,10 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def _repr_html_(self) -> str:
+        options = {each.name: getattr(self, each.name) for each in fields(self)}
+        return facts_html({"method": type(self).__name__, **options})
 
     def at(self, module: str) -> Method:
         """The method for one module, if it is not the same for all."""

@@ -16,6 +16,13 @@ Kind = TypeVar("Kind", bound=Method)
 class Methods(Table[type[Kind]], Generic[Kind]):
     """Name -> class of a method."""
 
+    def _repr_html_(self) -> str:
+        from loramerge.charts.table import Table as Cells
+        from loramerge.charts.table import texts
+
+        rows = [(name, (kind.__doc__ or "").partition("\n")[0]) for name, kind in self.items()]
+        return Cells(texts("method", "for"), rows)._repr_html_()
+
     def name_of(self, method: type[Method]) -> str | None:
         """The name of a class, without loading others."""
         home = f"{method.__module__}.{method.__qualname__}".removeprefix(f"{ROOM}.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from loramerge.errors import printable
+from loramerge.errors import UsageError, printable
 
 Kind = Literal["text", "number", "numbers"]
 MODULE, SOURCE = "module", "source"  # columns by which a reader can single something out
@@ -74,12 +74,47 @@ class Table:
         """Its first rows."""
         return Table(self.columns, self.rows[:most])
 
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each of its rows; pandas must be installed."""
+        return as_frame(self.records())
+
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
         body = "".join(
             f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in self.cells()
         )
         return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def as_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A `pandas.DataFrame` with a row for each of them.
+
+    Raises:
+        UsageError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise UsageError("A frame needs pandas: pip install pandas.") from None
+    return pandas.DataFrame(list(rows))
+
+
+def facts_html(facts: Mapping[str, Any]) -> str:
+    """What is known of one thing, for a notebook: a table of two columns."""
+    rows = [(name, said if isinstance(said, str) else printable(said, 300)) for name, said in facts.items()]
+    return Table(texts("what", "value"), rows)._repr_html_()
+
+
+def fields_html(value: Any) -> str:
+    """A dataclass for a notebook: those of its fields that are not as usual, or all.
+
+    >>> fields_html(Column("norm"))
+    '<table><tr><th>what</th><th>value</th></tr><tr><td>name</td><td>norm</td></tr></table>'
+    """
+    found = {each.name: getattr(value, each.name) for each in fields(value) if each.repr}
+    usual = {each.name: each.default for each in fields(value)}
+    told = {name: said for name, said in found.items() if said not in (usual[name], {})}
+    return facts_html(told or found)
 
 
 def shown(value: Any) -> str:

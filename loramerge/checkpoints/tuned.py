@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from loramerge.charts.table import fields_html
 from loramerge.errors import UsageError
 
 RANK = 32  # if no size is asked for
@@ -28,6 +29,9 @@ class Tuned:
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise UsageError(f"rank={self.rank!r} of a tuned model is not a whole number from 1 on.")
+
+    def _repr_html_(self) -> str:
+        return fields_html(self)
 
     def __str__(self) -> str:
         return Path(self.tuned).name or str(self.tuned)

@@ -14,6 +14,7 @@ import click
 from loramerge import __version__
 from loramerge.cli.downloads import one_bar
 from loramerge.cli.failures import ended_by_signals, exit_code, interrupted_once
+from loramerge.cli.narrow import Context
 from loramerge.errors import speaking
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
@@ -50,6 +51,8 @@ VERBS = {  # what others call them
 
 class LazyGroup(click.Group):
     """A group that imports a command only when it runs, so that --help needs no NumPy."""
+
+    context_class = Context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

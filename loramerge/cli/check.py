@@ -21,6 +21,7 @@ from loramerge.errors import LoramergeError, printable
 from loramerge.formats.bundles import is_bundle
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
+from loramerge.merge.tables import wrapped
 from loramerge.sources.expand import expand
 from loramerge.sources.load import aid
 
@@ -106,7 +107,7 @@ def _text(facts: Facts, found: dict[Consumer, list[Finding]]) -> str:
     what = f"a routed bundle of {len(facts.experts)} PEFT adapters" if facts.experts else what
     where = "in a folder with its config" if facts.folder else "in one file"
     count = f"{len(facts.tensors)} tensor{'s' if len(facts.tensors) != 1 else ''}"
-    lines = [f"{printable(facts.path)}: {what} {where}, {count}"]
+    lines = wrapped([f"{printable(facts.path)}: {what} {where}, {count}"])
     for consumer, findings in found.items():
         lines += _said(f"{consumer.name:<13} ", findings) or [f"{consumer.name:<13} loads it as it is meant"]
     return "\n".join(lines)

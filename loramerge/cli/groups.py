@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from loramerge.cli.catalogue import METHODS
+from loramerge.cli.narrow import Context
 from loramerge.request.request import FIELDS
 
 TITLES = {  # part -> heading, in the order of help
@@ -43,6 +44,8 @@ def part_of(option: click.Parameter) -> str:
 
 class Command(click.Command):
     """A command whose help has its options in groups, if they are many."""
+
+    context_class = Context
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         params = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]

@@ -12,7 +12,7 @@ from loramerge.cli.downloads import listed
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import FILTER_HELP, asks
 from loramerge.errors import IncompatibleError, LoramergeError, printable
-from loramerge.merge.tables import aligned
+from loramerge.merge.tables import fitted
 from loramerge.request.request import Request
 from loramerge.sources.expand import expand
 from loramerge.sources.open import check_alphas, open_one
@@ -86,7 +86,7 @@ def _text(facts: Inspection | Contents, groups: bool, by_block: bool) -> str:
     tables = [[["block", "norm"], *norms]] if norms else []
     if by_block and isinstance(facts, Inspection):
         tables.append(table(blocks(facts)))
-    return "\n".join([str(facts), *(line for rows in tables for line in ("", *aligned(rows)))])
+    return "\n".join([str(facts), *(line for rows in tables for line in ("", *fitted(rows)))])
 
 
 def _data(facts: Inspection | Contents, groups: bool, by_block: bool) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import click
 
 from loramerge.cli.catalogue import METHODS
-from loramerge.cli.groups import METHOD
+from loramerge.cli.groups import METHOD, Command
 from loramerge.cli.options import options_of, specs_of
+from loramerge.merge.tables import columns, fitted, wrapped
 
+ROOM = 24  # columns that a summary takes at least
 GROUP = "loramerge.methods"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False, type=METHOD)
 @click.option("--json", "as_json", is_flag=True, help="Print methods with their options as JSON.")
 @click.pass_context
@@ -47,8 +50,18 @@ def _table() -> list[str]:
     rows = [["method", "family", "weights", "what it does"]]
     rows += [[name, method.family, method.weights, method.summary] for name, method in METHODS.items()]
     rows += _of_packages()
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    *widths, _ = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = columns() - sum(widths) - 2 * len(widths)
+    if room < ROOM:
+        return fitted(rows)
+    return [line for row in rows for line in _beside(row, widths, room)]
+
+
+def _beside(row: list[str], widths: list[int], room: int) -> list[str]:
+    """A line of the table; its last cell goes on below, where it is longer than there is room."""
+    start = "".join(f"{cell.ljust(width)}  " for cell, width in zip(row, widths, strict=False))
+    first, *more = textwrap.wrap(row[-1], room) or [""]
+    return [f"{start}{first}", *(" " * len(start) + line for line in more)]
 
 
 def _of_packages() -> list[list[str]]:
@@ -68,7 +81,19 @@ def _explained(ctx: click.Context, name: str) -> str:
 
     method = find(name)
     records = [option.get_help_record(ctx) for option in options_of(name)]
-    rows = [list(record) for record in records if record is not None]
-    options = [f"  {flag.ljust(max(len(r[0]) for r in rows))}  {help}" for flag, help in rows]
-    name = name_of_class(method)
-    return "\n".join([f"{name}: {method.description()}", *(["", "Options:", *options] if rows else [])])
+    rows = [record for record in records if record is not None]
+    text = _in_paragraphs(f"{name_of_class(method)}: {method.description()}")
+    formatter = ctx.make_formatter()
+    if rows:
+        with formatter.section("Options"):
+            formatter.write_dl(rows)
+    return f"{text}\n\n{formatter.getvalue()}".rstrip()
+
+
+def _in_paragraphs(text: str) -> str:
+    """The text in lines that fit the terminal; formulas stay as they stand."""
+    width = columns()
+    if max(map(len, text.splitlines())) <= width:
+        return text
+    parts = (part if "\n " in f"\n{part}" else "\n".join(wrapped([part])) for part in text.split("\n\n"))
+    return "\n\n".join(parts)

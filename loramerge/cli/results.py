@@ -15,6 +15,7 @@ from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.merge.plan import Plan
 from loramerge.merge.run import Merge
+from loramerge.merge.tables import fitted, wrapped
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
@@ -68,9 +69,9 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
         return show.data(_foreseen(plan, out, points))
     for note in plan.notes:
         show.note(f"note: {note}")
-    for adapter, weight in zip(plan.sources.adapters, plan.weights, strict=True):
-        click.echo(f"{weight:g} × {printable(adapter.name)}")
-    click.echo(f"would write {_what(plan, out)}")
+    pairs = zip(plan.sources.adapters, plan.weights, strict=True)
+    lines = [f"{weight:g} × {printable(adapter.name)}" for adapter, weight in pairs]
+    click.echo("\n".join(wrapped([*lines, f"would write {_what(plan, out)}"])))
     _show_curve(points)
     return None
 
@@ -114,10 +115,11 @@ def _output(plan: Plan, out: Path) -> dict[str, Any]:
 def _show_curve(points: list[Point]) -> None:
     if not points:
         return
-    click.echo(f"{'total rank':>10}  {'largest':>7}  {'size':>9}  energy lost at best")
-    for point in points:
-        size, lost = show.size(point.bytes), f"{100 * point.energy_lost:.3g} %"
-        click.echo(f"{point.total_rank:>10}  {point.rank:>7}  {size:>9}  {lost:>19}")
+    rows = [
+        [f"{p.total_rank:>10}", str(p.rank), show.size(p.bytes), f"{100 * p.energy_lost:.3g} %"]
+        for p in points
+    ]
+    click.echo("\n".join(fitted([["total rank", "largest", "size", "energy lost at best"], *rows])))
 
 
 def show_merge(merge: Merge, plan: Plan, out: Path, printed: Printed, done: Pushed | None = None) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from loramerge.adapters.target import Kind
+from loramerge.charts.table import fields_html
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.consumers.models import FAMILIES
 from loramerge.errors import printable
@@ -73,6 +74,9 @@ class Finding:
     def to_dict(self) -> dict[str, str]:
         said = {"effect": self.effect, "sentence": self.sentence}
         return said | {"mend": self.mend, "command": self.command}
+
+    def _repr_html_(self) -> str:
+        return fields_html(self)
 
 
 @dataclass(frozen=True, eq=False)

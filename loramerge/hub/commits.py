@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from loramerge.charts.table import fields_html
 from loramerge.errors import OutputError, UsageError, printable, say
 from loramerge.hub.client import Listing, api, ask
 from loramerge.hub.failures import LOGIN, explained, without_secrets
@@ -16,6 +18,9 @@ from loramerge.hub.fetch import CARD, offline
 from loramerge.hub.names import REPOSITORY, REVISION, HubName
 
 OURS = "<!-- written by loramerge push -->"  # a card with it may be written anew
+
+LARGE = 10**6  # bytes of a file that is told of by itself
+Watch = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -36,17 +41,21 @@ class Pushed:
     def __str__(self) -> str:
         return self.url
 
+    def _repr_html_(self) -> str:
+        return fields_html(self)
+
 
 @contextmanager
-def _bars() -> Iterator[None]:
-    """The client shows a bar for what it sends: on a terminal only."""
+def _bars(shown: bool) -> Iterator[None]:
+    """The client shows a bar for what it sends, if that is wanted: on a terminal only."""
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
 
-    quiet = not are_progress_bars_disabled() and not (sys.stderr and sys.stderr.isatty())
+    terminal = shown and sys.stderr is not None and sys.stderr.isatty()
+    quiet = not are_progress_bars_disabled() and not terminal
     if quiet:
         disable_progress_bars()
     try:
@@ -114,8 +123,13 @@ def send(
     parent: str,
     message: str,
     create_pr: bool = False,
+    watch: Watch | None = None,
 ) -> Pushed:
     """One commit with these files (path there -> file here, or bytes) on top of `parent`.
+
+    Args:
+        watch: is given the files, and gives them back one by one: large ones are then sent one after the
+            other, before the commit. None: the client shows bars of its own, on a terminal.
 
     Raises:
         OutputError: another commit came first, or the Hub refuses it; nothing is changed then.
@@ -123,8 +137,15 @@ def send(
     from huggingface_hub import CommitOperationAdd
 
     operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=what) for path, what in files.items()]
-    with explained(name, writing=True), _bars(), warnings.catch_warnings(record=True) as said:
+    with explained(name, writing=True), _bars(watch is None), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
+        for each in operations if watch is None else watch(operations):
+            if (
+                watch is not None
+                and isinstance(each.path_or_fileobj, Path)
+                and each.upload_info.size >= LARGE
+            ):
+                api().preupload_lfs_files(name.repo, [each], revision=name.revision, create_pr=create_pr)
         try:
             done = api().create_commit(
                 name.repo,

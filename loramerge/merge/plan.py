@@ -18,6 +18,7 @@ from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.files.destination import check_apart
 from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline, is_bare
+from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
 from loramerge.request.effort import Effort
 from loramerge.request.request import TFIDF, Request
@@ -61,6 +62,11 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"
+
+    def _repr_html_(self) -> str:
+        names = (adapter.name for adapter in self.sources.adapters)
+        rows = [[n, f"{w:g}"] for n, w in zip(names, map(float, self.weights), strict=False)]
+        return as_html(headed(["source", "weight"], rows), [self.what, *self.notes])
 
     @property
     def what(self) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 
 from loramerge.adapters.limits import STRONG
 from loramerge.arrays.backend import Array
+from loramerge.charts.table import as_frame
 from loramerge.errors import printable, say
-from loramerge.merge.tables import aligned, as_frame, as_html, counted
+from loramerge.merge.tables import as_html, counted, fitted, wrapped
 
 PAIRS = 64  # sources; of more, nobody reads a table of all pairs, which grows with their square
 ROWS = 20  # of the table
@@ -276,7 +277,7 @@ class Report:
         return f"<Report of {many}: energy lost {_percent(self.energy_lost)}>"
 
     def __str__(self) -> str:
-        return "\n".join([*aligned(self.table()), *self.summary()])
+        return "\n".join([*fitted(self.table()), *wrapped(self.summary())])
 
     def _repr_html_(self) -> str:
         return as_html(self.table(), [*self.summary(), *self.notes])

@@ -23,6 +23,7 @@ from loramerge.merge.planner import settle
 from loramerge.merge.report import Module
 from loramerge.merge.run import Merge, decided, merged, report, strengths
 from loramerge.merge.strength import rescaled
+from loramerge.merge.tables import as_html, headed
 from loramerge.request.entry import check_method, part
 from loramerge.request.progress import Stage
 from loramerge.request.schedule import Schedule
@@ -47,6 +48,10 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session of {self.sources.what}>"
+
+    def _repr_html_(self) -> str:
+        rows = [[each.name, str(len(each)), str(each.rank)] for each in self.sources.adapters]
+        return as_html(headed(["source", "modules", "rank"], rows), [self.sources.what])
 
     @spelled("session", options=True)
     def combine(

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from loramerge.charts.table import fields_html
 from loramerge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Effort:
             raise UsageError(f"threads={self.threads} must be at least 1.")
         if not self.memory > 0:
             raise UsageError(f"memory={self.memory} must be a number of bytes above 0.")
+
+    def _repr_html_(self) -> str:
+        return fields_html(self)
 
     @property
     def gpu(self) -> Gpu | None:

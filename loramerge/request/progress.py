@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 PATIENCE = 1.0  # seconds before a bar is shown
 OFTEN = 0.05  # seconds between two drawings of it
-UNITS = {"reading": "adapter", "hashing": "adapter", "pushing": "adapter"}  # of the stages; else modules
+UNITS = {"reading": "adapter", "hashing": "adapter", "pushing": "file"}  # of the stages; else modules
 
 
 class Stage:

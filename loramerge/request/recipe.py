@@ -12,6 +12,7 @@ from loramerge.algorithms import Method, make
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import UsageError, printable
 from loramerge.request.entry import Said, part
+from loramerge.request.peft_call import refuse_call
 from loramerge.request.request import DEFAULT, PLAIN, Request
 from loramerge.request.rules import Weight
 
@@ -88,6 +89,8 @@ def _named(sources: Any) -> tuple[list[Source], list[Weight] | None]:
     Raises:
         UsageError: they are no list, or one of them is neither a path, a name nor an adapter.
     """
+    if isinstance(sources, str):
+        refuse_call(sources)
     if isinstance(sources, Adapter | str | Path) or not isinstance(sources, Iterable):
         raise UsageError("Give a list of adapters to merge, even if it is only one: [source].")
     if isinstance(sources, Set):

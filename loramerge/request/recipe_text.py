@@ -13,6 +13,7 @@ from loramerge.checkpoints.tuned import RANK, Tuned
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.request.entry import taken
 from loramerge.request.mergekit import is_mergekit, translated
+from loramerge.request.peft_call import refuse_call
 from loramerge.request.reader import Reader
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.request import DEFAULT, FIELDS, Request
@@ -168,6 +169,7 @@ def _load(path: Path) -> Any:
     text = read_text(path, str(path), LIMIT)
     if len(text) > LIMIT:
         raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
+    refuse_call(text.decode("utf-8", "replace"))
     try:
         return yaml.load(text, Loader=_loader())
     except Exception as error:  # a tag such as !!bool fails in its own way on what it does not fit

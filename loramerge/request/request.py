@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from loramerge.charts.table import facts_html
 from loramerge.request import kinds
 from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort
@@ -162,6 +163,9 @@ class Request:
 
     def __repr__(self) -> str:
         return f"Request({', '.join(f'{each.name}={value!r}' for each, value in self.given())})"
+
+    def _repr_html_(self) -> str:
+        return facts_html({each.name: value for each, value in self.given()} or {"request": "as usual"})
 
     @cached_property
     def effort(self) -> Effort:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from loramerge.charts.table import fields_html
 from loramerge.errors import printable
 from loramerge.request.kinds import Unfit, factor
 
@@ -18,6 +19,9 @@ class Ramp:
 
     first: float
     last: float
+
+    def _repr_html_(self) -> str:
+        return fields_html(self)
 
     def to_plain(self) -> dict[str, float]:
         return {"from": float(self.first), "to": float(self.last)}
@@ -34,6 +38,9 @@ class Rule:
     match: str
     weights: tuple[Weight, ...] | None = None
     rank: int | None = None
+
+    def _repr_html_(self) -> str:
+        return fields_html(self)
 
     def to_plain(self) -> dict[str, Any]:
         weights = None if self.weights is None else [plain(weight) for weight in self.weights]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from loramerge.adapters.patterns.search import searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS, wide
+from loramerge.charts.table import Table, numbers, texts
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.explanation import Explanation
@@ -22,6 +24,7 @@ from loramerge.routing.gates.gate import DataFree, Gate, Seen, stored_as
 from loramerge.routing.gates.names import make, name_of
 from loramerge.routing.maths import NUMPY
 
+FEW = 20  # experts that a notebook shows
 Rows = str | Sequence[str] | None  # one row for all tokens, or one for each
 
 
@@ -79,6 +82,11 @@ class Bundle(Mapping[Target, Bank]):
         lines = [f"{'expert':<{wide}}  modules  rank"]
         lines += [f"{name:<{wide}}  {count:7}  {rank:4}" for name, count, rank in rows]
         return "\n".join([*lines, f"gate {name_of(self.gate)}: {_said(self.gate)}"])
+
+    def _repr_html_(self) -> str:
+        rows = [(name, len(self._has(e)), self._most(e)) for e, name in enumerate(self.experts)]
+        table = Table((*texts("expert"), *numbers("modules", "rank")), rows)
+        return f"{table.head(FEW)._repr_html_()}<p>{html.escape(str(self).splitlines()[-1])}</p>"
 
     def _has(self, expert: int) -> list[Layout]:
         return [layout for layout in self.layouts.values() if layout.ranks[expert]]

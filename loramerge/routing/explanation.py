@@ -71,6 +71,24 @@ class Explanation:
             lines.append(f"and {len(self.units) - FEW} more tokens")
         return "\n".join(lines)
 
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each unit and token; pandas must be installed."""
+        return self.table.to_frame()
+
+    def _repr_html_(self) -> str:
+        columns = (Column("expert", "text"), *numbers("weight", "units firing", "first for"))
+        first = self.lengths.argmax(axis=1)
+        rows = [
+            (
+                name,
+                float(self.weights[:, e].mean()),
+                float(self.firing[:, e].mean()),
+                int((first == e).sum()),
+            )
+            for e, name in enumerate(self.experts)
+        ]
+        return Table(columns, rows)._repr_html_()
+
     @property
     def table(self) -> Table:
         """A row for each unit and token."""

@@ -14,16 +14,18 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say, spoken
 from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.files.atomic import put_back, put_back_members
 from loramerge.formats.peft.read import CONFIG
 from loramerge.hub.names import is_collection as is_list
 from loramerge.hub.names import is_hub, pinned
+from loramerge.request.peft_call import refuse_call
 from loramerge.request.recipe import Ingredient, Recipe
 
 LIMIT = 2**20  # of a list
+RECIPES = (".yaml", ".yml")
 DESCRIPTIONS = "descriptions.json"  # may lie among the adapters of a folder
 Member = tuple[str, float | None]  # a path, and the weight that a list gives it
 
@@ -82,9 +84,21 @@ def expand(name: str) -> list[Member]:
     `@list.txt` is a file with a source on each line, and maybe its weight after it. A text with `*`, `?` or
     `[` is a glob. A folder without a config of its own stands for the adapters in it.
     """
+    refuse_call(name)
+    if name.endswith(RECIPES) and os.path.isfile(name):
+        told(Path(name))
     if name.startswith("@") and not os.path.exists(name):
         return list(_listed(Path(name[1:])))
     return [(path, None) for path in _found(name)]
+
+
+def told(path: Path) -> None:
+    """Raises UsageError: a file is a recipe; of mergekit's, how it reads here."""
+    from loramerge.request.recipe_text import read  # for those who have one
+
+    read(path)
+    how = "--recipe" if spoken() == "shell" else "loramerge combine --recipe, in a shell"
+    raise UsageError(f"{printable(path)} is a recipe, not an adapter: it is given by {how}.")
 
 
 def left_aside(name: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,9 @@ MOST = 10  # broken sources that are told of one by one
 CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
 Watch = Callable[[Any], Iterable[Any]]
+Load = Callable[..., Adapter]  # of a source; True after it: only the header of one on the Hub
+Broken = SourceError | IncompatibleError
+BROKEN = (SourceError, IncompatibleError)
 
 
 def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapter]:
@@ -54,8 +57,8 @@ def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapte
 
         base = open_base(request.base)
 
-    def load(each: Ingredient) -> Adapter:
-        found = open_one(each.source, request, base=base)
+    def load(each: Ingredient, peeking: bool = False) -> Adapter:
+        found = open_one(each.source, request, peeking, base)
         return _marked(found, each.revision)
 
     with Stage(_told(ingredients, request), "reading", len(sources)) as stage:
@@ -79,9 +82,7 @@ def _marked(adapter: Adapter, revision: str | None) -> Adapter:
     return replace(adapter, provenance=replace(came, revision=revision))
 
 
-def opened(
-    sources: Sequence[Ingredient], load: Callable[[Ingredient], Adapter], watch: Watch = iter
-) -> list[Adapter]:
+def opened(sources: Sequence[Ingredient], load: Load, watch: Watch = iter) -> list[Adapter]:
     """Every source loaded, in order; several of the Hub at once, since each waits for its answers."""
     waiting = sum(map(_is_of_hub, sources))
     if waiting < 2:
@@ -90,28 +91,54 @@ def opened(
         jobs = [pool.submit(load, source) for source in sources]
         try:
             return [job.result() for _, job in zip(watch(sources), jobs, strict=True)]
-        except BaseException:  # an interrupt need not wait for gigabytes
+        except BaseException as error:  # nobody need wait for gigabytes
             with ended():
                 pool.shutdown(cancel_futures=True)
-            raise
+            if not isinstance(error, BROKEN):
+                raise
+    raise _of_all(_rest_broken(sources, jobs, load), len(sources))
 
 
-def _all_of(
-    sources: Sequence[Ingredient], load: Callable[[Ingredient], Adapter], watch: Watch
-) -> list[Adapter]:
+def _rest_broken(sources: Sequence[Ingredient], jobs: Sequence[Future[Adapter]], load: Load) -> list[Broken]:
+    """Why sources cannot be read, in order; of those that were not fetched to the end, by their headers."""
+
+    def look(pair: tuple[Ingredient, Future[Adapter]]) -> Broken | None:
+        source, job = pair
+        error = None if job.cancelled() else job.exception()
+        if error is None and not job.cancelled():
+            return None
+        if isinstance(error, BROKEN):
+            return error
+        try:
+            load(source, True)
+        except BROKEN as found:
+            return found
+        except UsageError:  # of another kind: it is told once the rest is right
+            pass
+        return None
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        found = pool.map(look, zip(sources, jobs, strict=True))
+        return [error for error in found if error is not None]
+
+
+def _all_of(sources: Sequence[Ingredient], load: Load, watch: Watch) -> list[Adapter]:
     """Every source loaded. Raises what the first one raised, with all others that cannot be read either."""
     found: list[Adapter] = []
-    broken: list[SourceError | IncompatibleError] = []
+    broken: list[Broken] = []
     for source in watch(sources):
         try:
             found.append(load(source))
-        except (SourceError, IncompatibleError) as error:
+        except BROKEN as error:
             broken.append(error)
-    if len(broken) > 1:
-        raise type(broken[0])(_told_of(broken, len(sources)))
     if broken:
-        raise broken[0]
+        raise _of_all(broken, len(sources))
     return found
+
+
+def _of_all(broken: Sequence[Broken], total: int) -> Broken:
+    """One error that names all sources that cannot be read."""
+    return broken[0] if len(broken) == 1 else type(broken[0])(_told_of(broken, total))
 
 
 def _told_of(broken: Sequence[Exception], total: int) -> str:

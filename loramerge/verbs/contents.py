@@ -11,12 +11,13 @@ from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.arrays import dtypes
+from loramerge.charts.table import as_frame
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
 from loramerge.formats.raw import Raw, look
 from loramerge.hub.names import hub_name
-from loramerge.merge.tables import aligned, as_html
+from loramerge.merge.tables import as_html, fitted, wrapped
 
 TELLING = re.compile(r"peft_type|base_model_name_or_path|r|lora_alpha|alpha|use_\w+|init_lora_weights|bias")
 
@@ -59,7 +60,7 @@ class Contents:
         }
 
     def __str__(self) -> str:
-        return "\n".join([self._head(), *aligned(self.table()), self._why()])
+        return "\n".join([*wrapped([self._head()]), *fitted(self.table()), *wrapped([self._why()])])
 
     def _head(self) -> str:
         said = ", ".join(f"{key} {printable(value, 60)}" for key, value in self.settings.items())
@@ -69,6 +70,11 @@ class Contents:
 
     def _why(self) -> str:
         return f"cannot be merged: {self.refusal}"
+
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each tensor; pandas must be installed."""
+        held = sorted(self.tensors.items())
+        return as_frame([{"name": key, "shape": t.shape, "dtype": t.dtype} for key, t in held])
 
     def _repr_html_(self) -> str:
         return as_html(self.table(), [self._head(), self._why()])

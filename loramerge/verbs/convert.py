@@ -21,6 +21,7 @@ from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.alpha import DIFFUSERS, OURS
 from loramerge.formats.peft.profiles import Profile, check_profile
 from loramerge.formats.records import left_behind
+from loramerge.merge.tables import as_html
 from loramerge.request.entry import part
 from loramerge.request.recipe import Source
 from loramerge.request.request import Request
@@ -65,6 +66,13 @@ class Conversion:
             "largest_error": self.error,
             "notes": [*self.source.oddities, *self.notes],
         }
+
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each module; pandas must be installed."""
+        return self.difference.to_frame()
+
+    def _repr_html_(self) -> str:
+        return as_html(self.difference.table(), [str(self), *self.notes])
 
     def __repr__(self) -> str:
         return f"<Conversion to {printable(self.out)}: {self}>"

@@ -16,9 +16,10 @@ from loramerge.adapters.lowrank import LowRank
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.workers import workers
+from loramerge.charts.table import as_frame
 from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
-from loramerge.merge.tables import aligned, as_frame, as_html
+from loramerge.merge.tables import as_html, fitted, wrapped
 from loramerge.request.effort import Effort
 from loramerge.request.recipe import Ingredient
 from loramerge.request.request import Request
@@ -162,7 +163,7 @@ class Difference:
         )
 
     def __str__(self) -> str:
-        return "\n".join([self._head(), *aligned(self.table()), self.summary()])
+        return "\n".join([*wrapped([self._head()]), *fitted(self.table()), *wrapped([self.summary()])])
 
     def _repr_html_(self) -> str:
         return as_html(self.table(), [self._head(), self.summary()])

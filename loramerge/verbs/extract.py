@@ -16,6 +16,7 @@ from loramerge.adapters.arguments import checked
 from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
+from loramerge.charts.table import as_frame
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint
@@ -27,7 +28,7 @@ from loramerge.formats.files.atomic import check_output
 from loramerge.formats.output import Outline, file_size, is_bare
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import check_profile
-from loramerge.merge.tables import counted
+from loramerge.merge.tables import as_html, counted, headed
 from loramerge.request.budgets import Budget, Market, largest, share, share_bytes
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
@@ -109,6 +110,18 @@ class Extraction:
     def worst(self, count: int = 3) -> list[Module]:
         """The modules that lost the largest share of their energy."""
         return sorted(self.changed, key=lambda m: (-m.lost / m.energy, str(m.target)))[:count]
+
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each module; pandas must be installed."""
+        return as_frame([_told(module) for module in self.modules])
+
+    def _repr_html_(self) -> str:
+        told = [_told(module) for module in self.worst(len(self.changed))]
+        rows = [
+            [each["name"], str(each["rank"]), f"{each['norm']:.4g}", f"{100 * each['energy_lost']:.3g} %"]
+            for each in told
+        ]
+        return as_html(headed(["module", "rank", "norm", "energy lost"], rows), str(self).splitlines()[:2])
 
     def __repr__(self) -> str:
         many = f"{len(self.changed)} of {counted(len(self.modules), 'module')}"

@@ -11,6 +11,7 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.arrays.workers import workers
+from loramerge.charts.table import as_frame
 from loramerge.checkpoints.apply import Fused
 from loramerge.checkpoints.changes import Changes, changes, scaled
 from loramerge.checkpoints.open import open_checkpoint
@@ -18,6 +19,7 @@ from loramerge.checkpoints.places import home
 from loramerge.checkpoints.quantised import check_readable
 from loramerge.checkpoints.write import check_place, write
 from loramerge.errors import UsageError, printable
+from loramerge.merge.tables import as_html, headed
 from loramerge.request.entry import part
 from loramerge.request.recipe import Source
 from loramerge.request.request import Request
@@ -64,12 +66,23 @@ class Fusion:
         return {
             "out": str(self.out),
             "rounding": self.rounding,
-            "tensors": [
-                {"name": each.name, "norm": each.added**0.5, "rounding": each.rounding**0.5}
-                for each in self.tensors
-            ],
+            "tensors": self._rows(),
             "notes": list(self.notes),
         }
+
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each changed tensor; pandas must be installed."""
+        return as_frame(self._rows())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {"name": each.name, "norm": each.added**0.5, "rounding": each.rounding**0.5}
+            for each in self.tensors
+        ]
+
+    def _repr_html_(self) -> str:
+        rows = [[each["name"], f"{each['norm']:.4g}", f"{each['rounding']:.2g}"] for each in self._rows()]
+        return as_html(headed(["tensor", "‖update‖", "rounding"], rows), [str(self), *self.notes])
 
     def __repr__(self) -> str:
         return f"<Fusion in {printable(self.out)}: {self}>"

@@ -14,6 +14,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.arrays import dtypes
+from loramerge.charts.table import as_frame
 from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import loads
@@ -21,7 +22,7 @@ from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha
 from loramerge.formats.dialects import named
 from loramerge.formats.dialects.together import described
-from loramerge.merge.tables import aligned, as_frame, as_html
+from loramerge.merge.tables import as_html, fitted, wrapped
 from loramerge.sources.blocks import norms
 from loramerge.sources.load import load
 from loramerge.sources.modules import ModuleFacts, modules
@@ -118,7 +119,7 @@ class Inspection:
 
     def __str__(self) -> str:
         loads = filter(None, [_told(self.loads)])
-        return "\n".join([self._head(), *aligned(self.table()), *loads, *self._odd()])
+        return "\n".join([*wrapped([self._head()]), *fitted(self.table()), *wrapped([*loads, *self._odd()])])
 
     def _repr_html_(self) -> str:
         return as_html(self.table(), [self._head(), *filter(None, [_told(self.loads)]), *self._odd()])

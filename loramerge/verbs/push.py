@@ -82,9 +82,9 @@ def push(
         print(push("merged", "me/merged", private=True).url)
     """
     target = destination(repo_id, revision, create_pr)
-    place = Path(path)
+    place, tell = Path(path), Request(progress=progress).tell
     if is_bundle(place):
-        return _push_bundle(place, target, private, create_pr)
+        return _push_bundle(place, target, private, create_pr, tell)
     adapter = load(_here(place))
     files, aside = _files(place, adapter)
     now = prepare(target, private)
@@ -110,13 +110,28 @@ def push(
                     "nothing says its base model, so its card names none: add base_model there, or nobody "
                     "finds it by its base"
                 )
-    with Stage(Request(progress=progress).tell, "pushing", 1) as stage:
-        done = send(target, files, now.commit, MESSAGE, create_pr)
-        stage.step()
+    done = _sent(target, files, now.commit, create_pr, tell)
     return Pushed(done.repo, done.commit, done.url, done.changed, (*notes, *done.notes))
 
 
-def _push_bundle(place: Path, target: HubName, private: bool, create_pr: bool) -> Pushed:
+def _sent(
+    target: HubName,
+    files: Mapping[str, Path | bytes],
+    parent: str,
+    create_pr: bool,
+    tell: Tell | None,
+    message: str = MESSAGE,
+) -> Pushed:
+    """The commit; who wants to know is told of every file, and of the commit as one more."""
+    if tell is None:
+        return send(target, files, parent, message, create_pr)
+    with Stage(tell, "pushing", len(files) + 1) as stage:
+        done = send(target, files, parent, message, create_pr, stage.over)
+        stage.step()
+    return done
+
+
+def _push_bundle(place: Path, target: HubName, private: bool, create_pr: bool, tell: Tell | None) -> Pushed:
     """All files of a routed bundle; its README is the card, unless somebody has written another."""
     bundle = load_bundle(place)
     found = {str(path.relative_to(place)): path for path in sorted(place.rglob("*")) if path.is_file()}
@@ -129,7 +144,7 @@ def _push_bundle(place: Path, target: HubName, private: bool, create_pr: bool) -
             notes.append(f"{target.repo} has a card that loramerge did not write: it was left as it is")
         else:
             files[CARD] = _card(bundle, target.repo).encode("utf-8")
-    done = send(target, files, now.commit, "Upload a routed bundle with loramerge", create_pr)
+    done = _sent(target, files, now.commit, create_pr, tell, "Upload a routed bundle with loramerge")
     return Pushed(done.repo, done.commit, done.url, done.changed, (*notes, *done.notes))
 
 

@@ -1,5 +1,7 @@
 """Names of the field: any spelling, aliases that give the same merge, differences that are told."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,42 @@ MERGEKIT = (
     "linear slerp nuslerp multislerp karcher passthrough task_arithmetic ties dare_ties dare_linear "
     "breadcrumbs breadcrumbs_ties della della_linear model_stock sce arcee_fusion nearswap ram ramplus_tl"
 ).split()
+
+
+@pytest.mark.parametrize("kind", PEFT)
+def test_a_call_of_peft_reads_here_as_python_that_works(kind, tmp_path, monkeypatch):
+    """What is answered to a pasted call is run as it stands."""
+    for name, adapter in zip("ab", PAIR, strict=True):
+        lm.save(adapter, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    call = f'model.add_weighted_adapter(["a", "b"], [1.0, .5], "ab", "{kind}", density=0.4)'
+    with pytest.raises(lm.UsageError, match="call of PEFT") as refused:
+        lm.combine(call)
+    (line,) = (line for line in str(refused.value).splitlines() if line.startswith("lm."))
+    exec(line, {"lm": lm})
+    record = json.loads((tmp_path / "ab" / "loramerge.json").read_text())
+    assert record["method"]["name"] in (kind, kind.removesuffix("_svd"), "magnitude", "dare")
+    assert [each["weight"] for each in record["sources"]] == [1.0, 0.5]
+    assert "A and to B apart" in str(refused.value) or kind in ("svd", "cat") or kind.endswith("_svd")
+
+
+CALL = "x.add_weighted_adapter(adapters=['a', name(1)], weights=[1, w], adapter_name='ab', svd_rank=8)"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (CALL, "lm.combine(['a', 'name(1)'], 'svd', weights=[1, 'w'], rank=8, out='ab')"),
+        ("a.add_weighted_adapter(", "lm.combine(['PATH', 'PATH'], 'svd')"),
+        ("a.add_weighted_adapter(['(', ')'], svd_clamp=0.9)", "lm.combine(['(', ')'], 'svd')"),
+        ("a.add_weighted_adapter(['a'], combination_type='x')", "There is no method 'x'"),
+        ("a.add_weighted_adapter(['a'], combination_type='ties_svd', majority_sign_method='frequency')",
+         "'ties', election='count', divisor='count')"),
+    ],
+)  # fmt: skip
+def test_a_call_is_read_as_far_as_it_says_anything(text, words):
+    with pytest.raises(lm.UsageError, match=re.escape(words)):
+        lm.combine([text])
 
 
 @pytest.mark.parametrize("name", sorted({*PEFT, *MERGEKIT}))

@@ -153,7 +153,7 @@ def gram(*_):  # a call of LAPACK that takes minutes
     print("computing", flush=True)
     threading.Event().wait(100)
 Units._gram = gram
-from loramerge.cli import main
+from loramerge.__main__ import main
 main()
 """
 COMMANDS_THAT_COMPUTE = {
@@ -173,14 +173,43 @@ def test_ctrl_c_waits_for_no_computation(tmp_path, command):
     with subprocess.Popen([sys.executable, "-c", STUCK, *command], cwd=tmp_path, **options) as child:
         assert child.stdout.readline().startswith("computing")
         began = time.monotonic()
-        os.killpg(child.pid, signal.SIGINT)
-        time.sleep(0.05)
-        os.killpg(child.pid, signal.SIGINT)  # who is impatient disturbs nothing
+        while child.poll() is None:  # who is impatient disturbs nothing, up to the very end
+            os.killpg(child.pid, signal.SIGINT)
+            time.sleep(0.05)
         _, words = child.communicate(timeout=20)
         took = time.monotonic() - began
     assert (child.returncode, words.strip()) == (130, "Interrupted: no output was changed.")
     assert took < 2, "under a second of its own, on a machine that others use too"
     assert os.listdir(tmp_path) == []
+
+
+AT_ANY_PLACE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from loramerge import cli
+def invoke(*_):  # as in the middle of making a dataclass, after which Python means to die by the signal
+    exec("raise KeyboardInterrupt")
+cli.LazyGroup.invoke = invoke
+from loramerge.__main__ import main
+main()
+"""
+BEFORE_ALL = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from loramerge.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("code", [AT_ANY_PLACE, BEFORE_ALL], ids=["inside", "before"])
+def test_an_interrupt_at_any_place_is_an_exit_code_and_a_sentence(code):
+    done = subprocess.run([sys.executable, "-c", code, "methods"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.strip() == "Interrupted: no output was changed."
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):

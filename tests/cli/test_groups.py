@@ -74,3 +74,19 @@ OFFERED = {
 @pytest.mark.parametrize("words", OFFERED)
 def test_the_shell_completes(words, monkeypatch, capsys):
     assert completed(words, monkeypatch, capsys) == OFFERED[words]
+
+
+@pytest.mark.parametrize("columns", [36, 48, 60])
+@pytest.mark.parametrize("command", [(), ("combine",), ("route",), ("methods",)], ids=" ".join)
+def test_help_fits_a_narrow_terminal(cli, monkeypatch, command, columns):
+    """But for examples, which are to be pasted."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = cli(*command, "--help").out.splitlines()
+    assert len(lines) >= 8
+    assert [line for line in lines if len(line) > columns and "    loramerge " not in line] == []
+
+
+def test_in_a_narrow_terminal_choices_are_broken_between_any_two(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = "".join(line.strip() for line in cli("combine", "--help").out.splitlines())
+    assert "--grain [fused|split|fused-experts|split-experts|fused-projections|split-projections]" in shown

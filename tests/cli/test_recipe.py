@@ -187,3 +187,24 @@ def test_what_a_recipe_cannot_say_is_told_and_the_rest_is_kept(cli, tmp_path):
     }
     told = [line.partition(":")[2].partition(":")[0] for line in done.err.splitlines()]
     assert told == [f" a recipe does not say --{name}" for name in ("allow-pickle", "out", "threads")]
+
+
+def test_a_pasted_call_of_peft_is_told_as_a_command(cli, tmp_path):
+    call = 'model.add_weighted_adapter(["a","b"], [1.0, .5], "ab", combination_type="ties", density=0.2)'
+    line = "loramerge combine a b --method ties --weights 1,0.5 --density 0.2 -o ab"
+    (tmp_path / "call.py").write_text(f"from peft import PeftModel\n{call}\n")
+    for words in ((call,), ("--recipe", "call.py")):
+        done = cli("combine", *words)
+        assert done.code == 2
+        assert line in done.err.splitlines()
+
+
+def test_a_recipe_among_the_sources_is_told_where_it_belongs(cli, tmp_path):
+    (tmp_path / "r.yaml").write_text("sources: [a, b]\nmethod: ties\n")
+    (tmp_path / "mk.yml").write_text("merge_method: ties\nmodels: [{model: x+a}]\n")
+    for command in ("combine", "inspect", "check", "route"):
+        cli(command, "r.yaml").refused(2, "r.yaml is a recipe, not an adapter: it is given by --recipe")
+        told = cli(command, "mk.yml")
+        assert told.code == 2
+        assert "it is a recipe of mergekit" in told.err
+        assert "method: ties" in told.err.splitlines()

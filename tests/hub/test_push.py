@@ -365,3 +365,28 @@ def test_what_is_no_merge_with_masks_is_told_by_its_name(hub, login, merged, cli
 def test_what_has_no_record_is_told_by_its_name(hub, login, tmp_path, cli):
     hub.add("org/a", files_of(folder(tmp_path / "a", tensors(1))))
     cli("replay", "org/a", "-o", "x").refused(1, "Error: org/a has no loramerge.json: it was not written by")
+
+
+def test_a_large_file_is_told_of_when_it_is_there(hub, login, tmp_path, monkeypatch):
+    """Files and the commit are counted, and the commit comes after the last file; it is one commit."""
+    from loramerge.hub import commits
+
+    monkeypatch.setattr(commits, "LARGE", 100)
+    told, sent = [], []
+
+    def tell(stage, done, total):
+        told.append((stage, done, total))
+        sent.append(len(hub.uploads))
+
+    files = folder(tmp_path / "a", tensors(1, shapes={"model.layers.0.self_attn.q_proj": (96, 96)}))
+    before = len(hub.repos)
+    done = lm.push(files, "me/told", progress=tell)
+    assert done.changed
+    assert len(hub.repos) == before + 1
+    assert {stage for stage, *_ in told} == {"pushing"}
+    assert told[0][1:] == (0, 4)
+    assert told[-1][1:] == (4, 4)
+    assert sent[0] == 0
+    assert sent[-1] == 1
+    assert len(hub.repos["me/told"].messages) == 1
+    assert not lm.push(files, "me/told", progress=tell).changed

@@ -1,6 +1,7 @@
 """Adapters of the Hub are read as those on the disk are, and recorded with their commit."""
 
 import json
+import re
 import threading
 
 import numpy as np
@@ -308,6 +309,22 @@ def test_bytes_of_lfs_come_from_another_host_without_the_token(hub, a, login):
     assert any(each.token for each in hub.asked)
 
 
+def test_all_broken_sources_are_named_at_once(hub, tmp_path):
+    """Absent, of another kind, damaged; the good one in between is not to blame."""
+    good, odd = folder(tmp_path / "good", tensors(1)), folder(tmp_path / "odd", tensors(2), use_dora=True)
+    hub.add("org/good", files_of(good))
+    hub.add("org/dora", {**files_of(odd), "adapter_config.json": b'{"peft_type": "LORA", "r": [}'})
+    hub.add("org/cut", {**files_of(good), "adapter_model.safetensors": b"\x00" * 40})
+    names = ["org/none", "org/good", "org/dora", str(tmp_path / "nothing"), "org/cut", *["org/good"] * 10]
+    with pytest.raises(lm.SourceError) as refused:
+        lm.combine(names)
+    words = str(refused.value)
+    assert words.startswith("4 of the 15 sources cannot be merged. (1) org/none does not exist here")
+    parts = re.split(r"\(\d\) ", words)[1:]
+    wanted = ("org/none", "org/dora", "nothing", "org/cut")
+    assert all(name in part for part, name in zip(parts, wanted, strict=True)), parts
+
+
 def test_several_sources_are_downloaded_at_once_and_stay_in_order(hub, tmp_path):
     for n in range(10):
         hub.add(f"org/n{n}", files_of(folder(tmp_path / f"n{n}", tensors(n))))
@@ -319,7 +336,9 @@ def test_several_sources_are_downloaded_at_once_and_stay_in_order(hub, tmp_path)
 def test_where_one_source_fails_the_downloads_of_others_end():
     begun, ends = threading.Barrier(3, timeout=20), []
 
-    def load(source):
+    def load(source, peeking=False):
+        if peeking:
+            return None
         begun.wait()
         if source.source == "org/bad":
             raise SourceError("bad")

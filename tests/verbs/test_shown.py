@@ -2,6 +2,7 @@
 
 import re
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -84,22 +85,67 @@ def test_it_fits_a_screen(values, name):
     assert " object at 0x" not in repr(value)
 
 
-@pytest.mark.parametrize("name", ["Merge", "Report", "Difference", "Inspection"])
+def cells(shown):
+    """The rows of all tables in some HTML."""
+    return [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", shown)]
+
+
+@pytest.mark.parametrize("name", [*classes(), "METHODS", "Method"])
 def test_a_notebook_shows_a_table(values, name):
     shown = values[name]._repr_html_()
-    assert "<pre" not in shown
-    rows = re.findall(r"<tr>(.*?)</tr>", shown)
-    assert 2 <= len(rows) < LINES
-    assert len({row.count("<td>") + row.count("<th>") for row in rows}) == 1
+    assert "<table>" in shown
+    assert not re.search("<pre|<style|<script|style=|class=", shown), "what a conversion may lose"
     assert shown.isprintable()
+    for table in re.findall(r"<table>.*?</table>", shown):
+        rows = cells(table)
+        assert 2 <= len(rows) < (LINES if name != "METHODS" else 50)
+        assert len(set(map(len, rows))) == 1, "every row has all columns"
 
 
-@pytest.mark.parametrize("name", ["Report", "Difference", "Inspection"])
+class Tags(HTMLParser):
+    """Every tag of some HTML, with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.add((tag, *attrs))
+
+
+KEPT = {"table", "tr", "th", "td", "p", "h3", "br"}  # by nbconvert, GitHub and mail programs
+
+
+@pytest.mark.parametrize("name", [*classes(), "METHODS", "Method"])
+def test_a_table_is_made_of_what_every_conversion_keeps(values, name):
+    assert Tags(values[name]._repr_html_()).found <= {(tag,) for tag in KEPT}
+
+
+@pytest.mark.parametrize("name", ["Report", "Difference", "Inspection", "Extraction", "Conversion"])
 def test_a_frame_has_a_row_for_each_module(values, name):
     pytest.importorskip("pandas")
-    frame = values[name].to_frame()
-    assert len(frame) == len(values[name].modules)
-    assert list(frame["name"]) == [module.name for module in values[name].modules]
+    value = values[name]
+    rows = (value.difference if name == "Conversion" else value).modules
+    frame = value.to_frame()
+    assert len(frame) == len(rows)
+    assert list(frame["name"]) == [str(getattr(each, "name", None) or each.target) for each in rows]
+
+
+def test_a_frame_of_a_fusion_has_a_row_for_each_tensor(values):
+    pytest.importorskip("pandas")
+    frame = values["Fusion"].to_frame()
+    assert list(frame["name"]) == [each.name for each in values["Fusion"].tensors]
+    assert (frame["norm"] > 0).all()
+
+
+def test_what_is_looked_at_in_passing_is_a_table_too(values):
+    pytest.importorskip("pandas")
+    bundle = values["Bundle"]
+    seen = bundle.explain(next(iter(bundle)), np.ones((3, 64)))
+    assert cells(seen._repr_html_())[0] == ["expert", "weight", "units firing", "first for"]
+    assert len(seen.to_frame()) == 3 * 16
+    assert {"module", "source"} <= set(values["Page"]["spectra"].table.to_frame())
 
 
 def test_without_pandas_the_answer_says_what_to_install(values, monkeypatch):
