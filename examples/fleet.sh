@@ -8,6 +8,6 @@ for number in $(seq 20); do
 done
 
 loramerge combine fleet --method average --size 100kB --max-lost 0.2 --min-cosine 0.3 \
-  --for vllm --json -o served > served.json
+  --for vllm --allow-unknown --json -o served > served.json
 python3 -c "import json; facts = json.load(open('served.json')); print(facts['out'], facts['rank'], facts['sha256'])"
-loramerge check served --for vllm
+loramerge check served --for vllm || [ $? = 5 ]  # 5: the fixtures do not name their base model

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from loramerge.adapters.target import Kind
 from loramerge.charts.table import fields_html
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
-from loramerge.consumers.models import FAMILIES
+from loramerge.consumers.support import Support
 from loramerge.errors import printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
@@ -97,7 +97,7 @@ class Consumer:
         lacks: kinds of layers that it has no place for.   types: PEFT's kinds of adapters that it knows.
         max_rank: that it loads where nobody tells it another.
         untold: why nobody can tell what it makes of a file; "" where it can be told.
-        models: family of models -> whether it has a place for their adapters; None if that is no matter.
+        models: which classes of models it has a place for; None if that is no matter.
         shards: whether it reads weights in several files; None if that is not known.
         rank_option, rank_choices: by which option one tells it, and the values that this may have.
     """
@@ -123,7 +123,7 @@ class Consumer:
     rank_option: str = ""
     rank_choices: tuple[int, ...] = ()
     remarks: str = ""
-    models: Mapping[str, bool] | None = None
+    models: Support | None = None
     shards: bool | None = False
     untold: Callable[[Facts], str] = lambda facts: ""
 
@@ -201,13 +201,16 @@ class Consumer:
         yield self._found("scales", said, "")
 
     def _of_model(self, facts: Facts) -> Iterator[Finding]:
-        if self.models is not None and facts.family and self.models.get(facts.family) is False:
-            whose = FAMILIES[facts.family].title
+        if self.place(facts) is False:
+            whose = printable(" or ".join(facts.classes), 80)
             yield self.rejecting(f"it has no place for adapters of {whose}", "merge it into its base model")
 
-    def _strange(self, facts: Facts) -> bool:
-        """Whether it has no place for adapters of every model, and this one is not known."""
-        return self.models is not None and facts.family not in self.models
+    def place(self, facts: Facts) -> bool | None:
+        """Whether it has a place for adapters of their model; None if that cannot be told."""
+        if self.models is None:
+            return True
+        verdicts = {self.models.verdict(name) for name in facts.classes}
+        return verdicts.pop() if len(verdicts) == 1 else None
 
     def _untold(self, facts: Facts) -> Iterator[Finding]:
         """Of what has no finding: what keeps us from saying that it loads."""
@@ -216,9 +219,8 @@ class Consumer:
             why = f"loramerge does not read it, so nobody has looked inside. {facts.unread}"
         elif facts.sharded and self.shards is None:
             why = "its weights are in shards, and whether all of them are read is not known."
-        elif self._strange(facts):
-            some = FAMILIES[facts.family].title if facts.family else "a model that is not known here"
-            why = f"it is for {some}, and not every model has a place for adapters there."
+        elif self.models is not None and self.place(facts) is None:
+            why = f"{self.models.untold(facts.classes, f'{self.title} {self.version}')}."
         elif unclear := self.untold(facts):
             why = f"{unclear}."
         if why:
@@ -243,7 +245,7 @@ class Consumer:
         words += sorted({f.command.removeprefix(REWRITE).strip() for f in found})
         if limit is not None and limit != self.max_rank:
             words.append(f"--max-rank {limit}")
-        words += ["--allow-unknown"] * self._strange(facts)
+        words += ["--allow-unknown"] * (self.place(facts) is None)
         if facts.others:
             words.append(f"--extras {'drop' if self._lost(facts) else 'first'}")
         command = " ".join(filter(None, [*words, facts.options, f"-o {self._beside(facts)}"]))
@@ -271,7 +273,7 @@ class Consumer:
             whose = f"this is {what} ({some})"
         sentence = f"{self.title} finds nothing to load: it reads the names of {own}, and {whose}."
         known = "" if facts.dialect == UNKNOWN else self._obstacle(facts, self.formats[0])
-        if not known and self.models is not None and not self.models.get(facts.family or ""):
+        if not known and self.place(facts) is not True:
             known = f"{self.title} is not known to have a place for adapters of its model, by whatever names"
         if facts.dialect == UNKNOWN or known:
             return Finding(

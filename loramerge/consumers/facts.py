@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from loramerge.adapters.target import Kind
-from loramerge.consumers.models import family
+from loramerge.consumers.models import candidates
 from loramerge.formats.files.shards import SHARD
 from loramerge.formats.peft.names import Name, alpha_of, parse
 from loramerge.hub.escape import shell
@@ -141,10 +141,10 @@ class Facts:
         return any(key.endswith(".bias") for key in self.others)
 
     @cached_property
-    def family(self) -> str | None:
-        """The family of the model that it is for, by the names of `FAMILIES`; None if nothing tells it."""
+    def classes(self) -> tuple[str, ...]:
+        """The classes that the model it is for can be of; none if nothing tells them."""
         paths = [*self.ranks, *(module.place for module in self.modules)]
-        return family(self.config, self.architectures, paths)
+        return candidates(self.config, self.architectures, paths)
 
     @property
     def peft_type(self) -> str:

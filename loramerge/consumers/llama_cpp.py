@@ -8,9 +8,10 @@ from typing import Any
 
 from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
-from loramerge.consumers.models import PLAIN
+from loramerge.consumers.support import LLAMA_CPP as MODELS
 from loramerge.errors import printable
 
+GPT2 = "GPT2LMHeadModel"
 CONV1D = re.compile(r"\bc_(attn|proj|fc)$")
 FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 
@@ -24,13 +25,20 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 def rules(facts: Facts) -> Iterator[Finding]:
     """What its converter stops at."""
     yield from LLAMA_CPP.unadapted(facts)
-    if turned := [path for path in facts.ranks if CONV1D.search(path)] if facts.family == "gpt2" else []:
-        why = f"its converter does not transpose the Conv1D layers of GPT-2 ({printable(turned[0])})"
+    if turned := [path for path in facts.ranks if CONV1D.search(path)] if GPT2 in facts.classes else []:
+        why = f"its converter turns the Conv1D layers of GPT-2 as those of the base ({printable(turned[0])})"
         yield LLAMA_CPP.rejecting(why, "merge it into its base model, and convert that")
     if strange := [key for key in facts.tensors if not _taken(key)]:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         why = f"its converter stops at {printable(strange[0])}{more}"
         yield LLAMA_CPP.rejecting(why)
+
+
+def _untold(facts: Facts) -> str:
+    """Its converter drops a head that is tied to the embedding, and then stops at its adapter."""
+    if heads := [path for path in facts.ranks if path.endswith("lm_head")]:
+        return f"its converter stops at {printable(heads[0])} if the model ties its embeddings"
+    return ""
 
 
 def _taken(key: str) -> bool:
@@ -52,7 +60,7 @@ LLAMA_CPP = Consumer(
     heeds=frozenset({"alora_invocation_tokens"}),
     beside={"norms": r".*(_layernorm|\.norm).*", "a `base_layer`": r".*\.base_layer\.weight.*"},
     lacks=("conv", "expert"),
-    # no converter is registered for the first two; those that reorder fused rows are left open
-    models={"opt": False, "gptj": False, PLAIN: True, "gpt2": True},
+    models=MODELS,
+    untold=_untold,
     remarks="its converter stops at other tensors, and at keys with an adapter's name",
 )

@@ -1,103 +1,117 @@
 """Which model an adapter is for, as far as its files tell: servers have no place for adapters of every model.
 
-A family is told by the class that a config names, by the name of the base, or by the names of its modules.
-What each server has a place for is from vLLM's table of supported models and llama.cpp's table of converters;
-a family that stands in neither cannot be told.
+The class is told by its config, by a config.json beside it, by the name of its base, or by the names of its
+modules where only few classes have these. Names as those of Llama are in dozens of classes, and tell nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Models of one class.
-
-    Args:
-        title: how it is called.   classes: its classes in transformers.
-        base: how names of its models begin.   modules: how paths in it begin, where they tell.
-    """
-
-    title: str
-    classes: str
-    base: str = ""
-    modules: str = ""
-
-    def is_class(self, name: str) -> bool:
-        """Whether a class is one of it."""
-        return re.fullmatch(self.classes, name) is not None
-
-    def named(self, base: str) -> bool:
-        """Whether the name of a base is one of it."""
-        last = base.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        return bool(self.base) and re.match(self.base, last, re.IGNORECASE) is not None
-
-    def holds(self, path: str) -> bool:
-        """Whether a module path is one that only it has."""
-        return bool(self.modules) and re.match(self.modules, path) is not None
-
-
-def _causal(names: str) -> str:
-    return f"(?:{names})(?:ForCausalLM|LMHeadModel)"
-
-
-PLAIN = "plain"  # decoders with the names of Llama, which servers of adapters have a place for
-SERVED = "served"  # others with a tick in the column LoRA of vLLM's table
-FAMILIES: Mapping[str, Family] = {
-    "gpt2": Family(
-        "GPT-2", "GPT2.*", r"(distil)?gpt-?2|dialogpt", r"(transformer\.)?h\.\d+\.(attn\.c_|mlp\.c_)"
-    ),
-    "bloom": Family("Bloom", "Bloom.*", r"bloomz?\b"),
-    "falcon": Family("Falcon", "FalconFor.*|FalconModel|RWFor.*", r"falcon-(rw-)?(1b|7b|11b|40b|180b)"),
-    "falcon_mamba": Family("Falcon Mamba", _causal("FalconMamba"), "falcon-mamba"),
-    "gptj": Family("GPT-J", "GPTJ.*", r"gpt-?j\b", r"transformer\.h\.\d+\.(attn\.(q|k|v|out)_proj|mlp\.fc_)"),
-    "gpt_neox": Family(
-        "GPT-NeoX", "GPTNeoX.*", "gpt-neox|pythia|dolly-v2|stablelm-tuned", r"gpt_neox\.layers\."
-    ),
-    "mpt": Family("MPT", "MPTFor.*|Mpt.*", r"mpt-\d+b", r"transformer\.blocks\.\d+\.(attn\.Wqkv|ffn\.)"),
-    "stablelm": Family("StableLM", _causal("StableLm|StableLMEpoch"), "stablelm|stable-code"),
-    "orion": Family("Orion", _causal("Orion"), r"orion-\d"),
-    "olmoe": Family("OLMoE", _causal("Olmoe"), "olmoe"),
-    "flex_olmo": Family("FlexOlmo", _causal("FlexOlmo"), "flexolmo"),
-    "gemma3n": Family("Gemma 3n", _causal("Gemma3n"), "gemma-3n"),
-    "dbrx": Family("DBRX", _causal("Dbrx"), "dbrx"),
-    "arctic": Family("Arctic", _causal("Arctic"), "snowflake-arctic-(base|instruct)"),
-    "mamba": Family("Mamba", _causal("Mamba2?"), r"mamba2?-(\d|codestral)"),
-    "kimi_linear": Family("Kimi Linear", _causal("KimiLinear"), "kimi-linear"),
-    "exaone_moe": Family("K-EXAONE", _causal("ExaoneMoe"), "k-exaone"),
-    "jais2": Family("Jais 2", _causal("Jais2"), "jais-2"),
-    "mimo_v2": Family("MiMo-V2", _causal("MiMoV2(Flash)?"), "mimo-v2"),
-    "zamba2": Family("Zamba 2", _causal("Zamba2"), "zamba2"),
-    "step3": Family("Step 3.5", _causal("Step3p5"), r"step-3\.5"),
-    "deepseek_v4": Family("DeepSeek-V4", _causal("DeepseekV4"), "deepseek-v4"),
-    "minimax_m3": Family("MiniMax-M3", _causal("MiniMaxM3Sparse"), "minimax-m3"),
-    "opt": Family("OPT", "OPTFor.*", r"opt-[\d.]+[mb]\b", r"model\.decoder\.layers\.\d+\.(self_attn|fc)"),
-    SERVED: Family(
-        "a model of vLLM's table",
-        _causal(
-            "ChatGLM|Cohere2?|Cohere2Moe|Deepseek|DeepseekV2|DeepseekV3|DeepseekV32|Ernie4_5|Ernie4_5_Moe|"
-            "Exaone4?|FalconH1|Glm4?|Glm4Moe|GptOss|GraniteMoe|GPTBigCode|InternLM[23]|Jamba|Lfm2|Lfm2Moe|"
-            "MiniCPM3?|Nemotron|NemotronH|PhiMoE|Phi|Qwen3Next|SeedOss|Starcoder2"
-        ),
-        r"c4ai-command|deepseek-(llm|v2|v3|r1$|coder-v2)|exaone-[34]|falcon-h1|glm-4|gpt-oss|internlm[23]-|"
-        r"jamba|lfm2-|minicpm-\db|phi-(1_5|2$)|starcoder2-|qwen3-next|seed-oss",
-    ),
-    PLAIN: Family(
-        "Llama and its kin",
-        _causal(
-            "Llama|Mistral|Mixtral|Qwen2|Qwen2Moe|Qwen3|Qwen3Moe|Gemma[234]?|Phi3|Granite|Olmo[23]?|SmolLM3"
-        ),
-        r"(meta-)?(code)?llama-?[\d-]|tinyllama|mi[sx]tral-|qwen[123][.\-]?\d*-\d|qwq|gemma-[\d.]+-?\d*b|smollm|"
-        r"phi-[34]|olmo-[\d-]+|granite-3",
-        r"(model\.|language_model\.)*layers\.\d+\.(self_attn\.([qkvo]|qkv)_proj|mlp\.(experts\.(\d+\.)?)?"
-        r"(gate|up|down|gate_up)_proj)$",
-    ),
-}
-UNSERVED = frozenset(FAMILIES) - {"opt", SERVED, PLAIN}  # without a tick there
+CACHED = re.compile(r"models--[^/]+--(?P<name>[^/]+)")  # a folder in the cache of the Hub
+UNTOLD = "?"  # the class of a row whose names tell that it is none of the classes below it
+NAMES = r"""
+GPT2LMHeadModel = (distil)?gpt-?2|dialogpt
+BloomForCausalLM = bloomz?\b
+FalconMambaForCausalLM = falcon-mamba
+FalconH1ForCausalLM = falcon-h1
+FalconForCausalLM = falcon-(rw-)?(1b|7b|11b|40b|180b)
+LlamaForCausalLM = falcon-?3-\d
+GPTJForCausalLM = gpt-?j\b
+GPTNeoXForCausalLM = gpt-neox|pythia|dolly-v2|stablelm-(tuned|base)-alpha
+GPTNeoForCausalLM = gpt-neo-\d
+MPTForCausalLM = mpt-\d+b
+StableLmForCausalLM = stablelm|stable-code
+OrionForCausalLM = orion-\d
+OlmoeForCausalLM = olmoe
+FlexOlmoForCausalLM = flexolmo
+DbrxForCausalLM = dbrx
+ArcticForCausalLM = snowflake-arctic-(base|instruct)
+MambaForCausalLM = mamba-\d
+Mamba2ForCausalLM = mamba2?-codestral|mamba2-\d
+KimiLinearForCausalLM = kimi-linear
+ExaoneMoeForCausalLM = k-exaone
+Jais2ForCausalLM = jais-2
+MiMoV2FlashForCausalLM = mimo-v2-flash
+Zamba2ForCausalLM = zamba2
+Step3p5ForCausalLM = step-3\.5
+DeepseekV4ForCausalLM = deepseek-v4
+MiniMaxM3SparseForCausalLM = minimax-m3
+OPTForCausalLM = opt-[\d.]+[mb]\b
+Gemma3nForConditionalGeneration = gemma-3n
+Gemma3ForConditionalGeneration = (med)?gemma-3-(4|12|27)b
+Gemma3ForCausalLM = gemma-3-(270m|1b)
+Gemma4ForConditionalGeneration = gemma-4
+Gemma2ForCausalLM = gemma-2-\d+b
+GemmaForCausalLM = (code)?gemma-(1\.1-)?[27]b
+Qwen2VLForConditionalGeneration = qwen2-vl-
+Qwen2_5_VLForConditionalGeneration = qwen2\.5-vl-
+Qwen3VLMoeForConditionalGeneration = qwen3-vl-\d+b-a\d
+Qwen3VLForConditionalGeneration = qwen3-vl-\d
+Qwen2_5OmniForConditionalGeneration = qwen2\.5-omni
+Qwen3OmniMoeForConditionalGeneration = qwen3-omni
+Qwen2AudioForConditionalGeneration = qwen2-audio
+Llama4ForConditionalGeneration = (meta-)?llama-(guard-)?4-
+Phi3VForCausalLM = phi-3(\.5)?-vision
+Phi4MMForCausalLM = phi-4-multimodal
+Mistral3ForConditionalGeneration = mistral-small-3\.[12]|ministral-3-|magistral-small-25(07|09)
+PixtralForConditionalGeneration = pixtral-12b
+LlavaForConditionalGeneration = llava-1\.5-.*-hf
+? = .*(vision|llava|omni|audio|video|speech|embed|rerank|[-_.](vl|vlm|asr|tts)([-_.\d]|$)).*
+? = .*(llama-?3[._]\d-nemotron|llama-nemotron)
+Qwen2MoeForCausalLM = qwen1\.5-moe|qwen2-57b-a14b
+Qwen3MoeForCausalLM = qwen3-(coder-)?\d+b-a\d
+Qwen3NextForCausalLM = qwen3-(coder-)?next
+Qwen3_5MoeForConditionalGeneration = qwen3\.[56]-\d+b-a\d
+Qwen3_5ForConditionalGeneration = qwen3\.[56]-
+Qwen3ForCausalLM = qwen3-[\d.]+b|deepseek-r1-0528-qwen3
+Qwen2ForCausalLM = qwen(1\.5|2|2\.5)-((coder|math)-)?[\d.]+b|qwq-32b|deepseek-r1-distill-qwen
+LlamaForCausalLM = (meta-)?(code)?llama-?[\d-]|tinyllama|smollm2?-|yi-(1\.5-)?(6|9|34)b|vicuna-|solar-10\.7b
+LlamaForCausalLM = deepseek-(llm-|coder-[\d.]+b|r1-distill-llama)|open_llama|hermes-3-llama
+MixtralForCausalLM = mixtral-
+MistralForCausalLM = mi(ni)?stral-|mathstral-|codestral-22b|zephyr-7b
+SmolLM3ForCausalLM = smollm3
+PhiMoEForCausalLM = phi-3\.5-moe
+Phi3SmallForCausalLM = phi-3-small
+Phi3ForCausalLM = phi-[34]
+PhiForCausalLM = phi-(1_5|1|2)$
+Olmo2ForCausalLM = olmo-2-
+Olmo3ForCausalLM = olmo-3-
+OlmoForCausalLM = olmo-[\d.]+b-
+GraniteMoeForCausalLM = granite-3\.\d-\d+b-a\d
+GraniteForCausalLM = granite-3\.\d-\d+b
+Cohere2ForCausalLM = c4ai-command-r7b
+CohereForCausalLM = c4ai-command-r-
+DeepseekV2ForCausalLM = deepseek-(coder-)?v2
+DeepseekV3ForCausalLM = deepseek-v3(\.1)?$|deepseek-r1$
+ExaoneForCausalLM = exaone-3
+Exaone4ForCausalLM = exaone-4\.0
+Glm4MoeForCausalLM = glm-4\.[567]
+Glm4ForCausalLM = glm-(4|z1)-.*0414
+GlmForCausalLM = glm-4-9b-.*hf
+ChatGLMModel = glm-4-9b|chatglm[23]-6b
+GptOssForCausalLM = gpt-oss
+InternLM2ForCausalLM = internlm2(_5)?-
+InternLM3ForCausalLM = internlm3-
+JambaForCausalLM = (ai21-)?jamba
+Lfm2ForCausalLM = lfm2-[\d.]+[mb]
+MiniCPM3ForCausalLM = minicpm3-
+MiniCPMForCausalLM = minicpm-\db
+Starcoder2ForCausalLM = starcoder2-
+GPTBigCodeForCausalLM = starcoder(base|plus)?(-|$)|santacoder
+SeedOssForCausalLM = seed-oss
+"""  # a class, and how the names of its models begin; the first row counts
+MODULES = r"""
+GPT2LMHeadModel GPTBigCodeForCausalLM = (transformer\.)?h\.\d+\.(attn\.c_|mlp\.c_)
+GPTJForCausalLM = transformer\.h\.\d+\.attn\.[qkv]_proj
+MPTForCausalLM = transformer\.blocks\.\d+\.(attn\.Wqkv|ffn\.)
+BloomForCausalLM FalconForCausalLM RWForCausalLM = transformer\.h\.\d+\.self_attention\.query_key_value
+GPTNeoXForCausalLM = gpt_neox\.layers\.
+ChatGLMModel = transformer\.encoder\.layers\.\d+\.self_attention\.query_key_value
+InternLM2ForCausalLM = model\.layers\.\d+\.(attention\.wqkv|feed_forward\.w[123])
+"""  # classes, and how paths begin that only they have
 
 # What transformers 5 has renamed in these models, and not in others that have the same names.
 OLD_VISION = re.compile(
@@ -110,22 +124,48 @@ RENAMED = re.compile(
 KEPT = re.compile(r"dpt|data2vec|videomae|yolos", re.IGNORECASE)
 
 
-def family(config: Mapping[str, Any], architectures: Iterable[str], paths: Iterable[str]) -> str | None:
-    """The key of the family in `FAMILIES`; None if nothing tells it.
+def _rows(text: str) -> list[tuple[tuple[str, ...], str]]:
+    """(classes, pattern) of a table."""
+    cut = [line.partition(" = ") for line in text.strip().splitlines()]
+    return [(tuple(classes.split()), pattern) for classes, _, pattern in cut]
 
-    >>> family({"base_model_name_or_path": "openai-community/gpt2-medium"}, [], [])
-    'gpt2'
-    >>> family({}, [], ["model.layers.0.self_attn.q_proj"]), family({}, [], ["blocks.0.q"])
-    ('plain', None)
+
+def candidates(
+    config: Mapping[str, Any], architectures: Iterable[str], paths: Iterable[str]
+) -> tuple[str, ...]:
+    """The classes that the model can be of; none if nothing tells it.
+
+    >>> candidates({"base_model_name_or_path": "openai-community/gpt2-medium"}, [], [])
+    ('GPT2LMHeadModel',)
+    >>> candidates({}, [], ["model.layers.0.self_attn.q_proj"])
+    ()
     """
-    said = classes(config, architectures)
-    if said:
-        return next((key for key, one in FAMILIES.items() if one.is_class(said[0])), None)
+    if said := classes(config, architectures):
+        return (said[0],)
     base = config.get("base_model_name_or_path")
-    if isinstance(base, str) and (found := next((k for k, one in FAMILIES.items() if one.named(base)), None)):
-        return found
+    if isinstance(base, str) and (named := by_name(base)):
+        return () if named == UNTOLD else (named,)
     listed = list(paths)
-    return next((key for key, one in FAMILIES.items() if any(map(one.holds, listed))), None)
+    rows = [row for row, pattern in _rows(MODULES) if any(re.match(pattern, path) for path in listed)]
+    return rows[0] if len(rows) == 1 else ()
+
+
+def by_name(base: str) -> str:
+    """The class that the name of a base tells; "" if it tells none."""
+    path = base.replace("\\", "/").rstrip("/")
+    cached = CACHED.search(path)
+    last = cached["name"] if cached else path.rpartition("/")[2]
+    rows = _rows(NAMES)
+    return next((row[0] for row, pattern in rows if re.match(pattern, last, re.IGNORECASE)), "")
+
+
+def title(name: str) -> str:
+    """A class as its model is called.
+
+    >>> title("Qwen2ForCausalLM"), title("GPT2LMHeadModel")
+    ('Qwen2', 'GPT2')
+    """
+    return re.sub(r"(For[A-Z]\w+|LMHeadModel|Model)$", "", name) or name
 
 
 def classes(config: Mapping[str, Any], architectures: Iterable[str]) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Any
 
 from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import Facts, Module
-from loramerge.consumers.models import PLAIN
+from loramerge.consumers.support import SGLANG as MODELS
 from loramerge.errors import printable
 
 LAYER = re.compile(r"layers\.\d+\.")
 OTHERS = "serve it with vLLM or PEFT, or leave these modules out with --exclude"
 MISSING = "serve it with vLLM, or merge it with an adapter that has them"
+SIZED = frozenset("q_proj k_proj v_proj qkv_proj o_proj gate_proj up_proj gate_up_proj down_proj".split())
 ALL = ("serve it with vLLM or PEFT", "use PEFT")  # without and with convolutions
 WORDS = ("embed_tokens", "lm_head")
 
@@ -31,6 +32,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     yield from _stacked(facts)
     yield from _unseen(facts)
     yield from _others(facts)
+    yield from _unsized(facts)
 
 
 def _settings(facts: Facts) -> Iterator[Finding]:
@@ -103,6 +105,14 @@ def _others(facts: Facts) -> Iterator[Finding]:
     yield from SGLANG.passing_over([key for key in facts.others if not _layer(key)])
 
 
+def _unsized(facts: Facts) -> Iterator[Finding]:
+    """It makes room for layers whose sizes it knows by their names, and stops at others."""
+    linear = filter(_layer, facts.of_kind("linear"))
+    odd = [path for path in linear if path.rpartition(".")[2] not in SIZED]
+    if odd and facts.classes and SGLANG.place(facts):
+        yield SGLANG.rejecting(f"it knows no size for layers called {printable(odd[0])}", OTHERS)
+
+
 def _layer(text: str) -> bool:
     return LAYER.search(f"{text}.") is not None
 
@@ -122,7 +132,7 @@ SGLANG = Consumer(
     lacks=("conv", "expert"),
     rank_option="--max-lora-rank",
     shards=None,
-    models={PLAIN: True},
+    models=MODELS,
     remarks="refuses modules of several ranks, `target_modules` as a pattern, added tokens, q without v, k "
     "or v without q, up without gate; ignores modules outside `layers.N.`",
 )

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from loramerge.consumers.consumer import ELSEWHERE, LANGUAGE, Consumer, Finding
 from loramerge.consumers.facts import SCALING, Facts
-from loramerge.consumers.models import PLAIN, SERVED, UNSERVED
 from loramerge.consumers.peft import scale
+from loramerge.consumers.support import VLLM as MODELS
+from loramerge.consumers.support import VLLM_INPUTS, VLLM_TOKENS
 from loramerge.errors import printable
 
 HEADS = ("classifier", "score")
@@ -27,11 +28,22 @@ def rules(facts: Facts) -> Iterator[Finding]:
         yield VLLM.rejecting(f"it takes no tensor such as {some}")
     yield from VLLM.unadapted(facts)
     yield from _experts(facts.of_kind("expert"))
+    yield from _tokens(facts)
 
 
 def _reads(key: str) -> bool:
     """It refuses every other tensor."""
     return FACTOR.fullmatch(key) is not None or VLLM.keeps(key)
+
+
+def _tokens(facts: Facts) -> Iterator[Finding]:
+    """Whether embeddings and heads take adapters differs between its models."""
+    classes = {MODELS.named(name) for name in facts.classes}
+    for name in ("embed_tokens", "lm_head"):
+        able = VLLM_TOKENS | VLLM_INPUTS if name == "embed_tokens" else VLLM_TOKENS
+        if classes and not classes & able and (places := [p for p in facts.ranks if p.endswith(name)]):
+            whose = printable(" or ".join(facts.classes), 80)
+            yield VLLM.rejecting(f"of {whose} it adapts no {name} ({printable(places[0])})", ELSEWHERE)
 
 
 def _experts(places: list[str]) -> Iterator[Finding]:
@@ -65,7 +77,7 @@ VLLM = Consumer(
         "a `base_layer` of `embed_tokens`, `lm_head`": r".*\.(embed_tokens|lm_head)\.base_layer\.weight",
     },
     lacks=("conv",),
-    models={**dict.fromkeys(UNSERVED, False), **dict.fromkeys((PLAIN, SERVED, "opt"), True)},
+    models=MODELS,
     max_rank=16,
     rank_option="--max-lora-rank",
     rank_choices=(1, 8, 16, 32, 64, 128, 256, 320, 512),

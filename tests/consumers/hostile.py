@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from tests.consumers.inputs import LAYERS, NAMES, SCALINGS, convolution, embedding, key, pairs, write
+from tests.consumers.inputs import BASE, LAYERS, NAMES, SCALINGS, convolution, embedding, key, pairs, write
 from tests.helpers.files import bare, folder
 
 HEAD = {"base_model.model.score.weight": np.ones((2, 6), np.float32)}
@@ -21,6 +21,7 @@ def _part(place, *names):
     """An adapter of some of the modules only."""
     kept = {k: v for k, v in pairs(0, SCALINGS["plain"]).items() if any(name in k for name in names)}
     said = {"peft_type": "LORA", "target_modules": list(names), **SCALINGS["plain"]}
+    said["base_model_name_or_path"] = BASE
     return folder(place, kept, config=said)
 
 
@@ -36,7 +37,7 @@ def _without(place, *fields):
 def _renamed(place, change):
     values = {change(name): value for name, value in pairs(0, SCALINGS["plain"]).items()}
     said = {"peft_type": "LORA", "target_modules": NAMES, **SCALINGS["plain"]}
-    return folder(place, values, config=said)
+    return folder(place, values, config=said | {"base_model_name_or_path": BASE})
 
 
 def _tokens(place):
@@ -69,7 +70,7 @@ def _experts(place):
     }
     both = {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
     said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [], **both}
-    return folder(place, values, config=said)
+    return folder(place, values, config=said | {"base_model_name_or_path": "Qwen/Qwen3-30B-A3B"})
 
 
 def _config(**changes):
@@ -143,6 +144,7 @@ def _up(place):
         key("model.layers.0.mlp.up_proj", "lora_B.weight"): np.ones((10, 4), np.float32),
     }
     said = {"peft_type": "LORA", "target_modules": ["up_proj"], **SCALINGS["plain"]}
+    said["base_model_name_or_path"] = BASE
     return folder(place, values, config=said)
 
 

@@ -18,6 +18,7 @@ LAYERS = {  # module -> (out, in)
         "mlp.down_proj": (6, 10),
     }.items()
 }
+BASE = "meta-llama/Llama-3.2-1B"
 NAMES = ["q_proj", "k_proj", "v_proj", "down_proj"]
 SCALINGS = {  # what a config may say; ranks by the last part of a module's name
     "plain": {"r": 4, "lora_alpha": 8},
@@ -78,7 +79,7 @@ def write(
     """A PEFT folder of that config; `changes` go into its adapter_config.json only."""
     said = SCALINGS["plain"] if config is None else config
     values = {**pairs(seed, said, wide=wide), **(more or {})}
-    settings = {"peft_type": "LORA", "base_model_name_or_path": "tiny", "target_modules": NAMES}
+    settings = {"peft_type": "LORA", "base_model_name_or_path": BASE, "target_modules": NAMES}
     return folder(place, values, config={**settings, **said, **changes})
 
 

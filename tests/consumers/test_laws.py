@@ -19,6 +19,7 @@ from loramerge.consumers.facts import SCALING, SPECIAL, Module
 from loramerge.formats.dialects import DIALECTS, FORMATS, named
 from loramerge.formats.peft.names import UNKNOWN
 from tests.consumers.hostile import HOSTILE
+from tests.consumers.inputs import BASE
 from tests.consumers.test_formats import FILES
 from tests.helpers.files import bare, folder
 from tests.helpers.samples import LAYERS, SPELLINGS, adapter
@@ -39,13 +40,17 @@ def written(tmp_path, format, rank=2, size=None):
     layers = {target: size or shape for target, shape in LAYERS[format]["linear"].items()}
     out = tmp_path / (f"{format}.safetensors" if named(format).weights is None else format)
     lm.save(adapter(layers, [rank]), out, format=format)
+    if format == "peft":  # of which servers want to know the model
+        said = json.loads((out / "adapter_config.json").read_text())
+        (out / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": BASE}))
     return out
 
 
 def told(tmp_path, dialect, values, name="a"):
     """Tensors in the names of a format, with the config that says the scale where the format has one."""
     if dialect == "peft":
-        return folder(tmp_path / name, values, lora_alpha=2, target_modules=["q_proj", "v_proj"])
+        changes = {"lora_alpha": 2, "target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": BASE}
+        return folder(tmp_path / name, values, **changes)
     if dialect != "mlx":
         return bare(tmp_path / f"{name}.safetensors", values)
     (tmp_path / name).mkdir()

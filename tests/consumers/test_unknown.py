@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.consumers.models import FAMILIES, PLAIN, SERVED, UNSERVED
 from tests.helpers.files import Cli, bare, folder, key, tensors
 
 P = "base_model.model."
@@ -17,6 +16,7 @@ Q = f"{P}model.layers.0.self_attn.q_proj"
 
 def llama(path, more=None, shapes=LLAMA, **changes):
     names = sorted({name.rpartition(".")[2] for name in shapes})
+    changes = {"base_model_name_or_path": "tiny"} | changes
     return folder(path, tensors(shapes=shapes) | (more or {}), target_modules=names, **changes)
 
 
@@ -94,61 +94,104 @@ def test_a_model_that_is_not_known_cannot_be_told(consumer, tmp_path):
     assert answer(source, "peft") is True
     (finding,) = lm.check(source, consumer)
     assert "a model that is not known" in finding.sentence
-    assert answer(llama(tmp_path / "b"), consumer) is True
 
 
-NAMES = {
-    "gpt2": ("openai-community/gpt2-medium", "GPT2LMHeadModel"),
-    "bloom": ("bigscience/bloom-560m", "BloomForCausalLM"),
-    "falcon": ("tiiuae/falcon-7b", "FalconForCausalLM"),
-    "gptj": ("EleutherAI/gpt-j-6b", "GPTJForCausalLM"),
-    "gpt_neox": ("EleutherAI/pythia-70m", "GPTNeoXForCausalLM"),
-    "opt": ("facebook/opt-350m", "OPTForCausalLM"),
-    "mpt": ("mosaicml/mpt-7b", "MptForCausalLM"),
-    PLAIN: ("meta-llama/Llama-3.2-1B", "LlamaForCausalLM"),
-}
-NAMES |= {
-    "falcon_mamba": ("tiiuae/falcon-mamba-7b", "FalconMambaForCausalLM"),
-    "stablelm": ("stabilityai/stablelm-3b-4e1t", "StableLmForCausalLM"),
-    "orion": ("OrionStarAI/Orion-14B-Base", "OrionForCausalLM"),
-    "olmoe": ("allenai/OLMoE-1B-7B-0924", "OlmoeForCausalLM"),
-    "flex_olmo": ("allenai/FlexOlmo-7x7B-1T", "FlexOlmoForCausalLM"),
-    "gemma3n": ("google/gemma-3n-E2B-it", "Gemma3nForCausalLM"),
-    "dbrx": ("databricks/dbrx-base", "DbrxForCausalLM"),
-    "arctic": ("Snowflake/snowflake-arctic-base", "ArcticForCausalLM"),
-    "mamba": ("state-spaces/mamba-130m-hf", "MambaForCausalLM"),
-    "kimi_linear": ("moonshotai/Kimi-Linear-48B-A3B-Base", "KimiLinearForCausalLM"),
-    "exaone_moe": ("LGAI-EXAONE/K-EXAONE-236B-A23B", "ExaoneMoeForCausalLM"),
-    "jais2": ("inceptionai/Jais-2-8B-Chat", "Jais2ForCausalLM"),
-    "mimo_v2": ("XiaomiMiMo/MiMo-V2-Flash", "MiMoV2FlashForCausalLM"),
-    "zamba2": ("Zyphra/Zamba2-7B-instruct", "Zamba2ForCausalLM"),
-    "step3": ("stepfun-ai/Step-3.5-Flash", "Step3p5ForCausalLM"),
-    "deepseek_v4": ("deepseek-ai/DeepSeek-V4-Flash", "DeepseekV4ForCausalLM"),
-    "minimax_m3": ("MiniMaxAI/MiniMax-M3", "MiniMaxM3SparseForCausalLM"),
-    SERVED: ("zai-org/glm-4-9b-chat-hf", "GlmForCausalLM"),
-}
-CANNOT = {"vllm": UNSERVED, "llama.cpp": {"opt", "gptj"}, "sglang": set()}
-LOADS = {"vllm": {PLAIN, SERVED, "opt"}, "llama.cpp": {PLAIN, "gpt2"}, "sglang": {PLAIN}}
+NAMES = {  # class -> a base of it, and what vLLM, SGLang and llama.cpp make of its adapters
+    "LlamaForCausalLM": ("meta-llama/Llama-3.2-1B", True, True, True),
+    "Qwen2ForCausalLM": ("Qwen/Qwen2.5-Coder-7B-Instruct", True, True, True),
+    "MistralForCausalLM": ("mistralai/Mistral-7B-v0.1", True, True, True),
+    "GPT2LMHeadModel": ("openai-community/gpt2-medium", False, None, True),
+    "BloomForCausalLM": ("bigscience/bloom-560m", False, None, True),
+    "FalconForCausalLM": ("tiiuae/falcon-7b", False, None, None),
+    "LlamaForSequenceClassification": ("tiiuae/Falcon3-7B-Base", True, True, True),
+    "GPTJForCausalLM": ("EleutherAI/gpt-j-6b", False, None, False),
+    "GPTNeoXForCausalLM": ("EleutherAI/pythia-70m", None, None, True),
+    "OPTForCausalLM": ("facebook/opt-350m", True, None, False),
+    "MPTForCausalLM": ("mosaicml/mpt-7b", False, None, None),
+    "FalconMambaForCausalLM": ("tiiuae/falcon-mamba-7b", False, None, None),
+    "StableLmForCausalLM": ("stabilityai/stablelm-3b-4e1t", False, True, True),
+    "OrionForCausalLM": ("OrionStarAI/Orion-14B-Base", False, True, None),
+    "OlmoeForCausalLM": ("allenai/OLMoE-1B-7B-0924", None, None, True),
+    "FlexOlmoForCausalLM": ("allenai/FlexOlmo-7x7B-1T", None, None, False),
+    "Gemma3nForConditionalGeneration": ("google/gemma-3n-E2B-it", False, None, None),
+    "Zamba2ForCausalLM": ("Zyphra/Zamba2-7B-instruct", False, None, False),
+    "GlmForCausalLM": ("zai-org/glm-4-9b-chat-hf", True, None, True),
+    "Qwen2VLForConditionalGeneration": ("Qwen/Qwen2-VL-7B-Instruct", True, None, None),
+    "Qwen2AudioForConditionalGeneration": ("Qwen/Qwen2-Audio-7B", False, None, None),
+    "ModernBertForSequenceClassification": ("", False, None, None),
+    "RobertaForSequenceClassification": ("", True, None, None),
+    "NovelForCausalLM": ("", None, None, None),
+}  # fmt: skip
+SERVERS = ("vllm", "sglang", "llama.cpp")
 
 
-@pytest.mark.parametrize("told", ["base", "auto_mapping", "config.json"])
-@pytest.mark.parametrize("consumer", CANNOT)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_that_a_program_has_no_place_for_is_never_said_to_load(family, consumer, told, tmp_path):
-    base, architecture = NAMES[family]
+@pytest.mark.parametrize("told", ["base", "cache", "auto_mapping", "config.json"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_class_of_the_model_decides_whoever_tells_it(name, told, tmp_path):
+    base, *wanted = NAMES[name]
+    if not base and told in ("base", "cache"):
+        return
+    cached = f"/cache/models--{base.replace('/', '--')}/snapshots/0123abcd"
     said = {"base": {"base_model_name_or_path": base},
-            "auto_mapping": {"auto_mapping": {"base_model_class": architecture}}}  # fmt: skip
+            "cache": {"base_model_name_or_path": cached},
+            "auto_mapping": {"auto_mapping": {"base_model_class": name}}}  # fmt: skip
     shapes = {"layers.0.q_proj": (6, 5), "layers.0.v_proj": (4, 5)}  # which SGLang can stack
     source = llama(tmp_path / "a", shapes=shapes, **said.get(told, {}))
     if told == "config.json":
-        (source / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-    if family in CANNOT[consumer]:
-        (finding,) = lm.check(source, consumer)
-        assert finding.effect == "rejects"
-        assert FAMILIES[family].title in finding.sentence
-        assert not finding.command
-    else:
-        assert answer(source, consumer) is (True if family in LOADS[consumer] else None)
+        (source / "config.json").write_text(json.dumps({"architectures": [name]}))
+    for consumer, loads in zip(SERVERS, wanted, strict=True):
+        (finding,) = lm.check(source, consumer) or [None]
+        assert (None if finding and finding.effect == "unknown" else finding is None) is loads, consumer
+        if loads is False:
+            assert "no place for adapters of " in finding.sentence
+            assert not finding.command
+
+
+def test_a_model_of_which_only_the_newest_version_loads_adapters_is_told_with_that_version(tmp_path):
+    (finding,) = lm.check(llama(tmp_path / "a", base_model_name_or_path="allenai/OLMoE-1B-7B-0924"), "vllm")
+    assert "vLLM 0.33.0 has a place for its adapters, and earlier versions have none" in finding.sentence
+
+
+@pytest.mark.parametrize("consumer", SERVERS)
+@pytest.mark.parametrize("base", ["me/private", "/data/sft/checkpoint-100", None, "me/llava-llama-3-8b"])
+def test_names_that_many_models_share_do_not_tell_the_model(base, consumer, tmp_path):
+    assert answer(llama(tmp_path / "a", base_model_name_or_path=base), consumer) is None
+
+
+SHARED = {
+    "transformer.h.0.attn.c_attn": {"vllm": None},  # of GPT-2 and of GPT-BigCode
+    "transformer.h.0.attn.q_proj": {"vllm": False, "llama.cpp": False},
+    "transformer.h.0.self_attention.query_key_value": {"vllm": False, "llama.cpp": None},
+    "transformer.encoder.layers.0.self_attention.query_key_value": {"vllm": True},
+    "model.layers.0.attention.wqkv": {"vllm": True},
+}
+
+
+@pytest.mark.parametrize("path", SHARED)
+def test_names_that_few_models_share_tell_what_all_of_these_have_in_common(path, tmp_path):
+    source = llama(tmp_path / "a", shapes={path: (6, 5)})
+    assert {consumer: answer(source, consumer) for consumer in SHARED[path]} == SHARED[path]
+
+
+TOKENS = {"meta-llama/Llama-3.1-8B": True, "Qwen/Qwen2.5-7B": False, "Qwen/Qwen3-8B": True,
+          "mistralai/Mistral-7B-v0.1": False, "google/gemma-2-9b": False,
+          "allenai/OLMo-2-1124-7B": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("base", TOKENS)
+def test_whether_vllm_adapts_a_head_depends_on_the_model(base, tmp_path):
+    source = llama(tmp_path / "a", shapes=LLAMA | {"lm_head": (9, 5)}, base_model_name_or_path=base)
+    assert answer(source, "vllm") is TOKENS[base]
+    assert answer(source, "llama.cpp") is None  # which stops if the head is tied
+
+
+def test_sglang_knows_the_sizes_of_some_layers_only(tmp_path):
+    base = "mistralai/Mixtral-8x7B-v0.1"
+    source = llama(
+        tmp_path / "a", shapes={"model.layers.0.block_sparse_moe.gate": (8, 5)}, base_model_name_or_path=base
+    )
+    (finding,) = lm.check(source, "sglang")
+    assert "no size for layers called model.layers.0.block_sparse_moe.gate" in finding.sentence
 
 
 def test_a_class_that_is_not_known_is_not_taken_for_another_by_its_modules(tmp_path):
@@ -157,21 +200,28 @@ def test_a_class_that_is_not_known_is_not_taken_for_another_by_its_modules(tmp_p
 
 
 def test_conv1d_of_gpt2_is_no_adapter_for_llama_cpp(tmp_path):
-    source = llama(tmp_path / "a", shapes={"transformer.h.0.attn.c_proj": (6, 6)}, fan_in_fan_out=True)
+    source = llama(
+        tmp_path / "a",
+        shapes={"transformer.h.0.attn.c_proj": (6, 6)},
+        fan_in_fan_out=True,
+        base_model_name_or_path="gpt2",
+    )
     (finding,) = lm.check(source, "llama.cpp")
-    assert "does not transpose the Conv1D layers of GPT-2 (transformer.h.0.attn.c_proj)" in finding.sentence
+    assert "turns the Conv1D layers of GPT-2" in finding.sentence
+    assert "(transformer.h.0.attn.c_proj)" in finding.sentence
 
 
 def test_a_setting_about_biases_matters_where_there_are_some(tmp_path):
-    assert answer(llama(tmp_path / "a", bias="lora_only"), "sglang") is True
+    base = {"base_model_name_or_path": "meta-llama/Llama-2-7b-hf"}
+    assert answer(llama(tmp_path / "a", bias="lora_only", **base), "sglang") is True
     more = {f"{Q}.base_layer.bias": np.ones(6, "f4")}
-    assert answer(llama(tmp_path / "b", more, bias="lora_only"), "sglang") is False
+    assert answer(llama(tmp_path / "b", more, bias="lora_only", **base), "sglang") is False
 
 
 def test_the_command_line_tells_the_three_answers_apart(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli, _ = Cli(capsys), folder(tmp_path / "open", target_modules=["q", "v"])
-    llama(tmp_path / "good")
+    llama(tmp_path / "good", base_model_name_or_path="Qwen/Qwen3-4B")
     assert cli("check", "good", "--for", "vllm").code == 0
     assert cli("check", "open", "good", "--for", "vllm").code == 5
     assert "vLLM may or may not load it as it is meant" in cli.out

@@ -8,7 +8,7 @@ import pytest
 import loramerge as lm
 from loramerge.consumers import CONSUMERS
 from tests.consumers.hostile import HOSTILE
-from tests.consumers.inputs import LAYERS, NAMES, SCALINGS, pairs, write
+from tests.consumers.inputs import BASE, LAYERS, NAMES, SCALINGS, pairs, write
 from tests.helpers.files import bare, folder, read
 
 
@@ -68,6 +68,7 @@ def test_a_size_that_was_asked_for_is_not_changed_but_refused(options, words, tm
 def test_float64_is_written_as_float32_unless_it_is_asked_for(tmp_path):
     values = [pairs(i, SCALINGS["plain"], np.float64) for i in range(2)]
     said = {"peft_type": "LORA", "target_modules": NAMES, **SCALINGS["plain"]}
+    said["base_model_name_or_path"] = BASE
     sources = [folder(tmp_path / n, v, config=said) for n, v in zip("ab", values, strict=True)]
     for dtype, wanted in {None: "float32", "float64": "float64"}.items():
         lm.combine(sources, consumer="vllm", dtype=dtype, out=tmp_path / wanted)
@@ -146,9 +147,9 @@ def test_an_adapter_in_memory_is_taken_as_it_would_be_saved():
     unit = lm.LowRank(np.ones((4, 2)), np.ones((2, 6)), scale=3.0)
     names = [f"model.layers.0.self_attn.{n}_proj" for n in "qv"]
     adapter = lm.Adapter.of(dict.fromkeys(names, unit))
-    assert not [
-        f for name in ("peft", "transformers", "vllm", "sglang", "llama.cpp") for f in lm.check(adapter, name)
-    ]
+    assert not [finding for name in ("peft", "transformers") for finding in lm.check(adapter, name)]
+    servers = [finding for name in ("vllm", "sglang", "llama.cpp") for finding in lm.check(adapter, name)]
+    assert [finding.effect for finding in servers] == ["unknown"] * 3  # nothing says of which model it is
     (finding,) = lm.check(lm.Adapter.of({names[0]: unit}), "sglang")
     assert "q_proj without v_proj" in finding.sentence
 

@@ -160,7 +160,8 @@ def test_plot_spectra_is_the_chart_of_an_inspection(tmp_path):
     [
         ("transformer", "single_transformer_blocks.3.attn.to_q", "Flux"),
         ("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "Stable Diffusion"),
-        ("model", "model.layers.0.self_attn.q_proj", "Llama and its kin"),
+        ("model", "transformer.h.0.attn.q_proj", "GPTJ"),
+        ("model", "model.layers.0.self_attn.q_proj", None),
         ("transformer", "strange.to_q", None),
     ],
 )

@@ -6,7 +6,7 @@ from loramerge.arrays import dtypes
 from loramerge.charts.strengths import strengths
 from loramerge.charts.table import SOURCE, Table, numbers, texts
 from loramerge.consumers.check import facts_of
-from loramerge.consumers.models import FAMILIES
+from loramerge.consumers.models import title
 from loramerge.errors import LoramergeError
 from loramerge.formats.models import known
 from loramerge.pages.section import How, Section
@@ -64,14 +64,14 @@ def _row(name: str, found: Inspection) -> tuple[object, ...]:
 def _family(found: Inspection) -> str | None:
     """The family of its model, as far as its files and the names of its modules tell."""
     paths = {component: {t.path for t in found.adapter if t.component == component} for component in IMAGE}
-    for component, title in IMAGE.items():
+    for component, words in IMAGE.items():
         if paths[component] and paths[component] <= set(known(component).values()):
-            return title
+            return words
     try:
-        family = facts_of(found.adapter).family
+        classes = facts_of(found.adapter).classes
     except LoramergeError:  # nobody can check what is only in memory and has no names of a format
         return None
-    return FAMILIES[family].title if family else None
+    return " or ".join(map(title, classes)) or None
 
 
 def _unread(name: str, found: Contents) -> tuple[object, ...]:
