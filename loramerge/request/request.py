@@ -17,6 +17,7 @@ from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort
 from loramerge.request.field import Field, ask, fields_of
 from loramerge.request.rules import rule, weight
+from loramerge.request.share import Share
 from loramerge.request.tables import consumers, formats, policies, profiles
 
 if typing.TYPE_CHECKING:
@@ -121,6 +122,9 @@ class Request:
         "that the least energy is lost.", "size", kinds.Whole())  # fmt: skip
     size: float | str | None = ask(None, "Instead of a rank: the size of the file of weights, such as "
         "20MB. Ranks are shared so that it is never above.", "size", kinds.Size(metavar="SIZE"))  # fmt: skip
+    energy_per_module: float | str | None = ask(None, "Instead of one rank: every module keeps this share of "
+        "its ‖ΔW‖², or what kohya's `sv_fro=0.97`, `sv_ratio=20` or `sv_cumulative=0.9` keep. A rank beside "
+        "it is the most.", "size", Share(metavar="SHARE"))  # fmt: skip
     consumer: str | None = ask(None, "The program that will load the merge: the merge keeps to what it can "
         "load, or is refused. See `loramerge check`.", "output", kinds.Choice(words=consumers), option="for",
         key="for")  # fmt: skip
