@@ -215,6 +215,9 @@ class Consumer:
         elif self._strange(facts):
             some = FAMILIES[facts.family].title if facts.family else "a model that is not known here"
             why = f"it is for {some}, and not every model has a place for adapters there."
+        elif facts.scaled:
+            some = printable(facts.scaled, 80)
+            why = f"its factors are 8-bit floats with scales beside them ({some}), which it may not read."
         elif unclear := self.untold(facts):
             why = f"{unclear}."
         if why:
