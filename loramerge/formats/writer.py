@@ -25,7 +25,7 @@ from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
 from loramerge.formats.peft.read import open_weights
-from loramerge.formats.training import trained
+from loramerge.formats.training import UNKNOWN, trained
 
 Check = Callable[[Adapter], None]
 
@@ -78,6 +78,8 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
 def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, str]:
     """What the headers say of the training, and of the base model where those that say it agree."""
     found = trained(adapters)
+    if dialect.hashed and any(UNKNOWN.keys() & adapter.metadata.keys() for adapter in adapters):
+        found |= UNKNOWN
     for key in (*KEPT, *dialect.kept):
         said = {adapter.metadata[key] for adapter in adapters if key in adapter.metadata}
         if len(said) == 1:
