@@ -106,6 +106,6 @@ def _check_packed(file: File) -> None:
     if odd := next(filter(NUNCHAKU.fullmatch, file.tensors), None):
         raise IncompatibleError(
             f"{printable(file.name)} is packed for nunchaku ({printable(odd, 80)}): its factors are "
-            "reordered for GPU kernels, padded and, in models, quantised. Merge the adapters that it was made from, "
-            "and convert the merge with nunchaku."
+            "reordered for GPU kernels, padded and, in models, quantised. Merge the adapters that it was "
+            "made from, and convert the merge with nunchaku."
         )

@@ -25,6 +25,7 @@ from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
 from loramerge.formats.peft.read import open_weights
+from loramerge.formats.tools import TOOLS
 from loramerge.formats.training import UNKNOWN, trained
 
 Check = Callable[[Adapter], None]
@@ -56,8 +57,10 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
     """
     possible = {dialect.name: dialect for dialect in DIALECTS if dialect.writes}
     if format is not None:
+        if format in TOOLS:
+            return TOOLS[format].dialect(adapters)
         if format not in possible:
-            raise UsageError(f"format={format!r} is not one of {', '.join(possible)}.")
+            raise UsageError(f"format={format!r} is not one of {', '.join((*possible, *TOOLS))}.")
         return possible[format].bound(adapters)
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:

@@ -102,7 +102,8 @@ class Request:
         kinds.Number())  # fmt: skip
     allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip
-    format: str | None = ask(None, "How the merge is written.", "output", kinds.Choice(words=formats),
+    format: str | None = ask(None, "How the merge is written: a format, or the program that will read it.",
+        "output", kinds.Choice(words=formats),
         shown="as the sources, if these are of one format", always=True)  # fmt: skip
     descriptions: Mapping[str, str] | str | Path | None = ask(None, "What each source is good at, for "
         "method sg: {source: text}, or a JSON file of that; else descriptions.json beside it, or its model "

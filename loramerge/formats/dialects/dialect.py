@@ -166,6 +166,7 @@ class Dialect:
     one_rank: ClassVar[bool] = False
     differences: ClassVar[bool] = False
     hashed: ClassVar[bool] = False
+    asked: str = ""  # the program by whose name it was asked for
 
     @property
     def tool(self) -> str:
