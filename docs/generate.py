@@ -25,6 +25,7 @@ from loramerge.formats.forms.form import Form
 from loramerge.formats.forms.table import FORMS
 from loramerge.formats.models.families import FAMILIES
 from loramerge.formats.models.spellings import MET
+from loramerge.formats.tools import TOOLS
 from loramerge.routing.gates.gate import DataFree
 from loramerge.routing.gates.names import GATES
 
@@ -193,6 +194,21 @@ def families_table() -> str:
     return _table(head, rows)
 
 
+def tools_table() -> str:
+    """Every program whose name is a format, and what it gets."""
+    rows = []
+    for tool in TOOLS.values():
+        spellings: dict[str, list[str]] = {}
+        for name, met in tool.rows.items():
+            spellings.setdefault(f"`{met.spelling}`", []).append(FAMILIES[name].title)
+        if tool.unets:
+            spellings.setdefault(f"the format `{tool.unets}`", []).append("U-Nets")
+        rows.append(
+            [_code(tool.name), "; ".join(f"{how}: {', '.join(own)}" for how, own in spellings.items())]
+        )
+    return _table(["`--format`", "what it gets"], rows)
+
+
 def formats_list() -> str:
     """The same, short."""
     head = ["`--format`", "tools", "place", "read", "written"]
@@ -323,7 +339,12 @@ def gates_table() -> str:
 TABLES = {  # page -> name of a table in it -> what writes it
     "README.md": {"formats": formats_list, "consumers": consumers_list},
     "docs/combine.md": {"options": options_table},
-    "docs/formats.md": {"formats": formats_table, "families": families_table, "forms": forms_table},
+    "docs/formats.md": {
+        "formats": formats_table,
+        "families": families_table,
+        "tools": tools_table,
+        "forms": forms_table,
+    },
     "docs/gpu.md": {"devices": devices_table},
     "docs/routing.md": {"gates": gates_table},
     "docs/consumers.md": {"consumers": consumers_table, "names": names_table},

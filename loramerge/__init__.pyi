@@ -90,7 +90,7 @@ from loramerge.verbs.push import push as push
 _METHOD = Literal["linear", "average", "cat", "svd", "lego", "slerp", "karcher", "model_stock", "iso_c", "iso_cts", "tsv", "shrunk_tsv", "dc_merge", "core", "ctm", "pico", "wudi", "knots", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr", "ffa", "fair", "fedavg", "mergevla", "sg"] | str
 _GRAIN = Literal["fused", "split", "fused-experts", "split-experts", "fused-projections", "split-projections"]
 _EXTRAS = Literal["refuse", "first", "average", "drop"]
-_FORMAT = Literal["bare", "cloneofsimo", "comfy", "diffusers", "kohya", "mlx", "peft", "sam"]
+_FORMAT = Literal["bare", "cloneofsimo", "comfy", "diffusers", "kohya", "mlx", "peft", "sam", "musubi-tuner", "sd-scripts", "comfyui", "ai-toolkit", "diffsynth", "lightning", "videox-fun", "onetrainer", "diffusion-pipe", "simpletuner", "lycoris"]
 _DTYPE = Literal["float32", "bfloat16", "float16", "float64", "bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64"]
 _PROFILE = Literal["portable", "compact"]
 _CONSUMER = Literal["peft", "transformers", "vllm", "sglang", "llama.cpp", "diffusers", "comfyui", "mlx"]
@@ -131,6 +131,7 @@ def combine(
     profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    energy_per_module: float | str | None = ...,
     consumer: _CONSUMER | None = ...,
     max_rank: int | None = ...,
     allow_unknown: bool = ...,
@@ -270,6 +271,7 @@ def plan(
     profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    energy_per_module: float | str | None = ...,
     consumer: _CONSUMER | None = ...,
     max_rank: int | None = ...,
     allow_unknown: bool = ...,
@@ -362,6 +364,7 @@ def resize(
     profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
+    energy_per_module: float | str | None = ...,
     consumer: _CONSUMER | None = ...,
     max_rank: int | None = ...,
     allow_unknown: bool = ...,

@@ -11,7 +11,7 @@ from loramerge.cli.spec import Entry, Spec
 WORDS: Mapping[str, tuple[str, ...]] = {
     'grain': ('fused', 'split', 'fused-experts', 'split-experts', 'fused-projections', 'split-projections'),
     'extras': ('refuse', 'first', 'average', 'drop'),
-    'format': ('bare', 'cloneofsimo', 'comfy', 'diffusers', 'kohya', 'mlx', 'peft', 'sam'),
+    'format': ('bare', 'cloneofsimo', 'comfy', 'diffusers', 'kohya', 'mlx', 'peft', 'sam', 'musubi-tuner', 'sd-scripts', 'comfyui', 'ai-toolkit', 'diffsynth', 'lightning', 'videox-fun', 'onetrainer', 'diffusion-pipe', 'simpletuner', 'lycoris'),
     'dtype': ('float32', 'bfloat16', 'float16', 'float64'),
     'profile': ('portable', 'compact'),
     'consumer': ('peft', 'transformers', 'vllm', 'sglang', 'llama.cpp', 'diffusers', 'comfyui', 'mlx'),

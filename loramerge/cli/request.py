@@ -19,7 +19,7 @@ from loramerge.formats.output import is_bare
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.sources.expand import expanded, left_aside
 
-SIZES = {"rank", "energy", "total_rank", "size"}  # one of them on the command line puts the others away
+SIZES = {"rank", "energy", "total_rank", "size", "energy_per_module"}  # one typed puts the others away
 
 
 def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Recipe:
@@ -79,7 +79,7 @@ def _own(ctx: click.Context) -> dict[str, Any]:
 def _without_size(written: Recipe) -> Recipe:
     """The recipe without what it says of the size."""
     kept = {name: value for name, value in written.parameters.items() if name not in SIZES}
-    return replace(written.asking(total_rank=None, size=None), parameters=kept)
+    return replace(written.asking(total_rank=None, size=None, energy_per_module=None), parameters=kept)
 
 
 def _kept(written: Recipe, method: str) -> dict[str, Any]:

@@ -221,6 +221,9 @@ class Consumer:
             why = "its weights are in shards, and whether all of them are read is not known."
         elif self.models is not None and self.place(facts) is None:
             why = f"{self.models.untold(facts.classes, f'{self.title} {self.version}')}."
+        elif facts.scaled:
+            some = printable(facts.scaled, 80)
+            why = f"its factors are 8-bit floats with scales beside them ({some}), which it may not read."
         elif unclear := self.untold(facts):
             why = f"{unclear}."
         if why:

@@ -12,6 +12,7 @@ from loramerge.adapters.target import Kind
 from loramerge.consumers.models import candidates
 from loramerge.formats.files.shards import SHARD
 from loramerge.formats.peft.names import Name, alpha_of, parse
+from loramerge.formats.scaled import ENDS as SCALES
 from loramerge.hub.escape import shell
 
 Shape = tuple[int, ...]
@@ -134,6 +135,11 @@ class Facts:
     def of_kind(self, *kinds: Kind) -> list[str]:
         """The places of modules of these kinds."""
         return [module.place for module in self.modules if module.kind in kinds]
+
+    @property
+    def scaled(self) -> str:
+        """The key of a scale beside an 8-bit factor; "" if there is none."""
+        return next((key for key in self.tensors if key.rpartition(".")[2] in SCALES and self.modules), "")
 
     @property
     def biased(self) -> bool:

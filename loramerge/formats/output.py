@@ -29,6 +29,8 @@ from loramerge.formats.peft.keys import Shelf, width
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.profiles import Profile
 from loramerge.formats.reader import load_path
+from loramerge.formats.training import MODEL as HASHED
+from loramerge.formats.training import hashes
 
 RECORD = "loramerge.json"
 # not called .safetensors: some servers load all of these in a folder
@@ -160,8 +162,9 @@ class Draft:
         A bare file keeps the recipe in its header, which was written with one of the same length; a
         folder keeps recipe and report in a file of their own.
         """
+        said = self.outline if recipe is None else replace(self.outline, recipe=recipe)
         if recipe is not None and self.bare:
-            self.writer.amend(replace(self.outline, recipe=recipe).metadata(bare=True))
+            self.writer.amend(said.metadata(bare=True))
         elif recipe is not None:
             _write_json(self.where / RECORD, {**recipe, "report": report})
         self.shelf.finish()
@@ -169,6 +172,9 @@ class Draft:
             array = np.asarray(tensor.read())
             self.marks[key] = array.tobytes()
             self.writer.write(key, array)
+        if HASHED in self.outline.kept:
+            told = said.metadata(self.bare)
+            self.writer.amend(told | hashes(self.weights, self.outline.layout(), told))
         self.writer.close()
 
     def reread(self) -> Adapter:

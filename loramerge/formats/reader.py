@@ -16,6 +16,7 @@ from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.peft.alpha import Alpha
 from loramerge.formats.peft.read import CONFIG, load_folder, noted, open_weights
 from loramerge.formats.pick import called, picked, split
+from loramerge.formats.scaled import descaled, folded
 from loramerge.formats.wrappers import unwrapped_file
 
 EARLY_MLX = "adapters.npz"  # of mlx-lm, before it wrote safetensors
@@ -62,8 +63,8 @@ def _is_foreign(file: File) -> bool:
 
 def _read(header: Header) -> Adapter:
     file, notes = unwrapped_file(header.file)
-    header = replace(header, file=file)
-    return noted(find(header).read(header), notes)
+    header = replace(header, file=descaled(file))
+    return noted(folded(find(header).read(header)), notes)
 
 
 def _foreign(folder: Path, name: str) -> tuple[Path | None, Mapping[str, Any]]:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.formats.files.safetensors.write import Layout, header_size
 
 TRAINING = ("ss_", "modelspec.")  # what trainers write begins so
 STALE = (  # it is of the files, or of their factors, and no longer true of others
     "ss_network_", "ss_new_sd_model_hash", "ss_sd_model_hash", "modelspec.hash", "modelspec.thumbnail",
     "modelspec.merged_from", "modelspec.date",
 )  # fmt: skip
-JOINED = {"modelspec.trigger_phrase": ", ", "modelspec.title": " + ", "ss_output_name": " + "}
+JOINED = {
+    "modelspec.trigger_phrase": ", ", "modelspec.title": " + ", "ss_output_name": " + ",
+    "modelspec.author": ", ", "modelspec.tags": ", ",
+}  # fmt: skip
 TAGS = "ss_tag_frequency"
+MODEL, LEGACY = "sshs_model_hash", "sshs_legacy_hash"  # by which user interfaces know a file of kohya
+UNKNOWN = {MODEL: "0" * 64, LEGACY: "0" * 8}  # what stands there until the tensors are written
+LEGACY_START, LEGACY_SIZE = 0x100000, 0x10000
 
 
 def trained(adapters: Sequence[Adapter]) -> dict[str, str]:
@@ -33,6 +42,22 @@ def trained(adapters: Sequence[Adapter]) -> dict[str, str]:
             found[key] = between.join(own)
     tags = _tags([adapter.metadata for adapter in adapters])
     return found | ({TAGS: json.dumps(tags, sort_keys=True)} if tags else {})
+
+
+def hashes(path: Path, layout: Layout, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The hashes that sd-scripts puts into a file: of its tensors, and of 64 KiB of them.
+
+    The second is that of the file with the metadata of its training alone, from its second MiB on.
+    """
+    start, alone = header_size(layout, metadata), {k: v for k, v in metadata.items() if k.startswith("ss_")}
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(1 << 20):
+            whole.update(block)
+        file.seek(start + LEGACY_START - header_size(layout, alone))
+        part = hashlib.sha256(file.read(LEGACY_SIZE)).hexdigest()
+    return {MODEL: whole.hexdigest(), LEGACY: part[:8]}
 
 
 def _tags(headers: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:

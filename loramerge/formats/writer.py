@@ -25,7 +25,8 @@ from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
 from loramerge.formats.peft.read import open_weights
-from loramerge.formats.training import trained
+from loramerge.formats.tools import TOOLS
+from loramerge.formats.training import UNKNOWN, trained
 
 Check = Callable[[Adapter], None]
 
@@ -55,8 +56,10 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
         UsageError: no such format, or they are of several and none is asked for.
     """
     if format is not None:
+        if format in TOOLS:
+            return TOOLS[format].dialect(adapters)
         if format not in FORMATS:
-            raise UsageError(f"format={format!r} is not one of {', '.join(FORMATS)}.")
+            raise UsageError(f"format={format!r} is not one of {', '.join((*FORMATS, *TOOLS))}.")
         return named(format).bound(adapters)
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:
@@ -76,6 +79,8 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
 def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, str]:
     """What the headers say of the training, and of the base model where those that say it agree."""
     found = trained(adapters)
+    if dialect.hashed and any(UNKNOWN.keys() & adapter.metadata.keys() for adapter in adapters):
+        found |= UNKNOWN
     for key in (*KEPT, *dialect.kept):
         said = {adapter.metadata[key] for adapter in adapters if key in adapter.metadata}
         if len(said) == 1:

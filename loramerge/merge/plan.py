@@ -87,7 +87,7 @@ class Plan:
             asked,
             dtype=dtypes.word(outline.dtype),
             profile=outline.profile,
-            format=self.sources.dialect.name,
+            format=self.sources.dialect.asked or self.sources.dialect.name,
             embedding=Path(asked.embedding or TFIDF).name if compared else None,
         )
 

@@ -13,7 +13,7 @@ from loramerge.algorithms import Method, name_of
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, host
 from loramerge.arrays.workers import workers
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.profiles import Profile, check_profile
@@ -25,6 +25,7 @@ from loramerge.request.progress import Stage
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
+from loramerge.request.share import parsed, units
 from loramerge.sources.choice import unchosen, weighed
 from loramerge.sources.expand import expanded
 from loramerge.sources.open import renormalised
@@ -78,6 +79,8 @@ def settle(
         fold: whether units that are of no use are left out.
     """
     budget, profile = Budget.of(request.total_rank, request.size), _profile(request, sources)
+    if budget is not None and request.energy_per_module is not None:
+        raise UsageError(f"{budget.name} and energy_per_module both set the size: give one of them.")
     tailor, kind = _tailored(request, sources, profile)
     sources, schedule = _chosen(sources, method, request, known, fold)
 
@@ -162,12 +165,17 @@ class _Sizes:
         plan = self.plan
         if plan.budget is not None:
             looking(plan.method, plan.budget)  # says what does not go together, before anything is read
-        settled = self.found(plan.method) if plan.budget is None else self.within(plan.budget)
+        share = plan.request.energy_per_module
+        if share is not None:
+            settled = self.each(share)
+        else:
+            settled = self.found(plan.method) if plan.budget is None else self.within(plan.budget)
         return settled if plan.tailor is None else self.tailored(settled, plan.tailor)
 
     def tailored(self, settled: Plan, tailor: Tailor) -> Plan:
         """The plan as the consumer loads it, with sentences about it."""
         said = sized_by(self.plan.method, self.plan.schedule, self.plan.budget)
+        said = say("energy_per_module") if self.plan.request.energy_per_module is not None else said
         other = tailor.narrower(self.plan.method, settled.outline.largest, said)
         fit = settled if other is None else self.found(other)
         notes = tailor.checked(fit.outline, narrowed=other is not None)
@@ -189,6 +197,20 @@ class _Sizes:
         seen = self.observe(looking(method, budget), plan.work, plan.schedule)
         bare = is_bare(plan.default_out("merged")) if plan.request.bare is None else plan.request.bare
         return Fitting(seen, method.decide([], self.most), plan.schedule, plan.again, bare).within(budget)
+
+    def each(self, share: float | str) -> Plan:
+        """The plan with as many units in every module as it needs; a rank of the method is the most."""
+        plan, asked = self.plan, Budget("energy_per_module", parsed(share)[1])
+        most = getattr(plan.method, "rank", None)
+        free = replace(plan.method, **{"rank": None}) if most else plan.method
+        looking(free, asked)  # says what does not go together, before anything is read
+        method, looks = self.known(plan.method), looking(self.known(free), asked)
+        seen = self.observe(looks, plan.work, plan.schedule)
+        ranks: dict[str, int] = {}
+        for targets, squares in seen:
+            for target, count in zip(targets, units(squares, share).tolist(), strict=True):
+                ranks[target.place] = max(ranks.get(target.place, 1), min(count, most or count))
+        return plan.again(method.decide([], self.most), replace(plan.schedule, ranks=ranks))
 
     @property
     def most(self) -> int:

@@ -85,6 +85,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "base": _ARGUMENT,
         **dict.fromkeys(("only", "exclude", "extras"), HERE),
         **dict.fromkeys(("consumer", "max_rank"), "`check` says which programs load the result"),
+        "energy_per_module": "give `energy`, or resize what was extracted",
         "max_error": "every module is compared anyway",
         "keep_form": "there is no form to keep",
         "bare": _BY_OUT,

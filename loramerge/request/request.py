@@ -18,6 +18,7 @@ from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort
 from loramerge.request.field import Field, ask, fields_of
 from loramerge.request.rules import rule, weight
+from loramerge.request.share import Share
 from loramerge.request.tables import consumers, formats, policies, profiles
 
 if typing.TYPE_CHECKING:
@@ -102,7 +103,8 @@ class Request:
         kinds.Number())  # fmt: skip
     allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip
-    format: str | None = ask(None, "How the merge is written.", "output", kinds.Choice(words=formats),
+    format: str | None = ask(None, "How the merge is written: a format, or the program that will read it.",
+        "output", kinds.Choice(words=formats),
         shown="as the sources, if these are of one format", always=True)  # fmt: skip
     descriptions: Mapping[str, str] | str | Path | None = ask(None, "What each source is good at, for "
         "method sg: {source: text}, or a JSON file of that; else descriptions.json beside it, or its model "
@@ -122,6 +124,9 @@ class Request:
         "that the least energy is lost.", "size", kinds.Whole())  # fmt: skip
     size: float | str | None = ask(None, "Instead of a rank: the size of the file of weights, such as "
         "20MB. Ranks are shared so that it is never above.", "size", kinds.Size(metavar="SIZE"))  # fmt: skip
+    energy_per_module: float | str | None = ask(None, "Instead of one rank: every module keeps this share of "
+        "its ‖ΔW‖², or what kohya's `sv_fro=0.97`, `sv_ratio=20` or `sv_cumulative=0.9` keep. A rank beside "
+        "it is the most.", "size", Share(metavar="SHARE"))  # fmt: skip
     consumer: str | None = ask(None, "The program that will load the merge: the merge keeps to what it can "
         "load, or is refused. See `loramerge check`.", "output", kinds.Choice(words=consumers), option="for",
         key="for")  # fmt: skip

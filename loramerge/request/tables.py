@@ -4,10 +4,11 @@ from __future__ import annotations
 
 
 def formats() -> tuple[str, ...]:
-    """Formats that are written."""
+    """Formats that are written, and programs whose own is."""
     from loramerge.formats.dialects import FORMATS
+    from loramerge.formats.tools import TOOLS
 
-    return FORMATS
+    return (*FORMATS, *TOOLS)
 
 
 def profiles() -> tuple[str, ...]:

@@ -121,7 +121,8 @@ def convert(
     (adapter,) = identified(opened, request)
     dialect = writer.written([adapter], to)
     written = _profile(request.profile, dialect)
-    if request.base is None and _changes_nothing(request) and _copies(adapter, dialect, where):
+    whole = not dialect.asked and request.base is None and _changes_nothing(request)
+    if whole and _copies(adapter, dialect, where):
         writer.copy(adapter, where, request.overwrite)
         made = load(where)
         return Conversion(adapter, made, where, True, diff(adapter, made), tuple(left_behind(adapter)))

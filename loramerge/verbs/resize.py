@@ -15,7 +15,7 @@ from loramerge.request.recipe import Recipe, Source
 from loramerge.request.signature import spelled
 from loramerge.sources.expand import expanded
 
-SIZES = ("rank", "energy", "total_rank", "size")
+SIZES = ("rank", "energy", "total_rank", "size", "energy_per_module")
 
 
 @spelled("resize")
@@ -60,9 +60,10 @@ def resized(source: Source, asked: dict[str, Any], bare: bool | None) -> Plan:
     """
     recipe = Recipe.of("resize", [source], "svd", asked)
     given = [name for name in SIZES if asked.get(name) is not None]
-    if len(given) != 1:
+    if len(given) != 1 and given != ["rank", "energy_per_module"]:  # whose rank is the most
         found = f"not {' and '.join(given)}" if given else "and none is given"
-        raise UsageError(f"One of rank, energy, total_rank and size says how small it shall be, {found}.")
+        names = f"{', '.join(SIZES[:-1])} and {SIZES[-1]}"
+        raise UsageError(f"One of {names} says how small it shall be, {found}.")
     recipe = expanded(recipe)
     if len(recipe.sources) != 1:
         raise UsageError(

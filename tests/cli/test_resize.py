@@ -107,7 +107,7 @@ def test_a_method_without_a_rank_has_no_curve(cli):
 
 
 WRONG = {
-    "no size": (["a"], "One of rank, energy, total_rank and size"),
+    "no size": (["a"], "One of rank, energy, total_rank, size and energy_per_module"),
     "two sizes": (["a", "--rank", 1, "--size", "1MB"], "not rank and size"),
     "two sources": (["a", "a", "--rank", 1], "unexpected extra argument"),
     "a collection": ([".", "--rank", 1], "stands for 2 adapters"),

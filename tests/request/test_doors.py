@@ -50,6 +50,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "profile": ("compact", "compact"),
     "total_rank": (7, 7),
     "size": ("2kB", "2kB"),
+    "energy_per_module": ("sv_ratio=20", "sv_ratio=20"),
     "consumer": ("peft", "peft"),
     "max_rank": (8, 8),
     "allow_unknown": (True, True),

@@ -146,6 +146,7 @@ class Dialect:
     zero_is_rank: an alpha of 0 means the rank, not no strength.
     kept: metadata that stays true of a merge, beside what is said of the base model.
     differences: its tools read a full ΔW of a module too, as `.diff`.
+    hashed: its tools keep hashes of the tensors in the header.
     """
 
     name: ClassVar[str]
@@ -164,6 +165,8 @@ class Dialect:
     unread: ClassVar[tuple[str, ...]] = ()
     one_rank: ClassVar[bool] = False
     differences: ClassVar[bool] = False
+    hashed: ClassVar[bool] = False
+    asked: str = ""  # the program by whose name it was asked for
 
     @property
     def tool(self) -> str:

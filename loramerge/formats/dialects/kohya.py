@@ -64,6 +64,7 @@ class Kohya(Spelled):
     keeps_alpha = True
     zero_is_rank = True
     differences = True
+    hashed = True
 
     def detects(self, header: Header) -> bool:
         return any(KEY.match(key) for key in header.tensors)

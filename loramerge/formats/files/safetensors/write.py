@@ -118,6 +118,11 @@ def file_size(layout: Layout, metadata: Mapping[str, str]) -> int:
     return len(_header(layout, metadata, offsets)) + max((stop for _, stop in offsets.values()), default=0)
 
 
+def header_size(layout: Layout, metadata: Mapping[str, str]) -> int:
+    """The bytes before the tensors of a file."""
+    return len(_header(layout, metadata, _offsets(_ordered(layout))))
+
+
 def _ordered(layout: Layout) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """In the order of the file."""
     order = sorted(layout, key=lambda key: (-_RANK[layout[key][0]], key))
