@@ -18,7 +18,7 @@ from loramerge.formats.forms.boft import BOFT
 from loramerge.formats.forms.c3a import C3A
 from loramerge.formats.forms.checks import check_float, check_full, check_whole, missing
 from loramerge.formats.forms.delora import DELORA
-from loramerge.formats.forms.dora import DORA
+from loramerge.formats.forms.dora import DORA, DORA_EMBEDDING
 from loramerge.formats.forms.embedding import EMBEDDING
 from loramerge.formats.forms.form import Form, Given, Naming, Parts, Update, numberless
 from loramerge.formats.forms.fourierft import FOURIERFT
@@ -66,6 +66,7 @@ FORMS: Mapping[str, Form] = {
         PVERA,
         BOFT,
         DORA,
+        DORA_EMBEDDING,
         HIRA,
         HRA,
         IA3,
@@ -192,7 +193,14 @@ def _check_base(form: Form, given: Given) -> None:
     Raises:
         IncompatibleError: there is none, or it has no such layer.
     """
-    if form.needs == "file" or given.path in given.layers:
+    if form.needs == "file":
+        return
+    if given.path in given.layers:
+        if given.layer.kernel and not form.conv:
+            raise IncompatibleError(
+                f"{given.where} is {form.words} of a convolution, which is not read: merge it into its base "
+                "with the library that wrote it, and take the difference of the two with loramerge extract."
+            )
         return
     if given.base is not None:
         raise IncompatibleError(
@@ -214,7 +222,8 @@ def _check_size(made: Update, factors: Parts, given: Given, form: Form) -> None:
     where, outs, ins, units = given.where, made.up.shape[0], made.down.shape[1], made.down.shape[0]
     stored = sum(prod(tensor.shape) for tensor in factors.values())
     if form.needs != "file":
-        if (outs, ins) != (size := given.layer.size):
+        size = given.layer.size[::-1] if made.kind == "embedding" else given.layer.size
+        if (outs, ins) != size:
             raise IncompatibleError(
                 f"{where} is an update of {outs}×{ins}, but its layer in {printable(given.base, 1000)} is "
                 f"{size[0]}×{size[1]}: it was trained on another model."
