@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from loramerge.arrays.backend import Array
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import is_conv1d
 from loramerge.checkpoints.open import open_headers
-from loramerge.checkpoints.places import Places
+from loramerge.checkpoints.places import Place, Places, home
 from loramerge.checkpoints.quantised import check_readable, numbers
 from loramerge.formats.forms.form import Base, Layer
 
@@ -29,6 +30,49 @@ class Known(Base):
 
     def layers(self, paths: Collection[str]) -> Mapping[str, Layer]:
         return Layers(self.checkpoint, paths)
+
+    def weights(self, sizes: Mapping[Target, tuple[int, int]]) -> Mapping[Target, Tensor]:
+        check_readable(self.checkpoint)
+        made = home(self.checkpoint, Adapter("the adapter", _marked(sizes)))
+        places, pieces = Places(self.checkpoint, made), dict[int, list[Piece]]()
+        for target, slot in made.slots.items():
+            up = slot.up.read().astype(np.int64)  # (rows, 2)
+            for place in places.of(target):
+                own = up if place.outs is None else up[place.outs]
+                pieces.setdefault(int(up[0, 0]), []).append((own[:, 1], place))
+        tensors = self.checkpoint.tensors
+        return {t: _joined(tensors, pieces[i], size) for i, (t, size) in enumerate(sizes.items())}
+
+
+Piece = tuple[Array, Place]  # rows of a matrix, and where in a model they lie
+
+
+def _marked(sizes: Mapping[Target, tuple[int, int]]) -> dict[Target, Slot]:
+    """Slots whose `up` says which module and row it is, so that it is known where these went."""
+    return {
+        target: Slot(
+            Held(np.stack([np.full(outs, i, np.float64), np.arange(outs, dtype=np.float64)], axis=1)),
+            Held(np.zeros((2, ins))),
+            1.0,
+        )
+        for i, (target, (outs, ins)) in enumerate(sizes.items())
+    }
+
+
+def _joined(tensors: Mapping[Key, Tensor], pieces: Sequence[Piece], size: tuple[int, int]) -> Tensor:
+    """A weight of pieces that lie in several tensors, read when it is asked for."""
+
+    def read() -> Array:
+        whole = np.zeros(size)
+        for own, place in pieces:
+            array = numbers(tensors, place.key)
+            array = array[place.index] if place.index >= 0 else array
+            flat = array.reshape(len(array), -1)
+            flat = np.concatenate([flat[rows] for rows in place.rows]) if place.rows else flat
+            whole[own] = flat.T if place.turned else flat
+        return whole
+
+    return Computed(size, read)
 
 
 class Layers(Mapping[str, Layer]):
@@ -50,21 +94,27 @@ class Layers(Mapping[str, Layer]):
 
     def _layer(self, places: Places, path: str) -> Layer | None:
         tensors, there = self.checkpoint.tensors, places.tensor("model", path, "weight")
-        if there is None or there[1] or len(shape := tensors[there[0]].shape) != 2:
+        if there is None or there[1] or not 2 <= len(shape := tensors[there[0]].shape) <= 5:
             return None
         key, _, turned = there
         turned = turned or is_conv1d(self.checkpoint, key[0], key[1].rpartition(".")[0])
-        size = (shape[1], shape[0]) if turned else (shape[0], shape[1])
+        outs, ins = shape[0], prod(shape[1:])
         bias = places.tensor("model", path, "bias")
-        return Layer(size, self._matrix(key, turned), self._matrix(bias[0], False) if bias else None)
+        return Layer(
+            (ins, outs) if turned else (outs, ins),
+            self._matrix(key, turned),
+            self._matrix(bias[0], False) if bias else None,
+            shape[2:],
+        )
 
     def _matrix(self, key: Key, turned: bool) -> Tensor:
-        """A weight as (out, in), or a bias, read when it is asked for."""
+        """A weight as a matrix, or a bias, read when it is asked for."""
         tensors = self.checkpoint.tensors
         shape = tensors[key].shape
+        shape = shape if len(shape) < 2 else (shape[0], prod(shape[1:]))
 
         def read() -> Array:
-            array = numbers(tensors, key)
+            array = numbers(tensors, key).reshape(shape)
             return np.ascontiguousarray(array.T) if turned else array
 
         kind = "F64" if tensors[key].dtype not in ("F32", "BF16", "F16") else tensors[key].dtype

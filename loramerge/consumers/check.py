@@ -33,7 +33,6 @@ from loramerge.formats.dialects import FOLDER_FILES, PEFT, named
 from loramerge.formats.dialects.together import named_family
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.form import NO_AID, Aid
-from loramerge.formats.forms.unread import MAGNITUDE
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.alpha import check_ranks
@@ -46,7 +45,7 @@ from loramerge.formats.peft.updates import understood
 from loramerge.formats.raw import Raw, look
 from loramerge.hub.names import HubName, hub_name
 
-MAGNITUDES = re.compile(rf".+\.(?:{MAGNITUDE})", re.DOTALL)
+MAGNITUDES = re.compile(r".+\.lora_magnitude_vector(?:\.\w+)*", re.DOTALL)
 
 
 @checked("consumer", "max_rank", "allow_pickle")

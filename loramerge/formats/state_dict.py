@@ -17,7 +17,7 @@ from loramerge.arrays.backend import Array, from_torch, to_torch
 from loramerge.errors import IncompatibleError, UsageError, printable
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.extras import settle
-from loramerge.formats.files.views import transposed
+from loramerge.formats.files.views import matrix, transposed
 from loramerge.formats.forms.form import Base, Layer
 from loramerge.formats.peft.alpha import Alpha, check_alpha, check_ranks, with_alpha
 from loramerge.formats.peft.config import check_mergeable, scales
@@ -92,16 +92,22 @@ class Weights(Base):
         self.tensors, self.turned = tensors, turned
 
     def layers(self, paths: Collection[str]) -> Mapping[str, Layer]:
-        return {path: self._layer(path) for path in paths if len(self._shape(path)) == 2}
+        return {path: self._layer(path) for path in paths if 2 <= len(self._shape(path)) <= 5}
+
+    def weights(self, sizes: Mapping[Target, tuple[int, int]]) -> Mapping[Target, Tensor]:
+        raise IncompatibleError(
+            "Weights in memory are for PEFT's names: give a model on the disk or the Hub."
+        )
 
     def _shape(self, path: str) -> tuple[int, ...]:
         return tuple(getattr(self.tensors.get(f"{path}.weight"), "shape", ()))
 
     def _layer(self, path: str) -> Layer:
         weight, bias = Held(to_numpy(self.tensors[f"{path}.weight"])), self.tensors.get(f"{path}.bias")
-        whole: Tensor = transposed(weight) if self.turned else weight
+        kernel = weight.shape[2:]
+        whole = transposed(weight) if self.turned and not kernel else matrix(weight)
         size = whole.shape[0], whole.shape[1]
-        return Layer(size, whole, None if bias is None else Held(to_numpy(bias)))
+        return Layer(size, whole, None if bias is None else Held(to_numpy(bias)), kernel)
 
 
 @checked("adapter", "framework")

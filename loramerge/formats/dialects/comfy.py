@@ -63,6 +63,7 @@ class FirstNames(Spelled):
             oddities=modules.oddities(header, "the scale is 1 there, as ComfyUI has it"),
             said_alpha=not modules.silent,
             placed=modules.placed,
+            full=modules.full,
         )
 
     def _prefix(self, key: str) -> str | None:

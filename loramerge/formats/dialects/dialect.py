@@ -86,10 +86,11 @@ class Header:
         oddities: Iterable[str] = (),
         said_alpha: bool = True,
         placed: Placed | None = None,
+        full: tuple[str, ...] = (),
     ) -> Adapter:
         """The adapter that was read. `said_alpha`: the scale is in the files, not the user's word.
 
-        `placed`: what is known of the model that it is for.
+        `placed`: what is known of the model that it is for.   full: its forms of full rank, by their words.
 
         Raises:
             SourceError: a module has no name.   IncompatibleError: a factor is left over.
@@ -114,6 +115,7 @@ class Header:
             metadata=self.metadata,
             families=placed.families if placed else (),
             spelling=placed.spelling if placed else None,
+            full=full,
         )
 
 

@@ -30,9 +30,9 @@ from loramerge.formats.dialects.places import is_flat, unnamed
 from loramerge.formats.dialects.reader import Found, read_modules
 from loramerge.formats.dialects.spelled import Spelled
 from loramerge.formats.files.json import parse_object
+from loramerge.formats.forms.checks import missing
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
-from loramerge.formats.forms.unread import BASE
 from loramerge.formats.models.family import OURS
 from loramerge.formats.peft.alpha import DIFFUSERS as SETTINGS
 from loramerge.formats.peft.config import Rule, check_mergeable, scales
@@ -80,19 +80,23 @@ class Diffusers(Spelled):
                 f"{printable(header.name)} mixes names of diffusers with others "
                 f"({printable(foreign[0], 80)}): it is not clear how these are scaled."
             )
-        modules = read_modules(header, found, partial(_places, said(header.metadata)))
-        base = None
-        if SETTINGS in header.metadata:
-            base = _set(modules, header)
-            modules.silent.clear()
+        told: list[str] = []
+
+        def settle(modules: Found) -> None:
+            if SETTINGS in header.metadata:
+                told.extend(filter(None, [_set(modules, header)]))
+                modules.silent.clear()
+
+        modules = read_modules(header, found, partial(_places, said(header.metadata)), settle=settle)
         return header.adapter(
             self,
             modules.slots,
-            base=base,
+            base=next(iter(told), None),
             extras=found.rest,
             oddities=modules.oddities(header, "the scale is 1 there, as diffusers has it"),
             said_alpha=not modules.silent,
             placed=modules.placed,
+            full=modules.full,
         )
 
     def learn(self, adapters: Sequence[Adapter]) -> None:
@@ -203,9 +207,9 @@ def _set(modules: Found, header: Header) -> str | None:
         if part not in rules:
             own = {k.removeprefix(f"{part}."): v for k, v in settings.items() if k.startswith(f"{part}.")}
             check_mergeable(own, where)
-            if own.get("use_dora"):
-                raise IncompatibleError(f"{printable(where)} sets use_dora: DoRA {BASE}.")
             rules[part] = scales(own or settings, where)
+        if settings.get(f"{part}.use_dora") and target not in modules.turned:
+            raise missing("lora_magnitude_vector", f"{printable(target)} in {printable(header.name)}")
         if rules[part].rank(target.path) != slot.rank:
             raise SourceError(
                 f"{printable(where)} gives {printable(target)} rank {rules[part].rank(target.path)}, but its "

@@ -85,6 +85,7 @@ class Kohya(Spelled):
             oddities=modules.oddities(header, "the scale is 1 there, as kohya has it"),
             said_alpha=not modules.silent,
             placed=modules.placed,
+            full=modules.full,
         )
 
     def home(self, target: Target) -> Target:

@@ -11,13 +11,14 @@ from math import prod
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Layout, Target
-from loramerge.errors import EmptyError, SourceError, printable
+from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.lycoris import leaves_open, whole_scale
 from loramerge.formats.dialects.model import Placed
+from loramerge.formats.forms.dora import DORA, LENGTHS, of_image
 from loramerge.formats.forms.form import Given, Parts, Update
 from loramerge.formats.forms.parts import Sorted
-from loramerge.formats.forms.table import ALPHA, counted, update, whole
+from loramerge.formats.forms.table import ALPHA, NEEDS, counted, update, whole
 from loramerge.formats.models import unet
 from loramerge.formats.peft.number import number, scale
 
@@ -30,7 +31,8 @@ LINEAR = re.compile(
 class Found:
     """What has been read: updates, how many of each form, modules without an alpha.
 
-    `open` are those whose scale the settings of the training would tell, and these are not there.
+    `open` are those whose scale the settings of the training would tell, and these are not there; `turned`
+    those that DoRA gives lengths, with their names and parts.
     """
 
     placed: Placed
@@ -38,6 +40,12 @@ class Found:
     forms: Counter[str] = field(default_factory=Counter)
     silent: list[str] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
+    turned: dict[Target, tuple[str, Parts]] = field(default_factory=dict)
+
+    @property
+    def full(self) -> tuple[str, ...]:
+        """The forms of full rank among them, by their words."""
+        return whole(self.forms)
 
     def scale(self, header: Header, alpha: float | None, change: Update, module: str) -> float:
         """alpha / rank in float64; without an alpha, the user's or 1."""
@@ -55,8 +63,10 @@ class Found:
     def adapter(self, dialect: Dialect, header: Header, extras: Mapping[str, Tensor], rule: str) -> Adapter:
         """The adapter of these. `rule`: what a missing alpha means in this dialect."""
         told = self.oddities(header, rule)
-        made = header.adapter(dialect, self.slots, extras=extras, oddities=told, said_alpha=not self.silent)
-        return replace(made, full=whole(self.forms))
+        known = not self.silent
+        return header.adapter(
+            dialect, self.slots, extras=extras, oddities=told, said_alpha=known, full=self.full
+        )
 
     def oddities(self, header: Header, rule: str) -> list[str]:
         """Sentences about what was assumed. `rule`: what a missing alpha means in this dialect."""
@@ -80,12 +90,14 @@ def read_modules(
     found: Sorted,
     place: Callable[[Mapping[str, Update]], Placed],
     zero_is_rank: bool = False,
+    settle: Callable[[Found], None] | None = None,
 ) -> Found:
     """The updates of these modules.
 
     Args:
         place: what the names of the modules mean, given the updates.
         zero_is_rank: an alpha of 0 is none.
+        settle: sets the scales that the file says elsewhere.
 
     Raises:
         SourceError, IncompatibleError: as `table.update`; two modules of one target; an alpha that is none.
@@ -97,7 +109,7 @@ def read_modules(
     changes = {
         module: change
         for module, parts in sorted(found.modules.items())
-        if (change := update(parts, Given(shown[module]), "image"))
+        if (change := update(_factors(parts), Given(shown[module]), "image"))
     }
     placed = place(changes)
     targets, result = placed.targets, Found(placed)
@@ -111,7 +123,39 @@ def read_modules(
         alpha = _alpha(found.modules[module], shown[module], zero_is_rank)
         scale = result.scale(header, alpha, change, module)
         result.slots[target] = Slot(change.up, change.down, scale)
+        if found.modules[module].keys() & set(LENGTHS):
+            result.turned[target] = module, found.modules[module]
+    if settle is not None:
+        settle(result)
+    _stretch(header, result)
     return result
+
+
+def _factors(parts: Parts) -> Parts:
+    """Those that any form has."""
+    return {part: tensor for part, tensor in parts.items() if part not in LENGTHS}
+
+
+def _stretch(header: Header, found: Found) -> None:
+    """Give these modules the lengths that DoRA gives their weights.
+
+    Raises:
+        IncompatibleError: there is no base model, or it has other modules.
+    """
+    if not (modules := found.turned):
+        return
+    if header.base is None:
+        first = printable(min(module for module, _ in modules.values()))
+        raise IncompatibleError(
+            f"{first} in {printable(header.name)} is stored as {DORA.words}, which needs {NEEDS['base']} to "
+            f"become an update: name that model by {say('base', 'BASE')}, a path or a name on the Hub."
+        )
+    weights = header.base.weights({target: found.slots[target].shape for target in modules})
+    for target, (module, parts) in modules.items():
+        where = f"{printable(module)} in {printable(header.name)}"
+        kernel = target.layout.kernel
+        found.slots[target] = of_image(found.slots[target], parts, weights[target], kernel, where)
+        found.forms[DORA.name] += 1
 
 
 def _alpha(parts: Parts, where: str, zero_is_rank: bool) -> float | None:

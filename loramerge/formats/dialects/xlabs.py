@@ -61,6 +61,7 @@ class XLabs(Dialect):
             oddities=oddities,
             said_alpha=not modules.silent,
             placed=modules.placed,
+            full=modules.full,
         )
 
     def adopt(self, adapter: Adapter) -> Adapter:

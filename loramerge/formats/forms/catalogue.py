@@ -92,7 +92,15 @@ FORMS: Mapping[str, Form] = {
         make=Late(home='dora.make'),
         peft={'down': ('lora_A.weight',), 'up': ('lora_B.weight',), 'magnitude': ('lora_magnitude_vector', 'lora_magnitude_vector.weight')},
         must=('down', 'up', 'magnitude'), types={'LORA': 'lora_alpha'}, setting='use_dora', bare=False,
-        needs='base', scaled=False, full=True,
+        needs='base', scaled=False, full=True, conv=True,
+    ),
+    'dora_embedding': Form(
+        name='dora_embedding', words='DoRA of an embedding',
+        formula='the same of the table, (dim, tokens)', units='min(out, in)',
+        make=Late(home='dora.make_embedding'),
+        peft={'embedding_A': ('lora_embedding_A',), 'embedding_B': ('lora_embedding_B',), 'magnitude': ('lora_magnitude_vector', 'lora_magnitude_vector.weight')},
+        must=('embedding_A', 'embedding_B', 'magnitude'), types={'LORA': 'lora_alpha'}, setting='use_dora',
+        bare=False, needs='base', scaled=False, full=True,
     ),
     'hira': Form(
         name='hira', words='HiRA', formula='`W ∘ (B @ A)`', units='min(out, in)',

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 from loramerge.adapters.adapter import Tensor
-from loramerge.adapters.target import Kind
+from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import SourceError, printable
 
@@ -24,12 +24,14 @@ class Layer(NamedTuple):
     """A layer of the base model, of which nothing but the header is read until its numbers are asked for.
 
     Args:
-        size: (out, in).   weight: as (out, in).   bias: (out,), if it has one.
+        size: (out, in · Π kernel).   weight: as that matrix.   bias: (out,), if it has one.
+        kernel: of a convolution.
     """
 
     size: tuple[int, int]
     weight: Tensor
     bias: Tensor | None = None
+    kernel: tuple[int, ...] = ()
 
 
 class Base(ABC):
@@ -43,6 +45,14 @@ class Base(ABC):
 
         Raises:
             IncompatibleError: its weights are quantised in a way that is not read.
+        """
+
+    @abstractmethod
+    def weights(self, sizes: Mapping[Target, tuple[int, int]]) -> Mapping[Target, Tensor]:
+        """The weights of these modules of a pipeline, as matrices (out, in · Π kernel) of such sizes.
+
+        Raises:
+            IncompatibleError: it has no such module, or one of another size; or as `layers`.
         """
 
 
@@ -167,7 +177,7 @@ class Form:
         needs: what makes the update: its file alone, the sizes of the layers, or the base weights.
         linear: groups of parts, or of shared tensors, in which ΔW is linear while all others stay the same.
         scaled: alpha over rank multiplies it; else its formula has every number in it.
-        full: its rank is that of the matrix.
+        full: its rank is that of the matrix.   conv: the layer that it asks for may be a convolution.
         told: notes say how many modules have it.   caveat: what they say too.
         empty: a factor without a row is no mistake.
     """
@@ -190,6 +200,7 @@ class Form:
     linear: tuple[tuple[str, ...], ...] = ()
     scaled: bool = True
     full: bool = False
+    conv: bool = False
     told: bool = True
     caveat: str = ""
     empty: bool = False

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.forms.dora import MAGNITUDE
 from loramerge.formats.forms.form import Parts
 from loramerge.formats.forms.table import ALPHA, FORMS
 from loramerge.formats.forms.unread import refuse_keys
@@ -15,6 +16,8 @@ from loramerge.formats.forms.unread import refuse_keys
 ENDS = {  # what ends a key, with # for a number -> the part of the module that it is
     ALPHA: ALPHA,
     **{end: part for form in FORMS.values() for part, ends in form.image.items() for end in ends},
+    "dora_scale": "dora_scale",
+    **dict.fromkeys((*MAGNITUDE, f"{MAGNITUDE[0]}.default", f"{MAGNITUDE[0]}.default.weight"), "magnitude"),
 }
 _LONGEST = max(end.count(".") for end in ENDS) + 1
 _FAMILIES = "|".join(sorted({end.partition("_")[0] for end in ENDS if "_" in end}))

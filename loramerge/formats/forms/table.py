@@ -35,6 +35,7 @@ ROWS: Table[Form] = Table(  # the catalogue is written from these, and loads non
         "pvera": "pvera.PVERA",
         "boft": "boft.BOFT",
         "dora": "dora.DORA",
+        "dora_embedding": "dora.DORA_EMBEDDING",
         "hira": "hira.HIRA",
         "hra": "hra.HRA",
         "ia3": "ia3.IA3",
@@ -161,7 +162,14 @@ def _check_base(form: Form, given: Given) -> None:
     Raises:
         IncompatibleError: there is none, or it has no such layer.
     """
-    if form.needs == "file" or given.path in given.layers:
+    if form.needs == "file":
+        return
+    if given.path in given.layers:
+        if given.layer.kernel and not form.conv:
+            raise IncompatibleError(
+                f"{given.where} is {form.words} of a convolution, which is not read: merge it into its base "
+                "with the library that wrote it, and take the difference of the two with loramerge extract."
+            )
         return
     if given.base is not None:
         raise IncompatibleError(
@@ -183,7 +191,8 @@ def _check_size(made: Update, factors: Parts, given: Given, form: Form) -> None:
     where, outs, ins, units = given.where, made.up.shape[0], made.down.shape[1], made.down.shape[0]
     stored = sum(prod(tensor.shape) for tensor in factors.values())
     if form.needs != "file":
-        if (outs, ins) != (size := given.layer.size):
+        size = given.layer.size[::-1] if made.kind == "embedding" else given.layer.size
+        if (outs, ins) != size:
             raise IncompatibleError(
                 f"{where} is an update of {outs}×{ins}, but its layer in {printable(given.base, 1000)} is "
                 f"{size[0]}×{size[1]}: it was trained on another model."

@@ -30,9 +30,7 @@ class Unread(NamedTuple):
     image: str = ""
 
 
-MAGNITUDE = r"lora_magnitude_vector(?:\.\w+)*"
 UNREAD = (
-    Unread("DoRA", BASE, image=rf"dora_scale|{MAGNITUDE}"),
     Unread("QALoRA", "pools its input, so it has no low-rank update", "use_qalora"),
     Unread("block-diagonal LoRA", "is not read", "use_bdlora"),
     Unread("an activated LoRA", "works on some tokens only and has no one update", "alora_invocation_tokens"),

@@ -197,6 +197,31 @@ def peft_merged(config, size, shared=None, weight=None, bias=None, beside=None, 
     return theirs
 
 
+def peft_dora(form, weight):
+    """PEFT's merge of a DoRA into a convolution, or into a table (tokens, dim), then transposed."""
+
+    @quietly()
+    def theirs(parts):
+        import peft
+        import torch
+
+        outs, ins, *kernel = weight.shape
+        layer = torch.nn.Conv2d(ins, outs, kernel, bias=False) if kernel else torch.nn.Embedding(outs, ins)
+        layer = layer.double()
+        layer.weight.data = torch.from_numpy(weight).double()
+        before = layer.weight.detach().clone()
+        config = peft.LoraConfig(r=3, lora_alpha=1.5, use_dora=True, target_modules=["m"])
+        made = peft.get_peft_model(torch.nn.ModuleDict({"m": layer}), config).double()
+        spelled = FORMS[form].peft
+        state = {f"base_model.model.m.{spelled[part][0]}": value for part, value in _torch(parts).items()}
+        assert not peft.set_peft_model_state_dict(made, state).unexpected_keys
+        with torch.no_grad():
+            delta = (made.merge_and_unload()["m"].weight - before).numpy()
+        return delta.reshape(outs, -1) if kernel else delta.T
+
+    return theirs
+
+
 def signs(weight, right):
     """(r,) whether torch's singular vectors point as these do, 1 or -1; 1 where it is not installed."""
     if not find_spec("torch"):

@@ -25,6 +25,36 @@ def dora(rng):
     )
 
 
+def dora_conv(rng):
+    parts = {
+        "down": n(rng, 3, 5, 3, 2),
+        "up": n(rng, 14, 3, 1, 1),
+        "magnitude": 3 + rng.random((1, 14, 1, 1)),
+    }
+    weight, wanted = base_weight(rng, 14, 30), np.zeros((14, 30))
+    whole = weight + 0.5 * product(parts["up"][:, :, 0, 0], parts["down"].reshape(3, 30))
+    for o in range(14):
+        length = parts["magnitude"][0, o, 0, 0] / np.sqrt((whole[o] ** 2).sum())
+        wanted[o] = length * whole[o] - weight[o]
+    theirs = authors.peft_dora("dora", weight.reshape(14, 5, 3, 2))
+    config = {"peft_type": "LORA", "use_dora": True}
+    return Sample("peft", parts, wanted, 14, None, set(), theirs, (3, 2), rank=3,
+        config=config, weight=weight, scale=0.5)  # fmt: skip
+
+
+def dora_embedding(rng):
+    """Of a table (tokens, dim): every column has a length."""
+    parts = {"embedding_A": n(rng, 3, 13), "embedding_B": n(rng, 12, 3), "magnitude": 3 + rng.random(12)}
+    table, wanted = base_weight(rng, 13, 12), np.zeros((12, 13))
+    whole = table.T + 0.5 * product(parts["embedding_B"], parts["embedding_A"])
+    for dim in range(12):
+        length = parts["magnitude"][dim] / np.sqrt((whole[dim] ** 2).sum())
+        wanted[dim] = length * whole[dim] - table[:, dim]
+    theirs, config = authors.peft_dora("dora_embedding", table), {"peft_type": "LORA", "use_dora": True}
+    return Sample("peft", parts, wanted, 12, None, set(), theirs, rank=3,
+        config=config, weight=table, scale=0.5)  # fmt: skip
+
+
 def kasa(size, marked, units):
     def make(rng):
         (outs, ins), parts = size, {"down": n(rng, 3, size[1]), "up": n(rng, size[0], 3), "diag": n(rng, 3)}

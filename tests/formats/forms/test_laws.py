@@ -40,7 +40,8 @@ def layers(it):
     """The layer of the sample: of one whose size is enough, no number may be read."""
     if it.weight is None:
         return {} if it.size is None else {"m": Layer(it.size, shut(it.size))}
-    return {"m": Layer(it.weight.shape, Held(it.weight), None if it.bias is None else Held(it.bias))}
+    bias = None if it.bias is None else Held(it.bias)
+    return {"m": Layer(it.weight.shape, Held(it.weight), bias, it.kernel)}
 
 
 def shut(shape):
@@ -142,6 +143,21 @@ def test_a_form_that_needs_its_base_asks_for_it(form, make):
         return
     with pytest.raises((SourceError, IncompatibleError), match="m in f"):
         update(held(it.parts), given, it.naming)
+
+
+@every
+def test_a_convolution_in_the_place_of_its_layer_is_refused(form, make):
+    it = sample(make)
+    if FORMS[form].needs == "file" or FORMS[form].conv:
+        return
+    given = layers(it)["m"]
+    conv = {"m": Layer(given.size, shut(given.size), None, (3, 3))}
+    with pytest.raises(IncompatibleError, match=r"m in f is .* of a convolution, which is not read"):
+        update(
+            held(it.parts),
+            Given("m in f", it.config, it.rank, 1.0, "m", held(it.shared), conv, "b"),
+            it.naming,
+        )
 
 
 @every

@@ -1,120 +1,37 @@
-"""Adapters as PEFT itself saves them, read with the base model that it had, against PEFT's own merge."""
+"""Adapters as PEFT itself saved them, with the base that it had, against what its own merge made of them.
+
+They are committed; `python -m tests.formats.forms.make` makes them.
+"""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import loramerge as lm
 from loramerge.errors import IncompatibleError, SourceError
+from tests.formats.forms.make import HERE, LAYERS, TYPES, folder_of
 from tests.helpers.files import Cli
 from tests.helpers.models import save_model
 
-LAYERS = {
-    "model.layers.0.q_proj": (24, 16),
-    "model.layers.0.v_proj": (16, 16),
-    "model.layers.0.up_proj": (16, 24),
-}
-BANK = {"r": 2, "num_vectors": 8, "vector_length": 8}
-TYPES = {  # type -> class of its config, its settings
-    "VERA": ("VeraConfig", {"r": 4}),
-    "VERA, drawn": ("VeraConfig", {"r": 4, "save_projection": False}),
-    "PVERA": ("PveraConfig", {"r": 4}),
-    "PVERA, drawn": ("PveraConfig", {"r": 4, "save_projection": False}),
-    "RANDLORA": ("RandLoraConfig", {"r": 4}),
-    "VBLORA": ("VBLoRAConfig", BANK),
-    "VBLORA, best": (
-        "VBLoRAConfig",
-        {**BANK, "save_only_topk_weights": True},
-    ),
-    "TINYLORA": ("TinyLoraConfig", {"r": 2, "weight_tying": 1.0}),
-    "UNILORA": ("UniLoraConfig", {"r": 2, "theta_d_length": 32, "save_indices": True}),
-    "C3A": ("C3AConfig", {"block_size": 8}),
-    "MISS": ("MissConfig", {"r": 5}),
-    "MISS, mini": ("MissConfig", {"r": 4, "mini_r": 8, "init_weights": "mini"}),
-    "MISS, bat": ("MissConfig", {"r": 4, "init_weights": "bat"}),
-    "DELORA": ("DeloraConfig", {"r": 3}),
-    "GRALORA": ("GraloraConfig", {"r": 4, "gralora_k": 2, "hybrid_r": 2}),
-    "FOURIERFT": ("FourierFTConfig", {"n_frequency": 5}),
-    "WAVEFT": ("WaveFTConfig", {"n_frequency": 9}),
-    "SHIRA": ("ShiraConfig", {"r": 2}),
-    "DoRA": ("LoraConfig", {"r": 3, "use_dora": True}),
-    "DoRA, rsLoRA": ("LoraConfig", {"r": 3, "use_dora": True, "use_rslora": True}),
-    "HRA": ("HRAConfig", {"r": 4}),
-    "HIRA": ("HiraConfig", {"r": 4}),
-    "IA3": ("IA3Config", {"feedforward_modules": ["up_proj"]}),
-    "OFT": ("OFTConfig", {"oft_block_size": 4}),
-    "PSOFT": ("PsoftConfig", {"r": 4}),
-    "BOFT": ("BOFTConfig", {"boft_block_size": 4}),
-}
-ALONE = {"VBLORA", "VBLORA, best", "TINYLORA", "UNILORA", "C3A", "DELORA", "GRALORA"}  # need no base
+ALONE = {  # need no base
+    "VBLORA", "VBLORA, best", "TINYLORA", "UNILORA", "C3A", "DELORA", "GRALORA", "LOHA", "LOKR",
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """(folder of the adapter, folder of the base, ΔW of every module) of a type."""
-    torch, peft = (pytest.importorskip(package) for package in ("torch", "peft"))
-    root, made = tmp_path_factory.mktemp("saved"), {}
+@pytest.fixture
+def saved():
+    """(folder of the adapter, folder of the base, ΔW of every module by PEFT's merge) of a type."""
 
-    def save(name):
-        if name not in made:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                made[name] = _save(torch, peft, root / name.replace(", ", "-"), *TYPES[name])
-        return made[name]
+    def committed(name):
+        if name == "PSOFT":
+            pytest.importorskip("torch")
+        folder = HERE / "saved" / folder_of(name)
+        wanted = load_file(folder / "wanted.safetensors")
+        return folder, HERE / "base", {path: delta.astype("f8") for path, delta in wanted.items()}
 
-    return save
-
-
-def nest(torch, layers):
-    """A model whose modules have these dotted names."""
-    top = torch.nn.Module()
-    for path, layer in layers.items():
-        *parents, last = path.split(".")
-        here = top
-        for name in parents:
-            if not hasattr(here, name):
-                here.add_module(name, torch.nn.Module())
-            here = getattr(here, name)
-        here.add_module(last, layer)
-    return top
-
-
-def _save(torch, peft, root, config, settings):
-    torch.manual_seed(1)
-    layers = {path: torch.nn.Linear(ins, outs) for path, (ins, outs) in LAYERS.items()}
-    base = nest(torch, layers)
-    before = {key: value.clone().numpy() for key, value in base.state_dict().items()}
-    save_model(root / "base", before)
-    settings = {"target_modules": [path.rpartition(".")[2] for path in LAYERS], **settings}
-    model = peft.get_peft_model(base, getattr(peft, config)(**settings))
-    with torch.no_grad():
-        for value in model.parameters():
-            if value.requires_grad:
-                value.copy_(value + 0.3 * torch.randn_like(value))
-    model.save_pretrained(root / "adapter")
-    merged = (
-        peft.PeftModel.from_pretrained(nest(torch, _again(torch, before)), root / "adapter")
-        .eval()
-        .merge_and_unload()
-    )
-    after = merged.state_dict()
-    return (
-        root / "adapter",
-        root / "base",
-        {path: after[f"{path}.weight"].numpy().astype("f8") - before[f"{path}.weight"] for path in LAYERS},
-    )
-
-
-def _again(torch, before):
-    layers = {}
-    for path, (ins, outs) in LAYERS.items():
-        layers[path] = torch.nn.Linear(ins, outs)
-        layers[path].load_state_dict(
-            {end: torch.from_numpy(before[f"{path}.{end}"]) for end in ("weight", "bias")}
-        )
-    return layers
+    return committed
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -136,8 +53,6 @@ def test_without_its_base_the_refusal_says_what_is_needed(saved, name):
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_file_with_one_tensor_removed_is_refused_by_its_name(saved, name, tmp_path):
-    from safetensors.numpy import load_file, save_file
-
     folder, base, _ = saved(name)
     (tmp_path / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -226,8 +141,6 @@ def test_a_merge_of_full_rank_is_refused_until_someone_says_its_size(saved, tmp_
     assert lm.combine([folder], base=base, rules=[lm.Rule("proj", rank=3)]).adapter.rank == 3
     dense = run("combine", folder, "--base", base, "-o", tmp_path / "d.safetensors", "--dense-delta")
     assert dense.code == 0, dense.err
-    from safetensors.numpy import load_file
-
     for key, delta in load_file(tmp_path / "d.safetensors").items():
         np.testing.assert_allclose(delta, wanted[key.removesuffix(".weight")], atol=1e-5)
     assert run("combine", folder, "--fuse", base, "-o", tmp_path / "model").code == 0
@@ -249,8 +162,6 @@ def test_a_quantised_base_is_refused_by_name_only_where_it_is_needed(saved, tmp_
 def test_a_small_file_cannot_ask_for_a_large_draw(saved, tmp_path):
     """A file of a few bytes says a rank of millions: nothing is drawn or allocated."""
     folder, base, _ = saved("VERA, drawn")
-    from safetensors.numpy import load_file, save_file
-
     config = (folder / "adapter_config.json").read_text().replace('"r": 4', '"r": 4000000')
     (tmp_path / "adapter_config.json").write_text(config)
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -262,8 +173,6 @@ def test_a_small_file_cannot_ask_for_a_large_draw(saved, tmp_path):
 
 @pytest.mark.parametrize("name", ["DoRA", "VERA", "IA3"])
 def test_a_state_dict_in_memory_is_read_with_that_of_its_base(saved, name):
-    from safetensors.numpy import load_file
-
     folder, base, wanted = saved(name)
     config = json.loads((folder / "adapter_config.json").read_text())
     tensors, weights = load_file(folder / "adapter_model.safetensors"), load_file(base / "model.safetensors")
