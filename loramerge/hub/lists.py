@@ -104,7 +104,7 @@ def _collected(slug: str) -> Found:
         raise SourceError(f"The Hub has no collection {printable(slug)}, or it is private.") from None
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise SourceError(
-            f"What the Hub says of the collection {printable(slug)} cannot be read: name its adapters instead."
+            f"What the Hub says of the collection {printable(slug)} cannot be read: name its adapters."
         ) from error
     names = [HubName(model) for model in models if REPOSITORY.fullmatch(model)]
     with ThreadPoolExecutor(8) as pool:
