@@ -11,12 +11,13 @@ from loramerge.adapters.base_models import without_folders
 from loramerge.adapters.target import Target
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.checkpoint import PIPELINE, Checkpoint
+from loramerge.checkpoints.deltas import deltas, without_place
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, printable, say
-from loramerge.formats.peft.beside import told
+from loramerge.errors import IncompatibleError, printable
+from loramerge.formats.dialects.kohya import KOHYA
 from loramerge.formats.peft.names import PREFIX
 
 TASKS = {  # how the class of a model ends -> PEFT's name of its task; those of heads make PEFT look for one
@@ -64,13 +65,15 @@ def adapter(pair: Pair, modules: Iterable[Module], beside: Sequence[Beside], nam
             f"{printable(pair.tuned.name)} and {printable(pair.base.name)} do not differ in any module by "
             "more than rounding: there is no adapter to write."
         )
-    extras, settings = _beside(pair, slots, beside)
+    dialect = home(pair.base)
+    if beside and dialect != "peft":
+        dialect, extras, settings = KOHYA.name, deltas(pair, slots, beside), dict[str, Any]()
+    else:
+        extras, settings = _beside(pair, slots, beside)
     config = {**settings, "task_type": _task(pair.base)}
     base = BaseModel(pair.base.hub or without_folders(pair.base.name), pair.base.commit)
     provenance = Provenance(name, files=(*pair.tuned.files, *pair.base.files))
-    return Adapter(
-        name, slots, base, extras, config, provenance, dialect=home(pair.base), bare=pair.base.bare
-    )
+    return Adapter(name, slots, base, extras, config, provenance, dialect=dialect, bare=pair.base.bare)
 
 
 def _task(base: Checkpoint) -> str | None:
@@ -98,10 +101,7 @@ def _beside(
             extras |= _module(pair, each.key[0], path)
             heads.add(path)
     if homeless:
-        raise IncompatibleError(
-            f"{printable(pair.tuned.name)} changes tensors that have no place in an adapter "
-            f"({told(homeless)}): leave them out with {say('extras', 'drop')}, or by {say('exclude')}."
-        )
+        raise without_place(pair, homeless)
     config = {"modules_to_save": sorted(heads)} if heads else {}
     return extras, {**config, **({"bias": "all"} if biased else {})}
 

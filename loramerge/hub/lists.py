@@ -99,9 +99,13 @@ def _collected(slug: str) -> Found:
     try:
         with explained(where):
             collection = api().get_collection(slug)
+        models = [str(item.item_id) for item in collection.items if item.item_type == "model"]
     except Missing:
         raise SourceError(f"The Hub has no collection {printable(slug)}, or it is private.") from None
-    models = [item.item_id for item in collection.items if item.item_type == "model"]
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise SourceError(
+            f"What the Hub says of the collection {printable(slug)} cannot be read: name its adapters."
+        ) from error
     names = [HubName(model) for model in models if REPOSITORY.fullmatch(model)]
     with ThreadPoolExecutor(8) as pool:
         adapters = tuple(name for name, fits in zip(names, pool.map(_is_adapter, names), strict=True) if fits)

@@ -8,6 +8,7 @@ import json
 import pickle
 import struct
 import zipfile
+from itertools import product
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -19,7 +20,7 @@ from loramerge.formats.files.opcodes import STEPS, WORDS
 from loramerge.formats.files.pickles import open_pickle
 from loramerge.formats.records import read_record
 from loramerge.request.recipe_text import read as read_recipe
-from tests.fuzz.walk import Outcomes
+from tests.fuzz.walk import Outcomes, paths, put
 from tests.helpers.files import folder as adapter_folder
 from tests.helpers.files import tensors
 
@@ -147,19 +148,26 @@ def merged(path):
     lm.combine([path], "svd", rank=1, alpha="rank", threads=1)
 
 
+def adapters(folder):
+    """Two small adapters in a folder, made once."""
+    for seed, name in enumerate("ab"):
+        if not (folder / name).exists():
+            adapter_folder(folder / name, tensors(seed, shapes={"q": (4, 4), "v": (4, 4)}))
+    return [folder / "a", folder / "b"]
+
+
 MARK = b"M" * 64  # stands for the one of the merge
+MASKS = {
+    f"{name}/{path}": {"dtype": "U8", "shape": [4, 1], "data_offsets": [4 * number, 4 * number + 4]}
+    for number, (name, path) in enumerate(product("ab", "qv"))
+}
 
 
 def restored(path):
     """The masks beside a merge, which is made once."""
     folder = path.parent / "m"
     if not folder.exists():
-        for seed, name in enumerate("ab"):
-            made = path.parent / name
-            shapes = {"q": (4, 4), "v": (4, 4)}
-            if not made.exists():
-                adapter_folder(made, tensors(seed, shapes=shapes))
-        lm.combine([path.parent / "a", path.parent / "b"], "mergevla", rank=1, out=folder, threads=1)
+        lm.combine(adapters(path.parent), "mergevla", rank=1, out=folder, threads=1)
         (folder / "masks/masks.safetensors").rename(path.parent / "whole")
     start = (path.parent / "whole").read_bytes().partition(b'"merge\\": \\"')[2]
     place = folder / "masks/masks.safetensors"
@@ -167,29 +175,46 @@ def restored(path):
     lm.restore(folder, "a", rank=1, threads=1)
 
 
-TASKS = st.fixed_dictionaries(
-    {
-        "tasks": st.dictionaries(st.sampled_from(["a", "b", ""]), st.integers(-1, 3), max_size=2) | JSON,
-        "merge": st.just(MARK.decode()) | JSON,
-    }
-)
-MASK_KEYS = st.sampled_from(["a/q", "a/v", "b/q", "a/", "/", "a/x", "c/q"])
-MASK_ENTRY = st.fixed_dictionaries(
-    {
-        "dtype": st.sampled_from(["U8", "U8", "F32", "I8"]),
-        "shape": st.sampled_from([[4, 1], [4, 1], [1, 4], [4], [4, 2], [0, 1], [2**40, 1]]),
-        "data_offsets": st.sampled_from([[0, 4], [4, 8], [8, 12], [0, 8], [0, 2**40]]),
-    }
-)
+def changed(whole, draw):
+    """A table with other values in up to two of its fields, of those that it has at first."""
+    for _ in range(draw(st.integers(0, 2))):
+        way = draw(st.sampled_from(list(paths(whole))))
+        whole = put(whole, way, draw(JSON | NUMBERS))
+    return whole
+
+
+NUMBERS = st.sampled_from([0, 4, 8, 12, 16, -4, 2**40, [0, 4], [4, 1], [4, 2], "U8", "F32", "a", "a/q"])
 
 
 @st.composite
 def masks(draw):
-    """A file of masks, of which any part may be wrong."""
-    header = draw(st.dictionaries(MASK_KEYS, MASK_ENTRY | JSON, max_size=3))
-    said = json.dumps(draw(TASKS | JSON))
-    return safetensors({"__metadata__": {"loramerge.masks": said}, **header}, draw(st.binary(max_size=12)))
+    """A file of masks, of which some part may be wrong."""
+    said = changed({"tasks": {"a": 2, "b": 2}, "merge": MARK.decode()}, draw)
+    header = changed(MASKS, draw)
+    if draw(st.booleans()) and isinstance(header, dict):
+        header = {key: value for key, value in header.items() if draw(st.integers(0, 7))}
+    text = said if draw(st.booleans()) and isinstance(said, str) else json.dumps(said)
+    entries = {"__metadata__": {"loramerge.masks": text}, **(header if isinstance(header, dict) else {})}
+    return safetensors(entries, draw(st.binary(min_size=16, max_size=16) | st.binary(max_size=20)))
 
+
+def replayed(path):
+    """The record of a merge, which is made once, with the changes that stand in a file."""
+    place = path.parent / "record"
+    if not place.exists():
+        made = path.parent / "n"
+        lm.combine(adapters(path.parent), "svd", rank=1, out=made, threads=1)
+        record = json.loads((made / "loramerge.json").read_text())
+        place.write_text(json.dumps({key: value for key, value in record.items() if key != "report"}))
+    record = json.loads(place.read_text())
+    for number, value in json.loads(path.read_text()):
+        ways = list(paths(record))
+        record = put(record, ways[number % len(ways)], value)
+    path.write_text(json.dumps(record))
+    lm.replay(path, sources={name: path.parent / name for name in "ab"}, threads=1)
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 999), JSON | NUMBERS), max_size=2)
 
 YAML = st.lists(
     st.sampled_from(
@@ -249,6 +274,7 @@ KINDS = {  # what is written -> (its bytes, its name, what reads it)
         lambda path: read_npz(path, "x"),
     ),
     "records": (JSON.map(lambda v: json.dumps(v).encode()), "x.json", lambda path: lm.replay(path)),
+    "changed records": (CHANGES.map(lambda v: json.dumps(v).encode()), "x.json", replayed),
     "masks": (masks(), "x.safetensors", restored),
     "recipes": (YAML | st.binary(max_size=40), "x.yaml", read_recipe),
     "records in headers": (
@@ -259,6 +285,9 @@ KINDS = {  # what is written -> (its bytes, its name, what reads it)
         read_record,
     ),
 }
+
+
+NEVER_FINE = {"headers", "pickles", "zipped pickles", "spoilt zips", "records"}  # of so few tries
 
 
 def tried(tmp_path, kind, count):
@@ -279,14 +308,16 @@ def tried(tmp_path, kind, count):
         found.of(lambda: read(path), raw)
 
     each()
-    print(kind, dict(found.count))
+    print(f"{kind}: {sum(found.count.values())} executions,", dict(found.count))
     found.check()
+    return found.count
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_hundred(tmp_path, kind):
-    tried(tmp_path, kind, 150)
+    count = tried(tmp_path, kind, 150)
+    assert bool(count["fine"]) == (kind not in NEVER_FINE), "what is right is reached, too"
 
 
 @pytest.mark.slow

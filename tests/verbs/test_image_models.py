@@ -228,3 +228,32 @@ def test_the_tables_translate_openclip_as_transformers_names_it():
             rows = sum(span.stop - span.start for span in part.rows) or shape[0]
             there = known[f"{part.path}.{part.parameter}".removeprefix("text_model.")]
             assert there == ((rows, *shape[1:])[::-1] if part.turned else (rows, *shape[1:]))
+
+
+@pytest.mark.parametrize("model", ["pipeline", "one.safetensors"])
+def test_norms_and_biases_of_a_tuned_unet_are_extracted_as_differences(place, tmp_path, model):
+    folder, _ = place
+    lm.fuse(folder / "peft", folder / model, tmp_path / model)
+    weights = tmp_path / model
+    if model == "pipeline":
+        weights = tmp_path / model / "unet" / "diffusion_pytorch_model.safetensors"
+    state, metadata = read_model(weights), {"format": "pt"}
+    ends = ("norm.weight", "out.2.bias", "conv_out.bias", "time_embed.0.bias", "linear_1.bias")
+    changed = [key for key in state if key.endswith(ends)]
+    assert len(changed) > 2
+    for key in changed:
+        state[key] = state[key] + np.float32(0.25)
+    weights.unlink()
+    save_model(weights, state, metadata=metadata)
+    with pytest.raises(lm.errors.IncompatibleError, match="Decide with extras"):
+        lm.extract(tmp_path / model, folder / model, rank=4)
+    out = tmp_path / "e.safetensors"
+    done = lm.extract(tmp_path / model, folder / model, out, rank=4, extras="first")
+    assert sorted(key.rpartition(".")[2] for key in done.adapter.extras) == sorted(
+        "diff_b" if key.endswith("bias") else "diff" for key in changed
+    )
+    (tmp_path / "again").mkdir()
+    lm.fuse(out, folder / model, tmp_path / "again" / model)
+    again = read_model(tmp_path / "again" / weights.relative_to(tmp_path))
+    assert again.keys() == state.keys()
+    assert all(np.allclose(again[key], state[key], atol=1e-5) for key in state)
