@@ -72,6 +72,7 @@ METHODS: Table[Method] = Table(
         "iso_cts": "iso_cts.IsoCTS",
         "tsv": "tsv.Tsv",
         "shrunk_tsv": "shrunk_tsv.ShrunkTsv",
+        "level": "level.Level",
         "dc_merge": "dc_merge.DcMerge",
         "core": "core.Core",
         "ctm": "ctm.Ctm",
