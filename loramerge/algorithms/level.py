@@ -61,7 +61,7 @@ class Level(Cored):
         "adapter", "Whether whole adapters are made equally strong, or all adapters in each module."
     )
     fade: float = option(
-        0.2,
+        0.3,
         "How the strength falls with the number T of adapters: T^-fade times the mean of theirs.",
         Interval(low=0, high=1),
     )

@@ -92,7 +92,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='shrink', type='float', default=0.3, help='How much of the whitening is left out: 0 none of it, 1 all of it.', low=0, high=1),
         Spec(name='power', type='float', default=0.75, help='The power that σ is raised to before the merge: 1 leaves spectra as they are, 0.5 flattens them.', low=0.1, high=1),
         Spec(name='scope', type='int', default='adapter', help='Whether whole adapters are made equally strong, or all adapters in each module.', choices=('adapter', 'module')),
-        Spec(name='fade', type='float', default=0.2, help='How the strength falls with the number T of adapters: T^-fade times the mean of theirs.', low=0, high=1),
+        Spec(name='fade', type='float', default=0.3, help='How the strength falls with the number T of adapters: T^-fade times the mean of theirs.', low=0, high=1),
     )),
     'dc_merge': Entry('spectral', 'none', 'Every source gets an even spectrum; then entries are elected in a basis that covers all sources.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
