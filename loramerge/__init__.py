@@ -40,6 +40,7 @@ _CONTENTS = {
     "algorithms.karcher": "Karcher",
     "algorithms.knots": "Knots",
     "algorithms.lego": "Lego",
+    "algorithms.level": "Level",
     "algorithms.linear": "Linear",
     "algorithms.magnitude": "Magnitude",
     "algorithms.mergevla": "MergeVla",

@@ -35,6 +35,7 @@ from loramerge.algorithms.iso_cts import IsoCTS as IsoCTS
 from loramerge.algorithms.karcher import Karcher as Karcher
 from loramerge.algorithms.knots import Knots as Knots
 from loramerge.algorithms.lego import Lego as Lego
+from loramerge.algorithms.level import Level as Level
 from loramerge.algorithms.linear import Linear as Linear
 from loramerge.algorithms.magnitude import Magnitude as Magnitude
 from loramerge.algorithms.mergevla import MergeVla as MergeVla
@@ -87,7 +88,7 @@ from loramerge.verbs.inspect import inspect as inspect
 from loramerge.verbs.plot import plot_spectra as plot_spectra
 from loramerge.verbs.push import push as push
 
-_METHOD = Literal["linear", "average", "cat", "svd", "lego", "slerp", "karcher", "model_stock", "iso_c", "iso_cts", "tsv", "shrunk_tsv", "dc_merge", "core", "ctm", "pico", "wudi", "knots", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr", "ffa", "fair", "fedavg", "mergevla", "sg"] | str
+_METHOD = Literal["linear", "average", "cat", "svd", "lego", "slerp", "karcher", "model_stock", "iso_c", "iso_cts", "tsv", "shrunk_tsv", "level", "dc_merge", "core", "ctm", "pico", "wudi", "knots", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr", "ffa", "fair", "fedavg", "mergevla", "sg"] | str
 _GRAIN = Literal["fused", "split", "fused-experts", "split-experts", "fused-projections", "split-projections"]
 _EXTRAS = Literal["refuse", "first", "average", "drop"]
 _FORMAT = Literal["bare", "cloneofsimo", "comfy", "diffusers", "kohya", "mlx", "peft", "sam", "musubi-tuner", "sd-scripts", "comfyui", "ai-toolkit", "diffsynth", "lightning", "videox-fun", "onetrainer", "diffusion-pipe", "simpletuner", "lycoris"]

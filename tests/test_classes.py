@@ -16,7 +16,9 @@ CONTRACTS = {  # their methods have a default where most have nothing of their o
     "loramerge.routing.gates.gate.Gate",
     "loramerge.routing.imports.system.System",
 }
-OPEN = {("loramerge.algorithms.families.size.Ranked", name) for name in ("foreseen", "searches", "after")}
+OPEN = {
+    ("loramerge.algorithms.families.size.Ranked", name) for name in ("foreseen", "searches", "look", "after")
+}
 OPEN |= {  # names that are only read are adopted as they are
     ("loramerge.formats.dialects.spelled.Spelled", name) for name in ("learn", "adopt")
 }

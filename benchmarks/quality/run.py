@@ -40,8 +40,10 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
     parser.add_argument("--seeds", type=int, help="only so many of the half")
     parser.add_argument("--counts", type=int, nargs="+", help="only merges of so many adapters")
+    parser.add_argument("--ranks", type=int, nargs="+", help="only merges of these ranks; 0 is no limit")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help="only these contenders")
     asked = parser.parse_args(given)
-    size, start = part(SIZES[asked.size], asked.seeds, asked.counts), time.perf_counter()
+    size, start = part(SIZES[asked.size], asked), time.perf_counter()
     label = labelled(asked.half, asked.work, f"{asked.size}, {size.seeds} seeds")
     seeds = plan.half(asked.half)
     cells = list(plan.cells(size, seeds, {name: domain.tasks for name, domain in DOMAINS.items()}))
@@ -49,7 +51,8 @@ def main(given: list[str] | None = None) -> None:
     print(f"trained: {time.perf_counter() - start:.0f} s", flush=True)
     if asked.train:
         return
-    rows = measured(cells, size, asked.work, asked.jobs)
+    names = asked.only or list(FEW if size.few else CONTENDERS)
+    rows = measured(cells, size, asked.work, asked.jobs, names)
     print(f"measured: {time.perf_counter() - start:.0f} s", flush=True)
     text = report.page(rows, label, REFERENCE)
     print(text)
@@ -66,9 +69,10 @@ def main(given: list[str] | None = None) -> None:
         asked.json.write_text(json.dumps(facts | {"rows": rows}, indent=1))
 
 
-def part(size: Size, seeds: int | None, counts: list[int] | None) -> Size:
-    """A size with fewer seeds or numbers of adapters. Trainings and results are the same files."""
-    return replace(size, seeds=seeds or size.seeds, counts=tuple(counts or size.counts))
+def part(size: Size, asked: argparse.Namespace) -> Size:
+    """A size with fewer seeds, numbers of adapters or ranks. Trainings and results are the same files."""
+    given = {name: getattr(asked, name) for name in ("seeds", "counts", "ranks")}
+    return replace(size, **{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v})
 
 
 def labelled(half: str, work: Path, size: str) -> str:
@@ -99,9 +103,8 @@ def groups(each: list[Training]) -> list[list[Training]]:
     return list(found.values())
 
 
-def measured(cells: list[Cell], size: Size, work: Path, jobs: int) -> list[dict[str, Any]]:
+def measured(cells: list[Cell], size: Size, work: Path, jobs: int, names: list[str]) -> list[dict[str, Any]]:
     """Few adapters by all contenders; many by the best of them."""
-    names = list(FEW if size.few else CONTENDERS)
     few = [cell for cell in cells if cell.count <= MANY]
     rows = each(partial(_measure, size=size, work=work, names=names, ranks=size.ranks), few, jobs)
     if many := [cell for cell in cells if cell.count > MANY]:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from benchmarks.quality import stack
-from benchmarks.quality.contenders import Contender, Deltas, Sources
+from benchmarks.quality.contenders import Contender
 from benchmarks.quality.domains import DOMAINS, Samples
+from benchmarks.quality.merges import Deltas, Sources
 from benchmarks.quality.model import Transformer
 from benchmarks.quality.plan import RHO, Cell, Size, Training
 from benchmarks.quality.store import kept, key, measuring
@@ -76,12 +77,14 @@ class Bench:
             untuned = self.accuracy(deltas, [1.0], "test")[0]
             return {"untuned": untuned.tolist(), "norm": length / self.norm}
         grid = [rho * self.norm / length for rho in RHO] if length > 0 else [0.0]
-        tuned = grid[int(self.accuracy(deltas, grid, "tune").mean(axis=1).argmax())]
+        curve = self.accuracy(deltas, grid, "tune").mean(axis=1)
+        tuned = grid[int(curve.argmax())]
         untuned, best = self.accuracy(deltas, [1.0, tuned], "test")
         return {
             "untuned": untuned.tolist(),
             "tuned": best.tolist(),
             "strength": tuned,
+            "curve": [round(share, 4) for share in curve.tolist()],
             "norm": length / self.norm,
         }
 

@@ -43,7 +43,7 @@ def training() -> str:
 
 def measuring() -> str:
     """A hash of the code that measures a merge."""
-    return code(*(Path(__file__).with_name(f"{name}.py") for name in ("score", "contenders")))
+    return code(*(Path(__file__).with_name(f"{name}.py") for name in ("score", "merges")))
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

@@ -56,6 +56,7 @@ METHODS: Methods[Method] = Methods(
         "iso_cts": "iso_cts.IsoCTS",
         "tsv": "tsv.Tsv",
         "shrunk_tsv": "shrunk_tsv.ShrunkTsv",
+        "level": "level.Level",
         "dc_merge": "dc_merge.DcMerge",
         "core": "core.Core",
         "ctm": "ctm.Ctm",

@@ -85,6 +85,15 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='shrink', type='float', default=0.3, help='How much of the whitening is left out: 0 none of it, 1 all of it.', low=0, high=1),
         Spec(name='power', type='float', default=0.75, help='The power that σ is raised to before the merge: 1 leaves spectra as they are, 0.5 flattens them.', low=0.1, high=1),
     )),
+    'level': Entry('spectral', 'none', 'Adapters of different strength are made equal, then merged at a rank and strength of your choice.', (
+        Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
+        Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
+        Spec(name='rank_tol', type='float', default=0.00390625, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
+        Spec(name='shrink', type='float', default=0.3, help='How much of the whitening is left out: 0 none of it, 1 all of it.', low=0, high=1),
+        Spec(name='power', type='float', default=0.75, help='The power that σ is raised to before the merge: 1 leaves spectra as they are, 0.5 flattens them.', low=0.1, high=1),
+        Spec(name='scope', type='int', default='adapter', help='Whether whole adapters are made equally strong, or all adapters in each module.', choices=('adapter', 'module')),
+        Spec(name='fade', type='float', default=0.3, help='How the strength falls with the number T of adapters: T^-fade times the mean of theirs.', low=0, high=1),
+    )),
     'dc_merge': Entry('spectral', 'none', 'Every source gets an even spectrum; then entries are elected in a basis that covers all sources.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),

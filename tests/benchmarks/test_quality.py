@@ -14,7 +14,7 @@ pytest.importorskip("peft", reason="the benchmark compares with it")
 import torch
 
 import loramerge as lm
-from benchmarks.quality import contenders, domains, plan, report, run, score, train
+from benchmarks.quality import domains, merges, plan, report, run, score, train
 from benchmarks.quality.contenders import CONTENDERS, Contender
 from benchmarks.quality.plan import TOY, Cell, Training
 
@@ -259,7 +259,7 @@ def test_an_adapter_alone_does_what_peft_says_it_does(bench):
 def test_what_cannot_be_merged_says_why(bench, cell):
     tensors = bench.sources.tensors
     three = replace(cell, trainings=(*cell.trainings, cell.trainings[0]))
-    sources = contenders.Sources(three, [*tensors, tensors[0]])
+    sources = merges.Sources(three, [*tensors, tensors[0]])
     for name in ("ffa", "slerp"):
         assert isinstance(sources.merged(CONTENDERS[name], 0, bench.model), str)
 

@@ -54,6 +54,10 @@ class Ranked(Method):
         """Whether something else must be known of the whole adapter before its size."""
         return False
 
+    def look(self, grams: Grams) -> Array:
+        """What is searched for, of one batch. Only called while it `searches`."""
+        return grams.live
+
     def after(self, observed: Sequence[Array]) -> Self:
         """The method with what was searched for, or nearer to it. Only called while it `searches`."""
         return self

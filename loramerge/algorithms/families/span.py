@@ -59,7 +59,9 @@ class Cored(Spectral):
         """
 
     def observe(self, grams: Grams) -> Array:
-        """σ² of the merge (M, R), as a rank keeps them."""
+        """What is searched for; then σ² of the merge (M, R), as a rank keeps them."""
+        if self.searches:
+            return self.look(grams)
         return self.units(grams, self.bases(grams))[1] ** 2
 
     def remix(self, grams: Grams) -> Result:
