@@ -44,7 +44,8 @@ def _methods() -> Iterator[str]:
         traits, summary = method().traits, method.description().partition("\n")[0]
         yield f"    {name!r}: Entry({traits.family!r}, {traits.weights!r}, {summary!r}, ("
         yield from (f"        {_said(spec)}," for spec in specs(method))
-        yield "    )),"
+        former = f", {tuple(method.former.items())!r}" if method.former else ""
+        yield f"    ){former}),"
 
 
 def _said(spec: Spec) -> str:

@@ -43,6 +43,7 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
     if method == "only":
         return _wrapped(options)
     cls = find(method)
+    options = cls.current(options)
     for name in options:
         if name not in cls.names():
             raise UsageError(not_an_option(name, method))

@@ -11,7 +11,7 @@ import numpy as np
 from loramerge.algorithms.entries.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.families.refit import refit
 from loramerge.algorithms.families.size import Ranked
-from loramerge.algorithms.method import Interval, Traits, option
+from loramerge.algorithms.method import Interval, Traits, formerly, option
 from loramerge.algorithms.table import METHODS, RULES
 from loramerge.algorithms.ties import Ties
 from loramerge.arrays.backend import Array
@@ -20,14 +20,15 @@ from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix, Result
 from loramerge.errors import UsageError
 
-BASES = ("linear", *RULES, "tsv", "wudi")
+SHARED = ("linear", *RULES, "tsv", "wudi")
 
 
+@formerly(base="rule")
 @dataclass(frozen=True, kw_only=True)
 class MergeVla(Ranked):
     """A merge that many tasks share, and a mask of single bits for each task.
 
-        ΔW  = τ = base(w_1 ΔW_1 … w_T ΔW_T)
+        ΔW  = τ = rule(w_1 ΔW_1 … w_T ΔW_T)
         S_t = 1[ |w_t ΔW_t| > λ |τ - w_t ΔW_t| ]        entry by entry
         S_t ∘ τ        is what `loramerge restore MERGED --task t` brings back
 
@@ -39,14 +40,14 @@ class MergeVla(Ranked):
     k tasks want (Consensus TA with k = 2). No restored task has them. What the merge's rank brings back of
     them counts as cut by the rank.
 
-    `base=ties` is the one of MergeVLA: nothing is trimmed, and the entries of the elected sign are added.
-    Its KnOTS with a sum is `linear`, exactly. Every other base is the method of that name without options.
+    `rule=ties` is the one of MergeVLA: nothing is trimmed, and the entries of the elected sign are added.
+    Its KnOTS with a sum is `linear`, exactly. Every other rule is the method of that name without options.
 
     Source: MergeVLA, 2025 (λ = 0.6, best from 0.6 to 0.9); masks: TALL, Wang et al. 2024, arXiv:2405.07813.
 
     Limits: masks are on ΔW, not on A and B. So a restored task has no low rank and is fitted again, with an
     error. Each mask takes a bit for every entry of a module, out·in/8 bytes. Where a rank is given, and with
-    an elementwise base always, the merge is first cut to a rank, and the masks are made for what is left.
+    an elementwise rule always, the merge is first cut to a rank, and the masks are made for what is left.
 
     >>> import loramerge as lm
     >>> a = lm.Adapter.of({"q": lm.LowRank(np.array([[4.0, 1.0], [0.0, 2.0]]), np.eye(2))}, "a")
@@ -59,7 +60,7 @@ class MergeVla(Ranked):
     0.75
     """
 
-    base: str = option("linear", "The method of the merge that tasks share.", choices=BASES)
+    rule: str = option("linear", "The method of the merge that tasks share.", choices=SHARED)
     mask_lambda: float = option(0.6, "λ: the larger, the fewer entries a mask keeps.", Interval(low=0))
     consensus: int = option(0, "Keep only entries that so many tasks want; 0 keeps all.", Interval(low=0))
 
@@ -81,9 +82,9 @@ class MergeVla(Ranked):
     @property
     def shared(self) -> Ranked:
         """The method of the merge that tasks share, with its size."""
-        if self.base == "ties":
+        if self.rule == "ties":
             return Ties(density=1, divisor="none", rank=self.rank, energy=self.energy)
-        cls = cast(type[Ranked], METHODS[self.base])
+        cls = cast(type[Ranked], METHODS[self.rule])
         return cls(rank=self.rank, energy=self.energy)
 
     @property
@@ -107,7 +108,7 @@ class MergeVla(Ranked):
 
     @property
     def frame(self) -> Frame:
-        return "halved" if self.base == "linear" else self.shared.frame
+        return "halved" if self.rule == "linear" else self.shared.frame
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return replace(grams, weights=weights)

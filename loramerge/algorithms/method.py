@@ -7,9 +7,10 @@ import math
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal, Self, TypeVar
+from functools import wraps
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from loramerge.charts.table import facts_html
 from loramerge.errors import UsageError, printable
 
 Default = TypeVar("Default")
+Made = TypeVar("Made", bound="Method")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Method(ABC):
     a threshold). It then returns it per batch from `observe`, and `decide` gives back a method with
     nothing left open.
     """
+
+    former: ClassVar[Mapping[str, str]] = {}  # a name that an option had -> its name, by `formerly`
 
     @property
     @abstractmethod
@@ -203,6 +207,40 @@ class Method(ABC):
     def names(cls) -> list[str]:
         """The options; other fields hold what a method has found out."""
         return [f.name for f in fields(cls) if "found" not in f.metadata]
+
+    @classmethod
+    def current(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options under the names that they have today.
+
+        Raises:
+            UsageError: one is given under both names.
+        """
+        for old, new in cls.former.items():
+            if old in given and new in given:
+                raise UsageError(f"{old} is the former name of {new}: give one of them.")
+        return {cls.former.get(name, name): value for name, value in given.items()}
+
+    @classmethod
+    def meant(cls, name: str, value: Any) -> bool:
+        """Whether this is the former name of an option, with a word that the option may be."""
+        words = (f.metadata.get("choices") for f in fields(cls) if f.name == cls.former.get(name))
+        return any(value in own for own in words if own)
+
+
+def formerly(**names: str) -> Callable[[type[Made]], type[Made]]:
+    """Options that had other names, ``@formerly(old="new")``: the old ones are still understood."""
+
+    def renamed(cls: type[Made]) -> type[Made]:
+        init = cls.__init__
+
+        @wraps(init)
+        def current(self: Made, **given: Any) -> None:
+            init(self, **cls.current(given))
+
+        cls.former, cls.__init__ = names, current  # type: ignore[method-assign]
+        return cls
+
+    return renamed
 
 
 def check_options(declared: Any) -> None:

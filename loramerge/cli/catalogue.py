@@ -228,10 +228,10 @@ METHODS: Mapping[str, Entry] = {
     'mergevla': Entry('masks', 'additive', 'A merge that many tasks share, and a mask of single bits for each task.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
-        Spec(name='base', type='str', default='linear', help='The method of the merge that tasks share.', choices=('linear', 'ties', 'dare', 'dare_ties', 'magnitude', 'della', 'breadcrumbs', 'sce', 'emr', 'tsv', 'wudi')),
+        Spec(name='rule', type='str', default='linear', help='The method of the merge that tasks share.', choices=('linear', 'ties', 'dare', 'dare_ties', 'magnitude', 'della', 'breadcrumbs', 'sce', 'emr', 'tsv', 'wudi')),
         Spec(name='mask_lambda', type='float', default=0.6, help='λ: the larger, the fewer entries a mask keeps.', low=0),
         Spec(name='consensus', type='int', default=0, help='Keep only entries that so many tasks want; 0 keeps all.', low=0),
-    )),
+    ), (('base', 'rule'),)),
     'sg': Entry('semantic', 'consensus', 'A mixture of the experts whose descriptions are nearest to what you describe.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from loramerge.cli.spec import Spec
 from loramerge.request import kinds
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
-from loramerge.request.request import DEFAULT, FIELDS
+from loramerge.request.request import DEFAULT
 
 FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
     "(20 unless said, the most downloaded first); repeat it to narrow."
 )
 Callback = Callable[..., Any]
+Former = Mapping[str, tuple[str, tuple[str, ...]]]  # old name -> (new name, the words that it may be)
 
 
 class Typed(click.ParamType[Any]):
@@ -140,8 +141,7 @@ def typed(ctx: click.Context, door: str) -> dict[str, Any]:
         for name, value in ctx.params.items()
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    own = {spec.name for spec in specs_of(ctx.meta["method"])} if "method" in ctx.meta else set()
-    fields = {name: value for name, value in given.items() if name in taken(door) and name not in own}
+    fields = {name: value for name, value in given.items() if name in taken(door)}
     if "told" in given or "descriptions" in given:
         fields["descriptions"] = values.descriptions(ctx.params["told"], ctx.params["descriptions"])
     if "each" in given or "together" in given:
@@ -173,6 +173,20 @@ def specs_of(method: str) -> tuple[Spec, ...]:
     return specs(find(method))
 
 
+def former_of(method: str) -> Former:
+    """Former names of the options of a method, with today's and the words that it may be."""
+    if method in METHODS:
+        entry = METHODS[method]
+        return {old: (new, _words(entry.options, new)) for old, new in entry.former}
+    from loramerge.algorithms import find
+
+    return {old: (new, _words(specs_of(method), new)) for old, new in find(method).former.items()}
+
+
+def _words(specs: Iterable[Spec], name: str) -> tuple[str, ...]:
+    return next(spec.choices for spec in specs if spec.name == name)
+
+
 class MethodCommand(Command):
     """A command whose options include those of the method named by --method."""
 
@@ -184,7 +198,7 @@ class MethodCommand(Command):
             name = _canonical(_of_recipe(_named(args, "--recipe")) or DEFAULT if said is None else said)
         ctx.meta["method"] = name
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, _current(args, former_of(name)))
         except click.NoSuchOption as error:
             field = error.option_name.lstrip("-").replace("-", "_")
             if any(field in method.names for method in METHODS.values()):
@@ -199,10 +213,19 @@ class MethodCommand(Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         own = options_of(ctx.meta.get("method", DEFAULT))
-        names = {option.name for option in own}
         *params, help = super().get_params(ctx)
-        # a word that a method had first stays the method's, such as `base` of mergevla
-        return [*(each for each in params if each.name not in names or each.name not in FIELDS), *own, help]
+        return [*params, *own, help]
+
+
+def _current(args: list[str], former: Former) -> list[str]:
+    """The arguments with options of the method under today's names, where their value is a word of theirs."""
+    made = list(args)
+    for i, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        new, words = former.get(name.removeprefix("--"), ("", ()))
+        if name.startswith("--") and (value if equals else "".join(args[i + 1 : i + 2])) in words:
+            made[i] = f"--{new}{equals}{value}"
+    return made
 
 
 def _named(args: list[str], option: str) -> str | None:

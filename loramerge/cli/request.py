@@ -84,7 +84,7 @@ def _without_size(written: Recipe) -> Recipe:
 
 def _kept(written: Recipe, method: str) -> dict[str, Any]:
     """The recipe's parameters, as far as they are for this method."""
-    kept = dict(written.parameters)
+    kept = find(method).current(written.parameters)
     foreign = [name for name in kept if name not in find(method).names()]
     if method == (written.method or method) or not foreign:
         return kept

@@ -50,6 +50,7 @@ class Entry(NamedTuple):
     weights: str
     summary: str
     options: tuple[Spec, ...]
+    former: tuple[tuple[str, str], ...] = ()  # names that options had, each with its name
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -32,13 +32,24 @@ def part(door: str, method: str | Method | None, said: Said) -> tuple[dict[str, 
     if method is not None:
         check_method(method)
     here, options = taken(door), _options(method)
-    own = options if isinstance(method, str) else []  # a word that a method had first stays the method's
-    fields = {name: value for name, value in said.items() if name in here and name not in own}
+    said = _current(method, here, said)
+    fields = {name: value for name, value in said.items() if name in here}
     rest = {name: value for name, value in said.items() if name not in fields}
     for name in rest:
         if name not in options:
             raise UsageError(_unknown(name, door, method, options))
     return fields, rest
+
+
+def _current(method: str | Method | None, here: Mapping[str, Field], said: Said) -> Said:
+    """What was said under today's names. A former name of an option may be a field now: its value tells."""
+    if not isinstance(method, str):
+        return said
+    from loramerge.algorithms import find
+
+    cls = find(method)
+    former = {name: value for name, value in said.items() if name not in here or cls.meant(name, value)}
+    return {**{name: value for name, value in said.items() if name not in former}, **cls.current(former)}
 
 
 def _options(method: str | Method | None) -> list[str]:

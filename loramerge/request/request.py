@@ -78,6 +78,7 @@ class Request:
     extras: str = ask("refuse", "Tensors that are not low-rank pairs (heads, biases, token rows): keep those "
         "of the first source that has them, their weighted mean, or none.", "sources",
         kinds.Choice(words=policies), always=True)  # fmt: skip
+    # names a model of its own: a flag beside `base` could not take the model as its value any more
     heads_as_lora: str | Path | None = ask(None, "Make low-rank pairs of heads, embeddings and token rows "
         "that were trained as a whole: name the base model, whose weights they are compared with.", "sources",
         kinds.Text(metavar="BASE", path=True))  # fmt: skip

@@ -5,19 +5,19 @@ import pytest
 
 from loramerge import Adapter, Emr, Linear, LowRank, MergeVla, Rule, Target, Ties, Tsv, Wudi, combine
 from loramerge.algorithms.entries.masks import blocks, masked, wanted_by
-from loramerge.errors import UsageError
+from loramerge.errors import SourceError, UsageError
 from tests.helpers.adapters import dense, distance, merged, random_adapters, weighted, zero
 
 SOURCES = random_adapters(11, (3, 2, 4))
 WEIGHTS = [1.0, -0.5, 0.7]
-BASES = {
+RULES = {
     "linear": Linear(),
     "ties": Ties(density=1, divisor="none"),
     "emr": Emr(),
     "tsv": Tsv(),
     "wudi": Wudi(),
 }
-every_base = pytest.mark.parametrize("base", BASES)
+every_rule = pytest.mark.parametrize("rule", RULES)
 
 
 def two(a, b):
@@ -79,13 +79,13 @@ def test_what_consensus_cannot_be_is_a_sentence(options, words):
         combine(SOURCES, "mergevla", **options)
 
 
-@every_base
+@every_rule
 @pytest.mark.parametrize("strictness", [0.0, 0.3, 0.6, 1.5])
 @pytest.mark.parametrize("weights", [[1, 1, 1], WEIGHTS], ids=str)
-def test_masks_are_those_of_a_plain_loop(base, strictness, weights):
+def test_masks_are_those_of_a_plain_loop(rule, strictness, weights):
     """Bit for bit, but where |τ_t| is within rounding of λ|τ - τ_t|."""
     merge = combine(
-        SOURCES, MergeVla(base=base, mask_lambda=strictness), weights=weights, dtype="float64", threads=1
+        SOURCES, MergeVla(rule=rule, mask_lambda=strictness), weights=weights, dtype="float64", threads=1
     )
     for path, tau in dense(merge.adapter).items():
         for source, weight in zip(SOURCES, weights, strict=True):
@@ -95,9 +95,9 @@ def test_masks_are_those_of_a_plain_loop(base, strictness, weights):
                 assert mask[i, j] == (margin > 0) or abs(margin) < 1e-12 * abs(tau).max()
 
 
-@every_base
-def test_shares_add_up_to_one(base):
-    for module in combine(SOURCES, MergeVla(base=base), weights=WEIGHTS).report.modules:
+@every_rule
+def test_shares_add_up_to_one(rule):
+    for module in combine(SOURCES, MergeVla(rule=rule), weights=WEIGHTS).report.modules:
         facts = module.facts
         assert facts["selfish"] + facts["consensus"] + facts["catastrophic"] == pytest.approx(1.0)
 
@@ -113,10 +113,10 @@ def test_shares_are_those_that_are_expected_of_noise():
     assert facts["catastrophic"] == pytest.approx(0.03, abs=0.02)
 
 
-@every_base
-def test_the_merge_is_that_of_its_base(base):
-    plain = merged(SOURCES, BASES[base], WEIGHTS)
-    assert distance(merged(SOURCES, MergeVla(base=base), WEIGHTS), plain) < 1e-9
+@every_rule
+def test_the_merge_is_that_of_its_rule(rule):
+    plain = merged(SOURCES, RULES[rule], WEIGHTS)
+    assert distance(merged(SOURCES, MergeVla(rule=rule), WEIGHTS), plain) < 1e-9
 
 
 def test_with_a_rank_the_masks_are_for_what_is_left():
@@ -169,3 +169,18 @@ def test_blocks_cover_every_row_once():
 
 def test_the_sum_is_the_merge_of_linear():
     assert distance(merged(SOURCES, "mergevla", WEIGHTS), weighted(SOURCES, WEIGHTS)) < 1e-12
+
+
+def test_the_former_name_of_rule_is_understood(tmp_path):
+    wanted = combine(SOURCES, "mergevla", rule="ties", rank=3)
+    assert MergeVla(base="ties") == MergeVla(rule="ties")
+    merge = combine(SOURCES, "mergevla", base="ties", rank=3, out=tmp_path / "m")
+    assert merge.method == wanted.method
+    with pytest.raises(UsageError, match="base is the former name of rule"):
+        MergeVla(base="ties", rule="emr")
+
+
+def test_a_base_model_is_no_former_rule(tmp_path):
+    """`base` names the base model of forms that need it, whatever the method."""
+    with pytest.raises(SourceError, match="nowhere"):
+        combine(SOURCES, "mergevla", base=tmp_path / "nowhere")

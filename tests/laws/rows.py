@@ -89,8 +89,8 @@ ROWS = {
     "mergevla": MergeVla(),
     "mergevla, rank 3": MergeVla(rank=3),
     "mergevla, 90 %": MergeVla(energy=0.9),
-    "mergevla, ties": MergeVla(base="ties"),
-    "mergevla, emr": MergeVla(base="emr", rank=3),
+    "mergevla, ties": MergeVla(rule="ties"),
+    "mergevla, emr": MergeVla(rule="emr", rank=3),
     "mergevla, consensus": MergeVla(consensus=1),
     "iso_c": IsoC(),
     "iso_c, rank 3": IsoC(rank=3),
@@ -229,7 +229,7 @@ ROWS |= {  # every rule in every method that takes it
     for name, taker in {"core": Core, "compress, then": Ctm, "pico": Pico, "knots": Knots}.items()
     for rule in RULES
 }
-ROWS |= {f"mergevla, on {rule}": MergeVla(base=rule) for rule in RULES}
+ROWS |= {f"mergevla, on {rule}": MergeVla(rule=rule) for rule in RULES}
 TRUNCATING = {name: ROWS[name] for name in ("linear, rank 3", "average, rank 3", "svd, rank 3")}
 
 

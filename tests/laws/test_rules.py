@@ -32,7 +32,7 @@ TAKERS = {  # method -> the option that names the rule, and its loop with any ru
     "ctm": ("rule", spectral.ctm, {"k": 6}),
     "pico": ("rule", spectral.pico_by, {}),
     "knots": ("rule", spectral.knots, {}),
-    "mergevla": ("base", None, {}),
+    "mergevla": ("rule", None, {}),
 }
 LOOPS = {name: row for name, row in TAKERS.items() if row[1]}
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -78,7 +78,7 @@ def test_masks_are_made_over_the_merge_by_the_rule(rule):
     """With the options that it has by itself; MergeVLA's own ties sums without a trim."""
     own = {"density": 1.0, "divisor": "none"} if rule == "ties" else {}
     same = merged(SOURCES, RULES[rule](rank=7, **own), WEIGHTS)
-    assert distance(merged(SOURCES, "mergevla", WEIGHTS, base=rule, rank=7), same) == 0
+    assert distance(merged(SOURCES, "mergevla", WEIGHTS, rule=rule, rank=7), same) == 0
 
 
 @every_taker

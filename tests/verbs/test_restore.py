@@ -28,7 +28,7 @@ def merge(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", [MergeVla(), MergeVla(base="ties", rank=3), MergeVla(rank=5, mask_lambda=0.9)]
+    "method", [MergeVla(), MergeVla(rule="ties", rank=3), MergeVla(rank=5, mask_lambda=0.9)]
 )
 @pytest.mark.parametrize("rank", [1, 3, None])
 def test_it_is_the_mask_times_the_merge_fitted_to_the_rank(tmp_path, method, rank):
@@ -66,7 +66,7 @@ def test_energy_chooses_a_rank(merge, tmp_path):
 @pytest.mark.parametrize("base", ["linear", "ties", "emr"])
 @pytest.mark.parametrize("weight", [1.0, -0.3])
 def test_one_task_restores_exactly(tmp_path, base, weight):
-    combine(SOURCES[:1], MergeVla(base=base), weights=[weight], out=tmp_path / "m", dtype="float64")
+    combine(SOURCES[:1], MergeVla(rule=base), weights=[weight], out=tmp_path / "m", dtype="float64")
     found = restore(tmp_path / "m", "source0")
     own = {path: weight * matrix for path, matrix in dense(SOURCES[0]).items()}
     assert distance(dense(found.adapter), own) < 1e-9

@@ -224,14 +224,18 @@ class Form:
         return ends[0].removesuffix(".weight").replace("#", part.rpartition(".")[2])
 
 
-class Late(NamedTuple):
+class Late:
     """The `make` of a form, whose file is loaded when a module is of that form.
 
     Args:
         home: ``file.function`` in this folder.
     """
 
-    home: str
+    def __init__(self, home: str) -> None:
+        self.home = home
+
+    def __repr__(self) -> str:
+        return f"Late({self.home!r})"
 
     def __call__(self, parts: Parts, given: Given) -> Update | None:
         file, _, name = self.home.partition(".")
