@@ -25,7 +25,6 @@ from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
 from loramerge.formats.peft.read import open_weights
-from loramerge.formats.tools import TOOLS
 from loramerge.formats.training import UNKNOWN, trained
 
 Check = Callable[[Adapter], None]
@@ -56,6 +55,8 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
         UsageError: no such format, or they are of several and none is asked for.
     """
     if format is not None:
+        from loramerge.formats.tools import TOOLS  # few merges name a format
+
         if format in TOOLS:
             return TOOLS[format].dialect(adapters)
         if format not in FORMATS:

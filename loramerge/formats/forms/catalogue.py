@@ -97,7 +97,7 @@ FORMS: Mapping[str, Form] = {
     'dora_embedding': Form(
         name='dora_embedding', words='DoRA of an embedding',
         formula='the same of the table, (dim, tokens)', units='min(out, in)',
-        make=Late(home='dora.make_embedding'),
+        make=Late('dora.make_embedding'),
         peft={'embedding_A': ('lora_embedding_A',), 'embedding_B': ('lora_embedding_B',), 'magnitude': ('lora_magnitude_vector', 'lora_magnitude_vector.weight')},
         must=('embedding_A', 'embedding_B', 'magnitude'), types={'LORA': 'lora_alpha'}, setting='use_dora',
         bare=False, needs='base', scaled=False, full=True,
@@ -143,7 +143,7 @@ FORMS: Mapping[str, Form] = {
     ),
     'psoft': Form(
         name='psoft', words='PSOFT', formula='`U S (R − 1) Vᵀ`, of the strongest parts of W', units='r',
-        make=Late(home='psoft.make'),
+        make=Late('psoft.make'),
         peft={'psoft_R': ('psoft_R.weight',), 'psoft_a': ('psoft_R.vector_a',), 'psoft_b': ('psoft_R.vector_b',)},
         must=('psoft_R',), types={'PSOFT': ''}, bare=False, needs='base', scaled=False,
         caveat="PSOFT keeps no signs of the singular vectors that it turns: they are taken as PEFT finds them on a CPU; if it was trained on a GPU, PEFT's save_as_lora there is the way to be sure",
@@ -209,7 +209,7 @@ FORMS: Mapping[str, Form] = {
     'triadapt': Form(
         name='triadapt', words='TriAdaptLoRA',
         formula='`α / R · B @ (C_row + C_col) @ A`, of pairs added one by one', units='Σ r',
-        make=Late(home='triadapt.make'),
+        make=Late('triadapt.make'),
         peft={'tri_A.#': ('lora_A.#',), 'tri_B.#': ('lora_B.#',), 'tri_row.#': ('lora_C_row.#',), 'tri_col.#': ('lora_C_col.#',)},
         types={'TRIADAPTLORA': ''}, bare=False, scaled=False,
     ),
