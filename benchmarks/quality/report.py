@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,22 +86,40 @@ def best(rows: list[Row], most: int) -> list[str]:
     return seen[:most]
 
 
+def sets(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of tasks that get along, and of those where one input has another answer in each."""
+    found: dict[str, list[Row]] = {"compatible": [], "conflicting": []}
+    for row in rows:
+        found["conflicting" if row["domain"].endswith("-conflict") else "compatible"].append(row)
+    return {name: each for name, each in found.items() if each}
+
+
 def page(rows: list[Row], label: str, reference: str) -> str:
-    """Markdown: one table for each number of adapters and rank."""
+    """Markdown: one table for each set of tasks, number of adapters and rank."""
     parts = [f"# {label}\n"]
-    settings = sorted({(row["count"], row["rank"]) for row in rows})
-    for count, rank in settings:
-        for kind in ("tuned", "untuned"):
-            limit = f"rank {rank}" if rank else "no limit"
-            parts.append(f"## {count} adapters, {limit}, {kind}\n")
-            parts.append(f"| contender | accuracy | worst task | against {reference} |\n|---|---|---|---|")
-            for line in compared(rows, count, rank, kind, reference):
-                apart = line.get("against")
-                told = f"{apart[0]:+.3f} [{apart[1]:+.3f}, {apart[2]:+.3f}]" if apart else ""
-                parts.append(
-                    f"| {line['contender']} | {line['accuracy']:.3f} | {line['worst']:.3f} | {told} |"
-                )
-            parts.append("")
+    for name, some in sets(rows).items():
+        for count, rank in sorted({(row["count"], row["rank"]) for row in some}):
+            for kind in ("tuned", "untuned"):
+                limit = f"rank {rank}" if rank else "no limit"
+                parts.append(f"## {count} adapters, {name}, {limit}, {kind}\n")
+                parts += [*table(compared(some, count, rank, kind, reference), reference), ""]
     refused = sorted({(row["contender"], row["refused"]) for row in rows if "refused" in row})
     parts += ["## Not in the tables\n", *(f"* {name}: {why}" for name, why in refused), ""]
     return "\n".join(parts)
+
+
+def table(lines: Iterable[Mapping[str, Any]], reference: str) -> Iterable[str]:
+    """Markdown of what `compared` gives."""
+    yield f"| contender | accuracy | worst task | against {reference} |\n|---|---|---|---|"
+    for line in lines:
+        apart = told(line["against"]) if "against" in line else ""
+        yield f"| {line['contender']} | {line['accuracy']:.3f} | {line['worst']:.3f} | {apart} |"
+
+
+def told(interval: Sequence[float]) -> str:
+    """
+    >>> told((0.1, -0.02, 0.3))
+    '+0.100 [-0.020, +0.300]'
+    """
+    mean, low, high = interval
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -19,12 +19,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import plan, report, score, train
+from benchmarks.quality import findings, plan, report, score, train
 from benchmarks.quality.contenders import CONTENDERS, FEW, REFERENCE, Contender
 from benchmarks.quality.domains import DOMAINS
 from benchmarks.quality.plan import BEST, MANY, Cell, Size, Training
 from benchmarks.quality.store import key, merging
+from benchmarks.quality.train import RANK
 
+CHOSEN = "level"  # the candidate of choice.json
+CURVES = ("linear", "svd", "PEFT svd", CHOSEN)
 SIZES = {"full": plan.FULL, "quick": plan.QUICK, "toy": plan.TOY}
 
 
@@ -36,6 +39,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("quality"), help="the folder of all that is made")
     parser.add_argument("--json", type=Path, help="every row, and what it depends on")
     parser.add_argument("--page", type=Path, help="the tables, as Markdown")
+    parser.add_argument("--pictures", type=Path, help="the folder of two pictures")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
     parser.add_argument("--seeds", type=int, help="only so many of the half")
@@ -58,15 +62,29 @@ def main(given: list[str] | None = None) -> None:
     print(text)
     if asked.page:
         asked.page.write_text(text)
+    if asked.pictures:
+        from benchmarks.quality.pictures import draw  # Altair is for those who look
+
+        draw(report.sets(rows)["compatible"], CHOSEN, REFERENCE, asked.pictures)
     if asked.json:
         facts = {
-            "schema": 1,
+            "schema": 2,
             "label": label,
-            "size": asked.size,
             "merging": merging(),
             "seeds": seeds[: size.seeds],
+            "rho": plan.RHO,
         }
-        asked.json.write_text(json.dumps(facts | {"rows": rows}, indent=1))
+        kept = facts | {"curves": findings.curves(rows, CURVES, RANK)} | findings.short(rows)
+        asked.json.write_text(lined(kept))
+
+
+def lined(kept: dict[str, Any]) -> str:
+    """JSON with one line for each contender."""
+    lines = ",\n".join(
+        f"  {json.dumps(k, ensure_ascii=False)}: {json.dumps(v)}" for k, v in kept.pop("lines").items()
+    )
+    head = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in kept.items())
+    return f'{{\n{head},\n "lines": {{\n{lines}\n }}\n}}\n'
 
 
 def part(size: Size, asked: argparse.Namespace) -> Size:

@@ -14,7 +14,7 @@ pytest.importorskip("peft", reason="the benchmark compares with it")
 import torch
 
 import loramerge as lm
-from benchmarks.quality import domains, merges, plan, report, run, score, train
+from benchmarks.quality import domains, findings, merges, plan, report, run, score, train
 from benchmarks.quality.contenders import CONTENDERS, Contender
 from benchmarks.quality.plan import TOY, Cell, Training
 
@@ -50,13 +50,13 @@ def ask(work, *more):
 def test_all_stages_give_rows_and_tables(small, work, tmp_path, capsys):
     ask(work, "--json", str(tmp_path / "rows.json"), "--page", str(tmp_path / "page.md"))
     made = json.loads((tmp_path / "rows.json").read_text())
-    assert {row["contender"] for row in made["rows"]} == set(NAMES)
-    assert {row["regime"] for row in made["rows"]} == set(plan.REGIMES)
-    assert all(len(row["untuned"]) == row["count"] == 2 for row in made["rows"])
+    assert set(made["lines"]) == set(NAMES)
+    assert {regime for _, regime in made["places"]} == set(plan.REGIMES)
+    assert all(len(line) == len(made["columns"]) for each in made["lines"].values() for line in each)
     assert set(made["seeds"]) <= set(plan.half("choosing"))
     page = (tmp_path / "page.md").read_text()
     assert page.startswith("# Choosing half, toy, 1 seeds\n")
-    assert "## 2 adapters, rank 8, untuned" in page
+    assert "## 2 adapters, compatible, rank 8, untuned" in page
     assert "| shrunk_tsv · norm |" in page
 
 
@@ -302,3 +302,21 @@ def test_tables_by_hand():
 def test_a_contender_that_lacks_some_cell_is_not_ranked():
     rows = [row("ref", 0, [1, 0.5, 0]), row("ref", 1, [1, 0.5, 0]), row("a", 0, [1, 0.5, 0])]
     assert [line["contender"] for line in report.compared(rows, 8, 8, "tuned", "ref")] == ["ref"]
+
+
+def two_places(contender, **kinds):
+    made = [row(contender, seed, [0.0, 0.0, 0.0]) for seed in (0, 1)]
+    return [one | {kind: [share, share / 2, 0] for kind, share in kinds.items()} for one in made]
+
+
+def test_findings_by_hand():
+    """The best of PEFT is that which is best when tuned; ours stands against it untuned."""
+    rows = [*two_places("ours", untuned=0.7, tuned=0.8), *two_places("PEFT svd", untuned=0.1, tuned=0.6)]
+    rows += two_places("PEFT linear", untuned=0.9, tuned=0.5)
+    line = findings.against_peft(rows, "ours", 8, 8)
+    assert line["best"] == "PEFT svd"
+    assert line["untuned against tuned"] == pytest.approx((0.1, 0.1, 0.1))
+    assert line["by place"] == {"digits, shared A": pytest.approx((0.1, 0.1, 0.1))}
+    assert findings.overall(rows, "ours", [8], 8) == pytest.approx((0.1, 0.1, 0.1))
+    assert findings.factors_apart(rows, 8, 8)["PEFT linear"]["gain"] == pytest.approx((0.1, 0.1, 0.1))
+    assert findings.against_peft(rows, "ours", 4, 8) is None
