@@ -167,6 +167,7 @@ def convert(
     dtype: _DTYPE | None = ...,
     profile: _PROFILE | None = ...,
     overwrite: bool = ...,
+    progress: Tell | bool | None = ...,
 ) -> Conversion: ...
 def extract(
     tuned: str | Path,
@@ -213,6 +214,7 @@ def fuse(
     threads: int | None = ...,
     memory: float | str = ...,
     allow_work: bool = ...,
+    progress: Tell | bool | None = ...,
 ) -> Fusion: ...
 def open(
     sources: Sequence[Source],

@@ -39,7 +39,7 @@ def convert(
       loramerge convert kohya.safetensors diffusers.safetensors --to diffusers
     """
     printed = check_printed(given)
-    done = convert_adapter(source, out, to, pruned=pruned, **typed(ctx, "convert"))
+    done = convert_adapter(source, out, to, pruned=pruned, progress=show.bar(), **typed(ctx, "convert"))
     if printed == "json":
         return show.data(done.to_dict())
     if printed == "path":

@@ -35,7 +35,7 @@ def diff(a: str, b: str, max_error: float | None, as_json: bool, **given: Any) -
     Example:
       loramerge diff merged merged-again --max-error 1e-6
     """
-    found = compare(a, b, **given)
+    found = compare(a, b, **given, progress=show.bar())
     if as_json:
         show.data(found.to_dict())
     else:

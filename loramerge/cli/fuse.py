@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from loramerge.arrays.backend import keep_freed_memory
+from loramerge.cli import show
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed, show_done
@@ -35,4 +36,4 @@ def fuse(ctx: click.Context, /, adapter: str, base: str, subtract: bool, **given
     printed, asked = check_printed(given), typed(ctx, "fuse")
     keep_freed_memory()
     asked.setdefault("out", Path("fused"))
-    show_done(fuse_adapter(adapter, base, subtract=subtract, **asked), printed)
+    show_done(fuse_adapter(adapter, base, subtract=subtract, progress=show.bar(), **asked), printed)

@@ -52,7 +52,7 @@ def inspect(
       loramerge inspect a.safetensors adapters/*/
     """
     named = [*sources, *values.hub_filter(given.pop("filters"))]
-    request = Request(**given)
+    request = Request(**given, progress=show.bar())
     if not named:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --hub-filter.")
     members = [member for source in named for each in listed(source) for member, _ in expand(each)]
@@ -105,6 +105,6 @@ def _norms(facts: Inspection | Contents, wanted: bool) -> Mapping[str, float]:
 def _looked(source: str, request: Request, download: bool) -> Inspection | Contents:
     """What it is; of files that cannot be merged, what is in them."""
     try:
-        return measured(open_one(source, request, peeking=not download))
+        return measured(open_one(source, request, peeking=not download), request.tell)
     except IncompatibleError as error:
         return contents(source, error, request.allow_pickle)

@@ -121,7 +121,9 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
         show.note(f"note: {note}")
     if printed == "words":
         click.echo(str(merge.report))
-    here = Request(overwrite=request.overwrite, threads=request.threads, memory=request.memory)
+    here = Request(
+        overwrite=request.overwrite, threads=request.threads, memory=request.memory, progress=show.bar()
+    )
     show_done(fused(merge.adapter, base, out, here), printed)
 
 

@@ -71,7 +71,7 @@ class Subject:
                 raise
             return contents(source, error, request.allow_pickle)
         (chosen,) = select([adapter], request.only, request.exclude)
-        return Inspection(adapter, modules(chosen))
+        return Inspection(adapter, modules(chosen, request.tell))
 
     @cached_property
     def names(self) -> list[str]:

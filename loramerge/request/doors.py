@@ -79,6 +79,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(LIMITS, "every module is compared anyway"),
         **dict.fromkeys(("out", "bare"), "OUT is an argument of its own"),
         "effort": "the work is that of a copy",
+        "progress": HERE,
     },
     "extract": {
         **dict.fromkeys(("sources", "strength"), _MODELS),
@@ -101,7 +102,6 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "heads_as_lora": "all that the adapter holds is applied as it is",
         **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
         **dict.fromkeys(("out", "overwrite"), HERE),
-        "progress": "the work is little more than that of a copy",
         "device": _ON_HOST,
     },
     "restore": {

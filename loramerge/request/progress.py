@@ -29,9 +29,9 @@ class Stage:
     def __init__(self, tell: Tell | None, name: str, total: int) -> None:
         self._tell, self._name, self._total, self._done = tell, name, total, 0
 
-    def step(self) -> None:
-        """One more is done."""
-        self._done += 1
+    def step(self, count: int = 1) -> None:
+        """So many more are done."""
+        self._done += count
 
     def tick(self) -> None:
         """Tell how far it is."""

@@ -14,6 +14,7 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import spectrum
 from loramerge.arrays.workers import workers
+from loramerge.request.progress import Stage, Tell
 from loramerge.sources.units import Units, align, batches
 
 
@@ -63,7 +64,7 @@ class ModuleFacts:
         }
 
 
-def modules(adapter: Adapter) -> tuple[ModuleFacts, ...]:
+def modules(adapter: Adapter, tell: Tell | None = None) -> tuple[ModuleFacts, ...]:
     """The facts of every module, sorted by name. Factors are read once, batch by batch."""
     # Also where the cache has the file: the same command shows the same columns everywhere.
     if adapter.provenance.peeked:
@@ -72,9 +73,10 @@ def modules(adapter: Adapter) -> tuple[ModuleFacts, ...]:
     def look(units: Units) -> list[tuple[str, ModuleFacts]]:
         grams = units.grams()
         sigma = spectrum(grams.up, grams.down).sigma
+        stage.step(len(units.targets))
         return [(str(t), _facts(adapter, t, values)) for t, values in zip(units.targets, sigma, strict=True)]
 
-    with workers(1) as run:
+    with Stage(tell, "measuring", len(adapter)) as stage, workers(1, stage.tick) as run:
         found = dict(chain.from_iterable(run(look, batches([adapter], align([adapter])))))
     return tuple(found[str(target)] for target in sorted(adapter))
 

@@ -125,7 +125,8 @@ def convert(
     if whole and _copies(adapter, dialect, where):
         writer.copy(adapter, where, request.overwrite)
         made = load(where)
-        return Conversion(adapter, made, where, True, diff(adapter, made), tuple(left_behind(adapter)))
+        same = diff(adapter, made, progress=request.progress)
+        return Conversion(adapter, made, where, True, same, tuple(left_behind(adapter)))
     whole = dialect.adopt(select([adapter], request.only, request.exclude)[0])
     if request.extras == "drop":
         whole = replace(whole, extras={})
@@ -133,7 +134,8 @@ def convert(
     seen: list[Difference] = []
 
     def check(made: Adapter) -> None:
-        seen.append(diff(whole, replace(made, extras=made.extras if whole.extras else {})))
+        again = replace(made, extras=made.extras if whole.extras else {})
+        seen.append(diff(whole, again, progress=request.progress))
         check_close(seen[0], kind)
 
     outline = writer.outlined(whole, dialect, kind, request.extras, written)

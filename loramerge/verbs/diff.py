@@ -13,6 +13,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
+from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.workers import workers
@@ -21,6 +22,7 @@ from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
 from loramerge.merge.tables import as_html, fitted, wrapped
 from loramerge.request.effort import Effort
+from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient
 from loramerge.request.request import Request
 from loramerge.sources.identity import identified
@@ -193,6 +195,7 @@ def diff(
     base: str | Path | None = None,
     overlap: bool = False,
     threads: int | None = None,
+    progress: Tell | bool | None = None,
 ) -> Difference:
     """Compare two adapters by their updates ΔW. Factors, ranks, scales and types may differ.
 
@@ -203,6 +206,7 @@ def diff(
         base: the model that they were trained on, as for `load`.
         overlap: measure too how much they change the same entries (AlignGuard's C_RM, and C_geo); this forms
             each ΔW, some rows at a time.
+        progress: as for `combine`; the stages are `reading` and `comparing`.
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN, and for modules of other shapes.
@@ -214,16 +218,20 @@ def diff(
     q       5.0e-01   1.000    1.500
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
-    request = Request(alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base)
+    request = Request(alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base, progress=progress)
     first, second = comparable(identified(open_all([Ingredient(a), Ingredient(b)], request), request))
     targets = list(align([first, second]))
-    with workers(Effort(threads).workers) as run:
-        found: Iterable[ModuleDifference] = run(
-            lambda target: _module(
-                str(target), [s[target] if target in s else None for s in (first, second)], overlap
-            ),
-            targets,
-        )
+
+    def compared(target: Target) -> ModuleDifference:
+        found = _module(str(target), [s[target] if target in s else None for s in (first, second)], overlap)
+        stage.step()
+        return found
+
+    with (
+        Stage(request.tell, "comparing", len(targets)) as stage,
+        workers(Effort(threads).workers, stage.tick) as run,
+    ):
+        found: Iterable[ModuleDifference] = run(compared, targets)
         modules = [*found, *_extras(first, second, overlap)]
     modules.sort(key=lambda module: module.name)
     return Difference((first.name, second.name), tuple(modules))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,6 +21,7 @@ from loramerge.checkpoints.write import check_place, write
 from loramerge.errors import UsageError, printable
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.entry import part
+from loramerge.request.progress import Stage
 from loramerge.request.recipe import Source
 from loramerge.request.request import Request
 from loramerge.request.signature import spelled
@@ -131,8 +132,17 @@ def fused(adapter: Adapter, base: str | Path, out: Path, request: Request, facto
     check_place(model, out, request.overwrite)
     chosen = scaled(home(model, select([adapter], request.only, request.exclude)[0]), factor)
     todo = changes(model, chosen)
-    with workers(_threads(todo, request)) as run:
-        done = write(todo, out, request.overwrite, run)
+    with (
+        Stage(request.tell, "fusing", len(todo.tensors)) as stage,
+        workers(_threads(todo, request), stage.tick) as run,
+    ):
+
+        def counted(make: Callable[[str], Any], keys: Iterable[str]) -> Iterable[Any]:
+            for each in run(make, keys):
+                stage.step()
+                yield each
+
+        done = write(todo, out, request.overwrite, counted)
     return Fusion(out, tuple(done), (*adapter.oddities, *todo.notes))
 
 

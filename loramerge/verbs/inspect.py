@@ -23,6 +23,8 @@ from loramerge.formats import Alpha
 from loramerge.formats.dialects import named
 from loramerge.formats.dialects.together import described
 from loramerge.merge.tables import as_html, fitted, wrapped
+from loramerge.request.progress import Tell
+from loramerge.request.request import Request
 from loramerge.sources.blocks import norms
 from loramerge.sources.load import load
 from loramerge.sources.modules import ModuleFacts, modules
@@ -174,6 +176,7 @@ def inspect(
     allow_pickle: bool = False,
     download: bool = False,
     base: str | Path | None = None,
+    progress: Tell | bool | None = None,
 ) -> Inspection | Contents:
     """Read an adapter and measure every module. Factors are read once, batch by batch.
 
@@ -186,6 +189,7 @@ def inspect(
     Args:
         source: as for `load`.   alpha: for a bare file that does not say its own.
         allow_pickle, base: as for `load`.   download: download it from the Hub, and measure it.
+        progress: as for `combine`; the stage is `measuring`.
 
     Raises:
         SourceError: as `load`; also for NaN in a factor.
@@ -195,6 +199,7 @@ def inspect(
     >>> len(facts.modules), facts.modules[0].rank, facts.modules[0].scale, facts.oddities
     (12, 8, 2.0, ())
     """
+    tell = Request(progress=progress).tell
     try:
         adapter = load(
             source, alpha, optional=True, allow_pickle=allow_pickle, peeking=not download, base=base
@@ -203,12 +208,12 @@ def inspect(
         if isinstance(source, Adapter):
             raise
         return contents(source, error, allow_pickle)
-    return measured(adapter)
+    return measured(adapter, tell)
 
 
-def measured(adapter: Adapter) -> Inspection:
+def measured(adapter: Adapter, tell: Tell | None = None) -> Inspection:
     """The same of what is loaded."""
-    return Inspection(adapter, modules(adapter))
+    return Inspection(adapter, modules(adapter, tell))
 
 
 def _last(name: str) -> str:

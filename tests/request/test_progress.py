@@ -9,6 +9,7 @@ import pytest
 import loramerge as lm
 from loramerge.request.progress import Bar, Stage
 from tests.helpers.adapters import random_adapters
+from tests.helpers.models import random_model, save_model
 
 
 class Terminal(io.StringIO):
@@ -109,6 +110,32 @@ def test_an_open_session_tells_too():
     pair = lm.open(random_adapters(0, (2, 2)), progress=lambda *each: seen.append(each[0]))
     pair.combine("svd")
     assert list(dict.fromkeys(seen)) == ["reading", "looking", "merging"]
+
+
+def test_every_verb_that_may_take_long_tells(tmp_path):
+    a, b = random_adapters(0, (2, 2))
+    before = random_model()
+    save_model(tmp_path / "base", before)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    save_model(tmp_path / "tuned", {**before, name: before[name] + 1})
+    seen = []
+
+    def stages(verb, *args, **asked):
+        seen.clear()
+        found = verb(*args, progress=lambda *each: seen.append(each), **asked)
+        assert all(done <= total for _, done, total in seen)
+        assert [done for _, done, total in seen if done == total], "it comes to its end"
+        return found, {stage for stage, _, _ in seen}
+
+    assert stages(lm.inspect, a)[1] == {"measuring"}
+    assert stages(lm.diff, a, b)[1] == {"reading", "comparing"}
+    assert stages(lm.convert, a, tmp_path / "c", "mlx", dtype="float32")[1] == {"reading", "comparing"}
+    extracted, told_of = stages(lm.extract, tmp_path / "tuned", tmp_path / "base", rank=1)
+    assert told_of == {"extracting"}
+    fusing = stages(lm.fuse, extracted.adapter, tmp_path / "base", tmp_path / "fused")[1]
+    assert fusing == {"fusing"}
+    assert "writing" in stages(lm.route, [a, b], out=tmp_path / "bundle")[1]
+    assert {"measuring", "merging"} <= stages(lm.report, [a, b], methods=["svd"])[1]
 
 
 def test_a_function_may_have_something_to_close():
