@@ -39,7 +39,18 @@ def plain(key: str) -> str:
     for prefix, part in DOUBLED.items():
         while key.startswith(prefix + part):
             key = prefix + key.removeprefix(prefix + part)
-    return key
+    return key[_before(key) :]
+
+
+def _before(key: str) -> int:
+    """How much stands before PEFT's prefix: what holds the whole model (Lightning's `model.`, TRL's
+    `pretrained_model.`) is no part of it.
+
+    >>> _before("pretrained_model.base_model.model.layers.0.q.lora_A.weight")
+    17
+    """
+    found = key.rfind(f".{PREFIX}")
+    return found + 1
 
 
 def wrapped(keys: Iterable[str]) -> list[str]:
@@ -51,6 +62,7 @@ def _names(key: str) -> list[str]:
     found = [match["name"] for match in _SEGMENT.finditer(key)]
     found += ["_orig_mod"] * bool(_FLAT.search(key))
     found += ["model"] * key.startswith("model.diffusion_model.")
+    found += [key[: _before(key)].rstrip(".")] * bool(_before(key) and not found)
     return found or [prefix + part for prefix, part in DOUBLED.items() if key.startswith(prefix + part)]
 
 

@@ -27,6 +27,7 @@ _TASKS = {  # what a module does in a layer -> how the last part of its name loo
     "up": r"up(_proj|_linear)?|w3|fc1|fc_in|lin1|c_fc|wi(_1)?|dense_h_to_4h|linear_?1|fc_up",
     "down": r"down(_proj|_linear)?|w2|fc2|fc_out|lin2|c_proj|wo|dense_4h_to_h|linear_?2|fc_down",
 }
+_PARTS = {"query", "key", "value", "gate", "up"}  # tasks that models put together
 _FUSED = late(r".*(qkv|q_k_v|query_key_value|in_proj|pack|c_attn|kqv).*", re.IGNORECASE)
 
 
@@ -71,11 +72,20 @@ def _seconds(first: Mapping[str, Shape], other: Mapping[str, Shape]) -> Iterator
 
 
 def _alike(one: str, two: str) -> bool:
+    """Of one shape: whether they may do one thing, in one place of a layer."""
     (above, last), (over, end) = (name.rpartition(".")[::2] for name in (one, two))
-    if last == end:  # they differ in what stands before: is something left out?
-        return _within(above.split("."), over.split(".")) or _within(over.split("."), above.split("."))
-    tasks = [task for task in _TASKS.values() if _fits(task, last) and _fits(task, end)]
-    return bool(tasks) and _part(above) == _part(over)
+    parts = above.split("."), over.split(".")
+    if last == end and (_within(*parts) or _within(*parts[::-1])):  # is something left out?
+        return True
+    ours, theirs = _tasks(last), _tasks(end)
+    if above == over and not (ours and theirs):  # nobody knows what one of them does
+        return True
+    return _part(above) == _part(over) and (last == end or bool(ours & theirs))
+
+
+def _tasks(name: str) -> set[str]:
+    """What a module of this name can do in a layer; nothing if nobody knows."""
+    return {task for task, names in _TASKS.items() if _fits(names, name)}
 
 
 def _fits(task: str, name: str) -> bool:
@@ -99,16 +109,30 @@ def _part(above: str) -> str:
 def _whole(
     ours: Sequence[str], first: Mapping[str, Shape], theirs: Sequence[str], other: Mapping[str, Shape]
 ) -> Iterator[tuple[str, str]]:
-    """A module that looks fused, and one of its parts in the same place."""
+    """A module that may hold several, and one of its parts in the same place."""
     parts: dict[str, list[str]] = defaultdict(list)
     for name in theirs:
-        if any(_fits(_TASKS[task], name.rpartition(".")[2]) for task in ("query", "key", "value")):
-            parts[_part(name.rpartition(".")[0])].append(name)
+        home, last = _home(name)
+        if not _tasks(last) or _tasks(last) & _PARTS:
+            parts[home].append(name)
     for name in ours:
-        above, _, last = name.rpartition(".")
-        for part in parts.get(_part(above), ()) if _FUSED.fullmatch(last) else ():
-            if first[name][1] == other[part][1] and first[name][0] > other[part][0]:
+        home, last = _home(name)
+        for part in parts.get(home, ()):
+            (outs, ins), (rows, width) = first[name], other[part]
+            if ins == width and outs > rows and (_holds(last) or outs == 2 * rows):
                 yield name, part
+
+
+def _home(name: str) -> tuple[str, str]:
+    """(which part of a layer, the last of a name); what feeds forward is told apart by its module."""
+    above, _, last = name.rpartition(".")
+    part = _part(above)
+    return (above if part == "feed-forward" else part), last
+
+
+def _holds(last: str) -> bool:
+    """Whether a module may be several in one: it looks so, or it does nothing that is known."""
+    return not _tasks(last) or _FUSED.fullmatch(last) is not None
 
 
 def _twice(adapters: Sequence[Adapter], one: str, two: str) -> IncompatibleError:

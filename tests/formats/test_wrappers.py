@@ -24,6 +24,8 @@ WRAPPED = {  # a key as training left it, of PEFT's names
     "DDP": lambda key: f"module.{key}",
     "DDP twice": lambda key: f"module.module.{key}",
     "DDP inside": lambda key: key.replace("base_model.model.", "base_model.model.module."),
+    "Lightning's module": lambda key: f"model.{key}",
+    "TRL with a value head": lambda key: f"pretrained_model.{key}",
     "PEFT twice": lambda key: f"base_model.model.{key}",
     "several": lambda key: f"module._orig_mod.base_model.model._fsdp_wrapped_module.{key}",
     "one that is not known yet": lambda key: f"_shiny_module.{key}",
@@ -36,6 +38,9 @@ def pair(tmp_path):
     places = [tmp_path / name for name in "ab"]
     for place, adapter in zip(places, random_adapters(0, (2, 2), SHAPES), strict=True):
         lm.save(adapter, place)
+        config = json.loads((place / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = "meta-llama/Llama-2-7b-hf"
+        (place / "adapter_config.json").write_text(json.dumps(config))
     return places
 
 

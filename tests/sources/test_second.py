@@ -1,5 +1,7 @@
 """No merge holds one weight under two names, also where the sources share other modules."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -20,11 +22,21 @@ TWO_NAMES = {
     "a part of the path left out": ({"attention.attention.query": (H, H)}, {"attention.query": (H, H)}),
     "a fused module and its part": ({"attn.my_qkv": (3 * H, H)}, {"attn.q": (H, H), "attn.k": (H, H)}),
     "grouped, a fused module and its part": ({"attn.qkv_fused": (2 * H, H)}, {"attn.v_proj": (4, H)}),
+    "keys and values in one": ({"attn.to_kv": (2 * H, H)}, {"attn.to_k": (H, H), "attn.to_v": (H, H)}),
+    "a gate and its value in one": ({"mlp.w13": (40, H)}, {"mlp.w1": (20, H), "mlp.w3": (20, H)}),
+    "in one that is called as if it were one": ({"mlp.fc1": (40, H)}, {"mlp.fc1_g": (20, H)}),
+    "the same under a name of Megatron": ({"mlp.dense_h_to_4h": (40, H)}, {"mlp.gate_proj": (20, H)}),
+    "a name that tells no task": ({"mlp.linear_v": (20, H)}, {"mlp.up_proj": (20, H)}),
+    "two names that tell none": ({"attn.foo": (H, H)}, {"attn.bar": (H, H)}),
+    "another name of the part": ({"attn.q_proj": (H, H)}, {"self_attn.q_proj": (H, H)}),
+    "another home of experts": ({"moe.experts.0.up_proj": (20, H)}, {"ffn.experts.0.up_proj": (20, H)}),
 }
 DIFFERENT = {
     "query and value": ({"attn.q": (H, H)}, {"attn.v": (H, H)}),
     "of other shapes": ({"attn.q": (H, H)}, {"attn.query": (H + 1, H)}),
     "attention to itself and to others": ({"self_attn.q_proj": (H, H)}, {"cross_attn.query": (H, H)}),
+    "a router and an expert": ({"moe.gate": (4, H)}, {"moe.experts.0.up_proj": (20, H)}),
+    "parts of layers of two kinds": ({"mamba.in_proj": (40, H)}, {"feed_forward.gate_proj": (20, H)}),
     "of one known model": (
         {"self_attn.q_proj": (H, H)}, {"self_attn.o_proj": (H, H), "mlp.up_proj": (20, H)},
     ),
@@ -80,10 +92,24 @@ CONFIGS = {  # the model's own config, and how its code takes the rows apart
         "query_key_value",
         lambda w: [w.reshape(HEADS, 3, SIZE, -1)[:, i].reshape(-1, w.shape[1]) for i in range(3)]),
     "GPT-2": ("GPT2Config", {"n_embd": H, "n_head": HEADS}, "c_attn", lambda w: np.split(w, 3)),
+    "InternLM2": ({"model_type": "internlm2", "num_attention_heads": HEADS, "num_key_value_heads": 2}, {},
+        "wqkv",
+        lambda w: [p.reshape(-1, w.shape[1]) for p in np.split(w.reshape(2, 4, SIZE, -1), [2, 3], axis=1)]),
+    "ChatGLM": ({"model_type": "chatglm", "num_attention_heads": HEADS}, {}, "query_key_value",
+        lambda w: [p.reshape(-1, w.shape[1]) for p in np.split(w.reshape(HEADS, 3 * SIZE, -1), 3, axis=1)]),
+    "ChatGLM2": ({"model_type": "chatglm", "num_attention_heads": HEADS, "multi_query_attention": True,
+        "multi_query_group_num": 2}, {}, "query_key_value",
+        lambda w: np.split(w, [H, H + 2 * SIZE])),
     "StarCoder": ("GPTBigCodeConfig", {"n_embd": H, "n_head": HEADS}, "c_attn",
         lambda w: [w[:H], w[H : H + SIZE], w[H + SIZE :]]),
 }  # fmt: skip
-SIZES = {"Falcon 7b": (H, SIZE, SIZE), "Falcon 40b": (H, 2 * SIZE, 2 * SIZE), "StarCoder": (H, SIZE, SIZE)}
+SIZES = {
+    "InternLM2": (H, 2 * SIZE, 2 * SIZE),
+    "ChatGLM2": (H, 2 * SIZE, 2 * SIZE),
+    "Falcon 7b": (H, SIZE, SIZE),
+    "Falcon 40b": (H, 2 * SIZE, 2 * SIZE),
+    "StarCoder": (H, SIZE, SIZE),
+}
 
 
 @pytest.mark.parametrize("place", ["beside", "its base"])
@@ -99,7 +125,10 @@ def test_rows_that_lie_by_heads_are_told_by_the_config_of_the_model(name, place,
     with pytest.raises(IncompatibleError, match=r"config\.json"):
         lm.combine([parts, fused])
     where = tmp_path / ("base" if place == "its base" else "parts")
-    getattr(transformers, config)(**said).save_pretrained(where)
+    if isinstance(config, str):
+        getattr(transformers, config)(**said).save_pretrained(where)
+    else:  # of a model whose code lies beside its weights
+        (where / "config.json").write_text(json.dumps(config))
     merge = lm.combine([parts, fused], dtype="float64")
     (found,) = (update.dense() for update in merge.adapter.values())
     ours, (theirs,) = dense(lm.load(parts)), (u.dense() for u in lm.load(fused).values())

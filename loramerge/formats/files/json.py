@@ -9,6 +9,7 @@ from typing import Any
 
 from loramerge.adapters.original import read_whole
 from loramerge.errors import SourceError, printable
+from loramerge.formats.files.strangers import HEAD, check_head
 
 LIMIT = 16 * 2**20
 MOST = 3_000_000  # values: some 100 bytes each
@@ -40,6 +41,7 @@ def parse_object(text: bytes | str, name: str) -> dict[str, Any]:
             raise ValueError(f"it has more than {MOST} values")
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_bounded)
     except (ValueError, RecursionError) as error:
+        check_head(text[:HEAD] if isinstance(text, bytes) else text[:HEAD].encode(), name)
         raise SourceError(f"{printable(name)} is not valid JSON: {printable(error)}.") from error
     if not isinstance(value, dict):
         kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a single value")

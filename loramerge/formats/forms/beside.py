@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
+from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, printable
+from loramerge.formats.models.stems import layered
 
 OWN = late(  # the base's own parameters, and what is added to its biases and norms
     r"(?:base_layer\.)*(?:weight|bias)|lora_B\.bias|diff_b|[wb]_norm|(?:token_adapter\.)?trainable_tokens_delta"
@@ -27,19 +29,24 @@ def refuse_inside(keys: Iterable[str], modules: Collection[str], name: str) -> N
             raise _unknown(key, "beside the factors of that module", name)
 
 
-def refuse_around(keys: Iterable[str], modules: Collection[str], name: str) -> None:
-    """The same of a parameter, or a router, of a block that holds such modules, if no config lists it.
+def refuse_around(tensors: Mapping[str, Tensor], modules: Collection[str], name: str) -> None:
+    """The same of a parameter, a router or a matrix of a block with such modules, if no config lists it.
 
     Raises:
         IncompatibleError: it has one.
     """
     blocks = {path[: dot.start()] for path in modules for dot in re.finditer(r"\.", path)}
-    for key in keys:
+    for key, tensor in tensors.items():
         parent, _, leaf = key.rpartition(".")
         if not OWN.fullmatch(leaf) and (not parent or parent in blocks):
             raise _unknown(key, f"beside the modules of {printable(parent) or 'the model'}", name)
         if ROUTER.fullmatch(key) and parent.rpartition(".")[0] in blocks:
             raise _unknown(key, "among the modules that it may choose from", name)
+        home = parent.rpartition(".")[0]
+        if len(tensor.shape) > 1 and home in blocks and layered(home):
+            raise _unknown(
+                key, f"among the modules of {printable(home)}, and no modules_to_save lists it", name
+            )
 
 
 def _unknown(key: str, where: str, name: str) -> IncompatibleError:

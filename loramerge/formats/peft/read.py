@@ -46,6 +46,11 @@ ELSEWHERE = (  # what a folder may hold in place of one file of weights -> what 
     (r"model(-\d+-of-\d+)?\.safetensors", "weights under the name of a model: if they are the adapter's, put "
      "adapter_ before the names of the files; if not, PEFT's save_pretrained writes the adapter alone"),
     (r".*\.safetensors", "another file of weights: name that file, or call it adapter_model.safetensors"),
+    (r"(model|optim)_world_size_\d+_rank_\d+\.pt", "a checkpoint of verl: join it with verl's merger"),
+    (r"latest_checkpointed_iteration\.txt|iter_\d+|.*\.nemo", "a checkpoint of Megatron or NeMo: export it "
+     "in the layout of Hugging Face"),
+    (r".*\.(h5|keras|msgpack|onnx|tflite)", "weights of another framework, which are not read"),
+    (r".*\.(zip|tar|tgz|gz|bz2|xz|7z|rar|zst)", "an archive: unpack it, and name what is in it"),
     (r"adapter_\d+\.pt", "a checkpoint of torchtune: use the PEFT adapter that its checkpointer writes"),
 )  # fmt: skip
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}

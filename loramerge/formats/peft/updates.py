@@ -69,7 +69,8 @@ def _check_extras(stored: Stored, config: Mapping[str, Any], name: str) -> None:
     listed = [str(head) for head in heads] if isinstance(heads, list | set | tuple) else []
     modules = {PREFIX + path.replace(WRAPPED, "") for path in stored.modules}
     refuse_inside(stored.extras, modules, name)
-    unlisted = [key for key in stored.extras if not any(f".{head}." in f".{key}" for head in listed)]
+    extras = stored.extras.items()
+    unlisted = {key: t for key, t in extras if not any(f".{head}." in f".{key}" for head in listed)}
     refuse_around(unlisted, modules, name)
 
 

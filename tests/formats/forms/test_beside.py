@@ -34,6 +34,15 @@ def test_no_policy_takes_an_unknown_tensor_for_an_extra(key, bare_file, extras, 
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("key", ["mlp.gate_net.weight", "hyper.weight", "attn.mixing.weight"])
+def test_a_matrix_in_a_layer_that_no_config_lists_may_choose_what_counts(key, tmp_path):
+    shapes = {f"layers.0.{home}.q": (3, 4) for home in ("mlp", "attn")} | {"layers.0.q": (3, 4)}
+    values = tensors(shapes=shapes) | {f"{P}layers.0.{key}": np.ones((2, 4), "f4")}
+    with pytest.raises(IncompatibleError, match="no modules_to_save lists it"):
+        lm.load(folder(tmp_path / "a", values))
+    lm.load(folder(tmp_path / "b", values, modules_to_save=[key.split(".")[-2]]))
+
+
 @pytest.mark.parametrize("key", KNOWN)
 def test_what_is_the_bases_own_is_an_extra(key, tmp_path):
     assert list(lm.load(made(tmp_path, key, False)).extras) == [key]

@@ -63,6 +63,10 @@ def test_scales_of_quantised_factors_are_refused_by_name(end, tmp_path, capsys):
 HEADS = {
     "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "a web page": (b"<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
+    "a pointer of Xet": (b"# xet version 0\nfilesize = 10\nhash = 'abc'\n", "begins with # xet version 0"),
+    "a message": (b'{"error": "Repository not found", "code": 404}', "is a text"),
+    "an archive": (b"\x1f\x8b\x08" + bytes(60), "is an archive: unpack it"),
+    "weights of Keras": (b"\x89HDF\r\n\x1a\n" + bytes(60), "a file of Keras"),
     "torch.save under another name": (b"PK\x03\x04" + bytes(60), "torch.save"),
 }  # fmt: skip
 
@@ -153,3 +157,21 @@ def test_an_npz_of_objects_or_of_whole_numbers_is_no_adapter(tmp_path):
     npz(tmp_path / "a" / "adapters.npz", np.int32)
     with pytest.raises(lm.LoramergeError, match=r"lora_a .* is stored as"):
         lm.load(tmp_path / "a", alpha=1)
+
+
+ELSEWHERE = {
+    "model_world_size_2_rank_0.pt": "verl", "latest_checkpointed_iteration.txt": "Megatron",
+    "lora.nemo": "NeMo",    "weights.h5": "another framework", "adapter.tar.gz": "unpack it",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_folder_that_holds_something_else_is_told_what_it_is(name, tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_bytes(b"PK\x03\x04")
+    Cli(capsys)("combine", tmp_path / "a", "-o", tmp_path / "m").refused(1, ELSEWHERE[name])
+
+
+def test_a_config_that_is_a_pointer_is_called_so_and_not_invalid(tmp_path, capsys):
+    source = folder(tmp_path / "a", config="version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    Cli(capsys)("combine", source, "-o", tmp_path / "m").refused(1, "adapter_config.json", "git lfs pull")

@@ -1,5 +1,6 @@
 """Reading safetensors files: the header at once, each tensor when it is asked for. POSIX only."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from loramerge.adapters.original import open_original
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.files.safetensors import header
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
-from loramerge.formats.files.strangers import HEAD, check_head
+from loramerge.formats.files.strangers import HEAD, check_binary, check_head
 
 GGUF = b"GGUF"  # how llama.cpp's files begin
 ZIP = b"PK\x03\x04"  # and those of torch.save and numpy.savez
@@ -111,7 +112,7 @@ def _checked(stored: Stored) -> File:
         return _parsed(stored)
     except header.Malformed as fault:
         raise SourceError(
-            f"{_shown(stored.name)} cannot be read as safetensors: {fault}. Download or export it again."
+            f"{_shown(stored.name)} cannot be read as safetensors: {fault}. {_remedy(stored.name)}"
         ) from None
 
 
@@ -126,10 +127,19 @@ def _parsed(stored: Stored) -> File:
     return File(stored.name, stored.path, stored.size, stored.read_into, metadata, tensors)
 
 
+def _remedy(name: str) -> str:
+    """What helps: another kind of file is not mended by a new download."""
+    end = os.path.splitext(name)[1]
+    if end in ("", ".safetensors", ".sft"):
+        return "Download or export it again."
+    return f"Files that end in {_shown(end)} are not read: save its tensors as .safetensors."
+
+
 def _check_stranger(stored: Stored) -> None:
     head = bytearray(min(HEAD, stored.size))
     stored.read_into(memoryview(head), 0)
     check_head(bytes(head), stored.name)
+    check_binary(bytes(head), stored.name)
 
 
 def _header_length(stored: Stored) -> int:
