@@ -80,7 +80,8 @@ class Tool:
         known = ", ".join([*([UNET] if self.unets else []), *(FAMILIES[name].title for name in self.rows)])
         raise UsageError(
             f"{say('format', self.name)}: {printable(adapters[0].name)} is for {titles}, and how "
-            f"{self.title} calls modules is known of {known}. {say('format')} also takes a format, such as comfy."
+            f"{self.title} calls modules is known of {known}. {say('format')} also takes a format, such as "
+            "comfy."
         )
 
     def _made(self, adapters: Sequence[Adapter], row: Met) -> Dialect:

@@ -51,7 +51,7 @@ def _part(family: Family, rule: Rule) -> tuple[int, int]:
     for whole in family.namings[FIRST].rules:
         if rule.ours[0] in whole.ours:
             outs, ins = size(whole)
-            if whole.rows == "turned":
+            if whole.rows in ("turned", "last"):
                 return outs, ins
             return whole.sizes(outs, ins)[whole.ours.index(rule.ours[0])], ins
     return size(rule)

@@ -66,12 +66,23 @@ def run(line):
 
 def test_every_command_works(place, capsys):
     lines = [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
-    assert len(lines) == 12
+    assert len(lines) == 18
     for line in lines:
         assert run(line) == 0, f"{line}\n{capsys.readouterr().err}"
     wanted, found = lm.load("toolkit.safetensors"), lm.load("for-comfyui.safetensors")
     assert lm.diff(wanted, found).largest < 1e-6
-    assert {t.path.split(".")[1] for t in lm.load("faces.safetensors")} == {"7", "20"}
+    faces, same = lm.load("faces.safetensors"), lm.load("same.safetensors")
+    assert {t.path.split(".")[1] for t in faces} == {"7", "20"}
+    assert lm.diff(faces, same).largest < 1e-6
+    ink, oil, mixed, calm = (lm.load(f"{name}.safetensors") for name in ("ink", "oil", "mixed", "calm"))
+    for target in ink:  # all of them, whether --blocks has left something of both sources there or not
+        single, number = target.path.startswith("single"), int(target.path.split(".")[1])
+        one, two = (20 <= number if single else number < 10), 0.5 if single else 1.0
+        wanted = {"mixed": one * ink[target].dense() + two * oil[target].dense()}
+        wanted["calm"] = ink[target].dense() + (0.8 if single else 0.0) * oil[target].dense()
+        np.testing.assert_allclose(mixed[target].dense(), wanted["mixed"], atol=1e-5)
+        np.testing.assert_allclose(calm[target].dense(), wanted["calm"], atol=1e-5)
+    assert lm.diff(lm.load("trained.safetensors"), lm.load("for-musubi.safetensors")).largest < 1e-6
 
 
 def test_the_recipe_weighs_blocks_as_it_says(place, capsys):

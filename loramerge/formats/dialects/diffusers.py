@@ -88,7 +88,7 @@ class Diffusers(Spelled):
                 modules.silent.clear()
 
         modules = read_modules(header, found, partial(_places, said(header.metadata)), settle=settle)
-        return header.adapter(
+        adapter = header.adapter(
             self,
             modules.slots,
             base=next(iter(told), None),
@@ -98,6 +98,7 @@ class Diffusers(Spelled):
             placed=modules.placed,
             full=modules.full,
         )
+        return replace(adapter, spelling=Spelling("", {"unet": ""})) if _is_bare(header) else adapter
 
     def learn(self, adapters: Sequence[Adapter]) -> None:
         own = {t.component for a in adapters if a.dialect == self.name for t in a.slots}
@@ -118,7 +119,8 @@ class Diffusers(Spelled):
 
     def keys(self, targets: Iterable[Target]) -> Names:
         def names(target: Target) -> tuple[str, str]:
-            module = f"{target.component}.{self.spells(target) or target.path}"
+            prefix = self.own.prefixes.get(target.component, f"{target.component}.")
+            module = f"{prefix}{self.spells(target) or target.path}"
             return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
         return names
@@ -139,7 +141,8 @@ class Diffusers(Spelled):
                 "alpha_pattern": others,
                 "target_modules": sorted(_end(t.path) if component in CLIP else t.path for t in units),
             }
-            settings |= {f"{component}.{key}": value for key, value in said.items()}
+            prefix = self.own.prefixes.get(component, f"{component}.")
+            settings |= {f"{prefix}{key}": value for key, value in said.items()}
         found = {**kept, **self.told(widths, kept), "format": "pt"}
         return {**found, SETTINGS: json.dumps(settings, sort_keys=True)} if settings else found
 
@@ -161,6 +164,12 @@ def _is_ours(key: str) -> bool:
     if LANGUAGE.match(key) or PUBLISHED.match(key) or not (NAMED.match(key) or UNET.match(key)):
         return False
     return bool(taken_apart(key) or PROCESSOR.fullmatch(key))
+
+
+def _is_bare(header: Header) -> bool:
+    """Whether it is of a U-Net's own `save_lora_adapter`, which puts nothing before the names of modules."""
+    factors = [key for key in header.tensors if key.endswith(".lora_A.weight")]
+    return bool(factors) and all(map(UNET.match, factors))
 
 
 def of_authors(key: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, get_args
 from loramerge.adapters.late import late
 from loramerge.formats.models.templates import spread
 
-Rows = Literal["equal", "query", "square", "turned"]
+Rows = Literal["equal", "query", "square", "turned", "last"]
 NUMBER = late(r"\d+|\*")
 RATIO = late(r"\d+:\d+(\|\d+:\d+)*")
 Numbers = tuple[str, ...]
@@ -46,7 +46,7 @@ class Rule:
     @property
     def fused(self) -> bool:
         """Whether diffusers has several modules in its place, or one with other rows."""
-        return len(self.ours) > 1 or self.rows == "turned"
+        return len(self.ours) > 1 or self.rows in ("turned", "last")
 
     def sizes(self, outs: int, ins: int) -> list[int]:
         """The rows of each part of a module of this size."""
@@ -59,13 +59,13 @@ class Rule:
 
     def spans(self, outs: int, ins: int) -> list[list[slice]]:
         """Which rows of a module of this size each part has."""
-        if self.rows == "turned":
+        if self.rows == "turned" or (self.rows == "last" and outs == 2 * ins):
             return [[slice(outs // 2, outs), slice(0, outs // 2)]]
         return [[slice(*ends)] for ends in pairwise(accumulate(self.sizes(outs, ins), initial=0))]
 
     def height(self, part: int, outs: int, ins: int) -> int:
         """The rows of the whole, from the size of one part."""
-        equal = self.rows == "equal" or not self.ratios
+        equal = self.rows in ("equal", "last") or not self.ratios
         return outs * len(self.ours) if equal else int(ins * self.ratios[0])
 
     def fits(self, outs: int, ins: int, part: int = -1) -> bool:

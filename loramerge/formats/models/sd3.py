@@ -16,7 +16,7 @@ SD3 = Family(
     transformer_blocks.*.{ff,ff_context}.net.0.proj = joint_blocks.*.{x,context}_block.mlp.fc1 4:1
     transformer_blocks.*.{ff,ff_context}.net.2 = joint_blocks.*.{x,context}_block.mlp.fc2 1:4
     transformer_blocks.*.norm1.linear = joint_blocks.*.x_block.adaLN_modulation.1
-    transformer_blocks.*.norm1_context.linear = joint_blocks.*.context_block.adaLN_modulation.1 6:1
+    transformer_blocks.*.norm1_context.linear = joint_blocks.*.context_block.adaLN_modulation.1 last 6:1|2:1
     context_embedder
     pos_embed.proj = x_embedder.proj
     time_text_embed.timestep_embedder.linear_{1,2} = t_embedder.mlp.{0,2}

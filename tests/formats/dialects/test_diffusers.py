@@ -130,3 +130,12 @@ def test_ranks_that_differ_are_settings_of_their_part(tmp_path):
 def test_gpt2_under_pefts_names_is_not_taken_for_a_pipeline(tmp_path):
     path = saved(tmp_path / "a.safetensors", pairs({"transformer.h.0.attn.c_attn": (4, 4)}, NEW))
     assert lm.load(path, alpha=2).dialect == "peft"
+
+
+def test_a_file_of_a_unet_alone_keeps_its_names_and_gets_others_for_a_program(tmp_path):
+    name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    path = saved(tmp_path / "a.safetensors", pairs({name: (8, 8)}, ("lora_A", "lora_B")))
+    lm.combine([path, path], out=tmp_path / "m.safetensors")
+    assert set(read(tmp_path / "m.safetensors")) == set(read(path))
+    lm.combine([path], consumer="diffusers", out=tmp_path / "n.safetensors")
+    assert all(key.startswith(f"unet.{name}.") for key in read(tmp_path / "n.safetensors"))
