@@ -21,6 +21,7 @@ from loramerge.formats.files.atomic import new_folder
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.forms.form import numberless
 from loramerge.formats.forms.table import FORMS
+from loramerge.formats.output import RECORD
 from loramerge.formats.peft.names import WEIGHTS, parse, shared_part
 from loramerge.formats.peft.read import CONFIG
 
@@ -65,9 +66,13 @@ def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, t
 
 
 def write(
-    tensors: Mapping[str, tuple[str, Array]], config: Mapping[str, Any], out: Path, overwrite: bool
+    tensors: Mapping[str, tuple[str, Array]],
+    config: Mapping[str, Any],
+    out: Path,
+    overwrite: bool,
+    record: Mapping[str, Any],
 ) -> None:
-    """A folder with these tensors and this config.
+    """A folder with these tensors, this config, and how they were made.
 
     Raises:
         OutputError: it exists or cannot be written.
@@ -77,7 +82,8 @@ def write(
         with Writer(where / WEIGHTS, layout, {"format": "pt"}) as writer:
             for key, (_, array) in tensors.items():
                 writer.write(key, array)
-        (where / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, said in ((CONFIG, config), (RECORD, record)):
+            (where / name).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _tensors(adapter: Adapter) -> Tensors:

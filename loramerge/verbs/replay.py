@@ -33,6 +33,7 @@ from loramerge.request.strangers import check_patterns, check_work
 from loramerge.sources.load import load
 from loramerge.sources.open import check_named
 from loramerge.verbs.diff import Difference, diff
+from loramerge.verbs.keep_form import kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,12 @@ def replay(
         UsageError, OutputError, VerificationError: as for `combine`.
     """
     fields, _ = part("replay", None, {"out": out, **asked})
-    return run(replayed(record, Search(sources or {}, folders), Request(**fields)).plan)
+    return done(replayed(record, Search(sources or {}, folders), Request(**fields)).plan)
+
+
+def done(plan: Plan) -> Merge:
+    """Carry out the plan of a record."""
+    return kept(plan) if plan.request.keep_form else run(plan)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,10 @@ def test_one_frozen_frame_is_merged_in_its_coefficients_and_kept(tmp_path, capsy
     assert len(saved) == 3
     assert merge.adapter.rank == 3
     assert lm.diff(merge.adapter, lm.combine(paths, weights=[0.25, 0.75]).adapter).error < 1e-6
+    again = lm.replay(tmp_path / "m", tmp_path / "again", folders=[tmp_path])
+    copied = load_file(tmp_path / "again" / "adapter_model.safetensors")
+    assert again.adapter.rank == 3
+    assert all(np.array_equal(copied[key], saved[key]) for key in saved)
     other = xs(tmp_path / "other", rng, (n(rng, 3, 8), shared[1]), cores[1])
     with pytest.raises(IncompatibleError, match=r"cannot be merged in their own form: .*down, latent"):
         lm.combine([paths[0], other], keep_form=True, out=tmp_path / "m2")
