@@ -66,21 +66,24 @@ def load(
 
 
 def aid(
-    base: str | Path | Base | None, gate: str | Path | None, names: Mapping[str, str] | None = None
+    base: str | Path | Base | None,
+    gate: str | Path | None,
+    names: Mapping[str, str] | None = None,
+    kept: bool = False,
 ) -> Aid:
     """What is given beside the files of an adapter, opened.
 
     Raises:
         SourceError, IncompatibleError: as for `open_base`; or the gate cannot be read.
     """
-    if base is None and gate is None and names is None:
+    if base is None and gate is None and names is None and not kept:
         return NO_AID
     if names is not None and names.keys() != {"down", "up"}:
         raise UsageError(
             f"{say('names')} says how the keys of down and of up end: give both, and nothing else."
         )
     opened = None if base is None else open_base(base)
-    return Aid(opened, None if gate is None else _gate(Path(gate)), names)
+    return Aid(opened, None if gate is None else _gate(Path(gate)), names, kept)
 
 
 def _gate(path: Path) -> dict[str, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from loramerge import formats
 from loramerge.algorithms.average import Average
 from loramerge.algorithms.linear import Linear
 from loramerge.errors import UsageError, VerificationError, printable, say
@@ -14,7 +15,7 @@ from loramerge.merge.plan import Plan
 from loramerge.merge.record import hashing, record
 from loramerge.merge.run import Merge, run
 from loramerge.request.doors import LIMITS
-from loramerge.sources.load import load
+from loramerge.sources.load import aid
 from loramerge.verbs.diff import diff
 
 TAKEN = ("out", "overwrite", "bare", "keep_form", *LIMITS)
@@ -48,7 +49,7 @@ def kept(plan: Plan) -> Merge:
     exact = run(replace(plan, request=replace(request, out=None)))
     said = _record(plan, exact)
     coefficients.write(tensors, plan.sources.whole[0].config, out, request.overwrite, said)
-    found = load(out, base=request.base)
+    found = formats.load(out, aid=aid(request.base, None, kept=True))
     worst = diff(exact.adapter, found).largest
     if not worst <= MOST:
         raise VerificationError(f"{printable(out)} is {worst:.1e} off the sum of its sources.")
