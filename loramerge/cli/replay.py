@@ -14,10 +14,9 @@ from loramerge.cli.groups import Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed, facts_of
 from loramerge.errors import printable
-from loramerge.merge.run import run
 from loramerge.request.request import Request
 from loramerge.verbs.diff import Difference
-from loramerge.verbs.replay import Replay, Search, replayed
+from loramerge.verbs.replay import Replay, Search, done, replayed
 
 
 @click.command(cls=Command)
@@ -43,7 +42,7 @@ def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], **give
     todo = replayed(record, Search(*_places(sources)), Request(**typed(ctx, "replay"), progress=show.bar()))
     out = todo.plan.request.out or Path("replayed.safetensors" if todo.bare else "replayed")
     keep_freed_memory()
-    merge = run(todo.plan.asking(out=out))
+    merge = done(todo.plan.asking(out=out))
     if printed == "path":
         return click.echo(str(out))
     found = todo.compare(merge)

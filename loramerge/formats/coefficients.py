@@ -20,15 +20,18 @@ from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.atomic import new_folder
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.forms.form import numberless
+from loramerge.formats.forms.lora import GATE
 from loramerge.formats.forms.table import FORMS
-from loramerge.formats.peft.names import WEIGHTS, parse, shared_part
-from loramerge.formats.peft.read import CONFIG
+from loramerge.formats.output import RECORD
+from loramerge.formats.peft.names import PREFIX, WEIGHTS, parse, shared_part
+from loramerge.formats.peft.read import CONFIG, TOPK, is_fly
 
 LOOSE = {  # settings that change no update
     "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "task_type",
     "target_modules",
 }  # fmt: skip
 Tensors = Mapping[str, Tensor]
+NEAR = 1e-6  # to 1, of weights
 
 
 def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, tuple[str, Array]]:
@@ -60,14 +63,39 @@ def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, t
         total = sum(weight * dtypes.wide(array) for weight, array in zip(weights, arrays, strict=True))
         made[key] = tensor.dtype, np.asarray(total).astype(dtypes.FLOATS[tensor.dtype])
     for path, parts in changed.items():
+        if is_fly(adapters[0].config):
+            _check_fly(path, parts, adapters, weights)
         _check_linear(path, parts, adapters)
     return made
 
 
+def _check_fly(path: str, parts: set[str], adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
+    """FlyLoRA of one seed: the mean of lora_B, and of what its gate adds.
+
+    Raises:
+        IncompatibleError: another seed has other units; or it is no mean.
+    """
+    if "down" in parts:
+        raise IncompatibleError(
+            f"{printable(adapters[0].name)} and {printable(adapters[1].name)} are FlyLoRA of different "
+            f"seeds: lora_A of {printable(path)} differs, so that no single one does the same. `loramerge "
+            "route` keeps each with its gate."
+        )
+    if abs(sum(weights) - 1) > NEAR:
+        raise IncompatibleError(
+            "FlyLoRA's gate is a mean of those of its sources: take the method average, or weights that add "
+            f"up to 1 instead of {sum(weights):g}."
+        )
+
+
 def write(
-    tensors: Mapping[str, tuple[str, Array]], config: Mapping[str, Any], out: Path, overwrite: bool
+    tensors: Mapping[str, tuple[str, Array]],
+    config: Mapping[str, Any],
+    out: Path,
+    overwrite: bool,
+    record: Mapping[str, Any],
 ) -> None:
-    """A folder with these tensors and this config.
+    """A folder with these tensors, this config, and how they were made.
 
     Raises:
         OutputError: it exists or cannot be written.
@@ -77,7 +105,8 @@ def write(
         with Writer(where / WEIGHTS, layout, {"format": "pt"}) as writer:
             for key, (_, array) in tensors.items():
                 writer.write(key, array)
-        (where / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, said in ((CONFIG, config), (RECORD, record)):
+            (where / name).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _tensors(adapter: Adapter) -> Tensors:
@@ -103,6 +132,8 @@ def _place(key: str) -> tuple[str, str]:
     """The module and the part that a key is; no module for what all share."""
     if shared := shared_part(key):
         return "", shared.partition(".")[0]
+    if TOPK.fullmatch(key):
+        return key.partition(".lora_topk_bias")[0].removeprefix(PREFIX), GATE
     found = parse(key)
     return (found.path, numberless(found.part)) if found else (key, "")
 

@@ -51,7 +51,7 @@ def load_path(
     if elsewhere is not None and "peft_type" not in config and (config or _is_foreign(elsewhere)):
         weights = elsewhere.path
     if weights is None:
-        return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere, base=aid.base)
+        return load_folder(path, shown, alpha, optional, allow_pickle, file=elsewhere, aid=aid)
     file = elsewhere or open_weights(weights, f"{shown}/{weights.name}", allow_pickle)
     beside = (path / CONFIG,) if config else ()
     return _read(Header(file, shown, config, (weights, *beside), alpha, optional, aid.base, aid.gate))

@@ -127,7 +127,6 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "allow_work": _STRANGER_WORK,
     },
     "record": {
-        "keep_form": "a merge that keeps its form has no record",
         "allow_pickle": _STRANGER,
         "descriptions": "similarities to them are recorded in their place",
         "base": _YOURS,

@@ -65,14 +65,17 @@ def load(
 
 
 def aid(
-    base: str | Path | Base | None, gate: str | Path | None, names: Mapping[str, str] | None = None
+    base: str | Path | Base | None,
+    gate: str | Path | None,
+    names: Mapping[str, str] | None = None,
+    kept: bool = False,
 ) -> Aid:
     """What is given beside the files of an adapter, opened.
 
     Raises:
         SourceError, IncompatibleError: as for `open_base`; or the gate cannot be read.
     """
-    if base is None and gate is None and names is None:
+    if base is None and gate is None and names is None and not kept:
         return NO_AID
     if names is not None and names.keys() != {"down", "up"}:
         raise UsageError(
@@ -82,7 +85,7 @@ def aid(
         from loramerge.checkpoints.base import open_base  # few adapters need the base model
 
         base = open_base(base)
-    return Aid(base, None if gate is None else _gate(Path(gate)), names)
+    return Aid(base, None if gate is None else _gate(Path(gate)), names, kept)
 
 
 def _gate(path: Path) -> dict[str, Array]:

@@ -172,7 +172,7 @@ def open_one(
         allow_pickle=request.allow_pickle,
         initial=_meant_for(source, request.initial or {}),
         peeking=peeking,
-        aid=aid(base, request.prompt_gate, request.names),
+        aid=aid(base, request.prompt_gate, request.names, request.keep_form),
     )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from loramerge import formats
 from loramerge.algorithms.average import Average
 from loramerge.algorithms.linear import Linear
 from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats import coefficients
 from loramerge.formats.output import is_bare
 from loramerge.merge.plan import Plan
+from loramerge.merge.record import hashing, record
 from loramerge.merge.run import Merge, run
 from loramerge.request.doors import LIMITS
-from loramerge.sources.load import load
+from loramerge.sources.load import aid
 from loramerge.verbs.diff import diff
 
 TAKEN = ("out", "overwrite", "bare", "keep_form", *LIMITS)
+FORMED = ("dtype", "profile", "format")  # settings that the form of the sources decides
 MOST = 1e-5  # that the form may be off the sum, where coefficients are float32
 
 
@@ -43,9 +47,18 @@ def kept(plan: Plan) -> Merge:
     weights = [float(request.scale) * float(weight) for weight in plan.weights]
     tensors = coefficients.summed(plan.sources.whole, weights)
     exact = run(replace(plan, request=replace(request, out=None)))
-    coefficients.write(tensors, plan.sources.whole[0].config, out, request.overwrite)
-    found = load(out, base=request.base)
+    said = _record(plan, exact)
+    coefficients.write(tensors, plan.sources.whole[0].config, out, request.overwrite, said)
+    found = formats.load(out, aid=aid(request.base, None, kept=True))
     worst = diff(exact.adapter, found).largest
     if not worst <= MOST:
         raise VerificationError(f"{printable(out)} is {worst:.1e} off the sum of its sources.")
     return Merge(found, exact.report, plan, out)
+
+
+def _record(plan: Plan, exact: Merge) -> dict[str, Any]:
+    """The record without what the form decides, and the report."""
+    with hashing(plan.sources.whole, plan.request.tell) as digests:
+        said = record(plan, digests())
+    settings = {name: value for name, value in said["settings"].items() if name not in FORMED}
+    return {**said, "settings": settings, "report": exact.report.to_dict()}

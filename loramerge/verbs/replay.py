@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from loramerge import formats
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import without_folders
@@ -30,9 +31,10 @@ from loramerge.request.record import Record, SourceRecord, files_of, last, parse
 from loramerge.request.request import PLAIN, Request
 from loramerge.request.signature import spelled
 from loramerge.request.strangers import check_patterns, check_work
-from loramerge.sources.load import load
+from loramerge.sources.load import aid
 from loramerge.sources.open import check_named
 from loramerge.verbs.diff import Difference, diff
+from loramerge.verbs.keep_form import kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,12 @@ def replay(
         UsageError, OutputError, VerificationError: as for `combine`.
     """
     fields, _ = part("replay", None, {"out": out, **asked})
-    return run(replayed(record, Search(sources or {}, folders), Request(**fields)).plan)
+    return done(replayed(record, Search(sources or {}, folders), Request(**fields)).plan)
+
+
+def done(plan: Plan) -> Merge:
+    """Carry out the plan of a record."""
+    return kept(plan) if plan.request.keep_form else run(plan)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Re
     _check_given(said.sources, search.named)
     check_named([name for source in said.sources for name in source.names], request.initial or {}, "initial")
     _check_heads(said, request)
+    request = replace(request, keep_form=said.request.keep_form)
     search = replace(search, folders=[*search.folders, *_folders(path)])
     method = _method(said, str(record))
     work = check_work(method, request.allow_work, f"the record {record}")
@@ -132,7 +140,9 @@ def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Re
     ]
     todo = _planned(said, method, adapters, str(record), request)
     _check_scales(said.sources, todo.sources.whole)
-    return Replay(todo, is_bare(path), _original(path, record), (*work, *_other_versions(said, todo.method)))
+    return Replay(
+        todo, is_bare(path), _original(path, record, request), (*work, *_other_versions(said, todo.method))
+    )
 
 
 def _check_heads(said: Record, request: Request) -> None:
@@ -262,15 +272,13 @@ def _opened(source: SourceRecord, place: str | Path, start: str | Path | None, r
     Raises:
         IncompatibleError: it is another one.
     """
-    found = load(
+    found = formats.load(
         place,
         source.alpha,
         optional=True,
         allow_pickle=request.allow_pickle,
         initial=start,
-        base=request.base,
-        prompt_gate=request.prompt_gate,
-        names=request.names,
+        aid=aid(request.base, request.prompt_gate, request.names, request.keep_form),
     )
     return _checked(source, place, found)
 
@@ -312,11 +320,12 @@ def record_place(record: str | Path) -> Path:
         return fetch(name, also=[RECORD]).path
 
 
-def _original(path: Path, record: str | Path) -> Adapter | None:
+def _original(path: Path, record: str | Path, request: Request) -> Adapter | None:
     """The recorded adapter, if it can still be read."""
     place = adapter_beside(path)
     try:
-        found = None if place is None else load(place)
+        here = aid(request.base, None, kept=request.keep_form)
+        found = None if place is None else formats.load(place, aid=here)
     except LoramergeError:
         return None
     name = hub_name(record)

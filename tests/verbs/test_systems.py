@@ -189,6 +189,10 @@ def test_one_frozen_frame_is_merged_in_its_coefficients_and_kept(tmp_path, capsy
     assert len(saved) == 3
     assert merge.adapter.rank == 3
     assert lm.diff(merge.adapter, lm.combine(paths, weights=[0.25, 0.75]).adapter).error < 1e-6
+    again = lm.replay(tmp_path / "m", tmp_path / "again", folders=[tmp_path])
+    copied = load_file(tmp_path / "again" / "adapter_model.safetensors")
+    assert again.adapter.rank == 3
+    assert all(np.array_equal(copied[key], saved[key]) for key in saved)
     other = xs(tmp_path / "other", rng, (n(rng, 3, 8), shared[1]), cores[1])
     with pytest.raises(IncompatibleError, match=r"cannot be merged in their own form: .*down, latent"):
         lm.combine([paths[0], other], keep_form=True, out=tmp_path / "m2")
@@ -204,6 +208,43 @@ def test_one_frozen_frame_is_merged_in_its_coefficients_and_kept(tmp_path, capsy
     assert not (tmp_path / "m2").exists()
 
     run = Cli(capsys)("combine", *paths, "--weights", "0.25,0.75", "--keep-form", "-o", tmp_path / "cli")
+    assert run.code == 0, run.err
+    again = load_file(tmp_path / "cli" / "adapter_model.safetensors")
+    assert all(np.array_equal(again[key], saved[key]) for key in saved)
+
+
+def fly(path, rng, frame, **config):
+    stem = "base_model.model.layers.0.q_proj"
+    values = {f"{stem}.lora_A.weight": frame, f"{stem}.lora_B.weight": n(rng, 6, 3)}
+    values[f"{stem}.lora_topk_bias"] = n(rng, 3)
+    said = {"top_k": 2, "bias_u": 1e-3, "init_lora_weights": "sparse", **config}
+    return folder(path, values, r=3, lora_alpha=6, **said), values
+
+
+def test_row_27_flylora_of_one_seed_is_averaged_and_stays_flylora(tmp_path, capsys):
+    rng = np.random.default_rng(27)
+    frame = n(rng, 3, 8)
+    (a, of_a), (b, of_b) = (fly(tmp_path / name, rng, frame) for name in "ab")
+    merge = lm.combine([a, b], "average", keep_form=True, out=tmp_path / "m")
+    saved = load_file(tmp_path / "m" / "adapter_model.safetensors")
+    assert saved.keys() == of_a.keys()
+    for key, value in saved.items():  # the authors' merge: the mean of every tensor
+        np.testing.assert_allclose(value, (of_a[key].astype("f8") + of_b[key]) / 2, rtol=1e-6)
+    assert (merge.out / "loramerge.json").exists()
+    for refused in (lambda: lm.load(tmp_path / "m"), lambda: lm.combine([a, b], "average")):
+        with pytest.raises(IncompatibleError, match=r"FlyLoRA.*loramerge route"):
+            refused()
+    lm.replay(tmp_path / "m", tmp_path / "again", folders=[tmp_path])
+    copied = load_file(tmp_path / "again" / "adapter_model.safetensors")
+    assert all(np.array_equal(copied[key], saved[key]) for key in saved)
+    other, _ = fly(tmp_path / "other", rng, n(rng, 3, 8))
+    with pytest.raises(IncompatibleError, match=r"FlyLoRA of different seeds: lora_A .*loramerge route"):
+        lm.combine([a, other], "average", keep_form=True, out=tmp_path / "m2")
+    with pytest.raises(IncompatibleError, match="take the method average, or weights that add up to 1"):
+        lm.combine([a, b], "linear", keep_form=True, out=tmp_path / "m2")
+    with pytest.raises(lm.UsageError, match="for the methods linear and average"):
+        lm.combine([a, b], "ties", keep_form=True, out=tmp_path / "m2")
+    run = Cli(capsys)("combine", a, b, "--method", "average", "--keep-form", "-o", tmp_path / "cli")
     assert run.code == 0, run.err
     again = load_file(tmp_path / "cli" / "adapter_model.safetensors")
     assert all(np.array_equal(again[key], saved[key]) for key in saved)

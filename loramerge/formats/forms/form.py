@@ -63,11 +63,13 @@ class Aid(NamedTuple):
         base: the model that it was trained on.
         gate: module -> how much each of its outputs counts for a fixed prompt.
         names: "down" and "up" -> how the keys of these factors end, where nobody knows the names.
+        kept: what is made of it keeps its form, so that a gate over its units does no harm.
     """
 
     base: Base | None = None
     gate: Mapping[str, Array] | None = None
     names: Mapping[str, str] | None = None
+    kept: bool = False
 
 
 NO_AID = Aid()

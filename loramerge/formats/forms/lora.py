@@ -52,6 +52,7 @@ def _fits(up: Tensor, groups: int) -> bool:
     return up.shape[0] % groups == 0 and set(up.shape[2:]) == {1}
 
 
+GATE = "topk_bias"  # FlyLoRA's own, which has no part in ΔW
 PAIR = {"down": ("lora_A.weight",), "up": ("lora_B.weight",), "bias": ("lora_B.bias",)}
 
 LORA = Form(
@@ -60,6 +61,7 @@ LORA = Form(
     formula="`B @ A`",
     units="r",
     make=make,
+    linear=(("up", "bias", GATE), ("down",)),
     peft=PAIR,
     must=("down", "up"),
     types={"LORA": "lora_alpha"},

@@ -17,7 +17,7 @@ from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_file
 from loramerge.formats.files.shards import check_alone, open_shards
-from loramerge.formats.forms.form import Base
+from loramerge.formats.forms.form import NO_AID, Aid, Base
 from loramerge.formats.peft.alpha import (
     Alpha,
     ScaleOf,
@@ -53,6 +53,7 @@ ELSEWHERE = (  # what a folder may hold in place of one file of weights -> what 
     (r".*\.(zip|tar|tgz|gz|bz2|xz|7z|rar|zst)", "an archive: unpack it, and name what is in it"),
     (r"adapter_\d+\.pt", "a checkpoint of torchtune: use the PEFT adapter that its checkpointer writes"),
 )  # fmt: skip
+TOPK = re.compile(r".+\.lora_topk_bias(?:\.\w+)?", re.DOTALL)  # FlyLoRA's
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
@@ -64,7 +65,7 @@ def load_folder(
     allow_pickle: bool = False,
     known_start: bool = False,
     file: File | None = None,
-    base: Base | None = None,
+    aid: Aid = NO_AID,
 ) -> Adapter:
     """An adapter as PEFT saves it. Only headers are read. `file` is that of its weights, if it is elsewhere.
 
@@ -76,11 +77,13 @@ def load_folder(
         raise _no_config(folder, name)
     config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
     _refuse_mlx(folder, config, name)
+    if aid.kept and is_fly(config):
+        return _fly(folder, name, config, open_weights(folder / WEIGHTS, name, allow_pickle))
     check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)
     file, wrapped = unwrapped_file(file or _weights(folder, name, allow_pickle))
     config = unwrapped_config(config) if wrapped else config
-    stored = sort_tensors(file.tensors, name, base)
+    stored = sort_tensors(file.tensors, name, aid.base)
     rule = scales(config, name)
     pairs = understood(stored, config, rule, name)
     check_ranks(rule, pairs, f"{CONFIG} of {name}")
@@ -90,6 +93,23 @@ def load_folder(
     named = found.base.name
     model = beside or (_model(Path(named)) if named and is_local(named) else {})
     return noted(replace(found, labels=_labels(beside), model=model), wrapped)
+
+
+def is_fly(config: Mapping[str, Any]) -> bool:
+    """Whether it is of FlyLoRA, whose gate chooses among the units of one frozen lora_A."""
+    return bool(config.get("bias_u")) and config.get("peft_type") == "LORA"
+
+
+def _fly(folder: Path, name: str, config: Mapping[str, Any], file: File) -> Adapter:
+    """The pairs of a FlyLoRA without its gate: what is made of them is FlyLoRA again, with the mean gate."""
+    tensors = {key: tensor for key, tensor in file.tensors.items() if not TOPK.fullmatch(key)}
+    plain = {key: value for key, value in config.items() if key != "bias_u"}
+    check_mergeable(plain, name)
+    stored, rule = sort_tensors(tensors, name), scales(plain, name)
+    pairs = understood(stored, plain, rule, name)
+    check_ranks(rule, pairs, f"{CONFIG} of {name}")
+    check_tensors(rule.scale, pairs, name)
+    return _adapter(file, pairs, rule.scale, config, name, [], config_path=folder / CONFIG)
 
 
 def _model(folder: Path) -> dict[str, Any]:
