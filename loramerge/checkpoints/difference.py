@@ -68,7 +68,7 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A tensor that no low-rank update is made of.
+    """A tensor that differs, but of which no low-rank update is made.
 
     Args:
         key: of the tensor.   energy: ‖difference‖²; None where the base has none of that name and shape.
@@ -174,7 +174,7 @@ def _subtracted(after: Array, before: Array) -> tuple[Array, Tally]:
 
 
 def name_of(key: Key) -> str:
-    """A tensor as a regular expression of the user sees it."""
+    """The name of a tensor against which a pattern of the user is matched."""
     part, name = key
     return name if part in ("model", "file") else f"{part}.{name}"
 
@@ -186,7 +186,7 @@ def _nothing(weight: Weight, whole: float, noise: float) -> Module:
 
 
 def _is_noise(matrix: Array, whole: float, noise: Noise) -> bool:
-    """Whether a difference is that of rounding; looked at roughly, and only where it is small enough."""
+    """Whether a difference is only rounding. It is estimated, and only where the difference is small."""
     if not noise.explains(whole, 0.0):
         return False
     strongest = refit(matrix, 1, _no_start(matrix), EXACT, ROUGH)
