@@ -18,6 +18,7 @@ DOORS = (
     "convert",
     "extract",
     "fuse",
+    "load",
     "open",
     "plan",
     "replay",
@@ -33,6 +34,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from loramerge.formats.peft.alpha import Alpha
 from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from loramerge.formats.peft.alpha import Alpha
 from loramerge.request.progress import Tell
 from loramerge.request.recipe import Source
 from loramerge.request.rules import Weight
@@ -76,7 +77,6 @@ from loramerge.routing.folder import save_bundle as save_bundle
 from loramerge.routing.gates.names import GATES as GATES
 from loramerge.routing.reader import load_bundle as load_bundle
 from loramerge.routing.router import load_router as load_router
-from loramerge.sources.load import load as load
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
@@ -216,6 +216,18 @@ def fuse(
     allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Fusion: ...
+def load(
+    source: str | Path | Adapter,
+    alpha: Alpha | None = ...,
+    *,
+    optional: bool = ...,
+    initial: str | Path | None = ...,
+    peeking: bool = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
+    names: Mapping[str, str] | None = ...,
+    allow_pickle: bool = ...,
+) -> Adapter: ...
 def open(
     sources: Sequence[Source],
     *,

@@ -237,7 +237,8 @@ def formerly(**names: str) -> Callable[[type[Made]], type[Made]]:
         def current(self: Made, **given: Any) -> None:
             init(self, **cls.current(given))
 
-        cls.former, cls.__init__ = names, current  # type: ignore[method-assign]
+        cls.former = names
+        cls.__init__ = current  # type: ignore[method-assign, assignment]
         return cls
 
     return renamed

@@ -1,4 +1,4 @@
-"""A tensor with its changes: updates are added in place, some rows at a time, and rounded once."""
+"""One changed tensor of a model: updates are added in place, some rows at a time, and rounded once."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _add(view: Array, left: Array, right: Array, change: Change) -> float:
 
 
 def _largest(dtype: str) -> float | None:
-    """The largest value of a type that others exceed easily."""
+    """The largest value of a type with a small range."""
     return quantised.FLOAT8.get(dtype, dtypes.largest(dtype) if dtype == "F16" else None)
 
 
@@ -133,7 +133,7 @@ def _too_large(change: Change) -> IncompatibleError:
 def _rescaled(
     change: Change, adapter: Adapter, tensors: Mapping[Key, Tensor], scale: Key
 ) -> tuple[dict[Key, Array], Fused]:
-    """A weight in 8-bit floats with scales, which grow only where the sum does not fit."""
+    """A weight in 8-bit floats with its scales. A scale grows only where the sum does not fit."""
     before = quantised.numbers(tensors, change.key)
     after = before.copy()
     for place, left, right in _updates(change, adapter, np.dtype(np.float64)):

@@ -1,4 +1,4 @@
-"""The base model of adapters whose form needs it: sizes from its headers, weights when they are asked for."""
+"""The base model, for adapters whose form needs it: sizes from its headers, weights when something asks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter changes in a model: for each tensor what it begins with, and what is added to it."""
+"""What an adapter changes in a model: for each tensor, its first value and what is added to it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def changes(checkpoint: Checkpoint, adapter: Adapter) -> Changes:
 
 
 def _untie(found: Changes, places: Places) -> Key | None:
-    """The head of its own that a model with a tied one gets, if the adapter changes one of the two alone.
+    """A separate head for a model with tied weights, if the adapter changes the head or the embedding alone.
 
     transformers ties the head to the input embedding. An update of one of them was trained while the other
     stayed as it was; what becomes of token rows, PEFT itself gives to both.
@@ -267,7 +267,7 @@ def _usual(checkpoint: Checkpoint) -> str:
 
 
 def scaled(adapter: Adapter, factor: float) -> Adapter:
-    """The adapter at another strength; what is not added cannot have one.
+    """The adapter at another strength. Tensors that replace others cannot have a strength.
 
     Raises:
         IncompatibleError: it holds tensors that take the place of the model's.

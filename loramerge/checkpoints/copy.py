@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 
 class Copy:
-    """A copy of a file under way, in which some tensors are other, and some new.
+    """A copy in progress, in which some tensors are changed and some are new.
 
     The tensors stay in their order, new ones come last; the header is the same where no size changes.
 
@@ -113,7 +113,7 @@ class Copy:
 
 
 def _mark(data: memoryview) -> tuple[int, int]:
-    """The sum of a tensor's words, and its last bytes: what a wrong or a missing block changes."""
+    """The sum of the words of a tensor, and its last bytes: a wrong or missing block changes them."""
     whole = len(data) // 8 * 8
     words = np.frombuffer(data[:whole], np.uint64)
     return int(words.sum(dtype=np.uint64)), hash(bytes(data[whole:]))

@@ -69,7 +69,7 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A tensor that no low-rank update is made of.
+    """A tensor that differs, but of which no low-rank update is made.
 
     Args:
         key: of the tensor.   energy: ‖difference‖²; None where the base has none of that name and shape.
@@ -157,7 +157,7 @@ class Pair:
 
 
 def name_of(key: Key) -> str:
-    """A tensor as a regular expression of the user sees it."""
+    """The name of a tensor against which a pattern of the user is matched."""
     part, name = key
     return name if part in ("model", "file") else f"{part}.{name}"
 
@@ -169,7 +169,7 @@ def _nothing(weight: Weight, whole: float, noise: float) -> Module:
 
 
 def _is_noise(apart: Apart, noise: Noise) -> bool:
-    """Whether a difference is that of rounding; looked at roughly, and only where it is small enough."""
+    """Whether a difference is only rounding. It is estimated, and only where the difference is small."""
     if not noise.explains(apart.energy, 0.0):
         return False
     strongest, _ = leading(apart.matrix, 1, EXACT, ROUGH, apart.sketch)

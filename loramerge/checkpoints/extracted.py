@@ -43,7 +43,7 @@ def extracted(model: Tuned, threads: int, whole: bool) -> Adapter:
 
 
 def home(checkpoint: Checkpoint) -> str:
-    """The format in which adapters of such a model are written if nobody says another."""
+    """The format of adapters of such a model, unless the user names another."""
     if "model" in checkpoint.models or not _is_image(checkpoint):
         return "peft"
     return "kohya" if checkpoint.bare else "diffusers"

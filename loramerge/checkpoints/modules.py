@@ -1,4 +1,4 @@
-"""The weights of a model that a low-rank update can belong to, and the tensors that are none of these."""
+"""The weights of a model that can have a low-rank update, and all other tensors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Weight:
 
 
 def weights(checkpoint: Checkpoint) -> Iterator[Weight]:
-    """Every weight that a low-rank update can belong to: each tensor once, whole where it is one module.
+    """Every weight that can have a low-rank update: each tensor once, whole where it is one module.
 
     Experts in one tensor are one weight each. Embeddings are weights too, of kind `embedding`.
     """

@@ -24,7 +24,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def open_headers(source: str | Path) -> Checkpoint:
-    """The same model, of which the Hub hands over headers only, and each tensor when it is read.
+    """The same model without a download: the Hub gives the headers now, and a tensor when it is read.
 
     Errors as for `open_checkpoint`.
     """

@@ -3,7 +3,7 @@
     rows of `up` of q, k, v, gate and up, columns of `down` of o and down, at the indices that were kept
     <dir>/model.layers.N.{mlp.gate_proj,self_attn.k_proj}.pt: {pruned_idx}, those that were not
 
-Of q and o, each index of k stands for as many as there are query heads for one of keys. (arXiv:2502.13533)
+For q and o, one index of k stands for all query heads that share that key head. (arXiv:2502.13533)
 """
 
 from __future__ import annotations

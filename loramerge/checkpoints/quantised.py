@@ -1,4 +1,4 @@
-"""Weights that are stored in few bits: 8-bit floats with their scales are read and written, others refused.
+"""Quantised weights: 8-bit floats with scales are read and written; other kinds are refused.
 
 A weight W in 8-bit floats is q · s: one scale for the whole tensor, one for each row, or one for each block
 of 128 × 128. Products of q and s are exact in float64.
@@ -35,7 +35,7 @@ BLOCK = 128
 
 
 def check_readable(checkpoint: Checkpoint) -> None:
-    """Refuse, by its name, a quantisation that is no float with a scale.
+    """Refuse any other quantisation, by its name.
 
     Raises:
         IncompatibleError: it has one.

@@ -1,4 +1,4 @@
-"""A model of the Hub brought to this disk: its weights, and the small files beside them."""
+"""A model of the Hub on this disk: its weights, and the small files beside them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _weights(names: set[str]) -> set[str]:
 
 
 def peeked(name: HubName) -> Checkpoint:
-    """The model of which only what is small is downloaded; its tensors stay there until they are read.
+    """The model with only its small files downloaded. A tensor stays on the Hub until it is read.
 
     Raises:
         SourceError: missing, gated, not to be reached; or no model.

@@ -1,4 +1,4 @@
-"""A model written with changes: the same files, each of them copied but for the tensors that change."""
+"""A model written with changes: the same files; every tensor that does not change is copied."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Run = Callable[..., Iterable[Any]]
 
 
 def check_place(checkpoint: Checkpoint, out: Path, overwrite: bool) -> None:
-    """Refuse an OUT of another shape than the model, or one that holds something else.
+    """Refuse an OUT that is a file where the model is a folder, or the reverse, or that holds something else.
 
     Raises:
         UsageError, OutputError: a sentence each.

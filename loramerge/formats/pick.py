@@ -46,7 +46,7 @@ def picked(file: File, name: str) -> File:
 
 
 def _owner(key: str) -> tuple[str | None, str]:
-    """Whose a tensor is, None if it is nobody's alone; and its key without that name."""
+    """(the adapter that a tensor belongs to, None if all share it; its key without that name)."""
     for pattern, short in ((TASK, "{stem}.weight"), (HEAD, "{start}.{end}")):
         if found := pattern.fullmatch(key):
             return found["name"], short.format(**found.groupdict())
@@ -57,7 +57,7 @@ def _owner(key: str) -> tuple[str | None, str]:
 
 
 def called(file: File, ends: Mapping[str, str]) -> tuple[File, list[str]]:
-    """The factors that end so, under PEFT's names, and a sentence about what is left out.
+    """The factors with these endings under PEFT's names, and a sentence about the rest.
 
     Raises:
         SourceError: no key ends so.

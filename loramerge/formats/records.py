@@ -61,7 +61,7 @@ LEFT = {  # what may lie beside an adapter, and what is lost without it
 
 
 def left_behind(adapter: Adapter, rewritten: bool = False) -> Iterator[str]:
-    """Notes on what belongs to an adapter and does not go where its tensors are converted to.
+    """Notes on what a conversion leaves behind.
 
     `rewritten`: so is the header of its file, which may hold the record of a merge.
     """

@@ -1,4 +1,4 @@
-"""Adapters of the Hub: brought here and read as any other, or looked at from afar by their header."""
+"""Adapters of the Hub: downloaded and read like any other, or inspected there by their header."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_hub(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adap
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """An adapter of the Hub of which only what is small lies here.
+    """An adapter of the Hub of which only the small files are on this disk.
 
     Args:
         name: with the path of its file, if it is one.   listing: its repository at the commit.
@@ -113,7 +113,7 @@ def peek(source: str, name: HubName, read: Read, allow_pickle: bool) -> Adapter:
 
 
 def look_hub(source: str, name: HubName, allow_pickle: bool) -> Raw:
-    """The files of an adapter of the Hub as they are, for whoever wants no adapter made of them.
+    """The files of an adapter of the Hub as they are, before any reader interprets them.
 
     Raises:
         SourceError, IncompatibleError: as `load_hub` and `raw.look`.
@@ -133,7 +133,7 @@ def look_hub(source: str, name: HubName, allow_pickle: bool) -> Raw:
 
 @contextmanager
 def both_readings(source: str) -> Iterator[None]:
-    """A source such as `org/name` may have been meant as a path: say so where it is neither."""
+    """What to say of a source such as `org/name` that exists neither as a path nor on the Hub."""
     try:
         yield
     except Missing as error:

@@ -1,4 +1,4 @@
-"""The alphas inside a file on the Hub: read where few requests reach them, else as its metadata states."""
+"""The alphas inside a file on the Hub: read if few requests are enough, else taken from its metadata."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def _says(alpha: TensorRef, value: float) -> bool:
 
 
 def _spread(items: list[TensorRef], count: int) -> list[TensorRef]:
-    """So many of them, evenly, the first and the last among them."""
+    """A sample of this size, evenly spaced, with the first and the last."""
     if len(items) <= count:
         return items
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
 def closed(adapter: Adapter) -> Adapter:
-    """The adapter to be looked at only: a factor without its true alpha must get into no sum."""
+    """The adapter for inspection only: without its true alpha, a factor must not enter a sum."""
 
     def refuse() -> Array:
         raise SourceError(

@@ -1,4 +1,4 @@
-"""Files whose factors a gate weighs for each input: known by their tensors, and never read as one adapter."""
+"""Files whose factors a gate weighs for each input: recognised by tensors, and never read as one adapter."""
 
 from __future__ import annotations
 

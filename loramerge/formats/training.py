@@ -1,4 +1,4 @@
-"""What headers say of a training: kept of one source, put together of several."""
+"""What headers say of a training: kept for one source, combined for several."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEGACY_START, LEGACY_SIZE = 0x100000, 0x10000
 
 
 def trained(adapters: Sequence[Adapter]) -> dict[str, str]:
-    """The metadata of a merge of these, beside what it says of the base model.
+    """The metadata of training for a merge of these adapters.
 
     Of one source everything that is still true; of several their titles, trigger words and tags.
     """
@@ -61,7 +61,7 @@ def hashes(path: Path, layout: Layout, metadata: Mapping[str, str]) -> dict[str,
 
 
 def _tags(headers: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
-    """kohya's count of captions: folder -> tag -> how often; those of all sources added up."""
+    """How often each tag was in the captions: folder -> tag -> count, summed over the sources."""
     found: dict[str, Counter[str]] = {}
     for header in headers:
         for folder, counts in _parsed(header.get(TAGS, "")).items():

@@ -1,4 +1,4 @@
-"""Embeddings and heads over tokens: sizes of one vocabulary, to which tokens were added or which was padded.
+"""Embeddings and heads over tokens, where the vocabulary of one source was extended or padded.
 
 A token that an adapter does not know has a row of zeros in its update, which is exact.
 """

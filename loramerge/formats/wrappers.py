@@ -1,6 +1,6 @@
 """What training leaves in names: compilers, FSDP, DDP and DeepSpeed wrap modules, and so their keys.
 
-Such a segment is no part of a module's path: no program that loads adapters looks for it.
+Such a segment is not part of the path of a module: programs that load adapters do not look for it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _before(key: str) -> int:
 
 
 def wrapped(keys: Iterable[str]) -> list[str]:
-    """The wrappers in some of these keys, by name."""
+    """The names of the wrappers in these keys."""
     return sorted({each for key in keys if plain(key) != key for each in _names(key)})
 
 

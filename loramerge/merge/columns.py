@@ -24,7 +24,7 @@ Measured = Mapping[str, Sequence[ModuleFacts]]  # source -> its modules
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """Sources as tables and charts call them: with the number by which others refer to them."""
+    """Names of sources for tables and charts, each with its number."""
     return [f"{i} {printable(name, 60)}" for i, name in enumerate(names, 1)]
 
 
@@ -58,7 +58,7 @@ def _block(name: str) -> str:
 
 
 def _deeper(block: str) -> tuple[bool, list[tuple[int, str]]]:
-    """Sorts the layers of a model as what it computes passes them, as far as names tell."""
+    """A key that sorts the layers in the order of computation, as far as names tell it."""
     return any(word in block for word in LATER), natural(block)
 
 

@@ -34,8 +34,8 @@ class Point:
 def curve(plan: Plan, bare: bool) -> list[Point]:
     """What the best merge of each size would lose, from one unit a module to as many as there are.
 
-    Reads all factors. It is about the modules without a rank by rule, and about the best merge of a size:
-    LEGO loses more. A method without a rank has no curve.
+    This reads all factors. It covers the modules to which no rule gives a rank, and shows the best merge of
+    each size; LEGO, for example, loses more. A method without a rank has no curve.
     """
     if not isinstance(plan.method, Ranked) or not plan.method.foreseen:
         return []
@@ -49,7 +49,7 @@ def curve(plan: Plan, bare: bool) -> list[Point]:
 
 
 def _shared(fitting: Fitting) -> Callable[[int], Plan]:
-    """The plan whose modules share as many units as one of this common rank has."""
+    """The plan with as many units in all as this common rank gives, shared among the modules."""
 
     def at(rank: int) -> Plan:
         total = Budget("total_rank", 0)

@@ -69,7 +69,7 @@ class Fitting:
     bare: bool
 
     def within(self, budget: Budget) -> Plan:
-        """The merge that loses the least.
+        """The merge within a budget that loses the least.
 
         Raises:
             UsageError: not even rank 1 in every module fits.
@@ -113,7 +113,7 @@ class Fitting:
         return max((int((squares > 0).sum(axis=1).max()) for _, squares in self.seen), default=1)
 
     def market(self, in_bytes: bool) -> tuple[list[str], Market]:
-        """Places, and what their units are worth; targets that are stored together are one group."""
+        """Places with the energy of their units; targets that are stored together form one group."""
         outline = self.at(1).outline
         squares: dict[str, list[Array]] = defaultdict(list)
         for targets, batch in self.seen:
@@ -131,7 +131,7 @@ class Fitting:
 
 
 def _together(squares: Sequence[Array]) -> Array:
-    """The energy of the first unit of all of them, of the second …, as far as there is any."""
+    """The energy of the first units of all these spectra together, then of the second units, and so on."""
     total = np.zeros(max((len(row) for row in squares), default=0))
     for row in squares:
         total[: len(row)] += row
@@ -139,7 +139,7 @@ def _together(squares: Sequence[Array]) -> Array:
 
 
 def unit_bytes(outline: Outline) -> Mapping[str, int]:
-    """Place -> bytes of one more unit of all that is stored there."""
+    """Place -> bytes that one more unit adds to everything stored there."""
     names, sizes = outline.dialect.keys(outline.shapes), dict[tuple[str, str], int]()
     for target, size in outline.shapes.items():
         for name, shape in zip(names(target), outline.dialect.shapes(target, size, 1), strict=True):

@@ -57,7 +57,7 @@ def _pairs(grams: Grams, only: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def _missed(grams: Grams, P: Array, Q: Array, weights: Array, some: Array) -> Array:
-    """‖Σ w_t ΔW_t − merge‖² of some modules from the difference itself: that of norms has too few digits."""
+    """‖Σ w_t ΔW_t − merge‖² of some modules, from the difference itself: subtracting norms loses digits."""
     xp = namespace(P)
     missed = xp.diag(weights[grams.owner]) - P @ Q  # (m, R, R); exact zeros where nothing is missed
     if not missed.any():
@@ -90,8 +90,8 @@ def _pairs_of(only: Array, kernel: Array, weights: Array) -> tuple[Array, float]
 
 
 def _of_module(grams: Grams, module: int, ranks: Ranks) -> tuple[Array, Array, Array]:
-    """Whose each unit is (T, R), the kernel (R, R) and the scales (R,) of one module, on the host: what is
-    fitted to tiles of ΔW is made there."""
+    """Owners (T, R), kernel (R, R) and scales (R,) of one module, on the host: fits to tiles of ΔW are made
+    there."""
     scale = grams.lift.P[module].diagonal() * grams.lift.Q[module].diagonal()
     return host(grams.members(len(ranks))), host(grams.kernel[module]), host(scale)
 

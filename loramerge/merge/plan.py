@@ -36,7 +36,7 @@ SERVER_RANK = 16  # vLLM's default max_lora_rank
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A merge of these sources, settled in everything but the numbers.
+    """A merge of these sources: all decisions are made, only the numbers are missing.
 
     Args:
         request: what was asked.   schedule: weights and ranks as given, module by module.
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def settled(self) -> Request:
-        """The request as it was settled, for the record: no folders, nothing left open that decides bytes."""
+        """The request with all decisions that change bytes, for the record; it names no folders."""
         asked, outline = self.request, self.outline
         compared = self.method.query is not None
         return replace(
@@ -97,7 +97,7 @@ class Plan:
         return self.request.effort.holding(self.work.held(self.method))
 
     def asking(self, **fields: Any) -> Plan:
-        """The same plan, asked for otherwise where nothing is settled by it: output and effort."""
+        """The same plan with other fields of output or effort, which change no decision."""
         return replace(self, request=replace(self.request, **fields))
 
     def way(self, units: Units) -> tuple[Method, Array]:
@@ -173,7 +173,7 @@ class Plan:
             self.tailor.check_destination(out, is_bare(out))
 
     def on_host(self, method: Method) -> list[str]:
-        """What is to be said of a method that no GPU helps."""
+        """A note for a method that cannot use a GPU."""
         if self.request.device in ("cpu", "auto") or method.batched:
             return []
         where = self.request.device

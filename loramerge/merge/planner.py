@@ -55,7 +55,7 @@ NOTHING = Known()
 
 
 def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
-    """What a recipe comes to. Reads headers, and factors only where the size depends on them.
+    """The plan of a recipe. Reads headers, and factors only where the size depends on them.
 
     Raises:
         UsageError, SourceError, IncompatibleError: a sentence each.
@@ -145,7 +145,7 @@ def _there(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, 
 
 
 def _check_strength(plan: Plan) -> None:
-    """Raises UsageError: masks are for the strength that a merge has by itself."""
+    """Raises UsageError: a strength is given, although the method writes masks for the merge as it is."""
     if plan.method.masks and plan.scale != 1.0:
         raise UsageError(
             f"scale={plan.scale} would give the merge of {name_of(plan.method)} another strength than its "
@@ -186,7 +186,7 @@ class _Sizes:
         return self.plan.again(self.known(method).decide([], self.most), self.plan.schedule)
 
     def known(self, method: Method) -> Method:
-        """The method with what it had to find out; some look more than once, a bracket first."""
+        """The method with what it had to find out. Some methods look more than once, first for a bracket."""
         while method.observes:
             seen = self.observe(method, self.plan.work, self.plan.schedule)
             method = method.decide([array for _, array in seen], self.most)

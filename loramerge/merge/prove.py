@@ -1,4 +1,4 @@
-"""What was written is what was decided: rounding within limits, and the file read back."""
+"""The proof of a merge: its rounding is within limits, and the file that is read back is what was decided."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check_honest(target: Target, error: float, stored: tuple[Array, Array], dtyp
 
 
 def check_limits(report: Report, request: Request) -> None:
-    """Hold a merge against the limits of its user.
+    """Check a merge against the limits that the user gave.
 
     Raises:
         VerificationError: it is beyond one.
@@ -110,7 +110,7 @@ def check_something(report: Report) -> None:
 
 
 def check_rounding(report: Report, max_error: float | None) -> None:
-    """Hold every module against the user's limit.
+    """Check every module against the limit that the user gave.
 
     Raises:
         VerificationError: one is above it.

@@ -1,4 +1,4 @@
-"""Adapters opened once and merged many times: a new weighting costs R×R work only."""
+"""Adapters that are opened once and merged many times: new weights cost only work on R×R matrices."""
 
 from __future__ import annotations
 

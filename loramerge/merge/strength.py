@@ -5,9 +5,9 @@ norm       every module as strong as its sources are on average:  λ_m = mean_t 
 cosine     modules weighed against each other so that the smallest cosine of the whole merge with a
            source is as large as can be; the strength of the whole stays
 
-It is a setting of the merge, not an option of methods: it multiplies what any of them made. No factor of the
-whole changes a cosine, so ``cosine`` looks at all modules before it weighs them. All of it works on the
-facts of a report, few numbers that are on the host already; so does SciPy's solver.
+The policy belongs to the merge, not to a method, because it multiplies the result of any method. One factor
+for the whole merge changes no cosine, so ``cosine`` looks at all modules before it weighs them. It uses only
+the numbers of a report, which are on the host already, as SciPy's solver needs them.
 """
 
 from __future__ import annotations

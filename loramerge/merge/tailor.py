@@ -1,4 +1,4 @@
-"""A merge made for one consumer: its ranks, its dtype and its layout are those that it loads."""
+"""A merge for one consumer: with the ranks, the dtype and the layout that this program loads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SINGLE = "F32"  # no consumer computes in more
 
 @dataclass(frozen=True)
 class Tailor:
-    """What a merge must keep to.
+    """What a merge for a consumer must keep to.
 
     Args:
-        consumer: that shall load it.   max_rank: what it is told to load, if not what it does by itself.
-        allow_unknown: a merge of which it cannot be told whether it loads is written nevertheless.
+        consumer: the program that loads the merge.   max_rank: its rank limit, if the user has changed it.
+        allow_unknown: write the merge even if nobody can tell whether the program loads it.
     """
 
     consumer: Consumer

@@ -29,6 +29,7 @@ _ON_HOST = "its work is reading and writing, which a GPU does not help"
 _YOURS = "it lies where you have it: say it again when you replay"
 _ARGUMENT = "the base model is an argument of its own"
 _LOOK = "nothing is merged for it but to compare methods: use combine, and `lm.report` of what it gives"
+_READ = "one adapter is read and nothing is merged: give it to `combine`"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -36,6 +37,10 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "rules": "a recipe says it, under `modules`: --recipe FILE",
         "bare": _BY_OUT,
         "progress": "the command line shows it by itself",
+    },
+    "load": {
+        **dict.fromkeys(("sources", "strength", "size", "output", "effort"), _READ),
+        **dict.fromkeys(("alpha", "allow_pickle", "initial", "base", "prompt_gate", "names"), HERE),
     },
     "combine": {"bare": _BY_OUT, "allow_work": _OWN},
     "plan": {**dict.fromkeys(("out", "overwrite", "keep_form", *LIMITS), _SAVE), "allow_work": _OWN},

@@ -1,4 +1,4 @@
-"""Blocks of modules: how strong their factors are together, and sources without those that are too weak.
+"""Blocks of modules: how strong the factors of a block are, and sources without their weak blocks.
 
     norm of a block = √(Σ ‖A‖² + ‖B‖²) over its modules        (GS-LoRA, arXiv:2403.11530)
 
@@ -38,7 +38,7 @@ def norms(adapter: Adapter) -> Mapping[str, float]:
 
 
 def stronger(adapters: Sequence[Adapter], least: float | None) -> list[Adapter]:
-    """The sources without their blocks whose norm is below that, or 0.
+    """The sources without the blocks whose norm is below the limit.
 
     Raises:
         UsageError: nothing is left of one.

@@ -1,4 +1,4 @@
-"""Methods that choose among their sources: how similar each is to what is wanted, and which are left out."""
+"""Methods that choose among their sources: how similar each is to the query, and which are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules with more units than rows or columns: only their sum matters to some methods, and it is smaller.
+"""Modules with more units than rows or columns. Some methods need only their sum, which is smaller.
 
 With R = Σ r_t > min(out, in) the weighted sum itself, as ``sum @ 1`` or ``1 @ sum``, has min(out, in) units.
 It is accumulated source by source, so that no more is ever held. Exact in float64. `cat` promises every unit

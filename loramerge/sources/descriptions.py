@@ -51,7 +51,7 @@ def _home(adapter: Adapter) -> Path | None:
 
 
 def _repository(adapter: Adapter) -> Path | None:
-    """The root of the repository that a file of the Hub lies in: what is said there is said of the file."""
+    """The root of the Hub repository that a file lies in: its card and descriptions count for the file."""
     came = adapter.provenance
     depth = len((came.hub or "").split("/")) - 2  # org/name/path
     return came.files[0].parents[depth - 1] if depth > 0 and came.files else None

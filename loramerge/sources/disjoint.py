@@ -1,4 +1,4 @@
-"""Sources that share no module: parts of one model that the user wants side by side, or one part misnamed."""
+"""Sources that share no module: either parts of one model that belong side by side, or a mistake in names."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
 
 
 def _groups(adapters: Sequence[Adapter]) -> list[Group]:
-    """The sources that hang together by modules, in the order in which they are named."""
+    """The sources grouped by the modules that they share, in the order in which the user names them."""
     found: list[Group] = []
     for adapter in adapters:
         inside = {target for target in adapter if layered(target.path)} or set(adapter)
@@ -90,7 +90,7 @@ def _groups(adapters: Sequence[Adapter]) -> list[Group]:
 
 
 def _one_model(first: Group, other: Group) -> str:
-    """Why both can be parts of one model; empty if nothing tells that they are."""
+    """Why both may be parts of one model; empty if nothing says so."""
     if not first.components & other.components:
         return "they are parts of one pipeline"
     if first.shapes & other.shapes:

@@ -102,7 +102,7 @@ def told(path: Path) -> None:
 
 
 def left_aside(name: str) -> list[str]:
-    """What else lies in a folder that stands for its adapters, but for their descriptions."""
+    """What a folder of adapters holds besides adapters and their descriptions."""
     found = _visible(name) if _is_collection(name) and record_of(name) is None else []
     return sorted(path.name for path in found if not _is_adapter(path) and path.name != DESCRIPTIONS)
 
@@ -124,7 +124,7 @@ def _found(name: str) -> list[str]:
 
 
 def natural(path: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by what they count, so that weights meet their checkpoints.
+    """A key that sorts names by the numbers in them: checkpoint-9 comes before checkpoint-10.
 
     >>> sorted(["c-1000", "c-200", "c-600"], key=natural)
     ['c-200', 'c-600', 'c-1000']

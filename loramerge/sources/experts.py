@@ -1,7 +1,8 @@
-"""Experts of one model as modules of their own, and as one parameter of all: brought to one layout, exactly.
+"""Experts, stored each as a module or all as one parameter, are brought to one layout, exactly.
 
-transformers 4 keeps the layers of every expert apart, transformers 5 one parameter of all; some store that
-with rows and columns exchanged. Where sources differ, the merge has the newer: PEFT makes it of both.
+transformers 4 keeps the layers of every expert apart. transformers 5 keeps one parameter for all experts, and
+some models store it with rows and columns exchanged. Where sources differ, the merge has the newer layout,
+because PEFT can make it of both.
 """
 
 from __future__ import annotations

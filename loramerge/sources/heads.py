@@ -1,10 +1,10 @@
-"""What an adapter trains as a whole, as low-rank pairs: heads, embeddings and token rows, which servers load.
+"""Heads, embeddings and token rows that an adapter trained as a whole, turned into low-rank pairs.
 
     ΔW = W' − W        of a head that has few rows, or of the rows that were trained, the exact pair is
 
     up = the rows themselves, or 1        down = 1, or the rows
 
-The weights before training are in no adapter: they are read from the base model.
+Servers load such pairs. No adapter holds the weights before training, so they are read from the base model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOKEN = ".token_adapter"  # where PEFT keeps token rows
 
 
 def as_pairs(adapters: list[Adapter], base: str | Path | None) -> list[Adapter]:
-    """The adapters with pairs in place of what they train as a whole; as they are without a base.
+    """The adapters with pairs in place of what they trained as a whole.
 
     Raises:
         IncompatibleError: the base has no such weights, or of another size.

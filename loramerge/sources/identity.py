@@ -1,8 +1,8 @@
 """One name for one module in all sources: decided from the names and shapes of all of them together.
 
-Between reading and merging. What the user renames comes first; then what transformers has renamed, what
-stands before the layers, and modules that are one in some sources and several in others. A rule is used only
-where two sources differ by it, so that sources that agree keep their names, known or not.
+This happens between reading and merging. First come the names that the user changes. Then come those that
+transformers has changed, prefixes before the layers, and modules that are one in some sources and several in
+others. A rule is used only where two sources differ by it, so sources that agree keep their names.
 """
 
 from __future__ import annotations

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from loramerge import formats
 from loramerge.adapters.adapter import Adapter
-from loramerge.adapters.arguments import checked
 from loramerge.arrays.backend import Array
 from loramerge.errors import UsageError, say
 from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.forms.form import NO_AID, Aid, Base
 from loramerge.formats.peft.alpha import Alpha
+from loramerge.request.entry import part
+from loramerge.request.request import Request
+from loramerge.request.signature import spelled
 
 
-@checked("base", "prompt_gate", "names")
+@spelled("load")
 def load(
     source: str | Path | Adapter,
     alpha: Alpha | None = None,
     *,
     optional: bool = False,
-    allow_pickle: bool = False,
     initial: str | Path | None = None,
     peeking: bool = False,
-    base: str | Path | None = None,
-    prompt_gate: str | Path | None = None,
-    names: Mapping[str, str] | None = None,
+    **asked: Any,
 ) -> Adapter:
     """Read an adapter of any format (see docs/formats.md). Only its header is read; tensors when asked for.
 
@@ -37,13 +37,9 @@ def load(
         alpha: for a file that does not say its own: a number, ``"rslora:16"`` for 16/√r, or ``"rank"`` for
             scale 1.
         optional: where the source says its own alpha, ignore `alpha` instead of refusing it.
-        allow_pickle: read .bin and .pt files too. Nothing in them is run.
         initial: the folder of the adapter that a PiSSA, OLoRA, CorDA or LoRA-GA training began with.
         peeking: on the Hub read only the header; a tensor is then fetched when it is asked for.
-        base: the model that it was trained on, by a path or a name on the Hub, for forms that need its layer
-            sizes or weights, such as VeRA and DoRA. Only what these need is read.
-        prompt_gate: a file of how much each output counts for a fixed prompt, for WavLLM.
-        names: how keys of factors end, {"down": END, "up": END}, in a file whose names nobody knows.
+        {asked}
 
     Raises:
         SourceError: absent, cut short or malformed; on the Hub missing, gated, not to be reached.
@@ -53,14 +49,15 @@ def load(
     >>> load("fixtures/a.safetensors")
     <Adapter fixtures/a.safetensors: 12 modules, rank 8>
     """
+    request = Request(**part("load", None, asked)[0])
     return formats.load(
         source,
         alpha,
         optional=optional,
-        allow_pickle=allow_pickle,
+        allow_pickle=request.allow_pickle,
         initial=initial,
         peeking=peeking,
-        aid=aid(base, prompt_gate, names),
+        aid=aid(request.base, request.prompt_gate, request.names),
     )
 
 

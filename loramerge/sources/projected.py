@@ -1,4 +1,4 @@
-"""Sources without what a safety adapter changes: ΔW → (1 − P) ΔW, P the projector on the span of its outputs.
+"""Sources kept out of the way of a safety adapter: ΔW → (1 − P) ΔW, where P projects on its outputs.
 
 What is left cannot undo what that adapter does to a module's outputs. (After AlignGuard, arXiv:2508.02079)
 """

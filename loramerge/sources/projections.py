@@ -1,4 +1,4 @@
-"""Modules that are one in some sources and several in others, brought to one grain; exactly, or refused."""
+"""Modules that are one in some sources and several in others: brought to one form exactly, or refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Second names of modules that nobody knows: two sources that call one weight differently, and others alike.
+"""Unknown modules that may be one weight under two names, because two sources call it differently.
 
-Names that belong to one known model are different modules. Of others, what they do in a layer and their
-shapes tell: two of one task and one shape in one place, which no source has both, are taken for one weight.
+Different names of one known model are different modules. Other names are judged by their task in a layer and
+by their shape. If two have the same task, shape and place, and no source has both, they are one weight.
 """
 
 from __future__ import annotations

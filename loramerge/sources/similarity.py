@@ -1,4 +1,4 @@
-"""How near texts are to each other: cosines of their TF-IDF vectors, of given vectors, or of a model's."""
+"""How similar texts are: cosines of TF-IDF vectors, of vectors from a file, or of vectors from a model."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Sources:
 
     @property
     def what(self) -> str:
-        """How many there are."""
+        """The number of sources, in words."""
         return f"{len(self.adapters)} sources with {len(self.signatures)} modules"
 
     @classmethod
@@ -71,7 +71,7 @@ class Sources:
         request: Request,
         dialect: Dialect,
     ) -> Sources:
-        """Checked against each other, with what is odd about them."""
+        """Adapters that were checked against each other, with notes about what is odd."""
         oddities = check_together(whole, request.allow_base_mismatch)
         apart = check_shared(whole, request.allow_disjoint)
         check_grain(adapters)
@@ -83,7 +83,7 @@ class Sources:
         return cls(tuple(whole), tuple(adapters), signatures, notes, request, dialect)
 
     def without(self, left: Mapping[int, float]) -> Sources:
-        """As if the sources at these positions had not been named."""
+        """The same without the sources at these positions."""
         kept = [i for i in range(len(self.whole)) if i not in left]
         whole, adapters = ([some[i] for i in kept] for some in (self.whole, self.adapters))
         names = {**self.left_out, **{self.whole[i].name: left[i] for i in left}}
@@ -195,7 +195,7 @@ def _blocked(adapters: list[Adapter], request: Request) -> list[Adapter]:
 
 
 def _unspelled(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """The sources without their own spellings: what is made for a program has the one that it reads."""
+    """The sources without their own spellings: a merge for a program has the spelling that it reads."""
     return [replace(adapter, spelling=None) for adapter in adapters]
 
 

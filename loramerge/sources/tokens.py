@@ -13,7 +13,7 @@ from loramerge.formats import vocabulary
 
 
 def padded(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """The adapters with the longest vocabulary in all; as they are, where it is of one size."""
+    """The adapters, all with the longest vocabulary among them."""
     sizes: dict[Target, set[int]] = defaultdict(set)
     widths: dict[Target, set[int]] = defaultdict(set)
     for adapter in adapters:

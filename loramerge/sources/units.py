@@ -174,7 +174,7 @@ class Units:
         )
 
     def settle(self, result: Result) -> Remix | Fitted:
-        """What a result comes to, once what is not in the Grams has been measured."""
+        """The remix of a result, after measuring what the Grams do not tell."""
         if not isinstance(result, PeakRescaled):
             return result
         each = [self._stretch(module, result) for module in range(len(self.targets))]
@@ -202,7 +202,7 @@ class Units:
 
 
 def _widened(parts: Sequence[Array], axis: int) -> Array:
-    """Where factors enter: everything after this works where this puts them."""
+    """The factors in float64, on the host or on the GPU: all later steps work where this puts them."""
     with np.errstate(invalid="ignore"):  # a signalling NaN would warn; the Grams tell of every NaN
         return np.concatenate(parts, axis=axis, dtype=np.float64)
 

@@ -78,6 +78,7 @@ WRONG = {  # a value of another type, for every field
     "threads": True,
 }
 FUNCTIONS = {
+    "load": lm.load,
     "combine": lm.combine,
     "plan": lm.plan,
     "open": lm.open,

@@ -47,7 +47,7 @@ class ByRule(Spectral):
 
 
 def chosen(name: str, density: float | None, seed: int) -> Rule:
-    """The rule of that name, a density or seed of its own where none is given.
+    """The rule of that name; a density or seed that is not given is the default of the rule.
 
     Raises:
         UsageError: the rule has no such option.

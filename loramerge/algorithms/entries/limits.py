@@ -45,7 +45,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is known of the limits: for each ranking where values are kept from, and up to where (or inf).
+    """What is known of the limits: for each ranking, the least size that is kept, and the first that is not.
 
     Args:
         found: (which, low, high) with brackets where a limit is not settled; None before the sample.

@@ -1,4 +1,4 @@
-"""Which entries of a merge each source wants back: masks of single bits, made and read tile by tile.
+"""Masks: one bit for each entry of a merge says whether a source wants that entry. Made and read in tiles.
 
 S_t = 1[ |τ_t| > λ |τ - τ_t| ]        τ the merge, τ_t = w_t ΔW_t, entry by entry
 """

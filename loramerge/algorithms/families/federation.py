@@ -20,7 +20,7 @@ from loramerge.errors import IncompatibleError, printable, say
 
 @dataclass(frozen=True, kw_only=True)
 class Federated(Method):
-    """Unit i of one source goes with unit i of the others; the merge has as many units as each of them."""
+    """Unit i of one source belongs to unit i of every other. The merge has as many units as each source."""
 
     called: ClassVar[str]  # what messages call it
 
@@ -87,7 +87,7 @@ def mean_units(grams: Grams, rank: int) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Projection:
-    """The weighted sum seen from the mean A, Ā (r, in).
+    """The weighted sum, as the mean A sees it: Ā (r, in).
 
     Args:
         square: Ā Āᵀ (M, r, r).   cross: ΔW Āᵀ = up @ cross (M, R, r).
@@ -102,7 +102,7 @@ class Projection:
         return cls(mean @ wide, weight[:, None] * wide)
 
     def inverse(self, ridge: float) -> Array:
-        """(Ā Āᵀ + λ)⁻¹ (M, r, r), without the directions that Ā does not have."""
+        """(Ā Āᵀ + λ)⁻¹ (M, r, r), on the span of Ā only."""
         values, vectors = eigh(self.square)
         has = values > 1e-12 * values[:, -1:]
         inverse = ratio(1.0, values + ridge, has)

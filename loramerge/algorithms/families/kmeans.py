@@ -1,8 +1,8 @@
 """k-means of units seen only through their inner products, for many modules at once.
 
-A centre is a mean of units, so it is a column of shares C (R, k), and every distance follows from the
-kernel: ‖xᵢ − c‖² = Kᵢᵢ − 2 (K C)ᵢc + cᵀ K c. Empty clusters are refilled as scikit-learn does it; from the
-same initial centres the labels are scikit-learn's.
+A centre is a mean of units, so it is a column of shares C (R, k). Every distance follows from the kernel:
+‖xᵢ − c‖² = Kᵢᵢ − 2 (K C)ᵢc + cᵀ K c. Empty clusters are refilled as in scikit-learn. From the same initial
+centres both give the same labels.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def centred(kernel: Array, live: Array) -> Array:
 def _uniforms(labels: tuple[str, ...], k: int, seed: str) -> Array:
     """(M, k, trials) numbers in [0, 1), a stream of its own for every module name.
 
-    Drawn on the host, whatever takes them. Other weights, the same draws: a search over weights asks for
-    them again and again, so they are kept.
+    They are always drawn on the host. They do not depend on the weights, so a search over weights asks for
+    the same draws again and again; therefore they are kept.
     """
     return (_kept if len(labels) * k <= KEPT else _drawn)(labels, k, seed)
 

@@ -87,7 +87,7 @@ class Mixture(Ranked):
 
 
 def _uneven(coefficients: Array) -> bool:
-    """Whether one side alone cannot take the coefficients: its Gram would lose the digits of weak units."""
+    """Whether both sides must share the coefficients: on one side alone, weak units would lose digits."""
     sizes = np.abs(coefficients[coefficients != 0])
     return bool(len(sizes)) and bool(sizes.max() > UNEVEN * sizes.min())
 

@@ -81,7 +81,7 @@ def _iterated(matrix: Array, rank: int, start: Array, enough: float) -> tuple[Ar
 
 
 def _begun(start: Array, block: int) -> Array:
-    """(block, in) rows of the start, with some by chance where there are too few, mixed where too many."""
+    """(block, in) rows of the start: filled up with random rows if they are few, mixed if they are many."""
     rng, (count, wide) = np.random.default_rng(0), start.shape
     if count > block:
         return like(rng.standard_normal((block, count)).astype(start.dtype), start) @ start
@@ -115,7 +115,7 @@ def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Ar
 
 
 def _leading(matrix: Array, share: float, start: Array) -> Array | None:
-    """The leading σ², ever more until they hold the share; None if it takes so many that all cost less."""
+    """The leading σ² that hold the share, found step by step; None if computing all of them is cheaper."""
     whole, rank = energy(matrix), 8
     while rank <= min(matrix.shape) // 8:
         found = _iterated(matrix, rank, start, EXCESS * whole)[1][:rank].astype(np.float64) ** 2

@@ -24,7 +24,7 @@ def shares(weights: Array) -> Array:
 
 
 def positive_shares(weights: Array, method: str) -> Array:
-    """The same for a mean that knows no weight below zero.
+    """The same for a mean that allows no negative weight.
 
     Raises:
         UsageError: a weight is negative, or all are zero.

@@ -51,7 +51,7 @@ class Ranked(Method):
 
     @property
     def searches(self) -> bool:
-        """Whether something else must be known of the whole adapter before its size."""
+        """Whether the method must search for something in the whole adapter before its size is decided."""
         return False
 
     def look(self, grams: Grams) -> Array:
@@ -59,7 +59,7 @@ class Ranked(Method):
         return grams.live
 
     def after(self, observed: Sequence[Array]) -> Self:
-        """The method with what was searched for, or nearer to it. Only called while it `searches`."""
+        """The method after one step of its search. Only called while it `searches`."""
         return self
 
     @property

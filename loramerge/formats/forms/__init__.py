@@ -1,7 +1,7 @@
-"""Reparameterised forms: what a module stores that is no plain pair, made into one.
+"""Reparameterised forms: ways to store an update that is no plain pair, and how a pair is made of them.
 
-A form says what it needs: its file, sizes of layers, or weights. A base model is known here only as `Base`,
-which rooms above open. Sizes come from headers; a weight is read when its module is. A form that is not
-linear in alpha has every number in its formula, so that nothing is scaled twice. What its file cannot settle,
-such as an order of layers or a draw of a GPU, is refused.
+A form says what it needs: its file, the sizes of layers, or their weights. Here a base model is only a
+`Base`, which a room above opens. Sizes come from headers; a weight is read together with its module. If a
+form is not linear in alpha, its formula holds every number, so that nothing is scaled twice. If a file leaves
+something open, such as the order of layers or random numbers of a GPU, it is refused.
 """

@@ -1,4 +1,4 @@
-"""What may stand in a module beside its factors. Anything else there changes the update, nobody knows how."""
+"""What a module may hold beside its factors. Anything else may change the update in an unknown way."""
 
 from __future__ import annotations
 

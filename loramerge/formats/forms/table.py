@@ -14,7 +14,7 @@ from loramerge.adapters.limits import check_units
 from loramerge.adapters.table import Table
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.files.views import widened
-from loramerge.formats.forms.catalogue import FORMS
+from loramerge.formats.forms.catalogue import FORMS as FORMS  # the table that others read
 from loramerge.formats.forms.checks import check_float, check_full, check_whole, missing
 from loramerge.formats.forms.form import Form, Given, Naming, Parts, Update, numberless
 
@@ -93,7 +93,7 @@ def update(parts: Parts, given: Given, naming: Naming) -> Update | None:
 
 
 def counted(counts: Mapping[str, int]) -> list[str]:
-    """What notes say of the forms of an adapter: name of a form -> how many modules have it."""
+    """Notes about the forms of an adapter, from the number of modules that each form has."""
     low, full = dict[str, int](), dict[str, int]()
     for name, form in FORMS.items():
         if form.told and counts.get(name):

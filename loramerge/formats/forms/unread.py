@@ -1,4 +1,4 @@
-"""What is known and yet not read: forms that are no sum of low-rank updates without more than their file."""
+"""Forms that are recognised but not read, because their file alone gives no sum of low-rank updates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Unread(NamedTuple):
     """One of them.
 
     Args:
-        words: how messages call it.   why: what it does, as a sentence goes on after `words`.
+        words: how messages call it.   why: the rest of the sentence after `words`.
         setting: the setting of PEFT's config that turns a plain pair into it.
         peft, image: a pattern of the ends of its keys in each naming.
     """

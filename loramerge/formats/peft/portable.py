@@ -1,7 +1,7 @@
 """The portable PEFT profile: what every consumer loads at the same strength.
 
 One rank for all modules by zero padding, lora_alpha == r so that the scale is 1, no patterns, no rsLoRA.
-SGLang, llama.cpp and others ignore patterns and rsLoRA without saying so.
+SGLang, llama.cpp and others silently ignore patterns and rsLoRA.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def config(adapters: Sequence[Adapter], targets: Iterable[Target], rank: int) ->
 
 
 def _where_it_matters(adapters: Sequence[Adapter], targets: Iterable[Target]) -> dict[str, Any]:
-    """Settings that are written only where an adapter needs them: most consumers know nothing of them."""
+    """Settings that are written only where an adapter needs them, because most programs do not know them."""
     found: dict[str, Any] = {}
     if experts := {f"{t.path}.{t.parameter}" for t in targets if t.kind == "expert"}:
         found["target_parameters"] = _target_parameters(adapters, experts)
