@@ -4,7 +4,14 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores: a BLAS with threads takes theirs
 
+from hypothesis import HealthCheck, settings
+
 from tests.hub import loopback  # noqa: F401  before anything imports huggingface_hub: no test reaches the network
+
+shared = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # others use the machine too
+settings.register_profile("few", shared)
+settings.register_profile("many", shared, max_examples=400)  # --hypothesis-profile many
+settings.load_profile("few")
 
 collect_ignore = [
     "cuda/host.py",

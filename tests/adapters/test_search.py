@@ -67,10 +67,10 @@ HANGING = ["(a+)+$", "(a|aa)+$", "(.*a){25}b", "(a*)*b", "a*" * 40 + "b"]
 @pytest.mark.parametrize("pattern", HANGING)
 def test_no_pattern_hangs(pattern, monkeypatch):
     monkeypatch.setattr("loramerge.adapters.patterns.search.BUDGET", 1_000_000)  # 0.2 s
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = searcher(pattern, "only", trusted=False)
     try:
         assert not any(found("a" * (3000 + i) + "c") for i in range(100_000))
     except IncompatibleError as error:
         assert "takes too long" in str(error)  # noqa: PT017
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10

@@ -36,7 +36,7 @@ SHAPES = st.lists(st.integers(0, 20), max_size=4).map(tuple)
     components=st.lists(st.sampled_from(["", "unet", "transformer", "text_encoder"]), max_size=2),
     max_rank=st.none() | st.integers(1, 32),
 )
-@settings(max_examples=400, deadline=None)
+@settings(deadline=None)
 def test_rules_never_stumble_over_what_a_file_says(config, tensors, folder, dialect, components, max_rank):
     parts = dict.fromkeys(components, config)
     facts = Facts("some where/a", folder, config, tensors, dialect, parts)

@@ -121,7 +121,7 @@ def test_an_interrupt_of_the_library_waits_for_nobody_and_leaves_nothing(
     took = time.monotonic() - began
     over.set()
 
-    assert took < 2
+    assert took < 10, "on a machine that others use too; the call takes 30 s"
     assert os.listdir(tmp_path) == []
 
 

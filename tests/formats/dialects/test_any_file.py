@@ -68,7 +68,7 @@ def opened(path):
         return None, str(error)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(files())
 def test_a_file_is_read_whole_or_refused(made):
     values, said, config = made

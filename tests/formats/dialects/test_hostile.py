@@ -53,7 +53,7 @@ METADATA = st.none() | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(FILES, METADATA)
 def test_any_header_is_read_or_refused_in_a_sentence(tmp_path, files, metadata):
     tensors = {key: np.ones(shape, kind) for key, (shape, kind) in files.items()}
