@@ -51,9 +51,10 @@ def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choic
         raise SourceError(f"{name.repo} has no folder {printable(base)}{_others(name, listing)}.")
     if CONFIG in inside:
         beside = [below(base, file) for file in (CONFIG, MODEL) if file in inside]
-        if INDEX in inside and not {WEIGHTS, PICKLED} & inside:
-            shards = sorted(below(base, file) for file in inside if SHARD.fullmatch(file))
-            return Choice(base, below(base, INDEX), (*beside, *shards))
+        shards = sorted(below(base, file) for file in inside if SHARD.fullmatch(file))
+        if (INDEX in inside or shards) and not {WEIGHTS, PICKLED} & inside:
+            told = INDEX if INDEX in inside else CONFIG  # without an index their own names tell
+            return Choice(base, below(base, told), (*beside, *shards))
         return Choice(base, below(base, _weights(name, inside, allow_pickle)), tuple(beside))
     if known := next((file for file in FOLDER_FILES if file in inside), None):
         return Choice(base, below(base, known))

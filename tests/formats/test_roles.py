@@ -168,3 +168,29 @@ def test_whole_embeddings_of_two_sizes_are_averaged_row_by_row(tmp_path):
     np.testing.assert_allclose(found[:64], (made[0][1] + 3 * made[1][1][:64]) / 4, rtol=1e-5)
     np.testing.assert_array_equal(found[64:], made[1][1][64:])
     assert any("rows that some of them lack" in note for note in merge.report.notes)
+
+
+MAPS = {
+    "turned": lambda names: {"label2id": {name: i for i, name in enumerate(names)}},
+    "of a part": lambda names: {"text_config": {"id2label": dict(enumerate(names))}},
+    "of a part, turned": lambda names: {"text_config": {"label2id": {n: i for i, n in enumerate(names)}}},
+}
+
+
+@pytest.mark.parametrize("spelling", MAPS)
+def test_labels_are_found_wherever_a_config_says_them(spelling, tmp_path):
+    places = [headed(tmp_path / name, seed)[0] for seed, name in enumerate("ab")]
+    for place, names in zip(places, ("ABC", "BAC"), strict=True):
+        (place / "config.json").write_text(json.dumps(MAPS[spelling](list(names))))
+    notes = lm.combine(places, extras="average").report.notes
+    assert any("their labels differ" in note for note in notes)
+
+
+def test_what_peft_keeps_of_the_base_is_no_part_of_a_merge(tmp_path):
+    values = {
+        f"{P}score.{end}.weight": np.ones((3, 5), "f4") for end in ("original_module", "modules_to_save")
+    }
+    source = folder(tmp_path / "a", tensors() | values, modules_to_save=["score"])
+    merge = lm.combine([source], extras="first")
+    assert list(merge.adapter.extras) == [f"{P}score.weight"]
+    assert any("base's own beside what was trained" in note for note in merge.report.notes)

@@ -87,9 +87,13 @@ def misfit(where: str, tensors: Mapping[str, Tensor]) -> SourceError:
 
 def unlike(where: str, up: Tensor, down: Tensor) -> SourceError:
     """The two factors of a PEFT pair do not share a rank."""
-    return SourceError(
-        f"lora_B {list(up.shape)} and lora_A {list(down.shape)} of {where} do not share a rank."
-    )
+    shapes = f"lora_B {list(up.shape)} and lora_A {list(down.shape)} of {where}"
+    if len(up.shape) == len(down.shape) == 3:
+        return SourceError(
+            f"{shapes} seem to hold several experts at once, in a layout that is not known: save them as "
+            "PEFT does, or each expert by itself."
+        )
+    return SourceError(f"{shapes} do not share a rank.")
 
 
 def check_vectors(where: str, tensors: Mapping[str, Tensor]) -> None:

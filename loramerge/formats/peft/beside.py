@@ -83,14 +83,24 @@ def is_labelled(module: str) -> bool:
 
 def labels(adapter: Adapter) -> Mapping[str, str] | None:
     """Row of its head -> label; None where nobody knows, or only the number of them."""
-    said = adapter.labels or adapter.config.get("id2label") or {}
-    turned = adapter.config.get("label2id")
-    if not said and isinstance(turned, Mapping):
-        said = {index: name for name, index in turned.items()}
-    if not isinstance(said, Mapping) or not said:
-        return None
-    found = {str(index): str(name) for index, name in said.items()}
-    return None if all(name == f"LABEL_{index}" for index, name in found.items()) else found
+    found = adapter.labels or label_map(adapter.config)
+    unsaid = all(name == f"LABEL_{index}" for index, name in found.items())
+    return None if unsaid else found
+
+
+def label_map(config: Mapping[str, Any]) -> dict[str, str]:
+    """Row of a head -> label, by a config or a part of it; empty where none says it.
+
+    >>> label_map({"text_config": {"label2id": {"no": 0, "yes": 1}}})
+    {'0': 'no', '1': 'yes'}
+    """
+    for each in (config, *(part for part in config.values() if isinstance(part, dict))):
+        said, turned = (each.get(key) for key in LABELS[:2])
+        if isinstance(said, Mapping) and said:
+            return {str(index): str(name) for index, name in said.items()}
+        if isinstance(turned, Mapping) and turned:
+            return {str(index): str(name) for name, index in turned.items()}
+    return {}
 
 
 def spelt(key: str, adapter: Adapter, adapted: Set[str]) -> str:

@@ -16,6 +16,8 @@ from loramerge.formats.forms.unread import refuse_keys
 from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, shared_part, unmarked
 from loramerge.formats.routed import refuse_routed
 
+ORIGINAL = ".original_module."  # what PEFT keeps of a module that is saved as a whole: the weights before
+
 
 @dataclass(frozen=True, eq=False)
 class Pair:
@@ -95,6 +97,8 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = N
     """
     shared = {part: tensors[key] for key in tensors if (part := shared_part(key))}
     tensors = {key: tensor for key, tensor in tensors.items() if not shared_part(key)}
+    own = [key for key in tensors if ORIGINAL in key]
+    tensors = {key: tensor for key, tensor in tensors.items() if ORIGINAL not in key}
     names = {key: found for key in tensors if (found := parse(key))}
     refuse_routed(tensors, name)
     _refuse(FOREIGN, tensors, name)
@@ -105,7 +109,10 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = N
     if not modules:
         some = ", ".join(printable(key, 40) for key in list(extras)[:3]) or "no tensors"
         raise EmptyError(f"{printable(name)} holds no LoRA pair ({some}): it is not a LoRA adapter.")
-    return Stored(modules, alphas, extras, tuple(_oddities(names.values(), name)), shared, base)
+    oddities = _oddities(names.values(), name)
+    if own:
+        oddities.append(f"{printable(own[0])} is the base's own beside what was trained, and left out")
+    return Stored(modules, alphas, extras, tuple(oddities), shared, base)
 
 
 def _refuse(table: Iterable[tuple[str, str, str]], keys: Iterable[str], name: str) -> None:

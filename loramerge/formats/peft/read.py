@@ -27,6 +27,7 @@ from loramerge.formats.peft.alpha import (
     given,
     of_bare_file,
 )
+from loramerge.formats.peft.beside import label_map
 from loramerge.formats.peft.config import check_mergeable, scales
 from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
@@ -92,7 +93,7 @@ def load_folder(
     beside = _model(folder)
     named = found.base.name
     model = beside or (_model(Path(named)) if named and is_local(named) else {})
-    return noted(replace(found, labels=_labels(beside), model=model), wrapped)
+    return noted(replace(found, labels=label_map(beside), model=model), wrapped)
 
 
 def is_fly(config: Mapping[str, Any]) -> bool:
@@ -118,12 +119,6 @@ def _model(folder: Path) -> dict[str, Any]:
         return read_object(folder / MODEL, MODEL) if os.path.isfile(folder / MODEL) else {}
     except (SourceError, OSError, ValueError):  # it is no part of the adapter, and only helps to know it
         return {}
-
-
-def _labels(model: Mapping[str, Any]) -> dict[str, str]:
-    """The labels of a head: PEFT never writes them, and the config of the model beside it may."""
-    said = model.get("id2label")
-    return {str(k): str(v) for k, v in said.items()} if isinstance(said, dict) else {}
 
 
 def noted(adapter: Adapter, notes: Sequence[str]) -> Adapter:
