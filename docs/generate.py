@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
+import numpy as np
+from safetensors.numpy import save_file
 
+import loramerge as lm
 from loramerge.algorithms import METHODS
 from loramerge.algorithms.names import ALIASES, OTHERWISE, PARAMETERS
 from loramerge.cli.combine import combine
 from loramerge.cli.options import options_of
 from loramerge.consumers import CONSUMERS
-from loramerge.consumers.consumer import NOUNS, Consumer
+from loramerge.consumers.consumer import NOUNS, Consumer, loads
 from loramerge.consumers.families import oracle, reads
 from loramerge.formats.dialects import DIALECTS, Dialect
 from loramerge.formats.forms.form import Form
 from loramerge.formats.forms.table import FORMS
 from loramerge.formats.models.families import FAMILIES
-from loramerge.formats.models.spellings import MET
+from loramerge.formats.models.spellings import AB, DOWN_UP, MET
 from loramerge.formats.tools import TOOLS
 from loramerge.routing.gates.gate import DataFree
 from loramerge.routing.gates.names import GATES
@@ -181,6 +185,37 @@ def formats_table() -> str:
     )
 
 
+ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+OLD = (".down.weight", ".up.weight")
+UNETS = {  # spelling of a U-Net -> (whose names, the format, one module, the ends of down and up, alphas)
+    "lora_unet_": ("diffusers'", "kohya", "lora_unet_down_blocks_1_attentions_0_proj_in", DOWN_UP, True),
+    "lora_unet_, XL": ("its own", "kohya", "lora_unet_input_blocks_4_1_proj_in", DOWN_UP, True),
+    "unet.": ("diffusers'", "diffusers", f"unet.{ATTENTION}.to_q", AB, False),
+    "unet. with .processor.": (
+        "diffusers'",
+        "diffusers",
+        f"unet.{ATTENTION}.processor.to_q_lora",
+        OLD,
+        False,
+    ),
+    "no prefix": ("diffusers'", "diffusers", f"{ATTENTION}.to_q", AB, False),
+    "diffusion_model.": ("its own", "comfy", "diffusion_model.input_blocks.4.1.proj_in", AB, False),
+}
+
+
+def _unets() -> Iterator[list[str]]:
+    """What `check` says of a file of a U-Net in every spelling."""
+    words = {True: "reads it", False: "–", None: "not told"}
+    for spelling, (names, dialect, stem, ends, alpha) in UNETS.items():
+        factors = {f"{stem}{end}": np.ones((8, 8), np.float32) for end in ends}
+        factors |= {f"{stem}.alpha": np.array(8, np.float32)} if alpha else {}
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(factors, f"{folder}/a.safetensors")
+            found = [loads(lm.check(f"{folder}/a.safetensors", each)) for each in ("diffusers", "comfyui")]
+        facts = ["Stable Diffusion 1, 2, XL", f"`{spelling}`", names, _code(dialect)]
+        yield [*facts, *(words[each] for each in found), "its loaders, run; its key map, compared"]
+
+
 def families_table() -> str:
     """Every spelling of every family that is met, who reads it, and from what that is known."""
     head = ["family", "spelling", "names", "`--format`", "diffusers", "ComfyUI", "known from"]
@@ -191,7 +226,7 @@ def families_table() -> str:
         known = f"{oracle('diffusers', met)}; {oracle('comfyui', met)}"
         names = {"diffusers": "diffusers'", "first": "its own"}.get(met.naming, f"{met.naming}'")
         rows.append([met.family.title, f"`{met.spelling}`", names, _code(met.dialect), *verdicts, known])
-    return _table(head, rows)
+    return _table(head, [*_unets(), *rows])
 
 
 def tools_table() -> str:

@@ -6,12 +6,13 @@ A line is a program, what it calls itself, a spelling of `models.spellings`, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.spelling import Spelling
+from loramerge.adapters.target import Target
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.dialects import Dialect, named
 from loramerge.formats.dialects.model import PARTS, model_of
@@ -69,12 +70,12 @@ class Tool:
             UsageError: it is not known to read adapters of their model.
         """
         model = model_of([located(adapter) for adapter in adapters])
-        rows = {self.rows.get(family.name) for family in model.families}
-        ways = {row and (row.dialect, row.naming, row.prefix, row.ends) for row in rows}
-        row = next(iter(rows), None)
-        if len(ways) == 1 and row is not None:
-            return self._made(adapters, row)
-        if not rows and self.unets and any(t.component == "unet" for a in adapters for t in a.slots):
+        targets = {target for adapter in adapters for target in adapter.slots}
+        # of families that nothing tells apart, those that the program does not read are not meant
+        rows = [self.rows[family.name] for family in model.families if family.name in self.rows]
+        if rows and len({_called(row, targets) for row in rows}) == 1:
+            return self._made(adapters, rows[0])
+        if not model.families and self.unets and all(_of_unets(target) for target in targets):
             return self._plain(named(self.unets).bound(adapters))
         titles = " or ".join(family.title for family in model.families) or "a model that is not known here"
         known = ", ".join([*([UNET] if self.unets else []), *(FAMILIES[name].title for name in self.rows)])
@@ -101,6 +102,18 @@ class Tool:
             made.own = Spelling()
         made.asked = self.name
         return made
+
+
+def _called(row: Met, targets: Iterable[Target]) -> tuple[object, ...]:
+    """What a row makes of names."""
+    family, naming = row.family, row.naming
+    wholes = {t.path: family.owner(t.path, naming) for t in targets if t.component in PARTS}
+    names = sorted(family.spelled(path, naming) or (own and own[0]) or path for path, own in wholes.items())
+    return row.dialect, row.ends, *map(row.stem, names)
+
+
+def _of_unets(target: Target) -> bool:
+    return target.component == "unet" or target.component.startswith("text_encoder")
 
 
 def _tools() -> dict[str, Tool]:

@@ -99,7 +99,9 @@ def settle(
 
 
 def _profile(request: Request, sources: Sources) -> Profile:
-    profile = check_profile(request.profile or "portable")
+    # ranks of their own were asked for, and one rank for all would fill them up with zeros
+    own = request.energy_per_module is not None and not sources.dialect.one_rank
+    profile = check_profile(request.profile or ("compact" if own else "portable"))
     check_ranks(sources.dialect, profile)
     return profile
 

@@ -56,3 +56,15 @@ def test_a_rank_beside_it_is_the_most_and_other_sizes_are_refused(tmp_path):
             lm.combine([path], "svd", energy_per_module=0.9, **other)
     with pytest.raises(UsageError, match="nor one of sv_fro"):
         lm.resize(path, energy_per_module="sv_what=1")
+
+
+@pytest.mark.parametrize("format", ["comfy", "diffusers", "kohya", "peft"])
+def test_the_file_is_as_small_as_its_ranks_in_every_format(tmp_path, format):
+    tensors = pairs({name: (8, 8) for name in list(SHAPES)[:1]}, rank=1, alpha=1.0)
+    tensors |= pairs({name: (8, 8) for name in list(SHAPES)[1:]}, rank=4, alpha=4.0)
+    path = saved(tmp_path / "a.safetensors", tensors)
+    only = r"single|double|transformer_blocks"
+    kept = lm.resize(
+        path, tmp_path / "m.safetensors", energy_per_module=1.0, format=format, only=only
+    ).adapter
+    assert {update.rank for update in kept.values()} == {1, 4}
