@@ -51,7 +51,6 @@ from loramerge.algorithms.ties import Ties as Ties
 from loramerge.algorithms.tsv import Tsv as Tsv
 from loramerge.algorithms.wudi import Wudi as Wudi
 from loramerge.checkpoints.tuned import Tuned as Tuned
-from loramerge.consumers.check import check as check
 from loramerge.consumers.consumer import Finding as Finding
 from loramerge.errors import IncompatibleError as IncompatibleError
 from loramerge.errors import LoramergeError as LoramergeError
@@ -77,6 +76,7 @@ from loramerge.routing.folder import save_bundle as save_bundle
 from loramerge.routing.gates.names import GATES as GATES
 from loramerge.routing.reader import load_bundle as load_bundle
 from loramerge.routing.router import load_router as load_router
+from loramerge.verbs.check import check as check
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference

@@ -13,19 +13,14 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Tensor
-from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
-from loramerge.consumers import find
-from loramerge.consumers.bundles import examined
-from loramerge.consumers.consumer import Finding
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import (
     EmptyError,
     IncompatibleError,
     LoramergeError,
     SourceError,
-    UsageError,
     printable,
 )
 from loramerge.formats.bundles import record_of, task
@@ -46,37 +41,6 @@ from loramerge.formats.raw import Raw, look
 from loramerge.hub.names import HubName, hub_name
 
 MAGNITUDES = re.compile(r".+\.lora_magnitude_vector(?:\.\w+)*", re.DOTALL)
-
-
-@checked("consumer", "max_rank", "allow_pickle")
-def check(
-    source: str | Path | Adapter,
-    consumer: str,
-    *,
-    max_rank: int | None = None,
-    allow_pickle: bool = False,
-) -> list[Finding]:
-    """What a program would do wrong with an adapter; empty if it loads the adapter as it is meant.
-
-    Where nobody can tell, there is one finding whose effect is ``unknown``.
-
-    Args:
-        source: a folder, a file, or a name on the Hub, where only the header is read. An `Adapter` made in
-            memory is judged as `save` would write it.
-        consumer: the name of a program, such as vllm; docs/consumers.md lists them.
-        max_rank: the largest rank that you let the program load; vLLM's own default is 16.
-        allow_pickle: as for `load`.
-
-    Raises:
-        UsageError: no such consumer, or no possible rank.
-        SourceError, IncompatibleError: as `load`, for files that cannot be read at all.
-
-    >>> [finding.sentence for finding in check("fixtures/a.safetensors", "vllm")]
-    ['vLLM rejects it: it loads a folder with an adapter_config.json, and this is one file.']
-    """
-    if max_rank is not None and max_rank < 1:
-        raise UsageError(f"max_rank={max_rank} must be at least 1.")
-    return examined(find(consumer), facts_of(source, allow_pickle), max_rank)
 
 
 def facts_of(source: str | Path | Adapter, allow_pickle: bool = False, aid: Aid = NO_AID) -> Facts:

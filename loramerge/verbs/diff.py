@@ -204,8 +204,8 @@ def diff(
         allow_pickle: read .bin and .pt files too. Nothing in them is run.
         rename: other beginnings of module names, {old: new}, or a file of them, as for `combine`.
         base: the model that they were trained on, as for `load`.
-        overlap: measure too how much they change the same entries (AlignGuard's C_RM, and C_geo); this forms
-            each ΔW, some rows at a time.
+        overlap: measure too how much they change the same entries: AlignGuard's C_geo, and its C_RM with all
+            entries alike, since how its paper weighs them is in no code. This forms each ΔW, rows at a time.
         progress: as for `combine`; the stages are `reading` and `comparing`.
 
     Raises:

@@ -84,6 +84,7 @@ def test_the_base_reaches_every_command(saved, tmp_path, capsys, monkeypatch):
     assert run("diff", "m", folder, "--base", base, "--json").json()["largest_error"] < 1e-5
     assert run("check", folder, "--for", "peft").code == 5
     assert run("check", folder, "--for", "peft", "--base", base).code == 0
+    assert lm.check(folder, "peft", base=base) == []
     assert not run("convert", str(folder), "plain", "--to", "peft", "--base", str(base)).code
     assert lm.diff("plain", "m").error < 1e-5
     assert "VeRA" in run("inspect", folder, "--base", base).out
