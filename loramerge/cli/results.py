@@ -67,7 +67,7 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
     points = curve(plan, output.is_bare(out))
     if printed == "json":
         return show.data(_foreseen(plan, out, points))
-    for note in plan.notes:
+    for note in (*plan.notes, *plan.above_memory):
         show.note(f"note: {note}")
     pairs = zip(plan.sources.adapters, plan.weights, strict=True)
     lines = [f"{weight:g} × {printable(adapter.name)}" for adapter, weight in pairs]
@@ -93,7 +93,7 @@ def _foreseen(plan: Plan, out: Path, points: list[Point]) -> dict[str, Any]:
             {"name": str(target), "ranks": list(ranks), **dict.fromkeys(MEASURED)}
             for target, ranks in sorted(plan.sources.signatures.items())
         ],
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *plan.above_memory],
         "curve": [point.to_dict() for point in points],
     }
 
@@ -129,7 +129,7 @@ def show_merge(merge: Merge, plan: Plan, out: Path, printed: Printed, done: Push
         return show.data({**facts_of(merge, plan, out), **sent})
     if printed == "path":
         return click.echo(str(out))
-    for note in merge.report.notes:
+    for note in (*merge.report.notes, *plan.above_memory):
         show.note(f"note: {note}")
     click.echo(str(merge.report))
     show.note(f"wrote {_what(plan, out)}")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from loramerge import __version__
+from loramerge.request.kinds import size as size  # what several commands print
 from loramerge.request.progress import Bar
 
 SCHEMA = 1  # of what --json prints; a key that goes or changes its meaning makes it 2
@@ -29,16 +30,3 @@ def note(sentence: str) -> None:
 def bar() -> Bar | None:
     """A bar for those who wait, on a terminal only."""
     return Bar() if sys.stderr is not None and sys.stderr.isatty() else None
-
-
-def size(count: float) -> str:
-    """Bytes for people.
-
-    >>> size(3253104)
-    '3.3 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

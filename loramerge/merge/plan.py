@@ -21,6 +21,7 @@ from loramerge.formats.output import Outline, is_bare
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
 from loramerge.request.effort import Effort
+from loramerge.request.kinds import size
 from loramerge.request.request import TFIDF, Request
 from loramerge.request.rules import Scale
 from loramerge.request.schedule import Schedule
@@ -178,6 +179,17 @@ class Plan:
             return []
         where = self.request.device
         return [f"{name_of(method)} works on the host, entry by entry, and makes no use of {where}"]
+
+    @property
+    def above_memory(self) -> tuple[str, ...]:
+        """What is to be said where a single module takes more than there may be; the merge is the same."""
+        held, memory = self.work.held(self.method), self.request.effort.memory
+        if held <= memory:
+            return ()
+        return (
+            f"{name_of(self.method)} takes about {size(held)} for its largest module, which is more than "
+            f"{say('memory', size(memory).replace(' ', ''))}: modules are merged one at a time",
+        )
 
     @property
     def folds(self) -> bool:

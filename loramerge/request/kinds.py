@@ -155,6 +155,19 @@ def in_bytes(size: Any) -> float:
     return float(match[1]) * 1000.0 ** " kmg".index(match[2].lower() or " ")
 
 
+def size(count: float) -> str:
+    """Bytes for people.
+
+    >>> size(3253104)
+    '3.3 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Strength(Kind):
     """A finite number, or the name of a policy."""

@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import loramerge as lm
 from loramerge.checkpoints.open import open_checkpoint
@@ -91,3 +92,63 @@ def test_tensors_of_a_quantisation_are_refused_by_its_name(tmp_path, key):
     folder = save_model(tmp_path / "m", {**random_model(), key: np.zeros(4, np.uint8)})
     with pytest.raises(IncompatibleError, match=BY_NAME[key]):
         check_readable(open_checkpoint(folder))
+
+
+I32, F16, U8, I8 = np.int32, np.float16, np.uint8, np.int8
+MADE = {  # as the tools write them, without a config that says so: name -> (tensors, what it is called)
+    "gptq": ({"q.qweight": I32, "q.qzeros": I32, "q.scales": F16, "q.g_idx": I32}, "GPTQ or AWQ"),
+    "awq": ({"q.qweight": I32, "q.qzeros": I32, "q.scales": F16}, "GPTQ or AWQ"),
+    "bnb, 4 bits": (
+        {
+            "q.weight": U8,
+            "q.weight.absmax": U8,
+            "q.weight.quant_map": np.float32,
+            "q.weight.nested_absmax": np.float32,
+            "q.weight.nested_quant_map": np.float32,
+            "q.weight.quant_state.bitsandbytes__nf4": U8,
+        },
+        "bitsandbytes",
+    ),
+    "bnb, 8 bits": ({"q.weight": I8, "q.SCB": np.float32, "q.weight_format": U8}, "bitsandbytes"),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_quantised_files_are_refused_by_name_as_base_and_as_tuned_model(tmp_path, name):
+    tensors, words = MADE[name]
+    plain = save_model(tmp_path / "b", random_model())
+    values = {key: np.ones((4, 4), kind) for key, kind in tensors.items()}
+    folder = save_model(tmp_path / "m", random_model())
+    save_file({**random_model(), **values}, folder / "model.safetensors", {"format": "pt"})
+    adapter = lm.Adapter.of({"q": lm.LowRank(np.ones((4, 1)), np.ones((1, 4)))})
+    for act in (
+        lambda: lm.fuse(adapter, folder, tmp_path / "f"),
+        lambda: lm.extract(folder, plain, tmp_path / "f"),
+        lambda: lm.extract(plain, folder, tmp_path / "f"),
+    ):
+        with pytest.raises(IncompatibleError, match=f"quantised with {words}"):
+            act()
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "m.safetensors", "m/model.safetensors"])
+def test_gguf_is_refused_by_its_name(tmp_path, name):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(64))
+    base = place if place.parent == tmp_path else place.parent
+    with pytest.raises(lm.errors.LoramergeError, match="GGUF"):
+        lm.fuse(lm.Adapter.of({}), base, tmp_path / "f.safetensors")
+
+
+def test_the_difference_of_8_bit_floats_is_that_of_their_numbers(tmp_path):
+    folder, name = model(tmp_path / "b", "blocks")
+    base = read_model(folder)
+    tuned = {**base, f"q.{name}": base[f"q.{name}"] * np.float32(1.5)}
+    save_model(tmp_path / "t", tuned, {**CONFIG, "quantization_config": {"quant_method": "fp8"}})
+    wide = base["q.weight"].astype(np.float64)
+    wanted = wide * (spread(tuned[f"q.{name}"].astype(float)) - spread(base[f"q.{name}"].astype(float)))
+    done = lm.extract(tmp_path / "t", folder, rank=130)
+    (module,) = [each for each in done.modules if each.energy]
+    assert module.energy == pytest.approx(np.square(wanted).sum(), rel=1e-12)
+    assert np.allclose(done.adapter[module.target].dense(), wanted, atol=1e-5 * np.abs(wanted).max())

@@ -72,3 +72,13 @@ def test_workers_are_no_more_than_can_hold_a_module(files):
     assert plan.effort.workers == 8
     few = replace(plan, request=replace(plan.request, memory=2.5 * (apart + each)))
     assert few.effort.workers == 2
+
+
+def test_a_module_that_takes_more_than_there_may_be_is_merged_and_told(files):
+    plan = lm.plan(files[False], "core", alpha="rank", threads=1)
+    held = plan.work.held(plan.method)
+    few = replace(plan, request=replace(plan.request, memory=held - 1.0))
+    assert not plan.above_memory
+    assert all("core takes about" in note and "merged one at a time" in note for note in few.above_memory)
+    assert len(few.above_memory) == 1
+    assert few.notes == plan.notes, "no record tells of the machine"
