@@ -6,7 +6,9 @@ training stands behind their numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -95,6 +97,23 @@ GALLERY: Mapping[str, tuple[str, Callable[[], Page]]] = {
     "flux": ("three adapters of a transformer with the modules of Flux; their numbers are made", flux),
     "fleet": ("twelve adapters of four users on three tasks; their numbers are made", fleet),
 }
+
+
+FOUND = {  # pages about adapters of others, which are not part of this repository: name -> words, places
+    "gpt2": ("real adapters of GPT-2, two of one author and one of another", ["A-gpt2/*"]),
+    "sd15": ("real adapters of Stable Diffusion 1.5, of two authors", ["G-sd15-attn/*"]),
+}
+
+
+def found() -> Mapping[str, tuple[str, Callable[[], Page]]]:
+    """Pages about real adapters, where LORAMERGE_REAL_ADAPTERS says a folder that has them."""
+    place = os.environ.get("LORAMERGE_REAL_ADAPTERS")
+
+    def page(names: list[str]) -> Page:
+        return lm.report([f"{place}/{name}" for name in names], extras="drop")
+
+    here = {n: each for n, each in FOUND.items() if place and list(Path(place).glob(each[1][0]))}
+    return {name: (words, partial(page, names)) for name, (words, names) in here.items()}
 
 
 def sources(name: str) -> tuple[list[lm.Adapter], dict[str, Any]]:

@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 import loramerge as lm
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gallery import GALLERY, picture
+from gallery import GALLERY, found, picture
 from generate import _section
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ def on_files(files: Files, config: Any) -> Files:
     for name in lm.METHODS:
         made[f"methods/{name}.md"] = method(name)
         made[f"methods/{name}.svg"] = picture(name)
-    for name, (_, page) in GALLERY.items():
+    for name, (_, page) in {**GALLERY, **found()}.items():
         made[f"gallery/{name}.html"] = page().html()
     for uri, text in made.items():
         files.append(File.generated(config, uri, content=text))
@@ -99,5 +99,5 @@ def _reference() -> Iterator[str]:
 def _gallery() -> Iterator[str]:
     """The reports, and how each was made."""
     yield "# Gallery\n\nPages that `loramerge report` writes, each one file that opens without a network.\n"
-    for name, (words, _) in GALLERY.items():
+    for name, (words, _) in {**GALLERY, **found()}.items():
         yield f"* [{name}]({name}.html): {words}"

@@ -23,7 +23,7 @@ from loramerge.merge.run import Merge, execute, strengthened
 from loramerge.merge.session import Session
 from loramerge.request.recipe import Ingredient, Recipe, Source
 from loramerge.sources.modules import modules
-from loramerge.sources.open import open_one, select
+from loramerge.sources.open import apart, open_one, select
 from loramerge.sources.sources import Sources, open_together
 from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection
@@ -77,7 +77,7 @@ class Subject:
     def names(self) -> list[str]:
         """The sources as the page calls them, each with its number."""
         adapters = self.together.whole if isinstance(self.together, Sources) else ()
-        plain = [a.name for a in adapters] or [_name(each) for each in self.looked]
+        plain = [a.name for a in adapters] or apart([Path(_name(each)) for each in self.looked])
         return numbered(plain)
 
     @cached_property

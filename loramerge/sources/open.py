@@ -218,16 +218,24 @@ def _told_apart(adapters: list[Adapter], sources: Sequence[Source]) -> list[Adap
         Path(a.name if isinstance(s, Adapter | Tuned) or a.provenance.hub else s)
         for a, s in zip(adapters, sources, strict=True)
     ]
+    return [
+        replace(a, name=name, provenance=replace(a.provenance, name=name))
+        for a, name in zip(adapters, apart(paths), strict=True)
+    ]
+
+
+def apart(paths: Sequence[Path]) -> list[str]:
+    """Short names that tell paths apart.
+
+    >>> apart([Path("x/a"), Path("x/b"), Path("y/b"), Path("x/b")])
+    ['a', 'x/b#2', 'y/b', 'x/b#4']
+    """
     short = [path.name or "." for path in paths]
     longer = [f"{path.parent.name}/{path.name}".lstrip("/") for path in paths]
     times = Counter(short)
     names = [s if times[s] == 1 else more for s, more in zip(short, longer, strict=True)]
     times = Counter(names)
-    names = [name if times[name] == 1 else f"{name}#{i}" for i, name in enumerate(names, 1)]
-    return [
-        replace(a, name=name, provenance=replace(a.provenance, name=name))
-        for a, name in zip(adapters, names, strict=True)
-    ]
+    return [name if times[name] == 1 else f"{name}#{i}" for i, name in enumerate(names, 1)]
 
 
 def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> list[Adapter]:

@@ -223,6 +223,12 @@ def test_of_many_lines_the_strongest_are_shown():
     assert medians.column("effective rank") == [2.0] * 4
 
 
+def test_sources_that_cannot_be_merged_have_short_names_too(tmp_path):
+    page = SUBJECTS["of_two_models"](tmp_path)
+    assert page["sources"].table.column("source") == ["1 tiny", "2 other"]
+    assert page.title == "tiny, other"
+
+
 def test_data_cannot_end_a_script():
     assert "<" not in data({"</script>": "<!--"})
     assert json.loads(data({"a": "</script>&\u2028"})) == {"a": "</script>&\u2028"}
