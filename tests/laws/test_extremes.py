@@ -49,8 +49,8 @@ def right_or_refused(method, adapters, weights):
 
 @every_method
 @pytest.mark.parametrize("place", PLACES)
-def test_a_number_far_from_one(method, place):
-    for far in FARS:
+def test_a_number_far_from_one(method, place, chosen):
+    for far in chosen(FARS):
         weights = WEIGHTS.get(place, lambda far: [1.0, 1.0])(far)
         right_or_refused(method, *taken(method, sources(place, far), weights))
 

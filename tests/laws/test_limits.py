@@ -6,11 +6,10 @@ import pytest
 from loramerge import combine
 from loramerge.errors import IncompatibleError, UsageError
 from tests.helpers.adapters import merged, random_adapters
-from tests.laws.rows import ROWS, every_merge, every_method, taken
+from tests.laws.rows import ROWS, every_method, every_pair, taken
 
 
-@every_method
-@every_merge
+@every_pair
 def test_no_module_gets_more_units_than_asked_for(method, sources, weights):
     sources, weights = taken(method, sources, weights)
     merge = combine(sources, method, weights=weights, threads=1)

@@ -9,7 +9,7 @@ import pytest
 import loramerge as lm
 from loramerge.sources.units import needs
 from tests.helpers.files import bare
-from tests.laws.rows import every_method
+from tests.laws.rows import every_kind
 
 RANK, SIZE, MODULES, SOURCES = 32, 200, 2, 6
 SPARE = 3 << 20  # of Python's own, and of what is the same for all
@@ -50,7 +50,7 @@ def peak(plan, out):
         tracemalloc.stop()
 
 
-@every_method
+@every_kind
 def test_a_method_holds_what_it_says(method, files, tmp_path):
     sources = files[method.traits.units == "shared"][: method.traits.most]
     weights = np.linspace(1, 0.5, len(sources)).tolist()

@@ -8,11 +8,10 @@ import pytest
 
 from loramerge import combine
 from tests.helpers.adapters import cast, dense, distance, merged, zero
-from tests.laws.rows import MERGES, every_merge, every_method, fingerprint, taken
+from tests.laws.rows import MERGES, every_method, every_pair, fingerprint, taken
 
 
-@every_method
-@every_merge
+@every_pair
 def test_sources_are_left_as_they_were(method, sources, weights):
     sources, weights = taken(method, sources, weights)
     before = [fingerprint(source) for source in sources]
@@ -20,16 +19,14 @@ def test_sources_are_left_as_they_were(method, sources, weights):
     assert [fingerprint(source) for source in sources] == before
 
 
-@every_method
-@every_merge
+@every_pair
 def test_float32_sources_merge_as_float64_ones_do(method, sources, weights):
     sources, weights = taken(method, sources, weights)
     single = merged([cast(source, np.float32) for source in sources], method, weights)
     assert distance(single, merged(sources, method, weights)) < 1e-5
 
 
-@every_method
-@every_merge
+@every_pair
 def test_bfloat16_sources_are_rounded_once_at_the_end(method, sources, weights):
     """The written factors are those of the float64 merge of the same values, each rounded once."""
     sources, weights = taken(method, sources, weights)

@@ -8,7 +8,7 @@ import pytest
 from loramerge import LowRank, from_state_dict
 from loramerge.errors import IncompatibleError
 from tests.helpers.adapters import changed, distance, merged
-from tests.laws.rows import MERGES, claim, each, each_merge, every_merge, every_method, merges_for, taken
+from tests.laws.rows import MERGES, claim, each, every_method, every_pair, merges_for, taken
 
 
 def mixed(cond):
@@ -45,7 +45,9 @@ GAUGES = {
 
 @every_method
 @pytest.mark.parametrize("gauge", GAUGES.values(), ids=GAUGES)
-def test_only_the_updates_matter_if_the_method_says_so(method, gauge):
+def test_only_the_updates_matter_if_the_method_says_so(method, gauge, chosen):
+    declared = method.traits.gauge == "invariant"
+
     def apart(sources, weights):
         other, same = [changed(sources[0], gauge), *sources[1:]], merged(sources, method, weights)
         try:
@@ -53,16 +55,19 @@ def test_only_the_updates_matter_if_the_method_says_so(method, gauge):
         except IncompatibleError:  # an A that is shared no longer
             return np.inf
 
-    claim(method.traits.gauge == "invariant", [apart(*merge) for merge in merges_for(method)])
+    claim(declared, (apart(*merge) for merge in merges_for(method, declared, chosen)))
 
 
 @every_method
-def test_the_order_of_the_units_in_an_adapter_is_nothing(method):
-    claim(True, each_merge(method, lambda u: LowRank(u.up[:, ::-1], u.down[::-1], u.scale)))
+def test_the_order_of_the_units_in_an_adapter_is_nothing(method, chosen):
+    def turned(u):
+        return LowRank(u.up[:, ::-1], u.down[::-1], u.scale)
+
+    merges = merges_for(method, True, chosen)
+    claim(True, (distance(merged(each(s, turned), method, w), merged(s, method, w)) for s, w in merges))
 
 
-@every_method
-@every_merge
+@every_pair
 def test_adapters_and_weights_permuted_together_change_nothing(method, sources, weights):
     sources, weights = taken(method, sources, weights)
     turned = merged(sources[1:] + sources[:1], method, weights[1:] + weights[:1])
