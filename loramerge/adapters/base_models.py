@@ -79,6 +79,8 @@ def _check_noise(adapters: Sequence[Adapter], allow_mismatch: bool) -> None:
 def _noise(adapter: Adapter) -> str:
     """Which of the two models of a pipeline an adapter is for, by its name or title; "" if they say none."""
     said = f"{adapter.name} {adapter.metadata.get('modelspec.title', '')} {adapter.base.name or ''}"
+    if "noise" not in said.lower():
+        return ""
     found = {match[1].lower() for match in NOISE.finditer(said)}
     return found.pop() if len(found) == 1 else ""
 
@@ -133,7 +135,8 @@ def common_base(adapters: Sequence[Adapter]) -> str | None:
     """
     names = sorted({a.base.name for a in adapters if a.base.name})
     names = [name for name in names if not is_local(name)] or names
-    names.sort(key=lambda name: (QUANTISED.search(name) is not None, "/" not in name))
+    if len(names) > 1:
+        names.sort(key=lambda name: (QUANTISED.search(name) is not None, "/" not in name))
     return names[0] if names and all(twins(names[0], other) for other in names[1:]) else None
 
 

@@ -22,8 +22,8 @@ from loramerge.formats.bundles import is_bundle
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
 from loramerge.merge.tables import wrapped
+from loramerge.sources.aid import aid
 from loramerge.sources.expand import expand
-from loramerge.sources.load import aid
 
 BREAKS = 3  # exit code: somebody would refuse it, or make something else of it
 UNTOLD = 5  # … nobody does so, and of some program it cannot be told

@@ -27,7 +27,7 @@ from loramerge.hub.progress import ended
 from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
-from loramerge.sources.load import aid
+from loramerge.sources.aid import aid
 
 EXPERT = late(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")

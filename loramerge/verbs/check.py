@@ -11,7 +11,7 @@ from loramerge.consumers.bundles import examined
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import Finding
 from loramerge.errors import UsageError
-from loramerge.sources.load import aid
+from loramerge.sources.aid import aid
 
 
 @checked("consumer", "max_rank", "allow_pickle", "base")

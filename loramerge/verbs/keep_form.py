@@ -15,7 +15,7 @@ from loramerge.merge.plan import Plan
 from loramerge.merge.record import hashing, record
 from loramerge.merge.run import Merge, run
 from loramerge.request.doors import LIMITS
-from loramerge.sources.load import aid
+from loramerge.sources.aid import aid
 from loramerge.verbs.diff import diff
 
 TAKEN = ("out", "overwrite", "bare", "keep_form", *LIMITS)

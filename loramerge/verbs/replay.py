@@ -31,7 +31,7 @@ from loramerge.request.record import Record, SourceRecord, files_of, last, parse
 from loramerge.request.request import PLAIN, Request
 from loramerge.request.signature import spelled
 from loramerge.request.strangers import check_patterns, check_work
-from loramerge.sources.load import aid
+from loramerge.sources.aid import aid
 from loramerge.sources.open import check_named
 from loramerge.verbs.diff import Difference, diff
 from loramerge.verbs.keep_form import kept

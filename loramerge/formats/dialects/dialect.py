@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tensor
+from loramerge.adapters.late import late
 from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
@@ -20,7 +21,7 @@ from loramerge.formats.peft.alpha import Alpha, already_known
 from loramerge.formats.peft.keys import Shape, laid, shapes, within
 from loramerge.formats.peft.names import check_names
 
-FACTOR = re.compile(  # how the keys of factors end, in any dialect
+FACTOR = late(  # how the keys of factors end, in any dialect
     r"(?P<module>.*)(?:\.lora_(?:[abAB]|up|down)(?:_[QV](?:_shared)?)?(?:\.(?!bias$).*)?"
     r"|\.w_lora_[AB]|(?<=\.w[qkvo])_lora_[AB](?:\.weight)?|(?<=_lora|lora\d)\.(?:up|down)\.weight"
     r"|\.lora(?:_linear_layer)?\.(?:up|down)\.weight|:(?:up|down)|\.(?:hada|lokr)_\w+|\.diff"
@@ -121,6 +122,8 @@ class Header:
 
 def _check_rest(header: Header, extras: Collection[str], dialect: Dialect) -> None:
     """What is left is no factor in the names of another tool, or part of a module that is read."""
+    if not extras:
+        return
     factors = [found for key in header.tensors if key not in extras and (found := FACTOR.fullmatch(key))]
     modules = {found["module"] for found in factors}
     for key in extras:

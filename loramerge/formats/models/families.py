@@ -33,6 +33,8 @@ FAMILIES: Table[Family] = Table(
     },
 )
 
+LANGUAGE = "model."  # begins the names of language models, and none of these
+
 
 def possible(names: Sizes, said: str = "") -> tuple[Family, ...]:
     """The families that have all these modules, in these sizes; of them those that metadata names, if any.
@@ -43,7 +45,7 @@ def possible(names: Sizes, said: str = "") -> tuple[Family, ...]:
     >>> [family.name for family in possible({"blocks.0.self_attn.q": (8, 8)})]
     ['wan']
     """
-    if not names:
+    if not names or any(name.startswith(LANGUAGE) for name in names):
         return ()
     found = tuple(family for family in FAMILIES.values() if _has(family, names))
     return tuple(family for family in found if said and family.means(said)) or found

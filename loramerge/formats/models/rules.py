@@ -13,13 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from loramerge.adapters.late import late
 from loramerge.formats.models.templates import spread
+
+if TYPE_CHECKING:  # names alone need no sizes
+    from fractions import Fraction
 
 Rows = Literal["equal", "query", "square", "turned", "last"]
 NUMBER = late(r"\d+|\*")
@@ -70,11 +72,15 @@ class Rule:
 
     def fits(self, outs: int, ins: int, part: int = -1) -> bool:
         """Whether the module, or one of its parts, can have this size."""
+        from fractions import Fraction
+
         return not self.ratios or any(self._fits(Fraction(outs, ins), part, ratio) for ratio in self.ratios)
 
     def _fits(self, own: Fraction, part: int, ratio: Fraction) -> bool:
         if part < 0:
             return own == ratio
+        from fractions import Fraction
+
         width = ratio.denominator * len(self.ours)  # a size at which all parts are whole numbers
         return own == Fraction(self.sizes(int(width * ratio), width)[part], width)
 
@@ -162,6 +168,8 @@ def rules(lines: str) -> Iterator[Rule]:
 def _spread(ours: list[str], theirs: list[str], options: Sequence[str]) -> Iterator[Rule]:
     kind: Rows = next((known for known in get_args(Rows) if known in options), "equal")
     said = next((word for word in options if ":" in word), "")
+    from fractions import Fraction
+
     ratio = tuple(Fraction(*map(int, each.split(":"))) for each in said.split("|") if each)
     if len(theirs) == 1:
         yield Rule(tuple(ours), theirs[0], kind, ratio)

@@ -28,6 +28,7 @@ _NAME = late(
     rf"(?:\.(?P<adapter>(?!(?:{_TAILS}|weight_\w+|scales?)$)[^.]+))?(?P<end>\.(?:{_TAILS}))?",
     re.DOTALL,
 )
+_PLAIN = {".lora_A.weight": "down", ".lora_B.weight": "up"}  # what nearly all keys are: no pattern is needed
 _LATENT = late(r"\.([^.]+)_lora_latent_mapping\.weight$")
 _HEAD = late(  # LoFiT keeps what it does to a head beside the projection behind it
     r"(base_model\.model\.)?(?P<path>.+)\.attn_(?P<what>[Av])\.(?P<head>\d{1,4})", re.DOTALL
@@ -96,6 +97,10 @@ def parse(key: str) -> Name | None:
     Name(path='h.0.q', part='down', adapter='default', prefixed=True)
     >>> parse("base_model.model.classifier.weight")
     """
+    for end, part in _PLAIN.items():
+        if key.endswith(end) and (path := key.removesuffix(end)):
+            own = path.removeprefix(PREFIX) or path
+            return Name(own, part, None, own != path)
     if ".attn_" in key and (head := _HEAD.fullmatch(key)):
         return Name(
             f"{head['path']}.o_proj", f"lofit_{head['what']}.{int(head['head'])}", None, bool(head[1])
@@ -104,10 +109,10 @@ def parse(key: str) -> Name | None:
         part = f"tri_{item['what'].removeprefix('C_')}.{int(item['number'])}"
         return Name(item["path"], part, item["adapter"], bool(item[1]))
     found = _NAME.fullmatch(_LATENT.sub(_between, key) if "_latent_" in key else key)
-    part = _PARTS.get(f"{found['stem']}{found['end'] or ''}") if found else None
-    if found is None or part is None:
+    named = _PARTS.get(f"{found['stem']}{found['end'] or ''}") if found else None
+    if found is None or named is None:
         return None
-    return Name(found["path"], part, found["adapter"], found["prefix"] is not None)
+    return Name(found["path"], named, found["adapter"], found["prefix"] is not None)
 
 
 def _between(found: re.Match[str]) -> str:
@@ -121,6 +126,8 @@ def shared_part(key: str) -> str | None:
     >>> shared_part("base_model.vera_A"), shared_part("base_model.model.h.0.q.vera_lambda_b")
     ('vera_A', None)
     """
+    if not any(map(key.__contains__, _SHARED)):
+        return None
     found = _SHARED_NAME.fullmatch(key)
     if found is None:
         return None

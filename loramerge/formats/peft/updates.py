@@ -75,7 +75,8 @@ def _check_extras(stored: Stored, config: Mapping[str, Any], name: str) -> None:
 
 
 def _pairs(changes: Mapping[str, Update]) -> dict[str, Pair]:
-    of_unet = changes.keys() <= models.first_names("unet").keys()
+    told = any(FORMS[change.form].told for change in changes.values())
+    of_unet = told and changes.keys() <= models.first_names("unet").keys()
     pairs = {}
     for path, change in changes.items():
         kernel = _kernel(path, change, of_unet) if FORMS[change.form].told else change.kernel

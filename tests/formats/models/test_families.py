@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from loramerge.formats.models.families import FAMILIES, likely, naming, ours, possible
+from loramerge.formats.models.families import FAMILIES, LANGUAGE, likely, naming, ours, possible
 from loramerge.formats.models.family import FIRST, OURS
 from loramerge.formats.models.rules import skeleton
 from tests.helpers.families import modules
@@ -89,6 +89,12 @@ def test_a_width_and_a_number_of_blocks_tell_families_apart():
     assert [row.name for row in likely(possible(last), last)] == ["hunyuan-video"]
     assert FAMILIES["hunyuan-video"] in possible({"double_blocks.0.img_mlp.0": (32, 8)})
     assert FAMILIES["flux.1"] not in possible({"double_blocks.0.img_mlp.0": (48, 8)})
+
+
+def test_no_family_has_names_that_begin_as_those_of_language_models():
+    for row in FAMILIES.values():
+        rules = [rule for own in row.namings.values() for rule in own.rules]
+        assert not [n for rule in rules for n in (rule.theirs, *rule.ours) if n.startswith(LANGUAGE)]
 
 
 def test_a_model_of_language_is_of_no_family():
