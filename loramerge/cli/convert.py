@@ -11,6 +11,7 @@ from loramerge.cli import show
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed
+from loramerge.cli.word import Word
 from loramerge.formats.dialects import FORMATS
 from loramerge.verbs.convert import convert as convert_adapter
 
@@ -18,7 +19,7 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.command(cls=Command)
 @click.argument("source", metavar="SOURCE", type=SOURCE)
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(FORMATS), required=True, help="The format of OUT.")
+@click.option("--to", type=Word(FORMATS), required=True, help="The format of OUT.")
 @click.option("--pruned", type=click.Path(path_type=Path), metavar="DIR", help="Indices by which LoRAM "
     "pruned the model named by --base: the adapter gets the sizes of that.")  # fmt: skip
 @asks("convert")
