@@ -12,6 +12,7 @@ from loramerge.cli import show
 from loramerge.cli.downloads import listed
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks
+from loramerge.cli.word import Word
 from loramerge.consumers import CONSUMERS, find, meant
 from loramerge.consumers.bundles import examined
 from loramerge.consumers.check import facts_of
@@ -33,7 +34,7 @@ MEND = f"{MARGIN}mend: "
 
 @click.command(cls=Command)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=SOURCE)
-@click.option("--for", "consumers", multiple=True, type=click.Choice(list(CONSUMERS)),
+@click.option("--for", "consumers", multiple=True, type=Word(list(CONSUMERS)),
     help="The program to ask about; repeat it for several.  [default: all that the adapter may be "
     "meant for]")  # fmt: skip
 @click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that you let the "

@@ -13,6 +13,7 @@ from loramerge.cli import values
 from loramerge.cli.catalogue import METHODS, WORDS
 from loramerge.cli.groups import Command
 from loramerge.cli.spec import Spec
+from loramerge.cli.word import Word
 from loramerge.request import kinds
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
@@ -126,7 +127,7 @@ def _options(field: Field, _: str) -> list[click.Option]:
 def _click_type(field: Field) -> click.ParamType[Any]:
     kind = field.kind
     if isinstance(kind, kinds.Choice):
-        return click.Choice(WORDS[field.name])
+        return Word(WORDS[field.name])
     if isinstance(kind, kinds.Whole):
         return click.IntRange(min=1)
     if isinstance(kind, kinds.Number):

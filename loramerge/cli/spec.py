@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
+from loramerge.cli.word import Word
+
 if TYPE_CHECKING:
     from loramerge.algorithms import Method
 
@@ -34,7 +36,7 @@ class Spec(NamedTuple):
 
     def _type(self) -> click.ParamType[Any]:
         if self.choices:
-            return click.Choice(self.choices)
+            return Word(self.choices)
         if self.type == "str":
             return click.STRING
         if self.type == "float":

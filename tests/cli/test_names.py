@@ -55,3 +55,20 @@ def test_a_recipe_of_mergekit_is_answered_with_how_it_reads_here(cli, tmp_path):
     }
     (tmp_path / "ours.yaml").write_text(answer)
     assert cli("combine", "--recipe", "ours.yaml", "-o", "m").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("convert", "a", "b", "--to", "kohyaa"), "Did you mean kohya?"),
+        (("check", "a", "--for", "vlm"), "Did you mean vllm?"),
+        (("combine", "a", "--profile", "compakt"), "Did you mean compact?"),
+        (("combine", "a", "--method", "ties", "--scope", "modul"), "Did you mean module?"),
+        (("route", "a", "--gate", "arow"), "--gate arow is not one of arrow"),
+    ],
+)
+def test_a_misspelt_word_of_any_option_is_told_the_nearest(cli, tmp_path, words, near):
+    folder(tmp_path / "a", tensors(1))
+    done = cli(*words)
+    assert done.code == 2
+    assert near in done.err

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.routing.gates.arrow import Arrow
 from loramerge.routing.gates.gate import DataFree, Gate
 from loramerge.routing.gates.lag import Lag
@@ -62,7 +62,8 @@ def make(gate: str | Gate, options: Mapping[str, Any]) -> Gate:
     if gate not in GATES:
         near = difflib.get_close_matches(str(gate), GATES, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"gate={printable(repr(gate), 60)} is not one of {', '.join(GATES)}.{hint}")
+        said = say("gate", gate) if isinstance(gate, str) else f"gate={gate!r}"
+        raise UsageError(f"{printable(said, 60)} is not one of {', '.join(GATES)}.{hint}")
     cls = GATES[gate]
     for name in options:
         if name not in cls.names():
