@@ -70,8 +70,8 @@ _SEEN = """
 UNSEEN = {  # (family, naming) -> keys of which it cannot be told, beside those that are known to load
     ("flux.2", "diffusers"): r"transformer\.(?!(single_)?transformer_blocks\.)",
     ("chroma", "diffusers"): r"distilled_guidance_layer",
-    ("hunyuan-video", "first"): r"(time|guidance)_in|[tc]_embedder",
-    ("hunyuan-video", "authors"): r"(time|guidance)_in|[tc]_embedder",
+    ("hunyuan-video", "first"): r"(time|guidance|txt)_in",
+    ("hunyuan-video", "authors"): r"(time|guidance|txt)_in",
 }
 _FOREIGN = frozenset({"sana", "ace-step-1.5"})  # whose tensors it has under other names, or not at all
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from loramerge.consumers.consumer import Consumer, Finding
     from loramerge.consumers.facts import Facts
 
-LOADERS = "its loaders, run"
+LOADERS, LOADERLESS = "its loaders, run", "it has no loader for the family"
+WITHOUT = frozenset({"pixart", "ace-step-1"})  # families whose adapters no pipeline of diffusers loads
 _READ = """
 diffusion_model.: flux.2:first wan:first qwen-image z-image ltx-video:first ltx-2:first hidream lumina-2:first
 diffusion_model.: cosmos:first hunyuan-video:authors
@@ -81,7 +82,9 @@ def reads(consumer: str, met: Met) -> bool | None:
 
 def oracle(consumer: str, met: Met) -> str:
     """What the verdict is known from."""
-    return LOADERS if consumer == "diffusers" else comfy_names.verdict(met)[1]
+    if consumer == "diffusers":
+        return LOADERLESS if met.family.name in WITHOUT else LOADERS
+    return comfy_names.verdict(met)[1]
 
 
 def met(facts: Facts) -> list[Met]:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 import loramerge as lm
-from loramerge.consumers.families import LOADERS, oracle, reads, trips
+from loramerge.consumers.families import LOADERLESS, LOADERS, WITHOUT, oracle, reads, trips
 from tests.helpers.files import bare
 from tests.helpers.loaders import MIXINS, share
 from tests.helpers.spelled import ROWS, tensors
@@ -77,6 +77,11 @@ def test_check_names_what_trips_diffusers(row, tmp_path):
     assert all(any(re.search(keys, key) and key[:60] in found for key in values) for _, keys in trips(met))
 
 
+def test_no_pipeline_loads_adapters_of_families_without_a_loader():
+    pipeline = pytest.importorskip("diffusers.loaders.lora_pipeline")
+    assert not {name for name in vars(pipeline) if re.match(r"(?i)pixart|acestep1?lora(?!loadermixin)", name)}
+
+
 @pytest.mark.parametrize("row", ["flux.2 transformer. diffusers", "hunyuan-video diffusion_model. first"])
 def test_what_nothing_public_shows_of_comfyui_is_not_told(row, tmp_path):
     met = ROWS[row]
@@ -87,6 +92,7 @@ def test_what_nothing_public_shows_of_comfyui_is_not_told(row, tmp_path):
 def test_every_row_has_a_verdict_with_its_oracle():
     said = {c: [reads(c, met) for met in ROWS.values()] for c in ("diffusers", "comfyui")}
     assert None not in said["diffusers"]
-    assert {oracle("diffusers", met) for met in ROWS.values()} == {LOADERS}
+    assert {oracle("diffusers", met) for met in ROWS.values()} == {LOADERS, LOADERLESS}
+    assert WITHOUT == {met.family.name for met in ROWS.values()} - MIXINS.keys()
     assert all((oracle("comfyui", m) == "unverified") is (reads("comfyui", m) is None) for m in ROWS.values())
     assert said["comfyui"].count(None) * 10 <= len(ROWS)
