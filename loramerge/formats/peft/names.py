@@ -101,8 +101,8 @@ def parse(key: str) -> Name | None:
             f"{head['path']}.o_proj", f"lofit_{head['what']}.{int(head['head'])}", None, bool(head[1])
         )
     if item := _LIST.fullmatch(key):
-        part = f"tri_{item['what'].removeprefix('C_')}.{int(item['number'])}"
-        return Name(item["path"], part, item["adapter"], bool(item[1]))
+        which = f"tri_{item['what'].removeprefix('C_')}.{int(item['number'])}"
+        return Name(item["path"], which, item["adapter"], bool(item[1]))
     found = _NAME.fullmatch(_LATENT.sub(_between, key))
     part = _PARTS.get(f"{found['stem']}{found['end'] or ''}") if found else None
     if found is None or part is None:
