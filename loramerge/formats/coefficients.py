@@ -7,7 +7,7 @@ weighted sum of the updates, exactly: the R of LoRA-XS, one scaling of VeRA, the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, t
     for path, parts in changed.items():
         if is_fly(adapters[0].config):
             _check_fly(path, parts, adapters, weights)
-        _check_linear(path, parts, adapters)
+        _check_linear(path, parts, {part for p, part in map(_place, first) if p == path}, adapters)
     return made
 
 
@@ -94,8 +94,9 @@ def write(
     out: Path,
     overwrite: bool,
     record: Mapping[str, Any],
+    check: Callable[[Path], None],
 ) -> None:
-    """A folder with these tensors, this config, and how they were made.
+    """A folder with these tensors, this config, and how they were made, if it stands the check.
 
     Raises:
         OutputError: it exists or cannot be written.
@@ -107,6 +108,7 @@ def write(
                 writer.write(key, array)
         for name, said in ((CONFIG, config), (RECORD, record)):
             (where / name).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        check(where)
 
 
 def _tensors(adapter: Adapter) -> Tensors:
@@ -138,13 +140,15 @@ def _place(key: str) -> tuple[str, str]:
     return (found.path, numberless(found.part)) if found else (key, "")
 
 
-def _check_linear(path: str, parts: set[str], adapters: Sequence[Adapter]) -> None:
-    """ΔW is linear in what differs in a module.
+def _check_linear(path: str, parts: set[str], whole: set[str], adapters: Sequence[Adapter]) -> None:
+    """ΔW is linear in what differs in a module, of all that is `whole`.
 
     Raises:
         IncompatibleError: it is not.
     """
-    if not any(parts <= set(group) for form in FORMS.values() for group in form.linear):
+    stored, config = whole - {GATE}, adapters[0].config
+    forms = [f for f in FORMS.values() if stored <= {*(f.peft if path else f.shared)} and f.fits(config)]
+    if not any(parts <= set(group) for form in forms for group in form.linear):
         some = printable(", ".join(sorted(filter(None, parts))) or path, 80)
         raise _apart(adapters[0], adapters[1], f"their ΔW is not linear in {some}, which differs")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from loramerge import formats
@@ -48,11 +49,15 @@ def kept(plan: Plan) -> Merge:
     tensors = coefficients.summed(plan.sources.whole, weights)
     exact = run(replace(plan, request=replace(request, out=None)))
     said = _record(plan, exact)
-    coefficients.write(tensors, plan.sources.whole[0].config, out, request.overwrite, said)
-    found = formats.load(out, aid=aid(request.base, None, kept=True))
-    worst = diff(exact.adapter, found).largest
-    if not worst <= MOST:
-        raise VerificationError(f"{printable(out)} is {worst:.1e} off the sum of its sources.")
+    here = aid(request.base, None, kept=True)
+
+    def check(where: Path) -> None:
+        worst = diff(exact.adapter, formats.load(where, aid=here)).largest
+        if not worst <= MOST:
+            raise VerificationError(f"{printable(out)} would be {worst:.1e} off the sum of its sources.")
+
+    coefficients.write(tensors, plan.sources.whole[0].config, out, request.overwrite, said, check)
+    found = formats.load(out, aid=here)
     return Merge(found, exact.report, plan, out)
 
 

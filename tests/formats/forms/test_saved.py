@@ -147,6 +147,30 @@ def test_a_merge_of_full_rank_is_refused_until_someone_says_its_size(saved, tmp_
     assert run("combine", folder, "--fuse", base, "-o", tmp_path / "model").code == 0
 
 
+@pytest.mark.parametrize(("name", "part", "kept"), [
+    ("VERA", "vera_lambda_b", True), ("RANDLORA", "randlora_gamma", True), ("TINYLORA", "tinylora_v", True),
+    ("UNILORA", "unilora_theta_d", False), ("VBLORA", "vblora_vector_bank", False), ("DoRA", "lora_B", False),
+    ("KASA", "lora_B", False),
+])  # fmt: skip
+def test_a_form_is_kept_where_its_update_is_linear_in_what_differs(saved, name, part, kept, tmp_path):
+    folder, base, _ = saved(name)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors = {key: value * (2 if part in key else 1) for key, value in tensors.items()}
+    save_file(tensors, tmp_path / "b" / "adapter_model.safetensors")
+    pair, out = [folder, tmp_path / "b"], tmp_path / "m"
+    if not kept:
+        with pytest.raises(IncompatibleError, match="their ΔW is not linear in"):
+            lm.combine(pair, "average", base=base, keep_form=True, out=out)
+        assert not out.exists()
+        return
+    merge = lm.combine(pair, "average", base=base, keep_form=True, out=out)
+    for target, update in merge.adapter.items():
+        one, two = (lm.load(each, base=base)[target].dense() for each in pair)
+        np.testing.assert_allclose(update.dense(), (one + two) / 2, atol=1e-6 * np.abs(one).max())
+
+
 def test_a_quantised_base_is_refused_by_name_only_where_it_is_needed(saved, tmp_path):
     folder, base, _ = saved("VERA")
     other = tmp_path / "base"
