@@ -33,10 +33,15 @@ def strength(rows: list[Row], names: Sequence[str]) -> Any:
         about = {"method": curve["contender"], "adapters": f"{curve['count']} adapters"}
         lines += [about | {"ρ": r, "accuracy": a} for r, a in zip(RHO, curve["accuracy"], strict=True)]
         shipped.append(about | {"ρ": min(max(curve["shipped"], RHO[0]), 3.5)})
-    x = alt.X("ρ:Q", title="strength of the merge, in strengths of one adapter", scale=alt.Scale(type="log"))
+    x = alt.X(
+        "ρ:Q",
+        title="strength (1: that of one adapter)",
+        scale=alt.Scale(type="log", domain=[0.3, 4], nice=False),
+        axis=alt.Axis(values=[0.3, 0.5, 1, 2, 4], grid=False),
+    )
     colour = alt.Color("method:N", title=None, scale=alt.Scale(range=list(COLOURS)))
     column = alt.Column("adapters:N", title=None)
-    y = alt.Y("accuracy:Q", title="share of the adapters' own accuracy")
+    y = alt.Y("accuracy:Q", title="accuracy kept")
     plain = alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
     marks = alt.Chart().mark_rule(strokeDash=[4, 3], strokeWidth=2).encode(x=x, color=colour)
     data = alt.Data(values=lines + shipped)
@@ -65,7 +70,7 @@ def methods(rows: list[Row], chosen: str, reference: str) -> Any:
     return (
         chart.mark_point(filled=True, size=70)
         .encode(
-            x=alt.X("accuracy:Q", title="share of the adapters' own accuracy", scale=alt.Scale(zero=False)),
+            x=alt.X("accuracy:Q", title="accuracy kept", scale=alt.Scale(zero=False)),
             y=alt.Y("method:N", title=None, sort=order, axis=alt.Axis(grid=True)),
             color=colour,
             shape=alt.Shape("kind:N", title=None),
