@@ -42,7 +42,7 @@ def workplace(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200"}
     return subprocess.run(command, cwd=cwd, env={**os.environ, **path}, capture_output=True, text=True)
 
 

@@ -15,7 +15,8 @@ def depth(alt: Any, table: Table) -> Any:
     value = "effective rank"
     base = alt.Chart().encode(
         x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d", grid=False)),
-        color=colour(alt),
+        color=colour(alt, table),
+        detail=f"{SOURCE}:N",
     )
     points = (
         base.mark_circle(size=55)

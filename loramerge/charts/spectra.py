@@ -31,8 +31,8 @@ def spectra(alt: Any, table: Table) -> Any:
                 scale=alt.Scale(type="log", nice=False, padding=6),
                 axis=alt.Axis(format="~g", tickCount=4),
             ),
-            color=colour(alt),
-            detail=f"{MODULE}:N",
+            color=colour(alt, table),
+            detail=[f"{MODULE}:N", f"{SOURCE}:N"],
             opacity=faded(alt, one, lines),
             tooltip=[*kept, alt.Tooltip("unit:Q"), alt.Tooltip("value:Q", title="σ", format=".4~g")],
         )
@@ -41,6 +41,8 @@ def spectra(alt: Any, table: Table) -> Any:
     )
 
 
-def colour(alt: Any) -> Any:
-    """A colour for each source."""
+def colour(alt: Any, table: Table) -> Any:
+    """A colour for each source; one for all where there are more sources than colours."""
+    if len(set(table.column(SOURCE))) > len(COLOURS):
+        return alt.value(COLOURS[0])
     return alt.Color(f"{SOURCE}:N", title=None, scale=alt.Scale(range=list(COLOURS)), sort=None)

@@ -18,7 +18,7 @@ from loramerge.merge.columns import Measured, numbered
 from loramerge.merge.curve import Point, curve
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
-from loramerge.merge.report import Report
+from loramerge.merge.report import PAIRS, Report
 from loramerge.merge.run import Merge, execute, strengthened
 from loramerge.merge.session import Session
 from loramerge.request.recipe import Ingredient, Recipe, Source
@@ -198,3 +198,10 @@ def several(subject: Subject) -> Iterator[str]:
         yield "There is one source: it needs another to be compared with."
     elif isinstance(subject.together, str):
         yield f"They cannot be compared: {subject.together}"
+
+
+def paired(subject: Subject) -> Iterator[str]:
+    """Why what is said of every two sources cannot be; nothing if it can."""
+    yield from several(subject)
+    if len(subject.recipe.sources) > PAIRS:
+        yield f"The pairs of more than {PAIRS} sources are not compared."

@@ -372,11 +372,13 @@ def renormalised(adapters: Sequence[Adapter], weights: Callable[[Target], Array]
 
 def missing_modules(adapters: Sequence[Adapter], renormalise: bool = False) -> list[str]:
     """Sentences about the modules that some source lacks."""
-    how = "the others count for it there" if renormalise else "it counts as zero in the others"
     union = len({target for adapter in adapters for target in adapter})
     lacking = [a for a in adapters if len(a) < union]
     if len(lacking) <= FEW:
+        how = "the others count for it there" if renormalise else "it counts as zero in the others"
         return [f"{printable(a.name)} has {len(a)} of the {union} modules; {how}" for a in lacking]
     least, most = (found(union - len(a) for a in lacking) for found in (min, max))
     count = f"{least}" if least == most else f"{least} to {most}"
-    return [f"{len(lacking)} of the {len(adapters)} sources lack {count} of the {union} modules; {how}"]
+    how = "the others count for them there" if renormalise else "they count as zero there"
+    whose = f"{len(lacking)} of the" if len(lacking) < len(adapters) else "all"
+    return [f"{whose} {len(adapters)} sources lack {count} of the {union} modules; {how}"]

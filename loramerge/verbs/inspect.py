@@ -53,7 +53,8 @@ class Inspection:
             found.append(f"{len(zero)} of {len(self.modules)} modules are zero, such as {printable(zero[0])}")
         if self.adapter.extras:
             some = ", ".join(printable(key, 60) for key in sorted(self.adapter.extras)[:3])
-            found.append(f"{len(self.adapter.extras)} tensors are no low-rank pair: {some}")
+            many = len(self.adapter.extras)
+            found.append(f"{many} tensor{'s are' if many > 1 else ' is'} no low-rank pair: {some}")
         return tuple(found)
 
     @property

@@ -57,5 +57,5 @@ def test_one_note_tells_of_all_sources_that_lack_modules():
     whole, part = lm.Adapter.of(dict.fromkeys("abc", unit)), lm.Adapter.of({"a": unit})
     notes = lm.combine([whole, *[part] * 7]).report.notes
     assert [n for n in notes if "lack" in n] == [
-        "7 of the 8 sources lack 2 of the 3 modules; it counts as zero in the others"
+        "7 of the 8 sources lack 2 of the 3 modules; they count as zero there"
     ]

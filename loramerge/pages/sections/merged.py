@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from loramerge.algorithms import name_of
 from loramerge.charts.layers import losses_by_layer
 from loramerge.charts.table import MODULE
@@ -20,7 +22,7 @@ def merged(subject: Subject) -> Section | None:
     if subject.merge is None:
         return None
     merge, name = subject.merge, name_of(subject.merge.method)
-    report, out = merge.report, printable(subject.out or "in memory")
+    report, out = merge.report, printable(Path(subject.out).name if subject.out else "in memory")
     rows = zip(
         columns.numbered(report.sources), report.weights, report.cosines, report.norm_ratios, strict=True
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from loramerge.charts.overlaps import overlaps as chart
 from loramerge.charts.table import SOURCE
 from loramerge.merge import columns
-from loramerge.merge.report import PAIRS
 from loramerge.pages.section import How, Section
-from loramerge.pages.subject import Subject, several
+from loramerge.pages.subject import Subject, paired
 
 WORDS = (
     "The cosine of each source with each other, over all modules. Near 0 they do not touch each other, "
@@ -19,11 +18,7 @@ def overlaps(subject: Subject) -> Section:
     """A row and a column for each source."""
     python = f"import loramerge as lm\n\nprint(lm.open({subject.python}).combine().report.pairwise)"
     how, title = How(subject.command("diff", most=2), python), "Overlaps"
-    if why := list(several(subject)):
+    if why := list(paired(subject)):
         return Section("overlaps", title, WORDS, how, notes=why)
     table = columns.overlaps(subject.plain)
-    if not table.rows:
-        return Section(
-            "overlaps", title, WORDS, how, notes=[f"The pairs of more than {PAIRS} sources are not compared."]
-        )
     return Section("overlaps", title, WORDS, how, table, chart, SOURCE)

@@ -6,7 +6,7 @@ from loramerge.charts.layers import layers
 from loramerge.charts.table import MODULE
 from loramerge.merge import columns
 from loramerge.pages.section import How, Section
-from loramerge.pages.subject import Subject, several
+from loramerge.pages.subject import Subject, paired
 
 WORDS = (
     "In each module, the two sources whose updates have the largest cosine, with or against each other. "
@@ -18,7 +18,7 @@ def pairs(subject: Subject) -> Section:
     """A row for each module that two sources have."""
     how = How("", f"import loramerge as lm\n\nlm.open({subject.python}).combine().plot.pairs()")
     title = "The worst pair by layer and kind"
-    if why := list(several(subject)):
+    if why := list(paired(subject)):
         return Section("pairs", title, WORDS, how, notes=why)
     table = columns.layers(subject.plain)
     if not table.rows:
