@@ -24,9 +24,9 @@ MODULE: Keys = {
     "norm": "‖merge‖",
     "energy_lost": "the share of ‖weighted sum‖² that the merge does not have",
     "rounding_error": "‖merge − written‖ / ‖merge‖",
-    "cosines?": "of the merge with each source there; not above 64 sources",
-    "cut_by_rank?": "the share of ‖·‖² that the rank cuts off",
-    "scale?": "the factor of `--scale norm` or `cosine`",
+    "cosines": "of the merge with each source there; null above 64 sources",
+    "cut_by_rank": "the share of ‖·‖² that the rank cuts off; null where nothing is cut",
+    "scale": "the factor of `--scale norm` or `cosine`; null without one",
     "facts?": "what the method says of the module, by name",
     "spread?": "how far the sources of a mixture are apart",
 }

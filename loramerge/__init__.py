@@ -12,8 +12,11 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # not from `typing`, whose import is long enough to be interrupted
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
 
 __version__ = "0.1.0"
 

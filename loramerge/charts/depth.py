@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.charts.draw import faded, picked, told
+from loramerge.charts.draw import faded, picked, told, whole
 from loramerge.charts.spectra import colour
 from loramerge.charts.table import MODULE, SOURCE, Table
 
@@ -14,7 +14,7 @@ def depth(alt: Any, table: Table) -> Any:
     one = picked(alt, MODULE)
     value = "effective rank"
     base = alt.Chart().encode(
-        x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d", grid=False)),
+        x=alt.X("layer:Q", title="layer", axis=whole(alt, table.column("layer"))),
         color=colour(alt, table),
         detail=f"{SOURCE}:N",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from loramerge.charts.style import WIDTH, config
@@ -12,6 +12,7 @@ from loramerge.errors import UsageError
 Chart = Any  # of Altair, which only those have who draw
 Draw = Callable[[Any, Table], Chart]  # (altair, table) -> a chart whose data are named TABLE
 TABLE = "table"
+TICKS = 10  # that have room side by side on a small screen
 PICKED = "picked"  # the selection of what a reader singles out
 
 
@@ -53,6 +54,13 @@ def faded(alt: Any, one: Any, full: float = 0.75) -> Any:
     """What is singled out comes forward, and all else steps back; `full` where nothing is."""
     forward = alt.when(one, empty=False).then(alt.value(1.0))
     return forward.when(one).then(alt.value(full)).otherwise(alt.value(0.06))
+
+
+def whole(alt: Any, numbers: Iterable[Any]) -> Any:
+    """An axis with ticks at whole numbers alone: at each of these, where they are few."""
+    found = sorted({number for number in numbers if number is not None})
+    few = {"values": found} if 0 < len(found) <= TICKS else {"tickMinStep": 1}
+    return alt.Axis(format="d", grid=False, **few)
 
 
 def told(alt: Any, table: Table, *names: str) -> list[Any]:

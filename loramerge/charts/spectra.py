@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.charts.draw import faded, picked, told
+from loramerge.charts.draw import faded, picked, told, whole
 from loramerge.charts.style import COLOURS
 from loramerge.charts.table import MODULE, SOURCE, Table
 
@@ -16,6 +16,7 @@ def spectra(alt: Any, table: Table) -> Any:
     one = picked(alt, MODULE)
     # Of many lines the points are there for the mouse alone, and where lines meet they darken.
     dots, lines = (0.8, 0.5) if len(table) <= FEW else (0.0, 0.25)
+    units = range(1, max(map(len, table.column("σ")), default=0) + 1)
     kept = told(alt, table, MODULE, SOURCE, "rank", "norm", "effective rank")
     return (
         alt.Chart()
@@ -24,7 +25,7 @@ def spectra(alt: Any, table: Table) -> Any:
         .transform_filter("datum.value > 0")
         .mark_line(strokeWidth=1.5, point=alt.OverlayMarkDef(size=45, fillOpacity=dots, strokeOpacity=dots))
         .encode(
-            x=alt.X("unit:Q", title="unit", axis=alt.Axis(tickMinStep=1, format="d", grid=False)),
+            x=alt.X("unit:Q", title="unit", axis=whole(alt, units)),
             y=alt.Y(
                 "value:Q",
                 title="σ of ΔW",

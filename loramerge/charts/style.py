@@ -15,6 +15,7 @@ AWAY, NOTHING, ALIKE = (
     "#F7F7F7",
     "#2166AC",
 )  # cosine -1, 0 and 1: orange and blue, not red and green
+NARROW = 400  # of a chart: two names of a legend have no room side by side
 WIDTH = 600  # where nobody says: in a notebook, in a file
 
 _INK: Mapping[Scheme, tuple[str, str, str]] = {  # words, lines of axes, lines of a grid
@@ -34,7 +35,7 @@ def config(scheme: Scheme) -> dict[str, Any]:
         "legend": {
             **words,
             "orient": "bottom",
-            "columns": 2,
+            "columns": {"expr": f"width < {NARROW} ? 1 : 2"},
             "labelLimit": 220,
             "titleLimit": 260,
             "symbolOpacity": 1,

@@ -13,6 +13,7 @@ from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed
 from loramerge.cli.word import Word
+from loramerge.errors import printable
 from loramerge.verbs.convert import convert as convert_adapter
 
 
@@ -48,4 +49,4 @@ def convert(
     for note in (*done.source.oddities, *done.notes):
         show.note(f"note: {note}")
     click.echo(str(done))
-    return None
+    return show.note(f"wrote {printable(out)}")

@@ -12,7 +12,7 @@ from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
 from loramerge.cli.groups import Command
 from loramerge.cli.options import asks, typed
-from loramerge.cli.results import check_printed, facts_of
+from loramerge.cli.results import check_printed, facts_of, what
 from loramerge.errors import printable
 from loramerge.request.request import Request
 from loramerge.verbs.diff import Difference
@@ -53,7 +53,7 @@ def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], **give
         show.note(f"note: {note}")
     click.echo(str(merge.report))
     click.echo(_verdict(todo, found))
-    show.note(f"wrote {printable(out)}")
+    show.note(f"wrote {what(todo.plan, out)}")
     return None
 
 

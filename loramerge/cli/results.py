@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from loramerge.verbs.fuse import Fusion
 
 Printed = Literal["words", "json", "path"]
-MEASURED = ("norm", "energy_lost", "rounding_error", "cosines")  # of a module, once it is merged
+# Of a module, once it is merged; null where nothing is to be said.
+MEASURED = ("norm", "energy_lost", "rounding_error", "cosines", "cut_by_rank", "scale")
 
 
 def check_printed(given: Mapping[str, Any]) -> Printed:
@@ -71,7 +72,7 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
         show.note(f"note: {note}")
     pairs = zip(plan.sources.adapters, plan.weights, strict=True)
     lines = [f"{weight:g} × {printable(adapter.name)}" for adapter, weight in pairs]
-    click.echo("\n".join(wrapped([*lines, f"would write {_what(plan, out)}"])))
+    click.echo("\n".join(wrapped([*lines, f"would write {what(plan, out)}"])))
     _show_curve(points)
     return None
 
@@ -132,17 +133,19 @@ def show_merge(merge: Merge, plan: Plan, out: Path, printed: Printed, done: Push
     for note in (*merge.report.notes, *plan.above_memory):
         show.note(f"note: {note}")
     click.echo(str(merge.report))
-    show.note(f"wrote {_what(plan, out)}")
+    show.note(f"wrote {what(plan, out)}")
     return None
 
 
 def facts_of(merge: Merge, plan: Plan, out: Path) -> dict[str, Any]:
     """All that is known of a merge that was written."""
     marks = merge.adapter.provenance.sha256()
-    return {**_output(plan, out), "dry_run": False, "sha256": marks, **merge.report.to_dict(), "curve": []}
+    said = merge.report.to_dict()
+    said["modules"] = [{**dict.fromkeys(MEASURED), **module} for module in said["modules"]]
+    return {**_output(plan, out), "dry_run": False, "sha256": marks, **said, "curve": []}
 
 
-def _what(plan: Plan, out: Path) -> str:
+def what(plan: Plan, out: Path) -> str:
     outline = plan.outline
     return (
         f"{printable(out)}: {name_of(plan.method)}, {len(plan.sources.signatures)} modules, "
@@ -167,4 +170,4 @@ def show_done(done: Extraction | Fusion, printed: Printed) -> None:
     for note in done.notes:
         show.note(f"note: {note}")
     click.echo(str(done))
-    return show.note(f"wrote {done.out}")
+    return show.note(f"wrote {printable(done.out)}")

@@ -23,7 +23,8 @@ def check_low(plan: Plan) -> None:
             raise IncompatibleError(
                 f"{printable(adapter.name)} holds {forms}: updates of full rank, so that "
                 f"no small adapter is exactly their merge. {_remedy(plan)}, and the report says how much is "
-                "lost. Or write full matrices by `combine --dense-delta`, or a model by `combine --fuse`."
+                "lost. The command `loramerge combine --dense-delta` writes full matrices, and "
+                "`loramerge combine --fuse` a model."
             )
 
 

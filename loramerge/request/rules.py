@@ -66,5 +66,5 @@ def weight(value: Any) -> Weight:
 def rule(value: Any) -> Rule:
     """A rule. Raises Unfit."""
     if not isinstance(value, Rule):
-        raise Unfit(f"has {printable(repr(value), 60)}, which is not a Rule")
+        raise Unfit(f"has {printable(repr(value), 60)}, which is not a Rule: give Rule(match, weights, rank)")
     return value

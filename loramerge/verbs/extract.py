@@ -88,7 +88,7 @@ class Extraction:
             yield "what is lost is no more than the rounding of the weights"
         most = max((m.above for m in self.changed), default=0)
         if 0 < most < max(len(m.squares) for m in self.changed):
-            yield f"no module has more than {most} units that are stronger than rounding makes them"
+            yield f"no module has more than {counted(most, 'unit')} above what rounding makes"
         if others := [name_of(each.key) for each in self.beside if not each.rounded]:
             names, done = told(others), "kept whole" if self.kept else "left out"
             yield f"{len(others)} other tensors differ and are {done} ({names})"

@@ -46,7 +46,7 @@ def test_a_dry_run_has_the_keys_of_a_real_one(cli, tmp_path):
         assert (dry["dry_run"], real["dry_run"]) == (True, False)
         assert [each["name"] for each in dry["modules"]] == [each["name"] for each in real["modules"]]
         assert dry["sources"][0].keys() == real["sources"][0].keys()
-        assert dry["modules"][0].keys() <= real["modules"][0].keys()
+        assert dry["modules"][0].keys() == real["modules"][0].keys()
         assert dry["modules"][0]["ranks"] == real["modules"][0]["ranks"]
 
 

@@ -22,7 +22,7 @@ def merged(cli, tmp_path):
 def test_it_writes_the_same_and_says_so(cli, tmp_path, record, out):
     assert cli("replay", record).code == 0
     assert cli.out.splitlines()[-1] == f"the same numbers as {record.partition('/')[0]}"
-    assert cli.err == f"wrote {out}\n"
+    assert cli.err.startswith(f"wrote {out}: svd, ")
     assert content(tmp_path / out) == content(tmp_path / record.partition("/")[0])
     cli("replay", record).refused(1, "--overwrite")
     assert cli("replay", record, "--overwrite", "-q").out == f"{out}\n"

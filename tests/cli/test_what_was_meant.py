@@ -144,6 +144,8 @@ COMMANDS = (  # they tell commands, of ours and of others, to be pasted into a s
     "hub/lists.py",  # a filter is an option of the shell only
     "merge/plan.py",  # an option of vLLM
     "request/doors.py",  # a recipe is for the shell
+    "request/peft_call.py",  # how a call of PEFT reads here, in Python and in a shell
+    "sources/expand.py",  # a recipe is for the shell
     "request/record.py",
     "errors.py",
     "cli",
@@ -166,5 +168,8 @@ def test_no_sentence_types_an_option_by_hand():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
                 typed += [(place, word) for word in re.findall(r"(?<![\w-])--[a-z][\w-]+", node.value)]
-    commands = {("checkpoints/changes.py", "--extras")}  # `loramerge convert --extras drop`
+    commands = {
+        ("checkpoints/changes.py", "--extras"),  # `loramerge convert --extras drop`
+        *(("merge/full.py", option) for option in ("--dense-delta", "--fuse")),  # `loramerge combine`
+    }
     assert set(typed) - commands == set()

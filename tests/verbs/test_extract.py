@@ -147,7 +147,7 @@ def test_units_within_the_rounding_of_bfloat16_are_reported(tmp_path):
     assert {module.above for module in done.changed} == {2}
     notes = " ".join(done.notes)
     assert "what is lost is no more than the rounding" in notes
-    assert "no module has more than 2 units that are stronger" in notes
+    assert "no module has more than 2 units above what rounding makes" in notes
 
 
 def test_what_is_no_module_is_refused_kept_or_left_out_as_asked(tmp_path):
