@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import io
 import itertools
 import re
@@ -123,6 +124,9 @@ def loramerge(ctx: click.Context) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The `loramerge` script: run, turn every failure into a sentence, exit."""
+    gc.set_threshold(
+        100_000, 50, 50
+    )  # what is imported lives to the end: looking for garbage in it costs time
     with interrupted_once(), speaking("shell"):
         try:
             _show_anything()

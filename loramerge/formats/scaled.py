@@ -95,10 +95,10 @@ def folded(adapter: Adapter) -> Adapter:
 
 
 def _folded(slot: Slot) -> Slot:
-    for name in ("up", "down"):
-        tensor = getattr(slot, name)
-        if isinstance(tensor, Scaled):
-            slot = replace(slot, **{name: tensor.tensor, "scale": slot.scale * tensor.factor})
+    if isinstance(up := slot.up, Scaled):
+        slot = replace(slot, up=up.tensor, scale=slot.scale * up.factor)
+    if isinstance(down := slot.down, Scaled):
+        slot = replace(slot, down=down.tensor, scale=slot.scale * down.factor)
     return slot
 
 

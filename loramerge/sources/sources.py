@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
@@ -191,7 +192,10 @@ def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
 
 
 def _blocked(adapters: list[Adapter], request: Request) -> list[Adapter]:
-    return strengthened(stronger(adapters, request.drop_below), request.blocks)
+    said = cast(
+        "str | Mapping[str, str] | None", request.blocks
+    )  # a list came in as the text that it stands for
+    return strengthened(stronger(adapters, request.drop_below), said)
 
 
 def _unspelled(adapters: Sequence[Adapter]) -> list[Adapter]:

@@ -121,8 +121,8 @@ def convert(
     (adapter,) = identified(opened, request)
     dialect = writer.written([adapter], to)
     written = _profile(request.profile, dialect)
-    whole = not dialect.asked and request.base is None and _changes_nothing(request)
-    if whole and _copies(adapter, dialect, where):
+    unchanged = not dialect.asked and request.base is None and _changes_nothing(request)
+    if unchanged and _copies(adapter, dialect, where):
         writer.copy(adapter, where, request.overwrite)
         made = load(where)
         same = diff(adapter, made, progress=request.progress)

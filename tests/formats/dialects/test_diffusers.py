@@ -81,7 +81,11 @@ def test_settings_give_every_part_its_scale(tmp_path):
 REFUSED = {
     "another rank": (settings(unet={"r": 3, "lora_alpha": 3}), lm.SourceError, "rank 3.*rank 2"),
     "no rank": (settings(unet={"lora_alpha": 3}), lm.SourceError, "does not give r"),
-    "DoRA": (settings(unet={"r": 2, "lora_alpha": 2, "use_dora": True}), lm.IncompatibleError, "use_dora"),
+    "DoRA": (
+        settings(unet={"r": 2, "lora_alpha": 2, "use_dora": True}),
+        lm.SourceError,
+        "lora_magnitude_vector",
+    ),
     "another part": (settings(transformer={"r": 2, "lora_alpha": 2}), lm.SourceError, "does not give r"),
     "no JSON": ({"lora_adapter_metadata": "{"}, lm.SourceError, "lora_adapter_metadata"),
 }

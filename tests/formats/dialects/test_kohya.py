@@ -130,9 +130,9 @@ REFUSED = {
     "DoRA by PEFT's name": (
         {"lora_magnitude_vector.default.weight": (6,)},
         lm.IncompatibleError,
-        "DoRA.*base weights",
+        "DoRA.*weights of the base model",
     ),
-    "DoRA": ({"dora_scale": (6, 1)}, lm.IncompatibleError, "DoRA.*base weights"),
+    "DoRA": ({"dora_scale": (6, 1)}, lm.IncompatibleError, "DoRA.*weights of the base model"),
     "OFT": ({"oft_blocks": (2, 3, 3)}, lm.IncompatibleError, "OFT"),
     "GLoRA": ({"a1.weight": (2, 3)}, lm.IncompatibleError, "GLoRA"),
     "IA3": ({"on_input": (1,)}, lm.IncompatibleError, "IA3"),
