@@ -223,6 +223,28 @@ def test_of_many_lines_the_strongest_are_shown():
     assert medians.column("effective rank") == [2.0] * 4
 
 
+def test_no_two_sources_share_a_colour_unless_all_do(tmp_path):
+    """And ticks of layers stand at layers alone."""
+    for name, few in {"pair": True, "many": False}.items():
+        (tmp_path / name).mkdir()
+        page = SUBJECTS[name](tmp_path / name)
+        for section in (page["spectra"], page["depth"]):
+            made = spec(section.chart, section.table)
+            encoding = made.get("layer", [made])[0]["encoding"]
+            assert ("field" in encoding["color"]) == few
+            assert all(float(tick).is_integer() for tick in encoding["x"]["axis"]["values"])
+
+
+def test_a_page_says_why_it_compares_no_pairs_of_a_fleet(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    for module in ("report", "measure"):
+        monkeypatch.setattr(f"loramerge.merge.{module}.PAIRS", 1)
+    monkeypatch.setattr("loramerge.pages.subject.PAIRS", 1)
+    page = SUBJECTS["pair"](tmp_path / "x")
+    assert page["pairs"].notes == page["overlaps"].notes
+    assert page["pairs"].notes == ["The pairs of more than 1 sources are not compared."]
+
+
 def test_sources_that_cannot_be_merged_have_short_names_too(tmp_path):
     page = SUBJECTS["of_two_models"](tmp_path)
     assert page["sources"].table.column("source") == ["1 tiny", "2 other"]
