@@ -158,8 +158,9 @@ class Consumer:
             found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
         else:
             first = [*self._bare(facts), *self._special(facts)]
-            found = [*first, *self._wrapped(facts), *self._lacking(facts), *self._of_model(facts)]
-            found += self.rules(facts)
+            ruled = list(self.rules(facts))
+            unseen = [] if any(each.effect == "rejects" for each in ruled) else self._wrapped(facts)
+            found = [*first, *unseen, *self._lacking(facts), *self._of_model(facts), *ruled]
             if not any(each.effect == "rejects" for each in (first if self.folder else found)):
                 found += self._wrong_scale(facts)
             found += self._too_wide(facts, limit)

@@ -130,9 +130,7 @@ def _others(facts: Facts) -> Iterator[Finding]:
     if key := _first(OTHER_PREFIXES, facts):
         yield DIFFUSERS.ignoring(f"keys such as {printable(key, 80)}, whose prefix it does not know")
     if key := _first(NESTED, facts):
-        yield DIFFUSERS.rejecting(
-            f"no module of a U-Net is called {printable(key, 80)}", "take base_model.model. out of its keys"
-        )
+        yield DIFFUSERS.rejecting(f"no module of a U-Net is called {printable(key, 80)}")
     if key := _first(LYCORIS, facts):
         why = f"it loads names such as {printable(key, 80)} with Flux.2 alone, and there LoKr alone"
         yield DIFFUSERS.rejecting(why)

@@ -26,8 +26,11 @@ def rules(facts: Facts) -> Iterator[Finding]:
     """What its converter stops at."""
     yield from LLAMA_CPP.unadapted(facts)
     if turned := [path for path in facts.ranks if CONV1D.search(path)] if GPT2 in facts.classes else []:
-        why = f"its converter turns the Conv1D layers of GPT-2 as those of the base ({printable(turned[0])})"
-        yield LLAMA_CPP.rejecting(why, "merge it into its base model, and convert that")
+        why = (
+            "its converter turns the Conv1D layers of GPT-2 as those of the base, so their updates come out "
+            f"transposed ({printable(turned[0])})"
+        )
+        yield LLAMA_CPP.rejecting(why, "add it to its base model with `loramerge fuse`, and convert that")
     if strange := [key for key in facts.tensors if not _taken(key)]:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         why = f"its converter stops at {printable(strange[0])}{more}"

@@ -20,6 +20,9 @@ _SEGMENT = late(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule)?|module)\\?\.")
 _FLAT = late(r"^(?P<start>lora_[a-z0-9]+_)_orig_mod_|(?<=_)_orig_mod_")  # kohya writes `_` for dots
 _LORA = late(r"\.lora_(?:up|down)\.weight$|\.alpha$")
 DOUBLED = {PREFIX: PREFIX, "lora_unet_": "unet_"}  # prefixes that some tools write twice
+_PART = late(
+    r"^(?:unet|transformer|prior|text_encoder(?:_\d)?)$"
+)  # of a pipeline: each is a model of its own
 _MARKS = ("module", "_mod.", "_mod_", "_mod\\")  # one of these is in any of both
 _OWN = late(r"(?:^|\.)levit\.")  # whose layers really have a `module`
 LISTS = ("target_modules", "modules_to_save", "target_parameters", "exclude_modules")
@@ -31,6 +34,8 @@ def plain(key: str) -> str:
 
     >>> plain("module.base_model.model._orig_mod.layers.0._fsdp_wrapped_module.q.lora_A.weight")
     'base_model.model.layers.0.q.lora_A.weight'
+    >>> plain("unet.base_model.model.mid_block.q.lora_A.weight")
+    'unet.mid_block.q.lora_A.weight'
     """
     if any(mark in key for mark in _MARKS) and not _OWN.search(key):
         key = _FLAT.sub(r"\g<start>", _SEGMENT.sub("", key))
@@ -39,7 +44,9 @@ def plain(key: str) -> str:
     for prefix, part in DOUBLED.items():
         while key.startswith(prefix + part):
             key = prefix + key.removeprefix(prefix + part)
-    return key[_before(key) :]
+    start = _before(key)
+    part = key[: max(start - 1, 0)]
+    return f"{part}.{key[start:].removeprefix(PREFIX)}" if _PART.search(part) else key[start:]
 
 
 def _before(key: str) -> int:
@@ -62,7 +69,8 @@ def _names(key: str) -> list[str]:
     found = [match["name"] for match in _SEGMENT.finditer(key)]
     found += ["_orig_mod"] * bool(_FLAT.search(key))
     found += ["model"] * key.startswith("model.diffusion_model.")
-    found += [key[: _before(key)].rstrip(".")] * bool(_before(key) and not found)
+    if (before := key[: _before(key)].rstrip(".")) and not found:
+        found = [PREFIX.rstrip(".") if _PART.search(before) else before]
     return found or [prefix + part for prefix, part in DOUBLED.items() if key.startswith(prefix + part)]
 
 

@@ -28,6 +28,7 @@ from loramerge.sources.blocks import stronger
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
 from loramerge.sources.identity import identified
+from loramerge.sources.labels import check_labels
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
 from loramerge.sources.projected import projected
 from loramerge.sources.projections import check as check_grain
@@ -79,7 +80,7 @@ class Sources:
         if not request.allow_disjoint:
             check_names(adapters)
         missing = missing_modules(adapters, request.renormalise)
-        notes = (*oddities, *apart, *missing)
+        notes = (*oddities, *apart, *missing, *check_labels(adapters))
         signatures = align(adapters, limited=False)  # units that are folded are never held at once
         return cls(tuple(whole), tuple(adapters), signatures, notes, request, dialect)
 

@@ -23,6 +23,7 @@ from loramerge.arrays.workers import go_on
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.vocabulary import named
 from loramerge.request.effort import MEMORY
+from loramerge.sources.labels import has_labels
 
 if TYPE_CHECKING:
     from loramerge.cuda import Gpu
@@ -245,11 +246,14 @@ def _agree(target: Target, adapters: Sequence[Adapter]) -> None:
     first = adapters[0]
     for other in adapters[1:]:
         if first.slots[target].shape != other.slots[target].shape:
-            tokens = f", unless it is for other tokens: then leave it out with {say('exclude')}"
+            rows = "tokens" if named(target.path) else "labels" if has_labels(target.path) else ""
+            leave = (
+                f", unless it is for other {rows}: then leave it out with {say('exclude')}" if rows else ""
+            )
             raise IncompatibleError(
                 f"{printable(target)} is {_by(first.slots[target].shape)} in {printable(first.name)} but "
                 f"{_by(other.slots[target].shape)} in {printable(other.name)}: they were trained on "
-                f"different base models and cannot be merged{tokens if named(target.path) else ''}."
+                f"different base models and cannot be merged{leave}."
             )
 
 

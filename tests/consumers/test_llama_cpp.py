@@ -13,6 +13,7 @@ from loramerge.consumers.check import facts_of
 from tests.consumers.hostile import HOSTILE
 from tests.consumers.inputs import SCALINGS, write
 from tests.consumers.own_code import archive, unpacked
+from tests.helpers.files import folder
 
 pytestmark = pytest.mark.conformance
 LLAMA_CPP = CONSUMERS["llama.cpp"]
@@ -95,6 +96,32 @@ def test_its_scaling_rule_is_the_one_that_we_hold_it_to(converter, scaling, tmp_
         off = LLAMA_CPP.scale(facts_of(place).config, module) / module.scale
         name, delta = as_gguf(module.place, ours[module.place])
         assert np.allclose(found[name], off * delta, rtol=1e-5, atol=1e-6)
+
+
+def test_it_turns_what_is_for_a_conv1d(converter, tmp_path):
+    import json
+
+    said = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "n_layer": 1,
+        "n_embd": 6,
+        "n_head": 2,
+    }
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(
+        json.dumps(said | {"n_ctx": 32, "layer_norm_epsilon": 1e-5})
+    )
+    rng, path = np.random.default_rng(0), "base_model.model.transformer.h.0.attn.c_proj.lora_"
+    pair = {f"{path}{side}.weight": rng.standard_normal(s) for side, s in {"A": (2, 6), "B": (6, 2)}.items()}
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["c_proj"]}
+    place = folder(tmp_path / "a", {key: value.astype("f4") for key, value in pair.items()}, config=config)
+    script = converter / "convert_lora_to_gguf.py"
+    words = [sys.executable, script, "--base", tmp_path / "base", "--outfile", tmp_path / "a.gguf", place]
+    subprocess.run(words, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    found = deltas(converter, tmp_path / "a.gguf")["blk.0.attn_output.weight"]
+    (wanted,) = [update.dense() for update in lm.load(place).values()]
+    assert np.allclose(found, wanted.T, rtol=1e-5, atol=1e-6)
 
 
 BASELESS = ("gpt2", "one file", "sd15", "kohya", "numbered", "mlx")  # for no Llama, or no folder

@@ -12,7 +12,7 @@ from loramerge.consumers import CONSUMERS
 from tests.consumers.hostile import HOSTILE
 from tests.consumers.pipelines import diffusers
 from tests.helpers.files import Cli
-from tests.helpers.tiny_models import QUIET, LoraLayer, peft, torch
+from tests.helpers.tiny_models import QUIET, LoraLayer, peft, torch, transformers
 
 pytestmark = QUIET
 FOLDERS = [name for name, consumer in CONSUMERS.items() if consumer.folder and name != "mlx"]
@@ -72,9 +72,24 @@ def model_of(adapter: Adapter):
     return root
 
 
+def in_peft(root, place):
+    return peft.PeftModel.from_pretrained(root, place).base_model.model
+
+
+def in_transformers(root, place):
+    """The same modules as a model of transformers, whose own `load_adapter` finds them."""
+    model = transformers.PreTrainedModel(transformers.PretrainedConfig())
+    for name, module in root.named_children():
+        model.add_module(name, module)
+    model.load_adapter(place)
+    return model
+
+
 @pytest.mark.parametrize("consumer", FOLDERS)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_peft_loads_what_the_command_makes_as_it_is_meant(name, consumer, capsys, monkeypatch, tmp_path):
+def test_peft_or_transformers_loads_what_the_command_makes_as_it_is_meant(
+    name, consumer, capsys, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     place = at(HOSTILE[name](tmp_path / "a"))
     if (done := mended(place, consumer, capsys)) is None:
@@ -84,11 +99,12 @@ def test_peft_loads_what_the_command_makes_as_it_is_meant(name, consumer, capsys
         warnings.simplefilter("error")  # PEFT warns of keys that it does not find
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing")
         warnings.filterwarnings("ignore", ".*has no attribute|.*get_input_embeddings|.*save_embedding")
-        model = peft.PeftModel.from_pretrained(model_of(lm.load(out)), out)
+        load = in_transformers if consumer == "transformers" else in_peft
+        model = load(model_of(lm.load(out)), out)
     wanted = meant(place, alpha)
     found = {
         path: layer.get_delta_weight("default").detach().double().numpy()
-        for path, layer in model.base_model.model.named_modules()
+        for path, layer in model.named_modules()
         if isinstance(layer, LoraLayer)
     }
     found, wanted = (without_part(each) for each in (found, wanted))

@@ -75,6 +75,18 @@ def test_nobody_finds_wrapped_names(pair, change, consumer):
     assert all("loramerge" in finding.command for finding in found)
 
 
+@pytest.mark.parametrize("part", ["unet", "transformer", "text_encoder", "text_encoder_2"])
+def test_pefts_prefix_in_a_part_of_a_pipeline_is_none_and_the_part_stays(part, tmp_path):
+    state = {f"{part}.mid_block.q.lora_A.weight": np.ones((1, 3), "f4")}
+    state |= {f"{part}.mid_block.q.lora_B.weight": np.ones((2, 1), "f4")}
+    places = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    save_file(state, places[0])
+    nested = {key.replace(f"{part}.", f"{part}.base_model.model."): value for key, value in state.items()}
+    save_file(nested, places[1])
+    assert lm.diff(*places).error == 0
+    assert [str(target) for target in lm.combine(places, "linear").adapter] == [f"{part}.mid_block.q"]
+
+
 def test_patterns_of_a_config_lose_them_too(pair):
     config = json.loads((pair[0] / "adapter_config.json").read_text())
     config |= {"alpha_pattern": {"_orig_mod.model.layers.0.mlp.down_proj": 6}}
