@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import loramerge
-from benchmarks.speed import coefficients, growth, models, peers, routing, sections, span
+from benchmarks.speed import coefficients, growth, memory, models, peers, routing, sections, span
 from benchmarks.speed.elementwise import elementwise
 from benchmarks.speed.sections import Row
 from loramerge.arrays.backend import keep_freed_memory
@@ -39,6 +39,7 @@ SECTIONS = (
     "span",
     "models",
     "growth",
+    "memory",
     "routing",
     "peft",
     "mergekit",
@@ -76,6 +77,8 @@ def rows(names: list[str], work: Path, options: argparse.Namespace) -> Iterator[
         yield from models.rows(work, options.size)
     if "growth" in names:
         yield from growth.rows(work)
+    if "memory" in names:
+        yield from memory.rows(work)
     if "routing" in names:
         yield from routing.rows(work)
     if "peft" in names:

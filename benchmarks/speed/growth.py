@@ -80,7 +80,9 @@ VERBS: dict[str, Callable[[Path], Callable[[], object]]] = {
     "inspect modules": lambda place: lambda: str(lm.inspect(place)),
     "check modules": lambda place: lambda: lm.check(place, "vllm"),
     "push modules (its card)": lambda place: lambda: card_facts(place, lm.load(place), "me/merged", None),
-    "plan for vLLM of modules": lambda place: lambda: lm.plan([place, place], "svd", rank=1, consumer="vllm"),
+    "plan for vLLM of modules": lambda place: (
+        lambda: lm.plan([place, place], "svd", rank=1, consumer="vllm", allow_unknown=True)
+    ),
     "merge modules": lambda place: lambda: lm.combine([place, place], "svd", rank=1, threads=1),
 }
 HEADERS: dict[str, Callable[[Path], Callable[[], object]]] = {

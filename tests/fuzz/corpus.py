@@ -12,6 +12,7 @@ CORPUS: dict[str, tuple[str, bytes]] = {  # what it did -> (its name, its bytes)
     "a global that runs": ("x.pt", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."),
     "protocol 5 with a frame that lies": ("x.pt", b"\x80\x05\x95" + struct.pack("<Q", 2**62) + b"N."),
     "a plain pickle of a dict": ("x.pt", pickle.dumps({"a": 1}, protocol=2)),
+    "a header that names nothing": ("x.safetensors", struct.pack("<Q", 2) + b"{}"),
     "a header of 2⁶² bytes": ("x.safetensors", struct.pack("<Q", 2**62) + b"{}"),
     "a header nested 10⁵ deep": (
         "x.safetensors",
