@@ -1,4 +1,4 @@
-"""`--memory` held against the most that a process takes: dozens of sources by `core`, eight by each method."""
+"""`--memory` against the most that a process takes: dozens of sources by `core`, eight by each method."""
 
 from __future__ import annotations
 
