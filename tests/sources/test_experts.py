@@ -202,7 +202,10 @@ def _state(place):
 
 
 def test_vllm_compares_the_rank_of_one_expert_and_wants_both_parameters(tmp_path):
-    assert lm.check(fused(tmp_path / "a"), "vllm", max_rank=R) == []
+    config = json.loads((fused(tmp_path / "a") / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "Qwen/Qwen3-30B-A3B"}
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    assert lm.check(tmp_path / "a", "vllm", max_rank=R) == []
     assert any("rank 2 is above 1" in f.sentence for f in lm.check(tmp_path / "a", "vllm", max_rank=1))
     (a, b), _ = factors().values()
     tensors = {
