@@ -72,7 +72,8 @@ FOLDER_FILES = tuple(row.weights for name, row in ROWS.items() if row.weights is
 def find(header: Header) -> Dialect:
     """The dialect of these files; PEFT's reader says what is wrong with those that none knows."""
     return next(
-        DIALECTS[name] for name, row in ROWS.items() if row.may(header) and DIALECTS[name].detects(header)
+        (DIALECTS[name] for name, row in ROWS.items() if row.may(header) and DIALECTS[name].detects(header)),
+        DIALECTS["peft"],  # of a file that is empty
     )
 
 
