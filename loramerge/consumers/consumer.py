@@ -36,7 +36,8 @@ LANGUAGE = (
     "wavllm",
     "omni",
     "clip-lora",
-)  # formats of adapters for language models, but for mlx-lm's own
+    "nola",
+)  # formats of adapters for models of transformers, but for mlx-lm's own
 IMAGE = (
     "kohya",
     "diffusers",

@@ -28,7 +28,7 @@ def tripping(met):
 
 def plain(met):
     """A file without what trips diffusers, or is not known of ComfyUI."""
-    odd = re.compile("|".join(filter(None, [tripping(met), "distilled_guidance"])))
+    odd = re.compile("|".join(filter(None, [tripping(met), "distilled_guidance|individual_token_refiner"])))
     return {key: value for key, value in tensors(met, 0).items() if not odd.search(key)}
 
 

@@ -41,6 +41,7 @@ UNREAD = {
 }  # fmt: skip
 
 
+# A kind from the wild: B2, an unread file.
 @pytest.mark.parametrize("consumer", PEFTS)
 @pytest.mark.parametrize("name", UNREAD)
 def test_what_is_not_read_is_never_said_to_load(name, consumer, tmp_path):
@@ -80,6 +81,7 @@ RENAMED = {
 }
 
 
+# A kind from the wild: B2, paths before a rename.
 @pytest.mark.parametrize("consumer", PEFTS)
 @pytest.mark.parametrize("name", RENAMED)
 def test_names_before_transformers_5_are_not_found(name, consumer, tmp_path):
@@ -125,6 +127,7 @@ NAMES = {  # class -> a base of it, and what vLLM, SGLang and llama.cpp make of 
 SERVERS = ("vllm", "sglang", "llama.cpp")
 
 
+# A kind from the wild: B2, models without support.
 @pytest.mark.parametrize("told", ["base", "cache", "auto_mapping", "config.json"])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_class_of_the_model_decides_whoever_tells_it(name, told, tmp_path):
@@ -199,6 +202,7 @@ def test_a_class_that_is_not_known_is_not_taken_for_another_by_its_modules(tmp_p
     assert answer(source, "vllm") is None
 
 
+# A kind from the wild: B2, GPT-2 in llama.cpp.
 def test_conv1d_of_gpt2_is_no_adapter_for_llama_cpp(tmp_path):
     source = llama(
         tmp_path / "a",
@@ -211,6 +215,7 @@ def test_conv1d_of_gpt2_is_no_adapter_for_llama_cpp(tmp_path):
     assert "(transformer.h.0.attn.c_proj)" in finding.sentence
 
 
+# A kind from the wild: B2, bias without tensors.
 def test_a_setting_about_biases_matters_where_there_are_some(tmp_path):
     base = {"base_model_name_or_path": "meta-llama/Llama-2-7b-hf"}
     assert answer(llama(tmp_path / "a", bias="lora_only", **base), "sglang") is True
@@ -230,6 +235,7 @@ def test_the_command_line_tells_the_three_answers_apart(tmp_path, capsys, monkey
     assert found["consumers"][0]["loads"] is None
 
 
+# A kind from the wild: B2, refusals as mends.
 def test_a_refusal_is_no_mend(tmp_path, capsys):
     cli = Cli(capsys)
     cli("check", llama(tmp_path / "a", UNREAD["I8 factors"], bias="all"), "--for", "vllm")

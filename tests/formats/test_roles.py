@@ -25,6 +25,7 @@ TWO_WAYS = {
 }
 
 
+# A kind from the wild: C1, two roles.
 @pytest.mark.parametrize("policy", ["first", "average"])
 @pytest.mark.parametrize("name", TWO_WAYS)
 def test_a_module_that_is_trained_in_two_ways_is_refused(name, policy, tmp_path):
@@ -50,6 +51,7 @@ BIASES = {  # the merge adapts `hidden` in all of them
 }
 
 
+# A kind from the wild: C2, names of extras.
 @pytest.mark.parametrize("name", BIASES)
 @pytest.mark.parametrize("policy", ["first", "average"])
 def test_biases_are_called_as_peft_calls_them_in_the_merge(name, policy, tmp_path):
@@ -88,6 +90,7 @@ def headed(path, seed, labels=None, rows=3):
 NER = ["O", "PER", "LOC"]
 
 
+# A kind from the wild: C3, label maps.
 def test_heads_of_other_labels_are_not_averaged(tmp_path):
     (a, first), (b, _) = headed(tmp_path / "a", 1, NER), headed(tmp_path / "b", 2, ["O", "LOC", "PER"])
     merge = lm.combine([a, b], extras="average", out=tmp_path / "m")
@@ -133,6 +136,7 @@ def words(count):
     return Words
 
 
+# A kind from the wild: C4, two vocabularies.
 @pytest.mark.parametrize("swapped", [False, True])
 def test_vocabularies_of_two_sizes_are_padded_exactly(swapped, tmp_path):
     sizes = [64, 66][:: -1 if swapped else 1]

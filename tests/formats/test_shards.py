@@ -26,6 +26,7 @@ def sharded(path, values, count=2, index=True, **config):
     return made
 
 
+# A kind from the wild: E, sharded adapters.
 @pytest.mark.parametrize("index", [True, False])
 @pytest.mark.parametrize("count", [2, 3])
 def test_shards_are_read_as_the_one_file_would_be(count, index, tmp_path):

@@ -52,6 +52,7 @@ def respelt(folder, change):
     return place
 
 
+# A kind from the wild: A1, wrappers of training.
 @pytest.mark.parametrize("change", WRAPPED.values(), ids=WRAPPED)
 def test_wrapped_names_are_those_of_the_model(pair, change, tmp_path):
     wanted = lm.combine(pair, "linear").adapter

@@ -81,11 +81,22 @@ def test_the_text_names_sources_method_figures_and_ways_on(hub, a, tmp_path):
         f"| a | {merge.report.cosines[0]:.3f} | {merge.report.norm_ratios[0]:.3f} |",
         f'model = AutoModelForCausalLM.from_pretrained("{BASE}")\nmodel = PeftModel.from_pretrained(model, ',
         'model.load_adapter("me/m")',
-        "vllm serve org/base --enable-lora --max-lora-rank 8 --lora-modules m=me/m",
         "loramerge replay hf://me/m -o again",
         "`--source NAME=PATH` says where they lie",
     ):
         assert words in text
+
+
+def test_vllm_is_named_where_it_has_a_place_for_the_model(hub, login, tmp_path):
+    for base, is_named in (("Qwen/Qwen3-4B", True), (BASE, False), ("openai-community/gpt2", False)):
+        hub.add(base, {"README.md": b"---\nlicense: mit\n---\n"})
+        name = base.rpartition("/")[2]
+        place = folder(tmp_path / name, tensors(1, shapes=LLAMA), base_model_name_or_path=base)
+        lm.combine([place], out=tmp_path / f"{name} merged")
+        lm.push(tmp_path / f"{name} merged", f"me/{name}")
+        _, text = pushed(hub, f"me/{name}")
+        serve = f"vllm serve {base} --enable-lora --max-lora-rank 8 --lora-modules {name}=me/{name}"
+        assert (serve in text) is is_named
 
 
 def test_the_python_in_it_is_python(hub, a, tmp_path):

@@ -16,8 +16,8 @@ KINDS = {  # name of the tool -> (output of a merge, library, task, what is said
         "m",
         "peft",
         "text-generation",
-        ["PeftModel", "load_adapter", "vllm serve"],
-        ["diffusers", "hf download"],
+        ["PeftModel", "load_adapter"],
+        ["diffusers", "hf download", "vllm"],  # whether vLLM has a place for org/base is not known
     ),
     "kohya": (
         "m.safetensors",

@@ -142,6 +142,7 @@ def test_fused_layouts_are_read_alike(tmp_path, write):
         np.testing.assert_allclose(found[name], wanted, atol=1e-12)
 
 
+# A kind from the wild: A2 and D, layouts of experts.
 @pytest.mark.parametrize("second", LAYOUTS)
 @pytest.mark.parametrize("first", FUSED)
 def test_any_layout_joins_the_fused_one(tmp_path, first, second):
@@ -152,6 +153,7 @@ def test_any_layout_joins_the_fused_one(tmp_path, first, second):
             np.testing.assert_allclose(found[name], dense(1)[name] + dense(2)[name], atol=1e-10)
 
 
+# A kind from the wild: E, diff sees what combine unites.
 @pytest.mark.parametrize("first", LAYOUTS)
 @pytest.mark.parametrize("second", LAYOUTS)
 def test_diff_sees_one_adapter_in_two_layouts(tmp_path, first, second):
@@ -178,6 +180,7 @@ def test_experts_that_another_source_cannot_have_are_refused(tmp_path):
         lm.combine([fused(tmp_path / "b"), more])
 
 
+# A kind from the wild: D, all-linear.
 def test_a_router_beside_experts_is_a_module_of_its_own(tmp_path):
     """PEFT's all-linear on transformers 5 names gate.weight, gate_up_proj and down_proj."""
     place = fused(tmp_path / "a")
@@ -201,8 +204,12 @@ def _state(place):
     return load_file(place / "adapter_model.safetensors")
 
 
+# A kind from the wild: D, the rank of experts.
 def test_vllm_compares_the_rank_of_one_expert_and_wants_both_parameters(tmp_path):
-    assert lm.check(fused(tmp_path / "a"), "vllm", max_rank=R) == []
+    config = json.loads((fused(tmp_path / "a") / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "Qwen/Qwen3-30B-A3B"}
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    assert lm.check(tmp_path / "a", "vllm", max_rank=R) == []
     assert any("rank 2 is above 1" in f.sentence for f in lm.check(tmp_path / "a", "vllm", max_rank=1))
     (a, b), _ = factors().values()
     tensors = {

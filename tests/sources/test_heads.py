@@ -54,6 +54,7 @@ TRAINED = {
 }  # fmt: skip
 
 
+# A kind from the wild: C4, heads and rows as pairs.
 @pytest.mark.parametrize("name", TRAINED)
 def test_pairs_act_as_the_whole_did(name, tmp_path):
     make, config = TRAINED[name]

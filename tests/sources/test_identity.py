@@ -72,6 +72,7 @@ def test_parts_join_a_whole_where_nothing_tells_what_the_model_has(turn):
     assert any("rows of qkv_proj" in note for note in merge.report.notes)
 
 
+# A kind from the wild: A2, fused and split.
 @pytest.mark.parametrize("base", ["meta-llama/Llama-3.1-8B", "Qwen/Qwen3-4B", "unsloth/phi-4"])
 def test_a_whole_is_cut_where_the_model_has_parts(base):
     split, fused = parts(base)
@@ -129,6 +130,7 @@ STEMS = [
 ]
 
 
+# A kind from the wild: A2, wrappers of the model.
 @pytest.mark.parametrize("first", STEMS)
 @pytest.mark.parametrize("second", STEMS)
 def test_wrappers_of_a_model_do_not_make_another_module(first, second):
@@ -142,6 +144,7 @@ def test_wrappers_of_a_model_do_not_make_another_module(first, second):
     assert lm.diff(one, same).error == 0
 
 
+# A kind from the wild: A2, renames by transformers.
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -212,6 +215,7 @@ def test_parts_of_one_model_are_merged_with_a_note(first, second, said):
     assert any("share no module" in note and said in note for note in merge.report.notes)
 
 
+# A kind from the wild: A2, nothing shared.
 @pytest.mark.parametrize(("first", "second", "said"), APART.values(), ids=APART)
 def test_sources_that_share_no_module_are_refused_with_the_likely_reason(first, second, said):
     with pytest.raises(IncompatibleError, match="share no module") as caught:
@@ -233,6 +237,7 @@ def test_one_that_hangs_together_with_nobody_is_found_among_many():
         )
 
 
+# A kind from the wild: A3, a rename that users ask for.
 def test_a_beginning_is_renamed():
     odd = adapter(LLAMA, "foo.layers", seed=5)
     merge = united(adapter(LLAMA), odd, rename={"foo": "model"})

@@ -25,6 +25,7 @@ def classifier(place, labels=None, rows=3, head="score"):
     return place
 
 
+# A kind from the wild: C3, label maps of pairs.
 @pytest.mark.parametrize("head", ["score", "classifier.out_proj", "head.of.its.own"])
 def test_other_labels_are_not_summed(head, tmp_path):
     places = [classifier(tmp_path / n, each, head=head) for n, each in (("a", LABELS), ("b", TURNED))]

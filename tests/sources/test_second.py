@@ -43,6 +43,7 @@ DIFFERENT = {
 }  # fmt: skip
 
 
+# A kind from the wild: A2, names that nobody knows.
 @pytest.mark.parametrize("turn", [1, -1])
 @pytest.mark.parametrize("name", TWO_NAMES)
 def test_two_names_of_one_weight_are_refused_whatever_else_is_shared(name, turn):

@@ -71,6 +71,7 @@ HEADS = {
 }  # fmt: skip
 
 
+# A kind from the wild: E, sentences about containers.
 @pytest.mark.parametrize("place", ["adapter_model.safetensors", "alone.safetensors"])
 @pytest.mark.parametrize("name", HEADS)
 def test_the_first_bytes_give_away_what_a_file_is(name, place, tmp_path, capsys):
@@ -83,6 +84,7 @@ def test_the_first_bytes_give_away_what_a_file_is(name, place, tmp_path, capsys)
     Cli(capsys)("inspect", given).refused(1, words)
 
 
+# A kind from the wild: E, ZeRO-3.
 def test_empty_factors_are_those_that_zero_3_did_not_gather(tmp_path, capsys):
     values = tensors() | {key("layers.0.q", side): np.zeros(0, np.float32) for side in "AB"}
     Cli(capsys)("combine", folder(tmp_path / "a", values), "-o", tmp_path / "m").refused(
@@ -90,6 +92,7 @@ def test_empty_factors_are_those_that_zero_3_did_not_gather(tmp_path, capsys):
     )
 
 
+# A kind from the wild: E, save_as_lora.
 @pytest.mark.parametrize("kind", sorted({str(kind.value) for kind in peft.PeftType} - set(TYPES)))
 def test_of_other_types_only_those_are_said_to_be_converted_that_peft_converts(kind, tmp_path):
     with pytest.raises(lm.IncompatibleError) as caught:
@@ -130,6 +133,7 @@ def npz(path, dtype=np.float32, **more):
     return (a @ b).T
 
 
+# A kind from the wild: B2 and E, .npz.
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_the_npz_of_an_early_mlx_lm_is_read(dtype, tmp_path):
     (tmp_path / "a").mkdir()

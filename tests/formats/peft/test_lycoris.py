@@ -189,6 +189,7 @@ def test_what_does_not_fit_its_config_is_refused(cli, tmp_path):
         cli("combine", place).refused(code, *words)
 
 
+# A kind from the wild: B1, an unknown tensor in a module.
 def test_an_unknown_tensor_in_a_module_is_refused_by_name(cli, tmp_path):
     values = {
         f"base_model.model.q.hada_w{i}_{side}": np.ones((2, 2), np.float32) for i in (1, 2) for side in "ab"
