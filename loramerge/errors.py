@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from shlex import quote
 from typing import Any
 
 _spoken = ["python"]  # the language of the caller; a process has one door
@@ -88,6 +87,8 @@ def say(setting: str, value: Any = None) -> str:
     """
     if _spoken[-1] == "python":
         return f"{setting}={'' if value is None else repr(value)}"
+    from shlex import quote
+
     option = OPTIONS.get(setting) or f"--{setting.replace('_', '-')}"
     if isinstance(value, Mapping):
         return " ".join(f"{option} {quote(str(name))}={each}" for name, each in value.items())

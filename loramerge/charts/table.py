@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -79,6 +78,8 @@ class Table:
         return as_frame(self.records())
 
     def _repr_html_(self) -> str:
+        import html  # notebooks only
+
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
         body = "".join(
             f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in self.cells()

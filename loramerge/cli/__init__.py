@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 import io
 import itertools
@@ -62,6 +61,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"loramerge.cli.{cmd_name}"), cmd_name)
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)  # the rest is imported while the command runs
+        gc.enable()
         return command
 
     def resolve_command(
@@ -69,7 +71,9 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             word = args[0].lower()
-            near = [VERBS[word]] if word in VERBS else difflib.get_close_matches(word, COMMANDS, n=1)
+            from difflib import get_close_matches
+
+            near = [VERBS[word]] if word in VERBS else get_close_matches(word, COMMANDS, n=1)
             hint = f" Did you mean {near[0]}?" if near else f" There are {', '.join(COMMANDS)}."
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -124,9 +128,7 @@ def loramerge(ctx: click.Context) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The `loramerge` script: run, turn every failure into a sentence, exit."""
-    gc.set_threshold(
-        100_000, 50, 50
-    )  # what is imported lives to the end: looking for garbage in it costs time
+    gc.disable()  # what is imported lives to the end: looking for garbage in it costs time
     with interrupted_once(), speaking("shell"):
         try:
             _show_anything()

@@ -6,18 +6,19 @@ import errno
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from loramerge.errors import LoramergeError, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
 
 BUG, INTERRUPTED = 70, 130
 LONG = 5.0  # seconds after which a clean end is not waited for
@@ -124,6 +125,9 @@ def exit_code(error: BaseException) -> int:
 
 
 def _bug(error: BaseException) -> str:
+    import tempfile
+    import traceback
+
     trace = "".join(traceback.format_exception(error))
     if os.environ.get("LORAMERGE_DEBUG"):
         print(trace, file=sys.stderr)

@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from loramerge.adapters.late import late
 from loramerge.errors import printable
 from loramerge.request.kinds import Kind, Unfit, factor
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-PIECE = re.compile(
+PIECE = late(
     rf"(?P<list>[A-Za-z_]*)[ .]*(?:(?P<low>\d{{1,4}})(?: *- *(?P<word>[A-Za-z_]*)(?P<high>\d{{1,4}}))?)?"
     rf"(?: *= *(?P<value>{NUMBER}))?"
 )
-TAG = re.compile(r"<(?:lora|lyco):(?P<name>[^:>]+)(?P<rest>[^>]*)>")
+TAG = late(r"<(?:lora|lyco):(?P<name>[^:>]+)(?P<rest>[^>]*)>")
 MOST = 10_000  # characters
 WORDS = "a list of strengths such as 1,0,0.5, or blocks such as 'double 3-7' or 'IN04=0.5'"
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """Blocks `low` to `high` of a list, or all of it; without a `value` they are chosen."""
 
     list: str
@@ -36,8 +35,7 @@ class Named:
     value: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Strengths:
+class Strengths(NamedTuple):
     """What a text says: numbers in the order of the blocks, or blocks by name; `whole` multiplies all."""
 
     values: tuple[float, ...] = ()
@@ -105,7 +103,6 @@ def _tagged(rest: str) -> Strengths:
     return Strengths(said.values, said.named, whole)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Blocks(Kind):
     """Strengths of blocks for all sources, or {source: strengths}."""
 

@@ -11,8 +11,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,14 @@ class Unfit(ValueError):
     """Why a value does not fit, as the sentence goes on after the value: ``is not a size such as 20MB``."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Kind(ABC):
-    """What values a field takes; `metavar` is their name in help."""
+    """What values a field takes; `metavar` is their name in help.
 
-    metavar: str | None = None
+    Kinds are no dataclasses, as every command imports them, and a dataclass takes a millisecond to make.
+    """
+
+    def __init__(self, *, metavar: str | None = None) -> None:
+        self.metavar = metavar
 
     @abstractmethod
     def fit(self, value: Any) -> Any:
@@ -49,15 +51,17 @@ class Flag(Kind):
         return value
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Choice(Kind):
     """One of a few words; `also` are spellings that are understood but not offered."""
 
-    words: Callable[[], Sequence[str]]
-    also: tuple[str, ...] = ()
+    def __init__(
+        self, *, words: Callable[[], Iterable[str]], also: tuple[str, ...] = (), metavar: str | None = None
+    ) -> None:
+        super().__init__(metavar=metavar)
+        self.words, self.also = words, also
 
     def fit(self, value: Any) -> str:
-        if not isinstance(value, str) or value not in (*self.words(), *self.also):
+        if not isinstance(value, str) or (value not in self.also and value not in self.words()):
             raise Unfit(f"is not one of {', '.join(self.words())}")
         return value
 
@@ -101,11 +105,12 @@ def number(value: Any, low: float = -LARGEST) -> float:
     return found
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Text(Kind):
     """Words of the user; a path counts where `path` says so."""
 
-    path: bool = False
+    def __init__(self, *, path: bool = False, metavar: str | None = None) -> None:
+        super().__init__(metavar=metavar)
+        self.path = path
 
     def fit(self, value: Any) -> str:
         if self.path and isinstance(value, Path):
@@ -168,11 +173,12 @@ def size(count: float) -> str:
     raise AssertionError
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Strength(Kind):
     """A finite number, or the name of a policy."""
 
-    policies: tuple[str, ...]
+    def __init__(self, *, policies: tuple[str, ...], metavar: str | None = None) -> None:
+        super().__init__(metavar=metavar)
+        self.policies = policies
 
     def fit(self, value: Any) -> float | str:
         if isinstance(value, str):
@@ -208,11 +214,12 @@ def _alpha(value: Any) -> float | str:
     return alpha
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs(Kind):
     """{source: text or path}; where `file` says so, a path of a file that holds such a table."""
 
-    file: bool = False
+    def __init__(self, *, file: bool = False, metavar: str | None = None) -> None:
+        super().__init__(metavar=metavar)
+        self.file = file
 
     def fit(self, value: Any) -> Any:
         if self.file and isinstance(value, str | Path) and str(value):
@@ -234,12 +241,12 @@ def _texts(source: Any, value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Many(Kind):
     """A tuple of things that `each` makes fit."""
 
-    each: Callable[[Any], Any]
-    of: str
+    def __init__(self, *, each: Callable[[Any], Any], of: str, metavar: str | None = None) -> None:
+        super().__init__(metavar=metavar)
+        self.each, self.of = each, of
 
     def fit(self, value: Any) -> tuple[Any, ...]:
         if isinstance(value, str | Mapping) or not hasattr(value, "__iter__"):

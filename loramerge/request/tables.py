@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 
-def formats() -> tuple[str, ...]:
-    """Formats that are written, and programs whose own is."""
+
+def formats() -> Iterator[str]:
+    """Formats that are written, and programs whose own is; who asks for a format loads no programs."""
     from loramerge.formats.dialects import FORMATS
+
+    yield from FORMATS
     from loramerge.formats.tools import TOOLS
 
-    return (*FORMATS, *TOOLS)
+    yield from TOOLS
 
 
 def profiles() -> tuple[str, ...]:
