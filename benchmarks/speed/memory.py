@@ -1,4 +1,4 @@
-"""`--memory` against the most that a process takes: dozens of sources by `core`, eight by each method."""
+"""`--memory` held against the most that a process takes: many sources by `core`, eight by each method."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def _source(where: Path, seed: int) -> Path:
 
 def _merge(sources: list[Path], where: Path, method: str, memory: str) -> Cost:
     rank = ("--rank", "16") if any(each.name == "rank" for each in fields(METHODS[method])) else ()
-    asked = ("--method", method, *rank, "--memory", memory, "--threads", "2")
+    weights = ("--weights", ",".join("1" for _ in sources))  # `sg` wants to be told some
+    asked = ("--method", method, *rank, *weights, "--memory", memory, "--threads", "2")
     return _cost(("combine", *sources, *asked, "-o", where / "out", "--overwrite", "-q"))
 
 

@@ -1,8 +1,7 @@
-"""A safetensors file copied with some tensors changed: every other byte goes from file to file as it is."""
+"""A safetensors file copied with some tensors changed: every other byte is the same as before."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +11,6 @@ from threading import Lock
 
 import numpy as np
 
-from loramerge.adapters.original import opened
 from loramerge.arrays.backend import Array
 from loramerge.errors import VerificationError, printable
 from loramerge.formats.files.atomic import writing
@@ -91,9 +89,12 @@ class Copy:
                 pieces[-1] = (*pieces[-1][:2], pieces[-1][2] + tensor.nbytes)
             else:
                 pieces.append((tensor.start, start, tensor.nbytes))
-        with opened(self.file.path, self.file.name) as source, writing(self.out):
-            for piece in pieces:
-                _moved(source, fd, *piece)
+        buffer = memoryview(bytearray(min(BLOCK, max((count for *_, count in pieces), default=0))))
+        for start, place, count in pieces:
+            for done in range(0, count, BLOCK):
+                block = buffer[: min(BLOCK, count - done)]
+                self.file.read_into(block, start + done)  # of what was opened, whatever lies there now
+                self._write(fd, block, place + done)
 
     def check(self) -> None:
         """What was written is what was made.
@@ -117,21 +118,6 @@ def _mark(data: memoryview) -> tuple[int, int]:
     whole = len(data) // 8 * 8
     words = np.frombuffer(data[:whole], np.uint64)
     return int(words.sum(dtype=np.uint64)), hash(bytes(data[whole:]))
-
-
-def _moved(source: int, out: int, start: int, place: int, count: int) -> None:
-    """Copy bytes between files, in the kernel where it can."""
-    while count:
-        try:
-            done = os.copy_file_range(source, out, min(count, 1 << 30), start, place)
-        except (AttributeError, OSError):
-            done = 0  # another file system, or none that can: by hand, which says what is wrong
-        if not done:
-            data = os.pread(source, min(count, BLOCK), start)
-            if not data:
-                raise OSError(errno.EIO, "the model became shorter while it was copied")
-            done = os.pwrite(out, data, place)
-        start, place, count = start + done, place + done, count - done
 
 
 def nbytes(dtype: str, shape: Shape) -> int:

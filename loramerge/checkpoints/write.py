@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapters.original import opened
+from loramerge.adapters.original import Original, opened
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.apply import Fused, applied
 from loramerge.checkpoints.changes import Changes
 from loramerge.checkpoints.checkpoint import CONFIG, INDEX, PICKLES, Checkpoint, Key, Model
 from loramerge.checkpoints.copy import Copy, nbytes
 from loramerge.checkpoints.quantised import scale_of
-from loramerge.errors import IncompatibleError, UsageError, printable
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.atomic import check_output, new_file, new_folder, writing
+from loramerge.formats.files.destination import real_path
 from loramerge.formats.files.json import read_object
 from loramerge.formats.output import is_bare
 
@@ -46,9 +47,27 @@ def check_place(checkpoint: Checkpoint, out: Path, overwrite: bool) -> None:
     if is_bare(out) != checkpoint.bare:
         wanted = "one file: give -o a name that ends in .safetensors" if checkpoint.bare else "a folder"
         raise UsageError(f"{printable(checkpoint.name, 1000)} is {wanted}; {printable(out, 1000)} is not.")
-    if not checkpoint.bare and out.resolve() == checkpoint.root.resolve():
-        raise UsageError("OUT is the base model itself: choose another -o.")
+    check_outside(checkpoint, out)
     check_output(out, overwrite, not checkpoint.bare, files(checkpoint))
+
+
+def check_outside(checkpoint: Checkpoint, out: Path) -> None:
+    """Refuse an OUT that is a model that is read, holds it, or lies in its folder; through links too.
+
+    Raises:
+        UsageError: it does.
+    """
+    try:
+        real, root = real_path(out), real_path(checkpoint.root)
+    except ValueError:  # `check_output` says so
+        return
+    name, shown = printable(out, 1000), printable(checkpoint.name, 1000)
+    same = os.path.exists(real) and os.path.exists(root) and os.path.samefile(real, root)
+    if same or real == root:
+        raise UsageError(f"{name} is the model {shown}, which is read: choose another {say('out')}.")
+    if root in real.parents or real in root.parents:
+        how = "lies in" if root in real.parents else "holds"
+        raise UsageError(f"{name} {how} the model {shown}, which is read: choose another {say('out')}.")
 
 
 def files(checkpoint: Checkpoint) -> list[str]:
@@ -82,19 +101,22 @@ def _small(checkpoint: Checkpoint) -> list[str]:
     return found
 
 
-def write(todo: Changes, out: Path, overwrite: bool, run: Run) -> list[Fused]:
+def write(todo: Changes, out: Path, overwrite: bool, run: Run, read: Iterable[Original] = ()) -> list[Fused]:
     """Write the model; OUT appears whole, or not at all.
 
     Args:
-        run: a `map`, maybe over threads.
+        run: a `map`, maybe over threads.   read: the files that the model was opened from.
 
     Raises:
+        SourceError: one of them changed meanwhile.
         OutputError, IncompatibleError, VerificationError: a sentence each.
     """
     base = todo.checkpoint
     if base.bare:
         with new_file(out, overwrite) as where:
-            return _model(todo, base.models["file"], "file", where, True, run)
+            done = _model(todo, base.models["file"], "file", where, True, run)
+            _confirm(read)
+            return done
     with new_folder(out, overwrite, own=files(base)) as where:
         for path in _small(base):
             _carry(todo, path, where)
@@ -106,7 +128,16 @@ def write(todo: Changes, out: Path, overwrite: bool, run: Run) -> list[Fused]:
         with writing(out):
             for model in base.models.values():
                 _flush(where / model.folder)
+        _confirm(read)
     return done
+
+
+def _confirm(read: Iterable[Original]) -> None:
+    """Weights were read as they were opened; configs and indices are copied from their places."""
+    for file in read:
+        file.confirm()
+        if file.path.suffix == ".json":
+            file.confirm_place()
 
 
 def _carry(todo: Changes, path: str, where: Path) -> None:

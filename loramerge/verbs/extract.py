@@ -21,6 +21,7 @@ from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.tuned import RANK
+from loramerge.checkpoints.write import check_outside
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect
@@ -203,6 +204,8 @@ class _Extractor:
         """Extract, write, read back."""
         bare = self.request.bare if out is None else is_bare(out)
         if out is not None:
+            for model in (self.pair.tuned, self.pair.base):
+                check_outside(model, out)
             check_output(out, self.request.overwrite, folder=not is_bare(out))
         beside = self._beside()
         modules = self._modules(beside, bool(bare))

@@ -10,6 +10,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
+from loramerge.adapters.original import noted
 from loramerge.arrays.workers import workers
 from loramerge.charts.table import as_frame
 from loramerge.checkpoints.apply import Fused
@@ -19,6 +20,7 @@ from loramerge.checkpoints.places import home
 from loramerge.checkpoints.quantised import check_readable
 from loramerge.checkpoints.write import check_place, write
 from loramerge.errors import UsageError, printable
+from loramerge.formats.files.destination import check_apart
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
@@ -127,9 +129,11 @@ def fuse(
 
 def fused(adapter: Adapter, base: str | Path, out: Path, request: Request, factor: float = 1.0) -> Fusion:
     """The same for an adapter that is read, at a strength."""
-    model = open_checkpoint(base)
+    with noted() as read:
+        model = open_checkpoint(base)
     check_readable(model)
     check_place(model, out, request.overwrite)
+    check_apart(out, [adapter])
     chosen = scaled(home(model, select([adapter], request.only, request.exclude)[0]), factor)
     todo = changes(model, chosen)
     with (
@@ -142,7 +146,7 @@ def fused(adapter: Adapter, base: str | Path, out: Path, request: Request, facto
                 stage.step()
                 yield each
 
-        done = write(todo, out, request.overwrite, counted)
+        done = write(todo, out, request.overwrite, counted, read.values())
     return Fusion(out, tuple(done), (*adapter.oddities, *todo.notes))
 
 

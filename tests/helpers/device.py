@@ -201,7 +201,8 @@ def _through(value, move):
         fields = {f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **fields)
     if isinstance(value, tuple | list):
-        return type(value)(map(move, value))
+        made = map(move, value)
+        return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
     return {key: move(one) for key, one in value.items()} if isinstance(value, Mapping) else value
 
 

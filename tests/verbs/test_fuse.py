@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.checkpoints import write
+from loramerge.checkpoints.copy import Copy
 from loramerge.errors import IncompatibleError, OutputError, SourceError, UsageError
 from tests.helpers.files import content
 from tests.helpers.models import BF16, CONFIG, random_model, read_model, save_model
@@ -164,7 +166,7 @@ def test_what_lies_at_out_is_kept_unless_it_is_such_a_model(tmp_path):
     (tmp_path / "f" / "diary.txt").write_text("dear")
     with pytest.raises(OutputError, match=r"would delete diary\.txt"):
         lm.fuse(adapter(), base, tmp_path / "f", overwrite=True)
-    with pytest.raises(UsageError, match="the base model itself"):
+    with pytest.raises(UsageError, match="is the model "):
         lm.fuse(adapter(), base, base, overwrite=True)
 
 
@@ -256,3 +258,62 @@ def run(main, args, code=0):
     with pytest.raises(SystemExit) as ended:
         main(args)
     assert ended.value.code == code
+
+
+def saved_over(file):
+    """As a trainer does it: the same file, the same size."""
+    whole = file.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    file.write_bytes(whole[:start] + bytes(len(whole) - start))
+
+
+def replaced(file):
+    made = file.with_name("made")
+    made.write_bytes(file.read_bytes())
+    saved_over(made)
+    os.replace(made, file)
+
+
+def config_rewritten(file):
+    config = file.with_name("config.json")
+    config.write_text(config.read_text().replace("{", '{"x": 1, ', 1))
+
+
+STEPS = {"copying": (Copy, "_keep"), "adding": (Copy, "_put"), "config": (write, "_carry")}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("act", [saved_over, replaced, config_rewritten])
+def test_a_base_that_changes_is_fused_as_it_was_or_not_at_all(tmp_path, monkeypatch, act, step):
+    base = save_model(tmp_path / "b", random_model())
+    lm.fuse(adapter(), base, tmp_path / "wanted")
+    owner, name = STEPS[step]
+    true, acted = getattr(owner, name), []
+
+    def meddling(*given):
+        if not acted:
+            acted.append(act(base / "model.safetensors"))
+        return true(*given)
+
+    monkeypatch.setattr(owner, name, meddling)
+    if act is replaced:
+        lm.fuse(adapter(), base, tmp_path / "f", threads=1)
+        assert content(tmp_path / "f") == content(tmp_path / "wanted")
+    else:
+        with pytest.raises(SourceError, match="was changed"):
+            lm.fuse(adapter(), base, tmp_path / "f", threads=1)
+        assert sorted(os.listdir(tmp_path)) == ["b", "wanted"]
+
+
+@pytest.mark.parametrize("out", ["b", "b/o", "link", "link/o", "a", "a/o", "."])
+def test_no_model_is_written_into_what_is_read(tmp_path, out):
+    base = save_model(tmp_path / "b", random_model())
+    lm.save(adapter(), tmp_path / "a", format="peft")
+    (tmp_path / "link").symlink_to("b")
+    before = content(base), content(tmp_path / "a")
+    with pytest.raises((OutputError, UsageError)):
+        lm.fuse(tmp_path / "a", base, tmp_path / out, overwrite=True)
+    assert (content(base), content(tmp_path / "a")) == before
+    if not out.startswith("a"):
+        with pytest.raises((OutputError, UsageError)):
+            lm.extract(base, base, tmp_path / out, overwrite=True)
