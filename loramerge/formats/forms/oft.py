@@ -63,7 +63,7 @@ def _turns(skew: Array, terms: int | None) -> Array:
 def series(skew: Array, terms: int) -> Array:
     """The first terms of Cayley's series as PEFT adds them: the last once; of three terms there are four.
 
-    >>> series(np.eye(1)[None], 3)[0, 0, 0]
+    >>> float(series(np.eye(1)[None], 3)[0, 0, 0])
     6.0
     """
     total, power = np.broadcast_to(np.eye(skew.shape[1]), skew.shape).copy(), skew
