@@ -25,7 +25,7 @@ from loramerge.errors import (
 )
 from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import FOLDER_FILES, PEFT, named
-from loramerge.formats.dialects.together import named_family
+from loramerge.formats.dialects.together import named_family, stranger
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.output import Outline
@@ -173,7 +173,10 @@ def _architectures(raw: Raw) -> tuple[str, ...]:
 def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
     """With the modules and the scales that are meant."""
     families, namings = named_family(adapter)
-    facts = replace(facts, unfit=partial(_unfit, adapter), families=families, namings=namings)
+    strange = "" if families else stranger(adapter)
+    facts = replace(
+        facts, unfit=partial(_unfit, adapter), families=families, namings=namings, stranger=strange
+    )
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}
     if facts.dialect == PEFT.name:

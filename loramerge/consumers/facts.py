@@ -65,6 +65,7 @@ class Facts:
         options: what `loramerge combine` must be told to read it.
         experts: of a routed bundle, its adapters.   gate: the name of its gate; "" if there are several.
         families: of image models that it can be of.   namings: those of them that have all of its names.
+        stranger: a module of an image model that is none of those known here; "" if there is none.
     """
 
     path: str
@@ -90,6 +91,7 @@ class Facts:
     gate: str = ""
     families: tuple[str, ...] = ()
     namings: tuple[str, ...] = ()
+    stranger: str = ""
 
     def settings(self, module: Module) -> Settings:
         """What its files say of a module: the settings of its component, where these are told apart."""

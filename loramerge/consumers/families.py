@@ -152,6 +152,9 @@ def _first(pattern: str | None, facts: Facts) -> str | None:
 
 def untold(consumer: str, facts: Facts) -> str:
     """Why nobody can tell what a program makes of a file of a known family; "" if it can be told."""
+    if facts.stranger:
+        some = printable(facts.stranger, 80)
+        return f"by names and sizes, such as those of {some}, it is of no image model that is known here"
     if not facts.families:
         return ""
     rows = met(facts)

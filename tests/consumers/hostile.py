@@ -163,7 +163,7 @@ def _diffusers(
 ):
     values = {
         f"{path}.{ends[0]}.weight": np.ones((2, 6), np.float32),
-        f"{path}.{ends[1]}.weight": np.ones((8, 2), np.float32),
+        f"{path}.{ends[1]}.weight": np.ones((6, 2), np.float32),
         **(more or {}),
     }
     return bare(place.with_suffix(".safetensors"), values, metadata)

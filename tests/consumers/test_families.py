@@ -2,7 +2,9 @@
 
 import re
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import loramerge as lm
 from loramerge.consumers.families import LOADERLESS, LOADERS, WITHOUT, oracle, reads, trips
@@ -96,3 +98,18 @@ def test_every_row_has_a_verdict_with_its_oracle():
     assert WITHOUT == {met.family.name for met in ROWS.values()} - MIXINS.keys()
     assert all((oracle("comfyui", m) == "unverified") is (reads("comfyui", m) is None) for m in ROWS.values())
     assert said["comfyui"].count(None) * 10 <= len(ROWS)
+
+
+@pytest.mark.parametrize("consumer", ["diffusers", "comfyui"])
+@pytest.mark.parametrize(
+    "key", ["diffusion_model.foo.0.bar.q", "transformer.foo.0.q", "blocks.0.self_attn.q"]
+)
+def test_of_a_model_that_nobody_knows_nothing_can_be_told(consumer, key, tmp_path):
+    """Also where the names are those of a model, as Wan's, but not the sizes."""
+    pair = {f"{key}.lora_A.weight": np.ones((4, 32)), f"{key}.lora_B.weight": np.ones((96, 4))}
+    save_file(pair | {f"{key}.alpha": np.array(4.0)} if key[0] != "t" else pair, tmp_path / "a.safetensors")
+
+    (finding,) = lm.check(tmp_path / "a.safetensors", consumer)
+
+    assert finding.effect == "unknown"
+    assert "no image model that is known here" in finding.sentence

@@ -63,19 +63,19 @@ FILES = {  # name -> (format, tensors, those who load it as it is meant, those w
     "kohya": ("kohya", pair("lora_unet_mid_block_attentions_0_proj_in", KOHYA), IMAGES, {}),
     "kohya in OneTrainer's way": (
         "kohya",
-        pair("lora_transformer_transformer_blocks_0_attn_to_q", KOHYA),
+        pair("lora_transformer_transformer_blocks_0_attn_to_q", KOHYA, outs=32),
         IMAGES,
         {},
     ),
     "LyCORIS": (
         "kohya",
-        pair("lycoris_transformer_blocks_0_attn_to_q", KOHYA),
+        pair("lycoris_transformer_blocks_0_attn_to_q", KOHYA, outs=32),
         ["comfyui"],
         {"diffusers": "lora_down.weight with Flux.2 alone, and there LoKr alone"},
     ),
     "diffusers": ("diffusers", pair("unet.mid_block.attentions.0.proj_in"), IMAGES, {}),
-    "diffusers of Flux": ("diffusers", pair(FLUX), IMAGES, {}),
-    "ComfyUI of Wan": ("comfy", pair("diffusion_model.blocks.0.self_attn.q"), IMAGES, {}),
+    "diffusers of Flux": ("diffusers", pair(FLUX, outs=32), IMAGES, {}),
+    "ComfyUI of Wan": ("comfy", pair("diffusion_model.blocks.0.self_attn.q", outs=32), IMAGES, {}),
     "ComfyUI of SD": (
         "comfy",
         pair(f"diffusion_model.{ATTENTION}"),

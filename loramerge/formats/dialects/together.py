@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.late import late
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
@@ -15,6 +16,10 @@ from loramerge.formats.dialects.model import PARTS, RAW, Model, families_of, mod
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family
 
+UNET = late(
+    r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
+    r"|(time|add|class)_embed\w*)(\.|$)"
+)
 APART = ("noise", "task", "size")  # variants that are different weights
 
 
@@ -70,6 +75,12 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
         paths = [name for path in own_sizes(whole.slots) if own and (name := first.spelled(path, own))]
     namings = [each for each in first.namings if paths and all(first.find(p, each) for p in paths)]
     return tuple(each.name for each in found), tuple(namings)
+
+
+def stranger(adapter: Adapter) -> str:
+    """A module where image models have theirs, of an adapter without a family, that no U-Net has either."""
+    paths = (target.path for target in adapter.slots if target.component in RAW)
+    return next((path for path in paths if not UNET.match(path)), "")
 
 
 def described(adapter: Adapter) -> str:
