@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores: a BLAS with threads takes theirs
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it: a width that no test has asked for
 
 from hypothesis import HealthCheck, settings
 

@@ -268,7 +268,10 @@ def test_json_is_the_report_and_nothing_else(cli, tmp_path):
     assert facts["method"]["name"] == "lego"
     assert [s["weight"] for s in facts["sources"]] == [1.0, 0.0]
     recorded = json.loads((tmp_path / "merged/loramerge.json").read_text())["report"]
+    modules = [facts["modules"], recorded.pop("modules")]
     assert {name: facts[name] for name in recorded} == recorded
+    for shown, kept in zip(*modules, strict=True):  # what is null stands in the answer alone
+        assert shown == dict.fromkeys(shown) | kept
 
 
 def test_nothing_but_zeros_has_no_cosines_and_no_nan(cli, tmp_path):
