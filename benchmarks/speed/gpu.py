@@ -205,6 +205,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
+    if options.json:  # what cannot be written is known before anything is measured
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.device, options.small)
     print(", ".join(f"{name} {value}" for name, value in about(bench).items()))
     print("| what | ms | goal | floor |\n| --- | ---: | --- | --- |")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loramerge.cuda.load import FOLDER, OPTIONS
+from loramerge.cuda.load import FOLDER, options
 
 
 @lru_cache(maxsize=1)
@@ -34,9 +34,9 @@ def compiled(name: str, architecture: int) -> tuple[bytes, str]:
     nvrtc, program = library(), ctypes.c_void_p()
     source = (FOLDER / f"{name}.cu").read_bytes()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, name.encode(), 0, None, None) == 0
-    options = [*OPTIONS, f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"]
-    array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    failed = nvrtc.nvrtcCompileProgram(program, len(options), array)
+    asked = [*options(), f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"]
+    array = (ctypes.c_char_p * len(asked))(*(option.encode() for option in asked))
+    failed = nvrtc.nvrtcCompileProgram(program, len(asked), array)
     log = _text(program, "ProgramLog").decode()
     assert not failed, log
     return _text(program, "CUBIN"), log
