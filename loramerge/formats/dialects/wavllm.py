@@ -49,7 +49,8 @@ class WavLlm(Dialect):
         if routed and header.gate is None:
             raise IncompatibleError(
                 f"{printable(header.name)} weighs its outputs by the prompt ({printable(routed[0], 60)}), so "
-                f"that it is no one update: give the gate of a fixed prompt by {say('prompt_gate', 'FILE')}."
+                f"that it is no one update: give the gate of a fixed prompt by {say('prompt_gate', 'FILE')}, "
+                "or keep the choice with `loramerge route`."
             )
         found_slots = slots(header, modules)
         if header.gate is not None:
