@@ -10,7 +10,7 @@ import numpy as np
 
 from loramerge.algorithms.families.span import Cored, lengths, strengths, tolerance
 from loramerge.algorithms.method import Interval, Traits, option
-from loramerge.algorithms.shrunk_tsv import NOTHING, shrunk
+from loramerge.algorithms.shrunk_tsv import NOTHING, flattening, shrinkage, shrunk
 from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.basis import Basis, directions
 from loramerge.arrays.gram import Grams
@@ -49,14 +49,8 @@ class Level(Cored):
     """
 
     rank_tol: float = tolerance(2.0**-8)
-    shrink: float = option(
-        0.3, "How much of the whitening is left out: 0 none of it, 1 all of it.", Interval(low=0, high=1)
-    )
-    power: float = option(
-        0.75,
-        "The power that σ is raised to before the merge: 1 leaves spectra as they are, 0.5 flattens them.",
-        Interval(low=0.1, high=1),
-    )
+    shrink: float = shrinkage()
+    power: float = flattening()
     scope: Literal["adapter", "module"] = option(
         "adapter", "Whether whole adapters are made equally strong, or all adapters in each module."
     )

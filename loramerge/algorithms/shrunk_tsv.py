@@ -14,6 +14,22 @@ from loramerge.arrays.linalg import svd
 NOTHING = 1e-12  # of the sources' strength: less is rounding of what cancels
 
 
+def shrinkage() -> float:
+    """The option `shrink`."""
+    return option(
+        0.3, "How much of the whitening is left out: 0 none of it, 1 all of it.", Interval(low=0, high=1)
+    )
+
+
+def flattening() -> float:
+    """The option `power`."""
+    return option(
+        0.75,
+        "The power that σ is raised to before the merge: 1 leaves spectra as they are, 0.5 flattens them.",
+        Interval(low=0.1, high=1),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShrunkTsv(Cored):
     """Units of different sources are pushed apart, but only in part, and weak units are raised.
@@ -43,14 +59,8 @@ class ShrunkTsv(Cored):
     """
 
     rank_tol: float = tolerance(2.0**-8)
-    shrink: float = option(
-        0.3, "How much of the whitening is left out: 0 none of it, 1 all of it.", Interval(low=0, high=1)
-    )
-    power: float = option(
-        0.75,
-        "The power that σ is raised to before the merge: 1 leaves spectra as they are, 0.5 flattens them.",
-        Interval(low=0.1, high=1),
-    )
+    shrink: float = shrinkage()
+    power: float = flattening()
 
     @property
     def traits(self) -> Traits:

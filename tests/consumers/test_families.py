@@ -68,11 +68,10 @@ def test_check_says_what_the_table_says(consumer, row, tmp_path):
     assert effects == (set() if wanted else {"unknown"}) if wanted in (True, None) else effects - {"unknown"}
 
 
-@pytest.mark.parametrize("row", [row for row, met in ROWS.items() if trips(met)])
+@pytest.mark.parametrize("row", [r for r, met in ROWS.items() if trips(met) and met.dialect != "peft"])
 def test_check_names_what_trips_diffusers(row, tmp_path):
+    """A bare file of PEFT's names does not say its alpha, so that no program can be told about it."""
     met = ROWS[row]
-    if met.dialect == "peft":
-        pytest.skip("a bare file of PEFT's names does not say its alpha")
     values = tensors(met, 0, around=True)
     path = bare(tmp_path / "a.safetensors", values, {"modelspec.architecture": met.family.name})
     found = " ".join(finding.sentence for finding in lm.check(path, "diffusers"))
