@@ -16,7 +16,6 @@ from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.files.destination import check_apart
-from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline, is_bare
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
@@ -30,6 +29,7 @@ from loramerge.sources.sources import Sources, work_weights
 from loramerge.sources.units import Units
 
 if TYPE_CHECKING:
+    from loramerge.formats.masks import MaskPlan
     from loramerge.merge.tailor import Tailor
 
 SERVER_RANK = 16  # vLLM's default max_lora_rank
@@ -141,6 +141,8 @@ class Plan:
                 f"{name_of(method)} makes masks of tasks, and the format {self.sources.dialect.name} has no "
                 f"place for them: give {say('format', 'peft')} or {say('format', 'diffusers')}."
             )
+        from loramerge.formats.masks import planned  # few merges have masks
+
         names = [adapter.name for adapter in self.sources.adapters]
         weighted = [
             any(weights) for weights in zip(*(line.first for line in self.schedule.lines), strict=True)

@@ -19,7 +19,6 @@ from loramerge.arrays.remix import Fit, Fitted, Remix
 from loramerge.arrays.workers import go_on, workers
 from loramerge.errors import UsageError, printable
 from loramerge.formats import load, output
-from loramerge.formats.masks import mark_of
 from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
 from loramerge.merge.measure import measure, measure_fit, unfolded
@@ -276,10 +275,11 @@ def _to_disk(plan: Plan, out: Path) -> Merge:
         with hashing(plan.sources.whole, plan.request.tell) as digests:
             made = execute(plan, put, draft.keep)
             check_limits(made, plan.request)
-            draft.close_masks(mark_of(marks))
             if plan.outline.masks is not None:
-                from loramerge.routing.router import write_router  # few merges have tasks to choose from
+                from loramerge.formats.masks import mark_of  # few merges have tasks to choose from
+                from loramerge.routing.router import write_router
 
+                draft.close_masks(mark_of(marks))
                 write_router(plan.sources.adapters, list(plan.outline.masks.tasks), draft.where)
             draft.close(record(plan, digests()), made.to_dict())
         check_written(draft.reread(), marks, outline.scales, plan.effort.workers, plan.request.tell)

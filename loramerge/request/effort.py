@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from loramerge.charts.table import fields_html
+from loramerge.charts.facts import fields_html
 from loramerge.errors import UsageError
 
 if TYPE_CHECKING:

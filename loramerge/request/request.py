@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from loramerge.charts.table import facts_html
+from loramerge.charts.facts import facts_html
 from loramerge.request import kinds
 from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort

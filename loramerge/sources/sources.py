@@ -24,16 +24,13 @@ from loramerge.request.effort import Effort
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
-from loramerge.sources.blocks import stronger
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
-from loramerge.sources.projected import projected
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
-from loramerge.sources.strengths import strengthened
 from loramerge.sources.units import Units, align, batches, needs
 
 
@@ -188,15 +185,23 @@ def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
     if request.project_out is None:
         return _blocked(identified(adapters, request), request)
     guard = open_one(request.project_out, replace(request, alpha="rank"))  # its strength does not matter
+    from loramerge.sources.projected import projected  # few merges keep out of another's way
+
     *found, safety = identified([*adapters, guard], request)
     return projected(_blocked(found, request), safety)
 
 
 def _blocked(adapters: list[Adapter], request: Request) -> list[Adapter]:
-    said = cast(
-        "str | Mapping[str, str] | None", request.blocks
-    )  # a list came in as the text that it stands for
-    return strengthened(stronger(adapters, request.drop_below), said)
+    if request.drop_below is not None:
+        from loramerge.sources.blocks import stronger  # most merges take adapters as they are
+
+        adapters = stronger(adapters, request.drop_below)
+    if request.blocks is not None:
+        from loramerge.sources.strengths import strengthened
+
+        said = cast("str | Mapping[str, str]", request.blocks)  # a list came in as text
+        adapters = strengthened(adapters, said)
+    return adapters
 
 
 def _unspelled(adapters: Sequence[Adapter]) -> list[Adapter]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.arrays import dtypes
-from loramerge.charts.table import as_frame
+from loramerge.charts.facts import as_frame
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN

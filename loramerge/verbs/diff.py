@@ -17,7 +17,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.workers import workers
-from loramerge.charts.table import as_frame
+from loramerge.charts.facts import as_frame
 from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
 from loramerge.merge.tables import as_html, fitted, wrapped
