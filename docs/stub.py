@@ -16,6 +16,7 @@ from loramerge.request.request import FIELDS
 DOORS = (
     "combine",
     "convert",
+    "diff",
     "extract",
     "fuse",
     "load",

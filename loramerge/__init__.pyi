@@ -80,7 +80,6 @@ from loramerge.verbs.check import check as check
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
-from loramerge.verbs.diff import diff as diff
 from loramerge.verbs.extract import Extraction as Extraction
 from loramerge.verbs.fuse import Fusion as Fusion
 from loramerge.verbs.inspect import Inspection as Inspection
@@ -169,6 +168,21 @@ def convert(
     overwrite: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Conversion: ...
+def diff(
+    a: str | Path | Adapter,
+    b: str | Path | Adapter,
+    *,
+    overlap: bool = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    rename: Mapping[str, str] | str | Path | None = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
+    names: Mapping[str, str] | None = ...,
+    allow_pickle: bool = ...,
+    threads: int | None = ...,
+    progress: Tell | bool | None = ...,
+) -> Difference: ...
 def extract(
     tuned: str | Path,
     base: str | Path,

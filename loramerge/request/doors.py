@@ -30,6 +30,8 @@ _YOURS = "it lies where you have it: say it again when you replay"
 _ARGUMENT = "the base model is an argument of its own"
 _LOOK = "nothing is merged for it but to compare methods: use combine, and `lm.report` of what it gives"
 _READ = "one adapter is read and nothing is merged: give it to `combine`"
+_COMPARED = "nothing is merged for it: combine first, and compare the merge"
+_WHOLE = "both adapters are compared as a whole"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -41,6 +43,13 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "load": {
         **dict.fromkeys(("sources", "strength", "size", "output", "effort"), _READ),
         **dict.fromkeys(("alpha", "allow_pickle", "initial", "base", "prompt_gate", "names"), HERE),
+    },
+    "diff": {
+        "sources": _WHOLE,
+        **dict.fromkeys(("strength", "size", "output"), _COMPARED),
+        **dict.fromkeys(("alpha", "rename", "initial", "base", "prompt_gate", "names", "allow_pickle"), HERE),
+        **dict.fromkeys(("memory", "device"), "its work is reading, which a GPU does not help"),
+        "allow_work": _OWN,
     },
     "combine": {"bare": _BY_OUT, "allow_work": _OWN},
     "plan": {**dict.fromkeys(("out", "overwrite", "keep_form", *LIMITS), _SAVE), "allow_work": _OWN},

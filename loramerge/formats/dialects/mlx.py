@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.adapter import Adapter, BaseModel, Slot, Tensor
 from loramerge.adapters.target import Kind, Layout, Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable, say
@@ -63,14 +63,8 @@ class Mlx(Dialect):
         for path, (down, up) in pairs.items():
             slots |= _slots(path, down, up, scale_of, header.name)
         config = header.config or {}
-        return header.adapter(
-            self,
-            slots,
-            base=mlx_config.base_model(config),
-            extras=extras,
-            oddities=oddities,
-            said_alpha=bool(config),
-        )
+        adapter = header.adapter(self, slots, extras=extras, oddities=oddities, said_alpha=bool(config))
+        return replace(adapter, base=BaseModel(mlx_config.base_model(config)))
 
     def home(self, target: Target) -> Target:
         if target.component != "model" or target.kind not in self.kinds or target.parameter != "weight":
