@@ -178,6 +178,7 @@ class Form:
         bare: it can be read without a config of its type.
         needs: what makes the update: its file alone, the sizes of the layers, or the base weights.
         linear: groups of parts, or of shared tensors, in which ΔW is linear while all others stay the same.
+        neutral: the value of these at which ΔW is 0.
         scaled: alpha over rank multiplies it; else its formula has every number in it.
         full: its rank is that of the matrix.   conv: the layer that it asks for may be a convolution.
         told: notes say how many modules have it.   caveat: what they say too.
@@ -200,6 +201,7 @@ class Form:
     bare: bool = True
     needs: Needs = "file"
     linear: tuple[tuple[str, ...], ...] = ()
+    neutral: float = 0.0
     scaled: bool = True
     full: bool = False
     conv: bool = False

@@ -131,4 +131,5 @@ PEFT_LOKR = Form(
     make=make_peft,
     peft=SIDES | {"lokr_t2": ("lokr_t2",)},
     types={"LOKR": "alpha"},
+    linear=tuple((part,) for part in (*SIDES, "lokr_t2")),
 )
