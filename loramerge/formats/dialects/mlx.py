@@ -67,7 +67,7 @@ class Mlx(Dialect):
             slots |= _slots(path, down, up, scale_of, header.name)
         lengths = {path: extras.pop(f"{path}.m") for path in pairs if f"{path}.m" in extras}
         slots, config = _stretched(slots, lengths, header), header.config or {}
-        forms = {DORA.name: len(lengths)}
+        forms = {(DORA.name, True): len(lengths)}
         return header.adapter(
             self,
             slots,

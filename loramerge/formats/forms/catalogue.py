@@ -68,8 +68,8 @@ FORMS: Mapping[str, Form] = {
         linear=(('lokr_w1',), ('lokr_w1_a',), ('lokr_w1_b',), ('lokr_w2',), ('lokr_w2_a',), ('lokr_w2_b',), ('lokr_t2',)),
     ),
     'full': Form(
-        name='full', words='full', formula='the matrix `diff`', units='min(out, in)',
-        make=Late('full.make'), image={'diff': ('diff',)}, must=('diff',),
+        name='full', words='full `.diff`', formula='the matrix `diff`', units='min(out, in)',
+        make=Late('full.make'), image={'diff': ('diff',)}, must=('diff',), full=True,
     ),
     'vera': Form(
         name='vera', words='VeRA', formula='`diag(λ_b) B[:out] @ diag(λ_d) A[:, :in]`', units='r',

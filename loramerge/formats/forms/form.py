@@ -147,6 +147,7 @@ class Update:
         kind, blocks: as in `Target` and its `Layout`.
         form: the name of the form, which the table adds.
         bias: (out,), what is added to the bias of the module.
+        full: nothing of low rank is in it.
     """
 
     up: Tensor
@@ -157,6 +158,7 @@ class Update:
     blocks: int = 1
     form: str = ""
     bias: Tensor | None = None
+    full: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,7 @@ class Form:
         linear: groups of parts, or of shared tensors, in which ΔW is linear while all others stay the same.
         neutral: the value of these at which ΔW is 0.
         scaled: alpha over rank multiplies it; else its formula has every number in it.
-        full: its rank is that of the matrix.   conv: the layer that it asks for may be a convolution.
+        full: every update has the rank of the matrix.   conv: its layer may be a convolution.
         told: notes say how many modules have it.   caveat: what they say too.
         empty: a factor without a row is no mistake.
     """
