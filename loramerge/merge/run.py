@@ -17,7 +17,7 @@ from loramerge.arrays.backend import Array, host
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix
 from loramerge.arrays.workers import go_on, workers
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats import load, output
 from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
@@ -68,7 +68,10 @@ class Merge:
 
         Raises:
             OutputError, VerificationError: as `combine`.
+            UsageError: it has the form of its sources.
         """
+        if self.plan.request.keep_form:
+            raise UsageError(f"{say('keep_form', True)} is written by {say('out')}: combine again, with it.")
         return run(self.plan.asking(out=out, overwrite=overwrite, max_error=max_error))
 
     def save_spread(self, out: str | Path, *, overwrite: bool = False) -> None:

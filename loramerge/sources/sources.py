@@ -166,6 +166,8 @@ def open_together(recipe: Recipe) -> Sources:
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
+    if request.keep_form and format is None:
+        format = PEFT.name  # of the plain sum that the merge is held against; some forms are only read
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
     return Sources.of(whole, adapters, request, dialect)
