@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from loramerge.consumers import comfy_names
 from loramerge.errors import printable
 from loramerge.formats.models.families import FAMILIES
+from loramerge.formats.models.family import OURS
 from loramerge.formats.models.spellings import MET, Met
 
 if TYPE_CHECKING:
@@ -90,6 +91,18 @@ def oracle(consumer: str, met: Met) -> str:
     if consumer == "diffusers":
         return LOADERLESS if met.family.name in WITHOUT else LOADERS
     return comfy_names.verdict(met)[1]
+
+
+def held_against(met: Met) -> str:
+    """What a test holds the names of a row against."""
+    if met.naming == OURS:
+        return "layers of diffusers' class" if met.family.model else "public files alone"
+    if met.family.converter:
+        return "diffusers' converter of checkpoints"
+    loaded = any(
+        reads("diffusers", row) for row in MET if (row.family, row.naming) == (met.family, met.naming)
+    )
+    return "diffusers' loader of adapters" if loaded else "public files alone"
 
 
 def met(facts: Facts) -> list[Met]:
