@@ -12,6 +12,7 @@ Q = f"{P}layers.0.q"
 UNKNOWN = [f"{Q}.{end}" for end in ("gate", "scaling", "magnitude", "m", "mask", "vector_z", "adapter_scale")]
 UNKNOWN += [f"{Q}.{end}" for end in ("gate.weight", "router.weight", "scale_weight", "base_layer.mask")]
 UNKNOWN += [f"{P}layers.0.gates", f"{P}layers.0.moe_gate.weight", f"{P}layers.0.router.weight", f"{P}scaling"]
+UNKNOWN += [f"{P}hyper.mask", f"{P}router.weight", f"{P}vision.gates", f"{P}model.expert_gate.bias"]
 KNOWN = [f"{Q}.weight", f"{Q}.bias", f"{Q}.base_layer.weight", f"{Q}.base_layer.bias"]
 KNOWN += [f"{P}score.weight", f"{P}layers.0.norm.weight", f"{P}layers.0.norm.bias"]
 
