@@ -122,6 +122,7 @@ def test_bases_of_two_depths_are_never_merged(first, other, refused):
         compare_bases([first, other], allow_mismatch=True)
 
 
+# A kind from the wild: E, a subset of layers.
 def test_layers_that_one_source_lacks_count_as_zero_with_a_note(tmp_path):
     merge = lm.combine([mixed("a", "qv", "qv"), mixed("b", "q", "qv")])
     assert len(merge.adapter) == 4

@@ -41,6 +41,7 @@ def test_sources_of_two_families_are_refused_by_their_names(tmp_path):
         lm.combine(paths)
 
 
+# A kind from the wild: E, high and low noise.
 @pytest.mark.parametrize(
     ("one", "two", "words"),
     [
@@ -115,6 +116,7 @@ def test_an_unknown_model_keeps_its_stems_and_no_family(tmp_path):
     assert load_file(path).keys() == load_file(tmp_path / "b.safetensors").keys()
 
 
+# A kind from the wild: B2, a doubled prefix.
 def test_a_doubled_prefix_is_no_part_of_a_name(tmp_path):
     name = "mid_block_attentions_0_proj_in"
     twice = saved(tmp_path / "a.safetensors", pairs({f"lora_unet_unet_{name}": (4, 4)}, alpha=1.0))
@@ -123,6 +125,7 @@ def test_a_doubled_prefix_is_no_part_of_a_name(tmp_path):
     assert len(lm.combine([twice, once]).adapter) == 1
 
 
+# A kind from the wild: B3, integer alphas.
 def test_a_whole_number_is_an_alpha_in_every_spelling(tmp_path):
     stem = "transformer_blocks.0.img_mlp.net.0.proj"
     tensors = pairs({stem: (16, 4)}) | {f"{stem}.alpha": np.array(4, np.int64)}
