@@ -19,7 +19,7 @@ from loramerge.request.effort import MEMORY, Effort
 from loramerge.request.field import Field, ask, fields_of
 from loramerge.request.rules import rule, weight
 from loramerge.request.share import Share
-from loramerge.request.tables import consumers, formats, policies, profiles
+from loramerge.request.tables import consumers, formats, policies, profiles, spellings
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,8 +104,8 @@ class Request:
         kinds.Number())  # fmt: skip
     allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip
-    format: str | None = ask(None, "How the merge is written: a format, or the program that will read it.",
-        "output", kinds.Choice(words=formats),
+    format: str | None = ask(None, "How the merge is written: a format, the program that will read it, or a "
+        "spelling of docs/formats.md.", "output", kinds.Choice(words=formats, also=spellings),
         shown="as the sources, if these are of one format", always=True)  # fmt: skip
     descriptions: Mapping[str, str] | str | Path | None = ask(None, "What each source is good at, for "
         "method sg: {source: text}, or a JSON file of that; else descriptions.json beside it, or its model "
@@ -116,7 +116,7 @@ class Request:
     keep_form: bool = ask(False, "Write the merge in the form of its sources, such as VeRA or LoRA-XS, where "
         "their updates are linear in what differs.", "output", kinds.Flag())  # fmt: skip
     dtype: str | None = ask(None, "Number type of the output.", "output",
-        kinds.Choice(words=lambda: DTYPES, also=SHORT), shown="the widest of the sources",
+        kinds.Choice(words=lambda: DTYPES, also=lambda: SHORT), shown="the widest of the sources",
         always=True)  # fmt: skip
     profile: str | None = ask(None, "How ranks are written: portable, one for all modules; compact, each at "
         "its own, for PEFT, vLLM and diffusers.", "output", kinds.Choice(words=profiles), shown="portable",

@@ -6,7 +6,7 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,25 @@ def natural(path: str) -> list[tuple[int, str]]:
     ['c-200', 'c-600', 'c-1000']
     """
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def as_a_shell_sorts(names: Sequence[str], weights: Sequence[object] | None) -> list[str]:
+    """What to say of weights that numbered names got in the order of a shell's glob.
+
+    >>> as_a_shell_sorts(["c-1000", "c-200"], [0.1, 0.9])[0][:29]
+    'c-1000 stands before c-200, a'
+    """
+    counted = sorted(names, key=natural)
+    if (
+        weights is None
+        or len({*map(repr, weights)}) < 2
+        or list(names) != sorted(names)
+        or counted == [*names]
+    ):
+        return []
+    first = next(i for i, name in enumerate(names) if name != counted[i])
+    one, other = printable(names[first]), printable(counted[first])
+    return [f"{one} stands before {other}, as a shell sorts them, and the weights were taken in that order"]
 
 
 def _members(name: str) -> list[str]:

@@ -26,6 +26,7 @@ from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
+from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
@@ -77,7 +78,8 @@ class Sources:
         if not request.allow_disjoint:
             check_names(adapters)
         missing = missing_modules(adapters, request.renormalise)
-        notes = (*oddities, *apart, *missing, *check_labels(adapters))
+        order = as_a_shell_sorts([a.name for a in whole], request.weights)
+        notes = (*oddities, *apart, *missing, *check_labels(adapters), *order)
         signatures = align(adapters, limited=False)  # units that are folded are never held at once
         return cls(tuple(whole), tuple(adapters), signatures, notes, request, dialect)
 
