@@ -59,13 +59,14 @@ def main(given: list[str] | None = None) -> None:
     rows = measured(cells, size, asked.work, asked.jobs, names)
     print(f"measured: {time.perf_counter() - start:.0f} s", flush=True)
     text = report.page(rows, label, REFERENCE)
+    easy = report.sets(rows).get("compatible", [])
     print(text)
     if asked.page:
         asked.page.write_text(text)
     if asked.pictures:
         from benchmarks.quality.pictures import draw  # Altair is for those who look
 
-        draw(report.sets(rows)["compatible"], CHOSEN, REFERENCE, asked.pictures)
+        draw(easy, CHOSEN, REFERENCE, asked.pictures)
     if asked.json:
         facts = {
             "schema": 2,
@@ -74,7 +75,7 @@ def main(given: list[str] | None = None) -> None:
             "seeds": seeds[: size.seeds],
             "rho": plan.RHO,
         }
-        kept = facts | {"curves": findings.curves(rows, CURVES, RANK)} | findings.short(rows)
+        kept = facts | {"curves": findings.curves(easy, CURVES, RANK)} | findings.short(rows)
         asked.json.write_text(lined(kept))
 
 

@@ -142,6 +142,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='rule', type='str', default='ties', help='What is done with the rows: they are merged by the method of that name.', choices=('ties', 'dare', 'dare_ties', 'magnitude', 'della', 'breadcrumbs', 'sce', 'emr', 'linear')),
         Spec(name='density', type='float', default=None, help='The share of entries that the rule keeps [default: 0.2; dare_ties: 0.9; other rules: their own].', low=0, high=1, low_open=True),
         Spec(name='seed', type='int', default=0, help='Of rules that keep entries by chance.', low=0),
+        Spec(name='ranking', type='int', default='sizes', help='What the rule trims by: the sizes of entries, or their shares of their rows (DRM).', choices=('sizes', 'shares')),
     )),
     'ties': Entry('elementwise', 'consensus', 'Small entries are noise and opposite ones cancel: keep the large ones, and of these the winning sign.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
