@@ -31,13 +31,15 @@ class Contender:
     shared: bool = False
 
     def takes(self, rank: int) -> bool:
-        """Whether it can make a merge of that rank (0: no limit)."""
+        """Whether it can make a merge of that rank (0: no limit), and is asked to: options are at rank 8."""
         if self.gate:
             return rank == 0
         if self.shared:
             return rank > 0
         if self.peft and not self.sized:
             return rank == (0 if self.method == "cat" else RANK)
+        if self.options:
+            return rank == RANK
         return self.peft or rank == 0 or "rank" in lm.METHODS[self.method].names()
 
     def code(self) -> str:
@@ -55,7 +57,7 @@ class Contender:
 VARIANTS = {
     "lego, ctm": ("lego", {"variant": "ctm"}),
     "lego, nsc": ("lego", {"variant": "nsc"}),
-    "wudi, ridge 1": ("wudi", {"ridge": 1.0}),
+    "wudi, ridge .1": ("wudi", {"ridge": 0.1}),
     "wudi, flow from the sum": ("wudi", {"filter": "flow", "start": "sum"}),
     "wudi, top": ("wudi", {"filter": "top"}),
     "wudi, top from the sum": ("wudi", {"filter": "top", "start": "sum"}),

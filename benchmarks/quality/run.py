@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.quality import findings, plan, report, score, train
 from benchmarks.quality.contenders import CONTENDERS, FEW, REFERENCE, Contender
 from benchmarks.quality.domains import DOMAINS
-from benchmarks.quality.plan import BEST, MANY, Cell, Size, Training
+from benchmarks.quality.plan import BEST, EASY, MANY, Cell, Size, Training
 from benchmarks.quality.store import key, merging
 from benchmarks.quality.train import RANK
 
@@ -155,6 +155,8 @@ def _measure(
     cell: Cell, size: Size, work: Path, names: list[str], ranks: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     _one_thread()
+    if cell.domain not in EASY:
+        ranks = tuple(rank for rank in ranks if rank == RANK)  # sets that are merged in one size
     return score.cell_rows(cell, size, work, wanted(names, ranks))
 
 

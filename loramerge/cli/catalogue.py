@@ -131,7 +131,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
-        Spec(name='ridge', type='float', default=0.1, help='Pull towards the mean, as a share of the average input direction.', low=1e-12),
+        Spec(name='ridge', type='float', default=1.0, help='Pull towards the mean, as a share of the average input direction.', low=1e-12),
         Spec(name='filter', type='int', default='ridge', help='Which input directions are answered: all by a ridge, all for a time, or the strongest.', choices=('ridge', 'flow', 'top')),
         Spec(name='start', type='int', default='mean', help='What the merge is where no direction is answered.', choices=('mean', 'sum')),
     )),

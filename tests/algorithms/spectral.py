@@ -127,7 +127,7 @@ def turned_down(matrix, stacked, sources):
 
 
 @over_modules
-def wudi(updates, ridge=0.1, filter="ridge", start="mean"):
+def wudi(updates, ridge=1.0, filter="ridge", start="mean"):
     taus = [update for update, _ in updates]
     grams = [tau.T @ tau / np.linalg.norm(tau) ** 2 for tau in taus]
     total, wanted = sum(grams), sum(tau @ gram for tau, gram in zip(taus, grams, strict=True))
