@@ -13,7 +13,7 @@ from loramerge.arrays.gram import Grams
 from loramerge.arrays.linalg import eigh, svd
 from loramerge.errors import UsageError
 
-RIDGE = 0.1
+RIDGE = 1.0  # 0.1 is worse for adapters that share A, and everywhere at a rank limit: docs/quality.md
 
 
 @dataclass(frozen=True, kw_only=True)

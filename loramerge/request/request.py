@@ -136,8 +136,9 @@ class Request:
     allow_unknown: bool = ask(False, "Write the merge although it cannot be told whether this program loads "
         "it.", "output", kinds.Flag())  # fmt: skip
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`, every module as strong as its "
-        "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source.",
-        "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
+        "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source, the "
+        "whole no stronger than the sources are on average.", "strength",
+        kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
     max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
         "its norm.", "output", kinds.Number())  # fmt: skip
     max_lost: float | None = ask(None, "Fail (exit 4) if the merge misses more than this share of the energy "
