@@ -18,11 +18,11 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.atomic import new_folder
+from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.forms.form import numberless
 from loramerge.formats.forms.lora import GATE
 from loramerge.formats.forms.table import FORMS
-from loramerge.formats.output import RECORD
 from loramerge.formats.peft.names import PREFIX, WEIGHTS, parse, shared_part
 from loramerge.formats.peft.read import CONFIG, TOPK, is_fly
 
