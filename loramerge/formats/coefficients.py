@@ -20,11 +20,12 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.dialects import nola
 from loramerge.formats.files.atomic import new_file, new_folder
+from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.safetensors import Writer
 from loramerge.formats.forms.form import numberless
 from loramerge.formats.forms.lora import GATE
 from loramerge.formats.forms.table import FORMS
-from loramerge.formats.output import RECORD, Outline, is_bare
+from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.alpha import OURS, SCHEMA
 from loramerge.formats.peft.names import PREFIX, WEIGHTS, parse, shared_part
 from loramerge.formats.peft.read import CONFIG, TOPK, is_fly, open_weights

@@ -19,6 +19,7 @@ from loramerge.errors import IncompatibleError, LoramergeError, UsageError, Veri
 from loramerge.formats.dialects import PEFT, Dialect
 from loramerge.formats.dialects.dialect import check_dtype, check_place
 from loramerge.formats.files.atomic import Confirm, new_file, new_folder, writing
+from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.files.safetensors import file_size as container_size
 from loramerge.formats.files.safetensors.dtypes import BITS
@@ -34,7 +35,6 @@ from loramerge.formats.training import hashes
 if TYPE_CHECKING:
     from loramerge.formats.masks import MaskPlan
 
-RECORD = "loramerge.json"
 # not called .safetensors: some servers load all of these in a folder
 APART = "loramerge.extras"
 

@@ -62,6 +62,8 @@ class Request:
     blocks: str | Mapping[str, str] | Sequence[float] | None = ask(None, "Strengths of the blocks of image "
         "models: 1,0,0.5,…, one for each block, as in `lbw=`; or by name, `IN04=0.5` or `double 3-7`, which "
         "takes these alone.", "sources", Blocks(metavar="[SOURCE=]BLOCKS"))  # fmt: skip
+    row: str | None = ask(None, "Of a bundle of `route` that goes by rows or tasks: the one whose weights "
+        "are taken.", "sources", kinds.Text(metavar="NAME"))  # fmt: skip
     alpha: float | str | Mapping[str, float | str] | None = ask(None, "The training alpha of files that "
         "do not say it: a number, `rslora:A` if trained with rsLoRA, or `rank` for scale 1.", "sources",
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip

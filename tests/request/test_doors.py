@@ -27,6 +27,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "only": ("q", "q"),
     "exclude": ("v", "v"),
     "blocks": ({"a": "IN04=0.5", "b": "double 3-7"}, None),
+    "row": ("ann", "ann"),
     "alpha": ({"a": 3, "b": "rank"}, {"a": 3.0, "b": "rank"}),
     "allow_base_mismatch": (True, True),
     "allow_disjoint": (True, True),
