@@ -93,7 +93,7 @@ class Basis:
     def look(self) -> tuple[Array, Array, float]:
         """(θ² of all, z (K, K), what the leading ones may still gain)."""
         xp, wide = namespace(self.matrix), dtypes.wide(self.product)
-        squares, z = (each[..., ::-1] for each in xp.linalg.eigh(wide.T @ wide))
+        squares, z = (each[..., ::-1] for each in np.linalg.eigh(wide.T @ wide))
         z, theta = z.astype(self.matrix.dtype), xp.sqrt(xp.maximum(squares, 0.0))
         first = max(self.rank, LEAST)
         u = ratio(self.product @ z[:, :first], theta[:first], theta[:first] > 0).astype(z.dtype)
@@ -142,7 +142,7 @@ def _orthonormal(columns: Array, least: float, others: Array) -> Array:
     for _ in range(2):
         columns = _without(columns, others)
         wide = dtypes.wide(columns)
-        squares, z = xp.linalg.eigh(wide.T @ wide)
+        squares, z = np.linalg.eigh(wide.T @ wide)
         kept = squares > least**2
         columns = (wide @ (z[:, kept] / xp.sqrt(squares[kept]))).astype(columns.dtype)
         least = 0.5
