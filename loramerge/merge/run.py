@@ -16,7 +16,7 @@ from loramerge.arrays import rounding
 from loramerge.arrays.backend import Array, host
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix
-from loramerge.arrays.workers import go_on, workers
+from loramerge.arrays.workers import go_on
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats import load, output
 from loramerge.formats.peft.beside import parted
@@ -112,8 +112,7 @@ def execute(plan: Plan, put: Put, keep: Keep) -> Report:
     modules: list[Module] = []
     with (
         Stage(plan.request.tell, "merging", len(plan.sources.signatures)) as stage,
-        workers(effort.workers, stage.tick) as run,
-        effort.at_work(),
+        effort.crew(stage.tick) as run,
     ):
         for facts in run(partial(_merge, plan, put, keep, stage), plan.batches(effort)):
             modules += facts
@@ -210,8 +209,7 @@ def strengthened(plan: Plan) -> Plan:
 
     with (
         Stage(plan.request.tell, "looking", len(plan.sources.signatures)) as stage,
-        workers(plan.effort.workers, stage.tick) as run,
-        plan.effort.at_work(),
+        plan.effort.crew(stage.tick) as run,
     ):
         facts = [fact for batch in run(look, plan.batches(plan.effort)) for fact in batch]
     return replace(plan, strengths=best_smallest_cosine(facts))

@@ -32,7 +32,7 @@ from loramerge.sources.labels import check_labels
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
-from loramerge.sources.units import Units, align, batches, needs
+from loramerge.sources.units import Units, ahead, align, batches, needs, there
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,16 @@ class Sources:
     def held(self, method: Method) -> int:
         """Bytes that a worker needs for the most demanding module."""
         found = {(signature, self.shape(target)) for target, signature in self.signatures.items()}
-        return max((sum(needs(*each, method)) for each in found), default=0)
+        least = max((sum(needs(*each, method)) for each in found), default=0)
+        if self.request.device == "cpu" or not method.batched:
+            return least
+        from loramerge.cuda import workspace_by_rule  # most merges are made on the host
+
+        def on_gpu(signature: Signature, shape: tuple[int, int]) -> int:
+            units = sum(signature)
+            return sum(needs(signature, shape, method)) + workspace_by_rule(units) + there(units, shape, 8)
+
+        return max((on_gpu(*each) for each in found), default=0)
 
     def check_units(self) -> None:
         """Raises IncompatibleError: a module has more units than are merged at once."""
@@ -156,6 +165,7 @@ class Sources:
             ways = [] if schedule is None or method is None else [schedule.way(method, next(iter(group)))[0]]
             place = gpu if all(way.batched for way in ways) else None
             made += batches(self.adapters, group, share, workers, place, method)
+        ahead(made, workers)
         return made
 
 

@@ -98,7 +98,7 @@ class Basis:
     def look(self) -> tuple[Array, Array, float]:
         """(θ² of all, z (K, K), what the leading ones may still gain)."""
         xp, wide = namespace(self.matrix), dtypes.wide(self.product)
-        squares, z = (each[..., ::-1] for each in xp.linalg.eigh(wide.T @ wide))
+        squares, z = (each[..., ::-1] for each in np.linalg.eigh(wide.T @ wide))
         z, theta = z.astype(self.matrix.dtype), xp.sqrt(xp.maximum(squares, 0.0))
         first = max(self.rank, LEAST)
         u = ratio(self.product @ z[:, :first], theta[:first], theta[:first] > 0).astype(z.dtype)
@@ -162,7 +162,7 @@ def _orthonormal(columns: Array, least: float, others: Array) -> Array:
 def _upright(columns: Array, least: float) -> Array:
     """Columns that span the same, nearly at right angles, but for those shorter than `least`."""
     wide = dtypes.wide(columns)
-    squares, z = namespace(wide).linalg.eigh(wide.T @ wide)
+    squares, z = np.linalg.eigh(wide.T @ wide)
     kept = squares > least**2
     return (wide @ (z[:, kept] / namespace(wide).sqrt(squares[kept]))).astype(columns.dtype)
 
