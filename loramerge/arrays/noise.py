@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,10 @@ EPSILON = {  # safetensors name -> spacing at 1
     "F8_E5M2": 2.0**-2,
 }
 TWICE = 2.0  # both sides of a difference may have been rounded
-EXPONENT = {np.dtype(np.uint16): np.uint16(0x7F80), np.dtype(np.uint32): np.uint32(0x7F800000)}
+EXPONENT: dict[np.dtype[Any], np.uint16 | np.uint32] = {
+    np.dtype(np.uint16): np.uint16(0x7F80),
+    np.dtype(np.uint32): np.uint32(0x7F800000),
+}
 
 
 @dataclass(frozen=True, slots=True)

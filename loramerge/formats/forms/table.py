@@ -101,9 +101,9 @@ def counted(counts: Counts) -> list[str]:
         if (form := FORMS[name]).told and count:
             kind = full if whole else low
             kind[form.words] = kind.get(form.words, 0) + count
-    each, whole = (" and ".join(f"{n} {words}" for words, n in told.items()) for told in (low, full))
+    each, every = (" and ".join(f"{n} {words}" for words, n in told.items()) for told in (low, full))
     found = [f"its {each} modules are read as low-rank updates, exactly"] if each else []
-    told = [f"its {whole} modules are read exactly, but at full rank"] if whole else []
+    told = [f"its {every} modules are read exactly, but at full rank"] if every else []
     names = {name for (name, _), count in counts.items() if count}
     return [*found, *told, *(form.caveat for form in FORMS.values() if form.caveat and form.name in names)]
 
