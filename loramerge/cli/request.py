@@ -39,7 +39,7 @@ def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Reci
     _check_work({name: value for name, value in kept.items() if name not in own}, file, ctx)
     parameters = {**kept, **own}
     weights = fields.pop("weights", None)
-    whole = replace(written, sources=named, method=ctx.meta["method"], parameters=parameters)
+    whole = replace(written, sources=named, method=ctx.meta["named"], parameters=parameters)
     out = fields.get("out")
     return _weighed(expanded(whole.asking(bare=None if out is None else is_bare(out), **fields)), weights)
 
