@@ -78,8 +78,11 @@ class Session:
             raise UsageError("A method for some modules only needs loramerge.combine: here all are alike.")
         fields, options = part("session", method, {"weights": weights, **asked})
         request = replace(self.sources.request, **fields)
-        chosen = None if method is not None else default(request, len(self.sources.whole), options)
-        made = make(method if chosen is None else chosen.name, options)
+        chosen = None
+        if method is None:
+            chosen = default(request, len(self.sources.whole), options)
+            method = chosen.name
+        made = make(method, options)
         plan = settle(self.sources, made, request, self._observe, fold=False).by(chosen)
         check_low(plan)
         if not plan.schedule.uniform:
