@@ -42,7 +42,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Methods
 
 `loramerge methods` prints this list, and `loramerge methods NAME` explains one method. This page is written
-by `python docs/generate.py`, from the docstrings and options of the methods.
+by `python docs/generate.py`, from the docstrings and options of the methods. If you name none, several
+adapters are merged by `level`, and with weights by `linear`: [combine.md](combine.md#weights-and-strength).
 
 **N copies** says what N copies of one adapter become, each at weight 1. *Add up*: the same as one copy at
 weight N. *Count once*: the same as one copy. *Neither*: something else.

@@ -100,7 +100,7 @@ __all__: list[str]
 
 def combine(
     sources: Sequence[Source],
-    method: _METHOD | Method = ...,
+    method: _METHOD | Method | None = ...,
     *,
     weights: Sequence[Weight] | None = ...,
     out: str | Path | None = ...,
@@ -272,7 +272,7 @@ def open(
 ) -> Session: ...
 def plan(
     sources: Sequence[Source],
-    method: _METHOD | Method = ...,
+    method: _METHOD | Method | None = ...,
     *,
     effort: Effort | None = ...,
     weights: Sequence[Weight] | None = ...,

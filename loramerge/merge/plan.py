@@ -20,6 +20,7 @@ from loramerge.formats.files.destination import check_apart
 from loramerge.formats.output import Outline, is_bare
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
+from loramerge.request.default import Default
 from loramerge.request.effort import Effort
 from loramerge.request.kinds import size
 from loramerge.request.request import TFIDF, Request
@@ -47,6 +48,7 @@ class Plan:
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
         strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
+        default: how the method was come by, if nobody named one.
     """
 
     request: Request
@@ -61,6 +63,7 @@ class Plan:
     strengths: Mapping[str, float] = field(default_factory=dict)
     tailor: Tailor | None = None
     sized: bool = False
+    default: Default | None = None
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"
@@ -73,7 +76,12 @@ class Plan:
     @property
     def what(self) -> str:
         """The merge in a few words."""
-        return f"{self.sources.what} by {name_of(self.method)}: rank {self.outline.largest}"
+        return f"{self.sources.what} by {self.named}: rank {self.outline.largest}"
+
+    @property
+    def named(self) -> str:
+        """The method by its name, and whether it is the default."""
+        return name_of(self.method) if self.default is None else str(self.default)
 
     @property
     def scale(self) -> Scale:
@@ -101,6 +109,10 @@ class Plan:
     def asking(self, **fields: Any) -> Plan:
         """The same plan with other fields of output or effort, which change no decision."""
         return replace(self, request=replace(self.request, **fields))
+
+    def by(self, default: Default | None) -> Plan:
+        """The same plan, of a method that nobody named."""
+        return self if default is None else replace(self, default=default)
 
     def way(self, units: Units) -> tuple[Method, Array]:
         """The method and the weights of a batch, one for each of `work`."""

@@ -59,8 +59,11 @@ def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
     Raises:
         UsageError, SourceError, IncompatibleError: a sentence each.
     """
-    method, whole = recipe.chosen, expanded(recipe).weighed()
-    return settle(open_together(whole), method, whole.request, observer(whole.request), known)
+    _ = recipe.chosen  # what is wrong with it is said before anything is fetched
+    whole = expanded(recipe).weighed()
+    sources = open_together(whole)
+    named, default = whole.named(len(sources.whole))
+    return settle(sources, named.chosen, whole.request, observer(whole.request), known).by(default)
 
 
 def settle(

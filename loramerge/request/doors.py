@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 LIMITS = ("max_error", "max_lost", "min_cosine")  # of what is written
+MERGING = ("combine", "plan", "session")  # functions that take a method with its options, or none
 HERE = ""  # a field that a door takes although it does not take the rest of that part
 
 _ALLOWED = ("allow_base_mismatch", "allow_disjoint")

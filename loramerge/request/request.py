@@ -28,7 +28,6 @@ if typing.TYPE_CHECKING:
     from loramerge.request.progress import Tell
     from loramerge.request.rules import Rule, Weight
 
-DEFAULT = "linear"  # the method, if nothing is said
 TFIDF = "tfidf"  # how texts are compared, if nothing is said
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 SHORT = ("bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64")  # as PEFT and safetensors say it
