@@ -56,7 +56,5 @@ def _routed(bank: Bank, router: Router, target: Target) -> Bank:
     """With the directions of the router, where it has some of this module."""
     if str(target) not in router.directions:
         return bank
-    kept: Mapping[str, Any] = {
-        "directions": np.asarray(wide(router.directions[str(target)].read()), np.float32)
-    }
-    return replace(bank, tensors={**bank.tensors, **kept})
+    directions = wide(router.directions[str(target)].read()).astype(np.float32)
+    return replace(bank, tensors={**bank.tensors, "directions": directions})
