@@ -119,6 +119,9 @@ class Device:
             raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
         self.number = number
 
+    def synchronize(self):
+        STREAMS.wait()
+
     def use(self):
         self.used.append(self.number)
 
@@ -135,6 +138,8 @@ CUPY = SimpleNamespace(
     asarray=AWAY.asarray,
     empty=lambda shape, dtype: Away(np.full(shape, 77, dtype)),
     float64=np.float64,
+    ascontiguousarray=AWAY.ascontiguousarray,
+    __version__="14.2.0",
     RawModule=Module,
     get_default_memory_pool=lambda: POOL,
     get_default_pinned_memory_pool=lambda: POOL,
@@ -145,7 +150,12 @@ CUPY = SimpleNamespace(
         get_current_stream=Stream,
         Event=Event,
         Device=Device,
-        runtime=SimpleNamespace(getDevice=lambda: 0),
+        runtime=SimpleNamespace(
+            getDevice=lambda: 0,
+            getDeviceProperties=lambda number: {"name": b"stand-in"},
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
+        ),
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     ),
 )
