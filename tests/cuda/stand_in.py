@@ -144,7 +144,7 @@ CUPY = SimpleNamespace(
     get_default_memory_pool=lambda: POOL,
     get_default_pinned_memory_pool=lambda: POOL,
     cuda=SimpleNamespace(
-        compiler=SimpleNamespace(compile_using_nvrtc=compiled, get_cache_dir=lambda: CACHE.name),
+        compiler=SimpleNamespace(compile_using_nvrtc=compiled),
         nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
         alloc_pinned_memory=Pinned,
         get_current_stream=Stream,
@@ -166,6 +166,7 @@ def installed(monkeypatch):
     """`import cupy` gives the stand-in inside."""
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "cupy", CUPY)
+        patch.setenv("CUPY_CACHE_DIR", CACHE.name)
         for kept in (load._loaded, load._kept, worth.measured):
             kept.cache_clear()
         Device.used.clear()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -65,8 +64,8 @@ def test_no_subnormal_number_is_flushed(name):
 class TestCompiledOnce:
     @pytest.fixture(autouse=True)
     def _cupy(self, monkeypatch, tmp_path):
-        with installed(monkeypatch) as cupy:
-            monkeypatch.setattr(cupy.cuda.compiler, "get_cache_dir", lambda: str(tmp_path / "cache"))
+        with installed(monkeypatch):
+            monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cache"))
             COMPILED.clear()
             yield
 
@@ -92,9 +91,7 @@ class TestCompiledOnce:
 
     def test_a_folder_that_cannot_be_written_is_no_obstacle(self, monkeypatch, tmp_path):
         (tmp_path / "file").write_text("")
-        monkeypatch.setattr(
-            sys.modules["cupy"].cuda.compiler, "get_cache_dir", lambda: str(tmp_path / "file" / "cache")
-        )
+        monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "cache"))
 
         assert kept("widen", "90").exists()
 
