@@ -156,7 +156,7 @@ class Request:
     memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; it does not change the "
         "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
     device: str = ask("cpu", "Where it is computed: `cpu`; `cuda`, a GPU; `cuda:1`, the second; `auto`, a "
-        "GPU if one answers, for modules with 32 units or more.", "effort",
+        "GPU if one answers, for modules large enough to be faster there.", "effort",
         kinds.Device(metavar="DEVICE"))  # fmt: skip
     allow_work: bool = ask(False, "Do what a record or recipe asks of a method, also beyond ten times what "
         "is done by default.", "effort", kinds.Flag())  # fmt: skip
