@@ -169,12 +169,15 @@ class Sources:
         return made
 
 
-def open_together(recipe: Recipe) -> Sources:
-    """Open the adapters of a recipe and check that they belong together. Reads headers only."""
+def open_together(recipe: Recipe, read: Sequence[Adapter] = ()) -> Sources:
+    """Open the adapters of a recipe and check that they belong together. Reads headers only.
+
+    `read`: these adapters, where they are loaded already.
+    """
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = prepared(_opened(recipe), request)
+    found = prepared(_opened(recipe, read), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
@@ -185,8 +188,8 @@ def open_together(recipe: Recipe) -> Sources:
     return Sources.of(whole, adapters, request, dialect)
 
 
-def _opened(recipe: Recipe) -> list[Adapter]:
-    found, base = open_all(recipe.sources, recipe.request), recipe.request.heads_as_lora
+def _opened(recipe: Recipe, read: Sequence[Adapter]) -> list[Adapter]:
+    found, base = open_all(recipe.sources, recipe.request, read), recipe.request.heads_as_lora
     if base is None:
         return found
     from loramerge.sources.heads import as_pairs  # it reads the base model
