@@ -192,6 +192,23 @@ class Request:
             if value is not each.default and value != each.default:
                 yield each, value
 
+    @property
+    def places(self) -> list[Path]:
+        """The files and folders of this machine that its fields name, whether they are read or not."""
+        from pathlib import Path  # importing the package needs none
+
+        named = [
+            value
+            for each, value in self.given()
+            if getattr(each.kind, "path", False) and not _is_table(value)
+        ]
+        return [path for path in map(Path, named) if path.exists()]
+
+
+def _is_table(value: Any) -> bool:
+    """Whether texts are given themselves, and no file of them."""
+    return isinstance(value, Mapping)
+
 
 FIELDS: Mapping[str, Field] = fields_of(Request)
 PLAIN = Request()
