@@ -86,6 +86,24 @@ def test_trainings_can_be_made_alone(small, tmp_path, capsys):
     assert not (tmp_path / "results").exists()
 
 
+def test_many_adapters_are_merged_by_the_best_with_eight(monkeypatch):
+    """Of three that were measured with 8 the best one; without 8 all that were named."""
+    seen = []
+
+    def noted(cell, size, work, names, ranks):
+        seen.append((cell.count, tuple(names), ranks))
+        return [row(name, 0, [share, 0, 0]) for name, share in zip(names, (0.5, 0.9, 0.7), strict=False)]
+
+    monkeypatch.setattr(run, "_measure", noted)
+    monkeypatch.setattr(run, "BEST", 1)
+    for counts, wanted in (((8, 16), ("b", "PEFT svd")), ((16,), ("a", "b", "c", "PEFT svd"))):
+        seen.clear()
+        size = replace(plan.FULL, domains=("digits",), seeds=1, counts=counts)
+        run.measured(list(plan.cells(size, [0], {"digits": 16})), size, Path(), 1, ["a", "b", "c"])
+        assert {names for count, names, _ in seen if count == 16} == {wanted}
+        assert {ranks for count, _, ranks in seen if count == 16} == {(8,)}
+
+
 def test_two_processes_train_what_one_does(tmp_path):
     """Other processes find the stages by name, also when the benchmark is run as a module."""
     from subprocess import check_output
