@@ -16,6 +16,10 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     'profile': ('portable', 'compact'),
     'consumer': ('peft', 'transformers', 'vllm', 'sglang', 'llama.cpp', 'diffusers', 'comfyui', 'mlx'),
 }
+ALSO: Mapping[str, tuple[str, ...]] = {  # understood, and not offered
+    'format': ('diffusion_model.', 'diffusion_model.:first', 'diffusion_model.:diffusers', 'diffusion_model.:authors', 'diffusion_model. with alphas', 'lora_unet_', 'lora_unet_:first', 'lora_unet_:diffusers', 'lora_unet_:authors', 'lora_unet__', 'lora_transformer_', 'lycoris_', 'lycoris_:diffusers', 'lycoris_:first', 'transformer.', 'transformer.:diffusers', 'transformer.:first', 'transformer.:authors', 'transformer_2.', 'transformer. with alphas', 'no prefix', 'no prefix, default', 'no prefix, with alphas', 'base_model.model.'),
+    'dtype': ('bf16', 'fp16', 'fp32', 'fp64', 'BF16', 'F16', 'F32', 'F64'),
+}
 METHODS: Mapping[str, Entry] = {
     'linear': Entry('linear', 'additive', 'The weighted sum: exact without a rank, its best approximation with one.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),

@@ -53,7 +53,7 @@ def rows(grams: Grams, module: int, rank_tol: float, by_rows: bool = False) -> R
     up, down = (half[module] * used for half in grams.halves)  # (R, R) each
     xp = namespace(up)
     length = xp.linalg.norm(down, axis=0)
-    x, sigma, yt = xp.linalg.svd(up * length)
+    x, sigma, yt = np.linalg.svd(up * length)
     kept = sigma > rank_tol * sigma[0]
     lift = length[:, None] * yt[kept].T / sigma[kept]  # U in units
     stored = grams.read(module)
@@ -88,7 +88,7 @@ def _lengths(up: Array, down: Array) -> Array:
 def energies(merged: Array) -> Array:
     """σ² (ρ,) of merged rows (ρ, in), largest first."""
     xp = namespace(merged)
-    return xp.maximum(xp.linalg.eigvalsh(_gram(merged))[::-1], 0.0)
+    return xp.maximum(np.linalg.eigvalsh(_gram(merged))[::-1], 0.0)
 
 
 def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
@@ -98,7 +98,7 @@ def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
         merged: (ρ, in).
     """
     gram, xp = _gram(merged), namespace(merged)
-    x = xp.linalg.eigh(gram)[1][:, ::-1][:, :rank]
+    x = np.linalg.eigh(gram)[1][:, ::-1][:, :rank]
     low = x.T @ merged  # (k, in), its rows at right angles
     square = xp.einsum("ij,ij->i", low, low)
     root = square**0.25  # the strength is split evenly
