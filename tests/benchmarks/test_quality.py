@@ -374,6 +374,14 @@ def test_tables_by_hand():
     assert report.best(rows, 1) == ["a"]
 
 
+def test_one_seed_gives_no_interval():
+    rows = [row(name, seed, [0.5, 0.25, 0]) for name in ("a", "PEFT svd") for seed in (0, 1)]
+    assert "| a | 0.500 | 0.500 | +0.000 [+0.000, +0.000] |" in report.page(rows, "x", "PEFT svd")
+    alone = report.page([each for each in rows if each["seed"] == 0], "x", "PEFT svd")
+    assert "| a | 0.500 | 0.500 | +0.000 |" in alone
+    assert "One seed" in alone
+
+
 def test_a_contender_that_lacks_some_cell_is_not_ranked():
     rows = [row("ref", 0, [1, 0.5, 0]), row("ref", 1, [1, 0.5, 0]), row("a", 0, [1, 0.5, 0])]
     assert [line["contender"] for line in report.compared(rows, 8, 8, "tuned", "ref")] == ["ref"]
