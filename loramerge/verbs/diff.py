@@ -214,8 +214,8 @@ def diff(
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
     request = Request(**part("diff", None, asked)[0])
-    found = identified(open_all([Ingredient(a), Ingredient(b)], request), request)
-    first, second = comparable(side_by_side(found))
+    opened = identified(open_all([Ingredient(a), Ingredient(b)], request), request)
+    first, second = comparable(side_by_side(opened))
     targets = list(align([first, second]))
 
     def compared(target: Target) -> ModuleDifference:

@@ -108,8 +108,8 @@ def _how(real: str, there: tuple[int, int] | None, home: str, paths: Sequence[st
     if _below(home, real):
         return "holds", paths[0]
     for root in (home, os.path.dirname(home)):
-        if _below(real, root) and (path := _owner(root, home, paths)):
-            return "is" if real == root else "lies in the folder of", path
+        if _below(real, root) and (owned := _owner(root, home, paths)):
+            return "is" if real == root else "lies in the folder of", owned
     return None
 
 
