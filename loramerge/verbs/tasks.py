@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,10 +36,14 @@ def bundle_of_tasks(place: Path, request: Request) -> Bundle:
     was brought back.
     """
     router, merged = load_router(place), load(place)
-    effort = {"threads": request.threads, "memory": request.memory, "progress": request.progress}
+    effort: dict[str, Any] = {
+        "threads": request.threads,
+        "memory": request.memory,
+        "progress": request.progress,
+    }
     found = {task: restore(place, task, **effort) for task in router.tasks}
     adapters = [replace(merge.adapter, name=task) for task, merge in found.items()]
-    lost = max(merge.report.energy_lost for merge in found.values())
+    lost = max(merge.report.energy_lost or 0.0 for merge in found.values())
     kind = dtypes.widest(a.dtype for a in adapters) if request.dtype is None else dtypes.parse(request.dtype)
     note = (
         f"what a mask leaves has no small rank: up to {100 * lost:.3g} % of the energy of a task is cut off"
