@@ -36,7 +36,11 @@ def bundle_of_tasks(place: Path, request: Request) -> Bundle:
     was brought back.
     """
     router, merged = load_router(place), load(place)
-    effort: dict[str, Any] = {name: getattr(request, name) for name in ("threads", "memory", "progress")}
+    effort: dict[str, Any] = {
+        "threads": request.threads,
+        "memory": request.memory,
+        "progress": request.progress,
+    }
     found = {task: restore(place, task, **effort) for task in router.tasks}
     adapters = [replace(merge.adapter, name=task) for task, merge in found.items()]
     lost = max(merge.report.energy_lost or 0.0 for merge in found.values())

@@ -141,3 +141,31 @@ def test_no_tokens_have_no_outputs(name):
     said = told(bundle.gate)
     with attach(model, bundle, rows=said.get("row"), prompt=said.get("prompt")):
         assert model.layers[0].q(torch.zeros(2, 0, 9)).shape == (2, 0, 7)
+
+
+class Numbered(torch.nn.Module):
+    """As in image models, layers of several kinds are called 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_out = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
+        self.acts = torch.nn.ModuleList([torch.nn.ReLU()])
+
+    def forward(self, x):
+        return self.acts[0](self.to_out[0](x))
+
+
+def test_peft_cannot_tell_modules_that_are_called_by_a_number_apart(tmp_path):
+    """As `check` says; an adapter of the bundle by itself is loaded, and `attach` runs all."""
+    config = {"r": 2, "target_modules": ["to_out.0"]}
+    folders = [save_adapter(tmp_path / f"s{i}", Numbered, i, config) for i in range(2)]
+    bundle = lm.route(folders, "arrow", out=tmp_path / "b")
+    assert [f.effect for f in lm.check(tmp_path / "b", "peft")] == ["rejects"]
+    paths = [str(tmp_path / f"b/task_{i}") for i in range(2)]
+    with pytest.raises(ValueError, match="not supported"):
+        peft.create_arrow_model(base(Numbered), paths, peft.ArrowConfig(top_k=1))
+    x, plain = torch.ones(1, 4), base(Numbered)
+    alone = peft.PeftModel.from_pretrained(base(Numbered), paths[0])
+    assert not torch.equal(alone(x), plain(x))
+    with attach(plain, bundle):
+        assert plain(x).shape == (1, 4)
