@@ -70,6 +70,19 @@ def test_a_product_takes_all_modules_of_a_shape():
     assert CALLS["matmul"] == 4, "two shapes, two sides"
 
 
+@pytest.mark.parametrize(("ranks", "calls"), [((3, 4), 1), ((40, 40), 2)], ids=["few units", "many units"])
+@pytest.mark.parametrize("modules", [1, 12])
+def test_a_batch_is_one_eigenproblem_of_all_its_modules(ranks, calls, modules, monkeypatch):
+    """With 64 units and more there are two: one that finds the leading units, and a smaller one of these."""
+    monkeypatch.setattr("loramerge.cuda.batch.launch", by_numpy)
+    sources = random_adapters(0, ranks, {f"m{n}": (100, 120) for n in range(modules)})
+    CALLS.clear()
+
+    lm.combine(sources, "svd", rank=3, device="cuda", threads=1)
+
+    assert CALLS["eigh"] == calls
+
+
 def test_while_one_batch_is_computed_the_next_is_read():
     begun = threading.Event()
     second = made(read=lambda module: begun.set() or stored(module))
