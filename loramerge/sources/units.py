@@ -212,6 +212,8 @@ class Units:
 
     def remix(self, module: int, remix: Remix) -> tuple[Array, Array]:
         """up' (out, k) and down' (k, in) of one module, float64."""
+        if self.gpu is not None:
+            return self.gpu.mixed(remix.P, remix.Q, module)
         P, Q, up, down = remix.P[module], remix.Q[module], self.up(module), self.down(module)
         if _is_diagonal(P) and _is_diagonal(Q):  # the sum itself: nothing is mixed
             return up * P.diagonal(), Q.diagonal()[:, None] * down
@@ -358,7 +360,7 @@ def needs(signature: Signature, shape: tuple[int, int], method: Method | None) -
 def there(units: int, shape: tuple[int, int], width: int) -> int:
     """Bytes of a module's factors on a GPU.
 
-    They are those of this batch and the next as they are stored, and one side in float64 with the turned copy
-    that a strided-batched product takes of it.
+    They are those of this batch and the next as they are stored; one side in float64, with the turned copy of it
+    that a strided-batched product takes; and the merged ones, of as many units at most.
     """
-    return 2 * width * units * sum(shape) + 2 * 8 * units * max(shape)
+    return 2 * (width + 4) * units * sum(shape) + 2 * 8 * units * max(shape)

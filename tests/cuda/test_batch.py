@@ -14,7 +14,7 @@ from loramerge.request.effort import Effort
 from loramerge.sources.units import Units, needs, there
 from tests.cuda.stand_in import CUPY, installed
 from tests.helpers.adapters import random_adapters
-from tests.helpers.device import CALLS, STREAMS, down
+from tests.helpers.device import AWAY, CALLS, STREAMS, down
 
 SHAPES = [(40, 50), (30, 60), (40, 50), (40, 50), (30, 60)]
 TYPES = [np.float32, ml_dtypes.bfloat16, np.float16]  # of three sources
@@ -68,6 +68,21 @@ def test_a_product_takes_all_modules_of_a_shape():
     made().grams()
 
     assert CALLS["matmul"] == 4, "two shapes, two sides"
+
+
+def test_merged_factors_are_made_together_too():
+    P, Q = np.random.default_rng(0).standard_normal((2, 5, 9, 9))
+    batch, there = made(), (AWAY.asarray(P[:, :, :2]), AWAY.asarray(Q[:, :2]))
+    CALLS.clear()
+
+    found = [tuple(map(down, batch.mixed(*there, module))) for module in range(5)]
+
+    assert CALLS["matmul"] == 4, "two shapes, two sides"
+    for module, (up, low) in enumerate(found):
+        np.testing.assert_allclose(up, wide(module)[0] @ P[module, :, :2], rtol=1e-10)
+        np.testing.assert_allclose(low, Q[module, :2] @ wide(module)[1], rtol=1e-10)
+    other = AWAY.asarray(2 * P[:, :, :2]), there[1]
+    np.testing.assert_allclose(down(batch.mixed(*other, 3)[0]), 2 * found[3][0], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("ranks", "calls"), [((3, 4), 1), ((40, 40), 2)], ids=["few units", "many units"])
