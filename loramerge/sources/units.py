@@ -360,7 +360,7 @@ def needs(signature: Signature, shape: tuple[int, int], method: Method | None) -
 def there(units: int, shape: tuple[int, int], width: int) -> int:
     """Bytes of a module's factors on a GPU.
 
-    They are those of this batch and the next as they are stored; one side in float64, with the turned copy of it
-    that a strided-batched product takes; and the merged ones, of as many units at most.
+    They are those of this batch and the next as stored; one side in float64, with the turned copy that a
+    strided-batched product takes; and the merged ones, of as many units at most.
     """
     return 2 * (width + 4) * units * sum(shape) + 2 * 8 * units * max(shape)
