@@ -122,6 +122,32 @@ def test_every_batch_of_a_merge_starts_one_that_comes_later(count):
     assert [each.after for each in found] == found[count:] + [None] * count
 
 
+def test_a_gpu_takes_batches_as_large_as_its_memory_allows():
+    """A core has none larger than its cache; a GPU waits for a few modules as long as for many."""
+    sources = random_adapters(0, (40, 40), {f"m{n}": (90, 100) for n in range(100)})
+
+    def sizes(**asked):
+        plan = lm.plan(sources, "svd", rank=4, **asked)
+        return [len(units.targets) for units in plan.batches(plan.effort)]
+
+    assert sizes(device="cuda", memory="8GB") == [25] * 4
+    assert max(sizes(device="cuda", memory="20MB")) < 25
+    assert max(sizes(device="cpu", memory="8GB", threads=1)) < 25
+
+
+def test_a_gpu_has_two_workers_unless_more_are_asked_for(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    sources = random_adapters(0, (3, 4))
+
+    def workers(method, **asked):
+        return lm.plan(sources, method, **asked).effort.workers
+
+    assert workers("svd", device="cuda") == 2
+    assert workers("svd", device="cuda", threads=5) == 5
+    assert workers("ties", device="cuda") == 8, "it stays on the host"
+    assert workers("svd") == 8
+
+
 def test_what_was_dropped_is_read_again():
     reads = []
     batch = made(read=lambda module: reads.append(module) or stored(module))
