@@ -33,6 +33,7 @@ from loramerge.request.effort import Effort
 
 MINUTES = 7.5  # after which no section begins
 SOURCES, RANK = 8, 16
+MEMORY = 8e9  # bytes that a merge may use
 JSON = Path(__file__).parents[2] / "docs" / "performance" / "gpu.json"
 
 
@@ -100,7 +101,7 @@ def compute(bench: Bench, work: Path) -> Iterator[Row]:
     """All modules from factors on the device to P and Q: without files, output products and report."""
     folders = sources(work, SOURCES, bench.shapes)
     opened = lm.plan(folders, "svd", rank=RANK, device=bench.device).sources
-    effort = Effort(threads=1, memory=8e9, device=bench.device)
+    effort = Effort(threads=1, memory=MEMORY, device=bench.device)
     held = [(units, units.grams()) for units in opened.batches(effort)]
     bytes_read = 2 * sum(RANK * SOURCES * sum(shape) for shape in bench.shapes.values())
 
@@ -134,11 +135,13 @@ def files_to_memory(bench: Bench, work: Path) -> Iterator[Row]:
     yield Row("reading the files", reading, found=f"{size / reading / 1e6:.1f} GB/s")
     least = reading + 1e3 * size / bench.bus
     for name in ("svd", "lego"):
-        found = lm.combine(folders, name, rank=RANK, device=bench.device)
+        found = lm.combine(folders, name, rank=RANK, device=bench.device, memory=MEMORY)
         wanted = lm.combine(folders, name, rank=RANK)
         off = max(_off(found, wanted, target) for target in list(wanted.adapter)[:4])
         assert off <= 1e-2, "both are rounded to bfloat16"
-        ms = bench.ms(lambda name=name: lm.combine(folders, name, rank=RANK, device=bench.device), 3)
+        ms = bench.ms(
+            lambda name=name: lm.combine(folders, name, rank=RANK, device=bench.device, memory=MEMORY), 3
+        )
         times = ms / least
         yield Row(
             f"7B {SOURCES}×r{RANK} {name}, files to memory",

@@ -104,7 +104,8 @@ class Plan:
     @property
     def effort(self) -> Effort:
         """How much of the machine it may use: as many workers as can each hold what the method needs."""
-        return self.request.effort.holding(self.work.held(self.method))
+        effort = self.request.effort.on_gpu() if self.method.batched else self.request.effort
+        return effort.holding(self.work.held(self.method))
 
     def asking(self, **fields: Any) -> Plan:
         """The same plan with other fields of output or effort, which change no decision."""

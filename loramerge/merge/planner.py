@@ -227,7 +227,7 @@ def observer(request: Request) -> Observe:
     effort = request.effort
 
     def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
-        own_effort = effort.holding(work.held(method))
+        own_effort = (effort.on_gpu() if method.batched else effort).holding(work.held(method))
 
         def look(units: Units) -> list[Seen]:
             own, weights = schedule.way(method, units.targets[0])

@@ -129,7 +129,7 @@ class Session:
     def _batches(self, frame: Frame) -> list[Batch]:
         """Every batch with its Grams, plain and in that frame; computed when first needed, then kept."""
         if frame not in self._kept:
-            effort = self.sources.request.effort
+            effort = self.sources.request.effort.on_gpu()
 
             def look(units: Units) -> Batch:
                 seen = units.seen(frame)

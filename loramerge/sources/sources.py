@@ -112,7 +112,8 @@ class Sources:
         """Bytes that a worker needs for the most demanding module."""
         found = {(signature, self.shape(target)) for target, signature in self.signatures.items()}
         least = max((sum(needs(*each, method)) for each in found), default=0)
-        if self.request.device == "cpu" or not method.batched:
+        device = self.request.device
+        if device == "cpu" or not method.batched or (device == "auto" and self.request.effort.gpu is None):
             return least
         from loramerge.cuda import workspace_by_rule  # most merges are made on the host
 

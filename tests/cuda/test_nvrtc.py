@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,24 @@ def test_a_kernel_compiles_to_a_cubin_without_spills(name, architecture):
     if written["nvrtc"] == nvrtc.version():
         of_docs = written["kernels"][name][str(architecture)]["registers"]
         assert of_docs == used.registers, "run python docs/kernels.py"
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="There is no nvcc.")
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "architecture", [a if a == 90 else pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES]
+)
+def test_nvcc_says_the_same(name, architecture, tmp_path):
+    where = ["-cubin", f"-arch=sm_{architecture}", "-o", str(tmp_path / "made.cubin")]
+    done = subprocess.run(
+        ["nvcc", *options(), "-Xptxas", "-v", *where, str(FOLDER / f"{name}.cu")],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert nvrtc.used(done.stderr).registers > 0
+    assert nvrtc.used(done.stderr).spills == 0
 
 
 @pytest.mark.parametrize("name", KERNELS)
