@@ -184,13 +184,12 @@ def extract(
     profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
-    allow_unknown: bool = ...,
+    max_error: float | None = ...,
     max_lost: float | None = ...,
     min_cosine: float | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Extraction: ...
 def fuse(
@@ -202,7 +201,6 @@ def fuse(
     only: str | None = ...,
     exclude: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
-    allow_disjoint: bool = ...,
     rename: Mapping[str, str] | str | Path | None = ...,
     grain: _GRAIN | None = ...,
     initial: Mapping[str, str | Path] | None = ...,
@@ -213,7 +211,6 @@ def fuse(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Fusion: ...
 def load(
@@ -433,7 +430,6 @@ def route(
     project_out: str | Path | None = ...,
     drop_below: float | None = ...,
     allow_pickle: bool = ...,
-    keep_form: bool = ...,
     dtype: _DTYPE | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,
