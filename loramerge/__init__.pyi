@@ -322,7 +322,7 @@ def report(
     sources: Sequence[Source] | Merge,
     *,
     rank: int | None = ...,
-    methods: Sequence[str] = ...,
+    methods: str | Sequence[str] = ...,
     weights: Sequence[Weight] | None = ...,
     only: str | None = ...,
     exclude: str | None = ...,

@@ -124,9 +124,10 @@ def _options(field: Field, _: str) -> list[click.Option]:
     if isinstance(kind, kinds.Flag):
         return [click.Option([name, field.name], is_flag=True, help=field.help)]
     if field.name in REPEATED:
-        kind_of = SOURCE if kind.is_path else Offered(*kind.offers)
-        again = {"multiple": True, "callback": REPEATED[field.name]}
-        return [click.Option([name, field.name], type=kind_of, **again, **told)]
+        told |= {"multiple": True, "callback": REPEATED[field.name]}
+        return [
+            click.Option([name, field.name], type=SOURCE if kind.is_path else Offered(*kind.offers), **told)
+        ]
     if isinstance(field.default, str):
         told |= {"default": field.default, "show_default": True}
     checked = values.number if isinstance(kind, kinds.Number) else None
