@@ -371,7 +371,7 @@ GATES = (("--max-lost", "0.001"), ("--min-cosine", "0.999"), ("--max-error", "1e
 
 @pytest.mark.parametrize(("gate", "limit"), GATES)
 def test_a_replay_beyond_a_limit_is_not_written(gate, limit, tmp_path, capsys):
-    paths = [folder(tmp_path / name, tensors(seed)) for seed, name in enumerate("xy")]
+    paths = [folder(tmp_path / name, tensors(seed)) for seed, name in enumerate(("one", "two"))]
     run = Cli(capsys)
     made = tmp_path / "m"
     assert (
