@@ -271,6 +271,19 @@ def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> li
     return chosen
 
 
+def check_exclude(adapters: Sequence[Adapter], exclude: str | None) -> None:
+    """What is to be left out is there: else the pattern is misspelt.
+
+    Raises:
+        UsageError: no module is found by it.
+    """
+    unwanted = _pattern(exclude, "exclude")
+    names = called({target for adapter in adapters for target in adapter.slots}) if unwanted else {}
+    if unwanted is not None and not any(any(map(unwanted, each)) for each in names.values()):
+        some = printable(min(map(str, names), default="none"))
+        raise UsageError(f"{say('exclude', exclude)} matches no module; one here is called {some}.")
+
+
 def _pattern(text: str | None, option: str) -> Found | None:
     return None if text is None else searcher(text, say(option))
 

@@ -31,7 +31,15 @@ from loramerge.sources.disjoint import check_shared
 from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
-from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
+from loramerge.sources.open import (
+    check_exclude,
+    check_together,
+    matched,
+    missing_modules,
+    open_all,
+    open_one,
+    select,
+)
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
 from loramerge.sources.units import Units, ahead, align, batches, needs, there
@@ -189,6 +197,7 @@ def open_together(recipe: Recipe, read: Sequence[Adapter] = ()) -> Sources:
     if request.keep_form and format is None:
         format = PEFT.name  # of the plain sum that the merge is held against; some forms are only read
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
+    check_exclude(found, request.exclude)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
     return replace(Sources.of(whole, adapters, request, dialect), read=tuple(files_read()))
 

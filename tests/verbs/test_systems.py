@@ -134,6 +134,7 @@ def test_alignguard_takes_the_span_of_a_safety_adapter_out_of_every_source(tmp_p
         for made in (update, level[target]):
             assert np.linalg.norm(basis.T @ made.dense()) ** 2 <= 1e-12 * np.linalg.norm(made.dense()) ** 2
     assert any("projected out of" in note for note in merge.report.notes)
+    assert lm.combine(pair, project_out=safety).adapter.dtype == "F32", "no wider than the sources"
     again = lm.replay(tmp_path / "m", project_out=safety)
     assert lm.diff(merge.adapter, again.adapter).error == 0
 
