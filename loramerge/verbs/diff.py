@@ -220,8 +220,8 @@ def diff(
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
     request = Request(alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base, progress=progress)
-    found = identified(open_all([Ingredient(a), Ingredient(b)], request), request)
-    first, second = comparable(side_by_side(found))
+    both = identified(open_all([Ingredient(a), Ingredient(b)], request), request)
+    first, second = comparable(side_by_side(both))
     targets = list(align([first, second]))
 
     def compared(target: Target) -> ModuleDifference:
