@@ -80,7 +80,6 @@ from loramerge.verbs.check import check as check
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
-from loramerge.verbs.diff import diff as diff
 from loramerge.verbs.extract import Extraction as Extraction
 from loramerge.verbs.fuse import Fusion as Fusion
 from loramerge.verbs.inspect import Inspection as Inspection
@@ -101,7 +100,7 @@ __all__: list[str]
 
 def combine(
     sources: Sequence[Source],
-    method: _METHOD | Method = ...,
+    method: _METHOD | Method | None = ...,
     *,
     weights: Sequence[Weight] | None = ...,
     out: str | Path | None = ...,
@@ -109,6 +108,7 @@ def combine(
     only: str | None = ...,
     exclude: str | None = ...,
     blocks: str | Mapping[str, str] | Sequence[float] | None = ...,
+    row: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,
@@ -169,6 +169,21 @@ def convert(
     overwrite: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Conversion: ...
+def diff(
+    a: str | Path | Adapter,
+    b: str | Path | Adapter,
+    *,
+    overlap: bool = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    rename: Mapping[str, str] | str | Path | None = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
+    names: Mapping[str, str] | None = ...,
+    allow_pickle: bool = ...,
+    threads: int | None = ...,
+    progress: Tell | bool | None = ...,
+) -> Difference: ...
 def extract(
     tuned: str | Path,
     base: str | Path,
@@ -234,6 +249,7 @@ def open(
     only: str | None = ...,
     exclude: str | None = ...,
     blocks: str | Mapping[str, str] | Sequence[float] | None = ...,
+    row: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,
@@ -256,7 +272,7 @@ def open(
 ) -> Session: ...
 def plan(
     sources: Sequence[Source],
-    method: _METHOD | Method = ...,
+    method: _METHOD | Method | None = ...,
     *,
     effort: Effort | None = ...,
     weights: Sequence[Weight] | None = ...,
@@ -264,6 +280,7 @@ def plan(
     only: str | None = ...,
     exclude: str | None = ...,
     blocks: str | Mapping[str, str] | Sequence[float] | None = ...,
+    row: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,

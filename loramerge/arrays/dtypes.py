@@ -43,16 +43,9 @@ WORDS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64
 WORDS |= {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "fp64": "F64"}
 
 
-def widened(array: Array, kind: type) -> Array:
-    """The same numbers in float32 or float64. bfloat16 is the upper half of a float32: its bits are moved,
-    which takes half the time of a cast.
-
-    >>> widened(np.array([1.5, -0.0], FLOATS["BF16"]), np.float32).tolist()
-    [1.5, -0.0]
-    """
-    if array.dtype != FLOATS["BF16"] or kind is not np.float32:
-        return array.astype(kind)
-    return np.left_shift(array.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
+def is_bfloat16(array: Array) -> bool:
+    """Whether its numbers are the upper halves of float32."""
+    return array.dtype == FLOATS["BF16"]
 
 
 def parse(word: str) -> str:

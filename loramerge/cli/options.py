@@ -15,9 +15,9 @@ from loramerge.cli.groups import Command
 from loramerge.cli.spec import Spec
 from loramerge.cli.word import Word
 from loramerge.request import kinds
+from loramerge.request.default import DEFAULT
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
-from loramerge.request.request import DEFAULT
 
 FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
@@ -196,8 +196,10 @@ class MethodCommand(Command):
         if ctx.resilient_parsing:  # the shell completes what is half typed
             name = next((each for each in METHODS if each == said), DEFAULT)
         else:
-            name = _canonical(_of_recipe(_named(args, "--recipe")) or DEFAULT if said is None else said)
-        ctx.meta["method"] = name
+            said = _of_recipe(_named(args, "--recipe")) if said is None else said
+            name = _canonical(DEFAULT if said is None else said)
+            ctx.meta["named"] = None if said is None else name
+        ctx.meta["method"] = name  # whose options are read
         try:
             return super().parse_args(ctx, _current(args, former_of(name)))
         except click.NoSuchOption as error:

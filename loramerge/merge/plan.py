@@ -14,12 +14,13 @@ from loramerge.errors import UsageError, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
+from loramerge.formats.extras import limits
 from loramerge.formats.extras import settle as settle_extras
-from loramerge.formats.files.destination import check_apart
-from loramerge.formats.masks import MaskPlan, planned
+from loramerge.formats.files.destination import check_apart, check_unread
 from loramerge.formats.output import Outline, is_bare
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
+from loramerge.request.default import Default
 from loramerge.request.effort import Effort
 from loramerge.request.kinds import size
 from loramerge.request.request import TFIDF, Request
@@ -30,6 +31,7 @@ from loramerge.sources.sources import Sources, work_weights
 from loramerge.sources.units import Units
 
 if TYPE_CHECKING:
+    from loramerge.formats.masks import MaskPlan
     from loramerge.merge.tailor import Tailor
 
 SERVER_RANK = 16  # vLLM's default max_lora_rank
@@ -46,6 +48,7 @@ class Plan:
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
         strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
+        default: how the method was come by, if nobody named one.
     """
 
     request: Request
@@ -60,6 +63,7 @@ class Plan:
     strengths: Mapping[str, float] = field(default_factory=dict)
     tailor: Tailor | None = None
     sized: bool = False
+    default: Default | None = None
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"
@@ -72,7 +76,12 @@ class Plan:
     @property
     def what(self) -> str:
         """The merge in a few words."""
-        return f"{self.sources.what} by {name_of(self.method)}: rank {self.outline.largest}"
+        return f"{self.sources.what} by {self.named}: rank {self.outline.largest}"
+
+    @property
+    def named(self) -> str:
+        """The method by its name, and whether it is the default."""
+        return name_of(self.method) if self.default is None else str(self.default)
 
     @property
     def scale(self) -> Scale:
@@ -101,6 +110,10 @@ class Plan:
         """The same plan with other fields of output or effort, which change no decision."""
         return replace(self, request=replace(self.request, **fields))
 
+    def by(self, default: Default | None) -> Plan:
+        """The same plan, of a method that nobody named."""
+        return self if default is None else replace(self, default=default)
+
     def way(self, units: Units) -> tuple[Method, Array]:
         """The method and the weights of a batch, one for each of `work`."""
         method, weights = self.schedule.way(self.method, units.targets[0])
@@ -115,13 +128,17 @@ class Plan:
         outline = self.sources.outline(units, self.outline.dtype, self.outline.profile)
         policy = self.request.extras
         kept = settle_extras(self.sources.adapters, self.weights, policy, outline.shapes)
-        writer.check_beside(self.sources.adapters, self.sources.dialect, list(kept.tensors))
+        if not self.request.keep_form:
+            writer.check_beside(self.sources.adapters, self.sources.dialect, list(kept.tensors))
         config = {**outline.config, **kept.config}
         outline = replace(
             outline, config=config, extras=kept.tensors, apart=kept.apart, masks=self._masks(method, outline)
         )
         names = [adapter.name for adapter in self.sources.whole]
         sizes = (*schedule.notes(names, list(outline.shapes)), *([] if self.tailor else _size_notes(outline)))
+        if self.request.keep_form:  # no plain LoRA is written
+            told_of = tuple(note for note in kept.notes if note not in limits(kept.config))
+            sizes, kept = (), replace(kept, notes=told_of)
         notes = (
             *self.sources.notes,
             *told(self.sources.left_out),
@@ -141,6 +158,8 @@ class Plan:
                 f"{name_of(method)} makes masks of tasks, and the format {self.sources.dialect.name} has no "
                 f"place for them: give {say('format', 'peft')} or {say('format', 'diffusers')}."
             )
+        from loramerge.formats.masks import planned  # few merges have masks
+
         names = [adapter.name for adapter in self.sources.adapters]
         weighted = [
             any(weights) for weights in zip(*(line.first for line in self.schedule.lines), strict=True)
@@ -158,8 +177,8 @@ class Plan:
 
     def check_apart(self, out: Path) -> None:
         """Raises OutputError: writing there would destroy what is read, or hide it among the results."""
-        tables = (self.request.descriptions, self.request.embedding)
-        check_apart(out, self.sources.whole, [Path(t) for t in tables if isinstance(t, str | Path)])
+        check_apart(out, self.sources.whole, self.request.places)
+        check_unread(out, self.sources.read)
 
     def check_destination(self, out: Path) -> None:
         """Whether it can be written there.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from loramerge.charts.table import facts_html
+from loramerge.charts.facts import facts_html
 from loramerge.request import kinds
 from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort
@@ -28,7 +28,6 @@ if typing.TYPE_CHECKING:
     from loramerge.request.progress import Tell
     from loramerge.request.rules import Rule, Weight
 
-DEFAULT = "linear"  # the method, if nothing is said
 TFIDF = "tfidf"  # how texts are compared, if nothing is said
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 SHORT = ("bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64")  # as PEFT and safetensors say it
@@ -62,6 +61,8 @@ class Request:
     blocks: str | Mapping[str, str] | Sequence[float] | None = ask(None, "Strengths of the blocks of image "
         "models: 1,0,0.5,…, one for each block, as in `lbw=`; or by name, `IN04=0.5` or `double 3-7`, which "
         "takes these alone.", "sources", Blocks(metavar="[SOURCE=]BLOCKS"))  # fmt: skip
+    row: str | None = ask(None, "Of a bundle of `route` that goes by rows or tasks: the one whose weights "
+        "are taken.", "sources", kinds.Text(metavar="NAME"))  # fmt: skip
     alpha: float | str | Mapping[str, float | str] | None = ask(None, "The training alpha of files that "
         "do not say it: a number, `rslora:A` if trained with rsLoRA, or `rank` for scale 1.", "sources",
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
@@ -136,8 +137,9 @@ class Request:
     allow_unknown: bool = ask(False, "Write the merge although it cannot be told whether this program loads "
         "it.", "output", kinds.Flag())  # fmt: skip
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`, every module as strong as its "
-        "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source.",
-        "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
+        "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source, the "
+        "whole no stronger than the sources are on average.", "strength",
+        kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
     max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
         "its norm.", "output", kinds.Number())  # fmt: skip
     max_lost: float | None = ask(None, "Fail (exit 4) if the merge misses more than this share of the energy "
@@ -154,7 +156,7 @@ class Request:
     memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; it does not change the "
         "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
     device: str = ask("cpu", "Where it is computed: `cpu`; `cuda`, a GPU; `cuda:1`, the second; `auto`, a "
-        "GPU if one answers, for modules with 32 units or more.", "effort",
+        "GPU if one answers, for modules large enough to be faster there.", "effort",
         kinds.Device(metavar="DEVICE"))  # fmt: skip
     allow_work: bool = ask(False, "Do what a record or recipe asks of a method, also beyond ten times what "
         "is done by default.", "effort", kinds.Flag())  # fmt: skip
@@ -189,6 +191,23 @@ class Request:
             value = getattr(self, each.name)
             if value is not each.default and value != each.default:
                 yield each, value
+
+    @property
+    def places(self) -> list[Path]:
+        """The files and folders of this machine that its fields name, whether they are read or not."""
+        from pathlib import Path  # importing the package needs none
+
+        named = [
+            value
+            for each, value in self.given()
+            if getattr(each.kind, "path", False) and not _is_table(value)
+        ]
+        return [path for path in map(Path, named) if path.exists()]
+
+
+def _is_table(value: Any) -> bool:
+    """Whether texts are given themselves, and no file of them."""
+    return isinstance(value, Mapping)
 
 
 FIELDS: Mapping[str, Field] = fields_of(Request)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.limits import check_units
+from loramerge.adapters.reading import files_read
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array
@@ -25,18 +27,15 @@ from loramerge.request.effort import Effort
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
-from loramerge.sources.blocks import stronger
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
 from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
-from loramerge.sources.projected import projected
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
-from loramerge.sources.strengths import strengthened
-from loramerge.sources.units import Units, align, batches, needs
+from loramerge.sources.units import Units, ahead, align, batches, needs, there
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +48,7 @@ class Sources:
         notes: sentences about them.   request: what was asked of them.
         dialect: the format of their merge; they are under the names that it gives to modules.
         left_out: name -> similarity of sources that a method has not chosen; nothing of them is read.
+        read: every file that was opened for them, of base models too.
     """
 
     whole: tuple[Adapter, ...]
@@ -58,6 +58,7 @@ class Sources:
     request: Request
     dialect: Dialect = PEFT
     left_out: Mapping[str, float] = field(default_factory=dict)
+    read: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Sources: {self.what}>"
@@ -111,7 +112,16 @@ class Sources:
     def held(self, method: Method) -> int:
         """Bytes that a worker needs for the most demanding module."""
         found = {(signature, self.shape(target)) for target, signature in self.signatures.items()}
-        return max((sum(needs(*each, method)) for each in found), default=0)
+        least = max((sum(needs(*each, method)) for each in found), default=0)
+        if self.request.device == "cpu" or not method.batched:
+            return least
+        from loramerge.cuda import workspace_by_rule  # most merges are made on the host
+
+        def on_gpu(signature: Signature, shape: tuple[int, int]) -> int:
+            units = sum(signature)
+            return sum(needs(signature, shape, method)) + workspace_by_rule(units) + there(units, shape, 8)
+
+        return max((on_gpu(*each) for each in found), default=0)
 
     def check_units(self) -> None:
         """Raises IncompatibleError: a module has more units than are merged at once."""
@@ -160,25 +170,31 @@ class Sources:
             ways = [] if schedule is None or method is None else [schedule.way(method, next(iter(group)))[0]]
             place = gpu if all(way.batched for way in ways) else None
             made += batches(self.adapters, group, share, workers, place, method)
+        ahead(made, workers)
         return made
 
 
-def open_together(recipe: Recipe) -> Sources:
-    """Open the adapters of a recipe and check that they belong together. Reads headers only."""
+def open_together(recipe: Recipe, read: Sequence[Adapter] = ()) -> Sources:
+    """Open the adapters of a recipe and check that they belong together. Reads headers only.
+
+    `read`: these adapters, where they are loaded already.
+    """
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = prepared(_opened(recipe), request)
+    found = prepared(_opened(recipe, read), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
+    if request.keep_form and format is None:
+        format = PEFT.name  # of the plain sum that the merge is held against; some forms are only read
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
-    return Sources.of(whole, adapters, request, dialect)
+    return replace(Sources.of(whole, adapters, request, dialect), read=tuple(files_read()))
 
 
-def _opened(recipe: Recipe) -> list[Adapter]:
-    found, base = open_all(recipe.sources, recipe.request), recipe.request.heads_as_lora
+def _opened(recipe: Recipe, read: Sequence[Adapter]) -> list[Adapter]:
+    found, base = open_all(recipe.sources, recipe.request, read), recipe.request.heads_as_lora
     if base is None:
         return found
     from loramerge.sources.heads import as_pairs  # it reads the base model
@@ -191,15 +207,23 @@ def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
     if request.project_out is None:
         return _blocked(identified(adapters, request), request)
     guard = open_one(request.project_out, replace(request, alpha="rank"))  # its strength does not matter
+    from loramerge.sources.projected import projected  # few merges keep out of another's way
+
     *found, safety = identified([*adapters, guard], request)
     return projected(_blocked(found, request), safety)
 
 
 def _blocked(adapters: list[Adapter], request: Request) -> list[Adapter]:
-    said = cast(
-        "str | Mapping[str, str] | None", request.blocks
-    )  # a list came in as the text that it stands for
-    return strengthened(stronger(adapters, request.drop_below), said)
+    if request.drop_below is not None:
+        from loramerge.sources.blocks import stronger  # most merges take adapters as they are
+
+        adapters = stronger(adapters, request.drop_below)
+    if request.blocks is not None:
+        from loramerge.sources.strengths import strengthened
+
+        said = cast("str | Mapping[str, str]", request.blocks)  # a list came in as text
+        adapters = strengthened(adapters, said)
+    return adapters
 
 
 def _unspelled(adapters: Sequence[Adapter]) -> list[Adapter]:

@@ -27,14 +27,12 @@ FLUX = (19, 38)
 Strength = Callable[[str], float]  # of a block, by its name
 
 
-def strengthened(adapters: Sequence[Adapter], asked: str | Mapping[str, str] | None) -> list[Adapter]:
+def strengthened(adapters: Sequence[Adapter], asked: str | Mapping[str, str]) -> list[Adapter]:
     """The sources with another strength in their blocks; modules of strength 0 are left out.
 
     Raises:
         UsageError: a name of no source or block, a count that is not of this model, or nothing is left.
     """
-    if asked is None:
-        return list(adapters)
     if isinstance(asked, str):
         return [_strengthened(adapter, asked) for adapter in adapters]
     found = {name: [a for a in adapters if name in _names(a)] for name in asked}

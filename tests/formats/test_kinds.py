@@ -210,7 +210,7 @@ def test_adalora_is_read_as_peft_computes_it_and_merged_to_plain_lora(tmp_path):
     b = zoo.save(tmp_path / "b", zoo.Words, 2, WORDS)
     (key, expected), *_ = as_peft_computes(zoo.load(zoo.Words, [a])).items()
     np.testing.assert_allclose(as_peft_stores(loramerge.load(a))[key], expected, rtol=1e-6)
-    loramerge.combine([a, b], out=tmp_path / "m")
+    loramerge.combine([a, b], "linear", out=tmp_path / "m")
     other = as_peft_computes(zoo.load(zoo.Words, [b]))[key]
     found = as_peft_computes(zoo.load(zoo.Words, [tmp_path / "m"]))[key]
     np.testing.assert_allclose(found, expected + other, rtol=1e-5)

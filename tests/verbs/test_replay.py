@@ -177,7 +177,7 @@ BAD = {
     "a revision of numbers": (setting("sources", 0, "revision", value=[1]), r"revision is \[1\], not text"),
     "no method": (setting("method", value=None), "method is None, not a table"),
     "an unknown method": (setting("method", "name", value="x"), "There is no method 'x'"),
-    "an unknown option": (setting("method", "options", "x", value=1), "linear has no option x"),
+    "an unknown option": (setting("method", "options", "x", value=1), "level has no option x"),
     "a bad option": (setting("method", "options", "rank", value="8"), "rank='8' must be a whole number"),
     "an option of the driver": (setting("method", "options", "threads", value=1), "threads"),
     "an unknown setting": (setting("settings", "out", value="/etc/x"), "setting out, which this version"),

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.adapter import Adapter, BaseModel, Slot
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable
@@ -91,13 +91,13 @@ class Diffusers(Spelled):
         adapter = header.adapter(
             self,
             modules.slots,
-            base=next(iter(told), None),
             extras=found.rest,
             oddities=modules.oddities(header, "the scale is 1 there, as diffusers has it"),
             said_alpha=not modules.silent,
             placed=modules.placed,
             full=modules.full,
         )
+        adapter = replace(adapter, base=BaseModel(next(iter(told), None)))
         return replace(adapter, spelling=Spelling("", {"unet": ""})) if _is_bare(header) else adapter
 
     def learn(self, adapters: Sequence[Adapter]) -> None:
