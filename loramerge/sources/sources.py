@@ -19,6 +19,7 @@ from loramerge.arrays.gram import Signature
 from loramerge.errors import UsageError, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import FORMATS, PEFT, Dialect
+from loramerge.formats.dialects.model import model_of
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
@@ -246,11 +247,22 @@ def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | N
 
     wanted = find(consumer)
     if format is None:
-        return wanted.format_for([adapter.dialect for adapter in found])
+        usual = wanted.format_for([adapter.dialect for adapter in found])
+        return _read(consumer, usual or found[0].dialect, found) or usual
     if format in FORMATS and format not in (*wanted.formats, *wanted.dialects):
         said = f"{wanted.title} does not load the format {format} (it loads {' and '.join(wanted.formats)})"
         raise UsageError(f"{said}: drop {say('format')} or {say('consumer')}.")
     return format
+
+
+def _read(consumer: str, usual: str, found: Sequence[Adapter]) -> str | None:
+    """The program itself as a format, where it reads the family so, and not as the usual format spells it."""
+    from loramerge.consumers.families import read_as
+    from loramerge.formats.tools import TOOLS
+
+    families = [family.name for family in model_of(found).families]
+    known = consumer in TOOLS and any(name in TOOLS[consumer].rows for name in families)
+    return consumer if known and not read_as(consumer, usual, families) else None
 
 
 def alike(
