@@ -17,6 +17,7 @@ from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
 from loramerge.charts.facts import as_frame
+from loramerge.checkpoints.deltas import of_all
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint
@@ -255,7 +256,9 @@ class _Extractor:
             )
 
     def _dialect(self, whole: Adapter) -> Dialect:
-        return writer.written([whole], self.request.format)
+        """The format of the output, bound to the model that the base is."""
+        model = replace(whole, slots={**of_all(self.pair).slots, **whole.slots})
+        return writer.written([model], self.request.format)
 
     @property
     def _kind(self) -> str:

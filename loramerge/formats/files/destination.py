@@ -108,8 +108,9 @@ def _how(real: str, there: tuple[int, int] | None, home: str, paths: Sequence[st
     if _below(home, real):
         return "holds", paths[0]
     for root in (home, os.path.dirname(home)):
-        if _below(real, root) and (owned := _owner(root, home, paths)):
-            return "is" if real == root else "lies in the folder of", owned
+        owner = _owner(root, home, paths) if _below(real, root) else None
+        if owner is not None:
+            return "is" if real == root else "lies in the folder of", owner
     return None
 
 
