@@ -26,7 +26,9 @@ from loramerge.cli.spec import Entry, Spec
 def catalogue() -> str:
     """The whole text."""
     words = {f.name: tuple(f.kind.words()) for f in FIELDS.values() if isinstance(f.kind, Choice)}
+    also = {f.name: tuple(f.kind.also()) for f in FIELDS.values() if isinstance(f.kind, Choice)}
     lines = [f"    {name!r}: {value!r}," for name, value in words.items()]
+    more = [f"    {name!r}: {value!r}," for name, value in also.items() if value]
     head = [
         HEAD.rstrip(),
         "",
@@ -34,6 +36,9 @@ def catalogue() -> str:
         "# fmt: off",
         "WORDS: Mapping[str, tuple[str, ...]] = {",
         *lines,
+        "}",
+        "ALSO: Mapping[str, tuple[str, ...]] = {  # understood, and not offered",
+        *more,
         "}",
     ]
     return "\n".join([*head, "METHODS: Mapping[str, Entry] = {", *_methods(), "}"]) + "\n"

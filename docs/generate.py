@@ -23,13 +23,13 @@ from loramerge.cli.combine import combine
 from loramerge.cli.options import options_of
 from loramerge.consumers import CONSUMERS
 from loramerge.consumers.consumer import NOUNS, Consumer, loads
-from loramerge.consumers.families import oracle, reads
+from loramerge.consumers.families import held_against, oracle, reads
 from loramerge.formats.dialects import DIALECTS, Dialect
 from loramerge.formats.forms.form import Form
 from loramerge.formats.forms.table import FORMS
 from loramerge.formats.models.families import FAMILIES
 from loramerge.formats.models.spellings import AB, DOWN_UP, MET
-from loramerge.formats.tools import TOOLS
+from loramerge.formats.tools import SPELLINGS, TOOLS
 from loramerge.routing.gates.gate import DataFree
 from loramerge.routing.gates.names import GATES
 
@@ -213,20 +213,24 @@ def _unets() -> Iterator[list[str]]:
         with tempfile.TemporaryDirectory() as folder:
             save_file(factors, f"{folder}/a.safetensors")
             found = [loads(lm.check(f"{folder}/a.safetensors", each)) for each in ("diffusers", "comfyui")]
-        facts = ["Stable Diffusion 1, 2, XL", f"`{spelling}`", names, _code(dialect)]
+        facts = ["Stable Diffusion 1, 2, XL", f"{_code(dialect)}: `{spelling}`", names]
+        facts += ["its class and loaders", _code(dialect)]
         yield [*facts, *(words[each] for each in found), "its loaders, run; its key map, compared"]
 
 
 def families_table() -> str:
     """Every spelling of every family that is met, who reads it, and from what that is known."""
-    head = ["family", "spelling", "names", "`--format`", "diffusers", "ComfyUI", "known from"]
+    head = ["family", "`--format`", "names", "held against", "read as", "diffusers", "ComfyUI", "known from"]
     words = {True: "reads it", False: "–", None: "not told"}
+    formats = {met: name for name, tool in SPELLINGS.items() for met in tool.rows.values()}
+    formats |= {met: met.spelling for met in MET if SPELLINGS[met.spelling].rows[met.family.name] is met}
     rows = []
     for met in sorted(MET, key=lambda each: list(FAMILIES).index(each.family.name)):
         verdicts = [words[reads(consumer, met)] for consumer in ("diffusers", "comfyui")]
         known = f"{oracle('diffusers', met)}; {oracle('comfyui', met)}"
         names = {"diffusers": "diffusers'", "first": "its own"}.get(met.naming, f"{met.naming}'")
-        rows.append([met.family.title, f"`{met.spelling}`", names, _code(met.dialect), *verdicts, known])
+        facts = [met.family.title, _code(formats[met]), names, held_against(met), _code(met.dialect)]
+        rows.append([*facts, *verdicts, known])
     return _table(head, [*_unets(), *rows])
 
 

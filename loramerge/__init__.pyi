@@ -80,7 +80,6 @@ from loramerge.verbs.check import check as check
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
-from loramerge.verbs.diff import diff as diff
 from loramerge.verbs.extract import Extraction as Extraction
 from loramerge.verbs.fuse import Fusion as Fusion
 from loramerge.verbs.inspect import Inspection as Inspection
@@ -91,7 +90,7 @@ from loramerge.verbs.push import push as push
 _METHOD = Literal["linear", "average", "cat", "svd", "lego", "slerp", "karcher", "model_stock", "iso_c", "iso_cts", "tsv", "shrunk_tsv", "level", "dc_merge", "core", "ctm", "pico", "wudi", "knots", "ties", "dare", "dare_ties", "magnitude", "della", "breadcrumbs", "sce", "emr", "ffa", "fair", "fedavg", "mergevla", "sg"] | str
 _GRAIN = Literal["fused", "split", "fused-experts", "split-experts", "fused-projections", "split-projections"]
 _EXTRAS = Literal["refuse", "first", "average", "drop"]
-_FORMAT = Literal["bare", "cloneofsimo", "comfy", "diffusers", "kohya", "mlx", "peft", "sam", "musubi-tuner", "sd-scripts", "comfyui", "ai-toolkit", "diffsynth", "lightning", "videox-fun", "onetrainer", "diffusion-pipe", "simpletuner", "lycoris"]
+_FORMAT = Literal["bare", "cloneofsimo", "comfy", "diffusers", "kohya", "mlx", "peft", "sam", "musubi-tuner", "sd-scripts", "comfyui", "ai-toolkit", "diffsynth", "lightning", "videox-fun", "onetrainer", "diffusion-pipe", "simpletuner", "lycoris", "diffusion_model.", "diffusion_model.:first", "diffusion_model.:diffusers", "diffusion_model.:authors", "diffusion_model. with alphas", "lora_unet_", "lora_unet_:first", "lora_unet_:diffusers", "lora_unet_:authors", "lora_unet__", "lora_transformer_", "lycoris_", "lycoris_:diffusers", "lycoris_:first", "transformer.", "transformer.:diffusers", "transformer.:first", "transformer.:authors", "transformer_2.", "transformer. with alphas", "no prefix", "no prefix, default", "no prefix, with alphas", "base_model.model."]
 _DTYPE = Literal["float32", "bfloat16", "float16", "float64", "bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64"]
 _PROFILE = Literal["portable", "compact"]
 _CONSUMER = Literal["peft", "transformers", "vllm", "sglang", "llama.cpp", "diffusers", "comfyui", "mlx"]
@@ -109,6 +108,7 @@ def combine(
     only: str | None = ...,
     exclude: str | None = ...,
     blocks: str | Mapping[str, str] | Sequence[float] | None = ...,
+    row: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,
@@ -169,6 +169,21 @@ def convert(
     overwrite: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Conversion: ...
+def diff(
+    a: str | Path | Adapter,
+    b: str | Path | Adapter,
+    *,
+    overlap: bool = ...,
+    alpha: float | str | Mapping[str, float | str] | None = ...,
+    rename: Mapping[str, str] | str | Path | None = ...,
+    initial: Mapping[str, str | Path] | None = ...,
+    base: str | Path | None = ...,
+    prompt_gate: str | Path | None = ...,
+    names: Mapping[str, str] | None = ...,
+    allow_pickle: bool = ...,
+    threads: int | None = ...,
+    progress: Tell | bool | None = ...,
+) -> Difference: ...
 def extract(
     tuned: str | Path,
     base: str | Path,
@@ -234,6 +249,7 @@ def open(
     only: str | None = ...,
     exclude: str | None = ...,
     blocks: str | Mapping[str, str] | Sequence[float] | None = ...,
+    row: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,
@@ -264,6 +280,7 @@ def plan(
     only: str | None = ...,
     exclude: str | None = ...,
     blocks: str | Mapping[str, str] | Sequence[float] | None = ...,
+    row: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
     allow_base_mismatch: bool = ...,
     allow_disjoint: bool = ...,

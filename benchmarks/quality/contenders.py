@@ -1,4 +1,4 @@
-"""Who is compared: every method of the table, options that a claim was made about, and PEFT's own types."""
+"""Who is compared: every method of the table, options of which something is claimed, gates, PEFT's types."""
 
 from __future__ import annotations
 
@@ -8,27 +8,44 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import loramerge as lm
-from benchmarks.quality.store import merging
+from benchmarks.quality.store import merging, routing
 from benchmarks.quality.train import RANK
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A way to merge. Of PEFT, `method` is its combination_type."""
+    """A way to merge, or to route.
+
+    Args:
+        method: of PEFT its combination_type, of a bundle its gate.
+        options: of the method, and of `combine`.
+        peft: it is one of PEFT's.   gate: nothing is merged; a gate weighs the adapters, token by token.
+        shared: modules share their units by energy; together they have as many as with one rank for all.
+    """
 
     name: str
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     peft: bool = False
+    gate: bool = False
+    shared: bool = False
 
     def takes(self, rank: int) -> bool:
-        """Whether it can make a merge of that rank (0: no limit)."""
+        """Whether it can make a merge of that rank (0: no limit), and is asked to: options are at rank 8."""
+        if self.gate:
+            return rank == 0
+        if self.shared:
+            return rank > 0
         if self.peft and not self.sized:
             return rank == (0 if self.method == "cat" else RANK)
+        if self.options:
+            return rank == RANK
         return self.peft or rank == 0 or "rank" in lm.METHODS[self.method].names()
 
     def code(self) -> str:
         """What its result depends on, beside this benchmark."""
+        if self.gate:
+            return routing()
         return importlib.metadata.version("peft") if self.peft else merging()
 
     @property
@@ -40,7 +57,7 @@ class Contender:
 VARIANTS = {
     "lego, ctm": ("lego", {"variant": "ctm"}),
     "lego, nsc": ("lego", {"variant": "nsc"}),
-    "wudi, ridge 1": ("wudi", {"ridge": 1.0}),
+    "wudi, ridge .1": ("wudi", {"ridge": 0.1}),
     "wudi, flow from the sum": ("wudi", {"filter": "flow", "start": "sum"}),
     "wudi, top": ("wudi", {"filter": "top"}),
     "wudi, top from the sum": ("wudi", {"filter": "top", "start": "sum"}),
@@ -64,6 +81,20 @@ VARIANTS = {
     "ties, core": ("ties", {"space": "core"}),
     "dare_ties, core": ("dare_ties", {"space": "core"}),
     "ctm, sum": ("ctm", {"rule": "sum"}),
+    "knots, by shares": ("knots", {"ranking": "shares", "rank_tol": 0.01}),
+    "svd, cosine": ("svd", {"scale": "cosine"}),
+    "level, cosine": ("level", {"scale": "cosine"}),
+}
+SHARED = ("svd", "shrunk_tsv", "level")
+GATES = {
+    "arrow": {"top_k": 1},
+    "spectr": {"top_k": 1},
+    "seqr": {"top_k": 1},
+    "lag": {"top_k": 1},
+    "smile": {"top_k": 1},
+    "rank-self": {},
+    "rank-absproj": {},
+    "static": {},
 }
 PEFT_TYPES = (
     *("svd", "cat", "linear", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties"),
@@ -72,7 +103,9 @@ PEFT_TYPES = (
 OURS = {name: Contender(name, name) for name in lm.METHODS}
 OTHERS = {name: Contender(name, method, options) for name, (method, options) in VARIANTS.items()}
 PEFTS = {f"PEFT {kind}": Contender(f"PEFT {kind}", kind, peft=True) for kind in PEFT_TYPES}
-CONTENDERS = OURS | OTHERS | PEFTS
+ROUTED = {f"routed, {gate}": Contender(f"routed, {gate}", gate, o, gate=True) for gate, o in GATES.items()}
+SPREAD = {f"{name}, shared ranks": Contender(f"{name}, shared ranks", name, shared=True) for name in SHARED}
+CONTENDERS = OURS | OTHERS | SPREAD | ROUTED | PEFTS
 FEW = (
     "svd",
     "iso_c",

@@ -2,6 +2,7 @@
 
 A domain gives samples x and labels y (…, L), where -100 is not counted. Each has a compatible set of tasks,
 where the input shows which task it is, and a conflicting one, where one input has another answer in each.
+In a third set every task trains a head of its own too, and is asked with it whatever the body is.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ class Domain:
     tasks: how many there are; -1 is what the base has learned.
     draw: (task, split, count, generator) -> samples of ``train``, ``tune`` or ``test``.
     classes: of the output.   causal: a language model, else a vision transformer.
+    heads: every task has a head of its own.
     """
 
     tasks: int
     draw: Callable[[int, str, int, np.random.Generator], Samples]
     classes: int
     causal: bool
+    heads: bool = False
 
 
 @cache
@@ -116,9 +119,11 @@ DOMAINS = {
     "digits-conflict": Domain(9, lambda *given: _digits(*given, conflict=True), 10, False),
     "strings": Domain(len(FUNCTIONS), _strings, TOKENS, True),
     "strings-conflict": Domain(len(FUNCTIONS), lambda *given: _strings(*given, conflict=True), TOKENS, True),
+    "digits-heads": Domain(len(VIEWS), _digits, 10, False, heads=True),
+    "strings-heads": Domain(len(FUNCTIONS), _strings, TOKENS, True, heads=True),
 }
 
 
 def base_of(domain: str) -> str:
-    """The domain whose base this one has: the conflicting set shares it."""
-    return domain.removesuffix("-conflict")
+    """The domain whose base this one has: all sets of its tasks share it."""
+    return domain.partition("-")[0]

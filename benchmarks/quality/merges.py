@@ -12,7 +12,7 @@ import loramerge as lm
 from benchmarks.quality.contenders import Contender
 from benchmarks.quality.model import Transformer
 from benchmarks.quality.plan import Cell
-from benchmarks.quality.train import ALPHA, RANK, wrapped
+from benchmarks.quality.train import ALPHA, HEAD, RANK, wrapped
 from loramerge import Target
 from loramerge.errors import LoramergeError
 
@@ -23,7 +23,9 @@ class Sources:
     """The adapters of a cell, for ours and for PEFT; tasks may repeat, names may not."""
 
     def __init__(self, cell: Cell, tensors: list[dict[str, torch.Tensor]]) -> None:
-        self.cell, self.tensors = cell, tensors
+        self.cell = cell
+        self.heads = [each[HEAD] for each in tensors if HEAD in each]
+        self.tensors = tensors = [{n: t for n, t in each.items() if n != HEAD} for each in tensors]
         self.ours = [
             lm.from_state_dict(each, alpha=ALPHA, name=f"{n}-{one.task}-{one.copy}")
             for n, (one, each) in enumerate(zip(cell.trainings, tensors, strict=True))
@@ -50,9 +52,14 @@ class Sources:
         if traits.most is not None and count > traits.most:
             return f"it takes {traits.most} adapters at most"
         limit = count * RANK if rank == 0 and not getattr(lm.METHODS[one.method](), "whole", True) else rank
-        options = dict(one.options) | ({"rank": limit} if limit else {})
+        size: dict[str, Any] = {"rank": limit} if limit else {}
+        if one.shared:
+            size = {
+                "total_rank": limit * len({target for each in self.ours for target in each}),
+                "profile": "compact",
+            }
         try:
-            merge = lm.combine(self.ours, one.method, threads=1, dtype="float32", **options)
+            merge = lm.combine(self.ours, one.method, threads=1, dtype="float32", **one.options, **size)
         except LoramergeError as error:
             return str(error)
         return {target.path: update.dense() for target, update in merge.adapter.items()}

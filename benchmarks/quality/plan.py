@@ -40,10 +40,14 @@ class Size:
 
 
 EASY, HARD = ("digits", "strings"), ("digits-conflict", "strings-conflict")
-FULL = Size((*EASY, *HARD), 8, 8, (2, 4, 8, 16, 32), (4, 8, 16, 0), (250, 2500))
+HEADS = ("digits-heads", "strings-heads")
+FULL = Size((*EASY, *HARD, *HEADS), 8, 8, (2, 4, 8, 16, 32), (4, 8, 16, 0), (250, 2500))
 QUICK = Size(EASY, 2, 8, (2, 8), (8, 0), (200, 1200), few=True)
 TOY = Size(EASY, 1, 2, (2,), (4, 0), (2, 2), width=16, held=(8, 8), few=True)
-FEW_ANSWERS = (2,)  # adapters of a conflicting set: one input has one answer, so no merge keeps many
+COUNTS = {  # of adapters, in sets that are not merged in all numbers
+    **dict.fromkeys(HARD, (2,)),  # one input has one answer, so no merge keeps many
+    **dict.fromkeys(HEADS, (2, 8)),
+}
 REGIMES = ("shared A", "independent A")
 MANY = 8  # adapters, above which only the best methods are run, at rank 8
 BEST = 10
@@ -107,7 +111,7 @@ def cells(size: Size, seeds: list[int], pools: dict[str, int]) -> Iterator[Cell]
         for domain in size.domains:
             drawn = np.random.default_rng([seed, 1]).permutation(pools[domain])[: size.tasks].tolist()
             for regime in REGIMES:
-                for count in size.counts if domain in EASY else FEW_ANSWERS:
+                for count in COUNTS.get(domain, size.counts):
                     places = [divmod(n, len(drawn)) for n in range(count)]
                     each = [Training(domain, regime, seed, drawn[n], copy) for copy, n in places]
                     yield Cell(domain, regime, seed, tuple(each))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 DRAWS = 2000
+SETS = {"": "compatible", "conflict": "conflicting", "heads": "separate heads"}  # end of a domain -> its set
 Row = Mapping[str, Any]
 Place = tuple[str, str, int]  # domain, regime, seed
 
@@ -79,7 +80,7 @@ def compared(rows: list[Row], count: int, rank: int, kind: str, reference: str) 
 def best(rows: list[Row], most: int) -> list[str]:
     """The contenders that are best when tuned, at 8 adapters and rank 8, whatever their policy."""
     seen: list[str] = []
-    for line in compared(rows, 8, 8, "tuned", ""):
+    for line in compared(sets(rows).get("compatible", []), 8, 8, "tuned", ""):
         name = line["contender"].removesuffix(" · norm")
         if name not in seen:
             seen.append(name)
@@ -87,10 +88,10 @@ def best(rows: list[Row], most: int) -> list[str]:
 
 
 def sets(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """The rows of tasks that get along, and of those where one input has another answer in each."""
-    found: dict[str, list[Row]] = {"compatible": [], "conflicting": []}
+    """The rows of tasks that get along, that conflict, and that have heads of their own."""
+    found: dict[str, list[Row]] = {name: [] for name in SETS.values()}
     for row in rows:
-        found["conflicting" if row["domain"].endswith("-conflict") else "compatible"].append(row)
+        found[SETS[row["domain"].partition("-")[2]]].append(row)
     return {name: each for name, each in found.items() if each}
 
 

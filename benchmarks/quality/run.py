@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.quality import findings, plan, report, score, train
 from benchmarks.quality.contenders import CONTENDERS, FEW, REFERENCE, Contender
 from benchmarks.quality.domains import DOMAINS
-from benchmarks.quality.plan import BEST, MANY, Cell, Size, Training
+from benchmarks.quality.plan import BEST, EASY, MANY, Cell, Size, Training
 from benchmarks.quality.store import key, merging
 from benchmarks.quality.train import RANK
 
@@ -59,13 +59,14 @@ def main(given: list[str] | None = None) -> None:
     rows = measured(cells, size, asked.work, asked.jobs, names)
     print(f"measured: {time.perf_counter() - start:.0f} s", flush=True)
     text = report.page(rows, label, REFERENCE)
+    easy = report.sets(rows).get("compatible", [])
     print(text)
     if asked.page:
         asked.page.write_text(text)
     if asked.pictures:
         from benchmarks.quality.pictures import draw  # Altair is for those who look
 
-        draw(report.sets(rows)["compatible"], CHOSEN, REFERENCE, asked.pictures)
+        draw(easy, CHOSEN, REFERENCE, asked.pictures)
     if asked.json:
         facts = {
             "schema": 2,
@@ -74,7 +75,7 @@ def main(given: list[str] | None = None) -> None:
             "seeds": seeds[: size.seeds],
             "rho": plan.RHO,
         }
-        kept = facts | {"curves": findings.curves(rows, CURVES, RANK)} | findings.short(rows)
+        kept = facts | {"curves": findings.curves(easy, CURVES, RANK)} | findings.short(rows)
         asked.json.write_text(lined(kept))
 
 
@@ -154,6 +155,8 @@ def _measure(
     cell: Cell, size: Size, work: Path, names: list[str], ranks: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     _one_thread()
+    if cell.domain not in EASY:
+        ranks = tuple(rank for rank in ranks if rank == RANK)  # sets that are merged in one size
     return score.cell_rows(cell, size, work, wanted(names, ranks))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import loramerge as lm
 from benchmarks.quality import stack
 from benchmarks.quality.contenders import Contender
 from benchmarks.quality.domains import DOMAINS, Samples
@@ -17,7 +18,8 @@ from benchmarks.quality.merges import Deltas, Sources
 from benchmarks.quality.model import Transformer
 from benchmarks.quality.plan import RHO, Cell, Size, Training
 from benchmarks.quality.store import kept, key, measuring
-from benchmarks.quality.train import RANK, adapter, base, name_of
+from benchmarks.quality.train import HEAD, RANK, adapter, base, name_of
+from loramerge.routing.torch import attach
 
 ASKED = {"tune": 0, "test": 1}  # where a sample comes from, and its seed
 AT_ONCE = 128  # samples times strengths: what the models write then stays in a core's cache
@@ -51,17 +53,32 @@ class Bench:
         for path, delta in deltas.items():
             each = torch.tensor(strengths).float()[:, None, None] * torch.tensor(delta).float()
             state[f"{path}.weight"] = state[f"{path}.weight"] + each
+        if not self.sources.heads:
+            right = self._right(state, x, y, len(strengths))
+            return right.view(len(strengths), self.cell.count, -1).double().mean(dim=2).numpy()
+        each = zip(self.sources.heads, x.chunk(self.cell.count), y.chunk(self.cell.count), strict=True)
+        right = [
+            self._right(state | {HEAD: head}, some, wanted, len(strengths)) for head, some, wanted in each
+        ]
+        return torch.stack(right, dim=1).double().mean(dim=2).numpy()
+
+    def _right(
+        self, state: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, many: int
+    ) -> torch.Tensor:
+        """(S, N) which samples are right at each strength."""
         found = []
-        for part, wanted in zip(*(whole.split(AT_ONCE // len(strengths)) for whole in (x, y)), strict=True):
-            many = part.expand(len(strengths), *part.shape)
+        for part, wanted in zip(*(whole.split(AT_ONCE // many) for whole in (x, y)), strict=True):
+            each = part.expand(many, *part.shape)
             with torch.no_grad():
-                said = stack.logits(state, self.model.causal, many, len(self.model.blocks)).argmax(dim=-1)
+                said = stack.logits(state, self.model.causal, each, len(self.model.blocks)).argmax(dim=-1)
             found.append(((said == wanted) | (wanted == -100)).all(dim=2))
-        shares = torch.cat(found, dim=1).view(len(strengths), self.cell.count, -1).double().mean(dim=2)
-        return shares.numpy()
+        return torch.cat(found, dim=1)
 
     def results(self, one: Contender, rank: int) -> dict[str, dict[str, Any]]:
         """For every policy of strength, what `measured` gives; or why there is no merge."""
+        if one.gate:
+            refused = {"refused": "a bundle has one head, and here every task has its own"}
+            return {"as shipped": refused if self.sources.heads else {"untuned": self.routed(one)}}
         deltas = self.sources.merged(one, rank, self.model)
         if isinstance(deltas, str):
             return {"as shipped": {"refused": deltas}}
@@ -69,6 +86,19 @@ class Bench:
         if not one.peft:
             found["norm"] = self.measured(self.sources.as_loud(deltas), rank == RANK)
         return found
+
+    def routed(self, one: Contender) -> list[float]:
+        """(T,) on the task of each source, with all adapters on the model and a gate that weighs them."""
+        x, y = _samples(self.cell.trainings, "test", self.size)
+        said = self.gated(one, x).argmax(dim=-1)
+        right = ((said == y) | (y == -100)).all(dim=1)
+        return right.view(self.cell.count, -1).double().mean(dim=1).tolist()
+
+    def gated(self, one: Contender, x: torch.Tensor) -> torch.Tensor:
+        """(N, L, classes) logits with a bundle on the model."""
+        bundle = lm.route(self.sources.ours, one.method, **one.options)
+        with torch.no_grad(), attach(self.model, bundle):
+            return torch.cat([self.model(part) for part in x.split(AT_ONCE)])
 
     def measured(self, deltas: Deltas, tune: bool) -> dict[str, Any]:
         """Accuracies untuned, and at the strength that is best on the samples for tuning."""

@@ -32,8 +32,17 @@ def code(*places: Path) -> str:
 
 def merging() -> str:
     """A hash of the code that merges."""
+    return _rooms(*MEANING)
+
+
+def routing() -> str:
+    """A hash of the code that routes."""
+    return _rooms("arrays", "routing")
+
+
+def _rooms(*names: str) -> str:
     package = Path(loramerge.__file__).parent
-    return code(*(package / room for room in MEANING))
+    return code(*(package / name for name in names))
 
 
 def training() -> str:

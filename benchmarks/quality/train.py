@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.quality import stack
-from benchmarks.quality.domains import DOMAINS, base_of
+from benchmarks.quality.domains import DOMAINS, Samples, base_of
 from benchmarks.quality.model import TARGETS, Transformer
 from benchmarks.quality.plan import Size, Training
 from benchmarks.quality.store import key
 from benchmarks.quality.store import training as code_of_training
 
 RANK, ALPHA, BATCH = 8, 16, 64
+HEAD = "head.weight"
 RATE = 1e-3  # of adapters; at 5e-3 pairs of them hardly worked together, whatever merged them
 
 
@@ -32,7 +34,8 @@ def base(domain: str, size: Size, work: Path) -> Transformer:
     name = key(base=base_of(domain), steps=size.steps[1], width=size.width, code=code_of_training())
     path = work / "bases" / f"{name}.safetensors"
     if not path.exists():
-        fit(model, base_of(domain), size.steps[1], 3e-3)
+        rng = np.random.default_rng([0, 0])
+        fit(model, lambda: about.draw(-1, "train", BATCH, rng), size.steps[1], 3e-3)
         write(dict(model.state_dict()), path)
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)
@@ -51,7 +54,7 @@ def name_of(training: Training, size: Size) -> str:
 
 
 def adapter(training: Training, size: Size, work: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter, as PEFT names them; trained if they are not there."""
+    """The tensors of an adapter, as PEFT names them, and its head; trained if they are not there."""
     path = place(training, size, work)
     if not path.exists():
         adapters([training], size, work)
@@ -71,6 +74,8 @@ def adapters(group: list[Training], size: Size, work: Path) -> None:
     model = base(group[0].domain, size, work)
     starts = [untrained(model, one.start) for one in group]
     factors = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
+    if DOMAINS[group[0].domain].heads:
+        factors[HEAD] = model.head.weight.repeat(len(group), 1, 1)
     fit_many(model, factors, group, size.steps[0])
     for n, one in enumerate(group):
         write({name: factor[n] for name, factor in factors.items()}, place(one, size, work))
@@ -96,13 +101,12 @@ def wrapped(model: Transformer, start: int) -> torch.nn.Module:
         return get_peft_model(copy.deepcopy(model), config)
 
 
-def fit(model: Transformer, domain: str, steps: int, rate: float) -> None:
-    """Train a whole base."""
-    rng = np.random.default_rng([0, 0])
-    some = list(model.parameters())
+def fit(model: torch.nn.Module, draw: Callable[[], Samples], steps: int, rate: float) -> None:
+    """Train what of a model may be trained: a whole base, or an adapter of PEFT on one."""
+    some = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, schedule = descent(some, steps, rate)
     for _ in range(steps):
-        x, y = DOMAINS[domain].draw(-1, "train", BATCH, rng)
+        x, y = draw()
         loss = torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-100)
         optimizer.zero_grad()
         loss.backward()
@@ -155,8 +159,8 @@ def clip_each(some: list[torch.Tensor]) -> None:
 
 
 def changed(model: Transformer, factors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of the base with each adapter added: (S, out, in) where there is one."""
-    state = dict(model.state_dict())
+    """The weights of the base with each adapter added: (S, out, in) where there is one, or a head."""
+    state = dict(model.state_dict()) | {name: each for name, each in factors.items() if name == HEAD}
     for name in [name for name in factors if name.endswith("lora_A.weight")]:
         path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
         up, down = factors[name.replace("lora_A", "lora_B")], factors[name]

@@ -14,7 +14,7 @@ from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.charts.table import facts_html, fields_html
+from loramerge.charts.facts import facts_html, fields_html
 from loramerge.errors import SourceError, UsageError, printable
 
 

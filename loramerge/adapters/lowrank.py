@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.arrays.backend import Array
-from loramerge.charts.table import facts_html
+from loramerge.charts.facts import facts_html
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loramerge.charts.table import fields_html
+from loramerge.charts.facts import fields_html
 
 Kind = Literal["linear", "conv", "embedding", "expert"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from loramerge.algorithms.entries.choice import chosen
 from loramerge.algorithms.entries.dense import merged
 from loramerge.algorithms.entries.options import SHARE
-from loramerge.algorithms.entries.rows import Rows, energies, fitted, rows
+from loramerge.algorithms.entries.rows import Rows, energies, fitted, rows, shares_merged
 from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.families.size import Ranked, squares, truncate
 from loramerge.algorithms.families.span import RANK_TOL, tolerance
@@ -39,9 +40,16 @@ class Knots(Ranked):
 
     With rule=linear it is the plain sum, whatever the basis, and the same as `linear`.
 
+    With ranking=shares entries are trimmed as in DRM: every row of every Σ V_t is brought to unit length,
+    the largest entries are kept, and the rows get their lengths back before the rule goes on. So weak
+    directions keep as many entries as strong ones.
+
     Source: KnOTS, Stoica et al. 2024, arXiv:2410.19735, with ties and dare_ties. Its densities are the
     defaults: ties keeps 20 %, dare_ties drops 10 %; other rules have their own. Its λ of 0.6 and 0.7 is a
-    scale of 0.6 and 0.7. It trims over all modules together or over each; here it is each.
+    scale of 0.6 and 0.7. It trims over all modules together or over each; here it is each. DRM, Chaichana et
+    al. 2025, arXiv:2505.23117, side by side (DRM-H): it keeps 20 %, ranks the entries of all adapters
+    together, divides by their number, and leaves out directions below 1 % of the strongest: --ranking shares
+    --rank-tol 0.01. Here each adapter has a ranking of its own, and weights divide.
 
     Limits: the outputs stay in the span of the adapters and the inputs do not, so a module has as many units
     as all sources together, and a rank cuts some of it: see what is lost. Two directions of one strength
@@ -68,10 +76,17 @@ class Knots(Ranked):
         SHARE,
     )
     seed: int = option(0, "Of rules that keep entries by chance.", Interval(low=0))
+    ranking: Literal["sizes", "shares"] = option(
+        "sizes", "What the rule trims by: the sizes of entries, or their shares of their rows (DRM)."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.chosen()
+        if self.ranking == "shares" and not self.chosen().trims_alone:
+            raise UsageError(
+                f"ranking=shares has nothing to do with rule={self.rule}: it is for rules that trim each "
+                "source, such as ties."
+            )
         if self.rule == "linear" and self.rank_tol != RANK_TOL:
             raise UsageError("rank_tol has nothing to do with rule=linear: leave it out.")
 
@@ -112,7 +127,10 @@ class Knots(Ranked):
         """The basis of one module and the merged rows (ρ, in) in it; None where no source changes it."""
         rule = self.chosen()
         found = rows(grams, module, self.rank_tol, rule.by_rows)
-        return None if found is None else (found, merged(rule, found.entries))
+        if found is None:
+            return None
+        by_shares = self.ranking == "shares"
+        return found, (shares_merged if by_shares else merged)(rule, found.entries)
 
     def observe(self, grams: Grams) -> Array:
         """σ² of the merge (M, R), largest first."""

@@ -20,7 +20,7 @@ from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, weigh
 from loramerge.arrays.remix import Result
-from loramerge.charts.table import facts_html
+from loramerge.charts.facts import facts_html
 from loramerge.errors import UsageError, printable
 
 Default = TypeVar("Default")

@@ -10,10 +10,10 @@ from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
-from loramerge.arrays.linalg import eigh, svd
+from loramerge.arrays.linalg import eigh, solve, svd
 from loramerge.errors import UsageError
 
-RIDGE = 0.1
+RIDGE = 1.0  # 0.1 is worse for adapters that share A, and everywhere at a rank limit: docs/quality.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Wudi(Span):
         xp = namespace(gram)
         if self.filter == "ridge":
             ridged = gram + pull[:, None, None] * xp.eye(gram.shape[1])
-            return xp.linalg.solve(ridged, missing.swapaxes(1, 2)).swapaxes(1, 2)
+            return solve(ridged, missing.swapaxes(1, 2)).swapaxes(1, 2)
         values, vectors = eigh(gram)  # (M, R) smallest first
         values = xp.where(values > RANK_TOL**2 * values[:, -1:], values, 0.0)  # λ has squares of directions
         kept = _leading(values) if self.filter == "top" else 1 - xp.exp(-values / pull[:, None])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -47,6 +48,25 @@ def cupy() -> Any:
     import cupy
 
     return cupy
+
+
+_thread = threading.local()
+
+
+def use(number: int) -> None:
+    """Make this GPU the current one of the thread."""
+    cupy().cuda.Device(number).use()
+    _thread.number = number
+
+
+def finish() -> None:
+    """Wait until the GPU has done what this thread asked of it, if it asked for anything.
+
+    Every thread has a stream of its own, and streams do not wait for each other. So whoever gives arrays to
+    another thread, or lets go of memory that another thread took, calls this first.
+    """
+    if getattr(_thread, "number", None) is not None:
+        cupy().cuda.get_current_stream().synchronize()
 
 
 def host(array: Any) -> Array:

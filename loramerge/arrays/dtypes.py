@@ -43,16 +43,23 @@ WORDS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64
 WORDS |= {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "fp64": "F64"}
 
 
-def widened(array: Array, kind: type) -> Array:
-    """The same numbers in float32 or float64. bfloat16 is the upper half of a float32: its bits are moved,
-    which takes half the time of a cast.
+def is_bfloat16(array: Array) -> bool:
+    """Whether its numbers are the upper halves of float32."""
+    return array.dtype == FLOATS["BF16"]
 
-    >>> widened(np.array([1.5, -0.0], FLOATS["BF16"]), np.float32).tolist()
+
+def widened_into(array: Array, room: Array) -> Array:
+    """The same numbers in an array of float32 or float64 that is there already. The bits of bfloat16 are
+    moved, which takes half the time of a cast.
+
+    >>> widened_into(np.array([1.5, -0.0], FLOATS["BF16"]), np.empty(2, np.float32)).tolist()
     [1.5, -0.0]
     """
-    if array.dtype != FLOATS["BF16"] or kind is not np.float32:
-        return array.astype(kind)
-    return np.left_shift(array.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
+    if is_bfloat16(array) and room.dtype == np.float32:
+        np.left_shift(array.view(np.uint16), 16, out=room.view(np.uint32), dtype=np.uint32)
+    else:
+        np.copyto(room, array)
+    return room
 
 
 def parse(word: str) -> str:

@@ -9,13 +9,14 @@ spectral    canonical, with halves that have all their digits: for methods that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from loramerge.arrays.backend import Array, like, namespace, positions
-from loramerge.arrays.gram import Grams, balanced, cosines_of, halves, sharp, spectrum, triangle
+from loramerge.arrays.gram import Grams, balanced, cosines_of, halves, sharp, spectrum, square, triangle
 from loramerge.arrays.linalg import cholesky
 from loramerge.arrays.remix import Remix
 
@@ -44,14 +45,13 @@ def canonical(grams: Grams) -> Grams:
     xp = namespace(grams.up)
     P, Q = xp.zeros_like(grams.up), xp.zeros_like(grams.up)
     noise_up, noise_down = xp.zeros(grams.live.shape), xp.zeros(grams.live.shape)
-    for source in grams.owners:
-        mine = grams.of(source)
-        block = np.ix_(np.arange(len(P)), mine, mine)
+    for mine in _alike(grams):  # (S, r) the units of sources of one rank: one eigenproblem for all of them
+        block = np.arange(len(P))[:, None, None, None], mine[:, :, None], mine[:, None, :]  # (M, S, r, r)
         own_up, own_down = grams.up[block], grams.down[block]
         own = grams.halves and _own_halves(grams.halves, mine)
-        P[block], Q[block] = balanced(spectrum(own_up, own_down, own), len(mine))
-        noise_up[:, mine] = _rounding(own_up)[:, None] * (P[block] ** 2).sum(axis=-2)
-        noise_down[:, mine] = _rounding(own_down)[:, None] * (Q[block] ** 2).sum(axis=-1)
+        P[block], Q[block] = balanced(spectrum(own_up, own_down, own), mine.shape[1])
+        noise_up[:, mine] = _rounding(own_up)[..., None] * (P[block] ** 2).sum(axis=-2)
+        noise_down[:, mine] = _rounding(own_down)[..., None] * (Q[block] ** 2).sum(axis=-1)
     turned = grams.halves and (grams.halves[0] @ P, grams.halves[1] @ Q.swapaxes(-1, -2))
     up, down = (
         (P.swapaxes(-1, -2) @ grams.up @ P, Q @ grams.down @ Q.swapaxes(-1, -2))
@@ -64,9 +64,17 @@ def canonical(grams: Grams) -> Grams:
     return replace(grams, up=up, down=down, live=live, lift=lift, halves=turned)
 
 
+def _alike(grams: Grams) -> list[Array]:
+    """The positions (S, r) of the units of all sources with r units, for each r."""
+    each = [grams.of(source) for source in grams.owners]
+    return [
+        np.stack([one for one in each if len(one) == rank]) for rank in sorted({len(one) for one in each})
+    ]
+
+
 def _own_halves(pair: tuple[Array, Array], mine: Array) -> tuple[Array, Array]:
-    """(M, r, r) halves of the Grams of one source."""
-    up, down = (triangle(half[:, :, mine]) for half in pair)
+    """(M, S, r, r) halves of the Grams of some sources with r units each."""
+    up, down = (triangle(half[:, :, mine].swapaxes(1, 2)) for half in pair)
     return up, down
 
 
@@ -77,14 +85,27 @@ def spectral(grams: Grams) -> Grams:
     """
     up, down = halves(grams.up), halves(grams.down)
     near_up, near_down = _near(grams.up), _near(grams.down)
-    for module in positions(near_up | near_down):
-        assert grams.read is not None
-        high, wide = grams.read(module)
-        if near_up[module]:
-            up[module] = sharp(like(high, up), grams.lift.P[module], grams.up[module])
-        if near_down[module]:
-            down[module] = sharp(like(wide, down).T, grams.lift.Q[module].T, grams.down[module])
+    if high := positions(near_up):
+        up[high] = sharp(_measured(grams, high, 0), grams.lift.P[high], grams.up[high])
+    if wide := positions(near_down):
+        turned = grams.lift.Q[wide].swapaxes(1, 2)
+        down[wide] = sharp(_measured(grams, wide, 1), turned, grams.down[wide])
     return canonical(replace(grams, halves=(up, down)))
+
+
+def _measured(grams: Grams, modules: list[int], side: int) -> Callable[[Array], Array]:
+    """For `sharp`: Grams of turned units of some modules, from the factors, one module at hand at a time."""
+    assert grams.read is not None
+    read = grams.read
+
+    def measure(turns: Array) -> Array:
+        each = []
+        for turn, module in zip(turns, modules, strict=True):
+            factor = like(read(module)[side], turn)
+            each.append(square((factor.T if side else factor) @ turn))
+        return namespace(turns).stack(each)
+
+    return measure
 
 
 def _near(gram: Array) -> Array:

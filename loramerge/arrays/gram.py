@@ -143,23 +143,32 @@ def triangle(columns: Array) -> Array:
     xp = namespace(columns)
     if xp is np:
         return np.asarray(np.linalg.qr(columns, mode="r"))  # its type has both results
-    return sharp(columns, xp.eye(columns.shape[-1]), columns.swapaxes(-1, -2) @ columns)
+    return sharp(lambda turn: square(columns @ turn), xp.eye(columns.shape[-1]), square(columns))
 
 
-def sharp(factor: Array, lift: Array, gram: Array) -> Array:
-    """H (…, R, R) with HᵀH = (factor @ lift)ᵀ(factor @ lift), all its digits kept, for a factor (…, n, R).
+def square(columns: Array) -> Array:
+    """XᵀX (…, r, r) of columns X (…, n, r)."""
+    return columns.swapaxes(-1, -2) @ columns
+
+
+def sharp(measure: Callable[[Array], Array], lift: Array, gram: Array) -> Array:
+    """H (…, R, R) with HᵀH = (X lift)ᵀ(X lift), all its digits kept, for tall factors X (…, n, R).
 
     What the Gram sees as directions is first brought to equal length in the factor itself: of the result a
     second Gram loses nothing. As exact as a QR, and three times as fast.
+
+    Args:
+        measure: (X C)ᵀ(X C) for given C (…, R, R); the factors may have as many shapes as there are modules.
+        gram: (X lift)ᵀ(X lift), as far as it is known.
     """
     xp = namespace(gram)
     cosines, length = cosines_of(gram)
     values, vectors = eigh(cosines)
     scale = xp.sqrt(xp.maximum(values, FLOOR**2))  # (…, R)
     shrink = ratio(1.0, length, length > 0)
-    even = factor @ (lift @ (shrink[..., :, None] * vectors / scale[..., None, :]))
+    even = measure(lift @ (shrink[..., :, None] * vectors / scale[..., None, :]))
     turned = scale[..., :, None] * vectors.swapaxes(-1, -2)
-    return halves(even.swapaxes(-1, -2) @ even) @ turned * length[..., None, :]
+    return halves(even) @ turned * length[..., None, :]
 
 
 def spectrum(up: Array, down: Array, halved: tuple[Array, Array] | None = None) -> Spectrum:
@@ -190,11 +199,11 @@ def leading(up: Array, down: Array, rank: int, halved: tuple[Array, Array] | Non
     v = eigh(core.swapaxes(-1, -2) @ core)[1][..., : -rank - 1 : -1]  # (…, R, k)
     x, sigma, zt = svd(core @ v, full_matrices=False)
     yt = zt @ v.swapaxes(-1, -2)
-    steep = sigma[..., -1] <= STEEP * sigma[..., 0]
-    for where in positions(steep.reshape(-1)):
-        one = np.unravel_index(where, steep.shape)
-        whole, values, rows = svd(core[one])
-        x[one], sigma[one], yt[one] = whole[:, :rank], values[:rank], rows[:rank]
+    steep = positions((sigma[..., -1] <= STEEP * sigma[..., 0]).reshape(-1))
+    if steep:  # all of them at once
+        some = np.unravel_index(steep, sigma.shape[:-1])
+        whole, values, rows = svd(core[some])
+        x[some], sigma[some], yt[some] = whole[:, :, :rank], values[:, :rank], rows[:, :rank]
     return _lifted(x, sigma, yt, halved, _noise(up, down))
 
 

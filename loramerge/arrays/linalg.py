@@ -1,8 +1,9 @@
 """Factorisations of batches of small matrices, each by itself, on the host and on a GPU.
 
-On the host they are NumPy's. On a GPU only two routines of the libraries take a batch in one launch: Cholesky
-and the symmetric eigenproblem. The others loop over the matrices, one launch each. So there all is made of
-these two. What they give is checked, because CuPy does not look at the error codes of its solvers.
+On the host they are NumPy's. On a GPU only few routines of the libraries take a batch in one launch:
+Cholesky, the symmetric eigenproblem and the solution of a system. The others loop over the matrices, one
+launch each. So there all is made of these three. What they give is multiplied back, because CuPy does not
+look at the error codes of its solvers; what fails is done again, and told.
 
     SVD of A        eigenvectors (x, y)/√2 of  [0 A; Aᵀ 0]  to the eigenvalues σ, largest first
 """
@@ -15,10 +16,11 @@ import numpy as np
 
 from loramerge.arrays.backend import Array, host, like, namespace, positions, ratio
 
-RESIDUAL = 1e-10  # of A = V Λ Vᵀ and of A = L Lᵀ, above which factors are wrong, not rounded
+RESIDUAL = 1e-10  # of A = V Λ Vᵀ, of A = L Lᵀ and of A X = B, above which a result is wrong, not rounded
 EVEN = (
     0.1  # sine of a column against those before it, above which A = Q Lᵀ by Cholesky loses two digits at most
 )
+DEFINITE = 1e-10  # smallest eigenvalue over the largest, above which a Cholesky that fails is the GPU's fault
 
 
 def cholesky(matrices: Array) -> Array:
@@ -31,10 +33,24 @@ def cholesky(matrices: Array) -> Array:
     if xp is np:
         return _numpy_cholesky(matrices)
     made = xp.linalg.cholesky(matrices)
-    off = xp.abs(made @ made.swapaxes(-1, -2) - matrices).max(axis=(-2, -1))
-    good = off <= RESIDUAL * xp.abs(matrices).max(axis=(-2, -1))  # NaN is not
+    good = _largest(made @ made.swapaxes(-1, -2) - matrices) <= RESIDUAL * _largest(matrices)  # NaN is not
     good &= (made.diagonal(axis1=-2, axis2=-1) > 0).all(axis=-1)
-    return xp.where(good[:, None, None], made, np.nan)
+    if bool(good.all()):
+        return made
+    made = xp.where(good[:, None, None], made, np.nan)
+    failed = np.flatnonzero(~host(good))
+    for at in failed[host(_definite(matrices[failed]))].tolist():
+        made[at] = like(_numpy_cholesky(host(matrices[at])[None])[0], made)
+        _tell("Cholesky factorisation", matrices, "factored on the host")
+    return made
+
+
+def _definite(matrices: Array) -> Array:
+    """(N,) whether a matrix is finite and well positive definite."""
+    xp = namespace(matrices)
+    finite = xp.isfinite(matrices).all(axis=(1, 2))
+    values = eigh(xp.where(finite[:, None, None], matrices, 0.0))[0]
+    return values[:, 0] > DEFINITE * values[:, -1]
 
 
 def _numpy_cholesky(matrices: Array) -> Array:
@@ -44,6 +60,31 @@ def _numpy_cholesky(matrices: Array) -> Array:
         if len(matrices) == 1:
             return np.full_like(matrices, np.nan)
         return np.concatenate([_numpy_cholesky(matrices[n : n + 1]) for n in range(len(matrices))])
+
+
+def solve(matrices: Array, right: Array) -> Array:
+    """X (N, R, k) with A X = B, for matrices (N, R, R) that have an inverse.
+
+    Raises:
+        numpy.linalg.LinAlgError: one of them is singular.
+    """
+    xp = namespace(matrices)
+    if xp is np:
+        return np.linalg.solve(matrices, right)
+    found = xp.linalg.solve(matrices, right)
+    for at in positions(_unsolved(matrices, found, right)):
+        found[at] = like(np.linalg.solve(host(matrices[at]), host(right[at])), found)
+        _tell("solver of linear systems", matrices, "solved on the host")
+    return found
+
+
+def _unsolved(matrices: Array, found: Array, right: Array) -> Array:
+    """(N,) whether these are no solutions. NaN is none, unless the system has it."""
+    xp, rows = namespace(matrices), matrices.shape[-1]
+    size = rows * _largest(matrices) * _largest(found) + _largest(right)
+    off = _largest(matrices @ found - right)
+    given = xp.isfinite(_largest(matrices)) & xp.isfinite(_largest(right))
+    return given & ~(off <= RESIDUAL * size)
 
 
 def eigh(matrices: Array) -> tuple[Array, Array]:
@@ -60,25 +101,35 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
 
 def _wrong(matrices: Array, values: Array, vectors: Array) -> Array:
     """(N,) whether these are no eigenvectors. NaN is wrong too, unless the matrix has it."""
+    off = vectors * values[:, None, :] @ vectors.swapaxes(1, 2)
+    off -= matrices
+    size = _largest(matrices)
+    return namespace(matrices).isfinite(size) & ~(_largest(off) <= RESIDUAL * matrices.shape[-1] * size)
+
+
+def _largest(matrices: Array) -> Array:
+    """(…) the largest |entry|, without a third copy of the matrices; NaN if one is."""
     xp = namespace(matrices)
-    off = xp.abs(vectors * values[:, None, :] @ vectors.swapaxes(1, 2) - matrices).max(axis=(1, 2))
-    size = xp.abs(matrices).max(axis=(1, 2))
-    return xp.isfinite(size) & ~(off <= RESIDUAL * matrices.shape[-1] * size)
+    return xp.maximum(matrices.max(axis=(-2, -1)), -matrices.min(axis=(-2, -1)))
 
 
 def _again(matrix: Array) -> tuple[Array, Array]:
     """One matrix (R, R) by itself, which takes another routine; if that fails too, on the host."""
     values, vectors = namespace(matrix).linalg.eigh(matrix)
-    where = "one by one"
+    where = "solved one by one"
     if bool(_wrong(matrix[None], values[None], vectors[None]).any()):
-        where = "on the host"
+        where = "solved on the host"
         values, vectors = (like(each, matrix) for each in np.linalg.eigh(host(matrix)))
-    warnings.warn(
-        f"The GPU's batched eigensolver failed on a matrix of {len(matrix)} rows, which was solved {where}.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+    _tell("eigensolver", matrix, where)
     return values, vectors
+
+
+def _tell(routine: str, matrices: Array, remedy: str) -> None:
+    warnings.warn(
+        f"The GPU's batched {routine} failed on a matrix of {matrices.shape[-1]} rows, which was {remedy}.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def svd(matrices: Array, full_matrices: bool = True) -> tuple[Array, Array, Array]:
@@ -124,10 +175,9 @@ def _tall(matrices: Array) -> tuple[Array, Array, Array]:
     lower = cholesky(columns.swapaxes(1, 2) @ columns)
     fine = lower.diagonal(axis1=1, axis2=2).min(axis=1) >= EVEN  # NaN is not
     triangle = xp.where(fine[:, None, None], lower, xp.eye(lower.shape[-1]))
-    q = xp.linalg.solve(triangle, columns.swapaxes(1, 2)).swapaxes(1, 2)
+    q = solve(triangle, columns.swapaxes(1, 2)).swapaxes(1, 2)
     u, sigma, vt = _embedded(triangle.swapaxes(1, 2) * length[:, None, :])
     u = q @ u
-    for m in positions(~fine):  # columns that depend on each other
-        one = _embedded(matrices[m : m + 1])
-        u[m], sigma[m], vt[m] = (each[0] for each in one)
+    if len(rest := positions(~fine)):  # columns that depend on each other
+        u[rest], sigma[rest], vt[rest] = _embedded(matrices[rest])
     return u, sigma, vt

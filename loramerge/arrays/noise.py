@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
+from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 
 EPSILON = {  # safetensors name -> spacing at 1
@@ -18,7 +20,10 @@ EPSILON = {  # safetensors name -> spacing at 1
     "F8_E5M2": 2.0**-2,
 }
 TWICE = 2.0  # both sides of a difference may have been rounded
-EXPONENT = np.uint32(0x7F800000)  # of a float32
+EXPONENT: dict[np.dtype[Any], np.uint16 | np.uint32] = {
+    np.dtype(np.uint16): np.uint16(0x7F80),
+    np.dtype(np.uint32): np.uint32(0x7F800000),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +63,26 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.sums = np.zeros(self.columns)
+        self._rows = np.empty((0, self.columns), np.float32)
+
+    def _room(self, count: int) -> Array:
+        """(count, columns) to count in, the same memory every time."""
+        if len(self._rows) < count:
+            self._rows = np.empty((count, self.columns), np.float32)
+        return self._rows[:count]
 
     def add(self, rows: Array, others: Array) -> None:
         """Counts in rows (a, b) and those of the other matrix; of each pair of entries the larger one.
 
-        Both are overwritten if they are float32.
+        Both are bfloat16, which has the exponents of float32, or else turned into that.
         """
-        spacing, theirs = (each.astype(np.float32, copy=False).view(np.uint32) for each in (rows, others))
-        np.bitwise_and(spacing, EXPONENT, out=spacing)  # |w| rounded down to a power of two
-        np.maximum(spacing, np.bitwise_and(theirs, EXPONENT, out=theirs), out=spacing)
-        squares = spacing.view(np.float32)
+        short = all(map(dtypes.is_bfloat16, (rows, others)))
+        both = (each if short else each.astype(np.float32, copy=False) for each in (rows, others))
+        bits = np.dtype(np.uint16 if short else np.uint32)
+        one, other = (np.bitwise_and(each.view(bits), EXPONENT[bits]) for each in both)  # |w| rounded down
+        np.maximum(one, other, out=one)
+        spacing = one.view(rows.dtype) if short else one.view(np.float32)
+        squares = dtypes.widened_into(spacing, self._room(len(rows)))
         np.square(squares, out=squares)
         self.sums += np.ones(len(squares), np.float32) @ squares
         sums = squares @ np.ones(squares.shape[1], np.float32)

@@ -40,8 +40,8 @@ def singular(x: Array, sigma: Array, y: Array) -> tuple[Array, Array, Array]:
     order = xp.argsort(-sigma, axis=1, kind="stable")
     x, y = (xp.take_along_axis(side, order[:, None, :], 2) for side in (x, y))
     sigma, yt = xp.take_along_axis(sigma, order, 1), y.swapaxes(1, 2).copy()
-    for module in positions(_shortened(x, sigma) | _shortened(y, sigma)):
-        x[module], sigma[module], yt[module] = svd(x[module] * sigma[module] @ yt[module])
+    if short := positions(_shortened(x, sigma) | _shortened(y, sigma)):
+        x[short], sigma[short], yt[short] = svd(x[short] * sigma[short][:, None, :] @ yt[short])
     return x, sigma, yt
 
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from loramerge.arrays.backend import finish
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Job = tuple["Future[Any]", Callable[[Any], Any], Any]
@@ -36,12 +38,36 @@ def go_on() -> None:
         raise Stopped
 
 
-class Crew:
-    """Some threads and the jobs that they take one by one; `tick` is called while somebody waits."""
+def beside(function: Callable[[], Result]) -> Callable[[], Result]:
+    """Begin it in a thread that stops with this one. The call given back waits for its result."""
+    future: Future[Result] = Future()
+    stop = getattr(_own, "stop", None)
 
-    def __init__(self, count: int, tick: Callable[[], None]) -> None:
+    def work() -> None:
+        _own.stop = stop
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    def result() -> Result:
+        while not wait([future], BEAT).done:
+            go_on()
+        return future.result()
+
+    threading.Thread(target=work, daemon=True).start()
+    return result
+
+
+class Crew:
+    """Some threads and the jobs that they take one by one; `tick` is called while somebody waits.
+
+    Each thread calls `begin` before a job, and its work on a GPU is done before the result is given on.
+    """
+
+    def __init__(self, count: int, tick: Callable[[], None], begin: Callable[[], None]) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._stop, self._tick = threading.Event(), tick
+        self._stop, self._tick, self._begin = threading.Event(), tick, begin
         # daemons: the end of the program need not wait for them either
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
         for thread in self._threads:
@@ -89,16 +115,22 @@ class Crew:
             future, function, item = job
             try:
                 go_on()
-                future.set_result(function(item))
+                self._begin()
+                result = function(item)
+                finish()
+                future.set_result(result)
+                del result
             except BaseException as error:
                 future.set_exception(error)
             del job, future, function, item
 
 
 @contextmanager
-def crew(count: int, tick: Callable[[], None] = lambda: None) -> Iterator[Crew]:
+def crew(
+    count: int, tick: Callable[[], None] = lambda: None, begin: Callable[[], None] = lambda: None
+) -> Iterator[Crew]:
     """A crew that ends with the block, and gives up if the block fails or is interrupted."""
-    made = Crew(count, tick)
+    made = Crew(count, tick, begin)
     try:
         yield made
     except BaseException:
@@ -108,7 +140,9 @@ def crew(count: int, tick: Callable[[], None] = lambda: None) -> Iterator[Crew]:
 
 
 @contextmanager
-def workers(count: int, tick: Callable[[], None] = lambda: None) -> Iterator[Run]:
+def workers(
+    count: int, tick: Callable[[], None] = lambda: None, begin: Callable[[], None] = lambda: None
+) -> Iterator[Run]:
     """A ``map`` over `count` threads, each with one BLAS thread; BLAS is restored afterwards.
 
     More BLAS threads per worker were measured slower: skinny products wait at barriers.
@@ -116,5 +150,5 @@ def workers(count: int, tick: Callable[[], None] = lambda: None) -> Iterator[Run
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1, user_api="blas"), crew(count, tick) as made:
+    with threadpool_limits(limits=1, user_api="blas"), crew(count, tick, begin) as made:
         yield made.map

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from loramerge.errors import UsageError, printable
+from loramerge.charts.facts import as_frame, rows_html, shown
 
 Kind = Literal["text", "number", "numbers"]
 MODULE, SOURCE = "module", "source"  # columns by which a reader can single something out
-NOTHING = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,61 +77,7 @@ class Table:
         return as_frame(self.records())
 
     def _repr_html_(self) -> str:
-        import html  # notebooks only
-
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in self.cells()
-        )
-        return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def as_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A `pandas.DataFrame` with a row for each of them.
-
-    Raises:
-        UsageError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError:
-        raise UsageError("A frame needs pandas: pip install pandas.") from None
-    return pandas.DataFrame(list(rows))
-
-
-def facts_html(facts: Mapping[str, Any]) -> str:
-    """What is known of one thing, for a notebook: a table of two columns."""
-    rows = [(name, said if isinstance(said, str) else printable(said, 300)) for name, said in facts.items()]
-    return Table(texts("what", "value"), rows)._repr_html_()
-
-
-def fields_html(value: Any) -> str:
-    """A dataclass for a notebook: those of its fields that are not as usual, or all.
-
-    >>> fields_html(Column("norm"))
-    '<table><tr><th>what</th><th>value</th></tr><tr><td>name</td><td>norm</td></tr></table>'
-    """
-    found = {each.name: getattr(value, each.name) for each in fields(value) if each.repr}
-    usual = {each.name: each.default for each in fields(value)}
-    told = {name: said for name, said in found.items() if said not in (usual[name], {})}
-    return facts_html(told or found)
-
-
-def shown(value: Any) -> str:
-    """A value as a table shows it: numbers to five digits.
-
-    >>> shown(0.123456), shown(3), shown([1.5, 2]), shown(None), shown("a\\x1b")
-    ('0.12346', '3', '1.5 2', '–', 'a\\\\x1b')
-    """
-    if value is None:
-        return NOTHING
-    if isinstance(value, str):
-        return printable(value, 300)
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return " ".join(map(shown, value))
+        return rows_html(self.names, self.cells())
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.near import nearby
 from loramerge.errors import IncompatibleError, SourceError, printable
+from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_file
 
@@ -82,6 +83,7 @@ def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
         raise SourceError(f"{printable(name, 1000)} does not exist.{nearby(path) or ' Check the path.'}")
     if not path.is_dir():
         return Checkpoint(name, path, True, {"file": _single(path, name)}, **origin)
+    refuse_bundle(path, name)
     if (path / ADAPTER).is_file():
         raise IncompatibleError(f"{printable(name, 1000)} is an adapter, and a whole model is asked for.")
     if (path / PIPELINE).is_file():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.algorithms.families.krylov import Sketch
-from loramerge.algorithms.families.refit import energy
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.noise import Tally
@@ -40,13 +39,14 @@ def subtracted(after: Rows, before: Rows, shape: tuple[int, int]) -> Apart:
     kind = np.float64 if np.dtype(np.float64) in kinds else np.float32
     step = min(max(1, ENTRIES // wide), count)
     found, tally, whole = np.empty(shape, kind), Tally(wide), 0.0
-    sketch = Sketch(shape, step, found)
+    sketch, rooms = Sketch(shape, step, found), np.empty((2, step, wide), kind)
     for top in range(0, count, step):
         rows = found[top : top + step]
-        one, other = (dtypes.widened(each(top, top + len(rows)), kind) for each in (after, before))
+        stored = [each(top, top + len(rows)) for each in (after, before)]
+        one, other = map(dtypes.widened_into, stored, rooms[:, : len(rows)])
         with np.errstate(invalid="ignore", over="ignore"):
             np.subtract(one, other, out=rows)
-            whole += energy(rows)
-            tally.add(one, other)
+            whole += float(np.vdot(rows, rows))
+            tally.add(*(stored if all(map(dtypes.is_bfloat16, stored)) else (one, other)))
         sketch.add(rows, top)
     return Apart(found, whole, sketch.matrix, tally)

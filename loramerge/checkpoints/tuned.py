@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from loramerge.charts.table import fields_html
+from loramerge.charts.facts import fields_html
 from loramerge.errors import UsageError
 
 RANK = 32  # if no size is asked for

@@ -16,6 +16,10 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     'profile': ('portable', 'compact'),
     'consumer': ('peft', 'transformers', 'vllm', 'sglang', 'llama.cpp', 'diffusers', 'comfyui', 'mlx'),
 }
+ALSO: Mapping[str, tuple[str, ...]] = {  # understood, and not offered
+    'format': ('diffusion_model.', 'diffusion_model.:first', 'diffusion_model.:diffusers', 'diffusion_model.:authors', 'diffusion_model. with alphas', 'lora_unet_', 'lora_unet_:first', 'lora_unet_:diffusers', 'lora_unet_:authors', 'lora_unet__', 'lora_transformer_', 'lycoris_', 'lycoris_:diffusers', 'lycoris_:first', 'transformer.', 'transformer.:diffusers', 'transformer.:first', 'transformer.:authors', 'transformer_2.', 'transformer. with alphas', 'no prefix', 'no prefix, default', 'no prefix, with alphas', 'base_model.model.'),
+    'dtype': ('bf16', 'fp16', 'fp32', 'fp64', 'BF16', 'F16', 'F32', 'F64'),
+}
 METHODS: Mapping[str, Entry] = {
     'linear': Entry('linear', 'additive', 'The weighted sum: exact without a rank, its best approximation with one.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
@@ -131,7 +135,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
-        Spec(name='ridge', type='float', default=0.1, help='Pull towards the mean, as a share of the average input direction.', low=1e-12),
+        Spec(name='ridge', type='float', default=1.0, help='Pull towards the mean, as a share of the average input direction.', low=1e-12),
         Spec(name='filter', type='int', default='ridge', help='Which input directions are answered: all by a ridge, all for a time, or the strongest.', choices=('ridge', 'flow', 'top')),
         Spec(name='start', type='int', default='mean', help='What the merge is where no direction is answered.', choices=('mean', 'sum')),
     )),
@@ -142,6 +146,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='rule', type='str', default='ties', help='What is done with the rows: they are merged by the method of that name.', choices=('ties', 'dare', 'dare_ties', 'magnitude', 'della', 'breadcrumbs', 'sce', 'emr', 'linear')),
         Spec(name='density', type='float', default=None, help='The share of entries that the rule keeps [default: 0.2; dare_ties: 0.9; other rules: their own].', low=0, high=1, low_open=True),
         Spec(name='seed', type='int', default=0, help='Of rules that keep entries by chance.', low=0),
+        Spec(name='ranking', type='int', default='sizes', help='What the rule trims by: the sizes of entries, or their shares of their rows (DRM).', choices=('sizes', 'shares')),
     )),
     'ties': Entry('elementwise', 'consensus', 'Small entries are noise and opposite ones cancel: keep the large ones, and of these the winning sign.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),

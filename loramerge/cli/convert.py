@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loramerge.cli import show
-from loramerge.cli.catalogue import WORDS
+from loramerge.cli.catalogue import ALSO, WORDS
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed
@@ -20,8 +20,8 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.command(cls=Command)
 @click.argument("source", metavar="SOURCE", type=SOURCE)
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--to", type=Word(WORDS["format"]), required=True, help="The format of OUT, or the "
-    "program that will read it.")  # fmt: skip
+@click.option("--to", type=Word(WORDS["format"], ALSO["format"]), required=True, help="The format of OUT, "
+    "the program that will read it, or a spelling of docs/formats.md.")  # fmt: skip
 @click.option("--pruned", type=click.Path(path_type=Path), metavar="DIR", help="Indices by which LoRAM "
     "pruned the model named by --base: the adapter gets the sizes of that.")  # fmt: skip
 @asks("convert")

@@ -8,7 +8,7 @@ import click
 
 from loramerge.cli import show, values
 from loramerge.cli.groups import SOURCE, Command
-from loramerge.cli.options import asks
+from loramerge.cli.options import asks, typed
 from loramerge.verbs.diff import diff as compare
 
 
@@ -21,11 +21,14 @@ from loramerge.verbs.diff import diff as compare
     callback=values.number,
     help="Fail (exit 4) if a module is missing or differs by more than this share of its norm in A.",
 )
-@asks("combine", "alpha", "allow_pickle", "rename", "base")
+@asks("diff")
 @click.option("--overlap", is_flag=True, help="Show how much they change the same entries too: C_geo, the "
     "squared cosine, and C_RM, Σ |Aᵢⱼ Bᵢⱼ|.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print every module as JSON.")
-def diff(a: str, b: str, max_error: float | None, as_json: bool, **given: Any) -> None:
+@click.pass_context
+def diff(
+    ctx: click.Context, /, a: str, b: str, max_error: float | None, overlap: bool, as_json: bool, **_: Any
+) -> None:
     """Compare two adapters: relative error, cosine and norm ratio of every module.
 
     The updates ΔW are compared, so ranks, factors, scales and number types may differ. A module that only
@@ -35,7 +38,7 @@ def diff(a: str, b: str, max_error: float | None, as_json: bool, **given: Any) -
     Example:
       loramerge diff merged merged-again --max-error 1e-6
     """
-    found = compare(a, b, **given, progress=show.bar())
+    found = compare(a, b, overlap=overlap, **typed(ctx, "diff"), progress=show.bar())
     if as_json:
         show.data(found.to_dict())
     else:

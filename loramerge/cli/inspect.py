@@ -12,6 +12,7 @@ from loramerge.cli.downloads import listed
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import FILTER_HELP, asks
 from loramerge.errors import IncompatibleError, LoramergeError, printable
+from loramerge.formats.bundles import is_bundle
 from loramerge.merge.tables import fitted
 from loramerge.request.request import Request
 from loramerge.sources.expand import expand
@@ -55,7 +56,7 @@ def inspect(
     request = Request(**given, progress=show.bar())
     if not named:
         raise click.UsageError("Missing argument 'SOURCE...': name adapters, or a --hub-filter.")
-    members = [member for source in named for each in listed(source) for member, _ in expand(each)]
+    members = [member for source in named for each in listed(source) for member in _members(each)]
     check_alphas(members, request.alpha)
     failures: list[LoramergeError] = []
     shown: list[dict[str, Any]] = []
@@ -78,6 +79,11 @@ def inspect(
         show.data({"adapters": shown})
     if failures:
         ctx.exit(failures[0].exit_code)
+
+
+def _members(source: str) -> list[str]:
+    """A bundle is shown as a whole, and then each adapter in it."""
+    return [source] * is_bundle(source) + [member for member, _ in expand(source)]
 
 
 def _text(facts: Inspection | Contents, groups: bool, by_block: bool) -> str:

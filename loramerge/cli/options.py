@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from loramerge.cli import values
-from loramerge.cli.catalogue import METHODS, WORDS
+from loramerge.cli.catalogue import ALSO, METHODS, WORDS
 from loramerge.cli.groups import Command
 from loramerge.cli.spec import Spec
 from loramerge.cli.word import Word
@@ -127,7 +127,7 @@ def _options(field: Field, _: str) -> list[click.Option]:
 def _click_type(field: Field) -> click.ParamType[Any]:
     kind = field.kind
     if isinstance(kind, kinds.Choice):
-        return Word(WORDS[field.name])
+        return Word(WORDS[field.name], ALSO.get(field.name, ()))
     if isinstance(kind, kinds.Whole):
         return click.IntRange(min=1)
     if isinstance(kind, kinds.Number):

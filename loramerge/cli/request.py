@@ -17,6 +17,7 @@ from loramerge.cli.options import typed
 from loramerge.errors import UsageError, printable
 from loramerge.formats.output import is_bare
 from loramerge.request.recipe import Ingredient, Recipe
+from loramerge.sources.bundles import check_row
 from loramerge.sources.expand import expanded, left_aside
 
 SIZES = {"rank", "energy", "total_rank", "size", "energy_per_module"}  # one typed puts the others away
@@ -39,6 +40,7 @@ def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Reci
     _check_work({name: value for name, value in kept.items() if name not in own}, file, ctx)
     parameters = {**kept, **own}
     weights = fields.pop("weights", None)
+    check_row(fields.get("row"), weights)
     whole = replace(written, sources=named, method=ctx.meta["named"], parameters=parameters)
     out = fields.get("out")
     return _weighed(expanded(whole.asking(bare=None if out is None else is_bare(out), **fields)), weights)

@@ -65,7 +65,7 @@ def show_plan(plan: Plan, out: Path, printed: Printed) -> None:
         return click.echo(str(out))
     from loramerge.merge.curve import curve  # for --dry-run alone
 
-    points = curve(plan, output.is_bare(out))
+    points = [] if plan.request.keep_form else curve(plan, output.is_bare(out))
     if printed == "json":
         return show.data(_foreseen(plan, out, points))
     for note in (*plan.notes, *plan.above_memory):
@@ -153,8 +153,16 @@ def what(plan: Plan, out: Path) -> str:
     outline = plan.outline
     return (
         f"{printable(out)}: {plan.named}, {len(plan.sources.signatures)} modules, "
-        f"{_ranks(plan)}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
+        f"{_form(plan)}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
     )
+
+
+def _form(plan: Plan) -> str:
+    """What it is written as, where that is the form of its sources; else its ranks."""
+    if not plan.request.keep_form:
+        return _ranks(plan)
+    kind = plan.outline.config.get("peft_type", plan.sources.dialect.tool)
+    return f"as {printable(kind)} like its sources"
 
 
 def _ranks(plan: Plan) -> str:

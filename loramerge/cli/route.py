@@ -15,6 +15,7 @@ from loramerge.cli.options import asks, typed
 from loramerge.cli.results import Printed, check_printed
 from loramerge.cli.spec import specs
 from loramerge.errors import printable
+from loramerge.hub.escape import shell
 from loramerge.request.recipe import Recipe
 from loramerge.routing.bundle import Bundle
 from loramerge.routing.gates.names import GATES, free, name_of
@@ -101,5 +102,8 @@ def show_bundle(bundle: Bundle, out: Path, printed: Printed) -> None:
     for note in bundle.notes:
         show.note(f"note: {note}")
     click.echo(str(bundle))
-    show.note(f"wrote {printable(out)}: gate {name_of(bundle.gate)}, {len(bundle.experts)} experts")
+    count = f"{len(bundle.experts)} expert{'s' if len(bundle.experts) != 1 else ''}"
+    show.note(f"wrote {printable(out)}: gate {name_of(bundle.gate)}, {count}")
+    if bundle.record.get("weights"):
+        show.note(f"note: every token gets the same weights, so `loramerge combine {shell(out)}` merges it")
     return None

@@ -175,6 +175,10 @@ def _check_page(plan: Plan, given: dict[str, Any], out: Path) -> None:
 def _dry(plan: Plan, out: Path, given: dict[str, Any], printed: Printed) -> None:
     check_low(plan)
     check_output(out, plan.request.overwrite, folder=not output.is_bare(out))
+    if plan.request.keep_form:
+        from loramerge.verbs.keep_form import formed  # few merges keep a form
+
+        plan = formed(plan)
     if given["repo"] is not None:
         private = ", in private" if given["private"] else ""
         show.note(f"note: it would be put on the Hub as {given['repo']}{private}")
@@ -192,6 +196,7 @@ def _made(plan: Plan) -> Merge:
 def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed, recipe: Recipe) -> None:
     check_low(plan)
     merge, repo = _made(plan), given["repo"]
+    plan = merge.plan if plan.request.keep_form else plan
     if given["page"] is not None:
         from loramerge.pages.report import page_of
         from loramerge.pages.subject import subject_of

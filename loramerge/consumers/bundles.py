@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from loramerge.adapters.base_models import LAYER
 from loramerge.consumers.consumer import Consumer, Finding
-from loramerge.consumers.facts import Facts
+from loramerge.consumers.facts import Facts, Module
 from loramerge.errors import printable
 
 RUNS = {"peft": "arrow"}  # consumer -> the gate that it has
 TORCH = "run it with loramerge.routing.torch.attach"
+AGAIN = "write it anew: `loramerge route BUNDLE --gate arrow -o OTHER`"
+PUT = "call loramerge.routing.torch.put_prototypes(model, bundle), as its README has it"
 
 
 def examined(consumer: Consumer, facts: Facts, max_rank: int | None = None) -> list[Finding]:
@@ -24,26 +26,78 @@ def examined(consumer: Consumer, facts: Facts, max_rank: int | None = None) -> l
     found = [each for expert in facts.experts for each in consumer.findings(expert, max_rank)]
     if facts.gate != RUNS[consumer.name]:
         gate = f"the gate {facts.gate}" if facts.gate else "gates that differ between modules"
-        found.append(consumer.ignoring(f"{gate}: it knows {RUNS[consumer.name]} alone", TORCH, ""))
-    return found or list(_untold(consumer, facts))
+        return [*found, consumer.ignoring(f"{gate}: it knows {RUNS[consumer.name]} alone", TORCH, "")]
+    return found or [*_unrouted(consumer, facts)] or [*_astray(consumer, facts)]
 
 
-def _untold(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
-    """Its router goes to every layer of a name, so that a layer without experts ends in an error."""
-    for name, numbers in sorted(_layers(facts).items()):
-        if numbers != set(range(len(numbers))):
-            sentence = (
-                f"{consumer.title} may or may not run it: its router goes to every layer called "
-                f"{printable(name)}, and the bundle has experts in layers "
-                f"{', '.join(map(str, sorted(numbers)))} alone."
-            )
-            yield Finding(consumer.name, "unknown", sentence, "try it, or " + TORCH)
-
-
-def _layers(facts: Facts) -> dict[str, set[int]]:
-    """The last part of a module's name -> the numbers of the layers that it is in."""
-    found: dict[str, set[int]] = defaultdict(set)
+def _unrouted(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
+    """Its router goes to every layer of a name, and each must be one that it can weigh."""
     for module in facts.modules:
-        if layer := LAYER.match(module.place):
-            found[layer["last"]].add(int(layer["number"]))
+        last = module.place.rpartition(".")[2]
+        if module.kind != "linear":
+            why = f"its Arrow weighs linear layers, and {printable(module.place)} is another ({module.kind})"
+            yield consumer.rejecting(why, TORCH, "")
+        elif last.isdecimal():
+            why = (
+                f"its router goes to every part of the model whose name ends as {printable(module.place)} "
+                f"does, in {last}, and few of these are linear layers"
+            )
+            yield consumer.rejecting(why, TORCH, "")
+        else:
+            continue
+        return
+    yield from _bare(consumer, facts)
+
+
+def _bare(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
+    """A layer without an adapter, which its router meets all the same, ends in an error at the first token.
+
+    Unless the settings name all layers that end so: then PEFT itself gives each of them a pair of zeros.
+    """
+    named = {name for expert in facts.experts for name in _unnamed(expert)}
+    for name, modules in sorted(_by_last(facts).items()):
+        if not named & {module.place for module in modules}:
+            continue
+        numbers = [int(found["number"]) for each in modules if (found := LAYER.match(each.place))]
+        layers = f"in layers {', '.join(map(str, sorted(set(numbers))))} " if numbers else ""
+        why = f"its router goes to every layer called {printable(name)}, and the bundle has adapters {layers}"
+        if sorted(set(numbers)) != [*range(len(set(numbers)))]:
+            yield consumer.rejecting(f"{why}alone", AGAIN, "")
+        else:
+            sentence = f"{consumer.title} may or may not run it: {why}alone, which may not be all."
+            yield Finding(consumer.name, "unknown", sentence, AGAIN)
+
+
+def _unnamed(expert: Facts) -> set[str]:
+    """The places that its settings do not name by the end of their name alone."""
+    said, narrowed = expert.config.get("target_modules"), ("exclude_modules", "layers_to_transform")
+    ends = set(said) if isinstance(said, list) and not any(map(expert.config.get, narrowed)) else set()
+    return {each.place for each in expert.modules if each.place.rpartition(".")[2] not in ends}
+
+
+def _by_last(facts: Facts) -> dict[str, list[Module]]:
+    found: dict[str, list[Module]] = defaultdict(list)
+    for module in facts.modules:
+        found[module.place.rpartition(".")[2]].append(module)
     return found
+
+
+def _astray(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
+    """It seeks the directions anew, and misses those whose first two singular values are near each other."""
+    if facts.directions is None:
+        why = "it seeks the directions of the adapters itself, and the record does not say how near it comes"
+        yield Finding(
+            consumer.name,
+            "unknown",
+            f"{consumer.title} may or may not route alike: {why}.",
+            f"{PUT}, or {AGAIN}",
+        )
+        return
+    count, off = facts.directions
+    if off:
+        yield consumer.ignoring(
+            f"the exact directions of the gate: it seeks them itself, and {off} of {count} that it finds "
+            "point elsewhere, so that tokens go to other adapters",
+            PUT,
+            "",
+        )

@@ -76,7 +76,21 @@ def _of_bundle(place: str | Path, record: Mapping[str, Any]) -> Facts:
     tensors = {
         f"{task(e)}/{key}": shape for e, each in enumerate(experts) for key, shape in each.tensors.items()
     }
-    return replace(experts[0], path=str(place), tensors=tensors, experts=experts, gate=gate)
+    return replace(
+        experts[0],
+        path=str(place),
+        tensors=tensors,
+        experts=experts,
+        gate=gate,
+        directions=_directions(record),
+    )
+
+
+def _directions(record: Mapping[str, Any]) -> tuple[int, int] | None:
+    """How many prototypes a bundle has, and how many PEFT would miss, as was measured when it was written."""
+    said = record.get("prototypes")
+    count, off = (said.get("count"), said.get("astray")) if isinstance(said, dict) else (None, None)
+    return (count, off) if type(count) is int and type(off) is int else None
 
 
 def _of_adapter(adapter: Adapter) -> Facts:

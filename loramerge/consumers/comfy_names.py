@@ -35,6 +35,9 @@ _SEEN = """
 + transformer. | chroma | OneTrainer#1544
 + transformer. | hunyuan-video:authors | ComfyUI#6673
 + transformer. with alphas | flux.1 chroma qwen-image | OneTrainer#1544
++ transformer. with alphas | flux.2 | ComfyUI#11980
++ transformer. with alphas | z-image | ComfyUI#14182
++ transformer. with alphas | hidream | ComfyUI#8313
 + diffusion_model. | z-image | ComfyUI#10978
 + diffusion_model. | hunyuan-video:authors | ComfyUI#6673
 + no prefix | qwen-image | public files

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from loramerge.adapters.target import Kind
-from loramerge.charts.table import fields_html
+from loramerge.charts.facts import fields_html
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.consumers.support import Support
 from loramerge.errors import printable

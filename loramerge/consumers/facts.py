@@ -64,6 +64,8 @@ class Facts:
         architectures: the classes of the base that a config.json names.
         options: what `loramerge combine` must be told to read it.
         experts: of a routed bundle, its adapters.   gate: the name of its gate; "" if there are several.
+        directions: of a bundle under Arrow, how many prototypes it has, and how many of them PEFT would miss;
+            None if it does not say that.
         families: of image models that it can be of.   namings: those of them that have all of its names.
         stranger: a module of an image model that is none of those known here; "" if there is none.
     """
@@ -89,6 +91,7 @@ class Facts:
     architectures: tuple[str, ...] = ()
     experts: tuple[Facts, ...] = ()
     gate: str = ""
+    directions: tuple[int, int] | None = None
     families: tuple[str, ...] = ()
     namings: tuple[str, ...] = ()
     stranger: str = ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from loramerge.consumers import comfy_names
 from loramerge.errors import printable
 from loramerge.formats.models.families import FAMILIES
+from loramerge.formats.models.family import OURS
 from loramerge.formats.models.spellings import MET, Met
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ diffusion_model. with alphas: wan:first flux.1:first
 lora_unet_: flux.1:first flux.2:first wan:first qwen-image z-image:first z-image chroma:first
 transformer.: flux.1 flux.2 chroma sd3 wan qwen-image z-image hunyuan-video ltx-video ltx-2 hidream lumina-2
 transformer.: auraflow cosmos cogvideox mochi sana ace-step-1.5 hunyuan-video:authors
-transformer_2.: wan
 no prefix, default: qwen-image z-image
 no prefix, with alphas: qwen-image
 base_model.model.: flux.2:first ace-step-1.5:first
@@ -48,6 +48,12 @@ refuses | diffusion_model. | wan:first | [.]patch_embedding
 ignores | diffusion_model. | ltx-video:first | patchify_proj|adaln_single
 refuses | diffusion_model. | lumina-2:first | [.](x|cap|t)_embedder|final_layer
 """  # what diffusers does with modules of such names, in spellings that it reads  # noqa: E501
+
+
+ASIDE = {  # (program, spelling) -> what its users look for
+    ("diffusers", "transformer_2."): "; under `transformer.` they go into the second model with "
+    "load_into_transformer_2=True"
+}
 
 
 @cache
@@ -87,6 +93,18 @@ def oracle(consumer: str, met: Met) -> str:
     return comfy_names.verdict(met)[1]
 
 
+def held_against(met: Met) -> str:
+    """What a test holds the names of a row against."""
+    if met.naming == OURS:
+        return "layers of diffusers' class" if met.family.model else "public files alone"
+    if met.family.converter:
+        return "diffusers' converter of checkpoints"
+    loaded = any(
+        reads("diffusers", row) for row in MET if (row.family, row.naming) == (met.family, met.naming)
+    )
+    return "diffusers' loader of adapters" if loaded else "public files alone"
+
+
 def met(facts: Facts) -> list[Met]:
     """The rows that a file can be of: one for each family, and for each way to call its modules."""
     keys = list(facts.tensors)
@@ -119,7 +137,8 @@ def rules(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
     some = printable(facts.example, 80)
     titles = " or ".join(dict.fromkeys(row.family.title for row in rows))
     if rows and _verdicts(consumer.name, rows) == {False}:
-        yield consumer.ignoring(f"keys such as {some}: it does not read {titles} in such names")
+        what = f"keys such as {some}: it does not read {titles} in such names"
+        yield consumer.ignoring(what + ASIDE.get((consumer.name, rows[0].spelling), ""))
     if consumer.name == "diffusers":
         yield from _tripped(consumer, facts, rows)
 

@@ -7,6 +7,6 @@ CuPy imports.
 
 from __future__ import annotations
 
-from loramerge.cuda.gpu import Gpu, available, find
+from loramerge.cuda.gpu import Gpu, available, find, workspace_by_rule
 
-__all__ = ["Gpu", "available", "find"]
+__all__ = ["Gpu", "available", "find", "workspace_by_rule"]

@@ -1,5 +1,11 @@
 // What every kernel here needs of one block of threads, in CUDA C++ that a host compiler takes as well.
 //
+// Why a tree and not a loop: a reduction is on the way of every choice that k-means makes, and one thread that adds R
+// numbers would hold up 255 others. A butterfly of shuffles takes five steps in a warp without shared memory or a
+// barrier; then one number of each warp, at most 32, is combined by every thread for itself in the same order. So two
+// barriers a reduction are enough, nothing is broadcast, and all threads hold the same bits, which lets them take the
+// same branch.
+//
 // The tests compile these very bodies with g++ against a shim that makes real threads of threadIdx. So nothing here
 // may rely on lanes that run in step: whoever reads what another wrote has a barrier or a shuffle between.
 
@@ -38,8 +44,12 @@ struct Sum {
     __device__ double operator()(double a, double b) const { return a + b; }
 };
 
-struct Larger {
-    __device__ double operator()(double a, double b) const { return a > b ? a : b; }
+struct Larger {  // NaN if either is, as NumPy's maximum
+    __device__ double operator()(double a, double b) const { return a > b || a != a ? a : b; }
+};
+
+struct Smaller {
+    __device__ double operator()(double a, double b) const { return a < b || a != a ? a : b; }
 };
 
 }  // namespace loramerge

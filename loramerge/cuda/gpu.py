@@ -1,20 +1,22 @@
-"""The GPU that a merge runs on: found, tried, and filled with factors as they are stored."""
+"""The GPU that a merge runs on: found, tried, and bounded in memory."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
-from loramerge.arrays.backend import Array, cupy
-from loramerge.cuda.widen import widened
+from loramerge.arrays.backend import cupy, use
+from loramerge.cuda.batch import Batch, Parts
+from loramerge.cuda.worth import least_units
 from loramerge.errors import UsageError, say
 
-# Units of a module from which `auto` sends it to the GPU. By arithmetic, not measured on one: 32 units of a
-# 4096² take a core about 2 ms, launches and transfer of a module about 0.1 ms; of 8 units both take as long.
-WORTH = 32
 NAME = re.compile(r"cuda(?::(\d{1,3}))?")
+LARGEST = 2  # the eigenproblem of an SVD has twice the rows of its matrix
+PADDED = 32  # rows to which cuSOLVER rounds up small matrices in its workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +30,80 @@ class Gpu:
     number: int = 0
     least: int = 0
 
-    def widened(self, parts: Sequence[Array], axis: int) -> Array:
-        """Stored factors side by side in float64 on this GPU, sent as they are stored.
+    def batch(self, likes: Sequence[Hashable], read: Callable[[int], Parts]) -> Batch:
+        """Modules that will be sent there; see `Batch`."""
+        return Batch(self.number, likes, read)
 
-        The GPU stays the current one of the calling thread, which is a worker's.
+    def use(self) -> None:
+        """Make it the current one of the calling thread, which is a worker's."""
+        use(self.number)
+
+    def workspace(self, units: int) -> int:
+        """Bytes that cuSOLVER takes for a module of a batch, beside matrices and vectors.
+
+        cuSOLVER is asked. Where its question cannot be put, it is `workspace_by_rule`.
         """
-        cupy().cuda.Device(self.number).use()
-        return widened(parts, axis)
+        return max(workspace_by_rule(units), _asked(self.number, LARGEST * units))
 
     @contextmanager
     def within(self, memory: float) -> Iterator[None]:
-        """Work that runs out of the GPU's memory ends in a sentence."""
+        """Work on this GPU: a sentence if its memory runs out; what lies idle above the bound is freed."""
+        known = cupy()
         try:
-            yield
-        except cupy().cuda.memory.OutOfMemoryError as error:
+            with known.cuda.Device(self.number):
+                yield
+        except known.cuda.memory.OutOfMemoryError as error:
             raise UsageError(
                 f"The GPU cuda:{self.number} ran out of memory; the merge may use {memory:.3g} bytes of it. "
                 f"Give a smaller {say('memory')}, fewer {say('threads')}, or {say('device', 'cpu')}."
             ) from error
+        finally:
+            # each thread has a part of the pool of its own, which no other uses, also after the thread has
+            # ended
+            if (pool := known.get_default_memory_pool()).total_bytes() > memory:
+                pool.free_all_blocks()
+                known.get_default_pinned_memory_pool().free_all_blocks()
+
+
+def workspace_by_rule(units: int) -> int:
+    """Two more matrices for each eigenproblem: what is planned with before a GPU is there to be asked.
+
+    Of complex 4×4 matrices cuSOLVER was seen to take 1049 numbers each: one matrix of 32×32.
+
+    >>> workspace_by_rule(128) == 2 * 8 * 256**2
+    True
+    """
+    rows = -(-LARGEST * units // PADDED) * PADDED
+    return 2 * 8 * rows**2
+
+
+def _asked(number: int, rows: int, count: int = 64) -> int:
+    """Bytes for each of some eigenproblems, by cuSOLVER's own answer; 0 if it gives none."""
+    known = cupy()
+    try:
+        cublas, cusolver = (
+            import_module(f"cupy_backends.cuda.libs.{name}") for name in ("cublas", "cusolver")
+        )
+    except ImportError:
+        return 0
+    with known.cuda.Device(number) as device:
+        some, values = known.empty((1,), "float64"), known.empty((1,), "float64")  # only sizes are looked at
+        info: Any = cusolver.createSyevjInfo()
+        try:
+            numbers = cusolver.dsyevjBatched_bufferSize(
+                device.cusolver_handle,
+                cusolver.CUSOLVER_EIG_MODE_VECTOR,
+                cublas.CUBLAS_FILL_MODE_LOWER,
+                rows,
+                some.data.ptr,
+                rows,
+                values.data.ptr,
+                info,
+                count,
+            )
+        finally:
+            cusolver.destroySyevjInfo(info)
+    return int(-(-8 * numbers // count))
 
 
 def find(device: str) -> Gpu | None:
@@ -60,7 +118,7 @@ def find(device: str) -> Gpu | None:
     if device == "cpu":
         return None
     if device == "auto":
-        return Gpu(least=WORTH) if silent(0) is None else None
+        return Gpu(least=least_units(0)) if silent(0) is None else None
     match = NAME.fullmatch(device)
     if match is None:
         raise UsageError(f"{say('device', device)} is not one of auto, cpu, cuda, cuda:0, cuda:1 …")

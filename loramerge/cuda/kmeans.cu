@@ -1,4 +1,10 @@
-// One block for each module; where its numbers lie is decided here, what is done with them in kmeans.cuh.
+// k-means of all modules of a batch in one launch: one block takes one module.
+//
+// Why: modules know nothing of each other, so no block waits for another and nothing crosses a launch. A batch has
+// hundreds of modules and a GPU about a hundred multiprocessors, so one block each fills it; to split a module over
+// blocks would need a barrier of the grid in each of its hundreds of rounds. Here it is only decided where the numbers
+// of a module lie: its desk and its kernel matrix in shared memory as far as they fit (copied once, read R times a
+// round), else in global memory, where the second level cache holds them. What is done with them is in kmeans.cuh.
 
 #include "kmeans.cuh"
 

@@ -69,8 +69,9 @@ __device__ inline int draw(const Module& m, const Desk& d, const double* uniform
     }
     __syncthreads();
     double least = d.left[0];
-    for (int t = 1; t < trials; t++) least = d.left[t] < least ? d.left[t] : least;
+    for (int t = 1; t < trials; t++) least = Smaller()(d.left[t], least);
     int best = 0;
+    if (least != least) return d.drawn[0];  // NaN, as NumPy has it
     while (best < trials - 1 && !(d.left[best] <= (least > 0 ? least : 0) * TIE)) best++;
     return d.drawn[best];
 }
@@ -82,7 +83,7 @@ __device__ inline void seed(const Module& m, const Desk& d, const double* unifor
         d.norm[i] = m.live[i] ? m.K[(long long)i * m.R + i] : 0;
         d.gap[i] = m.live[i];
         d.home[i] = -1;
-        top = d.norm[i] > top ? d.norm[i] : top;
+        top = Larger()(d.norm[i], top);
     }
     top = of_block(top, Larger(), d.slots);
     for (int c = 0; c < m.k; c++) {
@@ -137,7 +138,7 @@ __device__ inline void stand_in(const Module& m, const Desk& d, bool starting) {
 __device__ inline void refill(const Module& m, const Desk& d) {
     double top = -FAR;
     bool empty = false;
-    for (int i = threadIdx.x; i < m.R; i += blockDim.x) top = d.nearest[i] > top ? d.nearest[i] : top;
+    for (int i = threadIdx.x; i < m.R; i += blockDim.x) top = Larger()(d.nearest[i], top);
     for (int c = threadIdx.x; c < m.k; c += blockDim.x) empty |= d.stand[c] >= 0 && !d.count[c];
     top = of_block(top, Larger(), d.slots);
     if (!(of_block(empty ? 1.0 : 0.0, Larger(), d.slots) > 0) || top <= 0) return;
@@ -194,12 +195,13 @@ __device__ inline double lloyd(const Module& m, const Desk& d) {
         double own = 0, changed = 0;
         for (int i = threadIdx.x; i < m.R; i += blockDim.x) {
             double least = FAR;
-            for (int c = 0; c < m.k; c++) least = m.far[(long long)c * m.R + i] < least ? m.far[(long long)c * m.R + i] : least;
+            for (int c = 0; c < m.k; c++) least = Smaller()(m.far[(long long)c * m.R + i], least);
+            bool told = least == least;  // a module with NaN has all its units in cluster 0, as NumPy has it
             int found = 0;
-            while (found < m.k - 1 && !(m.far[(long long)found * m.R + i] <= (least > 0 ? least : 0) * TIE)) found++;
+            while (told && found < m.k - 1 && !(m.far[(long long)found * m.R + i] <= (least > 0 ? least : 0) * TIE)) found++;
             if (!m.live[i]) found = -1, least = 0;
             changed = found != d.label[i] ? 1 : changed;
-            own += least > 0 ? least : 0;
+            own += Larger()(least, 0);
             d.label[i] = d.home[i] = found, d.nearest[i] = least;
         }
         inertia = of_block(own, Sum(), d.slots);

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.arrays.backend import Array, cupy
-from loramerge.cuda.load import kernel, shared_limit
+from loramerge.cuda.load import check_array, kernel, shared_limit
 
 WARP, MOST = 32, 256  # threads
 SLOTS = 32  # doubles for reductions, WARPS in block.cuh
@@ -60,8 +60,8 @@ def clusters(kernels: Array, live: Array, uniforms: Array) -> Array:
     Raises:
         ValueError: shapes or types that do not belong together.
     """
-    modules, units = live.shape
     check(kernels, live, uniforms)
+    modules, units = live.shape
     restarts, k, trials = uniforms.shape[1:]
     plan = layout(units, k, trials, shared_limit())
     known = cupy()
@@ -78,6 +78,8 @@ def clusters(kernels: Array, live: Array, uniforms: Array) -> Array:
 
 def check(kernels: Array, live: Array, uniforms: Array) -> None:
     """Raises ValueError: the kernel would read beyond an array, or misread it."""
+    if live.ndim != 2:
+        raise ValueError(f"kmeans: live is {list(live.shape)}, not (M, R).")
     modules, units = live.shape
     wanted = {
         "kernels": (kernels, (modules, units, units), "float64"),
@@ -85,8 +87,6 @@ def check(kernels: Array, live: Array, uniforms: Array) -> None:
         "uniforms": (uniforms, (modules, *uniforms.shape[1:4]), "float64"),
     }
     for name, (array, shape, dtype) in wanted.items():
-        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-            found = f"{array.dtype}{list(array.shape)}"
-            raise ValueError(f"kmeans: {name} is {found}, not a dense {dtype}{list(shape)}.")
+        check_array("kmeans", name, array, shape, dtype)
     if uniforms.ndim != 4 or not all(uniforms.shape):
         raise ValueError(f"kmeans: uniforms are {list(uniforms.shape)}, not (M, restarts, k, trials).")

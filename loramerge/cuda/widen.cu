@@ -1,7 +1,12 @@
 // Factors as they are stored, bfloat16, half or float, made float64 on the device.
 //
-// Half the bytes cross the bus, and one pass over memory is all it takes. Each thread strides over the numbers, so
-// that neighbours write neighbours; the destination is a slice of a wider matrix, rows `pitch` numbers apart.
+// Why the loop has its shape: there is nothing to compute, so the time is that of the memory. One pass reads each
+// number once and writes it once, at its place in the stack that the GEMM wants; a conversion and a copy of their own
+// would move the eight bytes of every number twice more. Neighbouring threads take neighbouring numbers, so a warp
+// reads and writes whole lines; each thread strides by the size of the grid, so that a few thousand blocks fill any
+// GPU and a matrix of any size takes one launch. The destination is a slice of wider rows, `pitch` numbers apart: a
+// row here is a row of `up`, or all rows that a source has in `down`. One division tells row from column, which the
+// memory hides. Compiled without -ftz: a subnormal float is a number here as on the host.
 
 __device__ inline double of_half(unsigned short bits) {
     unsigned sign = bits >> 15, exponent = bits >> 10 & 31, fraction = bits & 1023;

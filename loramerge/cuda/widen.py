@@ -1,16 +1,15 @@
-"""Factors sent to the GPU as they are stored and made float64 there: half the bytes on the bus."""
+"""The launcher of widen.cu: numbers as they are stored become float64 on the GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from loramerge.arrays.backend import Array, cupy
+from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
-from loramerge.cuda.load import kernel
+from loramerge.cuda.load import check_array, kernel
 
 KINDS = {"float64": 0, "float32": 1, "float16": 2, "bfloat16": 3}  # as widen.cu has them
+BITS = {0: "float64", 1: "float32", 2: "uint16", 3: "uint16"}  # what CuPy holds of each kind
 THREADS, BLOCKS = 256, 4096
 
 
@@ -26,32 +25,30 @@ def sendable(part: Array) -> tuple[Array, int]:
     return (part.view(np.uint16) if part.dtype.itemsize == 2 else part), kind
 
 
-def widened(parts: Sequence[Array], axis: int) -> Array:
-    """Matrices (m, n) side by side (axis 1) or on top of each other (axis 0), float64, on the current GPU.
+def launch(bits: Array, place: Array, kind: int) -> None:
+    """Widen dense rows into a place whose rows may lie apart.
 
-    CuPy sends each by way of a pinned buffer on the stream of the calling thread.
+    Args:
+        bits: (rows, columns) of the type that `kind` says.   place: (rows, columns) float64.
+
+    Raises:
+        ValueError: shapes or types that do not belong together.
     """
-    known = cupy()
-    size = sum(part.shape[axis] for part in parts)
-    shape = (parts[0].shape[0], size) if axis else (size, parts[0].shape[1])
-    out = known.empty(shape, np.float64)
-    start = 0
-    for part in parts:
-        bits, kind = sendable(part)
-        stop = start + part.shape[axis]
-        place = out[:, start:stop] if axis else out[start:stop]
-        launch(known.asarray(bits), place, shape[1], kind)
-        start = stop
-    return out
-
-
-def launch(bits: Array, place: Array, pitch: int, kind: int) -> None:
-    """Widen a dense matrix into a place whose rows are `pitch` numbers apart."""
+    if place.ndim != 2 or place.dtype != "float64":
+        raise ValueError(f"widen: place is {place.dtype}{list(place.shape)}, not a float64 matrix.")
     rows, columns = place.shape
-    if bits.shape != (rows, columns) or place.strides[1] != 8 or place.strides[0] != 8 * pitch:
-        raise ValueError(f"widen: {bits.shape} does not fit {place.shape} with strides {place.strides}.")
+    if kind not in BITS:
+        raise ValueError(f"widen: there is no kind {kind}.")
+    check_array("widen", "bits", bits, (rows, columns), BITS[kind])
     if not bits.size:
         return
+    pitch = place.strides[0] // 8 if rows > 1 else columns
+    if (
+        (columns > 1 and place.strides[1] != 8)
+        or (rows > 1 and place.strides[0] != 8 * pitch)
+        or pitch < columns
+    ):
+        raise ValueError(f"widen: the rows of a place with strides {place.strides} are not dense.")
     blocks = min(-(-bits.size // THREADS), BLOCKS)
     numbers = (np.int64(rows), np.int64(columns), np.int64(pitch), np.int32(kind))
     kernel("widen")((blocks,), (THREADS,), (bits, place, *numbers))

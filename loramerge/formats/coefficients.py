@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.adapter import Adapter, Computed, Tensor
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
-from loramerge.formats.files.atomic import new_folder
-from loramerge.formats.files.safetensors import Writer, open_file
+from loramerge.formats.dialects import nola
+from loramerge.formats.files.atomic import new_file, new_folder
+from loramerge.formats.files.destination import RECORD
+from loramerge.formats.files.safetensors import Writer
 from loramerge.formats.forms.form import numberless
 from loramerge.formats.forms.lora import GATE
 from loramerge.formats.forms.table import FORMS
-from loramerge.formats.output import RECORD
+from loramerge.formats.output import Outline, is_bare
+from loramerge.formats.peft.alpha import OURS, SCHEMA
 from loramerge.formats.peft.names import PREFIX, WEIGHTS, parse, shared_part
-from loramerge.formats.peft.read import CONFIG, TOPK, is_fly
+from loramerge.formats.peft.read import CONFIG, TOPK, is_fly, open_weights
 
 LOOSE = {  # settings that change no update
     "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "task_type",
@@ -34,11 +38,24 @@ Tensors = Mapping[str, Tensor]
 NEAR = 1e-6  # to 1, of weights
 
 
-def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, tuple[str, Array]]:
-    """Key -> (dtype, numbers) of the merge in the form of the sources.
+class Way(NamedTuple):
+    """Parts of a module in which its ΔW is linear while all others stay the same.
+
+    `neutral`: their value that changes nothing.
+    """
+
+    parts: frozenset[str]
+    neutral: float = 0.0
+
+
+NO_WAY = Way(frozenset())
+
+
+def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Key -> tensor of the merge in the form of the sources, without their extras.
 
     Raises:
-        UsageError: a source is no PEFT folder on this disk.
+        UsageError: a source is not in a form that is kept, or not on this disk.
         IncompatibleError: they differ in more than coefficients in which their ΔW is linear.
     """
     files = [_tensors(adapter) for adapter in adapters]
@@ -48,25 +65,71 @@ def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, t
         if tensors.keys() != first.keys():
             odd = min(tensors.keys() ^ first.keys())
             raise _apart(adapters[0], adapter, f"only one of them has {printable(odd)}")
-    made, changed = dict[str, tuple[str, Array]](), dict[str, set[str]]()
-    for key, tensor in first.items():
-        arrays = [np.asarray(tensors[key].read()) for tensors in files]
+    place = nola.place if adapters[0].dialect == nola.NOLA.name else place_of
+    modules = dict[str, dict[str, str]]()
+    for key in first:
+        path, part = place(key)
+        modules.setdefault(path, {})[key] = part
+    made = dict[str, Tensor]()
+    for path, parts in modules.items():
+        values = {key: [np.asarray(tensors[key].read()) for tensors in files] for key in parts}
+        way = _way(path, parts, values, adapters, weights)
+        for key, arrays in values.items():
+            total = _sum(arrays, weights, way.neutral) if parts[key] in way.parts else arrays[0]
+            made[key] = Computed(total.shape, partial(np.asarray, total), first[key].dtype)
+    return {key: made[key] for key in first}
+
+
+def _sum(arrays: Sequence[Array], weights: Sequence[float], neutral: float) -> Array:
+    wide = (weight * (dtypes.wide(array) - neutral) for weight, array in zip(weights, arrays, strict=True))
+    total: Array = np.add(neutral, sum(wide)).astype(arrays[0].dtype)
+    return total
+
+
+def _way(
+    path: str,
+    parts: Mapping[str, str],
+    values: Mapping[str, Sequence[Array]],
+    adapters: Sequence[Adapter],
+    weights: Sequence[float],
+) -> Way:
+    """The parts of a module to sum; none where all sources are alike and the weights add up to 1.
+
+    Raises:
+        IncompatibleError: its ΔW is not linear in what differs.
+    """
+    changed = set[str]()
+    for key, arrays in values.items():
         if any(array.shape != arrays[0].shape for array in arrays):
             raise _apart(adapters[0], adapters[1], f"{printable(key)} has another shape")
-        if all(np.array_equal(array, arrays[0]) for array in arrays):
-            made[key] = tensor.dtype, arrays[0]
-            continue
-        if tensor.dtype not in dtypes.FLOATS:
-            raise _apart(adapters[0], adapters[1], f"{printable(key)} differs, and holds whole numbers")
-        path, part = _place(key)
-        changed.setdefault(path, set()).add(part)
-        total = sum(weight * dtypes.wide(array) for weight, array in zip(weights, arrays, strict=True))
-        made[key] = tensor.dtype, np.asarray(total).astype(dtypes.FLOATS[tensor.dtype])
-    for path, parts in changed.items():
-        if is_fly(adapters[0].config):
-            _check_fly(path, parts, adapters, weights)
-        _check_linear(path, parts, {part for p, part in map(_place, first) if p == path}, adapters)
-    return made
+        if not all(np.array_equal(array, arrays[0]) for array in arrays):
+            if arrays[0].dtype.kind in "iub":
+                raise _apart(adapters[0], adapters[1], f"{printable(key)} differs, and holds whole numbers")
+            changed.add(parts[key])
+    mean = abs(sum(weights) - 1) <= NEAR
+    if is_fly(adapters[0].config):
+        _check_fly(path, changed, adapters, weights)
+    if not changed and (mean or not path):
+        shared = [way for way in _ways(path, parts, adapters[0]) if way.parts & {*parts.values()}]
+        return shared[0] if shared and not mean else NO_WAY
+    ways = _ways(path, parts, adapters[0])
+    if found := next((way for way in ways if changed <= way.parts and way.parts & {*parts.values()}), None):
+        return found
+    if ways and not changed:  # what it shares with others is multiplied
+        return NO_WAY
+    some = printable(", ".join(sorted(filter(None, changed))) or path, 80)
+    how = f"in {some}, which differs" if changed else f"in any part of {printable(path)}"
+    raise _apart(adapters[0], adapters[1 % len(adapters)], f"their ΔW is not linear {how}")
+
+
+def _ways(path: str, parts: Mapping[str, str], adapter: Adapter) -> list[Way]:
+    """The groups of parts in which the ΔW of a module is linear."""
+    if adapter.dialect == nola.NOLA.name:
+        return [Way(frozenset(group)) for group in nola.LINEAR]
+    stored = {*parts.values()} - {GATE}
+    forms = [f for f in FORMS.values() if stored <= {*(f.peft if path else f.shared)}]
+    forms = [f for f in forms if f.fits(adapter.config) and (not path or stored >= {*f.must} - {*f.shared})]
+    return [Way(frozenset(group), form.neutral) for form in forms for group in form.linear]
 
 
 def _check_fly(path: str, parts: set[str], adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
@@ -89,36 +152,55 @@ def _check_fly(path: str, parts: set[str], adapters: Sequence[Adapter], weights:
 
 
 def write(
-    tensors: Mapping[str, tuple[str, Array]],
-    config: Mapping[str, Any],
-    out: Path,
-    overwrite: bool,
-    record: Mapping[str, Any],
-    check: Callable[[Path], None],
+    outline: Outline, out: Path, overwrite: bool, record: Mapping[str, Any], check: Callable[[Path], None]
 ) -> None:
-    """A folder with these tensors, this config, and how they were made, if it stands the check.
+    """A folder with these tensors, their config, and how they were made, if it stands the check.
+
+    One file keeps in its header how it was made, without the report, as every merge in one file does.
 
     Raises:
         OutputError: it exists or cannot be written.
     """
-    with new_folder(out, overwrite, lambda: None) as where:
-        layout = {key: (kind, array.shape) for key, (kind, array) in tensors.items()}
-        with Writer(where / WEIGHTS, layout, {"format": "pt"}) as writer:
-            for key, (_, array) in tensors.items():
-                writer.write(key, array)
-        for name, said in ((CONFIG, config), (RECORD, record)):
-            (where / name).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if is_bare(out):
+        said = {"schema": SCHEMA, **{name: value for name, value in record.items() if name != "report"}}
+        header = {"format": "pt", OURS: json.dumps(said, sort_keys=True, separators=(",", ":"))}
+        with new_file(out, overwrite) as where:
+            _write_tensors(where, outline, header)
+            check(where)
+        return
+    with new_folder(out, overwrite) as where:
+        _write_tensors(where / WEIGHTS, outline, {"format": "pt"})
+        for name, told in ((CONFIG, outline.config), (RECORD, record)):
+            (where / name).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         check(where)
 
 
+def _write_tensors(where: Path, outline: Outline, header: Mapping[str, str]) -> None:
+    with Writer(where, outline.layout(), header) as writer:
+        for key, tensor in outline.extras.items():
+            writer.write(key, np.asarray(tensor.read()))
+
+
+def single(adapter: Adapter) -> bool:
+    """Whether its form is one file, not a folder."""
+    return adapter.dialect == nola.NOLA.name
+
+
 def _tensors(adapter: Adapter) -> Tensors:
+    """Its tensors without its extras.
+
+    Raises:
+        UsageError: it is not in a form that is kept, or not on this disk.
+    """
     files = adapter.provenance.files
-    if adapter.dialect != "peft" or adapter.bare or not files or files[0].name != WEIGHTS:
+    folder = adapter.dialect == "peft" and not adapter.bare and files and files[0].name == WEIGHTS
+    if not (folder or (files and single(adapter))):
         raise UsageError(
-            f"{say('keep_form', True)} is for PEFT folders on this disk, and {printable(adapter.name)} is "
-            "not one."
+            f"{say('keep_form', True)} is for PEFT folders and NOLA files on this disk, and "
+            f"{printable(adapter.name)} is not one."
         )
-    return open_file(files[0], adapter.name).tensors
+    tensors = open_weights(files[0], adapter.name, allow_pickle=True).tensors  # as it was opened before
+    return {key: tensor for key, tensor in tensors.items() if key not in adapter.extras}
 
 
 def _check_settings(adapters: Sequence[Adapter]) -> None:
@@ -130,7 +212,7 @@ def _check_settings(adapters: Sequence[Adapter]) -> None:
                 raise _apart(first, other, f"they set {printable(key)} differently")
 
 
-def _place(key: str) -> tuple[str, str]:
+def place_of(key: str) -> tuple[str, str]:
     """The module and the part that a key is; no module for what all share."""
     if shared := shared_part(key):
         return "", shared.partition(".")[0]
@@ -138,19 +220,6 @@ def _place(key: str) -> tuple[str, str]:
         return key.partition(".lora_topk_bias")[0].removeprefix(PREFIX), GATE
     found = parse(key)
     return (found.path, numberless(found.part)) if found else (key, "")
-
-
-def _check_linear(path: str, parts: set[str], whole: set[str], adapters: Sequence[Adapter]) -> None:
-    """ΔW is linear in what differs in a module, of all that is `whole`.
-
-    Raises:
-        IncompatibleError: it is not.
-    """
-    stored, config = whole - {GATE}, adapters[0].config
-    forms = [f for f in FORMS.values() if stored <= {*(f.peft if path else f.shared)} and f.fits(config)]
-    if not any(parts <= set(group) for form in forms for group in form.linear):
-        some = printable(", ".join(sorted(filter(None, parts))) or path, 80)
-        raise _apart(adapters[0], adapters[1], f"their ΔW is not linear in {some}, which differs")
 
 
 def _apart(first: Adapter, other: Adapter, why: str) -> IncompatibleError:

@@ -70,7 +70,7 @@ def settle(
         check_roles(holders, adapted)
         return _kept(weighed, holders, policy, added)
     config = {"lora_bias": True} if added else {}
-    return Kept(added, config=config, notes=(*_dropped(adapters), *_limits(config)))
+    return Kept(added, config=config, notes=(*_dropped(adapters), *limits(config)))
 
 
 def _by_module(adapters: Sequence[Adapter]) -> dict[Module, dict[int, list[str]]]:
@@ -108,7 +108,7 @@ def _kept(
     for key, tensor in tensors.items():
         _check_written(key, tensor)
     config = {**beside.settings(knows), **({"lora_bias": True} if added else {})}
-    return Kept(added | tensors, apart, config, (*notes, *_limits(config)))
+    return Kept(added | tensors, apart, config, (*notes, *limits(config)))
 
 
 def check_roles(holders: Iterable[Module], adapted: Set[str]) -> None:
@@ -244,7 +244,7 @@ def _refused(adapters: Sequence[Adapter]) -> IncompatibleError:
     )
 
 
-def _limits(config: Mapping[str, Any]) -> list[str]:
+def limits(config: Mapping[str, Any]) -> list[str]:
     """What the user of a server should know."""
     named = ", ".join(sorted(config))
     return [f"{named} is set for PEFT; vLLM and llama.cpp load no such adapter"] if config else []

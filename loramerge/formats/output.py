@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,10 +19,10 @@ from loramerge.errors import IncompatibleError, LoramergeError, UsageError, Veri
 from loramerge.formats.dialects import PEFT, Dialect
 from loramerge.formats.dialects.dialect import check_dtype, check_place
 from loramerge.formats.files.atomic import Confirm, new_file, new_folder, writing
+from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.files.safetensors import file_size as container_size
 from loramerge.formats.files.safetensors.dtypes import BITS
-from loramerge.formats.masks import FILE, FOLDER, MaskPlan, name_of, packed_shape
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.alpha import OURS, SCHEMA
 from loramerge.formats.peft.keys import Shelf, width
@@ -32,7 +32,9 @@ from loramerge.formats.reader import load_path
 from loramerge.formats.training import MODEL as HASHED
 from loramerge.formats.training import hashes
 
-RECORD = "loramerge.json"
+if TYPE_CHECKING:
+    from loramerge.formats.masks import MaskPlan
+
 # not called .safetensors: some servers load all of these in a folder
 APART = "loramerge.extras"
 
@@ -145,6 +147,8 @@ class Draft:
         plan = self.outline.masks
         if self.masks is None or plan is None:
             return
+        from loramerge.formats.masks import name_of, packed_shape  # few merges have masks
+
         for task, targets in plan.tasks.items():
             if target in targets:
                 empty = np.zeros(packed_shape(plan.shapes[target]), np.uint8)
@@ -243,6 +247,8 @@ def _masks(where: Path, outline: Outline, bare: bool) -> Iterator[Writer | None]
             f"The masks of tasks need a folder beside the merge: give {say('out')} a name "
             f"without .safetensors."
         )
+    from loramerge.formats.masks import FILE, FOLDER
+
     with writing(where):
         (where / FOLDER).mkdir()
     with Writer(where / FOLDER / FILE, outline.masks.layout(), outline.masks.header("0" * 64)) as writer:

@@ -12,6 +12,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.errors import LoramergeError, SourceError, printable
+from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.dialects import FOLDER_FILES, PEFT, Header, find
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.json import parse_object, read_object
@@ -96,6 +97,7 @@ def look(place: Path, name: str, allow_pickle: bool = False) -> Raw:
         IncompatibleError: a pickle, and these are not allowed.
     """
     put_back(place)
+    refuse_bundle(place, name)
     if not os.path.isdir(place):
         return Raw(place, False, Header(open_weights(place, name, allow_pickle), name))
     names = _listed(place, name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.dialects import FOLDER_FILES, Header, find
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File
@@ -39,6 +40,7 @@ def load_path(
         SourceError, IncompatibleError, UsageError: as the reader of its dialect says.
     """
     path, chosen = split(path)
+    refuse_bundle(path, name)
     if not os.path.isdir(path) and (elsewhere is None or elsewhere.path == path):
         file = elsewhere or open_weights(path, name, allow_pickle)
         file = file if chosen is None else picked(file, chosen)

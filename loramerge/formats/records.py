@@ -10,11 +10,11 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.atomic import put_back
-from loramerge.formats.files.destination import ADAPTER_FILES
+from loramerge.formats.files.destination import ADAPTER_FILES, RECORD
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.masks import FOLDER
-from loramerge.formats.output import APART, RECORD, is_bare
+from loramerge.formats.output import APART, is_bare
 from loramerge.formats.peft.alpha import OURS
 
 

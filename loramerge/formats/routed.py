@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, LoramergeError, printable
+from loramerge.formats.files.json import read_object
 from loramerge.hub.escape import shell
 
 
@@ -72,5 +75,27 @@ def refuse_routed(keys: Iterable[str], name: str, config: Mapping[str, Any] | No
     if found := system_of(keys, config):
         raise IncompatibleError(
             f"{printable(name)} is of {found.words}: a gate weighs its units for each input, so that no "
-            f"single adapter does the same. `loramerge route {shell(name)} -o bundle` keeps units and gate."
+            f"single adapter does the same. {way(name, found.name != 'wavllm')}"
         )
+
+
+def way(name: str, scaled: bool = True) -> str:
+    """The command that makes a bundle of such a file, in a sentence; `scaled`: its scale goes by an alpha."""
+    place = Path(name)
+    asks = scaled and os.path.exists(place) and not _says_alpha(place)
+    words = ["--allow-pickle"] * _pickled(place) + ["--alpha A"] * asks
+    command = " ".join(["loramerge route", shell(name), *words, "-o bundle"])
+    return f"`{command}` keeps units and gate{', with its training alpha for A' if asks else ''}."
+
+
+def _pickled(place: Path) -> bool:
+    names = os.listdir(place) if os.path.isdir(place) else [place.name] if os.path.isfile(place) else []
+    return bool(names) and not any(each.endswith(".safetensors") for each in names)
+
+
+def _says_alpha(place: Path) -> bool:
+    config = place / "adapter_config.json"
+    try:
+        return os.path.isfile(config) and "lora_alpha" in read_object(config, str(config))
+    except LoramergeError:  # whoever reads it says what is wrong with it
+        return False

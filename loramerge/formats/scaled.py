@@ -9,13 +9,13 @@ A factor is then the stored one times its scale. Scales of inputs (`scale_input`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.late import late
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.errors import IncompatibleError, printable
@@ -23,12 +23,12 @@ from loramerge.formats.files.safetensors import File
 from loramerge.formats.files.views import SMALL_FLOATS, View, widened
 
 ENDS = ("scale_weight", "weight_scale", "weight_scale_inv")  # ComfyUI's, vLLM's, DeepSeek's
-INPUTS = re.compile(r"(?:.*\.)?(?:scale_input|input_scale|scaled_fp8)", re.DOTALL)
-NUNCHAKU = re.compile(
+INPUTS = late(r"(?s)(?:.*\.)?(?:scale_input|input_scale|scaled_fp8)")
+NUNCHAKU = late(
+    r"(?s)"
     r".*\.(?:smooth_factor(?:_orig)?|wscales|wtscale|wcscales)"
     r"|.*transformer_blocks\.\d+\.(?:.*\.)?proj_(?:down|up)|.*transformer_blocks\.\d+\.(?:.*\.)?(?:qkv_proj|qkv|add_qkv_proj|out_proj|mlp_(?:context_)?fc[12]|linear)"
     r"(?:_context)?\.lora_(?:down|up)",
-    re.DOTALL,
 )
 
 

@@ -1,4 +1,4 @@
-"""Programs as formats: which of the spellings each of them reads, family by family.
+"""Programs and spellings as formats: how each family is written for a program, or in a spelling.
 
 A line is a program, what it calls itself, a spelling of `models.spellings`, and the families it reads so.
 `U-Net` stands for Stable Diffusion 1, 2 and XL.
@@ -15,6 +15,7 @@ from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.dialects import Dialect, named
+from loramerge.formats.dialects.diffusers import Diffusers
 from loramerge.formats.dialects.model import PARTS, model_of
 from loramerge.formats.dialects.peft import Peft
 from loramerge.formats.dialects.places import located
@@ -40,7 +41,7 @@ diffsynth | DiffSynth-Studio | no prefix, default | wan:first qwen-image z-image
 lightning | Qwen-Image-Lightning | no prefix, with alphas | qwen-image
 videox-fun | VideoX-Fun | lora_unet__ | wan:first
 onetrainer | OneTrainer | lora_transformer_ | flux.1 chroma sd3 pixart
-onetrainer | OneTrainer | transformer. | flux.2 qwen-image z-image hidream
+onetrainer | OneTrainer | transformer. with alphas | flux.2 qwen-image z-image hidream
 diffusion-pipe | diffusion-pipe | diffusion_model. | chroma:first wan:first cosmos:first lumina-2:first
 diffusion-pipe | diffusion-pipe | diffusion_model. | qwen-image hidream
 diffusion-pipe | diffusion-pipe | transformer. | flux.1 hunyuan-video:authors
@@ -89,8 +90,9 @@ class Tool:
         made = copy(named(row.dialect).bound(adapters))
         prefixes = {PARTS[0]: row.prefix} if row.dialect in ("kohya", "comfy", "bare") else {}
         if isinstance(made, Spelled):
-            made.own = Spelling(row.naming, prefixes, row.ends if row.dialect == "bare" else ())
-            made.learn(adapters)
+            made.spell(Spelling(row.naming, prefixes, row.ends), adapters)
+        if isinstance(made, Diffusers):
+            made.part = row.prefix.removesuffix(".")
         if isinstance(made, Peft):
             made.model, made.naming = model_of(adapters), row.naming
         made.asked = self.name
@@ -133,3 +135,21 @@ def _tools() -> dict[str, Tool]:
 
 
 TOOLS: Mapping[str, Tool] = _tools()
+
+
+def _spellings() -> dict[str, Tool]:
+    """Every spelling, and where it is met with several names of modules, each of these behind a colon."""
+    found: dict[str, Tool] = {}
+    for spelling in dict.fromkeys(met.spelling for met in MET):
+        own = [met for met in MET if met.spelling == spelling]
+        ways = {spelling: own[::-1]}  # of several namings of a family, the first
+        if len({met.family.name for met in own}) < len(own):
+            namings = dict.fromkeys(met.naming for met in own)
+            ways |= {f"{spelling}:{each}": [m for m in own if m.naming == each] for each in namings}
+        for name, rows in ways.items():
+            found[name] = Tool(name, f"a file with {name}", {met.family.name: met for met in rows})
+    return found
+
+
+SPELLINGS: Mapping[str, Tool] = _spellings()
+"""The name of a spelling as a format, such as ``lora_unet__`` or ``transformer. with alphas``."""

@@ -17,6 +17,7 @@ from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import output
 from loramerge.formats.dialects import FORMATS, Dialect, named
 from loramerge.formats.dialects.dialect import check_place
+from loramerge.formats.dialects.model import VARIANT
 from loramerge.formats.extras import settle
 from loramerge.formats.files.atomic import new_file, new_folder
 from loramerge.formats.files.destination import a_path, check_apart
@@ -30,6 +31,7 @@ from loramerge.formats.training import UNKNOWN, trained
 Check = Callable[[Adapter], None]
 
 KEPT = (  # header metadata that says something of the base model, and stays true of a merge
+    VARIANT,
     "ss_base_model_version",
     "ss_sd_model_name",
     "ss_sd_model_hash",
@@ -55,10 +57,10 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
         UsageError: no such format, or they are of several and none is asked for.
     """
     if format is not None:
-        from loramerge.formats.tools import TOOLS  # few merges name a format
+        from loramerge.formats.tools import SPELLINGS, TOOLS  # few merges name a format
 
-        if format in TOOLS:
-            return TOOLS[format].dialect(adapters)
+        if tool := TOOLS.get(format) or SPELLINGS.get(format):
+            return tool.dialect(adapters)
         if format not in FORMATS:
             raise UsageError(f"format={format!r} is not one of {', '.join((*FORMATS, *TOOLS))}.")
         return named(format).bound(adapters)

@@ -17,6 +17,7 @@ INDEX, SHARD = f"{WEIGHTS}.index.json", re.compile(r"adapter_model-\d{5}-of-\d{5
 MODEL = "config.json"  # of the model that was trained, which names its labels
 KNOWN = (WEIGHTS, *reversed(FOLDER_FILES))  # beside a config: PEFT's first, then mlx-lm's, which has one too
 OLD = "pytorch_lora_weights.bin"  # of diffusers, before it wrote safetensors
+BUNDLE = frozenset({"router.safetensors", f"task_0/{CONFIG}"})  # of `route`
 CHECKPOINT = re.compile(r"(\d+_)?adapters\.safetensors")  # of mlx-lm: the config in its folder means it
 WHOLE_MODELS = ("model", "pytorch_model", "diffusion_pytorch_model", "consolidated", "tf_model")
 
@@ -56,6 +57,12 @@ def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choic
             told = INDEX if INDEX in inside else CONFIG  # without an index their own names tell
             return Choice(base, below(base, told), (*beside, *shards))
         return Choice(base, below(base, _weights(name, inside, allow_pickle)), tuple(beside))
+    if BUNDLE <= inside:
+        one = replace(name, path=below(base, "task_0"))
+        raise IncompatibleError(
+            f"{name} is a routed bundle, and no single adapter: name one in it, such as {one}. All of it is "
+            f"for `lm.load_bundle` in Python, or comes here by `hf download {name.repo} --local-dir bundle`."
+        )
     if known := next((file for file in FOLDER_FILES if file in inside), None):
         return Choice(base, below(base, known))
     if OLD in inside and not any(f.endswith(".safetensors") and "/" not in f for f in inside):

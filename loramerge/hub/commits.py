@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loramerge.charts.table import fields_html
+from loramerge.charts.facts import fields_html
 from loramerge.errors import OutputError, UsageError, printable, say
 from loramerge.hub.client import Listing, api, ask
 from loramerge.hub.failures import LOGIN, explained, without_secrets

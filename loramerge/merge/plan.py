@@ -14,9 +14,9 @@ from loramerge.errors import UsageError, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
+from loramerge.formats.extras import limits
 from loramerge.formats.extras import settle as settle_extras
 from loramerge.formats.files.destination import check_apart
-from loramerge.formats.masks import MaskPlan, planned
 from loramerge.formats.output import Outline, is_bare
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
@@ -31,6 +31,7 @@ from loramerge.sources.sources import Sources, work_weights
 from loramerge.sources.units import Units
 
 if TYPE_CHECKING:
+    from loramerge.formats.masks import MaskPlan
     from loramerge.merge.tailor import Tailor
 
 SERVER_RANK = 16  # vLLM's default max_lora_rank
@@ -127,13 +128,17 @@ class Plan:
         outline = self.sources.outline(units, self.outline.dtype, self.outline.profile)
         policy = self.request.extras
         kept = settle_extras(self.sources.adapters, self.weights, policy, outline.shapes)
-        writer.check_beside(self.sources.adapters, self.sources.dialect, list(kept.tensors))
+        if not self.request.keep_form:
+            writer.check_beside(self.sources.adapters, self.sources.dialect, list(kept.tensors))
         config = {**outline.config, **kept.config}
         outline = replace(
             outline, config=config, extras=kept.tensors, apart=kept.apart, masks=self._masks(method, outline)
         )
         names = [adapter.name for adapter in self.sources.whole]
         sizes = (*schedule.notes(names, list(outline.shapes)), *([] if self.tailor else _size_notes(outline)))
+        if self.request.keep_form:  # no plain LoRA is written
+            told_of = tuple(note for note in kept.notes if note not in limits(kept.config))
+            sizes, kept = (), replace(kept, notes=told_of)
         notes = (
             *self.sources.notes,
             *told(self.sources.left_out),
@@ -153,6 +158,8 @@ class Plan:
                 f"{name_of(method)} makes masks of tasks, and the format {self.sources.dialect.name} has no "
                 f"place for them: give {say('format', 'peft')} or {say('format', 'diffusers')}."
             )
+        from loramerge.formats.masks import planned  # few merges have masks
+
         names = [adapter.name for adapter in self.sources.adapters]
         weighted = [
             any(weights) for weights in zip(*(line.first for line in self.schedule.lines), strict=True)

@@ -12,7 +12,6 @@ from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, host
-from loramerge.arrays.workers import workers
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.output import Outline, is_bare
@@ -242,8 +241,7 @@ def observer(request: Request) -> Observe:
 
         with (
             Stage(request.tell, "looking", len(work.signatures)) as stage,
-            workers(own_effort.workers, stage.tick) as run,
-            own_effort.at_work(),
+            own_effort.crew(stage.tick) as run,
         ):
             return list(chain.from_iterable(run(look, work.batches(own_effort, schedule, method))))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from loramerge.adapters.limits import STRONG
 from loramerge.arrays.backend import Array
-from loramerge.charts.table import as_frame
+from loramerge.charts.facts import as_frame
 from loramerge.errors import printable, say
 from loramerge.merge.tables import as_html, counted, fitted, wrapped
 

@@ -16,10 +16,9 @@ from loramerge.arrays import rounding
 from loramerge.arrays.backend import Array, host
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix
-from loramerge.arrays.workers import go_on, workers
-from loramerge.errors import UsageError, printable
+from loramerge.arrays.workers import go_on
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats import load, output
-from loramerge.formats.masks import mark_of
 from loramerge.formats.peft.beside import parted
 from loramerge.merge.fit import file_size
 from loramerge.merge.measure import measure, measure_fit, unfolded
@@ -69,7 +68,10 @@ class Merge:
 
         Raises:
             OutputError, VerificationError: as `combine`.
+            UsageError: it has the form of its sources.
         """
+        if self.plan.request.keep_form:
+            raise UsageError(f"{say('keep_form', True)} is written by {say('out')}: combine again, with it.")
         return run(self.plan.asking(out=out, overwrite=overwrite, max_error=max_error))
 
     def save_spread(self, out: str | Path, *, overwrite: bool = False) -> None:
@@ -110,8 +112,7 @@ def execute(plan: Plan, put: Put, keep: Keep) -> Report:
     modules: list[Module] = []
     with (
         Stage(plan.request.tell, "merging", len(plan.sources.signatures)) as stage,
-        workers(effort.workers, stage.tick) as run,
-        effort.at_work(),
+        effort.crew(stage.tick) as run,
     ):
         for facts in run(partial(_merge, plan, put, keep, stage), plan.batches(effort)):
             modules += facts
@@ -209,8 +210,7 @@ def strengthened(plan: Plan) -> Plan:
 
     with (
         Stage(plan.request.tell, "looking", len(plan.sources.signatures)) as stage,
-        workers(plan.effort.workers, stage.tick) as run,
-        plan.effort.at_work(),
+        plan.effort.crew(stage.tick) as run,
     ):
         facts = [fact for batch in run(look, plan.batches(plan.effort)) for fact in batch]
     return replace(plan, strengths=best_smallest_cosine(facts))
@@ -277,10 +277,11 @@ def _to_disk(plan: Plan, out: Path) -> Merge:
         with hashing(plan.sources.whole, plan.request.tell) as digests:
             made = execute(plan, put, draft.keep)
             check_limits(made, plan.request)
-            draft.close_masks(mark_of(marks))
             if plan.outline.masks is not None:
-                from loramerge.routing.router import write_router  # few merges have tasks to choose from
+                from loramerge.formats.masks import mark_of  # few merges have tasks to choose from
+                from loramerge.routing.router import write_router
 
+                draft.close_masks(mark_of(marks))
                 write_router(plan.sources.adapters, list(plan.outline.masks.tasks), draft.where)
             draft.close(record(plan, digests()), made.to_dict())
         check_written(draft.reread(), marks, outline.scales, plan.effort.workers, plan.request.tell)

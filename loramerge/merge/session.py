@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,11 +11,10 @@ from loramerge.adapters.adapter import Computed, Held, Slot
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, make
 from loramerge.algorithms.only import Only
-from loramerge.arrays.backend import host
+from loramerge.arrays.backend import Array, host
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fitted, Remix
-from loramerge.arrays.workers import workers
 from loramerge.errors import UsageError
 from loramerge.merge.fit import Seen
 from loramerge.merge.full import check_low
@@ -25,6 +25,7 @@ from loramerge.merge.run import Merge, decided, merged, report, strengths
 from loramerge.merge.strength import rescaled
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.default import default
+from loramerge.request.effort import Effort
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
 from loramerge.request.schedule import Schedule
@@ -99,12 +100,12 @@ class Session:
                 facts = [measure_fit(grams, m, f, plan.weights, units.signature) for m, f in enumerate(fits)]
                 return facts, [Slot(Held(fit.up), Held(fit.down), 1.0) for fit in fits]
             facts = measure(grams, made, plan.weights, units.signature)
-            return facts, [_promised(units, m, made) for m in range(len(units.targets))]
+            return facts, [_promised(plan.effort, units, m, made) for m in range(len(units.targets))]
 
         modules: list[Module] = []
         slots: dict[Target, Slot] = {}
         batches = self._batches(plan.method.frame)
-        with self._stage("merging") as stage, workers(plan.effort.workers, stage.tick) as run:
+        with self._stage("merging") as stage, plan.effort.crew(stage.tick) as run:
             for (units, _, _), (facts, promised) in zip(batches, run(merge, batches), strict=True):
                 modules += facts
                 slots |= zip(units.targets, promised, strict=True)
@@ -134,21 +135,28 @@ class Session:
                 seen = units.seen(frame)
                 for _ in units.targets:
                     stage.step()
-                return units, *seen
+                return units.kept(), *seen
 
             with (
                 self._stage("looking") as stage,
-                workers(effort.workers, stage.tick) as run,
-                effort.at_work(),
+                effort.crew(stage.tick) as run,
             ):
                 self._kept[frame] = list(run(look, self.sources.batches(effort)))
         return self._kept[frame]
 
 
-def _promised(units: Units, module: int, remix: Remix) -> Slot:
+def _promised(effort: Effort, units: Units, module: int, remix: Remix) -> Slot:
     (outs, ins), k = units.shape(module), remix.P.shape[-1]
-    up = Computed((outs, k), lambda: host(units.up(module) @ remix.P[module]))
-    down = Computed((k, ins), lambda: host(remix.Q[module] @ units.down(module)))
+
+    def made(side: Callable[[], Array]) -> Callable[[], Array]:
+        def compute() -> Array:
+            with nullcontext() if units.gpu is None else effort.at_work():
+                return host(side())
+
+        return compute
+
+    up = Computed((outs, k), made(lambda: units.up(module) @ remix.P[module]))
+    down = Computed((k, ins), made(lambda: remix.Q[module] @ units.down(module)))
     return Slot(up, down, 1.0)
 
 

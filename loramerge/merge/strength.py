@@ -3,7 +3,8 @@
 λ          the merge times a number
 norm       every module as strong as its sources are on average:  λ_m = mean_t ‖ΔW_t‖ / ‖ΔW‖
 cosine     modules weighed against each other so that the smallest cosine of the whole merge with a
-           source is as large as can be; the strength of the whole stays
+           source is as large as can be; the strength of the whole stays, but where it is more than the
+           mean strength of the sources, it becomes that
 
 The policy belongs to the merge, not to a method, because it multiplies the result of any method. One factor
 for the whole merge changes no cosine, so ``cosine`` looks at all modules before it weighs them. It uses only
@@ -52,12 +53,13 @@ def best_smallest_cosine(facts: Sequence[Module]) -> dict[str, float]:
     lengths = np.sqrt([fact.merged for fact in alive])  # (M,)
     sources = np.sqrt(np.sum([fact.squares for fact in facts], axis=0))  # (T,)
     trained = sources > 0
+    strength = min(np.linalg.norm(lengths), sources[trained].mean()) if trained.any() else 0.0
     overlaps = np.array([fact.overlaps for fact in alive]).reshape(len(alive), -1).T  # (T, M)
     if not alive or not trained.any():
         return {}
     directions = overlaps[trained] / lengths / sources[trained, None]
     y = _shortest(directions)
-    factors = y * np.linalg.norm(lengths) / lengths
+    factors = y * strength / lengths
     return {fact.name: float(factor) for fact, factor in zip(alive, factors, strict=True)}
 
 

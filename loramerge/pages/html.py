@@ -11,8 +11,9 @@ from typing import Any
 
 from loramerge import __version__
 from loramerge.charts.draw import spec
+from loramerge.charts.facts import shown
 from loramerge.charts.style import config
-from loramerge.charts.table import Column, Table, shown
+from loramerge.charts.table import Column, Table
 from loramerge.pages.bundle import script, style
 from loramerge.pages.section import Section
 

@@ -189,11 +189,11 @@ def _class(method: str) -> type:
 
 
 def _nowhere(*_: object) -> None:
-    """Where the factors of a merge go of which only the report is wanted."""
+    """Where the factors of a merge go when only its report is wanted."""
 
 
 def several(subject: Subject) -> Iterator[str]:
-    """Why what is said of several sources cannot be; nothing if it can."""
+    """Why nothing can be said of several sources together; None if it can."""
     if len(subject.recipe.sources) < 2:
         yield "There is one source: it needs another to be compared with."
     elif isinstance(subject.together, str):
@@ -201,7 +201,7 @@ def several(subject: Subject) -> Iterator[str]:
 
 
 def paired(subject: Subject) -> Iterator[str]:
-    """Why what is said of every two sources cannot be; nothing if it can."""
+    """Why nothing can be said of every two sources; None if it can."""
     yield from several(subject)
     if len(subject.recipe.sources) > PAIRS:
         yield f"The pairs of more than {PAIRS} sources are not compared."

@@ -31,6 +31,9 @@ _YOURS = "it lies where you have it: say it again when you replay"
 _ARGUMENT = "the base model is an argument of its own"
 _LOOK = "nothing is merged for it but to compare methods: use combine, and `lm.report` of what it gives"
 _READ = "one adapter is read and nothing is merged: give it to `combine`"
+_COMPARED = "nothing is merged for it: combine first, and compare the merge"
+_WHOLE = "both adapters are compared as a whole"
+_MERGED = "a row of a bundle is a merge of its adapters: combine it first"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
 
 DOORS: Mapping[str, Mapping[str, str]] = {
@@ -42,6 +45,13 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     "load": {
         **dict.fromkeys(("sources", "strength", "size", "output", "effort"), _READ),
         **dict.fromkeys(("alpha", "allow_pickle", "initial", "base", "prompt_gate", "names"), HERE),
+    },
+    "diff": {
+        "sources": _WHOLE,
+        **dict.fromkeys(("strength", "size", "output"), _COMPARED),
+        **dict.fromkeys(("alpha", "rename", "initial", "base", "prompt_gate", "names", "allow_pickle"), HERE),
+        **dict.fromkeys(("memory", "device"), "its work is reading, which a GPU does not help"),
+        "allow_work": _OWN,
     },
     "combine": {"bare": _BY_OUT, "allow_work": _OWN},
     "plan": {**dict.fromkeys(("out", "overwrite", "keep_form", *LIMITS), _SAVE), "allow_work": _OWN},
@@ -61,6 +71,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "effort": _EARLIER,
     },
     "resize": {
+        "row": _MERGED,
         **dict.fromkeys(("weights", "renormalise", *_ALLOWED, "descriptions", "embedding"), _ONE),
         "rules": "use combine with this one source",
         "strength": "a resized adapter is as strong as it was: combine with `scale` changes that",
@@ -69,11 +80,13 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "allow_work": _OWN,
     },
     "report": {
+        "row": _MERGED,
         **dict.fromkeys(("rules", "strength", "size", "output", "descriptions", "embedding"), _LOOK),
         **dict.fromkeys(("format", "out", "overwrite"), HERE),
         "allow_work": _OWN,
     },
     "convert": {
+        "row": _MERGED,
         **dict.fromkeys(("weights", "renormalise", *_ALLOWED, "descriptions", "embedding"), _ONE),
         **dict.fromkeys(("rules", "initial", "strength", "size"), _CONVERTED),
         **dict.fromkeys(
@@ -99,6 +112,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "device": _ON_HOST,
     },
     "fuse": {
+        "row": _MERGED,
         **dict.fromkeys(("weights", "renormalise", "allow_base_mismatch", "descriptions", "embedding"), _ONE),
         **dict.fromkeys(
             ("rules", "project_out", "drop_below", "blocks"), "use combine first, and fuse the merge"
@@ -117,6 +131,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "allow_work": _OWN,
     },
     "route": {
+        "row": "name the row when the bundle runs, or is merged by `combine`",
         "rules": "the gate decides how much of each takes part, in every module",
         **dict.fromkeys(("renormalise", "strength"), "the gate decides how much of each takes part"),
         **dict.fromkeys(("descriptions", "embedding"), "sources are not chosen here: name those you want"),
@@ -134,6 +149,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
     },
     "record": {
         "allow_pickle": _STRANGER,
+        "row": "the adapters of the bundle are recorded, with the weights of that row",
         "descriptions": "similarities to them are recorded in their place",
         "base": _YOURS,
         "prompt_gate": _YOURS,

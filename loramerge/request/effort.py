@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from loramerge.charts.table import fields_html
+from loramerge.charts.facts import fields_html
 from loramerge.errors import UsageError
 
 if TYPE_CHECKING:
+    from loramerge.arrays.workers import Run
     from loramerge.cuda import Gpu
 
 MEMORY = 10**9  # bytes, if nothing else is said
@@ -61,6 +62,18 @@ class Effort:
         """While this is done, a GPU that runs out of memory says so in a sentence."""
         with nullcontext() if (gpu := self.gpu) is None else gpu.within(self.memory):
             yield
+
+    @contextmanager
+    def crew(self, tick: Callable[[], None]) -> Iterator[Run]:
+        """A ``map`` over the workers of a merge, as `arrays.workers` has it; on the GPU if one is meant."""
+        from loramerge.arrays.workers import workers  # arrays: whoever only asks for help needs none
+
+        if (gpu := self.gpu) is None:
+            with workers(self.workers, tick) as run:
+                yield run
+            return
+        with gpu.within(self.memory), workers(self.workers, tick, gpu.use) as run:
+            yield run
 
     @property
     def workers(self) -> int:

@@ -55,13 +55,17 @@ class Choice(Kind):
     """One of a few words; `also` are spellings that are understood but not offered."""
 
     def __init__(
-        self, *, words: Callable[[], Iterable[str]], also: tuple[str, ...] = (), metavar: str | None = None
+        self,
+        *,
+        words: Callable[[], Iterable[str]],
+        also: Callable[[], Iterable[str]] = tuple,
+        metavar: str | None = None,
     ) -> None:
         super().__init__(metavar=metavar)
         self.words, self.also = words, also
 
     def fit(self, value: Any) -> str:
-        if not isinstance(value, str) or (value not in self.also and value not in self.words()):
+        if not isinstance(value, str) or (value not in self.words() and value not in self.also()):
             raise Unfit(f"is not one of {', '.join(self.words())}")
         return value
 

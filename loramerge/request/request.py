@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from loramerge.charts.table import facts_html
+from loramerge.charts.facts import facts_html
 from loramerge.request import kinds
 from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort
 from loramerge.request.field import Field, ask, fields_of
 from loramerge.request.rules import rule, weight
 from loramerge.request.share import Share
-from loramerge.request.tables import consumers, formats, policies, profiles
+from loramerge.request.tables import consumers, formats, policies, profiles, spellings
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +61,8 @@ class Request:
     blocks: str | Mapping[str, str] | Sequence[float] | None = ask(None, "Strengths of the blocks of image "
         "models: 1,0,0.5,…, one for each block, as in `lbw=`; or by name, `IN04=0.5` or `double 3-7`, which "
         "takes these alone.", "sources", Blocks(metavar="[SOURCE=]BLOCKS"))  # fmt: skip
+    row: str | None = ask(None, "Of a bundle of `route` that goes by rows or tasks: the one whose weights "
+        "are taken.", "sources", kinds.Text(metavar="NAME"))  # fmt: skip
     alpha: float | str | Mapping[str, float | str] | None = ask(None, "The training alpha of files that "
         "do not say it: a number, `rslora:A` if trained with rsLoRA, or `rank` for scale 1.", "sources",
         kinds.Alphas(metavar="[SOURCE=]A"))  # fmt: skip
@@ -103,8 +105,8 @@ class Request:
         kinds.Number())  # fmt: skip
     allow_pickle: bool = ask(False, "Read .bin and .pt files too, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip
-    format: str | None = ask(None, "How the merge is written: a format, or the program that will read it.",
-        "output", kinds.Choice(words=formats),
+    format: str | None = ask(None, "How the merge is written: a format, the program that will read it, or a "
+        "spelling of docs/formats.md.", "output", kinds.Choice(words=formats, also=spellings),
         shown="as the sources, if these are of one format", always=True)  # fmt: skip
     descriptions: Mapping[str, str] | str | Path | None = ask(None, "What each source is good at, for "
         "method sg: {source: text}, or a JSON file of that; else descriptions.json beside it, or its model "
@@ -115,7 +117,7 @@ class Request:
     keep_form: bool = ask(False, "Write the merge in the form of its sources, such as VeRA or LoRA-XS, where "
         "their updates are linear in what differs.", "output", kinds.Flag())  # fmt: skip
     dtype: str | None = ask(None, "Number type of the output.", "output",
-        kinds.Choice(words=lambda: DTYPES, also=SHORT), shown="the widest of the sources",
+        kinds.Choice(words=lambda: DTYPES, also=lambda: SHORT), shown="the widest of the sources",
         always=True)  # fmt: skip
     profile: str | None = ask(None, "How ranks are written: portable, one for all modules; compact, each at "
         "its own, for PEFT, vLLM and diffusers.", "output", kinds.Choice(words=profiles), shown="portable",
@@ -135,8 +137,9 @@ class Request:
     allow_unknown: bool = ask(False, "Write the merge although it cannot be told whether this program loads "
         "it.", "output", kinds.Flag())  # fmt: skip
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`, every module as strong as its "
-        "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source.",
-        "strength", kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
+        "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source, the "
+        "whole no stronger than the sources are on average.", "strength",
+        kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
     max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
         "its norm.", "output", kinds.Number())  # fmt: skip
     max_lost: float | None = ask(None, "Fail (exit 4) if the merge misses more than this share of the energy "

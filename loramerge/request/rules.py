@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from loramerge.charts.table import fields_html
+from loramerge.charts.facts import fields_html
 from loramerge.errors import printable
 from loramerge.request.kinds import Unfit, factor
 

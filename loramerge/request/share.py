@@ -6,13 +6,13 @@ sv_cumulative=0.9: of Σσ
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from loramerge.arrays.backend import Array
 from loramerge.errors import printable
 from loramerge.request.kinds import Kind, Unfit
+
+if TYPE_CHECKING:
+    from loramerge.arrays.backend import Array  # arrays: whoever only asks for help needs none
 
 RULES = ("sv_fro", "sv_ratio", "sv_cumulative")
 SLACK = 1e-12  # rounding of a sum must not cost a unit
@@ -55,8 +55,8 @@ def units(squares: Array, value: float | str) -> Array:
     """
     rule, number = parsed(value)
     if rule == "sv_ratio":
-        return np.maximum((squares * number**2 > squares[:, :1]).sum(axis=1), 1)
-    sizes = np.sqrt(squares) if rule == "sv_cumulative" else squares
+        return (squares * number**2 > squares[:, :1]).sum(axis=1).clip(1)
+    sizes = squares**0.5 if rule == "sv_cumulative" else squares
     share = number**2 if rule == "sv_fro" else number
     kept = sizes.cumsum(axis=1)
     return (kept >= share * kept[:, -1:] * (1 - SLACK)).argmax(axis=1) + 1

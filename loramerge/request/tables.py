@@ -15,6 +15,13 @@ def formats() -> Iterator[str]:
     yield from TOOLS
 
 
+def spellings() -> Iterator[str]:
+    """How files of image models spell their modules: a merge can be written in each of these ways."""
+    from loramerge.formats.tools import SPELLINGS
+
+    yield from SPELLINGS
+
+
 def profiles() -> tuple[str, ...]:
     """Ways to write ranks."""
     from loramerge.formats.peft.profiles import PROFILES

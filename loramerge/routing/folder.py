@@ -21,9 +21,9 @@ from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats.bundles import README, ROUTER, Files, task
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.files.atomic import Confirm, new_folder, writing
-from loramerge.formats.files.destination import a_path
+from loramerge.formats.files.destination import RECORD, a_path
 from loramerge.formats.files.safetensors import Writer
-from loramerge.formats.output import RECORD, is_bare
+from loramerge.formats.output import is_bare
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.read import CONFIG
@@ -31,6 +31,7 @@ from loramerge.request.effort import EFFORT, Effort
 from loramerge.request.progress import Stage, Tell
 from loramerge.routing.bank import Bank
 from loramerge.routing.bundle import Bundle
+from loramerge.routing.facts import Facts, together
 from loramerge.routing.reader import EXTRAS, SHARED, STARTS, load_bundle
 from loramerge.routing.readme import readme
 from loramerge.routing.record import recorded
@@ -76,7 +77,7 @@ def _written(bundle: Bundle, where: Path, effort: Effort, tell: Tell | None) -> 
         router = stack.enter_context(Writer(where / ROUTER, _router(bundle), {}))
         stage = stack.enter_context(Stage(tell, "writing", len(bundle)))
 
-        def write(target: Target) -> tuple[Target, str]:
+        def write(target: Target) -> tuple[Target, tuple[str, Facts]]:
             bank = bundle.read(target)
             go_on()
             for e, writer in enumerate(tasks):
@@ -88,18 +89,19 @@ def _written(bundle: Bundle, where: Path, effort: Effort, tell: Tell | None) -> 
                 for name, tensor in bank.tensors.items():
                     router.write(f"{target}.{name}", tensor)
             stage.step()
-            return target, mark(bank)
+            return target, (mark(bank), Facts.of(bundle.gate_of(target), bank))
 
         with workers(effort.holding(_most(bundle)).workers, stage.tick) as run:
-            marks = dict(run(write, bundle.layouts))
+            seen = dict(run(write, bundle.layouts))
         for target in _holder(bundle):
             for name, tensor in bundle.read(target).tensors.items():
                 router.write(f"{SHARED}{name}", tensor)
         for name, tensor in bundle.extras.items():
             router.write(EXTRAS + name, tensor)
-    write_text(where / RECORD, json.dumps(recorded(bundle).record, indent=2, sort_keys=True) + "\n")
+    bundle = recorded(bundle, **together([facts for _, facts in seen.values()]))
+    write_text(where / RECORD, json.dumps(bundle.record, indent=2, sort_keys=True) + "\n")
     write_text(where / README, readme(bundle))
-    return marks
+    return {target: found for target, (found, _) in seen.items()}
 
 
 def _most(bundle: Bundle) -> int:
@@ -125,7 +127,19 @@ def config(bundle: Bundle, rank: int) -> dict[str, Any]:
     held = np.zeros((1, 1))
     slots = dict.fromkeys(bundle.layouts, Slot(Held(held), Held(held), 1.0))
     template = Adapter("bundle", slots, bundle.base, config=bundle.config)
-    return portable.config([template], bundle.layouts, rank)
+    named = {"target_modules": sorted(set(map(_named, bundle.layouts)))}
+    return {**portable.config([template], bundle.layouts, rank), **named}
+
+
+def _named(target: Target) -> str:
+    """What a config calls a module: PEFT's router goes to every layer whose name ends so.
+
+    Under this name PEFT gives a layer without experts pairs that are zero; under its whole name it would give
+    it none, and the router would find nothing to weigh. Many parts of a model are called by a number, so that
+    such a module is named in full.
+    """
+    last = target.path.rpartition(".")[2]
+    return target.path if last.isdecimal() else last
 
 
 def _router(bundle: Bundle) -> dict[str, tuple[str, tuple[int, ...]]]:

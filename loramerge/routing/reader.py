@@ -16,8 +16,8 @@ from loramerge.arrays.dtypes import wide, widest
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.formats.bundles import KIND, ROUTER, Files, record_of, task
 from loramerge.formats.files.atomic import put_back
+from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.safetensors import open_file
-from loramerge.formats.output import RECORD
 from loramerge.formats.reader import load_path
 from loramerge.formats.records import read_record
 from loramerge.hub.client import ask

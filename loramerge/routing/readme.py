@@ -9,7 +9,7 @@ from loramerge.formats.bundles import task
 from loramerge.hub.escape import code, markdown, quoted
 from loramerge.hub.usage import CLASSES
 from loramerge.routing.bundle import Bundle
-from loramerge.routing.gates.arrow import Arrow
+from loramerge.routing.gates.arrow import FAR, STEPS, Arrow
 from loramerge.routing.gates.names import name_of
 
 MARK = "<!-- written by loramerge route -->"
@@ -51,11 +51,29 @@ def loading(bundle: Bundle) -> str:
     ]
     if isinstance(bundle.gate, Arrow) and not bundle.gates:
         parts += [
-            "With PEFT alone, which finds the directions of the experts by 15 power iterations; the last "
-            "line puts the exact ones in their place:",
+            f"With PEFT, whose last line here matters. {_astray(bundle)} PEFT may warn of missing adapter "
+            "keys: where a layer has no adapter, it fills in zeros.",
             _peft(bundle, bundle.gate),
         ]
     return "\n\n".join(parts)
+
+
+def _astray(bundle: Bundle) -> str:
+    """What PEFT does without `put_prototypes`, as measured."""
+    found = bundle.record.get("prototypes")
+    head = f"By itself it finds the directions of the experts by {STEPS} power iterations"
+    if not isinstance(found, dict):
+        return f"{head}, which may lead elsewhere; `put_prototypes` puts the exact ones in their place."
+    count, off = found.get("count"), found.get("astray")
+    if not off:
+        return (
+            f"{head}. None of the {count} here is off by more than a sine of {FAR:g}, so that few tokens go "
+            "another way; `put_prototypes` puts the exact ones in their place."
+        )
+    return (
+        f"{head}, and {off} of the {count} here are off by more than a sine of {FAR:g}: tokens go to other "
+        "adapters than the gate says. `put_prototypes` puts the exact ones in their place."
+    )
 
 
 @dataclass(frozen=True, slots=True)

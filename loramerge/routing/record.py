@@ -26,7 +26,7 @@ def recorded(bundle: Bundle, **more: Any) -> Bundle:
     """The bundle with a record of how it is now; what a former record says of its making stays.
 
     Args:
-        more: `experts`: of each adapter what `described` says.
+        more: `experts`: of each adapter what `described` says; others by name, None for what is not so.
     """
     kept = {"experts": [{"name": name} for name in bundle.experts], "versions": versions(), **bundle.record}
     said = {
@@ -39,7 +39,7 @@ def recorded(bundle: Bundle, **more: Any) -> Bundle:
         "modules": len(bundle),
         **more,
     }
-    return replace(bundle, record=said)
+    return replace(bundle, record={name: value for name, value in said.items() if value is not None})
 
 
 def plain(gate: Gate) -> dict[str, Any]:

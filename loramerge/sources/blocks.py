@@ -37,14 +37,12 @@ def norms(adapter: Adapter) -> Mapping[str, float]:
     return {name: math.sqrt(math.fsum(each)) for name, each in squares.items()}
 
 
-def stronger(adapters: Sequence[Adapter], least: float | None) -> list[Adapter]:
+def stronger(adapters: Sequence[Adapter], least: float) -> list[Adapter]:
     """The sources without the blocks whose norm is below the limit.
 
     Raises:
         UsageError: nothing is left of one.
     """
-    if least is None:
-        return list(adapters)
     return [_stronger(adapter, least) for adapter in adapters]
 
 

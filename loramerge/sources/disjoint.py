@@ -64,6 +64,8 @@ def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
     Raises:
         IncompatibleError: and nothing tells that they are parts of one model.
     """
+    if not allowed:
+        _check_numbered(adapters)
     notes = []
     for first, other in combinations(_groups(adapters), 2):
         why = f"{say('allow_disjoint', True)} says so" if allowed else _one_model(first, other)
@@ -72,6 +74,27 @@ def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
             raise IncompatibleError(f"{names} share no module: {_reason(first, other)}")
         notes.append(f"{printable(first.name)} and {printable(other.name)} share no module; {why}")
     return notes
+
+
+def _check_numbered(adapters: Sequence[Adapter]) -> None:
+    """Modules without names are matched by number: that means something between files of one length alone.
+
+    Raises:
+        IncompatibleError: two have other numbers.
+    """
+    for first, other in combinations(adapters, 2):
+        ours, theirs = (
+            {(t.component, t.path) for t in adapter if t.path.startswith("numbered.")}
+            for adapter in (first, other)
+        )
+        parts = {part for part, _ in ours} & {part for part, _ in theirs}
+        ours, theirs = ({each for each in own if each[0] in parts} for own in (ours, theirs))
+        if ours != theirs:
+            raise IncompatibleError(
+                f"{printable(first.name)} has {len(ours)} numbered modules and {printable(other.name)} "
+                f"{len(theirs)}: one number may mean two modules. If it does not, add "
+                f"{say('allow_disjoint', True)}."
+            )
 
 
 def _groups(adapters: Sequence[Adapter]) -> list[Group]:

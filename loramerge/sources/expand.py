@@ -6,7 +6,7 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say, spoken
-from loramerge.formats.bundles import record_of, task
+from loramerge.errors import SourceError, UsageError, printable, spoken
+from loramerge.formats.bundles import folders, record_of
 from loramerge.formats.dialects import FOLDER_FILES
 from loramerge.formats.files.atomic import put_back, put_back_members
 from loramerge.formats.peft.read import CONFIG
@@ -23,6 +23,7 @@ from loramerge.hub.names import is_collection as is_list
 from loramerge.hub.names import is_hub, pinned
 from loramerge.request.peft_call import refuse_call
 from loramerge.request.recipe import Ingredient, Recipe
+from loramerge.sources.bundles import check_row, members
 
 LIMIT = 2**20  # of a list
 RECIPES = (".yaml", ".yml")
@@ -36,45 +37,42 @@ def expanded(recipe: Recipe) -> Recipe:
     Raises:
         SourceError: a list cannot be read, or a glob finds nothing.
     """
-    return replace(recipe, sources=tuple(each for source in recipe.sources for each in _members_of(source)))
+    row = recipe.request.row
+    records = [_record(source) for source in recipe.sources]
+    check_row(row, recipe.request.weights, records)
+    both = zip(recipe.sources, records, strict=True)
+    found = tuple(each for pair in both for each in _members_of(*pair, row))
+    return replace(recipe, sources=found, request=replace(recipe.request, row=None))
 
 
-def _members_of(source: Ingredient) -> list[Ingredient]:
+def _record(source: Ingredient) -> dict[str, Any] | None:
+    """Of a bundle."""
+    return None if isinstance(source.source, Adapter | Tuned) else record_of(str(source.source))
+
+
+def _members_of(source: Ingredient, record: Mapping[str, Any] | None, row: str | None) -> list[Ingredient]:
     if isinstance(source.source, Adapter | Tuned):
         return [source]
     name = str(source.source)
-    if (record := record_of(name)) is not None:
-        return _experts(source, record)
+    if record is not None:
+        return _experts(source, record, row)
     return [
         replace(source, source=member, weight=weight if source.weight is None else source.weight)
         for member, weight in expand(pinned(name, source.revision) if source.revision else name)
     ]
 
 
-def _experts(source: Ingredient, record: Mapping[str, Any]) -> list[Ingredient]:
+def _experts(source: Ingredient, record: Mapping[str, Any], row: str | None) -> list[Ingredient]:
     """The adapters of a routed bundle with the weights of its gate, where every token gets the same.
 
     Raises:
-        IncompatibleError: its gate goes by the input, or by the request.
+        IncompatibleError: its gate goes by the input.   UsageError: it goes by a row, and none fits.
     """
-    gate: Any = record.get("gate")
-    name = gate.get("name") if isinstance(gate, dict) else None
-    if name != "static" or record.get("gates"):
-        shown = printable(source.source)
-        raise IncompatibleError(
-            f"{shown} is a bundle whose gate {printable(name)} weighs its adapters for each input, so that "
-            f"no weights of a merge do the same. `loramerge route` with {say('gate', 'static')} makes one "
-            f"that can be merged; or name the adapters in it, such as {shown}/{task(0)}."
-        )
-    weights = gate["options"].get("weights")
-    folders = [str(Path(str(source.source)) / task(e)) for e in range(len(record["experts"]))]
-    if not isinstance(weights, list) or len(weights) != len(folders):
-        raise SourceError(f"The record of {printable(source.source)} does not say the weights of its gate.")
     factor = 1.0 if source.weight is None else source.weight
     if not isinstance(factor, float | int):
         raise UsageError(f"{printable(source.source)} is a bundle, whose weights are numbers: no ramp.")
-    pairs = zip(folders, weights, strict=True)
-    return [replace(source, source=place, weight=factor * float(weight)) for place, weight in pairs]
+    found = members(str(source.source), record, row)
+    return [replace(source, source=place, weight=factor * weight) for place, weight in found]
 
 
 def expand(name: str) -> list[Member]:
@@ -82,9 +80,11 @@ def expand(name: str) -> list[Member]:
 
     `hf://collections/owner/slug` and `hf://?base_model=org/name` are lists on the Hub.
     `@list.txt` is a file with a source on each line, and maybe its weight after it. A text with `*`, `?` or
-    `[` is a glob. A folder without a config of its own stands for the adapters in it.
+    `[` is a glob. A folder without a config of its own stands for the adapters in it, a bundle for its own.
     """
     refuse_call(name)
+    if (record := record_of(name)) is not None:
+        return [(path, None) for path in folders(name, record)]
     if name.endswith(RECIPES) and os.path.isfile(name):
         told(Path(name))
     if name.startswith("@") and not os.path.exists(name):
@@ -130,6 +130,25 @@ def natural(path: str) -> list[tuple[int, str]]:
     ['c-200', 'c-600', 'c-1000']
     """
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def as_a_shell_sorts(names: Sequence[str], weights: Sequence[object] | None) -> list[str]:
+    """What to say of weights that numbered names got in the order of a shell's glob.
+
+    >>> as_a_shell_sorts(["c-1000", "c-200"], [0.1, 0.9])[0][:29]
+    'c-1000 stands before c-200, a'
+    """
+    counted = sorted(names, key=natural)
+    if (
+        weights is None
+        or len({*map(repr, weights)}) < 2
+        or list(names) != sorted(names)
+        or counted == [*names]
+    ):
+        return []
+    first = next(i for i, name in enumerate(names) if name != counted[i])
+    one, other = printable(names[first]), printable(counted[first])
+    return [f"{one} stands before {other}, as a shell sorts them, and the weights were taken in that order"]
 
 
 def _members(name: str) -> list[str]:

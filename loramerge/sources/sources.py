@@ -24,17 +24,15 @@ from loramerge.request.effort import Effort
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
-from loramerge.sources.blocks import stronger
 from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.disjoint import check_shared
+from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
-from loramerge.sources.projected import projected
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
-from loramerge.sources.strengths import strengthened
-from loramerge.sources.units import Units, align, batches, needs
+from loramerge.sources.units import Units, ahead, align, batches, needs, there
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,8 @@ class Sources:
         if not request.allow_disjoint:
             check_names(adapters)
         missing = missing_modules(adapters, request.renormalise)
-        notes = (*oddities, *apart, *missing, *check_labels(adapters))
+        order = as_a_shell_sorts([a.name for a in whole], request.weights)
+        notes = (*oddities, *apart, *missing, *check_labels(adapters), *order)
         signatures = align(adapters, limited=False)  # units that are folded are never held at once
         return cls(tuple(whole), tuple(adapters), signatures, notes, request, dialect)
 
@@ -108,7 +107,16 @@ class Sources:
     def held(self, method: Method) -> int:
         """Bytes that a worker needs for the most demanding module."""
         found = {(signature, self.shape(target)) for target, signature in self.signatures.items()}
-        return max((sum(needs(*each, method)) for each in found), default=0)
+        least = max((sum(needs(*each, method)) for each in found), default=0)
+        if self.request.device == "cpu" or not method.batched:
+            return least
+        from loramerge.cuda import workspace_by_rule  # most merges are made on the host
+
+        def on_gpu(signature: Signature, shape: tuple[int, int]) -> int:
+            units = sum(signature)
+            return sum(needs(signature, shape, method)) + workspace_by_rule(units) + there(units, shape, 8)
+
+        return max((on_gpu(*each) for each in found), default=0)
 
     def check_units(self) -> None:
         """Raises IncompatibleError: a module has more units than are merged at once."""
@@ -157,6 +165,7 @@ class Sources:
             ways = [] if schedule is None or method is None else [schedule.way(method, next(iter(group)))[0]]
             place = gpu if all(way.batched for way in ways) else None
             made += batches(self.adapters, group, share, workers, place, method)
+        ahead(made, workers)
         return made
 
 
@@ -169,6 +178,8 @@ def open_together(recipe: Recipe) -> Sources:
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
+    if request.keep_form and format is None:
+        format = PEFT.name  # of the plain sum that the merge is held against; some forms are only read
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
     return Sources.of(whole, adapters, request, dialect)
@@ -188,15 +199,23 @@ def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
     if request.project_out is None:
         return _blocked(identified(adapters, request), request)
     guard = open_one(request.project_out, replace(request, alpha="rank"))  # its strength does not matter
+    from loramerge.sources.projected import projected  # few merges keep out of another's way
+
     *found, safety = identified([*adapters, guard], request)
     return projected(_blocked(found, request), safety)
 
 
 def _blocked(adapters: list[Adapter], request: Request) -> list[Adapter]:
-    said = cast(
-        "str | Mapping[str, str] | None", request.blocks
-    )  # a list came in as the text that it stands for
-    return strengthened(stronger(adapters, request.drop_below), said)
+    if request.drop_below is not None:
+        from loramerge.sources.blocks import stronger  # most merges take adapters as they are
+
+        adapters = stronger(adapters, request.drop_below)
+    if request.blocks is not None:
+        from loramerge.sources.strengths import strengthened
+
+        said = cast("str | Mapping[str, str]", request.blocks)  # a list came in as text
+        adapters = strengthened(adapters, said)
+    return adapters
 
 
 def _unspelled(adapters: Sequence[Adapter]) -> list[Adapter]:

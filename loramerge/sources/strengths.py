@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.target import Target
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.dialects.blocks import BESIDE, TEXT, blocks_of, lists
 from loramerge.formats.dialects.model import families_of
+from loramerge.formats.dialects.places import is_t5
 from loramerge.request.blocks import Named, Strengths, strengths
 
 _XL = "BASE IN04 IN05 IN07 IN08 M00 OUT00 OUT01 OUT02 OUT03 OUT04 OUT05"
@@ -20,17 +22,17 @@ UNET: Mapping[int, tuple[str, ...]] = {  # count -> the blocks of a U-Net that s
     20: (TEXT, *(f"IN{n:02}" for n in range(9)), "M00", *(f"OUT{n:02}" for n in range(9))),
     26: (TEXT, *(f"IN{n:02}" for n in range(12)), "M00", *(f"OUT{n:02}" for n in range(12))),
 }
+AROUND = ("CLIP", "T5", "IN", "OUT")  # sd-webui-lora-block-weight counts them too: 61 strengths in Flux.1
+FLUX = (19, 38)
 Strength = Callable[[str], float]  # of a block, by its name
 
 
-def strengthened(adapters: Sequence[Adapter], asked: str | Mapping[str, str] | None) -> list[Adapter]:
+def strengthened(adapters: Sequence[Adapter], asked: str | Mapping[str, str]) -> list[Adapter]:
     """The sources with another strength in their blocks; modules of strength 0 are left out.
 
     Raises:
         UsageError: a name of no source or block, a count that is not of this model, or nothing is left.
     """
-    if asked is None:
-        return list(adapters)
     if isinstance(asked, str):
         return [_strengthened(adapter, asked) for adapter in adapters]
     found = {name: [a for a in adapters if name in _names(a)] for name in asked}
@@ -48,7 +50,9 @@ def _names(adapter: Adapter) -> set[str]:
 
 def _strengthened(adapter: Adapter, text: str) -> Adapter:
     said, where = strengths(text), blocks_of(adapter)
-    strength = _by_name(adapter, said) if said.named else _by_count(adapter, said)
+    if len(said.values) == sum(FLUX) + len(AROUND):
+        where = {target: _around(target, name) for target, name in where.items()}
+    strength = _by_name(adapter, said) if said.named else _by_count(adapter, said, set(where.values()))
     by = {target: said.whole * strength(name) for target, name in where.items()}
     slots = {t: Slot(slot.up, slot.down, slot.scale * by[t]) for t, slot in adapter.slots.items() if by[t]}
     if not slots:
@@ -60,9 +64,17 @@ def _strengthened(adapter: Adapter, text: str) -> Adapter:
     return replace(adapter, slots=slots, biases=biases, oddities=(*adapter.oddities, note))
 
 
-def _by_count(adapter: Adapter, said: Strengths) -> Strength:
+def _around(target: Target, name: str) -> str:
+    """What is around the blocks of Flux, more finely."""
+    if name == TEXT:
+        return "T5" if is_t5(target.path) else "CLIP"
+    out = target.path.startswith(("norm_out", "proj_out", "final_layer"))
+    return name if name != BESIDE else "OUT" if out else "IN"
+
+
+def _by_count(adapter: Adapter, said: Strengths, own: set[str]) -> Strength:
     """Strengths in the order of the blocks. What no block is of stays as it is, but for a text encoder's."""
-    own, count = set(blocks_of(adapter).values()), len(said.values)
+    count = len(said.values)
     orders = [order for order in _orders(adapter, own) if len(order) == count]
     if not orders:
         counts = sorted({len(order) for order in _orders(adapter, own)})
@@ -92,7 +104,9 @@ def _orders(adapter: Adapter, own: set[str]) -> list[tuple[str, ...]]:
         here = {name: _count(own, name) for name in names}
         sizes = [dict(zip(names, family.blocks.values(), strict=True))] + [here] * all(here.values())
         found += [tuple(f"{name}.{n:02}" for name in names for n in range(size[name])) for size in sizes]
-    return [order for each in found for order in (each, (TEXT, *each))]
+    *front, end = AROUND
+    whole = [(*front, *each, end) for each in found if len(each) == sum(FLUX)]
+    return [order for each in found for order in (each, (TEXT, *each))] + whole
 
 
 def _count(own: set[str], name: str) -> int:
@@ -131,8 +145,8 @@ def _means(each: Named, name: str, names: Mapping[str, set[str]], blocks: Sequen
 
 
 def _apart(name: str) -> tuple[str, int | None]:
-    """`IN04` as IN and 4, `blocks.07` as blocks and 7."""
-    if name in (TEXT, BESIDE):
+    """`IN04` as IN and 4, `blocks.07` as blocks and 7, `IN` as it is."""
+    if name in (TEXT, BESIDE, *AROUND):
         return name.split()[0], None
     first = name.rstrip("0123456789")
     return first.rstrip("."), int(name[len(first) :])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ from loramerge.adapters.limits import SIDE, UNIT, check_units
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array, host, namespace, positions, ratio
-from loramerge.arrays.dtypes import wide
+from loramerge.arrays.dtypes import FLOATS, wide
 from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
 from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
@@ -27,6 +26,7 @@ from loramerge.sources.labels import has_labels
 
 if TYPE_CHECKING:
     from loramerge.cuda import Gpu
+    from loramerge.cuda.batch import Batch
 
 BATCH = 16  # modules that hide Python's own time where units are many
 NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
@@ -43,13 +43,13 @@ class Units:
         targets: (M,) the modules, of any shapes.
         adapters: (T,) the sources.
         signature: (T,) the rank of each source in these modules; 0 where it has none.
-        gpu: where they are merged, if not on the host.
+        gpu: where they are merged, if not on the host; there they come as a whole, ahead of their use.
     """
 
     targets: tuple[Target, ...]
     adapters: tuple[Adapter, ...]
     signature: Signature
-    gpu: Gpu | None = None
+    gpu: Batch | None = None
 
     @property
     def owner(self) -> Array:
@@ -72,14 +72,31 @@ class Units:
 
     def up(self, module: int) -> Array:
         """(out, R) of one module in float64, scales not folded."""
-        return self._widened([slot.up.read() for slot in self._slots(module)], axis=1)
+        if self.gpu is not None:
+            return self.gpu.factor(module, axis=0)
+        return _widened([slot.up.read() for slot in self._slots(module)], axis=1)
 
     def down(self, module: int) -> Array:
         """(R, in) of one module in float64."""
-        return self._widened([slot.down.read() for slot in self._slots(module)], axis=0)
+        if self.gpu is not None:
+            return self.gpu.factor(module, axis=1)
+        return _widened([slot.down.read() for slot in self._slots(module)], axis=0)
 
-    def _widened(self, parts: Sequence[Array], axis: int) -> Array:
-        return _widened(parts, axis) if self.gpu is None else self.gpu.widened(parts, axis)
+    def on(self, gpu: Gpu) -> Units:
+        """The same, merged there."""
+        modules = range(len(self.targets))
+        likes = [tuple((s.shape, s.up.dtype, s.down.dtype) for s in self._slots(m)) for m in modules]
+        return replace(self, gpu=gpu.batch(likes, self._stored))
+
+    def _stored(self, module: int) -> tuple[list[Array], list[Array]]:
+        slots = self._slots(module)
+        return [slot.up.read() for slot in slots], [slot.down.read() for slot in slots]
+
+    def kept(self) -> Units:
+        """The same for later: a GPU forgets the factors, which are read again where they are asked for."""
+        if self.gpu is not None:
+            self.gpu.drop()
+        return self
 
     def seen(self, frame: Frame) -> tuple[Grams, Grams]:
         """The Grams as they are and in the frame of a method."""
@@ -100,9 +117,9 @@ class Units:
         Raises:
             SourceError: a factor holds NaN or infinity, or numbers whose squares leave float64.
         """
-        pairs = [self._gram(module) for module in range(len(self.targets))]
-        xp = namespace(pairs[0][0])
-        up, down = (xp.stack(side) for side in zip(*pairs, strict=True))
+        up, down = self._grams() if self.gpu is None else self.gpu.grams()
+        xp = namespace(up)
+        self._check_finite(up, down)
         scale = xp.asarray(self.scale)
         self._check_sizes(up, down, scale)
         split = _split(up, down, scale) if balance else xp.ones(scale.shape)
@@ -119,14 +136,24 @@ class Units:
             up, down, self.owner, live, lift, tuple(map(str, self.targets)), sources=names, read=self.read
         )
 
+    def _grams(self) -> tuple[Array, Array]:
+        """upᵀ up and down downᵀ (M, R, R), module by module: a core holds no more in its cache."""
+        pairs = [self._gram(module) for module in range(len(self.targets))]
+        xp = namespace(pairs[0][0])
+        up, down = (xp.stack(side) for side in zip(*pairs, strict=True))
+        return up, down
+
     def _gram(self, module: int) -> tuple[Array, Array]:
         go_on()
         up, down = self.up(module), self.down(module)
         with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source
-            grams = up.T @ up, down @ down.T
-        if not all(math.isfinite(gram.trace()) for gram in grams):
+            return up.T @ up, down @ down.T
+
+    def _check_finite(self, up: Array, down: Array) -> None:
+        """Raises SourceError: Grams (M, R, R) of some module are not finite."""
+        traces = host(up.trace(axis1=1, axis2=2)), host(down.trace(axis1=1, axis2=2))
+        for module in positions(~(np.isfinite(traces[0]) & np.isfinite(traces[1]))):
             self._blame(module)
-        return grams
 
     def _blame(self, module: int) -> None:
         target = self.targets[module]
@@ -277,9 +304,17 @@ def batches(
     for signature, targets in groups.items():
         place = gpu if gpu and sum(signature) >= gpu.least else None
         even = max(BATCH, len(targets) // (2 * workers))
-        count = min(_that_fit(signature, targets, adapters, memory, method), even)
+        count = min(_that_fit(signature, targets, adapters, memory, method, place), even)
         for start in range(0, len(targets), count):
-            yield Units(tuple(targets[start : start + count]), tuple(adapters), signature, place)
+            units = Units(tuple(targets[start : start + count]), tuple(adapters), signature)
+            yield units if place is None else units.on(place)
+
+
+def ahead(units: Sequence[Units], workers: int) -> None:
+    """Let each batch on a GPU have the one that its worker takes next read and sent while it is computed."""
+    there = [each.gpu for each in units if each.gpu is not None]
+    for batch, after in zip(there, there[workers:], strict=False):
+        batch.after = after
 
 
 def _that_fit(
@@ -288,12 +323,23 @@ def _that_fit(
     adapters: Sequence[Adapter],
     memory: float,
     method: Method | None,
+    gpu: Gpu | None,
 ) -> int:
     """Modules a batch: what all of them take, and what the largest takes by itself, must fit."""
-    shape = _largest([a.slots[t].shape for t in targets for a in adapters if t in a.slots])
+    slots = [a.slots[t] for t in targets for a in adapters if t in a.slots]
+    shape = _largest([slot.shape for slot in slots])
     apart, each = needs(signature, shape, method)
+    if gpu is not None:
+        width = max(_width(slot) for slot in slots)
+        each += gpu.workspace(sum(signature)) + there(sum(signature), shape, width)
     fit = (memory - apart) / each
     return int(min(max(fit, 1), max(BATCH, NUMBERS // sum(signature) ** 2)))
+
+
+def _width(slot: Slot) -> int:
+    """Bytes of a number on its way to the GPU."""
+    kinds = [FLOATS.get(side.dtype) for side in (slot.up, slot.down)]
+    return max(8 if kind is None or kind.itemsize == 1 else kind.itemsize for kind in kinds)
 
 
 def _largest(shapes: list[tuple[int, int]]) -> tuple[int, int]:
@@ -307,3 +353,12 @@ def needs(signature: Signature, shape: tuple[int, int], method: Method | None) -
     if method is None:
         return factors, 8 * SQUARES * units**2
     return factors + method.held(shape, sources), 8 * method.squares(sources) * units**2
+
+
+def there(units: int, shape: tuple[int, int], width: int) -> int:
+    """Bytes of a module's factors on a GPU.
+
+    They are those of this batch and the next as they are stored, and one side in float64 with the turned copy
+    that a strided-batched product takes of it.
+    """
+    return 2 * width * units * sum(shape) + 2 * 8 * units * max(shape)

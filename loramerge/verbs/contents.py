@@ -11,10 +11,12 @@ from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.arrays import dtypes
-from loramerge.charts.table import as_frame
+from loramerge.charts.facts import as_frame
 from loramerge.errors import LoramergeError, printable
+from loramerge.formats.bundles import ROUTER, folders, record_of
 from loramerge.formats.dialects import named
-from loramerge.formats.peft.names import UNKNOWN
+from loramerge.formats.files.safetensors import open_file
+from loramerge.formats.peft.names import UNKNOWN, WEIGHTS
 from loramerge.formats.raw import Raw, look
 from loramerge.hub.names import hub_name
 from loramerge.merge.tables import as_html, fitted, wrapped
@@ -92,6 +94,8 @@ def contents(source: str | Path, why: LoramergeError, allow_pickle: bool = False
     Raises:
         LoramergeError: `why`, where the files cannot be opened at all.
     """
+    if (record := record_of(source)) is not None:
+        return _bundle(str(source), record, why)
     try:
         raw = _looked(source, allow_pickle)
     except LoramergeError:
@@ -99,6 +103,31 @@ def contents(source: str | Path, why: LoramergeError, allow_pickle: bool = False
     settings = {key: value for key, value in raw.config.items() if TELLING.fullmatch(key) and value}
     kind = "of no format that is known here" if raw.dialect == UNKNOWN else named(raw.dialect).words
     return Contents(str(source), kind, raw.tensors, settings, str(why))
+
+
+def _bundle(place: str, record: Mapping[str, Any], why: LoramergeError) -> Contents:
+    """What is in a routed bundle: its gate, its adapters, and all tensors."""
+    held: dict[str, Tensor] = {}
+    for part in (place, *folders(place, record)):
+        file = Path(part, ROUTER if part == place else WEIGHTS)
+        try:
+            found = open_file(file, str(file)).tensors
+        except LoramergeError:
+            raise why from None
+        held |= {f"{file.parent.name}/{key}": tensor for key, tensor in found.items()}
+    return Contents(
+        place, f"routed bundle of {len(folders(place, record))} adapters", held, _gate(record), str(why)
+    )
+
+
+def _gate(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Its name and its options, without long ones."""
+    said = record.get("gate")
+    if not isinstance(said, dict) or record.get("gates"):
+        return {"gate": "one for each module"}
+    options = said.get("options")
+    short = options.items() if isinstance(options, dict) else ()
+    return {"gate": said.get("name"), **{key: v for key, v in short if isinstance(v, int | float)}}
 
 
 def _looked(source: str | Path, allow_pickle: bool) -> Raw:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.arrays.workers import workers
-from loramerge.charts.table import as_frame
+from loramerge.charts.facts import as_frame
 from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
 from loramerge.merge.tables import as_html, fitted, wrapped
-from loramerge.request.effort import Effort
-from loramerge.request.progress import Stage, Tell
+from loramerge.request.entry import part
+from loramerge.request.progress import Stage
 from loramerge.request.recipe import Ingredient
 from loramerge.request.request import Request
+from loramerge.request.signature import spelled
 from loramerge.sources.identity import identified
-from loramerge.sources.open import Alphas, open_all
+from loramerge.sources.open import open_all
 from loramerge.sources.units import align
 
 ROWS = 512  # of ΔW at a time
@@ -184,29 +185,22 @@ class Difference:
         return math.fsum(getattr(module, name) for module in self.modules)
 
 
-@checked("allow_pickle", "base", "overlap", "threads")
+@spelled("diff")
+@checked("overlap")
 def diff(
     a: str | Path | Adapter,
     b: str | Path | Adapter,
     *,
-    alpha: Alphas = None,
-    allow_pickle: bool = False,
-    rename: Mapping[str, str] | str | Path | None = None,
-    base: str | Path | None = None,
     overlap: bool = False,
-    threads: int | None = None,
-    progress: Tell | bool | None = None,
+    **asked: Any,
 ) -> Difference:
     """Compare two adapters by their updates ΔW. Factors, ranks, scales and types may differ.
 
     Args:
-        a, b: as for `combine`.   alpha: for bare files that do not say theirs.
-        allow_pickle: read .bin and .pt files too. Nothing in them is run.
-        rename: other beginnings of module names, {old: new}, or a file of them, as for `combine`.
-        base: the model that they were trained on, as for `load`.
+        a, b: as for `combine`.
         overlap: measure too how much they change the same entries: AlignGuard's C_geo, and its C_RM with all
             entries alike, since how its paper weighs them is in no code. This forms each ΔW, rows at a time.
-        progress: as for `combine`; the stages are `reading` and `comparing`.
+        {asked}
 
     Raises:
         SourceError, IncompatibleError: as `load`; also for NaN, and for modules of other shapes.
@@ -218,7 +212,7 @@ def diff(
     q       5.0e-01   1.000    1.500
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
-    request = Request(alpha=alpha, allow_pickle=allow_pickle, rename=rename, base=base, progress=progress)
+    request = Request(**part("diff", None, asked)[0])
     first, second = comparable(identified(open_all([Ingredient(a), Ingredient(b)], request), request))
     targets = list(align([first, second]))
 
@@ -229,7 +223,7 @@ def diff(
 
     with (
         Stage(request.tell, "comparing", len(targets)) as stage,
-        workers(Effort(threads).workers, stage.tick) as run,
+        workers(request.effort.workers, stage.tick) as run,
     ):
         found: Iterable[ModuleDifference] = run(compared, targets)
         modules = [*found, *_extras(first, second, overlap)]

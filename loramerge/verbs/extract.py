@@ -16,7 +16,7 @@ from loramerge.adapters.arguments import checked
 from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
-from loramerge.charts.table import as_frame
+from loramerge.charts.facts import as_frame
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint

@@ -12,7 +12,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.original import noted
 from loramerge.arrays.workers import workers
-from loramerge.charts.table import as_frame
+from loramerge.charts.facts import as_frame
 from loramerge.checkpoints.apply import Fused
 from loramerge.checkpoints.changes import Changes, changes, scaled
 from loramerge.checkpoints.open import open_checkpoint

@@ -14,7 +14,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.arrays import dtypes
-from loramerge.charts.table import as_frame
+from loramerge.charts.facts import as_frame
 from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import loads

@@ -14,6 +14,7 @@ from loramerge.algorithms.restored import Restored
 from loramerge.arrays.workers import workers
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import load
+from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.masks import PLACE, Masks, mark_of, open_masks
 from loramerge.formats.remote import both_readings
 from loramerge.hub.fetch import fetch
@@ -83,6 +84,7 @@ def restored(merged: str | Path, wanted: tuple[str | None, Inputs | None], asked
     fields, _ = part("restore", None, asked)
     request = Request(**fields)
     folder, source, shown = _brought(merged)
+    refuse_bundle(folder, shown)
     if folder.suffix == ".safetensors" and not os.path.isdir(folder):
         raise UsageError(
             f"{printable(shown)} is one file, but masks lie in a folder: name the folder of the merge."

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import loramerge as lm
 from loramerge import Adapter, BaseModel, IncompatibleError
 from loramerge.adapters.base_models import common_base, compare_bases, is_local
 from tests.helpers.adapters import random_adapters
+from tests.helpers.files import folder, tensors
 
 REFUSED = "allow_base_mismatch=True"
 NAMES = {  # names of the bases -> what is said of them: nothing, a word of the only note, or a refusal
@@ -120,7 +122,25 @@ def test_bases_of_two_depths_are_never_merged(first, other, refused):
         compare_bases([first, other], allow_mismatch=True)
 
 
+# A kind from the wild: E, a subset of layers.
 def test_layers_that_one_source_lacks_count_as_zero_with_a_note(tmp_path):
     merge = lm.combine([mixed("a", "qv", "qv"), mixed("b", "q", "qv")])
     assert len(merge.adapter) == 4
     assert any("b has 3 of the 4 modules" in note for note in merge.report.notes)
+
+
+# A kind from the wild: E, chains of training.
+def test_an_adapter_on_top_of_another_is_summed_when_that_is_meant(tmp_path):
+    """SFT on a base, then DPO on what SFT made: the bases differ, and the sum is right."""
+    paths = [
+        folder(tmp_path / name, tensors(seed, shapes={"h.0.q": (6, 5)}), base_model_name_or_path=base)
+        for seed, (name, base) in enumerate({"sft": "org/llama", "dpo": "me/llama-sft"}.items())
+    ]
+    with pytest.raises(
+        IncompatibleError, match=r"one was trained on top of the other and their sum is meant"
+    ):
+        lm.combine(paths)
+    found = lm.combine(paths, allow_base_mismatch=True)
+    (update,), *parts = (list(a.values()) for a in (found.adapter, *map(lm.load, paths)))
+    np.testing.assert_allclose(update.dense(), sum(each.dense() for (each,) in parts), atol=1e-6)
+    assert any("differ, and are merged because you allowed it" in note for note in found.report.notes)

@@ -127,7 +127,7 @@ def turned_down(matrix, stacked, sources):
 
 
 @over_modules
-def wudi(updates, ridge=0.1, filter="ridge", start="mean"):
+def wudi(updates, ridge=1.0, filter="ridge", start="mean"):
     taus = [update for update, _ in updates]
     grams = [tau.T @ tau / np.linalg.norm(tau) ** 2 for tau in taus]
     total, wanted = sum(grams), sum(tau @ gram for tau, gram in zip(taus, grams, strict=True))
@@ -205,6 +205,25 @@ def knots(updates, weights, rule, tol=1e-5):
     stacked = np.hstack(dense)
     u = np.linalg.svd(stacked, full_matrices=False)[0][:, : rank_of(stacked, tol)]
     return u @ rule([u.T @ update for update in dense], weights)
+
+
+@with_weights
+def drm(updates, weights, density, tol=1e-5):
+    """Rows of V_t at unit length, their largest entries, their lengths again; then TIES votes."""
+    dense = [update for update, _ in updates]
+    stacked = np.hstack(dense)
+    u = np.linalg.svd(stacked, full_matrices=False)[0][:, : rank_of(stacked, tol)]
+    kept = []
+    for update in dense:
+        rows = u.T @ update
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        unit = rows / lengths
+        least = np.sort(np.abs(unit), axis=None)[-max(int(density * unit.size), 1)]
+        kept.append(np.where(np.abs(unit) >= least, unit, 0) * lengths)
+    kept = np.array(weights)[:, None, None] * np.array(kept)
+    agree = (np.sign(kept) == np.sign(kept.sum(axis=0))) & (kept != 0)
+    divisor = (agree * np.abs(weights)[:, None, None]).sum(axis=0)
+    return u @ ((kept * agree).sum(axis=0) / np.where(divisor > 0, divisor, 1))
 
 
 @with_weights

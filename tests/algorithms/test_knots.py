@@ -47,6 +47,36 @@ def test_it_is_the_published_algorithm_in_every_module(weights, density):
         assert distance(found, wanted) < 1e-12
 
 
+def test_trimming_by_shares_by_hand():
+    """The rows (8, 4) and (-1, 2) are at right angles: by size 8 and 4 are kept, by shares 8 and 2."""
+    alone = [one([[8, 4], [-1, 2]])]
+    assert merged(alone, "knots", density=0.5)["q"] == pytest.approx(np.array([[8, 4], [0, 0]]), abs=1e-6)
+    found = merged(alone, "knots", density=0.5, ranking="shares")["q"]
+    assert found == pytest.approx(np.diag([8, 2]), abs=1e-6)
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5])
+@pytest.mark.parametrize("weights", [[1, 1, 1], [1, -0.5, 2]], ids=str)
+def test_ranking_by_shares_is_drm(weights, density):
+    for seed in range(4):
+        sources = random_adapters(seed, (3, 2, 4), {"q": (17, 19), "v": (15, 8)})
+        found = merged(sources, "knots", weights, density=density, ranking="shares")
+        assert distance(found, spectral.drm(sources, weights, density=density)) < 1e-12
+
+
+def test_a_row_that_a_source_does_not_have_takes_no_place():
+    """b writes into the second output alone; what rounding leaves of it elsewhere is no row."""
+    pair = [one([[8, 4], [0, 0]]), one([[0, 0], [1, 2]])]
+    found = merged(pair, "knots", density=0.25, ranking="shares")["q"]
+    assert found == pytest.approx(np.diag([8, 2]), abs=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["linear", "dare_ties", "emr", "sce"])
+def test_shares_are_for_rules_that_trim_each_source(rule):
+    with pytest.raises(UsageError, match=f"ranking=shares has nothing to do with rule={rule}"):
+        combine(random_adapters(7, (3, 2)), "knots", rule=rule, ranking="shares")
+
+
 @pytest.mark.parametrize("rank", [1, 3, 7])
 def test_a_rank_is_the_best_one(rank):
     sources = random_adapters(5, (3, 4), {"q": (17, 19)})

@@ -106,11 +106,20 @@ def square(half):
 
 CASES = {
     "linalg.cholesky": [(linalg.cholesky, UNITS.up[:, :2, :2])],
+    "linalg.solve": [(linalg.solve, UNITS.up + 3 * np.eye(9), UNITS.down)],
     "linalg.eigh": [(lambda m: (linalg.eigh(m)[0], square(linalg.eigh(m)[1])), UNITS.up)],
     "linalg.svd": [(lambda m: made_of(linalg.svd(m)), CORES[0])],
     "linalg.singular_values": [(linalg.singular_values, CORES[0])],
     "gram.triangle": [(lambda x: square(gram.triangle(x)), CORES[0][:, :, :4])],
-    "gram.sharp": [(lambda x, e, g: square(gram.sharp(x, e, g)), CORES[0], np.eye(9), square(CORES[0]))],
+    "gram.sharp": [
+        (
+            lambda x, e, g: square(gram.sharp(lambda turn: square(x @ turn), e, g)),
+            CORES[0],
+            np.eye(9),
+            square(CORES[0]),
+        )
+    ],
+    "gram.square": [(gram.square, CORES[0])],
     "gram.Grams.kernel": [(lambda g: g.kernel, UNITS)],
     "gram.Grams.unit_weights": [(lambda g: g.unit_weights, UNITS), (lambda g: g.unit_weights, WEIGHTED)],
     "gram.Grams.remix": [(lambda g, p, q: g.remix(p, q), UNITS, REMIX.P, REMIX.Q)],
@@ -172,7 +181,8 @@ CASES = {
         for kind in ("F16", "BF16")
     ],
     "rounding.bound": [(lambda u, d: rounding.bound(*stored(u, d, "BF16"), "BF16"), *FACTORS)],
-    "dtypes.widened": [],  # of files, which are read on the host
+    "dtypes.widened_into": [],  # of files, which are read on the host
+    "dtypes.is_bfloat16": [],  # the same
     "dtypes.wide": [(dtypes.wide, FACTORS[0].astype(ml_dtypes.bfloat16))],
 }
 NUMBERS_OF_PYTHON = {"rounding.error", "rounding.bound"}  # one for a module, for its report

@@ -14,7 +14,7 @@ pytest.importorskip("peft", reason="the benchmark compares with it")
 import torch
 
 import loramerge as lm
-from benchmarks.quality import domains, findings, merges, plan, report, run, score, train
+from benchmarks.quality import domains, findings, merges, plan, report, run, score, stack, train
 from benchmarks.quality.contenders import CONTENDERS, Contender
 from benchmarks.quality.plan import TOY, Cell, Training
 
@@ -247,6 +247,35 @@ def test_adapters_trained_together_are_those_that_peft_trains_alone(domain, work
             torch.testing.assert_close(together[name], wanted, rtol=1e-2, atol=1e-5, msg=name)
 
 
+@pytest.fixture(scope="module")
+def headed(work):
+    """A cell in which every adapter has learned a head too."""
+    pair = tuple(Training("strings-heads", "shared A", 0, task, 0) for task in (0, 1))
+    return score.Bench.of(Cell("strings-heads", "shared A", 0, pair), replace(SMALL, steps=(20, 2)), work)
+
+
+def test_every_task_is_asked_with_its_own_head(headed):
+    first, second = headed.sources.heads
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, headed.model.head.weight)
+    deltas = headed.sources.merged(CONTENDERS["svd"], 4, headed.model)
+    found = headed.accuracy(deltas, [1.0, 0.5], "test")
+    x, y = score._samples(headed.cell.trainings, "test", headed.size)
+    for n, head in enumerate(headed.sources.heads):
+        for s, strength in enumerate((1.0, 0.5)):
+            model = train.Transformer(headed.model.head.out_features, headed.model.causal, 16)
+            model.load_state_dict(dict(headed.model.state_dict()) | {train.HEAD: head})
+            for path, delta in deltas.items():
+                model.get_submodule(path).weight.data += torch.tensor(strength * delta).float()
+            assert exact(model, *(each.chunk(2)[n] for each in (x, y))).mean().item() == found[s, n]
+
+
+def test_a_head_is_no_part_of_what_is_merged_or_routed(headed):
+    assert not any("head" in target.path for source in headed.sources.ours for target in source)
+    assert "refused" in headed.results(CONTENDERS["routed, arrow"], 0)["as shipped"]
+    assert isinstance(headed.sources.merged(CONTENDERS["PEFT svd"], 4, headed.model), dict)
+
+
 def test_an_adapter_alone_does_what_peft_says_it_does(bench):
     from peft import set_peft_model_state_dict
 
@@ -266,10 +295,38 @@ def test_what_cannot_be_merged_says_why(bench, cell):
 
 def test_every_method_of_the_table_takes_part():
     assert set(lm.METHODS) <= set(CONTENDERS)
+    assert {one.method for one in CONTENDERS.values() if one.gate} <= set(lm.GATES)
     for one in CONTENDERS.values():
         assert any(one.takes(rank) for rank in plan.FULL.ranks), one.name
-        if not one.peft:
-            lm.METHODS[one.method](**one.options)
+
+
+@pytest.mark.parametrize("name", [name for name, one in CONTENDERS.items() if one.options or one.shared])
+def test_options_of_contenders_are_taken(name, bench):
+    one = CONTENDERS[name]
+    made = bench.results(one, 0)["as shipped"] if one.gate else bench.sources.merged(one, 4, bench.model)
+    assert not isinstance(made, str), made
+    assert "refused" not in made
+
+
+def test_shared_ranks_take_as_many_units_as_one_rank_for_all(bench):
+    deltas = bench.sources.merged(CONTENDERS["svd, shared ranks"], 2, bench.model)
+    ranks = [np.linalg.matrix_rank(delta, 1e-5 * np.linalg.norm(delta)) for delta in deltas.values()]
+    assert sum(ranks) == 2 * len(ranks)
+    assert len(set(ranks)) > 1
+
+
+def test_a_gate_with_fixed_weights_is_the_sum(bench):
+    """Two ways: hooks on the model of model.py, and weights of the stacked one."""
+    x, _ = score._samples(bench.cell.trainings, "test", bench.size)
+    routed = bench.gated(CONTENDERS["routed, static"], x)
+    deltas, state = bench.sources.merged(CONTENDERS["linear"], 0, bench.model), bench.model.state_dict()
+    base = stack.logits(state, True, x[None], 3)[0]
+    summed = {
+        f"{path}.weight": state[f"{path}.weight"] + torch.tensor(d).float() for path, d in deltas.items()
+    }
+    torch.testing.assert_close(routed, stack.logits(state | summed, True, x[None], 3)[0])
+    assert (routed - base).abs().max() > 1e-3
+    assert len(bench.routed(CONTENDERS["routed, arrow"])) == 2
 
 
 def test_ranks_of_peft_by_hand():

@@ -295,7 +295,8 @@ try:
     main()
 finally:
     heavy = {"torch", "sklearn", "peft", "transformers", "scipy", "matplotlib", "cupy", "huggingface_hub"}
-    heavy |= {"numpy", "tqdm"} if sys.argv[1].startswith("-") else set()
+    asks = sys.argv[1] == "methods" or {"--help", "--version"} & set(sys.argv)
+    heavy |= {"numpy", "tqdm"} if asks else set()
     print("LOADED", sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
 
@@ -305,11 +306,13 @@ finally:
     [
         ["--help"],
         ["--version", "-h"],
+        ["combine", "--help"],
+        ["methods"],
         ["inspect", FIXTURES[0]],
         ["combine", *FIXTURES],
         ["combine", *FIXTURES, "--method", "lego", "--rank", "8", "-o", "m"],
     ],
-    ids=["help", "version", "inspect", "combine", "lego"],
+    ids=["help", "version", "combine-help", "methods", "inspect", "combine", "lego"],
 )
 def test_no_command_loads_what_it_does_not_need(tmp_path, command):
     done = process(*command, code=UNUSED, cwd=tmp_path)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-from loramerge.cuda import load
+from loramerge.arrays import backend
+from loramerge.cuda import load, worth
 from tests.cuda.host import at, library
-from tests.helpers.device import AWAY, Away
+from tests.helpers.device import AWAY, STREAMS, Away
 
 SHARED = 232448  # bytes that a block may have, as on an H200
+
+
+CACHE = tempfile.TemporaryDirectory()  # of cubins
 
 
 class OutOfMemoryError(Exception):
@@ -23,22 +29,72 @@ class OutOfMemoryError(Exception):
 class Module:
     """`cupy.RawModule`: its functions take what a kernel takes, and run it on the host."""
 
-    def __init__(self, code, options):
-        assert "-std=c++17" in options
-        self.code = code
+    def __init__(self, path):
+        self.code = Path(path).read_text(encoding="utf-8")
 
     def get_function(self, name):
         assert f"__global__ void {name}(" in self.code
         return Function(getattr(library(), f"run_{name}"))
 
 
+COMPILED = []  # the options of each compilation
+
+
+def compiled(source, options, architecture, filename):
+    """`compile_using_nvrtc`, whose cubin is the source."""
+    COMPILED.append((filename, options, architecture))
+    return source.encode(), None
+
+
+class Pinned(bytearray):
+    """`cupy.cuda.PinnedMemoryPointer`: bytes of the host."""
+
+    def size(self):
+        return len(self)
+
+
+class Stream:
+    def synchronize(self):
+        STREAMS.wait()
+
+
+class Event:
+    def __init__(self, disable_timing):
+        assert disable_timing
+
+    def record(self):
+        self.recorded = True
+
+    def synchronize(self):
+        assert self.recorded
+
+
+class Pool:
+    """`cupy.get_default_memory_pool()`."""
+
+    total, freed = 0, 0
+
+    def total_bytes(self):
+        return self.total
+
+    def free_all_blocks(self):
+        self.freed += 1
+
+
+POOL = Pool()
+
+
+LAUNCHED = []  # the kernels, one by one
+
+
 class Function:
     max_dynamic_shared_size_bytes = 48 << 10
 
     def __init__(self, run):
-        self.run, self.launches = run, []
+        self.run = run
 
     def __call__(self, grid, block, arguments, shared_mem=0):
+        LAUNCHED.append(self.run.__name__.removeprefix("run_"))
         assert shared_mem <= max(self.max_dynamic_shared_size_bytes, 48 << 10)
         assert all(isinstance(each, Away | np.integer) for each in arguments), "Python's numbers have no size"
         sizes = [ctypes.c_uint(grid[0]), ctypes.c_uint(block[0])]
@@ -55,6 +111,7 @@ def _passed(value):
 
 class Device:
     attributes = {"MaxSharedMemoryPerBlockOptin": SHARED}  # noqa: RUF012
+    compute_capability = "90"
     used = []  # noqa: RUF012
 
     def __init__(self, number=0):
@@ -76,10 +133,17 @@ CUPY = SimpleNamespace(
     ndarray=Away,
     arange=lambda n: Away(np.arange(n)),
     asarray=AWAY.asarray,
-    empty=lambda shape, dtype: Away(np.full(shape, -7, dtype)),
+    empty=lambda shape, dtype: Away(np.full(shape, 77, dtype)),
     float64=np.float64,
     RawModule=Module,
+    get_default_memory_pool=lambda: POOL,
+    get_default_pinned_memory_pool=lambda: POOL,
     cuda=SimpleNamespace(
+        compiler=SimpleNamespace(compile_using_nvrtc=compiled, get_cache_dir=lambda: CACHE.name),
+        nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
+        alloc_pinned_memory=Pinned,
+        get_current_stream=Stream,
+        Event=Event,
         Device=Device,
         runtime=SimpleNamespace(getDevice=lambda: 0),
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
@@ -92,7 +156,14 @@ def installed(monkeypatch):
     """`import cupy` gives the stand-in inside."""
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "cupy", CUPY)
-        load._loaded.cache_clear()
+        for kept in (load._loaded, load._kept, worth.measured):
+            kept.cache_clear()
         Device.used.clear()
-        yield CUPY
+        LAUNCHED.clear()
+        backend._thread.number = None
+        with STREAMS.watched():
+            yield CUPY
+        assert not STREAMS.early, "memory was given back while another thread's work still read it"
     load._loaded.cache_clear()
+    load._kept.cache_clear()
+    backend._thread.number = None

@@ -1,5 +1,6 @@
 """A merge on a GPU is that of the host, and what a GPU cannot do is said."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,17 +10,43 @@ import pytest
 
 import loramerge as lm
 from loramerge.algorithms.families.kmeans import cluster
-from loramerge.arrays import linalg
+from loramerge.arrays import frames, gram, linalg, polar, remix
 from loramerge.arrays.backend import cupy, from_torch, host, namespace, to_torch
-from loramerge.cuda import Gpu, available, find, gpu
+from loramerge.cuda import Gpu, available, batch, find, worth
+from loramerge.cuda.load import FOLDER
 from loramerge.errors import UsageError
-from loramerge.sources.units import SQUARES
-from tests.cuda.stand_in import Device, OutOfMemoryError, installed
+from tests.cuda.stand_in import LAUNCHED, POOL, Device, OutOfMemoryError, installed
 from tests.helpers.adapters import random_adapters
-from tests.helpers.device import AWAY, Away, down
+from tests.helpers.device import AWAY, CALLS, Away, down
+from tests.helpers.device import up as to_device
 
 needs_gpu = pytest.mark.skipif(not available(), reason="There is no GPU that CuPy can use.")
 METHODS = ["linear", "svd", "lego", "tsv", "iso_c", "wudi", "karcher", "core", "ties"]
+
+
+def steep(modules):
+    """Grams on a device, of modules whose σ fall by many digits, so that every short way is left."""
+    rng = np.random.default_rng(0)
+    up, low = rng.standard_normal((2, modules, 96, 64))
+    up, low = up * 10.0 ** -np.arange(0, 32, 0.5), low + low[:, :, :1] * 1e6
+    owner, eye = np.arange(64) // 8, np.broadcast_to(np.eye(64), (modules, 64, 64))
+    grams = gram.Grams(
+        gram.square(up),
+        gram.square(low),
+        owner,
+        np.ones((modules, 64), bool),
+        remix.Remix(eye, eye),
+        tuple(map(str, range(modules))),
+        read=lambda m: (AWAY.asarray(up[m]), AWAY.asarray(low[m].T)),
+    )
+    return to_device(grams)
+
+
+FULL = r"cuda:0 ran out of memory; .* memory=, fewer threads=, or device="
+
+
+def full(*_):
+    raise OutOfMemoryError
 
 
 def dense(merge):
@@ -48,7 +75,7 @@ class TestWithoutAGpu:
 
         assert_same(dense(found), dense(lm.combine(sources, method, rank=None if method == "linear" else 3)))
         assert set(Device.used) <= {1}
-        assert bool(Device.used) == (method != "ties")
+        assert bool(LAUNCHED) == (method != "ties")
 
     def test_a_method_that_stays_on_the_host_says_so(self):
         report = lm.combine(random_adapters(0, (3, 4)), "ties", rank=3, device="cuda").report
@@ -62,24 +89,51 @@ class TestWithoutAGpu:
 
         assert_same(dense(found), dense(lm.combine(sources, "svd", rank=3, weights=[0.5, 2.0])))
 
-    def test_auto_leaves_small_modules_on_the_host(self):
+    def test_auto_leaves_small_modules_on_the_host(self, monkeypatch):
+        monkeypatch.setenv(worth.OVERRIDE, "32")
         few, many = random_adapters(0, (3, 4)), random_adapters(0, (20, 20), {"q": (50, 60)})
 
         lm.combine(few, "linear", device="auto")
-        assert not Device.used
+        assert not LAUNCHED
         lm.combine(many, "linear", device="auto")
-        assert Device.used
+        assert LAUNCHED
 
     def test_a_gpu_without_memory_is_a_sentence(self, monkeypatch):
-        def full(*_):
-            raise OutOfMemoryError
+        monkeypatch.setattr(batch, "stacked", full)
 
-        monkeypatch.setattr(gpu, "widened", full)
-
-        with pytest.raises(
-            UsageError, match=r"cuda:0 ran out of memory; .* memory=, fewer threads=, or device="
-        ):
+        with pytest.raises(UsageError, match=FULL):
             lm.combine(random_adapters(0, (3, 4)), "svd", device="cuda")
+
+    @pytest.mark.parametrize("moment", ["looking", "merging", "reading", "saving"])
+    def test_so_it_is_at_every_moment_of_a_session(self, monkeypatch, moment, tmp_path):
+        session = lm.open(random_adapters(0, (3, 4)), device="cuda")
+        if moment == "looking":
+            monkeypatch.setattr(batch, "stacked", full)
+            with pytest.raises(UsageError, match=FULL):
+                session.combine("svd", rank=3)
+            return
+        merge = session.combine("svd", rank=3)
+        again = {
+            "merging": lambda: session.combine("svd", rank=3, weights=[1.0, 2.0]),
+            "reading": lambda: merge.adapter["layers.0.q"],
+            "saving": lambda: merge.save(tmp_path / "out"),
+        }
+        place = ("loramerge.merge.session.decided",) if moment == "merging" else (batch, "stacked")
+        monkeypatch.setattr(*place, full)
+
+        with pytest.raises(UsageError, match=FULL):
+            again[moment]()
+
+    def test_memory_that_lies_idle_above_the_bound_is_given_back(self, monkeypatch):
+        sources = random_adapters(0, (3, 4))
+        freed = POOL.freed
+
+        lm.combine(sources, "svd", device="cuda", memory=10**6)
+        assert POOL.freed == freed
+        monkeypatch.setattr(POOL, "total", 2 * 10**6)
+        lm.combine(sources, "svd", device="cuda", memory=10**6)
+
+        assert POOL.freed > freed
 
     def test_there_is_no_third_gpu(self):
         with pytest.raises(UsageError, match=r"device='cuda:2': no such GPU answers .*invalid device"):
@@ -122,6 +176,75 @@ class TestChecks:
 
         np.testing.assert_allclose(vectors * values[:, None, :] @ vectors.swapaxes(1, 2), self.matrices)
 
+    def test_a_cholesky_that_fails_on_a_definite_matrix_is_made_again_and_told(self, monkeypatch):
+        right = AWAY.linalg.cholesky
+
+        def wrong(matrices):
+            found = right(matrices)
+            found[1] = AWAY.asarray(np.eye(5))
+            return found
+
+        monkeypatch.setattr(AWAY.linalg, "cholesky", wrong, raising=False)
+        with pytest.warns(RuntimeWarning, match="Cholesky factorisation failed .* on the host"):
+            found = down(linalg.cholesky(AWAY.asarray(self.matrices)))
+
+        np.testing.assert_allclose(found, np.linalg.cholesky(self.matrices))
+
+    @pytest.mark.parametrize("bad", [0.0, np.nan])
+    def test_a_solution_that_is_none_is_made_again_and_told(self, monkeypatch, bad):
+        right, given = AWAY.linalg.solve, np.random.default_rng(0).standard_normal((3, 5, 2))
+
+        def wrong(matrices, values):
+            found = right(matrices, values)
+            found[1] = AWAY.asarray(np.full((5, 2), bad))
+            return found
+
+        monkeypatch.setattr(AWAY.linalg, "solve", wrong, raising=False)
+        with pytest.warns(RuntimeWarning, match="solver of linear systems failed .* on the host"):
+            found = down(linalg.solve(AWAY.asarray(self.matrices), AWAY.asarray(given)))
+
+        np.testing.assert_allclose(found, np.linalg.solve(self.matrices, given))
+
+    def test_a_singular_system_is_an_error_as_with_numpy(self):
+        with pytest.raises(np.linalg.LinAlgError):
+            linalg.solve(AWAY.asarray(np.ones((2, 3, 3))), AWAY.asarray(np.ones((2, 3, 1))))
+
+    def test_only_the_checked_solvers_run_on_a_device(self):
+        """Elsewhere a solver is NumPy's by name: it is for arrays of the host."""
+        solver = re.compile(
+            r"(\S+)\.linalg\.(cholesky|eigh?|eigvalsh?|svd|qr|solve|inv|pinv|lstsq|det|matrix_rank)\b"
+        )
+        found = [
+            f"{path.name}: {call[0]}"
+            for room in ("arrays", "algorithms", "merge", "sources")
+            for path in sorted((FOLDER.parent / room).rglob("*.py"))
+            for call in solver.finditer(path.read_text(encoding="utf-8"))
+            if path.name != "linalg.py" and not call[1].endswith("np")
+        ]
+
+        assert not found
+
+    @pytest.mark.parametrize(
+        "what",
+        [
+            lambda g: gram.leading(g.up, g.down, 4),
+            lambda g: linalg.svd(g.up[:, :, :5] * AWAY.asarray(np.arange(5.0) > 0)),
+            frames.spectral,
+            lambda g: polar.singular(*(linalg.svd(g.up)[n] for n in (0, 1)), 0.5 * g.up),
+        ],
+        ids=["leading", "tall", "spectral", "polar"],
+    )
+    def test_modules_that_need_more_are_solved_together(self, what):
+        """Twenty take no more eigenproblems, factorisations and solutions than one."""
+        found = []
+        for modules in (1, 20):
+            CALLS.clear()
+            what(steep(modules))
+            found.append({name: CALLS[name] for name in ("eigh", "cholesky", "solve")})
+
+        assert found[0] == found[1]
+        assert 0 < found[0]["eigh"] <= 9
+
     def test_half_of_a_cholesky_factor_is_none(self):
         matrices = self.matrices.copy()
         matrices[1] *= -1
@@ -148,13 +271,6 @@ class TestChecks:
     def test_it_is_on_the_device_that_they_are_made(self):
         assert all(isinstance(each, Away) for each in linalg.svd(AWAY.asarray(self.matrices)))
         assert namespace(linalg.singular_values(AWAY.asarray(self.matrices))) is AWAY
-
-
-def test_modules_of_a_70b_fit_a_card_of_16_gb():
-    """64 adapters of rank 16: the float64 factors of the largest module, and one worker's Grams."""
-    factors, grams = 8 * 1024 * (8192 + 28672), 8 * SQUARES * 1024**2
-
-    assert 2 * factors + grams < 1e9
 
 
 @pytest.mark.gpu

@@ -68,13 +68,21 @@ def test_it_does_not_matter_where_its_numbers_lie(limit):
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_a_matrix_with_nan_ends():
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("whole", [False, True], ids=["one number", "all"])
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_module_with_nan_has_the_labels_of_numpy(bad, whole, restarts):
+    live = np.ones((2, 33), bool)
+    live[0, 7] = False
     data = points(33)
-    data[0, 5] = np.nan
+    data[0, slice(None) if whole else 5] = bad
 
-    found, wanted = by_both(data, 4, restarts=1)
+    with np.errstate(invalid="ignore"):
+        found, wanted = by_both(data, 4, live, restarts=restarts)
 
-    np.testing.assert_array_equal(found[1], wanted[1])
+    np.testing.assert_array_equal(found, wanted)
+    assert set(found[0, live[0]]) == {0}
+    assert found[0, 7] == -1
 
 
 @pytest.mark.parametrize(("units", "k", "trials"), [(1, 1, 2), (7, 3, 3), (512, 64, 6), (2048, 64, 6)])
@@ -99,6 +107,7 @@ def test_a_block_never_asks_for_more_than_there_is(units, limit):
         ({"kernels": np.zeros((2, 4, 4), np.float32)}, "kernels"),
         ({"kernels": np.zeros((2, 4, 8))[:, :, ::2]}, "kernels"),
         ({"live": np.zeros((2, 4))}, "live"),
+        ({"live": np.zeros(4, bool)}, "live"),
         ({"uniforms": np.zeros((1, 2, 3, 3))}, "uniforms"),
         ({"uniforms": np.zeros((2, 2, 3))}, "uniforms"),
         ({"uniforms": np.zeros((2, 0, 3, 3))}, "uniforms"),

@@ -32,6 +32,7 @@ def factors(kind, seed=0):
     return rng.standard_normal((4, 8)).astype(kind), rng.standard_normal((8, 4)).astype(kind)
 
 
+# A kind from the wild: B1, scaled fp8.
 @pytest.mark.parametrize("kind", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
 @pytest.mark.parametrize("end", ["scale_weight", "weight_scale", "weight_scale_inv"])
 def test_a_scale_is_a_factor_of_the_update_exactly(kind, end, tmp_path):

@@ -8,11 +8,13 @@ from safetensors.numpy import load_file
 
 import loramerge as lm
 from loramerge.errors import UsageError
-from loramerge.formats.tools import TOOLS
+from loramerge.formats.models.spellings import MET
+from loramerge.formats.tools import SPELLINGS, TOOLS
 from tests.helpers.dialects import pairs, saved
 from tests.helpers.spelled import ROWS, factors, stems, tensors
 
-EVERY = [(tool.name, family) for tool in TOOLS.values() for family in tool.rows]
+FORMATS = TOOLS | SPELLINGS
+EVERY = [(tool.name, family) for tool in FORMATS.values() for family in tool.rows]
 OTHERS = defaultdict(list)
 for met in ROWS.values():
     OTHERS[met.family.name].append(met)
@@ -24,16 +26,25 @@ SD = {"lora_unet_down_blocks_1_attentions_0_proj_in": (8, 8)}
     [case if i % 8 == 0 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(EVERY)],
 )
 def test_a_program_gets_the_names_that_it_reads(tool, family, tmp_path):
-    row, (first, *more) = TOOLS[tool].rows[family], OTHERS[family]
+    row, (first, *more) = FORMATS[tool].rows[family], OTHERS[family]
     other = next((met for met in (first, *more) if met.dialect not in (row.dialect, "peft")), first)
     path = saved(tmp_path / "a.safetensors", tensors(other, 0), {"modelspec.architecture": family})
     lm.convert(path, tmp_path / "m.safetensors", tool)
     found = load_file(tmp_path / "m.safetensors")
-    assert stems(found) <= {key.split(".lora_")[0] for key in tensors(row, 0)}
+    assert stems(found) <= stems(tensors(row, 0))
+    assert {key.rpartition(".lora_")[2] for key in found if ".lora_" in key} == {
+        end.removeprefix(".lora_") for end in row.ends
+    }
+    assert any(key.endswith(".alpha") for key in found) is row.alpha
     mine, theirs = factors(row, found), factors(other, load_file(path))
     assert mine.keys() >= theirs.keys()
     for name, (up, down) in theirs.items():
         np.testing.assert_allclose(mine[name][0] @ mine[name][1], up @ down, atol=1e-4)
+
+
+def test_every_spelling_that_is_met_is_a_format():
+    written = {met for tool in SPELLINGS.values() for met in tool.rows.values()}
+    assert written == set(MET)
 
 
 def test_a_merge_of_one_spelling_is_written_in_another_and_replayed(tmp_path):

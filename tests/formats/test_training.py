@@ -16,6 +16,7 @@ def source(tmp_path, name, **said):
     return saved(tmp_path / f"{name}.safetensors", pairs({Q: (4, 4)}, alpha=1.0), said)
 
 
+# A kind from the wild: E, training metadata.
 def test_of_one_source_everything_is_kept_that_is_still_true(tmp_path):
     said = {
         "ss_tag_frequency": '{"a": {"cat": 2}}',

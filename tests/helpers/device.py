@@ -9,6 +9,9 @@ an operator or a function. `AWAY` is its namespace; a function or an argument th
 from __future__ import annotations
 
 import dataclasses
+import threading
+import weakref
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 
@@ -28,6 +31,8 @@ all any argmax argmin argsort astype copy cumsum diagonal max mean min repeat re
 LACKED = {"where", "out", "initial"}
 
 COPIES: list[np.ndarray] = []  # what came down, while `copies` watches
+CALLS: Counter[str] = Counter()  # of the solvers and of matmul
+WORKSPACE = 2  # matrices that a batched eigensolver takes beside its result: `workspace_by_rule`
 
 
 @contextmanager
@@ -39,15 +44,94 @@ def copies():
     found += [a for a in COPIES if a.dtype.kind == "f" and a.size > 1]
 
 
+class Streams:
+    """What threads have asked of the device, each on a stream of its own; on while a test is in `watched`.
+
+    Whoever touches an array of another thread, which that thread has not waited for, sees half of it on a
+    GPU. And
+    memory goes back to the thread that took it: if another still works on it, it is written over.
+    """
+
+    def __init__(self):
+        self.on, self._own = False, threading.local()
+        self._lock = threading.RLock()
+
+    @property
+    def me(self):
+        if not hasattr(self._own, "work"):
+            self._own.work = SimpleWork()
+        return self._own.work
+
+    @contextmanager
+    def watched(self):
+        self.on, self.live, self.peak, self.early, self._known = True, 0, 0, [], {}
+        try:
+            yield self
+        finally:
+            self.on = False
+
+    def wait(self):
+        self.me.done = self.me.asked
+
+    def born(self, held):
+        root = _root(held)
+        with self._lock:
+            if id(root) not in self._known:
+                self._known[id(root)] = (self.me, self.me.asked, {})
+                self.live += root.nbytes
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(root, self._gone, id(root), root.nbytes)
+            else:
+                self.touched(held)
+
+    def touched(self, held):
+        self.me.asked += 1
+        maker, when, users = self._known.get(id(_root(held)), (self.me, 0, {}))
+        if maker is self.me:
+            return
+        assert maker.done >= when, "an array of another thread, which nobody has waited for"
+        users[self.me] = self.me.asked
+
+    def _gone(self, key, size):
+        with self._lock:
+            _, _, users = self._known.pop(key, (None, 0, {}))
+            self.live -= size
+            self.early += [work for work, when in users.items() if work.done < when]
+
+
+class SimpleWork:
+    """How much a thread has asked for, and how much of it is done."""
+
+    def __init__(self):
+        self.asked = self.done = 0
+
+
+def _root(array):
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+STREAMS = Streams()
+
+
 class Away:
     """An array on the device."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_array",)
     __array_ufunc__ = None
     __hash__ = None
 
     def __init__(self, held):
-        self._held = np.asarray(held)
+        self._array = np.asarray(held)
+        if STREAMS.on:
+            STREAMS.born(self._array)
+
+    @property
+    def _held(self):
+        if STREAMS.on:
+            STREAMS.touched(self._array)
+        return self._array
 
     def __array_namespace__(self, api_version=None):
         return AWAY
@@ -66,7 +150,15 @@ class Away:
 
     def get(self):
         COPIES.append(self._held)
-        return self._held.copy()
+        found = self._held.copy()
+        STREAMS.wait()  # CuPy waits for what it copies down
+        return found
+
+    def set(self, values, stream=None):
+        assert isinstance(values, np.ndarray)
+        assert values.shape == self.shape
+        assert values.dtype == self.dtype
+        self._held[...] = values
 
     def __getattr__(self, name):
         if name in ("shape", "ndim", "size", "dtype", "flags", "strides"):
@@ -98,6 +190,20 @@ class Away:
     def __setitem__(self, where, values):
         self._held[_index(where)] = _inside(values)
 
+    def __isub__(self, other):
+        np.subtract(self._held, _inside(other), out=self._held)
+        return self
+
+    def __matmul__(self, other):
+        CALLS["matmul"] += 1
+        turned = [each for each in (self, other) if each.ndim > 2 and not each.flags.c_contiguous]
+        copies = [
+            Away(each._held.copy()) for each in turned
+        ]  # CuPy's strided-batched product wants dense ones
+        found = Away(self._held @ _inside(other))
+        del copies
+        return found
+
 
 def _operator(name):
     def operate(self, *others):
@@ -106,7 +212,7 @@ def _operator(name):
     return operate
 
 
-for _name in "add sub mul truediv floordiv pow matmul and or xor mod".split():
+for _name in "add sub mul truediv floordiv pow and or xor mod".split():
     setattr(Away, f"__{_name}__", _operator(f"__{_name}__"))
     setattr(Away, f"__r{_name}__", _operator(f"__r{_name}__"))
 for _name in "eq ne lt le gt ge neg invert abs".split():
@@ -170,6 +276,7 @@ AWAY.linalg = Namespace(np.linalg, LINALG)
 
 def _cholesky(matrices):
     """As CuPy: of a matrix that has none it says nothing and leaves something else."""
+    CALLS["cholesky"] += 1
     held = _inside(matrices)
     made = np.tril(held)
     for where in np.ndindex(held.shape[:-2]):
@@ -178,7 +285,28 @@ def _cholesky(matrices):
     return Away(made)
 
 
+def _eigh(matrices):
+    """With the memory that cuSOLVER takes beside its result."""
+    CALLS["eigh"] += 1
+    held = _inside(matrices)
+    work = Away(np.empty(WORKSPACE * held.size))
+    values, vectors = np.linalg.eigh(held)
+    del work
+    return Away(values), Away(vectors)
+
+
+def _solve(matrices, right):
+    """As CuPy: of a matrix that has no inverse it says nothing."""
+    CALLS["solve"] += 1
+    try:
+        return Away(np.linalg.solve(_inside(matrices), _inside(right)))
+    except np.linalg.LinAlgError:
+        return Away(np.full(right.shape, np.nan))
+
+
 AWAY.linalg.cholesky = _cholesky
+AWAY.linalg.eigh = _eigh
+AWAY.linalg.solve = _solve
 
 
 def up(value):

@@ -36,7 +36,7 @@ def loaded(family, tensors: dict[str, np.ndarray]) -> dict[str, tuple] | None:
     except (ValueError, KeyError, RuntimeError, IndexError, AttributeError, TypeError, AssertionError):
         return None
     found, alphas = found if isinstance(found, tuple) else (found, {})
-    parts = {k.partition(".")[2]: v for k, v in found.items() if k.startswith("transformer")}
+    parts = {k.partition(".")[2]: v for k, v in found.items() if k.startswith("transformer.")}
     parts = convert_unet_state_dict_to_peft(parts) if parts else {}
     own, made = layers(family.model), {}
     for key, down in parts.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import loramerge as lm
-from loramerge.charts.table import shown
+from loramerge.charts.facts import shown
 from tests.pages.browser import Browser, opened
 from tests.pages.subjects import PAIR, SUBJECTS, here
 

@@ -8,7 +8,7 @@ import yaml
 
 import loramerge as lm
 from loramerge.charts.draw import PICKED, TABLE, spec
-from loramerge.charts.table import shown
+from loramerge.charts.facts import shown
 from loramerge.cli import main
 from loramerge.pages.html import data
 from loramerge.pages.sections.table import SECTIONS

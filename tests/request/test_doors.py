@@ -27,6 +27,7 @@ EXAMPLES = {  # a value of each field that is not its default, and what is kept 
     "only": ("q", "q"),
     "exclude": ("v", "v"),
     "blocks": ({"a": "IN04=0.5", "b": "double 3-7"}, None),
+    "row": ("ann", "ann"),
     "alpha": ({"a": 3, "b": "rank"}, {"a": 3.0, "b": "rank"}),
     "allow_base_mismatch": (True, True),
     "allow_disjoint": (True, True),
@@ -79,6 +80,7 @@ WRONG = {  # a value of another type, for every field
 }
 FUNCTIONS = {
     "load": lm.load,
+    "diff": lm.diff,
     "combine": lm.combine,
     "plan": lm.plan,
     "open": lm.open,
@@ -137,10 +139,9 @@ def test_a_function_takes_a_field_or_says_why_not(door, name):
 
 def enter(door, *method, **said):
     """Say something at a door, in Python."""
-    pair, few = (
-        random_adapters(0, (2, 2)),
-        {"convert": ("b", "peft"), "extract": ("base",), "fuse": ("base",), "restore": ("t",)},
-    )
+    pair = random_adapters(0, (2, 2))
+    second = {"diff": pair[1], "extract": "base", "fuse": "base", "restore": "t"}
+    few = {"convert": ("b", "peft"), **{door: (value,) for door, value in second.items()}}
     if door == "session":
         return Session(lm.open(pair).sources).combine(*method, **said)
     one = "x" if door in ("restore", "replay", "extract") else pair[0]

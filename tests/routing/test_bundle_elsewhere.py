@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,13 +16,23 @@ from tests.helpers.files import folder, tensors
 from tests.hub.conftest import hub, login  # noqa: F401  fixtures
 from tests.hub.loopback import files_of
 from tests.routing import files
+from tests.routing.test_imports import MADE
 from tests.routing.test_route import A, B
 
 
 @pytest.fixture
 def pair(tmp_path):
     """Two adapters whose modules are in all layers from the first on."""
-    return [folder(tmp_path / name, tensors(i)) for i, name in enumerate("ab")]
+    return [folder(tmp_path / name, steep(tensors(i))) for i, name in enumerate("ab")]
+
+
+def steep(found):
+    """With a first unit that is far stronger than the rest, so that 15 power iterations find it."""
+    return {key: _first(array) if "lora_A" in key else array for key, array in found.items()}
+
+
+def _first(down):
+    return down * np.where(np.arange(len(down)) == 0, 9, 1)[:, None].astype(down.dtype)
 
 
 def test_check_says_that_peft_runs_an_arrow_bundle(cli, pair):
@@ -37,12 +52,53 @@ def test_check_says_who_ignores_the_gate_and_who_loads_no_bundle(cli, pair):
     assert cli("check", "bundle", "--for", "vllm").code == 3
 
 
-def test_check_cannot_tell_what_peft_does_with_layers_that_lack_experts(cli, tmp_path):
-    update = lm.LowRank(np.ones((4, 1), np.float32), np.ones((1, 4), np.float32))
-    some = lm.Adapter.of({f"model.layers.{n}.self_attn.q_proj": update for n in (0, 2)}, "a")
-    lm.route([some, some], out="bundle")
-    assert [f.effect for f in lm.check("bundle", "peft")] == ["unknown"]
-    assert cli("check", "bundle", "--for", "peft").code == 5
+ONES = lm.LowRank(np.ones((4, 1), np.float32), np.ones((1, 4), np.float32))
+
+
+def _of_layers(*names):
+    some = lm.Adapter.of(dict.fromkeys(names, ONES), "a")
+    return lm.route([some, some], out="bundle")
+
+
+@pytest.mark.parametrize(
+    ("layers", "effect", "code"), [((0, 1), "unknown", 5), ((0, 2), "rejects", 3), ((1,), "rejects", 3)]
+)
+def test_check_says_what_full_names_cost_and_the_mend_works(layers, effect, code, cli):
+    """PEFT's router goes to every layer of a name; test_torch.py runs it."""
+    names = [f"model.layers.{n}.self_attn.q_proj" for n in layers]
+    _of_layers(*names)
+    assert lm.check("bundle", "peft") == []
+    for task in ("task_0", "task_1"):
+        config = Path("bundle", task, "adapter_config.json")
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": names}))
+    (found,) = lm.check("bundle", "peft")
+    assert found.effect == effect
+    assert "every layer called q_proj" in found.sentence
+    assert cli("check", "bundle", "--for", "peft").code == code
+    assert cli("route", "bundle", "--gate", "arrow", "-o", "other").code == 0
+    assert lm.check("other", "peft") == []
+
+
+def test_check_says_that_peft_cannot_tell_modules_called_by_a_number_apart(cli):
+    _of_layers("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0")
+    (found,) = lm.check("bundle", "peft")
+    assert (found.effect, "to_out.0" in found.sentence) == ("rejects", True)
+
+
+def test_check_and_readme_say_how_many_directions_peft_misses(cli):
+    """Two units of one strength have no strongest direction; a record without the number is not trusted."""
+    even = lm.LowRank(np.eye(4, 2), np.eye(2, 4))
+    steep = lm.LowRank(np.eye(4, 2) * [1.0, 0.5], np.eye(2, 4))
+    name = "model.layers.0.self_attn.q_proj"
+    lm.route([lm.Adapter.of({name: u}, n) for n, u in (("a", even), ("b", steep))], out="bundle")
+    (found,) = lm.check("bundle", "peft")
+    assert found.effect == "ignores"
+    assert "1 of 2 that it finds point elsewhere" in found.sentence
+    assert "1 of the 2 here are off" in Path("bundle/README.md").read_text()
+    record = json.loads(Path("bundle/loramerge.json").read_text())
+    del record["prototypes"]
+    Path("bundle/loramerge.json").write_text(json.dumps(record))
+    assert [each.effect for each in lm.check("bundle", "peft")] == ["unknown"]
 
 
 def test_a_static_bundle_is_merged_with_its_own_weights_or_with_others(cli):
@@ -121,3 +177,94 @@ def test_restore_is_told_the_task_by_inputs_on_the_command_line_too(cli, pair):
     assert lm.diff("told", "named").largest == 0
     cli("restore", "merged").refused(2, "--task", "--inputs")
     cli("restore", "merged", "--inputs", "x.txt").refused(2, "no .npz")
+
+
+REFUSED = [
+    ("diff", "B", A),
+    ("diff", A, "B"),
+    ("convert", "B", "c.safetensors", "--to", "kohya"),
+    ("resize", "B", "--rank", 2),
+    ("fuse", A, "B"),
+    ("extract", "B", "B/task_0"),
+    ("report", "B", "-o", "r.html"),
+    ("combine", "B"),
+    ("combine", A, B, "--project-out", "B"),
+    ("combine", A, B, "--base", "B"),
+    ("route", A, "--subtract", "B"),
+    ("route", A, "B"),
+    ("restore", "B", "--task", "a"),
+]
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=lambda words: f"{words[0]}-{words.index('B')}")
+def test_every_other_verb_names_the_bundle_and_what_to_do(words, cli):
+    cli("route", A, B, "-o", "bundle")
+    done = cli(*[str(each).replace("B", "bundle") if "B" in str(each)[:2] else each for each in words])
+    assert done.code == 3, done.err
+    assert "bundle is a routed bundle whose gate arrow" in done.err
+    assert "loramerge route bundle --gate static" in done.err
+    assert "bundle/task_0" in done.err
+
+
+def test_inspect_shows_a_bundle_as_a_whole_and_then_each_adapter_in_it(cli):
+    cli("route", A, B, "--top-k", 1, "-o", "bundle")
+    whole, *rest = cli("inspect", "bundle", "--json").json()["adapters"]
+    assert whole["format"] == "routed bundle of 2 adapters"
+    assert whole["settings"] == {"gate": "arrow", "top_k": 1, "temperature": 1.0}
+    assert [each["name"] for each in rest] == ["bundle/task_0", "bundle/task_1"]
+    assert "routed bundle of 2 adapters" in str(lm.inspect("bundle"))
+    cli("inspect", "bundle/router.safetensors").refused(3, "router of a bundle", "bundle/task_0")
+
+
+def test_a_row_of_a_bundle_is_a_merge(cli):
+    """As its record says it, so that a replay needs no bundle's gate."""
+    Path("rows.json").write_text(json.dumps({"ann": [1, 0], "bob": [0.25, -2]}))
+    cli("route", A, B, "--gate", "table", "--table", "rows.json", "-o", "users")
+    assert cli("combine", "users", "--row", "bob", "-o", "bob").code == 0
+    wanted = lm.combine([A, B], weights=(0.25, -2)).adapter
+    assert lm.diff("bob", wanted).error < 1e-6
+    assert lm.diff(lm.combine(["users"], row="bob").adapter, wanted).error < 1e-6
+    where = [word for e in (0, 1) for word in ("--source", f"task_{e}=users/task_{e}")]
+    assert cli("replay", "bob", *where, "-o", "again").code == 0
+    cli("route", A, B, "--gate", "task", "-o", "tasks")
+    task = lm.combine(["tasks"], row="b.safetensors").adapter
+    assert lm.diff(task, lm.combine([A, B], weights=(0, 1)).adapter).error < 1e-6
+    cli("combine", "users").refused(2, "ann, bob", "loramerge combine users --row NAME")
+    cli("report", "users", "-o", "r.html").refused(2, "loramerge combine users --row NAME")
+    cli("combine", "users", "--row", "carl").refused(2, "no row carl", "ann, bob")
+    cli("combine", A, "--row", "bob").refused(2, "--row bob is for bundles")
+    cli("combine", "users", "--row", "bob", "--weights", "1,2").refused(2, "leave out --weights")
+    cli("route", A, B, "-o", "bundle")
+    cli("combine", "bundle", "--row", "bob").refused(2, "bundle has no rows")
+    for sources in (["users"], [A]):
+        with pytest.raises(lm.UsageError, match="row"):
+            lm.combine(sources, row="bob", weights=[1.0, 2.0][: len(sources) + (sources == ["users"])])
+
+
+def test_a_gate_that_treats_all_tokens_alike_is_merged_by_the_command(cli, tmp_path):
+    """SMoRA with a uniform gate is plain LoRA; with any other, nothing is."""
+    even, _ = files.smora(tmp_path / "even", chosen=8, uniform=True)
+    done = cli("route", even, "-o", "bundle")
+    assert "loramerge combine bundle" in done.err
+    assert cli("combine", "bundle", "-o", "plain").code == 0
+    assert lm.diff("plain", lm.load_bundle("bundle").flat()).error < 1e-6
+    other, _ = files.smora(tmp_path / "other")
+    assert "combine" not in cli("route", other, "-o", "other-bundle").err
+    cli("combine", "other-bundle").refused(3, "gate rank-sigmoid")
+
+
+@pytest.mark.parametrize("config", [{}, {"lora_alpha": None}])
+@pytest.mark.parametrize("name", MADE)
+def test_the_sentence_about_a_file_with_its_own_gate_is_a_command_that_works(name, config, cli, tmp_path):
+    place, _ = MADE[name](tmp_path / "file")
+    if config:
+        path = place / "adapter_config.json"
+        said = json.loads(path.read_text())
+        del said["lora_alpha"]
+        path.write_text(json.dumps(said))
+    done = cli("combine", place)
+    assert done.code == 3
+    (command,) = re.findall(r"`loramerge (route [^`]*)`", done.err)
+    assert ("--alpha A" in command) == bool(config)
+    assert cli(*shlex.split(command.replace("--alpha A", "--alpha 16"))).code == 0
+    assert len(lm.load_bundle("bundle")) == 2

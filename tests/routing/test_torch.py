@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.routing.gates.arrow import strays
 from loramerge.routing.torch import attach, put_prototypes
 from tests.helpers.adapters import random_adapters
 from tests.helpers.tiny_models import (
@@ -73,6 +74,66 @@ def test_peft_loads_the_folders_and_does_the_same_with_exact_prototypes(bundle, 
     assert (theirs - ours).abs().max() < 1e-5
     assert 0 < (before - theirs).abs().max(), "15 power iterations are not exact"
     assert torch.equal(logits(plain), bare), "after the block the model is as it was"
+
+
+SOME = {  # modules of two adapters on a model of three layers
+    "not in the last": ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj"],
+    "not in the middle": ["layers.0.mlp.up_proj", "layers.2.mlp.up_proj"],
+    "in the last alone": ["layers.2.mlp.up_proj"],
+}
+
+
+def llama3():
+    config = llama().config
+    config.num_hidden_layers = 3
+    return transformers.LlamaForCausalLM(config)
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")  # PEFT fills them in with zeros
+@pytest.mark.parametrize("names", SOME.values(), ids=SOME)
+def test_peft_runs_a_bundle_that_is_not_in_all_layers(names, tmp_path):
+    """One task has another module beside; a config with full names ends in an error, as `check` says."""
+    more = ["layers.0.self_attn.q_proj"]
+    paths = [
+        save_adapter(tmp_path / f"s{i}", llama3, i, {"r": 2, "target_modules": [f"model.{n}" for n in each]})
+        for i, each in enumerate((names, names + more))
+    ]
+    bundle = lm.route(paths, "arrow", top_k=1, out=tmp_path / "b")
+    assert {f.effect for f in lm.check(tmp_path / "b", "peft")} <= {"ignores"}, "only what is put right here"
+    folders = [str(tmp_path / "b" / f"task_{i}") for i in range(2)]
+    theirs = peft.create_arrow_model(base(llama3), folders, peft.ArrowConfig(top_k=1)).eval()
+    put_prototypes(theirs, bundle)
+    plain = base(llama3)
+    bare = logits(plain)
+    with attach(plain, bundle):
+        ours = logits(plain)
+    assert (ours - bare).abs().max() > 1e-3
+    assert (ours - logits(theirs)).abs().max() < 1e-5
+
+    for place in (tmp_path / "b").glob("task_*/adapter_config.json"):
+        config = json.loads(place.read_text()) | {"target_modules": [f"model.{n}" for n in names + more]}
+        place.write_text(json.dumps(config))
+    assert {f.effect for f in lm.check(tmp_path / "b", "peft")} <= {"rejects", "unknown"}
+    with pytest.raises(RuntimeError, match="non-empty"):
+        logits(peft.create_arrow_model(base(llama3), folders, peft.ArrowConfig(top_k=1)).eval())
+
+
+def test_the_directions_that_peft_misses_are_those_that_are_counted():
+    """From many starts: where σ₂ is near σ₁ its iteration ends elsewhere, as far as is said."""
+    rng = np.random.default_rng(0)
+    side, inner = (np.linalg.qr(rng.standard_normal((12, 3)))[0] for _ in range(2))
+    config = peft.ArrowConfig()
+    config.task_adapter_names = ["task_0"]
+    layer = peft.tuners.lora.arrow.ArrowLoraLinearLayer(12, config)
+    for ratio in (0.5, 0.9, 0.99):
+        update = lm.LowRank(side * [1, ratio, 0.1], inner.T)
+        bank = lm.route([lm.Adapter.of({"q": update}, "a")], "arrow")["q"]
+        (said,) = strays(bank)
+        torch.manual_seed(0)
+        down, up = (torch.from_numpy(each).float() for each in (update.down, update.up))
+        found = [layer.top_right_singular_vec_from_BA(down, up).numpy() for _ in range(60)]
+        sines = [np.sqrt(max(0, 1 - float(each @ inner[:, 0]) ** 2)) for each in found]
+        assert np.median(sines) == pytest.approx(said, rel=0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("module", ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"])

@@ -4,6 +4,7 @@ import gc
 import os
 import random
 
+import numpy as np
 import pytest
 
 import loramerge as lm
@@ -83,6 +84,23 @@ def test_a_list_has_a_source_on_each_line_and_maybe_a_weight(tmp_path):
     ]
     (tmp_path / "model 2").mkdir()
     assert listed(tmp_path, "model 2\nmodel nan\n") == [("model 2", None), ("model nan", None)]
+
+
+# A kind from the wild: E, checkpoints of a glob.
+def test_weights_meet_checkpoints_in_the_order_of_their_steps(tmp_path):
+    (tmp_path / "run").mkdir()
+    for step in (1000, 200, 600):
+        folder(tmp_path / f"run/checkpoint-{step}", tensors(step))
+    found = lm.combine(["run"], weights=[0.1, 0.3, 0.6])
+    steps = [f"run/checkpoint-{step}" for step in (200, 600, 1000)]
+    wanted = sum(
+        w * next(iter(lm.load(s).values())).dense() for w, s in zip((0.1, 0.3, 0.6), steps, strict=True)
+    )
+    np.testing.assert_allclose(next(iter(found.adapter.values())).dense(), wanted, atol=1e-5)
+    assert not any("as a shell sorts" in note for note in found.report.notes)
+    shell = lm.combine(sorted(steps), weights=[0.1, 0.3, 0.6]).report.notes
+    assert any("checkpoint-1000 stands before checkpoint-200, as a shell sorts" in note for note in shell)
+    assert not any("sorts" in note for note in lm.combine(sorted(steps)).report.notes)
 
 
 REFUSED = {

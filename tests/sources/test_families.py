@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import loramerge as lm
 from loramerge.formats.dialects.together import described
@@ -40,6 +41,7 @@ def test_sources_of_two_families_are_refused_by_their_names(tmp_path):
         lm.combine(paths)
 
 
+# A kind from the wild: E, high and low noise.
 @pytest.mark.parametrize(
     ("one", "two", "words"),
     [
@@ -67,8 +69,43 @@ def test_two_sizes_of_a_family_are_told_apart(tmp_path):
 
 def test_the_second_model_of_a_pipeline_is_the_one_for_low_noise(tmp_path):
     path = saved(tmp_path / "a.safetensors", pairs({"transformer_2.blocks.0.attn1.to_q": (5120, 5120)}, NEW))
-    assert described(lm.load(path)) == "Wan, 14B, low noise"
-    assert "for Wan, 14B, low noise" in str(lm.inspect(path))
+    assert described(lm.load(path)) == "Wan, low noise, 14B"
+    assert "for Wan, low noise, 14B" in str(lm.inspect(path))
+
+
+def second(tmp_path, name):
+    keys = {f"transformer_2.blocks.{n}.attn1.to_q": (5120, 5120) for n in (0, 39)}
+    return saved(tmp_path / f"{name}.safetensors", pairs(keys, NEW, rank=1, seed=ord(name)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "stem"),
+    [
+        ({}, "transformer_2.blocks.0.attn1.to_q"),
+        ({"format": "transformer."}, "transformer.blocks.0.attn1.to_q"),
+        ({"consumer": "diffusers"}, "transformer.blocks.0.attn1.to_q"),
+        ({"format": "comfyui"}, "diffusion_model.blocks.0.self_attn.q"),
+    ],
+)
+def test_what_is_for_low_noise_is_so_by_other_names_too(asked, stem, tmp_path):
+    """diffusers has no use for `transformer_2.`: for it a merge is written so that it is found."""
+    found = lm.combine(
+        [second(tmp_path, "a"), second(tmp_path, "b")], "cat", out=tmp_path / "m.safetensors", **asked
+    )
+    assert stem in {key.split(".lora_")[0] for key in load_file(tmp_path / "m.safetensors")}
+    assert described(found.adapter) == described(lm.load(tmp_path / "m.safetensors")) == "Wan, low noise, 14B"
+    lm.replay(tmp_path / "m.safetensors", out=tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+    high = saved(
+        tmp_path / "wan2.2_high_noise.safetensors", pairs({WAN.format(0): (5120, 5120)}, NEW, rank=1)
+    )
+    with pytest.raises(lm.IncompatibleError, match=r"low noise.*high noise"):
+        lm.combine([tmp_path / "m.safetensors", high], format="comfy")
+
+
+def test_the_model_is_called_as_its_makers_call_it(tmp_path):
+    path = wan(tmp_path, "Wan2.2_T2V_low_noise_ink", (5120, 5120))
+    assert "for Wan 2.2, low noise, T2V 14B" in str(lm.inspect(path))
 
 
 def test_an_unknown_model_keeps_its_stems_and_no_family(tmp_path):
@@ -76,11 +113,10 @@ def test_an_unknown_model_keeps_its_stems_and_no_family(tmp_path):
     lm.save(lm.load(path), tmp_path / "b.safetensors")
     assert not lm.load(path).families
     assert {str(t) for t in lm.load(tmp_path / "b.safetensors")} == {str(t) for t in lm.load(path)}
-    from safetensors.numpy import load_file
-
     assert load_file(path).keys() == load_file(tmp_path / "b.safetensors").keys()
 
 
+# A kind from the wild: B2, a doubled prefix.
 def test_a_doubled_prefix_is_no_part_of_a_name(tmp_path):
     name = "mid_block_attentions_0_proj_in"
     twice = saved(tmp_path / "a.safetensors", pairs({f"lora_unet_unet_{name}": (4, 4)}, alpha=1.0))
@@ -89,6 +125,7 @@ def test_a_doubled_prefix_is_no_part_of_a_name(tmp_path):
     assert len(lm.combine([twice, once]).adapter) == 1
 
 
+# A kind from the wild: B3, integer alphas.
 def test_a_whole_number_is_an_alpha_in_every_spelling(tmp_path):
     stem = "transformer_blocks.0.img_mlp.net.0.proj"
     tensors = pairs({stem: (16, 4)}) | {f"{stem}.alpha": np.array(4, np.int64)}

@@ -54,9 +54,32 @@ def test_fifty_seven_strengths_are_those_of_flux_in_order(flux):
     assert strengths(flux, f"lbw=9,{','.join(map(str, range(1, 58)))}") == found, "a text encoder comes first"
 
 
+def test_sixty_one_strengths_tell_what_is_around_the_blocks(tmp_path):
+    """CLIP, T5, the inputs, 19 and 38 blocks, the output: as sd-webui-lora-block-weight has them."""
+    around = {
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1": (8, 8),
+        "lora_te2_encoder_block_0_layer_0_SelfAttention_q": (8, 8),
+        "lora_unet_img_in": (8, 4),
+        "lora_unet_vector_in_in_layer": (8, 4),
+        "lora_unet_final_layer_linear": (4, 8),
+    }
+    adapter = lm.load(saved(tmp_path / "ink.safetensors", pairs(FLUX | around, alpha=1.0)))
+    (found,) = strengthened([adapter], ",".join(map(str, range(1, 62))))
+    by = {t.path: found.slots[t].scale / slot.scale for t, slot in adapter.slots.items()}
+    assert {by[path] for path in by if "block" not in path and "layers" not in path} == {3, 61}
+    assert by["x_embedder"] == by["time_text_embed.text_embedder.linear_1"] == 3
+    assert by["proj_out"] == 61
+    assert by["text_model.encoder.layers.0.mlp.fc1"] == 1
+    assert by["encoder.block.0.layer.0.SelfAttention.q"] == 2
+    ends = {name: by[t.path] for t, name in blocks_of(adapter).items() if name in ORDER}
+    assert ends == dict(zip(ORDER, [7, 22, 23, 60], strict=True))
+
+
 @pytest.mark.parametrize(
     ("asked", "wanted"),
     {
+        "D00-D05=0": [0, 1, 1, 1],
+        "S37, D18": [0, 1, 0, 1],
         "double 3-7": [1, 0, 0, 0],
         "double 3, 18": [1, 1, 0, 0],
         "single": [0, 0, 1, 1],
@@ -109,7 +132,7 @@ def test_every_family_takes_a_strength_for_each_of_its_blocks(family, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "why"),
     {
-        "1,0": "has 2 strengths for ink.safetensors: 57 or 58",
+        "1,0": "has 2 strengths for ink.safetensors: 57 or 58 or 61",
         "IN04=1": "names IN 4, and ink.safetensors has other blocks: single_transformer_blocks 0-37",
         "single 0=0, double": "gives some blocks a strength and others none",
         "<lora:ink:1:lbw=single:stop=3>": "'stop=3', which means something while an image is made only",

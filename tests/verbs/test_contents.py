@@ -27,6 +27,7 @@ TOLD = {"DoRA": "lora_magnitude_vector", "OFT": "oft_blocks", "kohya's DoRA": "d
         "unknown": "turn", "no alpha": "lora_A.weight"}  # fmt: skip
 
 
+# A kind from the wild: E, inspect of what cannot be merged.
 @pytest.mark.parametrize("name", FILES)
 def test_what_cannot_be_merged_is_told_and_the_merge_refuses_it(name, tmp_path, capsys):
     source, cli = FILES[name](tmp_path / "a.safetensors"), Cli(capsys)

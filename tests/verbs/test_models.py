@@ -6,6 +6,7 @@ import pytest
 
 import loramerge as lm
 from tests.helpers import tiny_models
+from tests.helpers.files import Cli
 from tests.helpers.tiny_models import (
     QUIET,
     base,
@@ -142,3 +143,15 @@ def test_norms_and_biases_that_are_kept_are_loaded_by_peft(tmp_path):
     assert distance(logits(again), logits(model)) < 1e-4
     lm.fuse(tmp_path / "e", tmp_path / "base", tmp_path / "f")
     assert distance(logits(reopened(tmp_path / "f")), logits(model)) < 1e-4
+
+
+def test_what_is_said_of_gpt2_for_llama_cpp_gives_the_model_with_its_adapter(tmp_path, capsys):
+    """`check` names `fuse`: what comes out is plain GPT-2, which its converter knows."""
+    model = prepared(tmp_path, "gpt2")
+    wanted = logits(model)
+    (finding,) = lm.check(tmp_path / "a", "llama.cpp")
+    assert finding.effect == "rejects"
+    assert "`loramerge fuse`" in finding.mend
+    assert Cli(capsys)("combine", tmp_path / "a", "--for", "llama.cpp", "-o", tmp_path / "m").code == 3
+    assert Cli(capsys)("fuse", tmp_path / "a", tmp_path / "base", "-o", tmp_path / "f").code == 0
+    assert distance(logits(reopened(tmp_path / "f")), wanted) < 1e-5

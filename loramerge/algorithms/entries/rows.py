@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loramerge.algorithms.entries.dense import limits
+from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.entries.tiles import Tiles, is_single, of_units
-from loramerge.arrays.backend import Array, namespace
+from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit
+
+NOTHING = 1e-12  # of the square of the longest row
+NEAR = 64  # roundings between two shares that are one
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,7 +53,7 @@ def rows(grams: Grams, module: int, rank_tol: float, by_rows: bool = False) -> R
     up, down = (half[module] * used for half in grams.halves)  # (R, R) each
     xp = namespace(up)
     length = xp.linalg.norm(down, axis=0)
-    x, sigma, yt = xp.linalg.svd(up * length)
+    x, sigma, yt = np.linalg.svd(up * length)
     kept = sigma > rank_tol * sigma[0]
     lift = length[:, None] * yt[kept].T / sigma[kept]  # U in units
     stored = grams.read(module)
@@ -57,10 +62,33 @@ def rows(grams: Grams, module: int, rank_tol: float, by_rows: bool = False) -> R
     return None if made is None else Rows(stored[0], grams.lift.P[module] @ lift, made)
 
 
+def shares_merged(rule: Rule, entries: Tiles) -> Array:
+    """Merged rows (ρ, in): entries are trimmed while all rows have unit length, and then get it back."""
+    long = [_lengths(*sides)[:, None] for sides in zip(entries.ups, entries.downs, strict=True)]  # T × (ρ, 1)
+    ups = tuple(ratio(up, each, each > 0) for up, each in zip(entries.ups, long, strict=True))
+    unit, lengths = replace(entries, ups=ups), namespace(ups[0]).stack(long)[:, None]  # (T, 1, ρ, 1)
+    known = limits(rule, unit)
+    if known is not None:  # a source of rank 1 has one row at many lengths, so many shares are equal
+        known = replace(known, low=known.low * (1 - NEAR * np.finfo(unit.dtype).eps))
+    facts = rule.facts(known, unit.blocks)
+    made = namespace(ups[0]).empty(entries.shape, entries.dtype)
+    for tile in unit.places():
+        block = rule.kept(unit.block(tile), facts)
+        made[tile] = rule.merge(replace(block, values=block.values * lengths[:, :, tile[0]]))[0]
+    return made
+
+
+def _lengths(up: Array, down: Array) -> Array:
+    """(ρ,) of the rows of up @ down; what is rounding beside the longest row is none."""
+    xp = namespace(up)
+    square = xp.einsum("ij,ij->i", up @ (down @ down.T), up)
+    return xp.sqrt(xp.where(square > NOTHING * square.max(), square, 0.0))
+
+
 def energies(merged: Array) -> Array:
     """σ² (ρ,) of merged rows (ρ, in), largest first."""
     xp = namespace(merged)
-    return xp.maximum(xp.linalg.eigvalsh(_gram(merged))[::-1], 0.0)
+    return xp.maximum(np.linalg.eigvalsh(_gram(merged))[::-1], 0.0)
 
 
 def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
@@ -70,7 +98,7 @@ def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
         merged: (ρ, in).
     """
     gram, xp = _gram(merged), namespace(merged)
-    x = xp.linalg.eigh(gram)[1][:, ::-1][:, :rank]
+    x = np.linalg.eigh(gram)[1][:, ::-1][:, :rank]
     low = x.T @ merged  # (k, in), its rows at right angles
     square = xp.einsum("ij,ij->i", low, low)
     root = square**0.25  # the strength is split evenly

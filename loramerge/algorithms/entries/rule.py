@@ -74,6 +74,11 @@ class Rule:
         """Whether there is one ranking for all sources."""
         return self.trim is not None and self.trim.together
 
+    @property
+    def trims_alone(self) -> bool:
+        """Whether each source has a ranking of its own, and nothing else is done with its entries."""
+        return self.trims and not self.together and not self.drops and self.measure is None
+
     def traits(self, family: str, *, diagonal: bool = False, whole: bool = True) -> Traits:
         """The traits of a method that applies this rule somewhere.
 

@@ -41,17 +41,24 @@ def cluster(kernel: Array, live: Array, k: int, labels: tuple[str, ...], seed: i
         uniforms = like(_uniforms(labels, k, f"{seed}/{attempt}"), kernel)
         shares = seeded(kernel, live, k, uniforms)
         found, inertia = lloyd(kernel, live, shares)
-        better = inertia * TIE < least
+        better = (inertia * TIE < least) | (attempt == 0)  # NaN is not less, and has labels nevertheless
         best[better], least[better] = found[better], inertia[better]
     return best
 
 
 def centred(kernel: Array, live: Array) -> Array:
-    """The kernel of the units minus their mean: no digits are lost to a common offset."""
-    weight = live / namespace(live).maximum(live.sum(axis=1, keepdims=True), 1)  # (M, R)
+    """The kernel of the units minus their mean: no digits are lost to a common offset.
+
+    A module that is not finite somewhere is NaN as a whole: where it would spread to depends on the order of
+    sums.
+    """
+    xp = namespace(kernel)
+    weight = live / xp.maximum(live.sum(axis=1, keepdims=True), 1)  # (M, R)
     mean = kernel @ weight[:, :, None]  # (M, R, 1) inner products with the mean
     middle = weight[:, None, :] @ mean  # (M, 1, 1)
-    return kernel - mean - mean.swapaxes(1, 2) + middle
+    kernel = kernel - mean - mean.swapaxes(1, 2) + middle
+    fine = xp.isfinite(kernel).all(axis=(1, 2))
+    return kernel if bool(fine.all()) else xp.where(fine[:, None, None], kernel, np.nan)
 
 
 def _uniforms(labels: tuple[str, ...], k: int, seed: str) -> Array:

@@ -10,10 +10,10 @@ from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.workers import go_on
 
 LEAST, MOST = 8, 32  # vectors more than asked for, which save passes over the matrix
-GUARD = 3  # the σ, counted from the rank on, that stands for those which are not seen
+GUARD = 4  # the share of these, counted from the rank on, whose last σ stands for those which are not seen
 BLOCKS = 4  # that a basis has at most, before only its leading part is kept
 PARTS = 4  # rows that are added up in one of a sketch
-ROUNDS = 3  # of powers over a sketch
+ROUNDS = 2  # of powers over a sketch
 NOTHING = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}  # of a column: no more than rounding
 
 
@@ -32,11 +32,15 @@ class Sketch:
         xp = namespace(like)
         self.signs = xp.asarray(signs, like.dtype)
         self.matrix = xp.zeros((min(self.places * rows, shape[0]), shape[1]), like.dtype)
+        self._piece = xp.empty((rows, shape[1]), like.dtype)
 
     def add(self, piece: Array, top: int) -> None:
         """Counts in the rows from `top` on."""
         start = top // self.rows % self.places * self.rows
-        self.matrix[start : start + len(piece)] += piece * self.signs[top : top + len(piece)]
+        signed, there = self._piece[: len(piece)], self.matrix[start : start + len(piece)]
+        xp = namespace(piece)
+        xp.multiply(piece, self.signs[top : top + len(piece)], out=signed)
+        xp.add(there, signed, out=there)
 
 
 def sketched(matrix: Array) -> Array:
@@ -86,22 +90,24 @@ class Basis:
 
     def __init__(self, matrix: Array, rank: int, sketch: Array) -> None:
         self.matrix, self.rank, self.most = matrix, rank, min(matrix.shape)
-        self.block = min(rank + min(max(rank, LEAST), MOST), self.most)
+        spare = min(max(rank, LEAST), MOST)
+        self.block, self.guard = min(rank + spare, self.most), spare // GUARD
         self.v = _strong(sketch, self.block)
         self.product = matrix @ self.v
 
     def look(self) -> tuple[Array, Array, float]:
         """(θ² of all, z (K, K), what the leading ones may still gain)."""
         xp, wide = namespace(self.matrix), dtypes.wide(self.product)
-        squares, z = (each[..., ::-1] for each in xp.linalg.eigh(wide.T @ wide))
+        squares, z = (each[..., ::-1] for each in np.linalg.eigh(wide.T @ wide))
         z, theta = z.astype(self.matrix.dtype), xp.sqrt(xp.maximum(squares, 0.0))
         first = max(self.rank, LEAST)
         u = ratio(self.product @ z[:, :first], theta[:first], theta[:first] > 0).astype(z.dtype)
-        image = self.matrix.T @ u  # of A itself, as squares would lose half of the digits
+        # of A itself, as squares would lose half of the digits; from the left, which BLAS does faster
+        image = (xp.ascontiguousarray(u.T) @ self.matrix).T
         self.least = NOTHING[image.dtype] * float(theta[0])
         self.leaving = _without(_without(image, self.v), self.v)
         rho = xp.linalg.norm(self.leaving[:, : self.rank], axis=0).astype(np.float64) * theta[: self.rank]
-        gap = squares[: self.rank] - squares[min(self.rank + GUARD, len(squares)) - 1]
+        gap = squares[: self.rank] - squares[min(self.rank + self.guard, len(squares)) - 1]
         gain = xp.where(gap > rho, ratio(rho**2, gap, gap > rho), rho)
         return squares, z, float(gain.sum())
 
@@ -120,16 +126,27 @@ class Basis:
 
 def _strong(sketch: Array, block: int) -> Array:
     """(in, b) orthonormal directions that are strong in a sketch; by chance where it has too few."""
-    rng = np.random.default_rng(0)
-    chance = like(rng.standard_normal((sketch.shape[1], block)).astype(sketch.dtype), sketch)
-    found = chance
-    for turn in range(2 * ROUNDS):
-        image = sketch.T @ found if turn % 2 else sketch @ found
-        found = _orthonormal(image, NOTHING[image.dtype] * _longest(image), image[:, :0])
+    xp, found = namespace(sketch), _chance(sketch, len(sketch), block)
+    for turn in range(ROUNDS + 1):  # on the way, columns that are not quite at right angles do as well
+        image = sketch @ found if turn else found
+        image = _upright(image, _least(image))
+        found = (xp.ascontiguousarray(image.T) @ sketch).T
+        found = _upright(found, _least(found))
+    found = _upright(found, 0.5)
     if missing := block - found.shape[1]:
-        more = _orthonormal(chance[:, :missing], 0.0, found)
-        found = namespace(found).concatenate([found, more], axis=1)
+        more = _orthonormal(_chance(sketch, sketch.shape[1], missing), 0.0, found)
+        found = xp.concatenate([found, more], axis=1)
     return found
+
+
+def _chance(sketch: Array, count: int, wide: int) -> Array:
+    """(count, wide) random numbers of the kind of a sketch."""
+    return like(np.random.default_rng(0).standard_normal((count, wide)).astype(sketch.dtype), sketch)
+
+
+def _least(columns: Array) -> float:
+    """A column no longer than this is no more than rounding."""
+    return NOTHING[columns.dtype] * _longest(columns)
 
 
 def _longest(columns: Array) -> float:
@@ -138,15 +155,16 @@ def _longest(columns: Array) -> float:
 
 def _orthonormal(columns: Array, least: float, others: Array) -> Array:
     """Orthonormal columns that span the same beside what others span, but for those shorter than `least`."""
-    xp = namespace(columns)
-    for _ in range(2):
-        columns = _without(columns, others)
-        wide = dtypes.wide(columns)
-        squares, z = xp.linalg.eigh(wide.T @ wide)
-        kept = squares > least**2
-        columns = (wide @ (z[:, kept] / xp.sqrt(squares[kept]))).astype(columns.dtype)
-        least = 0.5
-    return _without(columns, others)
+    once = _upright(_without(columns, others), least)
+    return _without(_upright(_without(once, others), 0.5), others)
+
+
+def _upright(columns: Array, least: float) -> Array:
+    """Columns that span the same, nearly at right angles, but for those shorter than `least`."""
+    wide = dtypes.wide(columns)
+    squares, z = np.linalg.eigh(wide.T @ wide)
+    kept = squares > least**2
+    return (wide @ (z[:, kept] / namespace(wide).sqrt(squares[kept]))).astype(columns.dtype)
 
 
 def _without(columns: Array, others: Array) -> Array:

@@ -50,7 +50,7 @@ def refit(matrix: Array, rank: int, start: Array, excess: float = EXCESS) -> Fit
 
 def whole_svd(matrix: Array) -> tuple[Array, Array, Array]:
     """U (out, m), σ (m,) and Vᵀ (m, in) of a small matrix, in float64."""
-    u, sigma, vt = namespace(matrix).linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    u, sigma, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     return u, sigma, vt
 
 
@@ -61,8 +61,8 @@ def _iterated(matrix: Array, rank: int, start: Array, enough: float) -> tuple[Ar
     v = _orthonormal(_begun(start, block).T.astype(matrix.dtype))
     for turn in count(1):
         go_on()
-        q, triangle = xp.linalg.qr(matrix @ v)
-        x, theta, zt = xp.linalg.svd(triangle)
+        q, triangle = np.linalg.qr(matrix @ v)
+        x, theta, zt = np.linalg.svd(triangle)
         u, v = (q @ x)[:, :block], (v @ zt.T)[:, :block]
         theta = theta[:block]
         w = matrix.T @ u  # (in, b)
@@ -70,13 +70,13 @@ def _iterated(matrix: Array, rank: int, start: Array, enough: float) -> tuple[Ar
         gap = theta**2 - theta[-1] ** 2
         apart = gap > residual
         gain = xp.where(apart, ratio(residual**2, gap, apart), residual)[:rank].sum(dtype=float)
-        v, triangle = xp.linalg.qr(w)
+        v, triangle = np.linalg.qr(w)
         if gain <= enough or block == most:
             break
         if turn % PATIENCE == 0:  # too flat a spectrum for so few vectors
             block = min(2 * block, most)
             v = _orthonormal(_begun(v.T, block).T.astype(matrix.dtype))
-    x, theta, zt = xp.linalg.svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
+    x, theta, zt = np.linalg.svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
     return u @ zt.T, theta, (v @ x).T
 
 
@@ -90,7 +90,7 @@ def _begun(start: Array, block: int) -> Array:
 
 
 def _orthonormal(columns: Array) -> Array:
-    return namespace(columns).linalg.qr(columns)[0]
+    return np.linalg.qr(columns)[0]
 
 
 def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Array:
@@ -102,7 +102,7 @@ def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Ar
     """
     xp = namespace(matrix)
     if min(matrix.shape) <= SMALL:
-        return xp.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
+        return np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
     if share < 1 and start is not None and (found := _leading(matrix, share, start)) is not None:
         return found
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
@@ -111,7 +111,7 @@ def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Ar
         go_on()
         piece = wide[:, left : left + 1024].astype(np.float64)
         gram += piece @ piece.T
-    return xp.maximum(xp.linalg.eigvalsh(gram)[::-1], 0.0)
+    return xp.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)
 
 
 def _leading(matrix: Array, share: float, start: Array) -> Array | None:

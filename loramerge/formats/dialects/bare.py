@@ -9,7 +9,7 @@ Language models have such names too, so a file is read so only if its names are 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from loramerge.formats.dialects.comfy import BFL, FirstNames
 from loramerge.formats.dialects.dialect import Header
 from loramerge.formats.dialects.model import PARTS
 from loramerge.formats.dialects.places import unnamed
+from loramerge.formats.dialects.spelled import AB, DOWN_UP
 from loramerge.formats.forms.parts import taken_apart
 from loramerge.formats.models.families import having
 from loramerge.formats.models.family import OURS
@@ -56,15 +57,11 @@ class Bare(FirstNames):
     def spelled(self, module: str) -> str:
         return module
 
-    def learn(self, adapters: Sequence[Adapter]) -> None:
-        self.keeps_alpha = self.own.ends == DOWN_UP  # diffusers takes such a file by its alphas only
-
     def home(self, target: Target) -> Target:
         if target.component not in PARTS:
             raise unnamed(target, self.words)
         return self.settled(target)
 
 
-DOWN_UP = (".lora_down.weight", ".lora_up.weight")
-ENDS = (DOWN_UP, (".lora_A.default.weight", ".lora_B.default.weight"), (".lora_A.weight", ".lora_B.weight"))
+ENDS = (DOWN_UP, (".lora_A.default.weight", ".lora_B.default.weight"), AB)
 BARE = Bare()

@@ -25,12 +25,11 @@ from loramerge.formats.dialects.diffusers import PUBLISHED, of_authors
 from loramerge.formats.dialects.model import PARTS, Placed, identified, said
 from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
-from loramerge.formats.dialects.spelled import Spelled
+from loramerge.formats.dialects.spelled import AB, Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
 from loramerge.formats.models.family import FIRST
 
-ENDS = (".lora_A.weight", ".lora_B.weight")
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
@@ -92,7 +91,7 @@ class FirstNames(Spelled):
         whole = list(targets)
         xl = is_sdxl(whole)
 
-        down, up = self.own.ends or ENDS
+        down, up = self.own.ends or AB
 
         def names(target: Target) -> tuple[str, str]:
             path = self.spells(target)

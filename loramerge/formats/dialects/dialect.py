@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot, Tensor
+from loramerge.adapters.adapter import Adapter, Provenance, Scaled, Slot, Tensor
 from loramerge.adapters.late import late
 from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
@@ -81,7 +81,6 @@ class Header:
         dialect: Dialect,
         slots: Mapping[Target, Slot],
         *,
-        base: str | None = None,
         extras: Mapping[str, Tensor] | None = None,
         biases: Mapping[Target, Scaled] | None = None,
         oddities: Iterable[str] = (),
@@ -101,7 +100,6 @@ class Header:
         return Adapter(
             self.name,
             slots,
-            BaseModel(base),
             extras=extras or {},
             biases=biases or {},
             config=self.config or {},

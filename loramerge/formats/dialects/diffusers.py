@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.adapter import Adapter, BaseModel, Slot
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable
@@ -28,7 +28,7 @@ from loramerge.formats.dialects.model import PARTS as MODELS
 from loramerge.formats.dialects.model import Placed, identified, said
 from loramerge.formats.dialects.places import is_flat, unnamed
 from loramerge.formats.dialects.reader import Found, read_modules
-from loramerge.formats.dialects.spelled import Spelled
+from loramerge.formats.dialects.spelled import AB, Spelled
 from loramerge.formats.files.json import parse_object
 from loramerge.formats.forms.checks import missing
 from loramerge.formats.forms.form import Update
@@ -67,7 +67,7 @@ class Diffusers(Spelled):
     writes = True
     weights = "pytorch_lora_weights.safetensors"
     usual = OURS
-    low = False  # whether it writes the second model of a pipeline, because its own sources do
+    part = ""  # of a pipeline, that all modules of its models are of; else each is of its own
 
     def detects(self, header: Header) -> bool:
         ours = any(_is_ours(key) or of_authors(key) for key in header.tensors)
@@ -91,23 +91,24 @@ class Diffusers(Spelled):
         adapter = header.adapter(
             self,
             modules.slots,
-            base=next(iter(told), None),
             extras=found.rest,
             oddities=modules.oddities(header, "the scale is 1 there, as diffusers has it"),
             said_alpha=not modules.silent,
             placed=modules.placed,
             full=modules.full,
         )
+        adapter = replace(adapter, base=BaseModel(next(iter(told), None)))
         return replace(adapter, spelling=Spelling("", {"unet": ""})) if _is_bare(header) else adapter
 
     def learn(self, adapters: Sequence[Adapter]) -> None:
-        own = {t.component for a in adapters if a.dialect == self.name for t in a.slots}
-        self.low = MODELS[1] in own and MODELS[0] not in own
+        own = {t.component for a in adapters if a.dialect == self.name and a.spelling for t in a.slots}
+        low = MODELS[1] in own and MODELS[0] not in own
+        # `transformer_2.` is written where a source has it, and never for a program: diffusers reads it not
+        self.part = MODELS[1] if low else MODELS[0] if self.second else ""
 
     def home(self, target: Target) -> Target:
         if target.component in MODELS:
-            part = MODELS[1] if self.low else target.component
-            return replace(self.settled(target), component=part)
+            return replace(self.settled(target), component=self.part or target.component)
         table = models.known("unet") if target.component == "unet" else {}
         if is_flat(target):
             raise unnamed(target, self.words)
@@ -118,10 +119,12 @@ class Diffusers(Spelled):
         return target
 
     def keys(self, targets: Iterable[Target]) -> Names:
+        down, up = self.own.ends or AB
+
         def names(target: Target) -> tuple[str, str]:
             prefix = self.own.prefixes.get(target.component, f"{target.component}.")
             module = f"{prefix}{self.spells(target) or target.path}"
-            return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+            return f"{module}{down}", f"{module}{up}"
 
         return names
 
@@ -131,7 +134,8 @@ class Diffusers(Spelled):
         for target, width in widths.items():
             parts[target.component][replace(target, component="model")] = width
         settings: dict[str, Any] = {}
-        for component, units in sorted(parts.items()) if len(set(widths.values())) > 1 else ():
+        mixed = len(set(widths.values())) > 1 and not self.keeps_alpha
+        for component, units in sorted(parts.items()) if mixed else ():
             rank, own = arranged("compact", units)
             others = _ends(own) if component in CLIP else patterns(own)
             said = {

@@ -5,7 +5,8 @@
     adapter_config.json    fine_tune_type, num_layers, lora_parameters {rank, scale, dropout, keys}
 
 ΔW = scale · lora_bᵀ @ lora_aᵀ: no alpha, no division by the rank (mlx-lm 0.32, tuner/lora.py). Modules are
-called as in transformers, so that such an adapter merges with one of PEFT.
+called as in transformers, so that such an adapter merges with one of PEFT. DoRA (fine_tune_type dora) has
+<module>.m beside them: a length for each output, or token of an embedding (tuner/dora.py). It is only read.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter, Slot, Tensor
+from loramerge.adapters.adapter import Adapter, BaseModel, Slot, Tensor
 from loramerge.adapters.target import Kind, Layout, Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects import mlx_config
 from loramerge.formats.dialects.dialect import Dialect, Header, Widths
 from loramerge.formats.files.views import Shared, View, rows, transposed, widened
-from loramerge.formats.forms.checks import check_blocks, check_float, check_full
+from loramerge.formats.forms.checks import check_blocks, check_float, check_full, missing
+from loramerge.formats.forms.dora import DORA, stretched
+from loramerge.formats.forms.table import NEEDS, counted, whole
 from loramerge.formats.peft.beside import EMBEDDINGS
 from loramerge.formats.peft.keys import Shape
 from loramerge.formats.peft.names import parse
@@ -62,15 +65,18 @@ class Mlx(Dialect):
         slots: dict[Target, Slot] = {}
         for path, (down, up) in pairs.items():
             slots |= _slots(path, down, up, scale_of, header.name)
-        config = header.config or {}
-        return header.adapter(
+        lengths = {path: extras.pop(f"{path}.m") for path in pairs if f"{path}.m" in extras}
+        slots, config = _stretched(slots, lengths, header), header.config or {}
+        forms = {(DORA.name, True): len(lengths)}
+        adapter = header.adapter(
             self,
             slots,
-            base=mlx_config.base_model(config),
             extras=extras,
-            oddities=oddities,
+            oddities=[*oddities, *counted(forms)],
             said_alpha=bool(config),
+            full=whole(forms),
         )
+        return replace(adapter, base=BaseModel(mlx_config.base_model(config)))
 
     def home(self, target: Target) -> Target:
         if target.component != "model" or target.kind not in self.kinds or target.parameter != "weight":
@@ -142,7 +148,7 @@ def _pairs(header: Header) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, 
 def _check_extra(key: str, modules: Mapping[str, Any], name: str) -> None:
     path, _, last = key.rpartition(".")
     if last == "m" and path in modules:
-        raise mlx_config.needs_base(f"{name} ({key})")
+        return
     if parse(key) is not None:
         raise IncompatibleError(
             f"{printable(name)} mixes names of mlx-lm with those of PEFT ({printable(key, 80)}): save each "
@@ -179,6 +185,51 @@ def _slots(
         raise _unlike(path, down, up, name)
     slot = Slot(transposed(up), transposed(down), scale_of(down.shape[1]))
     yield Target(path, kind=_kind(path)), slot
+
+
+def _stretched(
+    slots: Mapping[Target, Slot], lengths: Mapping[str, Tensor], header: Header
+) -> dict[Target, Slot]:
+    """The updates, with the lengths that DoRA gives the weights of some.
+
+    Raises:
+        IncompatibleError: the base model is not given, or has no such layer.
+        SourceError: a length is missing, or does not fit.
+    """
+    dora = (header.config or {}).get("fine_tune_type") == "dora"
+    known = header.base.layers(lengths) if header.base and lengths else {}
+    made = dict(slots)
+    for target, slot in slots.items():
+        where = f"{printable(target.path)} in {printable(header.name)}"
+        if dora and target.path not in lengths:
+            raise missing(f"The lengths ({printable(target.path)}.m)", where)
+        if target.path not in lengths:
+            continue
+        if header.base is None:
+            raise IncompatibleError(
+                f"{where} is stored as {DORA.words}, which needs {NEEDS['base']} to become an update: name "
+                f"that model by {say('base', 'BASE')}, a path or a name on the Hub."
+            )
+        if target.path not in known:
+            raise IncompatibleError(
+                f"{printable(header.base.name, 1000)} has no linear layer for {where}: it was trained on "
+                "another model."
+            )
+        made[target] = _turned(target, slot, lengths[target.path], known[target.path].weight, where)
+    return made
+
+
+def _turned(target: Target, slot: Slot, lengths: Tensor, weight: Tensor, where: str) -> Slot:
+    """One of them: an embedding, whose table is (tokens, dim), has a length for each token."""
+    check_float(lengths, f"m of {where}")
+    inputs = slot.shape[1] if target.kind == "embedding" else 0
+    weight = transposed(weight) if inputs else weight
+    if target.kind == "expert" or lengths.shape != (inputs or slot.shape[0],) or weight.shape != slot.shape:
+        raise SourceError(
+            f"m {list(lengths.shape)} of {where} and its layer {list(weight.shape)} in the base model do not "
+            f"fit an update of {list(slot.shape)}."
+        )
+    return stretched(slot, widened(lengths), weight, inputs)
 
 
 def _experts(

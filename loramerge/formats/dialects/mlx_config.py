@@ -84,22 +84,12 @@ def written(keys: list[str], rank: int, model: Any) -> dict[str, Any]:
     }
 
 
-def needs_base(what: str) -> IncompatibleError:
-    """A DoRA cannot be merged as it is."""
-    return IncompatibleError(
-        f"{printable(what)} is a DoRA of mlx-lm, which needs the base weights to become an update: fuse it "
-        "into its model with mlx_lm.fuse."
-    )
-
-
 def _check_type(config: Mapping[str, Any], name: str) -> None:
     kind = config.get("fine_tune_type", "lora")
-    if kind == "dora":
-        raise needs_base(name)
-    if kind != "lora":
+    if kind not in ("lora", "dora"):
         raise IncompatibleError(
-            f"{printable(name)} has fine_tune_type {printable(kind)}, not lora: it holds whole weights, not "
-            "low-rank pairs to merge."
+            f"{printable(name)} has fine_tune_type {printable(kind)}, not lora or dora: it holds whole "
+            "weights, no low-rank pairs to merge."
         )
 
 

@@ -15,6 +15,7 @@ from loramerge.formats.models.family import Family, Sizes
 
 PARTS = ("transformer", "transformer_2")  # of a pipeline that a model with a family is
 RAW = ("unet", *PARTS)  # where modules lie whose family is not known
+VARIANT = "loramerge.variant"  # what the file's names said of its model before they were changed
 SAID = ("loramerge.family", "modelspec.architecture", "ss_base_model_version", "ss_network_module")
 
 
@@ -78,9 +79,10 @@ def own_sizes(slots: Mapping[Target, Slot]) -> dict[str, tuple[int, int]]:
 
 def said(metadata: Mapping[str, str], base: str | None = None) -> str:
     """What metadata and the name of the base model call the model."""
+    words = [*(metadata.get(key) for key in SAID), base]
     if (own := metadata.get(SAID[0])) is not None:
-        return FAMILIES[own].title if own in FAMILIES else ""
-    return " ".join(filter(None, [*(metadata.get(key) for key in SAID), base]))
+        words = [FAMILIES[own].title if own in FAMILIES else ""]
+    return " ".join(filter(None, [*words, metadata.get(VARIANT)]))
 
 
 class Placed(NamedTuple):

@@ -1,4 +1,4 @@
-"""NOLA of vision transformers: factors that are mixed of random matrices, drawn from a seed. Read only.
+"""NOLA of vision transformers: factors that are mixed of random matrices. Only --keep-form writes it.
 
     ΔW = 1/r · (Σ_b alpha_b A_b · Σ_b beta_b B_b)ᵀ        A (k, in, r), B (l, r, out), drawn in turn
     fc1_alpha_000, fc1_beta_000 of block 0, fc2_… likewise; fc1_A_000 the first numbers that were drawn
@@ -26,6 +26,7 @@ from loramerge.formats.forms.factors import made
 
 KEY = re.compile(r"(?P<which>fc[12])_(?P<what>alpha|beta|A)_(?P<block>\d{3})")
 SEED, SLOPE, MOST = 0, sqrt(5), 256  # of torch's draw; of ranks that are tried
+LINEAR = (("alpha",), ("beta",))  # parts in which ΔW is linear while all others stay the same
 LEAST, NEAR = 4, 2**-22  # kept numbers that prove a draw, and how near: CPUs differ in the last digit
 
 
@@ -60,17 +61,27 @@ class Nola(Dialect):
         return header.adapter(self, slots, extras=extras, oddities=header.unused_alpha())
 
 
+def place(key: str) -> tuple[str, str]:
+    """The module and the part that a key is; an extra is no part.
+
+    >>> place("fc2_beta_003"), place("fc_12in_3out")
+    (('blocks.3.mlp.fc2', 'beta'), ('fc_12in_3out', ''))
+    """
+    found = KEY.fullmatch(key)
+    return (f"blocks.{int(found['block'])}.mlp.{found['which']}", found["what"]) if found else (key, "")
+
+
 def _sorted(header: Header) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
     """Module -> its tensors by what they are; and the rest."""
     parts, extras = dict[str, dict[str, Tensor]](), dict[str, Tensor]()
     for key, tensor in header.tensors.items():
-        if (found := KEY.fullmatch(key)) is None:
+        if not KEY.fullmatch(key):
             extras[key] = tensor
             continue
-        path = f"blocks.{int(found['block'])}.mlp.{found['which']}"
+        path, part = place(key)
         check_float(tensor, f"{key} of {printable(header.name)}")
         check_full(f"{printable(path)} in {printable(header.name)}", tensor)
-        parts.setdefault(path, {})[found["what"]] = tensor
+        parts.setdefault(path, {})[part] = tensor
     return parts, extras
 
 

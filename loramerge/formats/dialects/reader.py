@@ -37,7 +37,7 @@ class Found:
 
     placed: Placed
     slots: dict[Target, Slot] = field(default_factory=dict)
-    forms: Counter[str] = field(default_factory=Counter)
+    forms: Counter[tuple[str, bool]] = field(default_factory=Counter)
     silent: list[str] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
     turned: dict[Target, tuple[str, Parts]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Found:
 
     def scale(self, header: Header, alpha: float | None, change: Update, module: str) -> float:
         """alpha / rank in float64; without an alpha, the user's or 1."""
-        self.forms[change.form] += 1
+        self.forms[change.form, change.full] += 1
         if change.form == "lokr" and change.rank is None:
             self.open += [module] * leaves_open(header.metadata, alpha)
             return whole_scale(header.metadata, alpha, change.kernel)
@@ -155,7 +155,7 @@ def _stretch(header: Header, found: Found) -> None:
         where = f"{printable(module)} in {printable(header.name)}"
         kernel = target.layout.kernel
         found.slots[target] = of_image(found.slots[target], parts, weights[target], kernel, where)
-        found.forms[DORA.name] += 1
+        found.forms[DORA.name, True] += 1
 
 
 def _alpha(parts: Parts, where: str, zero_is_rank: bool) -> float | None:

@@ -15,10 +15,12 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError
 from loramerge.formats.dialects.dialect import Dialect, Scales, Widths
 from loramerge.formats.dialects.grain import regrained
-from loramerge.formats.dialects.model import PARTS, SAID, Model, model_of, said
+from loramerge.formats.dialects.model import PARTS, SAID, VARIANT, Model, model_of, said
 from loramerge.formats.dialects.places import located, unnamed
 from loramerge.formats.models.families import having, likely
 from loramerge.formats.models.family import FIRST
+
+AB, DOWN_UP = (".lora_A.weight", ".lora_B.weight"), (".lora_down.weight", ".lora_up.weight")
 
 
 class Spelled(Dialect):
@@ -30,14 +32,20 @@ class Spelled(Dialect):
     usual: ClassVar[str] = FIRST
     model: Model | None = None
     own: Spelling = Spelling()
+    second = False  # whether all that it writes is for the second model of a pipeline
 
     def bound(self, adapters: Sequence[Adapter]) -> Self:
         made = copy(self)
         made.model = model_of(map(_located, adapters))
         spelled = (a.spelling for a in adapters if a.dialect == self.name and a.spelling is not None)
-        made.own = next(spelled, Spelling())
-        made.learn(adapters)
+        made.spell(next(spelled, Spelling()), adapters)
         return made
+
+    def spell(self, own: Spelling, adapters: Sequence[Adapter]) -> None:
+        """Write these in this spelling."""
+        self.own, self.keeps_alpha = own, type(self).keeps_alpha or own.ends == DOWN_UP
+        self.second = {t.component for a in adapters for t in a.slots if t.component in PARTS} == {PARTS[1]}
+        self.learn(adapters)
 
     def learn(self, adapters: Sequence[Adapter]) -> None:
         """What else it takes from its sources, while it is bound to them."""
@@ -47,7 +55,11 @@ class Spelled(Dialect):
             return self.bound([adapter]).adopt(adapter)
         near = adapter if adapter.dialect == self.name else located(adapter)
         whole = regrained(near, self.model, self.naming)
-        return whole if adapter.dialect == self.name else self._renamed(whole, self.home)
+        return self._renamed(whole, self._kept if adapter.dialect == self.name else self.home)
+
+    def _kept(self, target: Target) -> Target:
+        """Where a module of a source in this format comes to lie."""
+        return self.home(target) if self.holds(target) else target
 
     @property
     def naming(self) -> str:
@@ -78,7 +90,7 @@ class Spelled(Dialect):
             return {}
         names = self.keys(widths)
         return {
-            f"{names(target)[0].removesuffix('.lora_down.weight')}.alpha": Held(
+            f"{names(target)[0].removesuffix(DOWN_UP[0])}.alpha": Held(
                 np.array(scales.get(target, 1.0) * width, np.float32)
             )
             for target, width in widths.items()
@@ -87,12 +99,15 @@ class Spelled(Dialect):
     def told(self, targets: Iterable[Target], kept: Mapping[str, str]) -> dict[str, str]:
         """What the metadata must say beside what is `kept`, for the model to be known by the file alone."""
         model = self.model
-        paths = [target.path for target in targets if model and model.holds(target)]
-        if model is None or len(model.families) != 1 or not paths:
+        own = [target for target in targets if model and model.holds(target)]
+        if model is None or len(model.families) != 1 or not own:
             return {}
+        moved = self.second and any(target.component == PARTS[0] for target in own)
+        noise = {VARIANT: "low noise"} if moved and "noise" in model.first.variants else {}
+        paths = [target.path for target in own]
         alone = likely(having(paths), dict.fromkeys(paths, (0, 0)))
         known = alone == model.families or (said(kept) and model.first.means(said(kept)))
-        return {} if known else {SAID[0]: model.first.name}
+        return noise if known else {SAID[0]: model.first.name, **noise}
 
 
 def _located(adapter: Adapter) -> Adapter:

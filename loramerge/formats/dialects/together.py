@@ -86,14 +86,15 @@ def stranger(adapter: Adapter) -> str:
 def described(adapter: Adapter) -> str:
     """The model that an adapter is for, in words; "" if it is not known.
 
-    `Wan 2.2, low noise, T2V, 14B`.
+    `Wan 2.2, low noise, T2V 14B`.
     """
     found = likely(families_of(adapter), own_sizes(adapter.slots))
     if len(found) != 1:
         return " or ".join(each.title for each in found)
     known = variant(adapter)
-    version = known.pop("version", "")
-    return ", ".join([f"{found[0].title} {version}".strip(), *known.values()])
+    first, last = known.pop("version", ""), known.pop("size", "")
+    task = f"{known.pop('task', '')} {last}".strip()
+    return ", ".join(filter(None, [f"{found[0].title} {first}".strip(), *known.values(), task]))
 
 
 def variant(adapter: Adapter) -> dict[str, str]:

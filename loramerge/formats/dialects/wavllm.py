@@ -20,6 +20,7 @@ from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.paired import once, slots
 from loramerge.formats.files.views import View, transposed
+from loramerge.formats.routed import way
 
 KEY = re.compile(r"(?P<path>.+\.w[qkvo])_lora_(?P<side>[AB])(?:\.weight)?", re.DOTALL)
 GATED = re.compile(r".*scale_fc_\w+.*", re.DOTALL)  # what computes the gate of a prompt
@@ -49,8 +50,8 @@ class WavLlm(Dialect):
         if routed and header.gate is None:
             raise IncompatibleError(
                 f"{printable(header.name)} weighs its outputs by the prompt ({printable(routed[0], 60)}), so "
-                f"that it is no one update: give the gate of a fixed prompt by {say('prompt_gate', 'FILE')}, "
-                "or keep the choice with `loramerge route`."
+                f"that it is no one update: give the gate of a fixed prompt by {say('prompt_gate', 'FILE')}. "
+                f"Or {way(header.name, scaled=False)}"
             )
         found_slots = slots(header, modules)
         if header.gate is not None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from loramerge.adapters.adapter import Adapter
 from loramerge.errors import OutputError, UsageError, printable, say
 
+RECORD = "loramerge.json"  # how a merge or a bundle was made
 ADAPTER_FILES = frozenset(
     {
         "adapter_config.json",
         "adapter_model.safetensors",
         "adapters.safetensors",
         "pytorch_lora_weights.safetensors",
-        "loramerge.json",
+        RECORD,
         "loramerge.extras",
         "README.md",
     }

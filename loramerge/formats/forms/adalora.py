@@ -41,6 +41,7 @@ ADALORA = Form(
     peft={"svd_A": ("lora_A",), "svd_B": ("lora_B",), "svd_E": ("lora_E",)},
     must=("svd_A", "svd_B", "svd_E"),
     types={"ADALORA": "lora_alpha"},
+    linear=(("svd_A",), ("svd_B",), ("svd_E",)),
     bare=False,
     told=False,
     empty=True,

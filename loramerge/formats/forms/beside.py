@@ -38,9 +38,9 @@ def refuse_around(tensors: Mapping[str, Tensor], modules: Collection[str], name:
     blocks = {path[: dot.start()] for path in modules for dot in re.finditer(r"\.", path)}
     for key, tensor in tensors.items():
         parent, _, leaf = key.rpartition(".")
-        if not OWN.fullmatch(leaf) and (not parent or parent in blocks):
+        if not OWN.fullmatch(leaf):
             raise _unknown(key, f"beside the modules of {printable(parent) or 'the model'}", name)
-        if ROUTER.fullmatch(key) and parent.rpartition(".")[0] in blocks:
+        if ROUTER.fullmatch(key):
             raise _unknown(key, "among the modules that it may choose from", name)
         home = parent.rpartition(".")[0]
         if len(tensor.shape) > 1 and home in blocks and layered(home):

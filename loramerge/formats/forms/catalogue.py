@@ -20,19 +20,21 @@ FORMS: Mapping[str, Form] = {
         formula='`B[part g] @ A[r·g : r·(g+1)]` in part g of the outputs', units='r·k',
         make=Late('merged.make'),
         peft={'down': ('lora_A.weight',), 'up': ('lora_B.weight',), 'bias': ('lora_B.bias',)},
-        must=('down', 'up'), types={'LORA': 'lora_alpha'}, setting='enable_lora', told=False,
+        must=('down', 'up'), types={'LORA': 'lora_alpha'}, setting='enable_lora',
+        linear=(('up',), ('down',)), told=False,
     ),
     'embedding': Form(
         name='embedding', words='LoRA of an embedding', formula='`(B @ A)ᵀ`', units='r',
         make=Late('embedding.make'),
         peft={'embedding_A': ('lora_embedding_A',), 'embedding_B': ('lora_embedding_B',)},
-        must=('embedding_A', 'embedding_B'), types={'LORA': 'lora_alpha'}, told=False,
+        must=('embedding_A', 'embedding_B'), types={'LORA': 'lora_alpha'},
+        linear=(('embedding_A',), ('embedding_B',)), told=False,
     ),
     'adalora': Form(
         name='adalora', words='AdaLoRA', formula='`B @ (A·E)`', units='r', make=Late('adalora.make'),
         peft={'svd_A': ('lora_A',), 'svd_B': ('lora_B',), 'svd_E': ('lora_E',)},
-        must=('svd_A', 'svd_B', 'svd_E'), types={'ADALORA': 'lora_alpha'}, bare=False, told=False,
-        empty=True,
+        must=('svd_A', 'svd_B', 'svd_E'), types={'ADALORA': 'lora_alpha'}, bare=False,
+        linear=(('svd_A',), ('svd_B',), ('svd_E',)), told=False, empty=True,
     ),
     'locon': Form(
         name='locon', words='LoRA', formula='`up @ down`, with `lora_mid` `up @ (mid · down)`', units='r',
@@ -50,6 +52,7 @@ FORMS: Mapping[str, Form] = {
         peft={'hada_w1_a': ('hada_w1_a',), 'hada_w1_b': ('hada_w1_b',), 'hada_w2_a': ('hada_w2_a',), 'hada_w2_b': ('hada_w2_b',), 'hada_t1': ('hada_t1',), 'hada_t2': ('hada_t2',)},
         image={'hada_w1_a': ('hada_w1_a',), 'hada_w1_b': ('hada_w1_b',), 'hada_w2_a': ('hada_w2_a',), 'hada_w2_b': ('hada_w2_b',), 'hada_t1': ('hada_t1',), 'hada_t2': ('hada_t2',)},
         must=('hada_w1_a', 'hada_w1_b', 'hada_w2_a', 'hada_w2_b'), types={'LOHA': 'alpha'},
+        linear=(('hada_w1_a',), ('hada_w1_b',), ('hada_w2_a',), ('hada_w2_b',), ('hada_t1',), ('hada_t2',)),
     ),
     'lokr': Form(
         name='lokr', words='LoKr', formula='`kron(w₁, w₂)`; scale 1 where both are whole',
@@ -62,10 +65,11 @@ FORMS: Mapping[str, Form] = {
         units="product of the sides'", make=Late('lokr.make_peft'),
         peft={'lokr_w1': ('lokr_w1',), 'lokr_w1_a': ('lokr_w1_a',), 'lokr_w1_b': ('lokr_w1_b',), 'lokr_w2': ('lokr_w2',), 'lokr_w2_a': ('lokr_w2_a',), 'lokr_w2_b': ('lokr_w2_b',), 'lokr_t2': ('lokr_t2',)},
         types={'LOKR': 'alpha'},
+        linear=(('lokr_w1',), ('lokr_w1_a',), ('lokr_w1_b',), ('lokr_w2',), ('lokr_w2_a',), ('lokr_w2_b',), ('lokr_t2',)),
     ),
     'full': Form(
-        name='full', words='full', formula='the matrix `diff`', units='min(out, in)',
-        make=Late('full.make'), image={'diff': ('diff',)}, must=('diff',),
+        name='full', words='full `.diff`', formula='the matrix `diff`', units='min(out, in)',
+        make=Late('full.make'), image={'diff': ('diff',)}, must=('diff',), full=True,
     ),
     'vera': Form(
         name='vera', words='VeRA', formula='`diag(λ_b) B[:out] @ diag(λ_d) A[:, :in]`', units='r',
@@ -106,7 +110,7 @@ FORMS: Mapping[str, Form] = {
     'hira': Form(
         name='hira', words='HiRA', formula='`W ∘ (B @ A)`', units='min(out, in)', make=Late('hira.make'),
         peft={'hira_A': ('hira_A',), 'hira_B': ('hira_B',)}, must=('hira_A', 'hira_B'), types={'HIRA': ''},
-        bare=False, needs='base', scaled=False, full=True,
+        bare=False, needs='base', linear=(('hira_A',), ('hira_B',)), scaled=False, full=True,
     ),
     'hra': Form(
         name='hra', words='HRA', formula='`−(W U) @ T @ Uᵀ`', units='r', make=Late('hra.make'),
@@ -116,7 +120,7 @@ FORMS: Mapping[str, Form] = {
     'ia3': Form(
         name='ia3', words='IA³', formula='`diag(l − 1) W`, or `W diag(l − 1)`', units='min(out, in)',
         make=Late('ia3.make'), peft={'ia3_l': ('ia3_l',)}, must=('ia3_l',), types={'IA3': ''}, bare=False,
-        needs='base', scaled=False, full=True,
+        needs='base', linear=(('ia3_l',),), neutral=1.0, scaled=False, full=True,
     ),
     'lofit': Form(
         name='lofit', words='LoFiT', formula='`W[:, head] diag(A)`, and `W[:, head] v` in the bias',
@@ -159,7 +163,7 @@ FORMS: Mapping[str, Form] = {
         make=Late('delora.make'),
         peft={'delora_A': ('delora_A',), 'delora_B': ('delora_B',), 'delora_lambda': ('delora_lambda',), 'delora_w_norm': ('delora_w_norm',)},
         must=('delora_A', 'delora_B', 'delora_lambda', 'delora_w_norm'), types={'DELORA': ''}, bare=False,
-        scaled=False,
+        linear=(('delora_lambda',), ('delora_w_norm',)), scaled=False,
     ),
     'fourierft': Form(
         name='fourierft', words='FourierFT', formula='`s · Re ifft2(S)`', units='2n',
@@ -171,7 +175,8 @@ FORMS: Mapping[str, Form] = {
         name='gralora', words='GraLoRA', formula='a pair for each of k × k blocks',
         units='r·k (+ hybrid r)', make=Late('gralora.make'),
         peft={'gralora_A': ('gralora_A',), 'gralora_B': ('gralora_B',), 'gralora_A_general': ('gralora_A_general.weight',), 'gralora_B_general': ('gralora_B_general.weight',)},
-        must=('gralora_A', 'gralora_B'), types={'GRALORA': ''}, bare=False, scaled=False,
+        must=('gralora_A', 'gralora_B'), types={'GRALORA': ''}, bare=False,
+        linear=(('gralora_A', 'gralora_A_general'), ('gralora_B', 'gralora_B_general')), scaled=False,
     ),
     'miss': Form(
         name='miss', words='MiSS', formula='`blockᵀ @ A`, A[j, i] = 1 where i mod r = j', units='r',
@@ -212,7 +217,8 @@ FORMS: Mapping[str, Form] = {
         formula='`α / R · B @ (C_row + C_col) @ A`, of pairs added one by one', units='Σ r',
         make=Late('triadapt.make'),
         peft={'tri_A.#': ('lora_A.#',), 'tri_B.#': ('lora_B.#',), 'tri_row.#': ('lora_C_row.#',), 'tri_col.#': ('lora_C_col.#',)},
-        types={'TRIADAPTLORA': ''}, bare=False, scaled=False,
+        types={'TRIADAPTLORA': ''}, bare=False,
+        linear=(('tri_A.#',), ('tri_B.#',), ('tri_row.#', 'tri_col.#')), scaled=False,
     ),
     'unilora': Form(
         name='unilora', words='Uni-LoRA', formula='`B @ A`, gathered from one vector', units='r',

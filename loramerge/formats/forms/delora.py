@@ -45,6 +45,7 @@ DELORA = Form(
     peft={name: (name,) for name in NAMES},
     must=NAMES,
     types={"DELORA": ""},
+    linear=(("delora_lambda",), ("delora_w_norm",)),
     bare=False,
     scaled=False,
 )

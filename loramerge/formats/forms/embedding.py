@@ -28,5 +28,6 @@ EMBEDDING = Form(
     peft={"embedding_A": ("lora_embedding_A",), "embedding_B": ("lora_embedding_B",)},
     must=("embedding_A", "embedding_B"),
     types={"LORA": "lora_alpha"},
+    linear=(("embedding_A",), ("embedding_B",)),
     told=False,
 )

@@ -147,6 +147,7 @@ class Update:
         kind, blocks: as in `Target` and its `Layout`.
         form: the name of the form, which the table adds.
         bias: (out,), what is added to the bias of the module.
+        full: nothing of low rank is in it.
     """
 
     up: Tensor
@@ -157,6 +158,7 @@ class Update:
     blocks: int = 1
     form: str = ""
     bias: Tensor | None = None
+    full: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +180,9 @@ class Form:
         bare: it can be read without a config of its type.
         needs: what makes the update: its file alone, the sizes of the layers, or the base weights.
         linear: groups of parts, or of shared tensors, in which ΔW is linear while all others stay the same.
+        neutral: the value of these at which ΔW is 0.
         scaled: alpha over rank multiplies it; else its formula has every number in it.
-        full: its rank is that of the matrix.   conv: the layer that it asks for may be a convolution.
+        full: every update has the rank of the matrix.   conv: its layer may be a convolution.
         told: notes say how many modules have it.   caveat: what they say too.
         empty: a factor without a row is no mistake.
     """
@@ -200,6 +203,7 @@ class Form:
     bare: bool = True
     needs: Needs = "file"
     linear: tuple[tuple[str, ...], ...] = ()
+    neutral: float = 0.0
     scaled: bool = True
     full: bool = False
     conv: bool = False

@@ -31,10 +31,11 @@ def make(parts: Parts, given: Given) -> Update:
 
 FULL = Form(
     name="full",
-    words="full",
+    words="full `.diff`",
     formula="the matrix `diff`",
     units="min(out, in)",
     make=make,
     image={"diff": ("diff",)},
     must=("diff",),
+    full=True,
 )

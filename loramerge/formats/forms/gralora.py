@@ -78,6 +78,7 @@ GRALORA = Form(
     },
     must=("gralora_A", "gralora_B"),
     types={"GRALORA": ""},
+    linear=(("gralora_A", PLAIN[0]), ("gralora_B", PLAIN[1])),
     bare=False,
     scaled=False,
 )

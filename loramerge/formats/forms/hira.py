@@ -37,6 +37,7 @@ HIRA = Form(
     peft={"hira_A": ("hira_A",), "hira_B": ("hira_B",)},
     must=("hira_A", "hira_B"),
     types={"HIRA": ""},
+    linear=(("hira_A",), ("hira_B",)),
     bare=False,
     needs="base",
     scaled=False,

@@ -79,4 +79,5 @@ LOHA = Form(
     image=KEYS,
     must=FACTORS,
     types={"LOHA": "alpha"},
+    linear=tuple((part,) for part in KEYS),
 )

@@ -37,7 +37,8 @@ def make(parts: Parts, given: Given) -> Update:
         return np.kron(one.whole(arrays[:cut]), two.whole(arrays[cut:]))
 
     product = Product([*one.tensors, *two.tensors], (o1 * o2, i1 * i2), one.units * two.units, pair, whole)
-    return Update(*product.factors(), two.rank or one.rank, two.kernel)
+    rank = two.rank or one.rank
+    return Update(*product.factors(), rank, two.kernel, full=rank is None)
 
 
 def make_peft(parts: Parts, given: Given) -> Update:
@@ -131,4 +132,5 @@ PEFT_LOKR = Form(
     make=make_peft,
     peft=SIDES | {"lokr_t2": ("lokr_t2",)},
     types={"LOKR": "alpha"},
+    linear=tuple((part,) for part in (*SIDES, "lokr_t2")),
 )

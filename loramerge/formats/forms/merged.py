@@ -65,6 +65,7 @@ MERGED = Form(
     peft=lora.PAIR,
     must=("down", "up"),
     types={"LORA": "lora_alpha"},
+    linear=(("up",), ("down",)),
     setting="enable_lora",
     told=False,
 )

@@ -5,6 +5,7 @@ A new form is one file beside this one, and one line here; `python docs/generate
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -60,6 +61,7 @@ ROWS: Table[Form] = Table(  # the catalogue is written from these, and loads non
         "xs": "xs.XS",
     },
 )
+Counts = Mapping[tuple[str, bool], int]  # (name of a form, whether it is at full rank) -> modules
 TYPES: Mapping[str, str] = {type_: alpha for form in FORMS.values() for type_, alpha in form.types.items()}
 ALPHA = "alpha"  # a number beside the factors of any form
 NEEDS = {"sizes": "the layer sizes of the base model", "base": "the weights of the base model"}
@@ -89,25 +91,31 @@ def update(parts: Parts, given: Given, naming: Naming) -> Update | None:
     if made is None:
         return None
     _check_size(made, factors, given, form)
-    return replace(made, form=form.name)
+    return replace(made, form=form.name, full=made.full or form.full)
 
 
-def counted(counts: Mapping[str, int]) -> list[str]:
+def counted(counts: Counts) -> list[str]:
     """Notes about the forms of an adapter, from the number of modules that each form has."""
     low, full = dict[str, int](), dict[str, int]()
-    for name, form in FORMS.items():
-        if form.told and counts.get(name):
-            kind = full if form.full else low
-            kind[form.words] = kind.get(form.words, 0) + counts[name]
-    each, whole = (" and ".join(f"{n} {words}" for words, n in told.items()) for told in (low, full))
+    for (name, whole), count in sorted(counts.items(), key=lambda item: list(FORMS).index(item[0][0])):
+        if (form := FORMS[name]).told and count:
+            kind = full if whole else low
+            kind[form.words] = kind.get(form.words, 0) + count
+    each, every = (" and ".join(f"{n} {words}" for words, n in told.items()) for told in (low, full))
     found = [f"its {each} modules are read as low-rank updates, exactly"] if each else []
-    told = [f"its {whole} modules are read exactly, but at full rank"] if whole else []
-    return [*found, *told, *(form.caveat for form in FORMS.values() if form.caveat and counts.get(form.name))]
+    told = [f"its {every} modules are read exactly, but at full rank"] if every else []
+    names = {name for (name, _), count in counts.items() if count}
+    return [*found, *told, *(form.caveat for form in FORMS.values() if form.caveat and form.name in names)]
 
 
-def whole(counts: Mapping[str, int]) -> tuple[str, ...]:
+def count(changes: Iterable[Update]) -> Counts:
+    """The counts of these updates."""
+    return Counter((change.form, change.full) for change in changes)
+
+
+def whole(counts: Counts) -> tuple[str, ...]:
     """Those of these forms whose updates have full rank, by their words."""
-    return tuple(dict.fromkeys(f.words for name, f in FORMS.items() if f.full and counts.get(name)))
+    return tuple(dict.fromkeys(FORMS[name].words for (name, full), n in counts.items() if full and n))
 
 
 def _form(factors: Parts, given: Given, naming: Naming) -> Form:

@@ -76,6 +76,7 @@ TRIADAPT = Form(
     make=make,
     peft={f"{side}.#": (f"{end}.#",) for side, end in SIDES.items()},
     types={"TRIADAPTLORA": ""},
+    linear=(("tri_A.#",), ("tri_B.#",), ("tri_row.#", "tri_col.#")),
     bare=False,
     scaled=False,
 )

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.forms.form import Naming
+from loramerge.formats.routed import way
 
 BASE = "needs the base weights to become an update: merge it into its base model"
-ROUTED = "chooses its units by the input and is no one update: `loramerge route` is for such adapters"
+ROUTED = "chooses its units by the input and is no one update"  # `loramerge route` reads it
 
 
 class Unread(NamedTuple):
@@ -73,7 +74,9 @@ def refuse_keys(keys: Iterable[str], naming: Naming, name: str) -> None:
     """
     for key in filter(_ends(naming).fullmatch, keys):
         one = next(one for one in UNREAD if _ended(key, one.peft if naming == "peft" else one.image))
-        raise IncompatibleError(f"{printable(name)} holds {one.words} ({printable(key, 80)}): it {one.why}.")
+        raise IncompatibleError(
+            f"{printable(name)} holds {one.words} ({printable(key, 80)}): it {one.why}.{_instead(one, name)}"
+        )
 
 
 def _ended(key: str, end: str) -> bool:
@@ -88,4 +91,11 @@ def refuse_settings(config: Mapping[str, Any], name: str) -> None:
     """
     for one in UNREAD:
         if one.setting and config.get(one.setting):
-            raise IncompatibleError(f"{printable(name)} sets {one.setting}: {one.words} {one.why}.")
+            raise IncompatibleError(
+                f"{printable(name)} sets {one.setting}: {one.words} {one.why}.{_instead(one, name)}"
+            )
+
+
+def _instead(one: Unread, name: str) -> str:
+    """What reads it, if something of ours does."""
+    return f" {way(name)}" if one.why == ROUTED else ""

@@ -1,4 +1,4 @@
-"""Mochi 1: the gate of its MLP is the other half in diffusers."""
+"""Mochi 1: the gate of its MLP is the other half in diffusers; its last block differs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ MOCHI = Family(
     transformer_blocks.*.{ff,ff_context}.net.0.proj = blocks.*.mlp_{x,y}.w1 turned
     transformer_blocks.*.{ff,ff_context}.net.2 = blocks.*.mlp_{x,y}.w2
     transformer_blocks.*.norm1.linear = blocks.*.mod_x 4:1
+    transformer_blocks.47.norm1_context.linear_1 = blocks.47.mod_y 1:2
     transformer_blocks.*.norm1_context.linear = blocks.*.mod_y 2:1
     time_embed.timestep_embedder.linear_{1,2} = t_embedder.mlp.{0,2}
     time_embed.pooler.{to_kv,to_q,to_out} = t5_y_embedder.{to_kv,to_q,to_out}

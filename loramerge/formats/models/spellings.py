@@ -70,7 +70,7 @@ transformer.: flux.1 flux.2 chroma sd3 wan qwen-image z-image z-image:first huny
 transformer.: hunyuan-video:authors hidream lumina-2 auraflow cosmos cogvideox mochi pixart sana ace-step-1
 transformer.: ace-step-1.5
 transformer_2.: wan
-transformer. with alphas: qwen-image flux.1 chroma
+transformer. with alphas: qwen-image flux.1 chroma flux.2 z-image hidream
 no prefix: wan:first qwen-image z-image ltx-video ace-step-1
 no prefix, default: wan:first qwen-image z-image
 no prefix, with alphas: qwen-image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -15,7 +14,7 @@ from loramerge.formats import models
 from loramerge.formats.files.views import widened
 from loramerge.formats.forms.beside import refuse_around, refuse_inside
 from loramerge.formats.forms.form import Given, Update
-from loramerge.formats.forms.table import FORMS, counted, update
+from loramerge.formats.forms.table import FORMS, count, counted, update
 from loramerge.formats.forms.table import whole as whole_forms
 from loramerge.formats.models import unet
 from loramerge.formats.peft.config import Rule
@@ -55,7 +54,7 @@ def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, nam
         stored.alphas,
         stored.extras,
         (*stored.oddities, *_oddities(changes, pairs)),
-        whole_forms(Counter(change.form for change in changes.values())),
+        whole_forms(count(changes.values())),
     )
 
 
@@ -101,7 +100,7 @@ def _long(kernel: tuple[int, ...]) -> bool:
 
 def _oddities(changes: Mapping[str, Update], pairs: Mapping[str, Pair]) -> list[str]:
     """What was made of the forms, and what the shapes of some leave open."""
-    told = counted(Counter(change.form for change in changes.values()))
+    told = counted(count(changes.values()))
     made = {path: change for path, change in changes.items() if FORMS[change.form].told}
     if long := [path for path, change in made.items() if _long(change.kernel)]:
         told.append(f"{_some(long)} may be a 1-d convolution or one of k×1: it is taken as 1-d")

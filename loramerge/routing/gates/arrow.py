@@ -13,6 +13,9 @@ from loramerge.routing.bank import Bank, Layout, Shapes
 from loramerge.routing.gates.choice import USUAL, at_most, shares
 from loramerge.routing.gates.gate import DataFree, Seen, temperature, top_k
 
+STEPS = 15  # of PEFT's power iteration
+FAR = 0.01  # a sine: what is farther off sends more than a few tokens to other adapters
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arrow(DataFree):
@@ -51,4 +54,18 @@ def prototypes(bank: Bank) -> Array:
     for expert, (sigma, vt) in enumerate(bank.spectra()):
         if len(sigma) and sigma[0] > 0:
             found[expert] = vt[0] * (1.0 if vt[0][np.abs(vt[0]).argmax()] > 0 else -1.0)
+    return found
+
+
+def strays(bank: Bank) -> Array:
+    """(E,) sine of the angle by which PEFT's power iteration misses the strongest direction of each expert.
+
+    It starts at chance; here from a vector that holds all directions alike. A step multiplies the share of a
+    direction by its σ². So much is left of the others where σ₂ is near σ₁.
+    """
+    found = np.zeros(bank.layout.experts)
+    for expert, (sigma, _) in enumerate(bank.spectra()):
+        if len(sigma) and sigma[0] > 0:
+            rest = float(((sigma[1:] / sigma[0]) ** (4 * STEPS)).sum())
+            found[expert] = np.sqrt(rest / (1 + rest))
     return found

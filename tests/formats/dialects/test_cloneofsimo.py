@@ -154,6 +154,28 @@ def test_files_of_other_shapes_do_not(cli, tmp_path):
     cli("combine", *sources, "-o", tmp_path / "m.safetensors").refused(3, "numbered.2")
 
 
+# A kind from the wild: B2, numbered pairs.
+def test_numbers_of_files_of_two_lengths_may_mean_other_layers(tmp_path):
+    shapes = {"sam": (4, 3), "other": (4, 4)}
+    rng, files = np.random.default_rng(0), {}
+    for name, counts in shapes.items():
+        for n, count in enumerate(counts):
+            values = {
+                f"w_{side}_{i:03}": rng.standard_normal((2, 5) if side == "a" else (6, 2)).astype("f4")
+                for i in range(count)
+                for side in "ab"
+            }
+            files[name, n] = bare(tmp_path / f"{name}{n}.safetensors", values)
+    whole = loramerge.combine([files["other", 0], files["other", 1]], weights=[1, -2]).adapter
+    one, two = (loramerge.load(files["other", n]) for n in (0, 1))
+    for target, update in whole.items():
+        np.testing.assert_allclose(update.dense(), one[target].dense() - 2 * two[target].dense(), atol=1e-5)
+    mixed = [files["sam", 0], files["sam", 1]]
+    with pytest.raises(loramerge.IncompatibleError, match=r"4 numbered modules and sam1.* 3"):
+        loramerge.combine(mixed)
+    assert len(loramerge.combine(mixed, allow_disjoint=True).adapter) == 4
+
+
 def word_file(path, seed=0, word="<s1>"):
     values = factors(seed=seed)
     said = metadata(values, **{word: "<embed>"})

@@ -5,7 +5,7 @@ import pytest
 
 import loramerge as lm
 from tests.helpers.dialects import FLUX_KOHYA, SD15, SDXL, flat, normal, pairs, product, same, saved, updates
-from tests.helpers.files import read
+from tests.helpers.files import Cli, read
 
 Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 CANONICAL = dict(zip(flat(SD15), SD15, strict=True))
@@ -118,6 +118,36 @@ def test_simpletuner_names_a_unet_too(tmp_path):
     )
 
 
+WHOLE = {  # what has full rank -> its tensors, and those of its like that have not
+    "full `.diff`": ({"diff": np.eye(6, 4, dtype="f4")}, None),
+    "LoKr": (
+        {"lokr_w1": np.eye(2, dtype="f4"), "lokr_w2": np.eye(3, 2, dtype="f4")},
+        {
+            "lokr_w1": np.eye(2, dtype="f4"),
+            "lokr_w2_a": np.ones((3, 1), "f4"),
+            "lokr_w2_b": np.ones((1, 2), "f4"),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("words", WHOLE)
+def test_what_has_full_rank_is_told_and_merged_only_at_a_size(words, tmp_path, capsys):
+    whole, low = (
+        {f"{MODULE}.{end}": value for end, value in parts.items()} if parts else None
+        for parts in WHOLE[words]
+    )
+    source, run = saved(tmp_path / "a.safetensors", whole), Cli(capsys)
+    assert lm.load(source).full == (words,)
+    assert f"its 1 {words} modules are read exactly, but at full rank" in run("inspect", source).out
+    done = run("combine", source, source, "-o", tmp_path / "m.safetensors")
+    assert (done.code, f"holds {words}" in done.err, "--rank 16" in done.err) == (3, True, True)
+    done = run("combine", source, source, "--rank", "1", "-o", tmp_path / "m.safetensors")
+    assert (done.code, "energy lost" in done.out) == (0, True)
+    if low:
+        assert lm.load(saved(tmp_path / "low.safetensors", low)).full == ()
+
+
 def test_factors_may_be_called_a_and_b(tmp_path):
     tensors = pairs({Q: (4, 3)}, ("lora_A", "lora_B"), alpha=1.0)
     same(
@@ -137,7 +167,7 @@ REFUSED = {
     "GLoRA": ({"a1.weight": (2, 3)}, lm.IncompatibleError, "GLoRA"),
     "IA3": ({"on_input": (1,)}, lm.IncompatibleError, "IA3"),
     "a replaced weight": ({"set_weight": (2, 2)}, lm.IncompatibleError, "replaced weight"),
-    "two forms": ({"diff": (6, 4)}, lm.SourceError, "LoRA and full in one"),
+    "two forms": ({"diff": (6, 4)}, lm.SourceError, "LoRA and full `.diff` in one"),
     "an alpha of two numbers": ({"alpha": (2,)}, lm.SourceError, "not one number"),
     "another rank": ({"lora_up.weight": (6, 3)}, lm.SourceError, "do not fit together"),
     "integers": ({"lora_up.weight": None}, lm.IncompatibleError, "I8"),

@@ -30,6 +30,7 @@ def trained(path, dim, said=True, **options):
     return (layer(x) - torch.nn.functional.linear(x, layer.weight, layer.bias)).T.detach().double().numpy()
 
 
+# A kind from the wild: B3, LoKr of two whole sides.
 @pytest.mark.parametrize("rs_lora", [True, False])
 @pytest.mark.parametrize("dim", [16, 6])
 def test_it_is_read_as_it_was_trained(dim, rs_lora, tmp_path):

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 import loramerge
 from loramerge import Target
 from tests.helpers.files import content, folder, key, read, tensors
+from tests.helpers.models import save_model
 
 Q, V, GATE = (
     "model.layers.0.self_attn.q_proj",
@@ -113,8 +114,8 @@ def test_an_alpha_is_not_used_by_mlx_and_that_is_said(cli, tmp_path):
 
 REFUSED = {
     "full fine-tuning": (dict(config=CONFIG | {"fine_tune_type": "full"}), 3, "fine_tune_type full"),
-    "DoRA by its config": (dict(config=CONFIG | {"fine_tune_type": "dora"}), 3, "DoRA"),
-    "DoRA by its magnitude": (dict(values=factors() | {f"{Q}.m": np.ones(6, "f4")}), 3, "DoRA"),
+    "DoRA without lengths": (dict(config=CONFIG | {"fine_tune_type": "dora"}), 1, ".m) of"),
+    "DoRA": (dict(values=factors() | {f"{Q}.m": np.ones(6, "f4")}), 3, "DoRA, which needs the weights"),
     "a fused layer's own factors": (
         dict(values=factors() | {"x.lora_a.0": np.ones((5, 2), "f4")}),
         3,
@@ -283,3 +284,42 @@ def test_modules_cannot_have_ranks_of_their_own(cli, tmp_path):
     cli("combine", source, "--profile", "compact", "-o", out).refused(2, "compact", "mlx-lm")
     assert cli("combine", source, "--total-rank", 2, "--method", "svd", "-o", out).code == 0
     assert {slot.rank for slot in loramerge.load(out).slots.values()} == {1}
+
+
+def dora(path, rng):
+    """A folder of DoRA for a layer and an embedding, its base, and the weights that mlx-lm's fuse gives."""
+    table = "model.embed_tokens"
+    weights = {name: rng.standard_normal((n, 5)).astype("f4") for name, n in ((Q, 6), (table, 9))}
+    values, wanted = {}, {}
+    for name, weight in weights.items():
+        down, up = rng.standard_normal((9 if name == table else 5, 2)), rng.standard_normal((2, len(weight)))
+        if name == table:
+            up = rng.standard_normal((2, 5))
+        lengths = rng.uniform(0.5, 2, len(weight))
+        values |= {f"{name}.lora_a": down, f"{name}.lora_b": up, f"{name}.m": lengths}
+        turned = weight + 3.5 * ((down @ up) if name == table else (down @ up).T)
+        for row in turned:  # one output, one token
+            row /= np.sqrt(sum(x * x for x in row))
+        change = lengths[:, None] * turned - weight
+        wanted[name] = change.T if name == table else change
+    save_model(path / "base", {f"{name}.weight": weight for name, weight in weights.items()})
+    singles = {name: value.astype("f4") for name, value in values.items()}
+    return mlx(path / "a", singles, CONFIG | {"fine_tune_type": "dora"}), path / "base", wanted
+
+
+def test_dora_is_read_with_its_base_as_mlx_fuses_it(tmp_path, cli):
+    source, base, wanted = dora(tmp_path, np.random.default_rng(8))
+    adapter = loramerge.load(source, base=base)
+    assert adapter.full == ("DoRA",)
+    assert "its 2 DoRA modules are read exactly, but at full rank" in adapter.oddities
+    for target, update in adapter.items():
+        np.testing.assert_allclose(update.dense(), wanted[target.path], atol=1e-5)
+    cli("combine", source, "--base", base, "-o", tmp_path / "m").refused(3, "full rank", "--rank")
+    assert cli("combine", source, "--base", base, "--rank", "2", "-o", tmp_path / "m").code == 0
+    assert cli("fuse", source, base, "-o", tmp_path / "model").code == 0
+    fused, before = (read(tmp_path / name / "model.safetensors") for name in ("model", "base"))
+    np.testing.assert_allclose(fused[f"{Q}.weight"] - before[f"{Q}.weight"], wanted[Q], atol=1e-5)
+    other = tmp_path / "other"
+    save_model(other, {"model.embed_tokens.weight": np.ones((9, 5), "f4")})
+    with pytest.raises(loramerge.IncompatibleError, match="no linear layer for"):
+        loramerge.load(source, base=other)

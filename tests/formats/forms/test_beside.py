@@ -12,6 +12,7 @@ Q = f"{P}layers.0.q"
 UNKNOWN = [f"{Q}.{end}" for end in ("gate", "scaling", "magnitude", "m", "mask", "vector_z", "adapter_scale")]
 UNKNOWN += [f"{Q}.{end}" for end in ("gate.weight", "router.weight", "scale_weight", "base_layer.mask")]
 UNKNOWN += [f"{P}layers.0.gates", f"{P}layers.0.moe_gate.weight", f"{P}layers.0.router.weight", f"{P}scaling"]
+UNKNOWN += [f"{P}hyper.mask", f"{P}router.weight", f"{P}vision.gates", f"{P}model.expert_gate.bias"]
 KNOWN = [f"{Q}.weight", f"{Q}.bias", f"{Q}.base_layer.weight", f"{Q}.base_layer.bias"]
 KNOWN += [f"{P}score.weight", f"{P}layers.0.norm.weight", f"{P}layers.0.norm.bias"]
 
@@ -23,6 +24,7 @@ def made(tmp_path, key, bare_file, **changes):
     return folder(tmp_path / "a", values, **changes)
 
 
+# A kind from the wild: B1, tensors inside a module.
 @pytest.mark.parametrize("extras", ["first", "average", "drop"])
 @pytest.mark.parametrize("bare_file", [True, False], ids=["file", "folder"])
 @pytest.mark.parametrize("key", UNKNOWN)
@@ -57,6 +59,7 @@ def test_what_the_config_lists_is_a_part_of_a_head(tmp_path):
     assert list(lm.load(other).extras) == [f"{P}layers.sinks"]
 
 
+# A kind from the wild: B3, rsLoRA of a bare file.
 @pytest.mark.parametrize("alpha", ["rslora:8", "rslora:8.0"])
 def test_an_alpha_of_rslora_is_divided_by_the_root_of_the_rank(alpha, tmp_path, capsys):
     source = bare(tmp_path / "a.safetensors", tensors(rank=4))

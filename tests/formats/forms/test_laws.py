@@ -11,7 +11,7 @@ import pytest
 from loramerge.adapters.adapter import Computed, Held
 from loramerge.errors import IncompatibleError, SourceError
 from loramerge.formats.files.views import View
-from loramerge.formats.forms.form import Given, Layer
+from loramerge.formats.forms.form import Given, Layer, numberless
 from loramerge.formats.forms.table import FORMS, ROWS, update
 from tests.formats.forms.samples import SAMPLES
 
@@ -260,3 +260,41 @@ def test_factors_are_handed_on_as_wide_as_they_must_be(form, make):
         for tensor in (found.up, found.down):
             assert tensor.dtype in least
             assert tensor.read().dtype.itemsize == {"F16": 2, "F32": 4, "F64": 8}[tensor.dtype]
+
+
+FROZEN = {  # parts in which ΔW is linear, but which are no coefficients
+    **dict.fromkeys(("tinylora_A", "tinylora_B", "tinylora_P"), "drawn"),
+    **dict.fromkeys(("unilora_scales_A", "unilora_scales_B"), "drawn"),
+    "pvera_lambda_d": "its other half is a variance",
+}
+
+
+@every
+def test_the_parts_in_which_its_update_is_linear_are_those_that_it_declares(form, make):
+    """f(2 x − 3 y) = 2 f(x) − 3 f(y) in each group, from its neutral value on; in no other part is it so."""
+    it, rng, neutral = sample(make), np.random.default_rng(5), FORMS[form].neutral
+    values = {**it.parts, **it.shared}
+    if not FORMS[form].types:
+        return
+
+    def at(changed):
+        now = {name: neutral + changed[name] if name in changed else value for name, value in values.items()}
+        shared = held({name: now[name] for name in it.shared})
+        return dense(read(it, held({name: now[name] for name in it.parts}), shared=shared))
+
+    def combined(group):
+        """ΔW at the sample's own parts, at others, and at 2 of the former less 3 of the latter."""
+        own = [name for name in values if {name, numberless(name), name.partition(".")[0]} & set(group)]
+        ones = {name: values[name] - neutral for name in own}
+        others = {name: rng.standard_normal(values[name].shape) for name in own}
+        return own, at(ones), at(others), at({name: 2 * ones[name] - 3 * others[name] for name in own})
+
+    for group in FORMS[form].linear:
+        own, one, other, both = combined(group)
+        if own:
+            np.testing.assert_allclose(both, 2 * one - 3 * other, rtol=0, atol=1e-6 * np.abs(both).max())
+    known = {part for group in FORMS[form].linear for part in group}
+    for name in it.parts.keys() - set(FORMS[form].whole) - FROZEN.keys():
+        if not {name, numberless(name)} & known:
+            _, one, other, both = combined({name})
+            assert not np.allclose(both, 2 * one - 3 * other, rtol=1e-6), name

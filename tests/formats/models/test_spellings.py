@@ -33,6 +33,7 @@ def test_every_family_is_met_in_some_spelling():
     assert {met.family.name for met in ROWS.values()} == set(FAMILIES)
 
 
+# A kind from the wild: A4, A5 and A7, image families.
 @pytest.mark.parametrize("row", ROWS)
 def test_a_file_is_read_and_written_with_its_own_stems(row, tmp_path):
     met, path = ROWS[row], tmp_path / "a.safetensors"
@@ -46,6 +47,7 @@ def test_a_file_is_read_and_written_with_its_own_stems(row, tmp_path):
     close(updates(met, again), updates(met, values))
 
 
+# A kind from the wild: A6, two spellings.
 @pytest.mark.parametrize(("one", "two"), PAIRS)
 def test_two_spellings_merge_exactly_into_either(one, two, tmp_path):
     values = [written(tmp_path / f"{n}.safetensors", row, n) for n, row in enumerate((one, two))]

@@ -84,6 +84,7 @@ def merged(model):
     }
 
 
+# A kind from the wild: B4, LoKr and LoHa under PEFT's names.
 def test_every_module_is_read_as_peft_computes_it(source):
     model = zoo.load(Net, [source])
     expected, added = as_peft_computes(model), merged(zoo.load(Net, [source]))
