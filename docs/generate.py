@@ -35,6 +35,7 @@ from loramerge.routing.gates.names import GATES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from catalogue import catalogue, forms
+from kernels import kernels_table
 from keys import page as json_page
 from stub import stub
 
@@ -385,7 +386,7 @@ TABLES = {  # page -> name of a table in it -> what writes it
         "tools": tools_table,
         "forms": forms_table,
     },
-    "docs/gpu.md": {"devices": devices_table},
+    "docs/gpu.md": {"devices": devices_table, "kernels": kernels_table},
     "docs/routing.md": {"gates": gates_table},
     "docs/consumers.md": {"consumers": consumers_table, "names": names_table},
 }

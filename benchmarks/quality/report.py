@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,24 +97,37 @@ def sets(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def page(rows: list[Row], label: str, reference: str) -> str:
     """Markdown: one table for each set of tasks, number of adapters and rank."""
-    parts = [f"# {label}\n"]
+    parts, several = [f"# {label}\n"], len({row["seed"] for row in rows}) > 1
+    parts += [] if several else ["One seed: there are no intervals.\n"]
     for name, some in sets(rows).items():
         for count, rank in sorted({(row["count"], row["rank"]) for row in some}):
             for kind in ("tuned", "untuned"):
                 limit = f"rank {rank}" if rank else "no limit"
                 parts.append(f"## {count} adapters, {name}, {limit}, {kind}\n")
-                parts += [*table(compared(some, count, rank, kind, reference), reference), ""]
+                lines = compared(some, count, rank, kind, reference)
+                parts += [*table(lines, reference, told if several else plainly), ""]
     refused = sorted({(row["contender"], row["refused"]) for row in rows if "refused" in row})
     parts += ["## Not in the tables\n", *(f"* {name}: {why}" for name, why in refused), ""]
     return "\n".join(parts)
 
 
-def table(lines: Iterable[Mapping[str, Any]], reference: str) -> Iterable[str]:
+def table(
+    lines: Iterable[Mapping[str, Any]], reference: str, tell: Callable[[Sequence[float]], str]
+) -> Iterable[str]:
     """Markdown of what `compared` gives."""
     yield f"| contender | accuracy | worst task | against {reference} |\n|---|---|---|---|"
     for line in lines:
-        apart = told(line["against"]) if "against" in line else ""
+        apart = tell(line["against"]) if "against" in line else ""
         yield f"| {line['contender']} | {line['accuracy']:.3f} | {line['worst']:.3f} | {apart} |"
+
+
+def plainly(interval: Sequence[float]) -> str:
+    """Without bounds, which one seed cannot give.
+
+    >>> plainly((0.1, 0.1, 0.1))
+    '+0.100'
+    """
+    return f"{interval[0]:+.3f}"
 
 
 def told(interval: Sequence[float]) -> str:

@@ -123,11 +123,11 @@ def groups(each: list[Training]) -> list[list[Training]]:
 
 
 def measured(cells: list[Cell], size: Size, work: Path, jobs: int, names: list[str]) -> list[dict[str, Any]]:
-    """Few adapters by all contenders; many by the best of them."""
+    """Few adapters by all contenders; many by the best with 8, or by all if 8 are not asked for."""
     few = [cell for cell in cells if cell.count <= MANY]
     rows = each(partial(_measure, size=size, work=work, names=names, ranks=size.ranks), few, jobs)
     if many := [cell for cell in cells if cell.count > MANY]:
-        chosen = list(dict.fromkeys([*report.best(rows, BEST), REFERENCE]))
+        chosen = list(dict.fromkeys([*(report.best(rows, BEST) or names), REFERENCE]))
         rows += each(partial(_measure, size=size, work=work, names=chosen, ranks=(8,)), many, jobs)
     return rows
 

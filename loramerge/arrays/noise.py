@@ -79,10 +79,12 @@ class Tally:
         short = all(map(dtypes.is_bfloat16, (rows, others)))
         both = (each if short else each.astype(np.float32, copy=False) for each in (rows, others))
         bits = np.dtype(np.uint16 if short else np.uint32)
-        one, other = (np.bitwise_and(each.view(bits), EXPONENT[bits]) for each in both)  # |w| rounded down
+        mask: Any = EXPONENT[bits]  # |w| rounded down to a power of two
+        one, other = (np.bitwise_and(each.view(bits), mask) for each in both)
         np.maximum(one, other, out=one)
         spacing = one.view(rows.dtype) if short else one.view(np.float32)
-        squares = dtypes.widened_into(spacing, self._room(len(rows)))
+        squares = self._room(len(rows))
+        np.copyto(squares, spacing)
         np.square(squares, out=squares)
         self.sums += np.ones(len(squares), np.float32) @ squares
         sums = squares @ np.ones(squares.shape[1], np.float32)

@@ -81,9 +81,11 @@ def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, T
 
 
 def _sum(arrays: Sequence[Array], weights: Sequence[float], neutral: float) -> Array:
-    wide = (weight * (dtypes.wide(array) - neutral) for weight, array in zip(weights, arrays, strict=True))
-    total: Array = np.add(neutral, sum(wide)).astype(arrays[0].dtype)
-    return total
+    total = np.full(arrays[0].shape, neutral)
+    for weight, array in zip(weights, arrays, strict=True):
+        total += weight * (dtypes.wide(array) - neutral)
+    rounded: Array = total.astype(arrays[0].dtype)
+    return rounded
 
 
 def _way(

@@ -223,13 +223,13 @@ class Pairs(Kind):
 
     def __init__(self, *, file: bool = False, metavar: str | None = None) -> None:
         super().__init__(metavar=metavar)
-        self.file = file
+        self.path = file
 
     def fit(self, value: Any) -> Any:
-        if self.file and isinstance(value, str | Path) and str(value):
+        if self.path and isinstance(value, str | Path) and str(value):
             return value
         if not isinstance(value, Mapping):
-            raise Unfit("is not a table of source and text" + (" or a file of one" if self.file else ""))
+            raise Unfit("is not a table of source and text" + (" or a file of one" if self.path else ""))
         return {_named(source): _texts(source, each) for source, each in value.items()}
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.limits import check_units
+from loramerge.adapters.reading import files_read
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array
@@ -45,6 +47,7 @@ class Sources:
         notes: sentences about them.   request: what was asked of them.
         dialect: the format of their merge; they are under the names that it gives to modules.
         left_out: name -> similarity of sources that a method has not chosen; nothing of them is read.
+        read: every file that was opened for them, of base models too.
     """
 
     whole: tuple[Adapter, ...]
@@ -54,6 +57,7 @@ class Sources:
     request: Request
     dialect: Dialect = PEFT
     left_out: Mapping[str, float] = field(default_factory=dict)
+    read: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Sources: {self.what}>"
@@ -169,12 +173,15 @@ class Sources:
         return made
 
 
-def open_together(recipe: Recipe) -> Sources:
-    """Open the adapters of a recipe and check that they belong together. Reads headers only."""
+def open_together(recipe: Recipe, read: Sequence[Adapter] = ()) -> Sources:
+    """Open the adapters of a recipe and check that they belong together. Reads headers only.
+
+    `read`: these adapters, where they are loaded already.
+    """
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = prepared(_opened(recipe), request)
+    found = prepared(_opened(recipe, read), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
@@ -182,11 +189,11 @@ def open_together(recipe: Recipe) -> Sources:
         format = PEFT.name  # of the plain sum that the merge is held against; some forms are only read
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
-    return Sources.of(whole, adapters, request, dialect)
+    return replace(Sources.of(whole, adapters, request, dialect), read=tuple(files_read()))
 
 
-def _opened(recipe: Recipe) -> list[Adapter]:
-    found, base = open_all(recipe.sources, recipe.request), recipe.request.heads_as_lora
+def _opened(recipe: Recipe, read: Sequence[Adapter]) -> list[Adapter]:
+    found, base = open_all(recipe.sources, recipe.request, read), recipe.request.heads_as_lora
     if base is None:
         return found
     from loramerge.sources.heads import as_pairs  # it reads the base model

@@ -86,6 +86,24 @@ def test_trainings_can_be_made_alone(small, tmp_path, capsys):
     assert not (tmp_path / "results").exists()
 
 
+def test_many_adapters_are_merged_by_the_best_with_eight(monkeypatch):
+    """Of three that were measured with 8 the best one; without 8 all that were named."""
+    seen = []
+
+    def noted(cell, size, work, names, ranks):
+        seen.append((cell.count, tuple(names), ranks))
+        return [row(name, 0, [share, 0, 0]) for name, share in zip(names, (0.5, 0.9, 0.7), strict=False)]
+
+    monkeypatch.setattr(run, "_measure", noted)
+    monkeypatch.setattr(run, "BEST", 1)
+    for counts, wanted in (((8, 16), ("b", "PEFT svd")), ((16,), ("a", "b", "c", "PEFT svd"))):
+        seen.clear()
+        size = replace(plan.FULL, domains=("digits",), seeds=1, counts=counts)
+        run.measured(list(plan.cells(size, [0], {"digits": 16})), size, Path(), 1, ["a", "b", "c"])
+        assert {names for count, names, _ in seen if count == 16} == {wanted}
+        assert {ranks for count, _, ranks in seen if count == 16} == {(8,)}
+
+
 def test_two_processes_train_what_one_does(tmp_path):
     """Other processes find the stages by name, also when the benchmark is run as a module."""
     from subprocess import check_output
@@ -354,6 +372,14 @@ def test_tables_by_hand():
     mean, low, high = first["against"]
     assert (mean, low, high) == pytest.approx((0.15, 0.1, 0.2))
     assert report.best(rows, 1) == ["a"]
+
+
+def test_one_seed_gives_no_interval():
+    rows = [row(name, seed, [0.5, 0.25, 0]) for name in ("a", "PEFT svd") for seed in (0, 1)]
+    assert "| a | 0.500 | 0.500 | +0.000 [+0.000, +0.000] |" in report.page(rows, "x", "PEFT svd")
+    alone = report.page([each for each in rows if each["seed"] == 0], "x", "PEFT svd")
+    assert "| a | 0.500 | 0.500 | +0.000 |" in alone
+    assert "One seed" in alone
 
 
 def test_a_contender_that_lacks_some_cell_is_not_ranked():

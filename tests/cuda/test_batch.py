@@ -18,6 +18,9 @@ from tests.helpers.device import CALLS, STREAMS, down
 
 SHAPES = [(40, 50), (30, 60), (40, 50), (40, 50), (30, 60)]
 TYPES = [np.float32, ml_dtypes.bfloat16, np.float16]  # of three sources
+BATCHED = [name for name, method in lm.METHODS.items() if method().batched]
+ANY = [name for name in BATCHED if name != "ffa"]  # which wants sources of one lora_A
+ASKED = {"cat": {}, "fair": {}, "fedavg": {}, "sg": {"weights": [1.0, 0.5]}}  # others want a rank
 LLAMA_70B = [(8192, 8192), (1024, 8192), (28672, 8192), (8192, 28672)]
 
 
@@ -168,25 +171,28 @@ def by_numpy(bits, place, kind):
     place._held[...] = bits._held.view(types[kind])
 
 
-@pytest.mark.parametrize("method", ["svd", pytest.param("tsv", marks=pytest.mark.slow), "core"])
+@pytest.mark.parametrize(
+    "method", [m if m in ("svd", "core") else pytest.param(m, marks=pytest.mark.slow) for m in ANY]
+)
 @pytest.mark.parametrize("memory", [6e6, 2e7])
 def test_a_merge_stays_within_its_memory(method, memory, monkeypatch):
     monkeypatch.setattr("loramerge.cuda.batch.launch", by_numpy)
     sources = random_adapters(0, (24, 24), {f"m{n}": (64, 80) for n in range(40)})
-    opened = lm.plan(sources, method, rank=4, device="cuda", threads=1, memory=memory)
+    asked = {"device": "cuda", "threads": 1, "memory": memory, **ASKED.get(method, {"rank": 4})}
+    opened = lm.plan(sources, method, **asked)
     largest = max(len(units.targets) for units in opened.batches(opened.effort))
     STREAMS.peak = STREAMS.live
 
-    lm.combine(sources, method, rank=4, device="cuda", threads=1, memory=memory)
+    lm.combine(sources, method, **asked)
 
     assert 0.2 * memory < STREAMS.peak <= memory, (STREAMS.peak / memory, largest)
 
 
 @pytest.mark.parametrize("shape", LLAMA_70B)
-@pytest.mark.parametrize("method", ["svd", "lego", "tsv", "core"])
+@pytest.mark.parametrize("method", BATCHED)
 def test_modules_of_a_70b_with_64_adapters_fit_a_card_of_16_gb(shape, method):
     """By computation: what a batch of one module takes, with half a gigabyte for CUDA itself."""
     signature, units = (16,) * 64, 1024
-    apart, each = needs(signature, shape, lm.METHODS[method](rank=16))
+    apart, each = needs(signature, shape, lm.METHODS[method]())
 
     assert apart + each + workspace_by_rule(units) + there(units, shape, 8) + 5e8 < 16e9

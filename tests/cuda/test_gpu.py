@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from loramerge.arrays.backend import cupy, from_torch, host, namespace, to_torch
 from loramerge.cuda import Gpu, available, batch, find, worth
 from loramerge.cuda.load import FOLDER
 from loramerge.errors import UsageError
-from tests.cuda.stand_in import LAUNCHED, POOL, Device, OutOfMemoryError, installed
+from tests.cuda.stand_in import CUPY, LAUNCHED, POOL, Device, OutOfMemoryError, installed
 from tests.helpers.adapters import random_adapters
 from tests.helpers.device import AWAY, CALLS, Away, down
 from tests.helpers.device import up as to_device
@@ -138,6 +139,23 @@ class TestWithoutAGpu:
     def test_there_is_no_third_gpu(self):
         with pytest.raises(UsageError, match=r"device='cuda:2': no such GPU answers .*invalid device"):
             find("cuda:2")
+
+
+def missing(stand_in, real, path=""):
+    """What the stand-in has and CuPy lacks."""
+    for name, value in vars(stand_in).items():
+        if not hasattr(real, name):
+            yield f"{path}{name}"
+        elif isinstance(value, SimpleNamespace):
+            yield from missing(value, getattr(real, name), f"{path}{name}.")
+
+
+def test_the_stand_in_has_no_name_that_cupy_lacks():
+    real = pytest.importorskip("cupy", reason="CuPy is not installed: the stand-in's names were read in 14.2")
+
+    assert [*missing(CUPY, real)] == []
+    assert hasattr(real.cuda.PinnedMemoryPointer, "size")
+    assert {"compute_capability", "attributes", "cusolver_handle", "use"} <= set(dir(real.cuda.Device))
 
 
 def test_without_cupy_the_extra_is_named(monkeypatch):

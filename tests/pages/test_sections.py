@@ -140,6 +140,26 @@ def test_so_many_sources_that_grams_are_not_kept_have_the_same_numbers(pair, tmp
     np.testing.assert_allclose(page["overlaps"].table.rows[0][1:], pair["overlaps"].table.rows[0][1:])
 
 
+def test_a_fleet_is_merged_for_its_page_only_if_methods_are_named(pair, tmp_path, monkeypatch):
+    from loramerge.merge import planner
+    from loramerge.pages import subject
+
+    monkeypatch.setattr(subject, "WORK", 0)
+    sources, reads = [here(tmp_path) / name for name in PAIR], []
+    opened = subject.open_one
+    monkeypatch.setattr(subject, "open_one", lambda *args: reads.append(args) or opened(*args))
+    monkeypatch.setattr(planner, "open_together", None)  # nothing is opened twice to be merged
+    page = lm.report(sources)
+    assert len(reads) == len(sources)
+    for name in ("losses", "methods"):
+        (why,) = page[name].notes
+        assert why.startswith("2 sources have")
+        assert why.endswith("if you name methods, such as methods='svd'.")
+    np.testing.assert_allclose(page["overlaps"].table.rows[0][1:], pair["overlaps"].table.rows[0][1:])
+    assert lm.report(sources, methods=["svd"])["methods"].table.column("method") == ["svd"]
+    assert lm.report(sources, methods=["svd"])["losses"].table.rows == pair["losses"].table.rows
+
+
 def test_losses_are_those_of_a_dry_run(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(here(tmp_path))
     with pytest.raises(SystemExit):

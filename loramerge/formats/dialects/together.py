@@ -77,6 +77,15 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(each.name for each in found), tuple(namings)
 
 
+def side_by_side(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Adapters for one model of a pipeline each, under one name of it: only diffusers' names tell which."""
+    parts = [{target.component for target in adapter.slots} for adapter in adapters]
+    if {frozenset(each) for each in parts} != {frozenset({part}) for part in PARTS}:
+        return list(adapters)
+    first = ({replace(t, component=PARTS[0]): slot for t, slot in each.slots.items()} for each in adapters)
+    return [replace(each, slots=slots) for each, slots in zip(adapters, first, strict=True)]
+
+
 def stranger(adapter: Adapter) -> str:
     """A module where image models have theirs, of an adapter without a family, that no U-Net has either."""
     paths = (target.path for target in adapter.slots if target.component in RAW)

@@ -23,6 +23,8 @@ def losses(subject: Subject) -> Section:
     title = "Loss against size"
     if isinstance(subject.together, str):
         return Section("losses", title, WORDS, how, notes=[f"They cannot be merged: {subject.together}"])
+    if subject.crowd:
+        return Section("losses", title, WORDS, how, notes=[subject.crowd])
     try:
         points = subject.losses
     except LoramergeError as error:

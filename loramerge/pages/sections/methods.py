@@ -22,7 +22,7 @@ WORDS = (
     "which some methods do not aim at."
 )
 FAMILIES = ("linear", "clustering", "coefficients", "spectral")  # which need the Grams only
-MANY = ("svd", "lego")  # of so many sources that Grams are not kept
+MANY = ("svd", "lego")  # where Grams are not kept
 
 
 def methods(subject: Subject) -> Section:
@@ -30,7 +30,7 @@ def methods(subject: Subject) -> Section:
     names = subject.methods or tuple(compared(subject))
     rank = subject.common
     how, title = _how(subject, (*names, *MANY)[0], rank), f"Methods side by side at rank {rank}"
-    if why := list(several(subject)):
+    if why := [*several(subject), *filter(None, [subject.crowd])]:
         return Section("methods", "Methods side by side", WORDS, how, notes=why)
     rows, notes = [], []
     for name in names:

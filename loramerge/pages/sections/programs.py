@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from loramerge.charts.answers import answers
 from loramerge.charts.table import SOURCE, Table, texts
 from loramerge.consumers import CONSUMERS
-from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import loads
 from loramerge.errors import LoramergeError
 from loramerge.pages.section import How, Section
@@ -29,12 +28,9 @@ def programs(subject: Subject) -> Section:
 
 
 def _rows(subject: Subject) -> Iterator[tuple[str, ...]]:
-    request = subject.recipe.request
-    for name, source in zip(subject.names, subject.named, strict=True):
-        try:
-            facts = facts_of(source, request.allow_pickle)  # type: ignore[arg-type]
-        except LoramergeError as error:
-            yield from ((name, consumer.title, ANSWERS[None], str(error)) for consumer in CONSUMERS.values())
+    for name, facts in zip(subject.names, subject.facts, strict=True):
+        if isinstance(facts, LoramergeError):
+            yield from ((name, consumer.title, ANSWERS[None], str(facts)) for consumer in CONSUMERS.values())
             continue
         for consumer in CONSUMERS.values():
             found = consumer.findings(facts)
