@@ -12,7 +12,7 @@ from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, host
-from loramerge.errors import UsageError, printable, say
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.profiles import Profile, check_profile
@@ -92,7 +92,7 @@ def settle(
     if request.renormalise:
         sources = replace(sources, adapters=tuple(renormalised(sources.adapters, weights_of)))
     work = sources.folded(weights_of) if fold and method.traits.sums else sources
-    work.check_units()
+    _check_units(work, method)
     shown, empty = method.weights(schedule.typical), Outline({}, 1, kind, {}, profile=profile)
     open_ = Plan(request, sources, schedule, shown, work, method, empty, (), budget, tailor=tailor)
     open_ = replace(open_, sized=bool(known.ranks or sized_by(method, schedule, budget)))
@@ -146,6 +146,17 @@ def _there(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, 
         if place not in places:
             raise UsageError(f"ranks has {printable(place)}, which is not a module here.")
     return ranks
+
+
+def _check_units(work: Sources, method: Method) -> None:
+    """Raises IncompatibleError: the sources are too many for the method, with those that take any number."""
+    try:
+        work.check_units()
+    except IncompatibleError as error:
+        if method.traits.sums:
+            raise
+        rest = f"{say('method', 'linear')} and {say('method', 'average')} take any number."
+        raise IncompatibleError(f"{error} Sums such as {rest}") from None
 
 
 def _check_strength(plan: Plan) -> None:

@@ -184,7 +184,11 @@ def test_no_sentence_types_an_option_by_hand():
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
                 typed += [(place, word) for word in re.findall(r"(?<![\w-])--[a-z][\w-]+", node.value)]
     commands = {
+        ("algorithms/names.py", "--concat"),  # of a script of kohya
         ("checkpoints/changes.py", "--extras"),  # `loramerge convert --extras drop`
+        ("formats/bundles.py", "--gate"),  # `loramerge route`, as a whole command
+        *(("formats/routed.py", option) for option in ("--allow-pickle", "--alpha")),  # likewise
+        ("hub/choice.py", "--local-dir"),  # `hf download`
         *(("merge/full.py", option) for option in ("--dense-delta", "--fuse")),  # `loramerge combine`
     }
     assert set(typed) - commands == set()
