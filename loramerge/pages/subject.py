@@ -15,7 +15,7 @@ from loramerge.consumers.check import facts_of
 from loramerge.consumers.facts import Facts
 from loramerge.errors import IncompatibleError, LoramergeError, say
 from loramerge.formats.output import is_bare
-from loramerge.hub.escape import quoted, shell
+from loramerge.hub.escape import shell
 from loramerge.merge.columns import Measured, numbered
 from loramerge.merge.curve import Point, curve
 from loramerge.merge.plan import Plan
@@ -196,17 +196,6 @@ class Subject:
         """The sources as words of a command; none if one of them is only in memory."""
         found = [each for each in self.named if not isinstance(each, Adapter | Tuned)]
         return list(map(shell, found)) if len(found) == len(self.named) else []
-
-    def command(self, before: str, after: str = "", most: int | None = None) -> str:
-        """A command on these sources, at most so many; "" if they have no names that a shell knows."""
-        words = self.words[:most]
-        return " ".join(["loramerge", before, *words, *filter(None, [after])]) if words else ""
-
-    @property
-    def python(self) -> str:
-        """The sources as a list in Python."""
-        shown = (f"<{type(s).__name__}>" if isinstance(s, Adapter | Tuned) else quoted(s) for s in self.named)
-        return f"[{', '.join(shown)}]"
 
 
 def subject_of(merge: Merge, sources: tuple[Ingredient, ...] = (), out: str | None = None) -> Subject:

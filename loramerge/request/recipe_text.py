@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,11 @@ def written(recipe: Recipe) -> str:
     name, parameters = method, dict(recipe.parameters)
     if isinstance(method, Method):
         name, parameters = name_of(method), options_of(method)
-    sources = [_source(each) for each in recipe.sources]
+    weights = recipe.request.weights
+    if weights is not None and len(weights) == len(recipe.sources):
+        sources = [_source(replace(each, weight=w)) for each, w in zip(recipe.sources, weights, strict=True)]
+    else:
+        sources = [_source(each) for each in recipe.sources]
     values: dict[str, Any] = {"sources": sources, "method": name}
     values |= {"parameters": parameters} if parameters else {}
     whole = {**values, **given}

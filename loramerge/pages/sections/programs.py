@@ -9,7 +9,8 @@ from loramerge.charts.table import SOURCE, Table, texts
 from loramerge.consumers import CONSUMERS
 from loramerge.consumers.consumer import loads
 from loramerge.errors import LoramergeError
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import checked
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject
 
 WORDS = (
@@ -21,10 +22,8 @@ ANSWERS = {True: "loads", False: "does not", None: "cannot be told"}
 
 def programs(subject: Subject) -> Section:
     """A row for each source and program."""
-    lines = f'for source in {subject.python}:\n    print(lm.check(source, "vllm"))'
-    how = How(subject.command("check", most=1), f"import loramerge as lm\n\n{lines}")
     table = Table(texts(SOURCE, "program", "answer", "why"), list(_rows(subject)))
-    return Section("programs", "Programs", WORDS, how, table, answers, SOURCE)
+    return Section("programs", "Programs", WORDS, checked(subject), table, answers, SOURCE)
 
 
 def _rows(subject: Subject) -> Iterator[tuple[str, ...]]:

@@ -9,7 +9,8 @@ from loramerge.consumers.facts import Facts
 from loramerge.consumers.models import title
 from loramerge.errors import LoramergeError
 from loramerge.formats.models import known
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import inspected
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject
 from loramerge.pages.triggers import triggers
 from loramerge.verbs.contents import Contents
@@ -37,9 +38,7 @@ def sources(subject: Subject) -> Section:
         _row(name, found, facts) if isinstance(found, Inspection) else _unread(name, found)
         for name, found, facts in each
     ]
-    lines = f"for source in {subject.python}:\n    print(lm.inspect(source))"
-    how = How(subject.command("inspect"), f"import loramerge as lm\n\n{lines}")
-    table = Table(COLUMNS, rows)
+    how, table = inspected(subject), Table(COLUMNS, rows)
     if not subject.measured:  # there is no strength to draw
         return Section("sources", "Sources", WORDS, how, table)
     return Section("sources", "Sources", WORDS, how, table, strengths, SOURCE)
