@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -61,9 +62,11 @@ struct Block {
 };
 
 inline Block* block = nullptr;
+inline std::mutex device;  // two threads of the host may launch kernels, as they may on a GPU; here one waits
 
 template <class Body>
 void launch(unsigned blocks, unsigned threads, size_t bytes, Body body) {
+    std::lock_guard<std::mutex> alone(device);
     blockDim.x = threads, gridDim.x = blocks;
     for (unsigned b = 0; b < blocks; b++) {
         Block one(threads, bytes);
