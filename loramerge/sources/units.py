@@ -362,7 +362,7 @@ def _that_fit(
         width = max(_width(slot) for slot in slots)
         each += gpu.workspace(sum(signature)) + there(sum(signature), shape, width)
     fit = (memory - apart) / each
-    cached = max(BATCH, NUMBERS // sum(signature) ** 2) if gpu is None else len(targets)
+    cached = max(BATCH, NUMBERS // sum(signature) ** 2) if gpu is None else gpu.most(sum(signature))
     return int(min(max(fit, 1), cached))
 
 

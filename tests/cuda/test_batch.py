@@ -160,6 +160,18 @@ def test_a_gpu_takes_batches_as_large_as_its_memory_allows():
     assert max(sizes(device="cpu", memory="8GB", threads=1)) < 25
 
 
+def test_no_batch_is_larger_than_cusolver_can_count(monkeypatch):
+    """Its workspace is counted in 32 bits, which overflow on a large GPU without an error."""
+    monkeypatch.setattr("loramerge.cuda.gpu.COUNTED", 10 * 2 * 160**2)  # ten eigenproblems of 2 × 80 rows
+    sources = random_adapters(0, (40, 40), {f"m{n}": (90, 100) for n in range(100)})
+    plan = lm.plan(sources, "svd", rank=4, device="cuda", memory="8GB")
+
+    found = [len(units.targets) for units in plan.batches(plan.effort)]
+
+    assert max(found) == 9
+    assert sum(found) == 100
+
+
 def test_a_gpu_has_two_workers_unless_more_are_asked_for(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     sources = random_adapters(0, (3, 4))
