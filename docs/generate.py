@@ -35,6 +35,7 @@ from loramerge.routing.gates.names import GATES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from catalogue import catalogue, forms
+from kernels import kernels_table
 from keys import page as json_page
 from stub import stub
 
@@ -42,7 +43,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Methods
 
 `loramerge methods` prints this list, and `loramerge methods NAME` explains one method. This page is written
-by `python docs/generate.py`, from the docstrings and options of the methods.
+by `python docs/generate.py`, from the docstrings and options of the methods. If you name none, several
+adapters are merged by `level`, and with weights by `linear`: [combine.md](combine.md#weights-and-strength).
 
 **N copies** says what N copies of one adapter become, each at weight 1. *Add up*: the same as one copy at
 weight N. *Count once*: the same as one copy. *Neither*: something else.
@@ -384,7 +386,7 @@ TABLES = {  # page -> name of a table in it -> what writes it
         "tools": tools_table,
         "forms": forms_table,
     },
-    "docs/gpu.md": {"devices": devices_table},
+    "docs/gpu.md": {"devices": devices_table, "kernels": kernels_table},
     "docs/routing.md": {"gates": gates_table},
     "docs/consumers.md": {"consumers": consumers_table, "names": names_table},
 }

@@ -32,7 +32,7 @@ MODULE: Keys = {
 }
 MERGE: Keys = {
     "out": "the path",
-    "method": "its `name` and its `options`",
+    "method": "its `name`, its `options`, and `default`: true if nobody named it",
     "rank": "the largest of any module",
     "ranks": "of modules that have another one",
     "dtype": "of the tensors",

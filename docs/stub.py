@@ -92,7 +92,7 @@ def _functions() -> Iterator[str]:
 def _type(each: inspect.Parameter) -> str:
     words = f"_{each.name.upper()}"
     if each.name == "method":
-        return f"{words} | Method"
+        return f"{words} | Method | None"
     if each.name not in WORDS:
         return str(each.annotation)
     return f"{words} | None" if "None" in str(each.annotation) else words

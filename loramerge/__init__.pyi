@@ -100,7 +100,7 @@ __all__: list[str]
 
 def combine(
     sources: Sequence[Source],
-    method: _METHOD | Method = ...,
+    method: _METHOD | Method | None = ...,
     *,
     weights: Sequence[Weight] | None = ...,
     out: str | Path | None = ...,
@@ -199,13 +199,12 @@ def extract(
     profile: _PROFILE | None = ...,
     total_rank: int | None = ...,
     size: float | str | None = ...,
-    allow_unknown: bool = ...,
+    max_error: float | None = ...,
     max_lost: float | None = ...,
     min_cosine: float | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Extraction: ...
 def fuse(
@@ -217,7 +216,6 @@ def fuse(
     only: str | None = ...,
     exclude: str | None = ...,
     alpha: float | str | Mapping[str, float | str] | None = ...,
-    allow_disjoint: bool = ...,
     rename: Mapping[str, str] | str | Path | None = ...,
     grain: _GRAIN | None = ...,
     initial: Mapping[str, str | Path] | None = ...,
@@ -228,7 +226,6 @@ def fuse(
     overwrite: bool = ...,
     threads: int | None = ...,
     memory: float | str = ...,
-    allow_work: bool = ...,
     progress: Tell | bool | None = ...,
 ) -> Fusion: ...
 def load(
@@ -272,7 +269,7 @@ def open(
 ) -> Session: ...
 def plan(
     sources: Sequence[Source],
-    method: _METHOD | Method = ...,
+    method: _METHOD | Method | None = ...,
     *,
     effort: Effort | None = ...,
     weights: Sequence[Weight] | None = ...,
@@ -342,7 +339,7 @@ def report(
     sources: Sequence[Source] | Merge,
     *,
     rank: int | None = ...,
-    methods: Sequence[str] = ...,
+    methods: str | Sequence[str] = ...,
     weights: Sequence[Weight] | None = ...,
     only: str | None = ...,
     exclude: str | None = ...,
@@ -450,7 +447,6 @@ def route(
     project_out: str | Path | None = ...,
     drop_below: float | None = ...,
     allow_pickle: bool = ...,
-    keep_form: bool = ...,
     dtype: _DTYPE | None = ...,
     overwrite: bool = ...,
     threads: int | None = ...,

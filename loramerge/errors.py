@@ -25,6 +25,7 @@ OPTIONS = {  # settings that the shell knows by another name
     "consumer": "--for",
     "descriptions": "--description",
     "sources": "--source",
+    "methods": "--method",
 }
 
 

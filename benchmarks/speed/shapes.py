@@ -30,6 +30,7 @@ def llama(hidden: int, inner: int, layers: int, kv: int | None = None) -> Shapes
 
 LLAMA_7B = llama(4096, 11008, 32)  # 224 modules
 LAYER_7B = llama(4096, 11008, 1)
+SMALL = llama(256, 688, 1)  # to see that a benchmark runs
 LAYER_70B = llama(8192, 28672, 1, kv=1024)
 
 

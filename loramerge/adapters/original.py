@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loramerge.adapters.near import nearby
+from loramerge.adapters.reading import note_read
 from loramerge.errors import SourceError, printable
 
 MOST = 256  # descriptors that are kept; beyond them a file is opened for each read
@@ -207,6 +208,7 @@ def opened(path: Path, name: str) -> Iterator[int]:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # it became something else in between
             raise _no_file(name)
+        note_read(path)
         with _same(fd, name):
             yield fd
     finally:

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from loramerge.algorithms.entries.masks import Masks, Pair, masked, masks, wanted_by, weighted_sources
+from loramerge.algorithms.entries.masks import HELD, Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.families.refit import refit
 from loramerge.algorithms.families.size import Ranked
 from loramerge.algorithms.method import Interval, Traits, formerly, option
@@ -131,7 +131,7 @@ class MergeVla(Ranked):
         """The shared merge, a bit for each task in every entry, and what a consensus leaves of the merge."""
         entries = shape[0] * shape[1]
         agreed = 3 * 8 * entries if self.consensus else 0
-        return self.shared.held(shape, sources) + agreed + sources * entries // 4 + (8 << 20)
+        return self.shared.held(shape, sources) + agreed + sources * entries // 4 + HELD
 
     def squares(self, sources: int) -> int:
         return self.shared.squares(sources)

@@ -48,20 +48,6 @@ def is_bfloat16(array: Array) -> bool:
     return array.dtype == FLOATS["BF16"]
 
 
-def widened_into(array: Array, room: Array) -> Array:
-    """The same numbers in an array of float32 or float64 that is there already. The bits of bfloat16 are
-    moved, which takes half the time of a cast.
-
-    >>> widened_into(np.array([1.5, -0.0], FLOATS["BF16"]), np.empty(2, np.float32)).tolist()
-    [1.5, -0.0]
-    """
-    if is_bfloat16(array) and room.dtype == np.float32:
-        np.left_shift(array.view(np.uint16), 16, out=room.view(np.uint32), dtype=np.uint32)
-    else:
-        np.copyto(room, array)
-    return room
-
-
 def parse(word: str) -> str:
     """The safetensors name of a float type as users write it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,10 @@ EPSILON = {  # safetensors name -> spacing at 1
     "F8_E5M2": 2.0**-2,
 }
 TWICE = 2.0  # both sides of a difference may have been rounded
-EXPONENT = {np.dtype(np.uint16): np.uint16(0x7F80), np.dtype(np.uint32): np.uint32(0x7F800000)}
+EXPONENT: dict[np.dtype[Any], np.uint16 | np.uint32] = {
+    np.dtype(np.uint16): np.uint16(0x7F80),
+    np.dtype(np.uint32): np.uint32(0x7F800000),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,12 @@ class Tally:
         short = all(map(dtypes.is_bfloat16, (rows, others)))
         both = (each if short else each.astype(np.float32, copy=False) for each in (rows, others))
         bits = np.dtype(np.uint16 if short else np.uint32)
-        one, other = (np.bitwise_and(each.view(bits), EXPONENT[bits]) for each in both)  # |w| rounded down
+        mask: Any = EXPONENT[bits]  # |w| rounded down to a power of two
+        one, other = (np.bitwise_and(each.view(bits), mask) for each in both)
         np.maximum(one, other, out=one)
         spacing = one.view(rows.dtype) if short else one.view(np.float32)
-        squares = dtypes.widened_into(spacing, self._room(len(rows)))
+        squares = self._room(len(rows))
+        np.copyto(squares, spacing)
         np.square(squares, out=squares)
         self.sums += np.ones(len(squares), np.float32) @ squares
         sums = squares @ np.ones(squares.shape[1], np.float32)

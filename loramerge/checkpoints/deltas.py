@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from loramerge.adapters.adapter import Computed, Tensor
+from loramerge.adapters.adapter import Adapter, Computed, Held, Slot, Tensor
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints import quantised, single
@@ -21,7 +21,7 @@ ENDS = {"weight": "diff", "bias": "diff_b"}  # ComfyUI's and LyCORIS' names of a
 
 
 def deltas(pair: Pair, adapted: Collection[Target], beside: Sequence[Beside]) -> dict[str, Tensor]:
-    """Differences of whole tensors, by their keys.
+    """Differences of whole tensors, by their keys, beside the updates of matrices.
 
     Raises:
         IncompatibleError: one is of no module that has a name there, as the VAE.
@@ -30,14 +30,24 @@ def deltas(pair: Pair, adapted: Collection[Target], beside: Sequence[Beside]) ->
     homeless = [name_of(each.key) for each in beside if placed[each.key] is None or each.energy is None]
     if homeless:
         raise without_place(pair, homeless)
-    targets = {key: (KOHYA.home(there[0]), there[1]) for key, there in placed.items() if there is not None}
-    names = KOHYA.keys([*map(KOHYA.home, adapted), *(target for target, _ in targets.values())])
+    dialect = KOHYA.bound([of_all(pair)])
+    targets = {key: (dialect.home(there[0]), there[1]) for key, there in placed.items() if there is not None}
+    names = dialect.keys([*map(dialect.home, adapted), *(target for target, _ in targets.values())])
     found: dict[str, Tensor] = {}
     for key, (target, parameter) in targets.items():
         module = names(target)[0].removesuffix(".lora_down.weight")
         shape = pair.tuned.tensors[key].shape
         found[f"{module}.{ENDS[parameter]}"] = Computed(shape, partial(_difference, pair, key), "F32")
     return found
+
+
+def of_all(pair: Pair) -> Adapter:
+    """An adapter of all matrices, without numbers: it tells which model it is, which a few may not."""
+    slots = {
+        weight.target: Slot(Held(np.empty((weight.shape[0], 0))), Held(np.empty((0, weight.shape[1]))), 1.0)
+        for _, weight in pair.weights
+    }
+    return Adapter(pair.base.name, slots, dialect=KOHYA.name)
 
 
 def _place(pair: Pair, key: Key) -> tuple[Target, str] | None:

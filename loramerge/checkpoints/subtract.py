@@ -43,8 +43,10 @@ def subtracted(after: Rows, before: Rows, shape: tuple[int, int]) -> Apart:
     for top in range(0, count, step):
         rows = found[top : top + step]
         stored = [each(top, top + len(rows)) for each in (after, before)]
-        one, other = map(dtypes.widened_into, stored, rooms[:, : len(rows)])
+        one, other = rooms[:, : len(rows)]
         with np.errstate(invalid="ignore", over="ignore"):
+            np.copyto(one, stored[0])  # twice as fast as a cast, whose memory is new every time
+            np.copyto(other, stored[1])
             np.subtract(one, other, out=rows)
             whole += float(np.vdot(rows, rows))
             tally.add(*(stored if all(map(dtypes.is_bfloat16, stored)) else (one, other)))

@@ -45,7 +45,9 @@ def check_place(checkpoint: Checkpoint, out: Path, overwrite: bool) -> None:
         UsageError, OutputError: a sentence each.
     """
     if is_bare(out) != checkpoint.bare:
-        wanted = "one file: give -o a name that ends in .safetensors" if checkpoint.bare else "a folder"
+        wanted = (
+            f"one file: give {say('out')} a name that ends in .safetensors" if checkpoint.bare else "a folder"
+        )
         raise UsageError(f"{printable(checkpoint.name, 1000)} is {wanted}; {printable(out, 1000)} is not.")
     check_outside(checkpoint, out)
     check_output(out, overwrite, not checkpoint.bare, files(checkpoint))

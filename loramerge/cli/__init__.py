@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from loramerge import __version__
+from loramerge.adapters.reading import reading
 from loramerge.cli.downloads import one_bar
 from loramerge.cli.failures import ended_by_signals, exit_code, interrupted_once
 from loramerge.cli.narrow import Context
@@ -84,7 +85,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with one_bar():
+            with one_bar(), reading():  # from here on words are parsed, and files that they name are read
                 return super().invoke(ctx)
         except BrokenPipeError:  # the reader has seen enough; click would call it a failure
             raise click.exceptions.Exit(0) from None

@@ -15,7 +15,6 @@ from loramerge.cli.options import asks
 from loramerge.cli.word import Word
 from loramerge.consumers import CONSUMERS, find, meant
 from loramerge.consumers.bundles import examined
-from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import UNABLE, Consumer, Finding, loads
 from loramerge.consumers.facts import Facts
 from loramerge.errors import LoramergeError, printable
@@ -23,8 +22,8 @@ from loramerge.formats.bundles import is_bundle
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
 from loramerge.merge.tables import wrapped
-from loramerge.sources.aid import aid
 from loramerge.sources.expand import expand
+from loramerge.verbs.check import looked_at
 
 BREAKS = 3  # exit code: somebody would refuse it, or make something else of it
 UNTOLD = 5  # … nobody does so, and of some program it cannot be told
@@ -71,7 +70,7 @@ def check(
     ]
     for member in members:
         try:
-            facts = facts_of(member, allow_pickle, aid(base, None))
+            facts = looked_at(member, allow_pickle, base)
         except LoramergeError as error:
             failures.append(error)
             show.note(f"Error: {error}")

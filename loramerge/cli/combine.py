@@ -10,13 +10,13 @@ import click
 from loramerge.cli.catalogue import METHODS
 from loramerge.cli.groups import METHOD, SOURCE
 from loramerge.cli.options import FILTER_HELP, MethodCommand, asks
-from loramerge.request.request import DEFAULT
+from loramerge.request.default import SHOWN
 
 
 @click.command(cls=MethodCommand)
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=SOURCE)
-@click.option("--method", default=DEFAULT, show_default=True, metavar="NAME", type=METHOD,
-    help=f"{', '.join(METHODS)}; see `loramerge methods`.")  # fmt: skip
+@click.option("--method", metavar="NAME", type=METHOD,
+    help=f"{', '.join(METHODS)}; see `loramerge methods`.  [default: {SHOWN}]")  # fmt: skip
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file that says sources, weights, "
     "method, parameters, and weights or ranks by module. Options given here come first.")  # fmt: skip

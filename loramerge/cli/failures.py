@@ -36,18 +36,12 @@ class Ended(BaseException):
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Clean up after SIGTERM and SIGHUP as after Ctrl-C; what `nohup` ignores stays ignored."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        for each in ours:
-            signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the cleaning
-        raise Ended(number)
-
-    if threading.current_thread() is not threading.main_thread():
+    if not _main():
         yield
         return
     ours = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
     for each in ours:
-        signal.signal(each, end)
+        signal.signal(each, _end)
     try:
         yield
     finally:
@@ -78,14 +72,26 @@ def _main() -> bool:
 
 
 def _interrupt(*_: object) -> None:
+    _not_again(INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    _not_again(128 + number)
+    raise Ended(number)
+
+
+def _not_again(code: int) -> None:
+    """One signal is enough; a second one, of whichever kind, must not disturb the cleaning."""
     began = time.monotonic()
 
     def again(*_: object) -> None:
         if time.monotonic() - began > LONG:
-            os._exit(INTERRUPTED)
+            os._exit(code)
 
-    signal.signal(signal.SIGINT, again)
-    raise KeyboardInterrupt
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) in (_interrupt, _end):
+            signal.signal(each, again)
 
 
 def _placed() -> list[Path]:

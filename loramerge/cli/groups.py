@@ -84,4 +84,19 @@ class Method(click.ParamType[str]):
         return [CompletionItem(name, help=entry.summary) for name, entry in found.items()]
 
 
+class Offered(click.ParamType[str]):
+    """Any text; the shell offers some words for it."""
+
+    name = "text"
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in self.words if word.startswith(start)]
+
+
 SOURCE, METHOD = Source(), Method()

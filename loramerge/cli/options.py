@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from loramerge.cli import values
 from loramerge.cli.catalogue import ALSO, METHODS, WORDS
-from loramerge.cli.groups import Command
+from loramerge.cli.groups import SOURCE, Command, Offered
 from loramerge.cli.spec import Spec
 from loramerge.cli.word import Word
 from loramerge.request import kinds
+from loramerge.request.default import DEFAULT
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
-from loramerge.request.request import DEFAULT
 
 FILTER_HELP = (
     "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
@@ -39,6 +40,11 @@ class Typed(click.ParamType[Any]):
         except kinds.Unfit as error:
             self.fail(f"{value!r} {error}.", param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
+        if self.kind.is_path:
+            return [CompletionItem(start, type="file")]
+        return [CompletionItem(word) for word in self.kind.offers if word.startswith(start)]
+
 
 def _weights(*_: object) -> list[click.Option]:
     return [
@@ -53,7 +59,8 @@ def _descriptions(*_: object) -> list[click.Option]:
         click.Option(["--description", "told"], multiple=True, metavar="SOURCE=TEXT", callback=values.pairs,
             help="What a source is good at, for --method sg; else descriptions.json beside it, or its model "
             "card, says it."),
-        click.Option(["--descriptions"], metavar="FILE", help='A JSON file of that: {"SOURCE": "TEXT"}.'),
+        click.Option(["--descriptions"], type=SOURCE, metavar="FILE",
+            help='A JSON file of that: {"SOURCE": "TEXT"}.'),
     ]  # fmt: skip
 
 
@@ -117,7 +124,10 @@ def _options(field: Field, _: str) -> list[click.Option]:
     if isinstance(kind, kinds.Flag):
         return [click.Option([name, field.name], is_flag=True, help=field.help)]
     if field.name in REPEATED:
-        return [click.Option([name, field.name], multiple=True, callback=REPEATED[field.name], **told)]
+        told |= {"multiple": True, "callback": REPEATED[field.name]}
+        return [
+            click.Option([name, field.name], type=SOURCE if kind.is_path else Offered(*kind.offers), **told)
+        ]
     if isinstance(field.default, str):
         told |= {"default": field.default, "show_default": True}
     checked = values.number if isinstance(kind, kinds.Number) else None
@@ -196,8 +206,10 @@ class MethodCommand(Command):
         if ctx.resilient_parsing:  # the shell completes what is half typed
             name = next((each for each in METHODS if each == said), DEFAULT)
         else:
-            name = _canonical(_of_recipe(_named(args, "--recipe")) or DEFAULT if said is None else said)
-        ctx.meta["method"] = name
+            said = _of_recipe(_named(args, "--recipe")) if said is None else said
+            name = _canonical(DEFAULT if said is None else said)
+            ctx.meta["named"] = None if said is None else name
+        ctx.meta["method"] = name  # whose options are read
         try:
             return super().parse_args(ctx, _current(args, former_of(name)))
         except click.NoSuchOption as error:

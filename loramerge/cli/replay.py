@@ -10,7 +10,7 @@ import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
-from loramerge.cli.groups import Command
+from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed, facts_of, what
 from loramerge.errors import printable
@@ -21,7 +21,7 @@ from loramerge.verbs.replay import Replay, Search, done, replayed
 
 @click.command(cls=Command)
 @click.argument("record", type=click.Path(path_type=Path), metavar="RECORD")
-@click.option("--source", "sources", multiple=True, metavar="[NAME=]PATH",
+@click.option("--source", "sources", type=SOURCE, multiple=True, metavar="[NAME=]PATH",
     help="Where a source lies that is not beside the record or here, or a folder to look in.")  # fmt: skip
 @asks("replay")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

@@ -10,7 +10,7 @@ import click
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show, values
 from loramerge.cli.downloads import listed
-from loramerge.cli.groups import Command
+from loramerge.cli.groups import METHOD, SOURCE, Command
 from loramerge.cli.options import FILTER_HELP, asks, typed
 from loramerge.errors import printable
 from loramerge.pages.report import report as look
@@ -18,12 +18,12 @@ from loramerge.pages.section import Section
 
 
 @click.command(cls=Command)
-@click.argument("sources", nargs=-1, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="SOURCE...", type=SOURCE)
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
 @click.option("--rank", type=click.IntRange(min=1), help="At which methods are compared.  [default: the "
     "largest of a source]")  # fmt: skip
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="A method to compare; once for "
-    "each.  [default: those that need nothing but Grams]")  # fmt: skip
+@click.option("--method", "methods", type=METHOD, multiple=True, metavar="NAME", help="A method to "
+    "compare; once for each.  [default: those that need nothing but Grams]")  # fmt: skip
 @asks("report")
 @click.option("--json", "as_json", is_flag=True, help="Print the tables of the page as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the page.")

@@ -41,7 +41,7 @@ def asked(ctx: click.Context, file: Path | None, sources: Sequence[str]) -> Reci
     parameters = {**kept, **own}
     weights = fields.pop("weights", None)
     check_row(fields.get("row"), weights)
-    whole = replace(written, sources=named, method=ctx.meta["method"], parameters=parameters)
+    whole = replace(written, sources=named, method=ctx.meta["named"], parameters=parameters)
     out = fields.get("out")
     return _weighed(expanded(whole.asking(bare=None if out is None else is_bare(out), **fields)), weights)
 

@@ -55,7 +55,7 @@ def show_deltas(plan: Plan, out: Path, printed: Printed) -> None:
     for note in made.notes:
         show.note(f"note: {note}")
     click.echo(str(made))
-    show.note(f"wrote {printable(out)}: {name_of(plan.method)}, {len(made.modules)} dense deltas")
+    show.note(f"wrote {printable(out)}: {plan.named}, {len(made.modules)} dense deltas")
     return None
 
 
@@ -103,7 +103,11 @@ def _output(plan: Plan, out: Path) -> dict[str, Any]:
     """What is, or would be, written."""
     return {
         "out": str(out),
-        "method": {"name": name_of(plan.method), "options": options_of(plan.method)},
+        "method": {
+            "name": name_of(plan.method),
+            "options": options_of(plan.method),
+            "default": plan.default is not None,
+        },
         "rank": plan.outline.largest,
         "ranks": dict(plan.outline.ranks),
         "dtype": dtypes.word(plan.outline.dtype),
@@ -148,7 +152,7 @@ def facts_of(merge: Merge, plan: Plan, out: Path) -> dict[str, Any]:
 def what(plan: Plan, out: Path) -> str:
     outline = plan.outline
     return (
-        f"{printable(out)}: {name_of(plan.method)}, {len(plan.sources.signatures)} modules, "
+        f"{printable(out)}: {plan.named}, {len(plan.sources.signatures)} modules, "
         f"{_form(plan)}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
     )
 

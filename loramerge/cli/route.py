@@ -10,7 +10,7 @@ import click
 
 from loramerge.arrays.backend import keep_freed_memory
 from loramerge.cli import show
-from loramerge.cli.groups import Command
+from loramerge.cli.groups import SOURCE, Command, Offered
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import Printed, check_printed
 from loramerge.cli.spec import specs
@@ -55,13 +55,13 @@ def _flag(name: str, help: str) -> click.Option:
 
 
 @click.command(cls=GateCommand)
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--gate", default=DEFAULT, show_default=True, metavar="NAME",
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=SOURCE)
+@click.option("--gate", type=Offered(*free()), default=DEFAULT, show_default=True, metavar="NAME",
     help=f"{', '.join(free())}; docs/routing.md explains them.")  # fmt: skip
 @click.option("--table", type=click.Path(path_type=Path), metavar="FILE", help="The rows of the gate table: "
     "a .json, .npz or .safetensors with one weight for each source under each name.")  # fmt: skip
-@click.option("--subtract", multiple=True, metavar="SOURCE", help="An adapter of what all tasks share; the "
-    "mean of these updates is taken away from every source (GenKnowSub).")  # fmt: skip
+@click.option("--subtract", type=SOURCE, multiple=True, metavar="SOURCE", help="An adapter of what all tasks "
+    "share; the mean of these updates is taken away from every source (GenKnowSub).")  # fmt: skip
 @asks("route")
 @click.option("--json", "as_json", is_flag=True, help="Print what is in the bundle as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")

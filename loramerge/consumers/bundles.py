@@ -13,6 +13,7 @@ from loramerge.errors import printable
 RUNS = {"peft": "arrow"}  # consumer -> the gate that it has
 TORCH = "run it with loramerge.routing.torch.attach"
 AGAIN = "write it anew: `loramerge route BUNDLE --gate arrow -o OTHER`"
+SHARED = frozenset({"proj", "projection"})  # ends of names: of linear layers, and of what cuts pictures up
 PUT = "call loramerge.routing.torch.put_prototypes(model, bundle), as its README has it"
 
 
@@ -47,6 +48,12 @@ def _unrouted(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
             continue
         return
     yield from _bare(consumer, facts)
+    if shared := sorted(SHARED & _by_last(facts).keys()):
+        sentence = (
+            f"{consumer.title} may or may not run it: its router goes to every part of the model called "
+            f"{shared[0]}, and in models that see, one of these is a convolution."
+        )
+        yield Finding(consumer.name, "unknown", sentence, f"try it, or {TORCH}")
 
 
 def _bare(consumer: Consumer, facts: Facts) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from loramerge.errors import (
 )
 from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import FOLDER_FILES, PEFT, named
-from loramerge.formats.dialects.together import named_family, stranger
+from loramerge.formats.dialects.together import named_family, stranger, written_family
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.output import Outline
@@ -107,6 +107,7 @@ def _of_adapter(adapter: Adapter) -> Facts:
 def of_outline(outline: Outline, path: str) -> Facts:
     """The same of a merge that is not written yet: its scales are folded into ``lora_B``."""
     units, dialect = {target: outline.width(target) for target in outline.shapes}, outline.dialect
+    families, namings = written_family(dialect, outline.shapes)
     beside = dialect.sidecars(outline.widths(), outline.config)
     return Facts(
         path,
@@ -118,6 +119,8 @@ def of_outline(outline: Outline, path: str) -> Facts:
         modules=_modules(units, dict.fromkeys(outline.shapes, 1.0), {}),
         beyond=None if dialect.name == PEFT.name else tuple(outline.extras),
         weights=dialect.weights or WEIGHTS,
+        families=families,
+        namings=namings,
     )
 
 

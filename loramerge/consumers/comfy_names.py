@@ -7,10 +7,11 @@ which files with such names load, or do not. What no line names cannot be told.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 
 from loramerge.formats.models.family import FIRST
-from loramerge.formats.models.spellings import Met
+from loramerge.formats.models.spellings import MET, Met
 
 OWN, FILES, NONE = "tensor names of the model", "public files", "unverified"
 PLAIN = ("diffusion_model.", "diffusion_model. with alphas", "lora_unet_")
@@ -100,3 +101,12 @@ def verdict(met: Met) -> tuple[bool | None, str]:
     if own and met.spelling in PLAIN and met.family.name not in _FOREIGN:
         return True, OWN
     return None, NONE
+
+
+def doubtful(families: Collection[str]) -> bool:
+    """Whether nobody can tell what it makes of what is written for it of such a model."""
+    unseen = {family for family, _ in UNSEEN}
+    written = {
+        row.family.name for row in MET if row.dialect in ("kohya", "comfy", "peft") and verdict(row)[0]
+    }
+    return "flux.1" not in families and any(name in unseen or name not in written for name in families)

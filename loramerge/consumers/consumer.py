@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from loramerge.adapters.target import Kind
 from loramerge.charts.facts import fields_html
+from loramerge.consumers import comfy_names
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.consumers.support import Support
 from loramerge.errors import printable
@@ -250,7 +251,8 @@ class Consumer:
         words += sorted({f.command.removeprefix(REWRITE).strip() for f in found})
         if limit is not None and limit != self.max_rank:
             words.append(f"--max-rank {limit}")
-        words += ["--allow-unknown"] * (self.place(facts) is None)
+        unsure = self.name == "comfyui" and comfy_names.doubtful(facts.families)
+        words += ["--allow-unknown"] * (self.place(facts) is None or unsure)
         if facts.others:
             words.append(f"--extras {'drop' if self._lost(facts) else 'first'}")
         command = " ".join(filter(None, [*words, facts.options, f"-o {self._beside(facts)}"]))

@@ -7,7 +7,7 @@ its tensors, and from public threads: `comfy_names`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -91,6 +91,12 @@ def oracle(consumer: str, met: Met) -> str:
     if consumer == "diffusers":
         return LOADERLESS if met.family.name in WITHOUT else LOADERS
     return comfy_names.verdict(met)[1]
+
+
+def read_as(consumer: str, dialect: str, families: Collection[str]) -> bool:
+    """Whether a program is known to read one of these families in a spelling of a format."""
+    rows = (row for row in MET if row.family.name in families and row.dialect == dialect)
+    return any(reads(consumer, row) for row in rows)
 
 
 def held_against(met: Met) -> str:

@@ -55,6 +55,7 @@ class Batch:
             self.groups[group].append(module)
         self._lock, self._dropped = threading.Lock(), False
         self._result: Callable[[], list[Sides]] | None = None
+        self._products: tuple[Array, list[Array], list[Array]] | None = None  # of the last P
 
     def start(self) -> None:
         """Begin to read and to send, if that has not begun."""
@@ -86,6 +87,24 @@ class Batch:
         side = [(bits[at : at + 1], kind) for bits, kind in self._held()[group][axis]]
         return stacked(side, axis)[0]
 
+    def mixed(self, P: Array, Q: Array, module: int) -> tuple[Array, Array]:
+        """up @ P (out, k) and Q @ down (k, in) of one module.
+
+        When the first is asked for, those of all modules are made: a product for each side and shape.
+
+        Args:
+            P: (M, R, k) and Q: (M, k, R), of all modules.
+        """
+        use(self._number)
+        if self._products is None or self._products[0] is not P:
+            each = [
+                (np.array(modules), side) for modules, side in zip(self.groups, self._held(), strict=True)
+            ]
+            ups = [stacked(side[0], 0) @ P[modules] for modules, side in each]
+            self._products = P, ups, [Q[modules] @ stacked(side[1], 1) for modules, side in each]
+        (group, at), (_, ups, downs) = self._places[module], self._products
+        return ups[group][at], downs[group][at]
+
     def drop(self) -> None:
         """Forget what was sent; who asks for a factor after this reads it again.
 
@@ -93,7 +112,7 @@ class Batch:
         """
         finish()
         with self._lock:
-            self._dropped, self._result = True, None
+            self._dropped, self._result, self._products = True, None, None
 
     def _held(self) -> list[Sides]:
         result = self._result

@@ -54,7 +54,7 @@ def compiled(name: str, architecture: str) -> Path:
 @cache
 def _kept() -> Path:
     """The folder of CuPy's own cache; if nothing can be written there, one for this process."""
-    folder = Path(cupy().cuda.compiler.get_cache_dir()).expanduser()
+    folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -81,9 +81,11 @@ def summed(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, T
 
 
 def _sum(arrays: Sequence[Array], weights: Sequence[float], neutral: float) -> Array:
-    wide = (weight * (dtypes.wide(array) - neutral) for weight, array in zip(weights, arrays, strict=True))
-    total: Array = (neutral + sum(wide)).astype(arrays[0].dtype)
-    return total
+    total = np.full(arrays[0].shape, neutral)
+    for weight, array in zip(weights, arrays, strict=True):
+        total += weight * (dtypes.wide(array) - neutral)
+    rounded: Array = total.astype(arrays[0].dtype)
+    return rounded
 
 
 def _way(
@@ -170,8 +172,8 @@ def write(
         return
     with new_folder(out, overwrite) as where:
         _write_tensors(where / WEIGHTS, outline, {"format": "pt"})
-        for name, said in ((CONFIG, outline.config), (RECORD, record)):
-            (where / name).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, told in ((CONFIG, outline.config), (RECORD, record)):
+            (where / name).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         check(where)
 
 

@@ -65,7 +65,10 @@ def _method(facts: Facts) -> str:
         return ""
     rows = [f"* {markdown(name)}: {code(_plain(value))}" for name, value in _said(facts.options).items()]
     rows += [f"* {markdown(name)}: {code(_plain(value))}" for name, value in _said(facts.settings).items()]
-    return "\n".join(["## Method", "", f"{code(facts.method)}, with", "", *(rows or ["* no option set"])])
+    usual = ", the default" if facts.default else ""
+    return "\n".join(
+        ["## Method", "", f"{code(facts.method)}{usual}, with", "", *(rows or ["* no option set"])]
+    )
 
 
 def _said(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +94,9 @@ def _figures(facts: Facts) -> str:
     if (strength := number(said.get("strength"))) is not None:
         lines.append(f"* strength, of the mean of its sources: {strength:.3g}")
         if strength > STRONG:
-            lines[-1] += ". That is much: `--scale norm` makes a merge as strong as its sources"
+            lines[-1] += (
+                ". That is much: `--method level` or `--scale norm` makes a merge as strong as its sources"
+            )
     sources = [each for each in _list(said.get("sources")) if isinstance(each, dict)]
     rows = [
         f"| {markdown(each.get('name'))} | {_three(each.get('cosine'))} | {_three(each.get('norm_ratio'))} |"

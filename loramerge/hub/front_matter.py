@@ -48,6 +48,7 @@ class Facts:
         base_licence: None if it is not known.   task: PEFT's task_type.   pipeline: the Hub's word for it.
         modules, rank, dtype: of the adapter.   sources: none, if it was not merged by loramerge.
         method, options, settings: as recorded.   report: its figures, if they are at hand.
+        default: nobody named the method.
         versions: of what merged it.   masks: the tasks that its masks bring back.
     """
 
@@ -66,6 +67,7 @@ class Facts:
     words: str = "a LoRA"
     sources: tuple[CardSource, ...] = ()
     method: str | None = None
+    default: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)

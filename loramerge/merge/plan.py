@@ -16,10 +16,11 @@ from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import limits
 from loramerge.formats.extras import settle as settle_extras
-from loramerge.formats.files.destination import check_apart
+from loramerge.formats.files.destination import check_apart, check_unread
 from loramerge.formats.output import Outline, is_bare
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
+from loramerge.request.default import Default
 from loramerge.request.effort import Effort
 from loramerge.request.kinds import size
 from loramerge.request.request import TFIDF, Request
@@ -47,6 +48,7 @@ class Plan:
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
         strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
+        default: how the method was come by, if nobody named one.
     """
 
     request: Request
@@ -61,6 +63,7 @@ class Plan:
     strengths: Mapping[str, float] = field(default_factory=dict)
     tailor: Tailor | None = None
     sized: bool = False
+    default: Default | None = None
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"
@@ -73,7 +76,12 @@ class Plan:
     @property
     def what(self) -> str:
         """The merge in a few words."""
-        return f"{self.sources.what} by {name_of(self.method)}: rank {self.outline.largest}"
+        return f"{self.sources.what} by {self.named}: rank {self.outline.largest}"
+
+    @property
+    def named(self) -> str:
+        """The method by its name, and whether it is the default."""
+        return name_of(self.method) if self.default is None else str(self.default)
 
     @property
     def scale(self) -> Scale:
@@ -96,11 +104,16 @@ class Plan:
     @property
     def effort(self) -> Effort:
         """How much of the machine it may use: as many workers as can each hold what the method needs."""
-        return self.request.effort.holding(self.work.held(self.method))
+        effort = self.request.effort.on_gpu() if self.method.batched else self.request.effort
+        return effort.holding(self.work.held(self.method))
 
     def asking(self, **fields: Any) -> Plan:
         """The same plan with other fields of output or effort, which change no decision."""
         return replace(self, request=replace(self.request, **fields))
+
+    def by(self, default: Default | None) -> Plan:
+        """The same plan, of a method that nobody named."""
+        return self if default is None else replace(self, default=default)
 
     def way(self, units: Units) -> tuple[Method, Array]:
         """The method and the weights of a batch, one for each of `work`."""
@@ -165,8 +178,8 @@ class Plan:
 
     def check_apart(self, out: Path) -> None:
         """Raises OutputError: writing there would destroy what is read, or hide it among the results."""
-        tables = (self.request.descriptions, self.request.embedding)
-        check_apart(out, self.sources.whole, [Path(t) for t in tables if isinstance(t, str | Path)])
+        check_apart(out, self.sources.whole, self.request.places)
+        check_unread(out, self.sources.read)
 
     def check_destination(self, out: Path) -> None:
         """Whether it can be written there.

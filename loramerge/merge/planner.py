@@ -12,7 +12,7 @@ from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, host
-from loramerge.errors import UsageError, printable, say
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.profiles import Profile, check_profile
@@ -59,8 +59,11 @@ def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
     Raises:
         UsageError, SourceError, IncompatibleError: a sentence each.
     """
-    method, whole = recipe.chosen, expanded(recipe).weighed()
-    return settle(open_together(whole), method, whole.request, observer(whole.request), known)
+    _ = recipe.chosen  # what is wrong with it is said before anything is fetched
+    whole = expanded(recipe).weighed()
+    sources = open_together(whole)
+    named, default = whole.named(len(sources.whole))
+    return settle(sources, named.chosen, whole.request, observer(whole.request), known).by(default)
 
 
 def settle(
@@ -89,7 +92,7 @@ def settle(
     if request.renormalise:
         sources = replace(sources, adapters=tuple(renormalised(sources.adapters, weights_of)))
     work = sources.folded(weights_of) if fold and method.traits.sums else sources
-    work.check_units()
+    _check_units(work, method)
     shown, empty = method.weights(schedule.typical), Outline({}, 1, kind, {}, profile=profile)
     open_ = Plan(request, sources, schedule, shown, work, method, empty, (), budget, tailor=tailor)
     open_ = replace(open_, sized=bool(known.ranks or sized_by(method, schedule, budget)))
@@ -143,6 +146,17 @@ def _there(ranks: Mapping[str, int], targets: Iterable[Target]) -> Mapping[str, 
         if place not in places:
             raise UsageError(f"ranks has {printable(place)}, which is not a module here.")
     return ranks
+
+
+def _check_units(work: Sources, method: Method) -> None:
+    """Raises IncompatibleError: the sources are too many for the method, with those that take any number."""
+    try:
+        work.check_units()
+    except IncompatibleError as error:
+        if method.traits.sums:
+            raise
+        rest = f"{say('method', 'linear')} and {say('method', 'average')} take any number."
+        raise IncompatibleError(f"{error} Sums such as {rest}") from None
 
 
 def _check_strength(plan: Plan) -> None:
@@ -224,7 +238,7 @@ def observer(request: Request) -> Observe:
     effort = request.effort
 
     def observe(method: Method, work: Sources, schedule: Schedule) -> list[Seen]:
-        own_effort = effort.holding(work.held(method))
+        own_effort = (effort.on_gpu() if method.batched else effort).holding(work.held(method))
 
         def look(units: Units) -> list[Seen]:
             own, weights = schedule.way(method, units.targets[0])

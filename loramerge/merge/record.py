@@ -20,6 +20,7 @@ from loramerge.algorithms import Method, name_of, options_of, packages_of
 from loramerge.arrays.workers import crew
 from loramerge.hub.names import hub_name
 from loramerge.merge.plan import Plan
+from loramerge.request.default import DEFAULT
 from loramerge.request.progress import Stage, Tell
 from loramerge.request.record import Record, SourceRecord, Start
 from loramerge.request.request import Request
@@ -44,6 +45,8 @@ def record(plan: Plan, digests: Digests) -> dict[str, Any]:
         plan.schedule.ranks,
         plan.sources.left_out,
         versions(plan.method),
+        # of what has always been the sum, records keep the bytes that they had
+        plan.default is not None and plan.default.name == DEFAULT,
     ).to_dict()
 
 

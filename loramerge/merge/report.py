@@ -16,6 +16,7 @@ from loramerge.merge.tables import as_html, counted, fitted, wrapped
 
 PAIRS = 64  # sources; of more, nobody reads a table of all pairs, which grows with their square
 ROWS = 20  # of the table
+CANCELLED = 0.1  # of the energy that sources would have side by side: two of a cosine of -0.9 leave less
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,6 +80,7 @@ class Report:
         notes: sentences the user should read.
         similarities: (T,) of the sources to what was wanted, if they decided the weights.
         left_out: name -> similarity of sources that were not chosen; their weight is 0.
+        default: the method in words, if nobody named one.
     """
 
     sources: tuple[str, ...]
@@ -87,6 +89,7 @@ class Report:
     notes: tuple[str, ...] = ()
     similarities: tuple[float, ...] = ()
     left_out: Mapping[str, float] = field(default_factory=dict)
+    default: str = ""
 
     @property
     def energy_lost(self) -> float | None:
@@ -155,9 +158,32 @@ class Report:
             return None
         return (
             f"the merge is {found:.3g} times as strong as its sources are on average, which often does more "
-            f"harm than good: {say('scale', 'norm')} makes it as strong as they are, "
-            f"{say('method', 'average')} takes their mean, and smaller weights do too"
+            f"harm than good: {say('method', 'level')} and {say('scale', 'norm')} make it about as strong as "
+            "they are, and smaller weights do too"
         )
+
+    @property
+    def cancelling(self) -> str | None:
+        """What is told where sources undo each other, and the method gave what is left a strength of theirs.
+
+        Of a plain sum it is not told: what it has left is as faint as it ought to be.
+        """
+        found = [module for module in self.modules if self._undone(module)]
+        if not found:
+            return None
+        where = "every module" if len(found) == len(self.modules) else counted(len(found), "module")
+        rest = (
+            "full strength was given to what is left" if any(m.merged for m in found) else "nothing is left"
+        )
+        return (
+            f"the sources cancel each other in {where}, so that {rest}: leave one of them out, or see by "
+            f"{say('method', 'linear')} what their sum is"
+        )
+
+    def _undone(self, module: Module) -> bool:
+        apart = float(np.square(self.weights) @ module.squares)  # ‖Σ w_t ΔW_t‖² if they had nothing in common
+        raised = module.merged > 2 * module.wanted or not module.merged
+        return module.wanted < CANCELLED * apart and raised
 
     @property
     def pairwise(self) -> list[list[float | None]]:
@@ -201,7 +227,7 @@ class Report:
             **({"spread": self.spread, "left_out": self._left()} if self.similarities else {}),
             "pairwise_cosines": self.pairwise,
             "modules": [_module_dict(module) for module in self.modules],
-            "notes": list(self.notes),
+            "notes": [*self.notes, *([] if self.cancelling is None else [self.cancelling])],
         }
 
     def _rows(self) -> Iterable[tuple[str, float, float | None, float | None]]:
@@ -255,8 +281,12 @@ class Report:
         else:  # the method wants something else than the weighted sum, and the rank cuts that
             sum_ = f"away from the weighted sum {_percent(self.energy_lost)}"
             lines = [f"cut by the rank {_percent(self.cut)}, {sum_}, {rounding}"]
-        if self.too_strong is not None:
-            lines.append(self.too_strong)
+        if self.default:
+            strength = (
+                "" if self.strength is None else f", {self.strength:.3g} times as strong as its sources"
+            )
+            lines.insert(0, f"method {self.default}{strength}")
+        lines += [told for told in (self.too_strong, self.cancelling) if told is not None]
         if self.spread is not None and len(self.sources) > 1:
             lines.append(f"the sources differ in {_percent(self.spread)} of their energy")
         if (least, most) != (1.0, 1.0):

@@ -132,7 +132,8 @@ def report(plan: Plan, modules: list[Module]) -> Report:
         ordered = [replace(module, spread=_spread(module, shares[module.name])) for module in ordered]
     weights, similarities = (tuple(map(float, each)) for each in (plan.weights, similar))
     left_out = plan.sources.left_out
-    return Report(names, weights, tuple(ordered), plan.notes, similarities, left_out)
+    chosen = "" if plan.default is None or len(plan.sources.whole) < 2 else str(plan.default)
+    return Report(names, weights, tuple(ordered), plan.notes, similarities, left_out, chosen)
 
 
 def _spread(module: Module, shares: Array) -> float:

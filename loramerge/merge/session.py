@@ -24,8 +24,9 @@ from loramerge.merge.report import Module
 from loramerge.merge.run import Merge, decided, merged, report, strengths
 from loramerge.merge.strength import rescaled
 from loramerge.merge.tables import as_html, headed
+from loramerge.request.default import default
 from loramerge.request.effort import Effort
-from loramerge.request.entry import check_method, part
+from loramerge.request.entry import part
 from loramerge.request.progress import Stage
 from loramerge.request.schedule import Schedule
 from loramerge.request.signature import spelled
@@ -57,7 +58,7 @@ class Session:
     @spelled("session", options=True)
     def combine(
         self,
-        method: str | Method = "linear",
+        method: str | Method | None = None,
         *,
         weights: Sequence[float] | None = None,
         **asked: Any,
@@ -76,10 +77,14 @@ class Session:
         """
         if isinstance(method, Only):
             raise UsageError("A method for some modules only needs loramerge.combine: here all are alike.")
-        check_method(method)
         fields, options = part("session", method, {"weights": weights, **asked})
         request = replace(self.sources.request, **fields)
-        plan = settle(self.sources, make(method, options), request, self._observe, fold=False)
+        chosen = None
+        if method is None:
+            chosen = default(request, len(self.sources.whole), options)
+            method = chosen.name
+        made = make(method, options)
+        plan = settle(self.sources, made, request, self._observe, fold=False).by(chosen)
         check_low(plan)
         if not plan.schedule.uniform:
             raise UsageError(
@@ -124,7 +129,7 @@ class Session:
     def _batches(self, frame: Frame) -> list[Batch]:
         """Every batch with its Grams, plain and in that frame; computed when first needed, then kept."""
         if frame not in self._kept:
-            effort = self.sources.request.effort
+            effort = self.sources.request.effort.on_gpu()
 
             def look(units: Units) -> Batch:
                 seen = units.seen(frame)

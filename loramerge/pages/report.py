@@ -24,7 +24,7 @@ def report(
     sources: Sequence[Source] | Merge,
     *,
     rank: int | None = None,
-    methods: Sequence[str] = (),
+    methods: str | Sequence[str] = (),
     **asked: Any,
 ) -> Page:
     """A page to look at: what adapters are, who overlaps with whom, spectra, loss against size, and methods

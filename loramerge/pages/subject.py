@@ -11,13 +11,15 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms.families.size import Ranked
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, LoramergeError
+from loramerge.consumers.check import facts_of
+from loramerge.consumers.facts import Facts
+from loramerge.errors import IncompatibleError, LoramergeError, say
 from loramerge.formats.output import is_bare
-from loramerge.hub.escape import quoted, shell
+from loramerge.hub.escape import shell
 from loramerge.merge.columns import Measured, numbered
 from loramerge.merge.curve import Point, curve
 from loramerge.merge.plan import Plan
-from loramerge.merge.planner import planned
+from loramerge.merge.planner import observer, planned, settle
 from loramerge.merge.report import PAIRS, Report
 from loramerge.merge.run import Merge, execute, strengthened
 from loramerge.merge.session import Session
@@ -28,6 +30,7 @@ from loramerge.sources.sources import Sources, open_together
 from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection
 
+WORK = 2e9  # Σ units³ of the modules, of which a page takes seconds for every method
 HELD = 1e8  # bytes of Grams that are kept in each of a few frames, to try several methods on them
 
 UNREAD = "None of the sources can be read as pairs of factors, so there is nothing to measure."
@@ -92,9 +95,39 @@ class Subject:
         if self.merge is not None:
             return self.merge.plan.sources
         try:
-            return open_together(self.recipe.weighed())
+            return open_together(self.recipe.weighed(), self._read)
         except LoramergeError as error:
             return str(error)
+
+    @property
+    def _read(self) -> list[Adapter]:
+        """The sources as they were loaded to be looked at; none where one of them could not be."""
+        found = [each.adapter for each in self.looked if isinstance(each, Inspection)]
+        return found if len(found) == len(self.looked) and not any(a.provenance.peeked for a in found) else []
+
+    @cached_property
+    def facts(self) -> list[Facts | LoramergeError]:
+        """What programs see of each source; of some nothing can be told."""
+        return [self._facts(source) for source in self.named]
+
+    def _facts(self, source: Source) -> Facts | LoramergeError:
+        try:
+            return facts_of(source, self.recipe.request.allow_pickle)  # type: ignore[arg-type]
+        except LoramergeError as error:
+            return error
+
+    @cached_property
+    def crowd(self) -> str:
+        """Why the sources are not merged for the page; "" if they are, or if someone named methods."""
+        if self.merge is not None or self.methods or isinstance(self.together, str):
+            return ""
+        units = [sum(ranks) for ranks in self.together.signatures.values()]
+        if sum(float(r) ** 3 for r in units) <= WORK:
+            return ""
+        return (
+            f"{len(self.named)} sources have {max(units):,} units together in a module, so a merge of them "
+            f"takes a while: it is computed if you name methods, such as {say('methods', 'svd')}."
+        )
 
     @cached_property
     def session(self) -> Session | None:
@@ -114,7 +147,9 @@ class Subject:
     @cached_property
     def plain(self) -> Report:
         """The report of the merge, or of the best merge of the common rank: all inner products are in it."""
-        return self.merge.report if self.merge is not None else self.tried("svd")
+        if self.merge is not None:
+            return self.merge.report
+        return self.tried("linear" if self.crowd else "svd")  # the sum needs no spectra
 
     def tried(self, method: str) -> Report:
         """The report of a method at the common rank; nothing is written.
@@ -127,7 +162,8 @@ class Subject:
         return self._reports[method]
 
     def _tried(self, method: str) -> Report:
-        options = {"rank": self.common} if issubclass(_class(method), Ranked) else {}
+        ranked = issubclass(_class(method), Ranked) and not self.crowd
+        options = {"rank": self.common} if ranked else {}
         if self.session is not None:
             return self.session.combine(method, weights=self.weights, **options).report
         plan = strengthened(self._planned(method, options))
@@ -139,7 +175,11 @@ class Subject:
         return self.recipe.weighed().request.weights
 
     def _planned(self, method: str, options: dict[str, Any]) -> Plan:
-        return planned(replace(self.recipe, method=method, parameters=options))
+        recipe = replace(self.recipe, method=method, parameters=options)
+        if isinstance(self.together, str):  # which is raised again
+            return planned(recipe)
+        request = recipe.weighed().request
+        return settle(self.together, recipe.chosen, request, observer(request))
 
     @cached_property
     def losses(self) -> list[Point]:
@@ -156,17 +196,6 @@ class Subject:
         """The sources as words of a command; none if one of them is only in memory."""
         found = [each for each in self.named if not isinstance(each, Adapter | Tuned)]
         return list(map(shell, found)) if len(found) == len(self.named) else []
-
-    def command(self, before: str, after: str = "", most: int | None = None) -> str:
-        """A command on these sources, at most so many; "" if they have no names that a shell knows."""
-        words = self.words[:most]
-        return " ".join(["loramerge", before, *words, *filter(None, [after])]) if words else ""
-
-    @property
-    def python(self) -> str:
-        """The sources as a list in Python."""
-        shown = (f"<{type(s).__name__}>" if isinstance(s, Adapter | Tuned) else quoted(s) for s in self.named)
-        return f"[{', '.join(shown)}]"
 
 
 def subject_of(merge: Merge, sources: tuple[Ingredient, ...] = (), out: str | None = None) -> Subject:

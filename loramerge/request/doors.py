@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 LIMITS = ("max_error", "max_lost", "min_cosine")  # of what is written
+MERGING = ("combine", "plan", "session")  # functions that take a method with its options, or none
 HERE = ""  # a field that a door takes although it does not take the rest of that part
 
 _ALLOWED = ("allow_base_mismatch", "allow_disjoint")
@@ -103,9 +104,11 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("sources", "strength"), _MODELS),
         "base": _ARGUMENT,
         **dict.fromkeys(("only", "exclude", "extras"), HERE),
-        **dict.fromkeys(("consumer", "max_rank"), "`check` says which programs load the result"),
+        **dict.fromkeys(
+            ("consumer", "max_rank", "allow_unknown"), "`check` says which programs load the result"
+        ),
         "energy_per_module": "give `energy`, or resize what was extracted",
-        "max_error": "every module is compared anyway",
+        "allow_work": _OWN,
         "keep_form": "there is no form to keep",
         "bare": _BY_OUT,
         "device": _ON_HOST,
@@ -121,6 +124,8 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "heads_as_lora": "all that the adapter holds is applied as it is",
         **dict.fromkeys(("size", "output"), "the model keeps its files, names and types"),
         **dict.fromkeys(("out", "overwrite"), HERE),
+        "allow_disjoint": _ONE,
+        "allow_work": _OWN,
         "device": _ON_HOST,
     },
     "restore": {
@@ -138,6 +143,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("format", "profile", "bare"), "a bundle is a folder of PEFT adapters of one rank"),
         **dict.fromkeys(("consumer", "max_rank", "allow_unknown"), "`check` tells who loads the bundle"),
         **dict.fromkeys(LIMITS, "nothing is merged, so that nothing is lost"),
+        "keep_form": "a FlyLoRA is kept with its gate anyway",
         "allow_work": _OWN,
     },
     "recipe": {

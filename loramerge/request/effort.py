@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loramerge.cuda import Gpu
 
 MEMORY = 10**9  # bytes, if nothing else is said
+ON_GPU = 2  # workers of a GPU, if nothing else is said
 MOST = 256  # workers; more would only wait for each other
 
 
@@ -78,6 +79,15 @@ class Effort:
     @property
     def workers(self) -> int:
         return min(self.threads or min(os.cpu_count() or 1, 8), MOST)
+
+    def on_gpu(self) -> Effort:
+        """For work on arrays: where a GPU does it, two workers if nobody said how many.
+
+        The GPU computes one batch at a time: the larger it is, the better. A second worker writes meanwhile.
+        """
+        if self.threads is not None or self.device == "cpu" or self.gpu is None:
+            return self
+        return replace(self, threads=min(self.workers, ON_GPU))
 
     @property
     def share(self) -> float:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from loramerge.errors import UsageError, printable
-from loramerge.request.doors import why_not
+from loramerge.request.default import DEFAULT
+from loramerge.request.doors import MERGING, why_not
 from loramerge.request.field import Field
 from loramerge.request.request import FIELDS
 
@@ -31,6 +32,8 @@ def part(door: str, method: str | Method | None, said: Said) -> tuple[dict[str, 
     """
     if method is not None:
         check_method(method)
+    elif door in MERGING:
+        method = DEFAULT  # whose options may be given without its name
     here, options = taken(door), _options(method)
     said = _current(method, here, said)
     fields = {name: value for name, value in said.items() if name in here}

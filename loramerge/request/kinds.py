@@ -31,8 +31,13 @@ class Unfit(ValueError):
 class Kind(ABC):
     """What values a field takes; `metavar` is their name in help.
 
+    The shell offers files for a path, and `offers`, words that are values.
+
     Kinds are no dataclasses, as every command imports them, and a dataclass takes a millisecond to make.
     """
+
+    is_path = False
+    offers: tuple[str, ...] = ()
 
     def __init__(self, *, metavar: str | None = None) -> None:
         self.metavar = metavar
@@ -114,7 +119,7 @@ class Text(Kind):
 
     def __init__(self, *, path: bool = False, metavar: str | None = None) -> None:
         super().__init__(metavar=metavar)
-        self.path = path
+        self.path = self.is_path = path
 
     def fit(self, value: Any) -> str:
         if self.path and isinstance(value, Path):
@@ -128,6 +133,8 @@ class Text(Kind):
 
 class Device(Kind):
     """A processor by its name."""
+
+    offers = ("auto", "cpu", "cuda")
 
     def fit(self, value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
@@ -182,7 +189,7 @@ class Strength(Kind):
 
     def __init__(self, *, policies: tuple[str, ...], metavar: str | None = None) -> None:
         super().__init__(metavar=metavar)
-        self.policies = policies
+        self.policies = self.offers = policies
 
     def fit(self, value: Any) -> float | str:
         if isinstance(value, str):
@@ -204,6 +211,8 @@ def _float(text: str) -> float:
 class Alphas(Kind):
     """A training alpha for all sources, or {source: alpha}; ``"rank"`` is scale 1, ``"rslora:16"`` 16/√r."""
 
+    offers = ("rank", "rslora:")
+
     def fit(self, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return _alpha(value)
@@ -223,13 +232,13 @@ class Pairs(Kind):
 
     def __init__(self, *, file: bool = False, metavar: str | None = None) -> None:
         super().__init__(metavar=metavar)
-        self.file = file
+        self.path = file
 
     def fit(self, value: Any) -> Any:
-        if self.file and isinstance(value, str | Path) and str(value):
+        if self.path and isinstance(value, str | Path) and str(value):
             return value
         if not isinstance(value, Mapping):
-            raise Unfit("is not a table of source and text" + (" or a file of one" if self.file else ""))
+            raise Unfit("is not a table of source and text" + (" or a file of one" if self.path else ""))
         return {_named(source): _texts(source, each) for source, each in value.items()}
 
 
@@ -279,6 +288,8 @@ class Renames(Kind):
 
     A file is a JSON object, or has an old and a new name on each line.
     """
+
+    is_path = True
 
     def fit(self, value: Any) -> dict[str, str]:
         if isinstance(value, str | Path):

@@ -11,9 +11,10 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.algorithms import Method, make
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import UsageError, printable
+from loramerge.request.default import DEFAULT, Default, default
 from loramerge.request.entry import Said, part
 from loramerge.request.peft_call import refuse_call
-from loramerge.request.request import DEFAULT, PLAIN, Request
+from loramerge.request.request import PLAIN, Request
 from loramerge.request.rules import Weight
 
 Source = str | Path | Adapter | Tuned
@@ -36,7 +37,7 @@ class Recipe:
 
     Args:
         sources: as named, collections not expanded yet.
-        method: a name, or a method with its options; None is the default.
+        method: a name, or a method with its options; None if nobody named one: see `default`.
         parameters: options of the method, if it is a name.
         request: the rest. Its weights are those of the sources.
     """
@@ -63,13 +64,29 @@ class Recipe:
 
     @property
     def chosen(self) -> Method:
-        """The method with the options that were given.
+        """The method with the options that were given; before it is `named`, the one that knows most options.
 
         Raises:
             UsageError: it has no such option, or one is out of its range.
         """
         given = {name: value for name, value in self.parameters.items() if value is not None}
         return make(DEFAULT if self.method is None else self.method, given)
+
+    def named(self, count: int | None = None) -> tuple[Self, Default | None]:
+        """The recipe with its method, and how it was come by if nobody named it.
+
+        Args:
+            count: of the sources; by default they are all here, collections expanded.
+
+        Raises:
+            UsageError: an option is not for the method that is taken by default.
+        """
+        if self.method is not None:
+            return self, None
+        given = {name for name, value in self.parameters.items() if value is not None}
+        asked = self.weighed().request
+        found = default(asked, len(self.sources) if count is None else count, given)
+        return replace(self, method=found.name), found
 
     def asking(self, **fields: Any) -> Self:
         """The same recipe with other fields of its request."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from loramerge.adapters.patterns.search import searcher
 from loramerge.algorithms import Method, name_of, options_of
 from loramerge.checkpoints.tuned import RANK, Tuned
 from loramerge.errors import SourceError, UsageError, printable
+from loramerge.request.default import SUM
 from loramerge.request.entry import taken
 from loramerge.request.mergekit import is_mergekit, translated
 from loramerge.request.peft_call import refuse_call
 from loramerge.request.reader import Reader
 from loramerge.request.recipe import Ingredient, Recipe
-from loramerge.request.request import DEFAULT, FIELDS, Request
+from loramerge.request.request import FIELDS, Request
 from loramerge.request.rules import Rule, plain
 from loramerge.request.strangers import check_patterns, patterns_of
 
@@ -37,11 +39,15 @@ def written(recipe: Recipe) -> str:
 
     named = keys().values()
     given = {each.key: _plain(value) for each, value in recipe.request.given() if each.name in named}
-    method: str | Method = recipe.method or DEFAULT
+    method: str | Method = recipe.named()[0].method or SUM
     name, parameters = method, dict(recipe.parameters)
     if isinstance(method, Method):
         name, parameters = name_of(method), options_of(method)
-    sources = [_source(each) for each in recipe.sources]
+    weights = recipe.request.weights
+    if weights is not None and len(weights) == len(recipe.sources):
+        sources = [_source(replace(each, weight=w)) for each, w in zip(recipe.sources, weights, strict=True)]
+    else:
+        sources = [_source(each) for each in recipe.sources]
     values: dict[str, Any] = {"sources": sources, "method": name}
     values |= {"parameters": parameters} if parameters else {}
     whole = {**values, **given}
@@ -102,7 +108,8 @@ def parse(values: Any, where: str) -> Recipe:
     check_patterns(request, where)
     return Recipe(
         tuple(_ingredient(reader, value) for value in reader.many(given, "sources")),
-        reader.typed(given, "method", str) if "method" in given else None,
+        # a recipe is kept and run again, and those of before there was another default mean the sum
+        reader.typed(given, "method", str) if "method" in given else SUM,
         _parameters(reader, given),
         request,
     )

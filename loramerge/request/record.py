@@ -102,7 +102,8 @@ class Record:
 
     Args:
         request: as it was settled.   ranks: place of a module -> rank, where these are not all alike.
-        left_out: name -> similarity of sources that were not chosen.
+        left_out: name -> similarity of sources that were not chosen.   default: nobody named
+            the method, and it is not the sum.
     """
 
     sources: tuple[SourceRecord, ...]
@@ -112,6 +113,7 @@ class Record:
     ranks: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    default: bool = False
 
     @property
     def weights(self) -> list[Weight]:
@@ -128,7 +130,11 @@ class Record:
         return {
             "schema": SCHEMA,
             "sources": [source.to_dict() for source in self.sources],
-            "method": {"name": self.method, "options": dict(self.options)},
+            "method": {
+                "name": self.method,
+                "options": dict(self.options),
+                **({"default": True} if self.default else {}),
+            },
             "settings": {
                 **settings,
                 **({"ranks": dict(self.ranks)} if self.ranks else {}),
@@ -171,6 +177,7 @@ def parse(values: Mapping[str, Any], where: str) -> Record:
         _ranks(reader, settings),
         _left_out(reader, settings),
         {k: v for k, v in reader.table(values, "versions").items() if isinstance(v, str)},
+        method.get("default") is True,
     )
 
 

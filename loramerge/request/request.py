@@ -28,7 +28,6 @@ if typing.TYPE_CHECKING:
     from loramerge.request.progress import Tell
     from loramerge.request.rules import Rule, Weight
 
-DEFAULT = "linear"  # the method, if nothing is said
 TFIDF = "tfidf"  # how texts are compared, if nothing is said
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 SHORT = ("bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64")  # as PEFT and safetensors say it
@@ -157,7 +156,7 @@ class Request:
     memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; it does not change the "
         "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
     device: str = ask("cpu", "Where it is computed: `cpu`; `cuda`, a GPU; `cuda:1`, the second; `auto`, a "
-        "GPU if one answers, for modules with 32 units or more.", "effort",
+        "GPU if one answers, for modules large enough to be faster there.", "effort",
         kinds.Device(metavar="DEVICE"))  # fmt: skip
     allow_work: bool = ask(False, "Do what a record or recipe asks of a method, also beyond ten times what "
         "is done by default.", "effort", kinds.Flag())  # fmt: skip
@@ -192,6 +191,23 @@ class Request:
             value = getattr(self, each.name)
             if value is not each.default and value != each.default:
                 yield each, value
+
+    @property
+    def places(self) -> list[Path]:
+        """The files and folders of this machine that its fields name, whether they are read or not."""
+        from pathlib import Path  # importing the package needs none
+
+        named = [
+            value
+            for each, value in self.given()
+            if getattr(each.kind, "path", False) and not _is_table(value)
+        ]
+        return [path for path in map(Path, named) if path.exists()]
+
+
+def _is_table(value: Any) -> bool:
+    """Whether texts are given themselves, and no file of them."""
+    return isinstance(value, Mapping)
 
 
 FIELDS: Mapping[str, Field] = fields_of(Request)

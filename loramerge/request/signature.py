@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from loramerge.adapters.reading import reading
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
 
@@ -16,6 +18,8 @@ MARK = "{asked}"  # in a docstring, where the arguments are told
 
 def spelled(door: str, options: bool = False) -> Callable[[Function], Function]:
     """Let editors and `help` see a function of ``**asked`` as if every field stood in its signature.
+
+    While it runs, it is known what was read for it: see `reading`.
 
     Args:
         options: it also takes those of a method.
@@ -27,12 +31,18 @@ def spelled(door: str, options: bool = False) -> Callable[[Function], Function]:
         fields = [each for name, each in taken(door).items() if name not in own.parameters]
         added = [_parameter(each) for each in fields]
         rest = [last.replace(name="options")] if options else []
-        function.__signature__ = own.replace(parameters=[*first, *added, *rest])  # type: ignore[attr-defined]
         doc = function.__doc__ or ""
         before = doc.partition(MARK)[0]
         indent = " " * (len(before) - len(before.rstrip(" ")))
-        function.__doc__ = doc.replace(MARK, "\n".join(_told(each, indent) for each in fields).lstrip())
-        return function
+
+        @functools.wraps(function)
+        def asked(*given: Any, **named: Any) -> Any:
+            with reading():
+                return function(*given, **named)
+
+        asked.__signature__ = own.replace(parameters=[*first, *added, *rest])  # type: ignore[attr-defined]
+        asked.__doc__ = doc.replace(MARK, "\n".join(_told(each, indent) for each in fields).lstrip())
+        return asked  # type: ignore[return-value]
 
     return spell
 

@@ -22,10 +22,10 @@ from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.explanation import Explanation
 from loramerge.routing.gates.gate import DataFree, Gate, Seen, stored_as
 from loramerge.routing.gates.names import make, name_of
+from loramerge.routing.given import NoModule, Rows, prompt_of, rows_of, tokens_of
 from loramerge.routing.maths import NUMPY
 
 FEW = 20  # experts that a notebook shows
-Rows = str | Sequence[str] | None  # one row for all tokens, or one for each
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +95,14 @@ class Bundle(Mapping[Target, Bank]):
         return max((layout.ranks[expert] for layout in self.layouts.values()), default=0)
 
     def called(self, name: Target | str) -> Target:
-        """The module of that name."""
-        if isinstance(name, Target):
-            return name
-        found = next((target for target in self.layouts if str(target) == name), None)
+        """The module of that name. Raises NoModule: there is none."""
+        if name in self.layouts:
+            return name  # type: ignore[return-value]  # only a target is equal to one
+        found = next((target for target in self.layouts if str(target) == str(name)), None)
         if found is None:
-            near = difflib.get_close_matches(name, map(str, self.layouts), n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise KeyError(f"The bundle has no module {name!r}.{hint}")
+            near = difflib.get_close_matches(str(name), map(str, self.layouts), n=1)
+            hint = f" Did you mean {printable(near[0])}?" if near else ""
+            raise NoModule(f"The bundle has no module {printable(name)}.{hint}")
         return found
 
     def gate_of(self, target: Target) -> Gate:
@@ -125,18 +125,26 @@ class Bundle(Mapping[Target, Bank]):
             (…, out)
 
         Raises:
-            UsageError: the gate must be told a row or a prompt, or has no such row.
+            UsageError: there is no such module, x is of another width or no real numbers, or the gate must
+                be told a row or a prompt, or has no such row.
         """
-        target, x = self.called(target), np.asarray(x, dtype=np.float64)
+        target = self.called(target)
+        x = tokens_of(x, target, self.layouts[target].shape[1])
         seen, bank = self._seen(target, x, row, prompt)
         gate, up = self.gate_of(target), wide(bank.up)
-        return moved(gate, seen, up.T).reshape(*x.shape[:-1], -1)
+        return moved(gate, seen, up.T).reshape(*x.shape[:-1], len(up))
 
     def explain(
         self, target: Target | str, x: Array, row: Rows = None, prompt: Array | None = None
     ) -> Explanation:
-        """Which units fire for some tokens, and how far each expert moves their outputs. As `forward`."""
-        target, x = self.called(target), np.asarray(x, dtype=np.float64)
+        """Which units fire for some tokens and why, and how far each expert moves their outputs.
+
+        Arguments and errors as for `forward`; there must be a token.
+        """
+        target = self.called(target)
+        x = tokens_of(x, target, self.layouts[target].shape[1])
+        if not x.size:
+            raise UsageError(f"x has no tokens, so that there is nothing to explain in {printable(target)}.")
         seen, bank = self._seen(target, x, row, prompt)
         gate = self.gate_of(target)
         weights = gate.weigh(seen)
@@ -145,19 +153,18 @@ class Bundle(Mapping[Target, Bank]):
         up, parts = wide(bank.up), [bank.layout.of(e) for e in range(bank.layout.experts)]
         moves = [((units * seen.units)[:, mine] @ up[:, mine].T) * outputs for mine in parts]
         lengths = np.stack([np.linalg.norm(each, axis=1) for each in moves], axis=1)
-        return Explanation(str(target), name_of(gate), self.experts, bank.layout, units, lengths)
+        scores = None if gate.by == "output" else np.broadcast_to(gate.scores(seen), weights.shape)
+        chosen = np.broadcast_to(spread(gate, scores, seen), units.shape) if scores is not None else None
+        return Explanation(
+            str(target), name_of(gate), self.experts, bank.layout, units, lengths, chosen, gate.options()
+        )
 
     def _seen(self, target: Target, x: Array, row: Rows, prompt: Array | None) -> tuple[Seen, Bank]:
-        bank, gate = self.read(target), self.gate_of(target)
-        if x.shape[-1] != bank.layout.shape[1]:
-            raise UsageError(
-                f"{printable(target)} takes {bank.layout.shape[1]} inputs, and x has {x.shape[-1]}."
-            )
+        gate = self.gate_of(target)
+        said, bank = prompt_of(prompt, gate), self.read(target)
         tokens, down = x.reshape(-1, x.shape[-1]), wide(bank.down)
         tensors = {name: wide(tensor) for name, tensor in bank.tensors.items()}
         rows = rows_of(gate, row, len(x), len(tokens))
-        _check_told(gate, prompt)
-        said = None if prompt is None else np.asarray(prompt, dtype=np.float64)
         layout = bank.layout
         units, owner, members = tokens @ down.T, layout.owner, layout.members
         seen = Seen(tokens, units, owner, members, tensors, layout, NUMPY, rows, said)
@@ -203,7 +210,7 @@ class Bundle(Mapping[Target, Bank]):
 
     def _flat(self, target: Target, row: str | None, prompt: Array | None) -> Slot:
         layout, gate = self.layouts[target], self.gate_of(target)
-        _check_told(gate, prompt)
+        prompt = prompt_of(prompt, gate)
         constant = gate.row(row) if gate.asks == "row" or name_of(gate) == "static" else None
         if constant is None and gate.asks != "prompt" and not _may_be_constant(self, target):
             raise IncompatibleError(
@@ -221,11 +228,6 @@ class Bundle(Mapping[Target, Bank]):
             Computed((units, shape[1]), lambda: made().down),
             1.0,
         )
-
-
-def _check_told(gate: Gate, prompt: Array | None) -> None:
-    if gate.asks == "prompt" and prompt is None:
-        raise UsageError("The gate outchan goes by the prompt: give its hidden states as prompt=.")
 
 
 def _said(gate: Gate) -> str:
@@ -283,18 +285,3 @@ def moved(gate: Gate, seen: Seen, up: Any) -> Any:
     if gate.by == "output":
         return (seen.units @ up) * weights
     return (spread(gate, weights, seen) * seen.units) @ up
-
-
-def rows_of(gate: Gate, row: Rows, requests: int, tokens: int) -> Array | None:
-    """(tokens, E) the weights that the requests ask for, (1, E) where they ask for the same.
-
-    The tokens of each request stand together.
-    """
-    names = [row] if row is None or isinstance(row, str) else list(row)
-    weights = [gate.row(name) for name in names]
-    if weights[0] is None:
-        return None
-    if len(names) not in (1, requests):
-        raise UsageError(f"There are {len(names)} rows for {requests} requests: give one for each.")
-    found = np.array(weights)
-    return found if len(names) == 1 else np.repeat(found, tokens // len(names), axis=0)

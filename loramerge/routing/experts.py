@@ -17,7 +17,7 @@ from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.bundle import Bundle, gated
 from loramerge.routing.gates.gate import DataFree, stored_as
 
-KINDS = {"conv": "a convolution", "embedding": "an embedding", "expert": "a fused expert"}
+KINDS = {"embedding": "an embedding", "expert": "a fused expert"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +100,9 @@ def _keyed(bank: Bank, gate: DataFree) -> Bank:
 
 
 def _check_kind(target: Target) -> None:
-    if target.kind != "linear":
+    kind = KINDS.get(target.kind, "a group of a convolution" if target.layout.blocks > 1 else "")
+    if kind:
         raise IncompatibleError(
-            f"{printable(target)} is {KINDS[target.kind]}, and a gate weighs the inputs of linear layers: "
-            f"leave it out with {say('exclude', str(target.path))}."
+            f"{printable(target)} is {kind}, and a gate weighs the inputs of linear layers and whole "
+            f"convolutions: leave it out with {say('exclude', str(target.path))}."
         )

@@ -81,9 +81,10 @@ def _written(bundle: Bundle, where: Path, effort: Effort, tell: Tell | None) -> 
             bank = bundle.read(target)
             go_on()
             for e, writer in enumerate(tasks):
-                down, up = names(target)
-                writer.write(down, _padded(bank.down[bank.layout.of(e)], rank, 0))
-                writer.write(up, _padded(bank.up[:, bank.layout.of(e)], rank, 1))
+                mine = bank.layout.of(e)
+                up, down = _padded(bank.up[:, mine], rank, 1), _padded(bank.down[mine], rank, 0)
+                for name, factor in zip(names(target), PEFT.lay(target, up, down), strict=True):
+                    writer.write(name, factor)
             router.write(f"{target}.{STARTS}", np.array(bank.layout.starts, np.int64))
             if not bundle.shared:
                 for name, tensor in bank.tensors.items():
@@ -117,8 +118,8 @@ def _task(bundle: Bundle, place: Path, rank: int) -> Writer:
     names = PEFT.keys(bundle.layouts)
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     for target, each in bundle.layouts.items():
-        (outs, ins), (down, up) = each.shape, names(target)
-        layout |= {down: (bundle.dtype, (rank, ins)), up: (bundle.dtype, (outs, rank))}
+        shapes = PEFT.shapes(target, each.shape, rank)
+        layout |= {name: (bundle.dtype, shape) for name, shape in zip(names(target), shapes, strict=True)}
     return Writer(place / WEIGHTS, layout, {"format": "pt"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from loramerge.formats.bundles import KIND, ROUTER, Files, record_of, task
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.safetensors import open_file
+from loramerge.formats.masks import FOLDER
 from loramerge.formats.reader import load_path
 from loramerge.formats.records import read_record
 from loramerge.hub.client import ask
@@ -29,6 +31,7 @@ from loramerge.routing.gates.gate import Gate
 from loramerge.routing.gates.names import make
 
 STARTS = "rank_starts"
+MASKED = f"{FOLDER}/{ROUTER}"  # of a merge with masks
 EXTRAS, SHARED = "extras.", "shared."  # before the names of what goes along, and of what all modules share
 Tensors = Mapping[str, Tensor]
 
@@ -48,6 +51,11 @@ def load_bundle(path: str | Path, name: str | None = None) -> Bundle:
     put_back(place)
     record = record_of(place)
     if record is None:
+        if os.path.isfile(place / MASKED):
+            raise SourceError(
+                f"{shown} is a merge with masks, and no bundle: `lm.load_router` reads its router, and "
+                f"`loramerge route {shown} -o bundle` makes a bundle of its tasks."
+            )
         said = read_record(place, shown)
         raise SourceError(
             f"{shown} is no bundle: its {RECORD} is of kind {printable(said.get('kind', 'merge'))}, not "
@@ -70,7 +78,9 @@ def load_bundle(path: str | Path, name: str | None = None) -> Bundle:
         _check_known(own.get(target, gate), layout, target, router, shown)
 
     def read(target: Target) -> Bank:
-        return _bank(tasks, target, layouts[target], parts[target])
+        bank = _bank(tasks, target, layouts[target], parts[target])
+        _check_finite(bank, target, shown)
+        return bank
 
     extras = {n.removeprefix(EXTRAS): t.read() for n, t in router.items() if n.startswith(EXTRAS)}
     first = tasks[0]
@@ -161,6 +171,16 @@ def _bank(tasks: list[Adapter], target: Target, layout: Layout, parts: Tensors) 
     up, down = np.concatenate([p[0] for p in pairs], axis=1), np.concatenate([p[1] for p in pairs])
     tensors: dict[str, Array] = {name: tensor.read() for name, tensor in parts.items() if name != STARTS}
     return Bank(layout, up, down, tensors)
+
+
+def _check_finite(bank: Bank, target: Target, shown: str) -> None:
+    """Raises SourceError: a number of its units or of its gate is none."""
+    for name, array in {"lora_A": bank.down, "lora_B": bank.up, **bank.tensors}.items():
+        if not np.isfinite(wide(array)).all():
+            raise SourceError(
+                f"{shown} has NaN or infinity in {name} of {printable(target)}: it is damaged, or its "
+                "training diverged."
+            )
 
 
 def _up(slot: Slot) -> Array:

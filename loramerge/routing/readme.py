@@ -49,7 +49,7 @@ def loading(bundle: Bundle) -> str:
         "With loramerge, any gate, in torch. Run it in this folder:",
         _torch(bundle),
     ]
-    if isinstance(bundle.gate, Arrow) and not bundle.gates:
+    if isinstance(bundle.gate, Arrow) and not bundle.gates and all(t.kind == "linear" for t in bundle):
         parts += [
             f"With PEFT, whose last line here matters. {_astray(bundle)} PEFT may warn of missing adapter "
             "keys: where a layer has no adapter, it fills in zeros.",

@@ -17,10 +17,11 @@ from loramerge.arrays.backend import to_torch
 from loramerge.arrays.dtypes import wide
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.routing.bank import Bank
-from loramerge.routing.bundle import Bundle, Rows, moved, rows_of
+from loramerge.routing.bundle import Bundle, moved
 from loramerge.routing.gates.arrow import Arrow
 from loramerge.routing.gates.gate import Gate, Seen
 from loramerge.routing.gates.names import name_of
+from loramerge.routing.given import Rows, check_names, check_prompt, rows_of
 
 
 class Torch:
@@ -50,11 +51,12 @@ class Torch:
 
 @contextmanager
 def attach(model: Any, bundle: Bundle, rows: Rows = None, prompt: Any = None) -> Iterator[Attached]:
-    """Add a bundle to the linear layers of a model while the block runs; afterwards the model is as before.
+    """Add a bundle to the layers of a model while the block runs; afterwards the model is as before.
 
     Args:
         model: of transformers or diffusers, or any module of torch; its layers are found by their names.
-            They may be stored the other way round, as Conv1D of GPT-2 is.
+            They may be stored the other way round, as Conv1D of GPT-2 is. In a convolution over one or two
+            dimensions every place is a token: what lies under the kernel there.
         rows: for the gates table and task: one row for all requests, or one for each of a batch.
         prompt: (p, m) hidden states of the prompt, for the gate outchan.
 
@@ -62,24 +64,26 @@ def attach(model: Any, bundle: Bundle, rows: Rows = None, prompt: Any = None) ->
         Attached: set its `rows` for other requests; its `tensors` are those of the routers, to be trained.
 
     Raises:
-        IncompatibleError: the model lacks a layer of the bundle, has it in another shape, or as a
-            convolution.
+        IncompatibleError: the model lacks a layer of the bundle, has it in another shape, or as one that a
+            gate cannot weigh: an embedding, a convolution with groups, over three dimensions, or transposed.
+        UsageError: there is no such row, or no prompt where the gate goes by it.
 
     Example (tests/routing/test_torch.py runs it on tiny models)::
 
         with attach(model, lm.load_bundle("bundle")):
             model.generate(**inputs)
     """
+    _check_given(model, bundle)
     for gate in {id(g): g for g in (bundle.gate, *bundle.gates.values())}.values():
-        if gate.asks == "prompt" and prompt is None:
-            raise UsageError(
-                f"The gate {name_of(gate)} goes by the prompt: give its hidden states as prompt=."
-            )
+        check_prompt(gate, None if prompt is None else np.shape(prompt))
+        if rows is not None:
+            check_names(gate, rows)
     modules, attached = _modules(model, bundle), Attached(bundle, rows, prompt)
     for target, layer in modules.items():
         attached.place(target, layer)
     hooks = [
-        modules[target].register_forward_hook(attached.hook(target), with_kwargs=True) for target in bundle
+        layer.register_forward_hook(attached.hook(target), with_kwargs=True)
+        for target, layer in modules.items()
     ]
     try:
         yield attached
@@ -113,9 +117,12 @@ class Attached:
         """What is called after a layer: its output with what the bundle adds."""
         part = self._parts[target]
 
-        def add(_: Any, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
+        def add(layer: Any, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
             x = inputs[0] if inputs else next(iter(named.values()))
-            return output + part(x, self.rows, self.prompt).to(output.dtype)
+            if not hasattr(layer, "kernel_size"):
+                return output + part(x, self.rows, self.prompt).to(output.dtype)
+            found = part(_patches(layer, x), self.rows, self.prompt).transpose(1, 2)
+            return output + found.reshape(output.shape).to(output.dtype)
 
         return add
 
@@ -163,9 +170,16 @@ class _Part:
         seen = Seen(
             tokens, tokens @ self.down.T, self.owner, self.members, tensors, self.bank.layout, self.maths,
             None if named is None else tokens.new_tensor(named),
-            None if prompt is None else prompt.to(x.device, x.dtype),
+            self._prompt(prompt, x),
         )  # fmt: skip
-        return moved(self.gate, seen, self.up).reshape(*x.shape[:-1], -1)
+        return moved(self.gate, seen, self.up).reshape(*x.shape[:-1], self.up.shape[1])
+
+    def _prompt(self, prompt: Any, x: Any) -> Any:
+        """Where a tensor is and in its type; None where the gate does not go by it."""
+        check_prompt(self.gate, None if prompt is None else np.shape(prompt))
+        if self.gate.asks != "prompt":
+            return None
+        return (prompt if hasattr(prompt, "to") else to_torch(np.asarray(prompt))).to(x.device, x.dtype)
 
     def move(self, x: Any) -> None:
         """Have the units where a tensor is, and in its type."""
@@ -182,6 +196,7 @@ def put_prototypes(model: Any, bundle: Bundle) -> None:
     Raises:
         UsageError: the gate of the bundle is another.   IncompatibleError: the model has no such layers.
     """
+    _check_given(model, bundle)
     if not isinstance(bundle.gate, Arrow) or bundle.gates:
         raise UsageError(f"The gate of this bundle is {name_of(bundle.gate)}, and only arrow has prototypes.")
 
@@ -219,10 +234,9 @@ def _found(
             f"The model has {how} called {printable(path)}, which the bundle adapts: it is for another model."
         )
     layer = named[path if path in named else near[0]]
-    if hasattr(layer, "kernel_size"):
+    if why := _unfit(layer, target):
         raise IncompatibleError(
-            f"{printable(path)} is a convolution in the model, and a gate weighs the inputs of linear "
-            f"layers: make the bundle without it, with {say('exclude', path)} of route."
+            f"{printable(path)} is {why}: make the bundle without it, with {say('exclude', path)} of route."
         )
     if (sizes := _sizes(layer)) and sizes != bundle.layouts[target].shape:
         outs, ins = bundle.layouts[target].shape
@@ -233,13 +247,66 @@ def _found(
     return layer
 
 
+def _unfit(layer: Any, target: Target) -> str:
+    """Why a gate cannot weigh the inputs of a layer; "" if it can."""
+    if hasattr(layer, "num_embeddings"):
+        return "an embedding in the model, whose inputs are names of tokens that no gate can weigh"
+    kernel = tuple(getattr(layer, "kernel_size", ()))
+    if not kernel:
+        return "a convolution in the bundle and none in the model" if set(target.layout.kernel) - {1} else ""
+    if layer.transposed or layer.groups != 1:
+        return (
+            f"a {'transposed' if layer.transposed else 'grouped'} convolution in the model, which is not read"
+        )
+    if len(kernel) > 2:
+        return "a convolution over three dimensions in the model, and two are the most here"
+    if (target.layout.kernel or (1,) * len(kernel)) != kernel:
+        return f"a convolution of {_times(kernel)} in the model and of {_times(target.layout.kernel)} here"
+    return ""
+
+
+def _times(kernel: Sequence[int]) -> str:
+    return "×".join(map(str, kernel)) or "1"
+
+
+def _patches(layer: Any, x: Any) -> Any:
+    """(n, places, in · Π kernel) what lies under the kernel of a convolution at each place of its output."""
+    from torch.nn.functional import pad, unfold
+
+    kernel, dilation = tuple(layer.kernel_size), tuple(layer.dilation)
+    x = x if x.dim() == len(kernel) + 2 else x[None]
+    spans = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    if isinstance(layer.padding, str):
+        sides = [(n // 2, n - n // 2) if layer.padding == "same" else (0, 0) for n in spans]
+    else:
+        sides = [(n, n) for n in layer.padding]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = pad(x, [n for side in reversed(sides) for n in side], mode=mode)
+    more = 2 - len(kernel)  # one dimension is two, of which the second has one place
+    x = x.reshape(*x.shape, *(1,) * more)
+    ones = (1,) * more
+    return unfold(x, kernel + ones, dilation + ones, 0, tuple(layer.stride) + ones).transpose(1, 2)
+
+
+def _check_given(model: Any, bundle: Any) -> None:
+    """Raises UsageError: these are no model and no bundle."""
+    if not hasattr(model, "named_modules"):
+        raise UsageError(f"model={printable(repr(model), 60)} must be a module of torch.")
+    if not isinstance(bundle, Bundle):
+        raise UsageError(
+            f"bundle={printable(repr(bundle), 60)} must be a bundle: loramerge.load_bundle reads one."
+        )
+
+
 def _same(name: str, path: str) -> bool:
     """Whether one is the other with something before it."""
     return name.endswith(f".{path}") or path.endswith(f".{name}")
 
 
 def _sizes(layer: Any) -> tuple[int, int] | None:
-    """(out, in) of a linear layer, if it says that."""
+    """(out, in) of a layer, if it says that; of a convolution (out, in · Π kernel)."""
+    if hasattr(layer, "kernel_size"):
+        return int(layer.out_channels), int(layer.in_channels * np.prod(layer.kernel_size))
     if hasattr(layer, "out_features"):
         return int(layer.out_features), int(layer.in_features)
     return (int(layer.nf), int(layer.nx)) if hasattr(layer, "nf") else None

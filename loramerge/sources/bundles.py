@@ -62,7 +62,8 @@ def _named(rows: Mapping[str, Any], row: str | None, place: str) -> list[Any]:
     if not rows:
         raise UsageError(f"{say('row', row)}: {printable(place)} has no rows, for its gate is no table.")
     if row is None:
-        how = "`loramerge combine {} --row NAME`" if spoken() == "shell" else 'lm.combine(["{}"], row=NAME)'
+        command = f"`loramerge combine {{}} {say('row', 'NAME')}`"
+        how = command if spoken() == "shell" else 'lm.combine(["{}"], row=NAME)'
         raise UsageError(f"{printable(place)} goes by a row, of {some}: {how.format(printable(place))}.")
     if row not in rows:
         raise UsageError(f"{printable(place)} has no row {printable(row, 60)}: it has {some}.")

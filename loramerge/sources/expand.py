@@ -72,6 +72,8 @@ def _experts(source: Ingredient, record: Mapping[str, Any], row: str | None) -> 
     if not isinstance(factor, float | int):
         raise UsageError(f"{printable(source.source)} is a bundle, whose weights are numbers: no ramp.")
     found = members(str(source.source), record, row)
+    if row is not None:  # a task is its adapter alone, without the others at weight 0
+        found = [each for each in found if each[1]] or found
     return [replace(source, source=place, weight=factor * weight) for place, weight in found]
 
 

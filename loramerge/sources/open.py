@@ -41,8 +41,12 @@ Broken = SourceError | IncompatibleError
 BROKEN = (SourceError, IncompatibleError)
 
 
-def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapter]:
+def open_all(
+    ingredients: Sequence[Ingredient], request: Request, read: Sequence[Adapter] = ()
+) -> list[Adapter]:
     """Load every source, with the alpha meant for it, under names that tell them apart.
+
+    `read`: the same sources, where they are loaded already.
 
     Raises:
         UsageError: an alpha or an initial adapter for something that is no source.
@@ -51,6 +55,9 @@ def open_all(ingredients: Sequence[Ingredient], request: Request) -> list[Adapte
     check_alphas(sources, request.alpha)
     check_named(sources, request.initial or {}, "initial")
 
+    if read:
+        pairs = zip(read, ingredients, strict=True)
+        return _told_apart([_marked(adapter, each.revision) for adapter, each in pairs], sources)
     base = None
     if request.base is not None:
         from loramerge.checkpoints.base import open_base  # few merges need the base model
@@ -262,6 +269,19 @@ def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> li
             f"No module is left by {say('only')} and {say('exclude')}; a module here is called {some}."
         )
     return chosen
+
+
+def check_exclude(adapters: Sequence[Adapter], exclude: str | None) -> None:
+    """What is to be left out is there: else the pattern is misspelt.
+
+    Raises:
+        UsageError: no module is found by it.
+    """
+    unwanted = _pattern(exclude, "exclude")
+    names = called({target for adapter in adapters for target in adapter.slots}) if unwanted else {}
+    if unwanted is not None and not any(any(map(unwanted, each)) for each in names.values()):
+        some = printable(min(map(str, names), default="none"))
+        raise UsageError(f"{say('exclude', exclude)} matches no module; one here is called {some}.")
 
 
 def _pattern(text: str | None, option: str) -> Found | None:

@@ -52,7 +52,10 @@ def _projected(target: Target, slot: Slot, safety: Adapter) -> Slot:
         left = wide(array)
         return left - basis @ (basis.T @ left)
 
-    return replace(slot, up=View((slot.up, guard.up, guard.down), slot.up.shape, "F64", up))
+    kind = (
+        "F64" if slot.up.dtype == "F64" else "F32"
+    )  # what is written without a word is no wider than before
+    return replace(slot, up=View((slot.up, guard.up, guard.down), slot.up.shape, kind, up))
 
 
 def span(up: Array, down: Array) -> Array:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.limits import check_units
+from loramerge.adapters.reading import files_read
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array
@@ -17,6 +19,7 @@ from loramerge.arrays.gram import Signature
 from loramerge.errors import UsageError, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import FORMATS, PEFT, Dialect
+from loramerge.formats.dialects.model import model_of
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
@@ -29,7 +32,15 @@ from loramerge.sources.disjoint import check_shared
 from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
-from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one, select
+from loramerge.sources.open import (
+    check_exclude,
+    check_together,
+    matched,
+    missing_modules,
+    open_all,
+    open_one,
+    select,
+)
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
 from loramerge.sources.units import Units, ahead, align, batches, needs, there
@@ -45,6 +56,7 @@ class Sources:
         notes: sentences about them.   request: what was asked of them.
         dialect: the format of their merge; they are under the names that it gives to modules.
         left_out: name -> similarity of sources that a method has not chosen; nothing of them is read.
+        read: every file that was opened for them, of base models too.
     """
 
     whole: tuple[Adapter, ...]
@@ -54,6 +66,7 @@ class Sources:
     request: Request
     dialect: Dialect = PEFT
     left_out: Mapping[str, float] = field(default_factory=dict)
+    read: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Sources: {self.what}>"
@@ -108,7 +121,8 @@ class Sources:
         """Bytes that a worker needs for the most demanding module."""
         found = {(signature, self.shape(target)) for target, signature in self.signatures.items()}
         least = max((sum(needs(*each, method)) for each in found), default=0)
-        if self.request.device == "cpu" or not method.batched:
+        device = self.request.device
+        if device == "cpu" or not method.batched or (device == "auto" and self.request.effort.gpu is None):
             return least
         from loramerge.cuda import workspace_by_rule  # most merges are made on the host
 
@@ -169,24 +183,28 @@ class Sources:
         return made
 
 
-def open_together(recipe: Recipe) -> Sources:
-    """Open the adapters of a recipe and check that they belong together. Reads headers only."""
+def open_together(recipe: Recipe, read: Sequence[Adapter] = ()) -> Sources:
+    """Open the adapters of a recipe and check that they belong together. Reads headers only.
+
+    `read`: these adapters, where they are loaded already.
+    """
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = prepared(_opened(recipe), request)
+    found = prepared(_opened(recipe, read), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
     if request.keep_form and format is None:
         format = PEFT.name  # of the plain sum that the merge is held against; some forms are only read
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
+    check_exclude(found, request.exclude)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
-    return Sources.of(whole, adapters, request, dialect)
+    return replace(Sources.of(whole, adapters, request, dialect), read=tuple(files_read()))
 
 
-def _opened(recipe: Recipe) -> list[Adapter]:
-    found, base = open_all(recipe.sources, recipe.request), recipe.request.heads_as_lora
+def _opened(recipe: Recipe, read: Sequence[Adapter]) -> list[Adapter]:
+    found, base = open_all(recipe.sources, recipe.request, read), recipe.request.heads_as_lora
     if base is None:
         return found
     from loramerge.sources.heads import as_pairs  # it reads the base model
@@ -229,11 +247,22 @@ def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | N
 
     wanted = find(consumer)
     if format is None:
-        return wanted.format_for([adapter.dialect for adapter in found])
+        usual = wanted.format_for([adapter.dialect for adapter in found])
+        return _read(consumer, usual or found[0].dialect, found) or usual
     if format in FORMATS and format not in (*wanted.formats, *wanted.dialects):
         said = f"{wanted.title} does not load the format {format} (it loads {' and '.join(wanted.formats)})"
         raise UsageError(f"{said}: drop {say('format')} or {say('consumer')}.")
     return format
+
+
+def _read(consumer: str, usual: str, found: Sequence[Adapter]) -> str | None:
+    """The program itself as a format, where it reads the family so, and not as the usual format spells it."""
+    from loramerge.consumers.families import read_as
+    from loramerge.formats.tools import TOOLS
+
+    families = [family.name for family in model_of(found).families]
+    known = consumer in TOOLS and any(name in TOOLS[consumer].rows for name in families)
+    return consumer if known and not read_as(consumer, usual, families) else None
 
 
 def alike(

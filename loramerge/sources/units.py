@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BATCH = 16  # modules that hide Python's own time where units are many
 NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
+PIECES = 4  # of the modules on a GPU, which likes large batches: one is computed while the next is read
 SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged, if no method says otherwise
 
 
@@ -212,6 +213,8 @@ class Units:
 
     def remix(self, module: int, remix: Remix) -> tuple[Array, Array]:
         """up' (out, k) and down' (k, in) of one module, float64."""
+        if self.gpu is not None:
+            return self.gpu.mixed(remix.P, remix.Q, module)
         P, Q, up, down = remix.P[module], remix.Q[module], self.up(module), self.down(module)
         if _is_diagonal(P) and _is_diagonal(Q):  # the sum itself: nothing is mixed
             return up * P.diagonal(), Q.diagonal()[:, None] * down
@@ -303,7 +306,8 @@ def batches(
         groups[signature].append(target)
     for signature, targets in groups.items():
         place = gpu if gpu and sum(signature) >= gpu.least else None
-        even = max(BATCH, len(targets) // (2 * workers))
+        pieces = 2 * workers if place is None else PIECES
+        even = max(BATCH, len(targets) // pieces)
         count = min(_that_fit(signature, targets, adapters, memory, method, place), even)
         for start in range(0, len(targets), count):
             units = Units(tuple(targets[start : start + count]), tuple(adapters), signature)
@@ -333,7 +337,8 @@ def _that_fit(
         width = max(_width(slot) for slot in slots)
         each += gpu.workspace(sum(signature)) + there(sum(signature), shape, width)
     fit = (memory - apart) / each
-    return int(min(max(fit, 1), max(BATCH, NUMBERS // sum(signature) ** 2)))
+    cached = max(BATCH, NUMBERS // sum(signature) ** 2) if gpu is None else len(targets)
+    return int(min(max(fit, 1), cached))
 
 
 def _width(slot: Slot) -> int:
@@ -358,7 +363,7 @@ def needs(signature: Signature, shape: tuple[int, int], method: Method | None) -
 def there(units: int, shape: tuple[int, int], width: int) -> int:
     """Bytes of a module's factors on a GPU.
 
-    They are those of this batch and the next as they are stored, and one side in float64 with the turned copy
-    that a strided-batched product takes of it.
+    They are those of this batch and the next as stored; one side in float64, with the turned copy that a
+    strided-batched product takes; and the merged ones, of as many units at most.
     """
-    return 2 * width * units * sum(shape) + 2 * 8 * units * max(shape)
+    return 2 * (width + 4) * units * sum(shape) + 2 * 8 * units * max(shape)

@@ -10,7 +10,10 @@ from loramerge.consumers import find
 from loramerge.consumers.bundles import examined
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import Finding
+from loramerge.consumers.facts import Facts
 from loramerge.errors import UsageError
+from loramerge.formats.bundles import is_bundle
+from loramerge.routing.reader import load_bundle
 from loramerge.sources.aid import aid
 
 
@@ -29,7 +32,7 @@ def check(
 
     Args:
         source: a folder, a file, or a name on the Hub, where only the header is read. An `Adapter` made in
-            memory is judged as `save` would write it.
+            memory is judged as `save` would write it. A bundle of `route` is read as a whole.
         consumer: the name of a program, such as vllm; docs/consumers.md lists them.
         max_rank: the largest rank that you let the program load; vLLM's own default is 16.
         allow_pickle, base: as for `load`.
@@ -43,4 +46,17 @@ def check(
     """
     if max_rank is not None and max_rank < 1:
         raise UsageError(f"max_rank={max_rank} must be at least 1.")
-    return examined(find(consumer), facts_of(source, allow_pickle, aid(base, None)), max_rank)
+    return examined(find(consumer), looked_at(source, allow_pickle, base), max_rank)
+
+
+def looked_at(source: str | Path | Adapter, allow_pickle: bool, base: str | Path | None) -> Facts:
+    """What programs look at; of a bundle all is read, so that damage does not pass.
+
+    Raises:
+        SourceError: a part of a bundle is missing, does not fit the others, or holds no numbers.
+    """
+    if is_bundle(source):
+        bundle = load_bundle(str(source))
+        for target in bundle:
+            bundle.read(target)
+    return facts_of(source, allow_pickle, aid(base, None))

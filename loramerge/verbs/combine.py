@@ -19,7 +19,7 @@ from loramerge.request.signature import spelled
 @spelled("combine", options=True)
 def combine(
     sources: Sequence[Source],
-    method: str | Method = "linear",
+    method: str | Method | None = None,
     *,
     weights: Sequence[Weight] | None = None,
     out: str | Path | None = None,
@@ -30,6 +30,7 @@ def combine(
     Args:
         sources: paths (a PEFT folder or a bare .safetensors), names on the Hub, or `Adapter` values.
         method: a name in ``loramerge.METHODS`` with its `options`, or a method such as ``Lego(rank=16)``.
+            By default ``level``; ``linear``, the weighted sum, of one source or with weights.
         weights: one number per source, 1 each by default; they may be negative. Or a `Ramp` over depth.
         out: write there: one file if it ends in .safetensors, else a PEFT folder. None: keep in memory.
         {asked}

@@ -28,7 +28,7 @@ from loramerge.request.request import Request
 from loramerge.request.signature import spelled
 from loramerge.sources.heads import as_pairs
 from loramerge.sources.identity import identified
-from loramerge.sources.open import open_one, select
+from loramerge.sources.open import check_exclude, open_one, select
 from loramerge.verbs.diff import Difference, diff
 
 
@@ -127,6 +127,7 @@ def convert(
         made = load(where)
         same = diff(adapter, made, progress=request.progress)
         return Conversion(adapter, made, where, True, same, tuple(left_behind(adapter)))
+    check_exclude([adapter], request.exclude)
     whole = dialect.adopt(select([adapter], request.only, request.exclude)[0])
     if request.extras == "drop":
         whole = replace(whole, extras={})

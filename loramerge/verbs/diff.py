@@ -20,6 +20,7 @@ from loramerge.arrays.workers import workers
 from loramerge.charts.facts import as_frame
 from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
+from loramerge.formats.dialects.together import side_by_side
 from loramerge.merge.tables import as_html, fitted, wrapped
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
@@ -213,7 +214,8 @@ def diff(
     1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
     request = Request(**part("diff", None, asked)[0])
-    first, second = comparable(identified(open_all([Ingredient(a), Ingredient(b)], request), request))
+    opened = identified(open_all([Ingredient(a), Ingredient(b)], request), request)
+    first, second = comparable(side_by_side(opened))
     targets = list(align([first, second]))
 
     def compared(target: Target) -> ModuleDifference:

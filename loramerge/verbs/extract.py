@@ -17,12 +17,13 @@ from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
 from loramerge.charts.facts import as_frame
+from loramerge.checkpoints.deltas import of_all
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
 from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.tuned import RANK
 from loramerge.checkpoints.write import check_outside
-from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect
 from loramerge.formats.files.atomic import check_output
@@ -36,7 +37,7 @@ from loramerge.request.progress import Stage
 from loramerge.request.request import Request
 from loramerge.request.signature import spelled
 from loramerge.verbs.convert import check_close
-from loramerge.verbs.diff import diff
+from loramerge.verbs.diff import Difference, diff
 
 SPARE = 4  # times the rank that all could have: more than that one module is never given
 HELD = 24  # bytes for an entry of a module while it is looked at
@@ -179,7 +180,8 @@ def extract(
 
     Raises:
         UsageError, SourceError, IncompatibleError, OutputError: a sentence each.
-        VerificationError: a module was read back with another ΔW than rounding explains.
+        VerificationError: a module was read back with another ΔW than rounding explains, or it is beyond a
+            limit that you gave.
     """
     fields, _ = part("extract", None, asked)
     request = Request(**fields)
@@ -213,6 +215,9 @@ class _Extractor:
         whole = adapter_of(self.pair, modules, kept, self.name)
         dialect = self._dialect(whole)
         whole = dialect.adopt(whole)
+        names = self.pair.tuned.name, self.pair.base.name
+        found = Extraction(whole, out, tuple(modules), beside, bool(kept), names)
+        self._check_limits(found)
         if out is not None:
             kind = self._kind
             writer.write(
@@ -220,14 +225,40 @@ class _Extractor:
                 writer.outlined(whole, dialect, kind, self.request.extras, self.profile),
                 out,
                 self.request.overwrite,
-                lambda made: check_close(diff(whole, made), kind),
+                lambda made: self._check_written(diff(whole, made), kind),
             )
-            whole = load(out)
-        names = self.pair.tuned.name, self.pair.base.name
-        return Extraction(whole, out, tuple(modules), beside, bool(kept), names)
+            found = replace(found, adapter=load(out))
+        return found
+
+    def _check_limits(self, found: Extraction) -> None:
+        """Raises VerificationError: it is beyond a limit that the user gave."""
+        most, least = self.request.max_lost, self.request.min_cosine
+        if most is not None and found.energy_lost > most:
+            raise VerificationError(
+                f"The adapter misses {found.energy_lost:.3g} of the energy of the difference, more than "
+                f"{say('max_lost', most)}: give it a larger {say('rank').rstrip('=')}."
+            )
+        cosine = max(0.0, 1.0 - found.energy_lost) ** 0.5  # what is kept is a projection of the difference
+        if least is not None and cosine < least:
+            raise VerificationError(
+                f"The cosine of the adapter with the difference is {cosine:.3f}, below "
+                f"{say('min_cosine', least)}: give it a larger {say('rank').rstrip('=')}."
+            )
+
+    def _check_written(self, found: Difference, kind: str) -> None:
+        """Raises VerificationError: rounding costs a module more than it may."""
+        check_close(found, kind)
+        worst, most = found.worst(1)[0], self.request.max_error
+        if most is not None and not worst.error <= most:
+            raise VerificationError(
+                f"{printable(worst.name)} is off by {worst.error:.1e} of its norm after rounding, more than "
+                f"{say('max_error', most)}: use a wider {say('dtype').rstrip('=')}."
+            )
 
     def _dialect(self, whole: Adapter) -> Dialect:
-        return writer.written([whole], self.request.format)
+        """The format of the output, bound to the model that the base is."""
+        model = replace(whole, slots={**of_all(self.pair).slots, **whole.slots})
+        return writer.written([model], self.request.format)
 
     @property
     def _kind(self) -> str:
@@ -262,9 +293,12 @@ class _Extractor:
         return found if self.profile == "compact" or alike else self._looked_at(most, None)
 
     def _looked_at(self, rank: int | None, share: float | None) -> list[Module]:
-        pairs = [each for each in self.pair.weights if self.chosen(str(each[0].target))]
+        names = [str(tuned.target) for tuned, _ in self.pair.weights]
+        pairs = [each for each, name in zip(self.pair.weights, names, strict=True) if self.chosen(name)]
+        some, exclude = printable(min(names, default="none")), self.request.exclude
+        if exclude is not None and not any(map(searcher(exclude, "exclude"), names)):
+            raise UsageError(f"{say('exclude', exclude)} matches no module; one here is called {some}.")
         if not pairs:
-            some = printable(next((str(w.target) for w, _ in self.pair.weights), "none"))
             ways = f"{say('only')} and {say('exclude')}"
             raise UsageError(f"No module is left by {ways}; a module here is called {some}.")
         most = max(prod(tuned.shape) for tuned, _ in pairs) * HELD

@@ -27,7 +27,8 @@ from loramerge.request.progress import Stage
 from loramerge.request.recipe import Source
 from loramerge.request.request import Request
 from loramerge.request.signature import spelled
-from loramerge.sources.open import open_one, select
+from loramerge.sources.identity import identified
+from loramerge.sources.open import check_exclude, open_one, select
 
 WIDE = 12  # bytes for an entry while a tensor is changed, at most
 FAINT = 0.5  # of ‖ΔW‖ lost to rounding: most of it is gone
@@ -122,7 +123,7 @@ def fuse(
         raise UsageError("fuse writes a model: say where, by out.")
     if isinstance(request.scale, str):
         raise UsageError(f"scale={request.scale!r} is for merges of several adapters: give a number.")
-    found = open_one(adapter, request, base=base)
+    (found,) = identified([open_one(adapter, request, base=base)], request)
     factor = float(request.scale) * (-1.0 if subtract else 1.0)
     return fused(found, base, where, request, factor)
 
@@ -134,6 +135,7 @@ def fused(adapter: Adapter, base: str | Path, out: Path, request: Request, facto
     check_readable(model)
     check_place(model, out, request.overwrite)
     check_apart(out, [adapter])
+    check_exclude([adapter], request.exclude)
     chosen = scaled(home(model, select([adapter], request.only, request.exclude)[0]), factor)
     todo = changes(model, chosen)
     with (

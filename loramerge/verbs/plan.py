@@ -18,13 +18,13 @@ from loramerge.request.signature import spelled
 @checked("effort")
 def plan(
     sources: Sequence[Source],
-    method: str | Method = "linear",
+    method: str | Method | None = None,
     *,
     effort: Effort | None = None,
     **asked: Any,
 ) -> Plan:
     """What `combine` would do, without merging. The arguments are the same. It reads headers, and factors
-    only where the size depends on them (`energy`, `total_rank`, `size`).
+    only where something depends on them: the size (`energy`, `total_rank`, `size`), or a method that looks.
 
     Args:
         sources, method: as for `combine`.

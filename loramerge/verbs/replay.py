@@ -25,6 +25,7 @@ from loramerge.merge.plan import Plan
 from loramerge.merge.planner import Known, planned
 from loramerge.merge.record import scales_digest, versions
 from loramerge.merge.run import Merge, run
+from loramerge.request.default import Default
 from loramerge.request.entry import part
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.record import Record, SourceRecord, files_of, last, parse
@@ -177,7 +178,8 @@ def _planned(said: Record, method: Method, adapters: Sequence[Adapter], where: s
     here = {each.name: value for each, value in request.given() if each.name != "initial"}
     try:
         recipe = Recipe(tuple(map(Ingredient, adapters)), method, request=replace(said.request, **here))
-        return planned(recipe, Known(said.ranks, said.left_out))
+        default = Default(said.method) if said.default else None  # the new record says so again
+        return planned(recipe, Known(said.ranks, said.left_out)).by(default)
     except UsageError as error:
         raise _not(where, error) from None
 

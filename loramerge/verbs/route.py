@@ -13,6 +13,7 @@ from loramerge.adapters.base_models import common_base, without_folders
 from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.formats import load
 from loramerge.formats.bundles import ROUTER, is_bundle
 from loramerge.formats.files.destination import check_apart
 from loramerge.formats.peft import portable
@@ -35,6 +36,7 @@ from loramerge.routing.reader import load_bundle
 from loramerge.routing.record import described, recorded
 from loramerge.sources.expand import expanded
 from loramerge.sources.sources import Sources, open_together
+from loramerge.verbs.tasks import bundle_of_tasks, has_tasks
 
 DEFAULT = "arrow"
 
@@ -88,6 +90,8 @@ def routed(
     """The bundle of a recipe, written where its request says."""
     if len(recipe.sources) == 1 and is_bundle(recipe.sources[0].source):
         return _regated(recipe, gate, options, subtract)
+    if len(recipe.sources) == 1 and has_tasks(recipe.sources[0].source):
+        return _of_tasks(recipe, gate, options, subtract)
     recipe, request = expanded(recipe), recipe.request
     if files := foreign(recipe):
         return _imported(files, recipe, gate, options, subtract)
@@ -121,6 +125,23 @@ def _regated(
     check_apart(request.out, [], [Path(str(source)) / ROUTER])
     write_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
     return load_bundle(request.out)
+
+
+def _of_tasks(
+    recipe: Recipe, gate: str | Gate | None, options: Mapping[str, Any], subtract: Sequence[Source]
+) -> Bundle:
+    """The tasks of a merge with masks, under its router or another gate."""
+    request, place = recipe.request, Path(str(recipe.sources[0].source))
+    if subtract:
+        raise UsageError(f"{say('subtract')} is for adapters, and {printable(place)} is a merge with masks.")
+    bundle = chosen(bundle_of_tasks(place, request), request)
+    if gate is not None or options or request.weights is not None:
+        bundle = bundle.gated(_gate(gate or "smile", options, request))
+    if request.out is None:
+        return bundle
+    check_apart(request.out, [load(place)])
+    write_bundle(bundle, request.out, request.overwrite, effort=request.effort, tell=request.tell)
+    return replace(load_bundle(request.out), notes=bundle.notes)
 
 
 def foreign(recipe: Recipe) -> list[Foreign]:

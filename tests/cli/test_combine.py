@@ -38,7 +38,7 @@ def assert_merged(path, wanted, tolerance=1e-5):
 @pytest.mark.parametrize(
     ("options", "first", "second"),
     [
-        ([], 1, 1),
+        (["--method", "linear"], 1, 1),
         (["-w", "0.5", "-w", "-2"], 0.5, -2),
         (["--weight", "0.5", "--weight", "0"], 0.5, 0),
         (["--weights", "0.7,-0.3"], 0.7, -0.3),
@@ -128,7 +128,7 @@ def test_only_and_exclude_choose_modules(cli, tmp_path):
         (["--exclude", r"\.0\."], {"layers.1.q", "layers.1.v"}),
         (["--only", "q", "--exclude", "layers.1"], {"layers.0.q"}),
     ]:
-        assert cli("combine", "a", "b", *options, "--overwrite").code == 0
+        assert cli("combine", "a", "b", "--method", "linear", *options, "--overwrite").code == 0
         wanted = {path: value for path, value in total(tmp_path).items() if path in kept}
         assert_merged(tmp_path / "merged" / WEIGHTS, wanted)
 
@@ -142,7 +142,8 @@ def test_dtype(cli, dtype):
 
 def test_alpha_for_the_files_that_need_it(cli, tmp_path):
     for given, scale in [("d.safetensors=8", 4.0), ("8", 4.0), ("./d.safetensors=8", None), ("rank", 1.0)]:
-        cli("combine", "c.safetensors", "d.safetensors", "--alpha", given, "--overwrite")
+        both = ("c.safetensors", "d.safetensors", "--method", "linear")
+        cli("combine", *both, "--alpha", given, "--overwrite")
         if scale is None:
             cli.refused(2, "--alpha names ./d.safetensors, which is not one of the sources")
             continue
@@ -180,7 +181,7 @@ def test_an_alpha_that_cannot_be_meant_is_a_usage_error(cli, tmp_path, given, wo
 
 
 def test_the_same_source_twice_takes_the_same_alpha(cli, tmp_path):
-    again = ["d.safetensors", "d.safetensors"]
+    again = ["d.safetensors", "d.safetensors", "--method", "linear"]
     assert cli("combine", *again, "--alpha", "d.safetensors=4").code == 0
     assert_merged(tmp_path / "merged.safetensors", {k: 2 * v for k, v in dense(tensors(4), 2.0).items()})
 
@@ -190,7 +191,7 @@ USAGE = {
     "an unknown option": (["a", "--frobnicate"], "No such option"),
     "an option of another method": (
         ["a", "--variant", "ctm"],
-        "--variant is an option of lego, not of linear",
+        "--variant is an option of lego, not of level",
     ),
     "another": (
         ["a", "--method", "cat", "--energy", "0.5"],
@@ -237,7 +238,7 @@ def test_help_shows_the_options_of_the_named_method_only(cli):
         assert cli.code == 0
         for name in ("rank", "energy", "seed", "variant", "restarts"):
             assert (f"\n  --{name} " in shown) == (name in cls.names())
-    assert cli("combine", "-h").out == cli("combine", "--help", "--method", "linear").out
+    assert cli("combine", "-h").out == cli("combine", "--help", "--method", "level").out, "the default"
 
 
 def test_the_report_is_on_stdout_and_the_words_on_stderr(cli):
@@ -295,7 +296,8 @@ def test_a_dry_run_says_what_would_be_and_writes_nothing(cli, tmp_path, form):
     elif form == ["-q"]:
         assert cli.out == "merged\n"
     else:
-        assert cli.out.startswith("1 × a\n-1 × b\nwould write merged: linear, 4 modules, rank ")
+        assert cli.out.startswith("1 × a\n-1 × b\nwould write merged: linear (the default with weights), ")
+        assert " 4 modules, rank " in cli.out.replace("\n", " ")
 
 
 def test_a_dry_run_foretells_the_rank_the_size_and_a_refusal(cli, tmp_path):
@@ -340,16 +342,17 @@ def test_sources_of_one_name_are_told_apart(cli, tmp_path):
 
 @pytest.mark.parametrize(("scale", "factor"), [("0.5", 0.5), ("-2", -2.0), ("1e-3", 1e-3)])
 def test_scale_multiplies_the_merge(cli, tmp_path, scale, factor):
-    assert cli("combine", "a", "b", f"--scale={scale}", "-o", "m").code == 0
+    assert cli("combine", "a", "b", "--method", "linear", f"--scale={scale}", "-o", "m").code == 0
     assert_merged(tmp_path / "m" / WEIGHTS, total(tmp_path, factor, factor))
     assert f"scaled by {factor:.3g}" in cli.out
 
 
 @pytest.mark.parametrize("policy", ["norm", "cosine"])
 def test_a_policy_of_strength_is_said_and_can_be_a_recipe(cli, tmp_path, policy):
-    assert cli("combine", "a", "b", "--scale", policy, "-o", "m").code == 0
+    words = ("combine", "a", "b", "--method", "linear", "--scale", policy)
+    assert cli(*words, "-o", "m").code == 0
     assert "scaled by" in cli.out
-    recipe = cli("combine", "a", "b", "--scale", policy, "--print-recipe").out
+    recipe = cli(*words, "--print-recipe").out
     (tmp_path / "r.yaml").write_text(recipe)
     assert cli("combine", "--recipe", "r.yaml", "-o", "again").code == 0
     assert content(tmp_path / "m") == content(tmp_path / "again")

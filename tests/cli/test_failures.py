@@ -257,7 +257,9 @@ def test_progress_is_for_terminals_and_for_long_work(tmp_path):
     assert "which is more than --memory 1B" in done.stderr
     shown = on_a_terminal(slow, tmp_path, "combine", *FIXTURES, *once, "-o", "n")
     assert "/18 [" in shown
-    assert shown.endswith("wrote n: linear, 18 modules, rank 12, float32, 119.8 kB\r\n")
+    assert shown.endswith(
+        "wrote n: level (the default; --method linear sums), 18 modules, rank 12, float32, 119.8 kB\r\n"
+    )
     patient = "from loramerge.request.progress import Bar; Bar.__init__.__defaults__ = (60.0,);"
     assert "/18 [" not in on_a_terminal(patient + PLAIN, tmp_path, "combine", *FIXTURES, "-o", "o")
 

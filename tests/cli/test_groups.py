@@ -76,6 +76,35 @@ def test_the_shell_completes(words, monkeypatch, capsys):
     assert completed(words, monkeypatch, capsys) == OFFERED[words]
 
 
+FREE = {  # options whose values nobody but the user knows
+    "KEY=VALUE", "FLOAT", "INTEGER", "W,W,...", "REGEX", "SIZE", "SHARE", "SIDE=END", "SOURCE=PATH",
+    "SOURCE=TEXT", "BRANCH", "[SOURCE=]BLOCKS", "ORG/NAME", "TEXT",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_shell_completes_every_value_that_it_can_know(name):
+    found = command(name)
+    context = click.Context(found)
+    for param in found.get_params(context):
+        if isinstance(param, click.Option) and (param.is_flag or param.name == "task"):
+            continue
+        offered = param.shell_complete(context, "")
+        metavar = (param.metavar or param.type.name).upper().removesuffix(" RANGE")
+        assert offered or metavar in FREE, f"{param.opts[0]} {metavar}"
+        if metavar in (
+            "FILE",
+            "BASE",
+            "ADAPTER",
+            "SOURCE",
+            "SOURCE...",
+            "HOW",
+            "[NAME=]PATH",
+            "OLD=NEW|FILE",
+        ):
+            assert [item.type for item in offered] in (["file"], ["dir"])
+
+
 @pytest.mark.parametrize("columns", [36, 48, 60])
 @pytest.mark.parametrize("command", [(), ("combine",), ("route",), ("methods",)], ids=" ".join)
 def test_help_fits_a_narrow_terminal(cli, monkeypatch, command, columns):

@@ -66,7 +66,13 @@ def test_a_printed_recipe_gives_the_same_merge(cli, tmp_path, command):
     assert cli("combine", "--recipe", "printed.yaml", "--print-recipe").out == text
     assert cli("combine", *command, "-o", "m").code == 0
     assert cli("combine", "--recipe", "printed.yaml", "-o", "n").code == 0
-    assert content(tmp_path / "m") == content(tmp_path / "n")
+    assert named(content(tmp_path / "m")) == content(tmp_path / "n")
+
+
+def named(merge):
+    """The files of a merge whose method was the default as if somebody had named it, which a recipe does."""
+    record = merge["loramerge.json"].replace(b'"default": true,\n    ', b"")
+    return {**merge, "loramerge.json": record}
 
 
 def test_printing_reads_no_adapter_and_writes_nothing(cli, tmp_path):
@@ -181,7 +187,7 @@ def test_what_a_recipe_cannot_say_is_told_and_the_rest_is_kept(cli, tmp_path):
     done = cli("combine", "a", "b", *words, "--print-recipe")
     assert yaml.safe_load(done.out) == {
         "sources": [{"source": "a"}, {"source": "b"}],
-        "method": "linear",
+        "method": "level",
         "initial": {"a": "start"},
         "max_error": 0.5,
     }

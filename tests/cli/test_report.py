@@ -29,7 +29,7 @@ def test_combine_writes_the_page_of_its_merge(cli, ab, tmp_path):
     assert cli.code == 0, cli.err
     page = (tmp_path / "m.html").read_text(encoding="utf-8")
     assert "<title>A merge of a, b</title>" in page
-    assert "The merge m, by svd" in page
+    assert "The merge by svd: m" in page
     assert "rank: 2" in page, "the recipe"
 
 

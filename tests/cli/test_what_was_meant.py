@@ -110,6 +110,21 @@ def test_errors_speak_the_language_of_their_caller(cli, tmp_path):
         lm.combine([A], only="zz")
 
 
+@pytest.mark.parametrize("verb", [lm.combine, lm.plan, lm.open, lm.route])
+def test_leaving_out_what_is_not_there_is_refused(verb):
+    with pytest.raises(lm.UsageError, match=r"exclude='zz' matches no module; one here is called"):
+        verb([A], exclude="zz")
+
+
+def test_leaving_out_what_is_not_there_is_refused_of_one_adapter(tmp_path):
+    for verb in (
+        lambda **more: lm.resize(A, rank=1, **more),
+        lambda **more: lm.convert(A, tmp_path / "o", "peft", **more),
+    ):
+        with pytest.raises(lm.UsageError, match=r"exclude='zz' matches no module"):
+            verb(exclude="zz")
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"
 HEADS = {
     "pointer.safetensors": (POINTER, "pointer of Git LFS"),
@@ -169,7 +184,11 @@ def test_no_sentence_types_an_option_by_hand():
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
                 typed += [(place, word) for word in re.findall(r"(?<![\w-])--[a-z][\w-]+", node.value)]
     commands = {
+        ("algorithms/names.py", "--concat"),  # of a script of kohya
         ("checkpoints/changes.py", "--extras"),  # `loramerge convert --extras drop`
+        ("formats/bundles.py", "--gate"),  # `loramerge route`, as a whole command
+        *(("formats/routed.py", option) for option in ("--allow-pickle", "--alpha")),  # likewise
+        ("hub/choice.py", "--local-dir"),  # `hf download`
         *(("merge/full.py", option) for option in ("--dense-delta", "--fuse")),  # `loramerge combine`
     }
     assert set(typed) - commands == set()

@@ -1,16 +1,17 @@
 """Verdicts on every family in every spelling: those on diffusers are what its own loaders do."""
 
 import re
+import shlex
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import loramerge as lm
 from loramerge.consumers.families import LOADERLESS, LOADERS, WITHOUT, oracle, reads, trips
-from tests.helpers.files import bare
-from tests.helpers.loaders import MIXINS, share
-from tests.helpers.spelled import ROWS, tensors
+from tests.helpers.files import Cli, bare
+from tests.helpers.loaders import MIXINS, loaded, share
+from tests.helpers.spelled import ROWS, factors, tensors
 
 SOME = [*ROWS][::4]  # in the default run; all of them behind the marker `slow`
 
@@ -112,3 +113,32 @@ def test_of_a_model_that_nobody_knows_nothing_can_be_told(consumer, key, tmp_pat
 
     assert finding.effect == "unknown"
     assert "no image model that is known here" in finding.sentence
+
+
+UNREAD = [
+    (consumer, row)
+    for consumer in ("diffusers", "comfyui")
+    for row, met in ROWS.items()
+    if met.dialect != "peft" and reads(consumer, met) is False and met.family.name in MIXINS
+]
+
+
+@pytest.mark.parametrize(
+    ("consumer", "row"),
+    [case if i % 6 == 0 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(UNREAD)],
+)
+def test_what_is_offered_is_loaded_as_it_is_meant(consumer, row, tmp_path, capsys):
+    """The command of the finding is run on the file; diffusers' own loader takes what it makes."""
+    pytest.importorskip("diffusers")
+    path, values = file(tmp_path, row)
+    commands = {finding.command for finding in lm.check(path, consumer)}
+    (command,) = commands
+    _, *words = shlex.split(command)
+    assert Cli(capsys)(*words).code == 0, command
+    assert not [f for f in lm.check(words[-1], consumer) if f.effect != "unknown"]
+    if consumer == "diffusers":
+        wanted = factors(ROWS[row], values)
+        found = loaded(ROWS[row].family, load_file(words[-1]))
+        assert found.keys() == wanted.keys()
+        for name, (up, down) in wanted.items():
+            np.testing.assert_allclose(found[name][0] @ found[name][1], up @ down, atol=1e-4)

@@ -119,6 +119,9 @@ class Device:
             raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
         self.number = number
 
+    def synchronize(self):
+        STREAMS.wait()
+
     def use(self):
         self.used.append(self.number)
 
@@ -135,17 +138,24 @@ CUPY = SimpleNamespace(
     asarray=AWAY.asarray,
     empty=lambda shape, dtype: Away(np.full(shape, 77, dtype)),
     float64=np.float64,
+    ascontiguousarray=AWAY.ascontiguousarray,
+    __version__="14.2.0",
     RawModule=Module,
     get_default_memory_pool=lambda: POOL,
     get_default_pinned_memory_pool=lambda: POOL,
     cuda=SimpleNamespace(
-        compiler=SimpleNamespace(compile_using_nvrtc=compiled, get_cache_dir=lambda: CACHE.name),
+        compiler=SimpleNamespace(compile_using_nvrtc=compiled),
         nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
         alloc_pinned_memory=Pinned,
         get_current_stream=Stream,
         Event=Event,
         Device=Device,
-        runtime=SimpleNamespace(getDevice=lambda: 0),
+        runtime=SimpleNamespace(
+            getDevice=lambda: 0,
+            getDeviceProperties=lambda number: {"name": b"stand-in"},
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
+        ),
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     ),
 )
@@ -156,6 +166,7 @@ def installed(monkeypatch):
     """`import cupy` gives the stand-in inside."""
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "cupy", CUPY)
+        patch.setenv("CUPY_CACHE_DIR", CACHE.name)
         for kept in (load._loaded, load._kept, worth.measured):
             kept.cache_clear()
         Device.used.clear()

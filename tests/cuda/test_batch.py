@@ -14,10 +14,13 @@ from loramerge.request.effort import Effort
 from loramerge.sources.units import Units, needs, there
 from tests.cuda.stand_in import CUPY, installed
 from tests.helpers.adapters import random_adapters
-from tests.helpers.device import CALLS, STREAMS, down
+from tests.helpers.device import AWAY, CALLS, STREAMS, down
 
 SHAPES = [(40, 50), (30, 60), (40, 50), (40, 50), (30, 60)]
 TYPES = [np.float32, ml_dtypes.bfloat16, np.float16]  # of three sources
+BATCHED = [name for name, method in lm.METHODS.items() if method().batched]
+ANY = [name for name in BATCHED if name != "ffa"]  # which wants sources of one lora_A
+ASKED = {"cat": {}, "fair": {}, "fedavg": {}, "sg": {"weights": [1.0, 0.5]}}  # others want a rank
 LLAMA_70B = [(8192, 8192), (1024, 8192), (28672, 8192), (8192, 28672)]
 
 
@@ -67,6 +70,34 @@ def test_a_product_takes_all_modules_of_a_shape():
     assert CALLS["matmul"] == 4, "two shapes, two sides"
 
 
+def test_merged_factors_are_made_together_too():
+    P, Q = np.random.default_rng(0).standard_normal((2, 5, 9, 9))
+    batch, there = made(), (AWAY.asarray(P[:, :, :2]), AWAY.asarray(Q[:, :2]))
+    CALLS.clear()
+
+    found = [tuple(map(down, batch.mixed(*there, module))) for module in range(5)]
+
+    assert CALLS["matmul"] == 4, "two shapes, two sides"
+    for module, (up, low) in enumerate(found):
+        np.testing.assert_allclose(up, wide(module)[0] @ P[module, :, :2], rtol=1e-10)
+        np.testing.assert_allclose(low, Q[module, :2] @ wide(module)[1], rtol=1e-10)
+    other = AWAY.asarray(2 * P[:, :, :2]), there[1]
+    np.testing.assert_allclose(down(batch.mixed(*other, 3)[0]), 2 * found[3][0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("ranks", "calls"), [((3, 4), 1), ((40, 40), 2)], ids=["few units", "many units"])
+@pytest.mark.parametrize("modules", [1, 12])
+def test_a_batch_is_one_eigenproblem_of_all_its_modules(ranks, calls, modules, monkeypatch):
+    """With 64 units and more there are two: one that finds the leading units, and a smaller one of these."""
+    monkeypatch.setattr("loramerge.cuda.batch.launch", by_numpy)
+    sources = random_adapters(0, ranks, {f"m{n}": (100, 120) for n in range(modules)})
+    CALLS.clear()
+
+    lm.combine(sources, "svd", rank=3, device="cuda", threads=1)
+
+    assert CALLS["eigh"] == calls
+
+
 def test_while_one_batch_is_computed_the_next_is_read():
     begun = threading.Event()
     second = made(read=lambda module: begun.set() or stored(module))
@@ -89,6 +120,32 @@ def test_every_batch_of_a_merge_starts_one_that_comes_later(count):
 
     assert len(found) > 2 * count
     assert [each.after for each in found] == found[count:] + [None] * count
+
+
+def test_a_gpu_takes_batches_as_large_as_its_memory_allows():
+    """A core has none larger than its cache; a GPU waits for a few modules as long as for many."""
+    sources = random_adapters(0, (40, 40), {f"m{n}": (90, 100) for n in range(100)})
+
+    def sizes(**asked):
+        plan = lm.plan(sources, "svd", rank=4, **asked)
+        return [len(units.targets) for units in plan.batches(plan.effort)]
+
+    assert sizes(device="cuda", memory="8GB") == [25] * 4
+    assert max(sizes(device="cuda", memory="20MB")) < 25
+    assert max(sizes(device="cpu", memory="8GB", threads=1)) < 25
+
+
+def test_a_gpu_has_two_workers_unless_more_are_asked_for(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    sources = random_adapters(0, (3, 4))
+
+    def workers(method, **asked):
+        return lm.plan(sources, method, **asked).effort.workers
+
+    assert workers("svd", device="cuda") == 2
+    assert workers("svd", device="cuda", threads=5) == 5
+    assert workers("ties", device="cuda") == 8, "it stays on the host"
+    assert workers("svd") == 8
 
 
 def test_what_was_dropped_is_read_again():
@@ -168,25 +225,28 @@ def by_numpy(bits, place, kind):
     place._held[...] = bits._held.view(types[kind])
 
 
-@pytest.mark.parametrize("method", ["svd", pytest.param("tsv", marks=pytest.mark.slow), "core"])
+@pytest.mark.parametrize(
+    "method", [m if m in ("svd", "core") else pytest.param(m, marks=pytest.mark.slow) for m in ANY]
+)
 @pytest.mark.parametrize("memory", [6e6, 2e7])
 def test_a_merge_stays_within_its_memory(method, memory, monkeypatch):
     monkeypatch.setattr("loramerge.cuda.batch.launch", by_numpy)
     sources = random_adapters(0, (24, 24), {f"m{n}": (64, 80) for n in range(40)})
-    opened = lm.plan(sources, method, rank=4, device="cuda", threads=1, memory=memory)
+    asked = {"device": "cuda", "threads": 1, "memory": memory, **ASKED.get(method, {"rank": 4})}
+    opened = lm.plan(sources, method, **asked)
     largest = max(len(units.targets) for units in opened.batches(opened.effort))
     STREAMS.peak = STREAMS.live
 
-    lm.combine(sources, method, rank=4, device="cuda", threads=1, memory=memory)
+    lm.combine(sources, method, **asked)
 
     assert 0.2 * memory < STREAMS.peak <= memory, (STREAMS.peak / memory, largest)
 
 
 @pytest.mark.parametrize("shape", LLAMA_70B)
-@pytest.mark.parametrize("method", ["svd", "lego", "tsv", "core"])
+@pytest.mark.parametrize("method", BATCHED)
 def test_modules_of_a_70b_with_64_adapters_fit_a_card_of_16_gb(shape, method):
     """By computation: what a batch of one module takes, with half a gigabyte for CUDA itself."""
     signature, units = (16,) * 64, 1024
-    apart, each = needs(signature, shape, lm.METHODS[method](rank=16))
+    apart, each = needs(signature, shape, lm.METHODS[method]())
 
     assert apart + each + workspace_by_rule(units) + there(units, shape, 8) + 5e8 < 16e9

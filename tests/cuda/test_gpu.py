@@ -4,6 +4,8 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +17,17 @@ from loramerge.arrays.backend import cupy, from_torch, host, namespace, to_torch
 from loramerge.cuda import Gpu, available, batch, find, worth
 from loramerge.cuda.load import FOLDER
 from loramerge.errors import UsageError
-from tests.cuda.stand_in import LAUNCHED, POOL, Device, OutOfMemoryError, installed
+from tests.cuda.stand_in import CUPY, LAUNCHED, POOL, Device, OutOfMemoryError, installed
+from tests.cuda.test_batch import by_numpy
 from tests.helpers.adapters import random_adapters
 from tests.helpers.device import AWAY, CALLS, Away, down
 from tests.helpers.device import up as to_device
 
 needs_gpu = pytest.mark.skipif(not available(), reason="There is no GPU that CuPy can use.")
 METHODS = ["linear", "svd", "lego", "tsv", "iso_c", "wudi", "karcher", "core", "ties"]
+
+
+RUN = list(lm.METHODS)
 
 
 def steep(modules):
@@ -76,6 +82,23 @@ class TestWithoutAGpu:
         assert_same(dense(found), dense(lm.combine(sources, method, rank=None if method == "linear" else 3)))
         assert set(Device.used) <= {1}
         assert bool(LAUNCHED) == (method != "ties")
+
+    @pytest.mark.parametrize(
+        "method", [m if m in METHODS else pytest.param(m, marks=pytest.mark.slow) for m in RUN]
+    )
+    def test_every_method_runs_here_or_says_once_that_it_does_not(self, method, monkeypatch):
+        monkeypatch.setattr("loramerge.cuda.batch.launch", by_numpy)
+        sources = random_adapters(0, (4, 4))
+        if method == "ffa":  # of one lora_A
+            sources = [sources[0], replace(sources[0], name="again")]
+        asked = {"weights": [1.0, 0.5]} if method == "sg" else {}
+
+        found = lm.combine(sources, method, device="cuda", **asked)
+
+        wanted = lm.combine(sources, method, **asked)
+        assert_same(dense(found), dense(wanted))
+        notes = [note for note in found.report.notes if "works on the host" in note]
+        assert len(notes) == (not lm.METHODS[method]().batched)
 
     def test_a_method_that_stays_on_the_host_says_so(self):
         report = lm.combine(random_adapters(0, (3, 4)), "ties", rank=3, device="cuda").report
@@ -138,6 +161,23 @@ class TestWithoutAGpu:
     def test_there_is_no_third_gpu(self):
         with pytest.raises(UsageError, match=r"device='cuda:2': no such GPU answers .*invalid device"):
             find("cuda:2")
+
+
+def missing(stand_in, real, path=""):
+    """What the stand-in has and CuPy lacks."""
+    for name, value in vars(stand_in).items():
+        if not hasattr(real, name):
+            yield f"{path}{name}"
+        elif isinstance(value, SimpleNamespace):
+            yield from missing(value, getattr(real, name), f"{path}{name}.")
+
+
+def test_the_stand_in_has_no_name_that_cupy_lacks():
+    real = pytest.importorskip("cupy", reason="CuPy is not installed: the stand-in's names were read in 14.2")
+
+    assert [*missing(CUPY, real)] == []
+    assert hasattr(real.cuda.PinnedMemoryPointer, "size")
+    assert {"compute_capability", "attributes", "cusolver_handle", "use"} <= set(dir(real.cuda.Device))
 
 
 def test_without_cupy_the_extra_is_named(monkeypatch):

@@ -4,8 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from loramerge.cuda.widen import sendable
+from loramerge.cuda.widen import launch, sendable
 from tests.cuda.host import widened
+from tests.cuda.stand_in import installed
+from tests.helpers.device import AWAY, down
 
 TYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
 
@@ -39,3 +41,54 @@ def test_a_slice_is_sent_dense():
 
     assert bits.flags.c_contiguous
     np.testing.assert_array_equal(widened(bits, 3, kind), values)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_subnormal_numbers_stay(dtype):
+    least = ml_dtypes.finfo(dtype).smallest_subnormal
+    values = np.array([[least, -least, 3 * least]], dtype)
+
+    bits, kind = sendable(values)
+
+    assert (values != 0).all()
+    np.testing.assert_array_equal(widened(bits, 3, kind), values.astype(np.float64))
+
+
+class TestTheLauncher:
+    """What does not fit never reaches the kernel."""
+
+    @pytest.fixture(autouse=True)
+    def _cupy(self, monkeypatch):
+        with installed(monkeypatch):
+            yield
+
+    def test_it_fills_a_slice_of_wider_rows(self):
+        out, bits = AWAY.zeros((4, 7)), AWAY.asarray(np.arange(12, dtype=np.float32).reshape(4, 3))
+
+        launch(bits, out[:, 2:5], 1)
+
+        np.testing.assert_array_equal(down(out)[:, 2:5], np.arange(12.0).reshape(4, 3))
+        assert (down(out)[:, [0, 1, 5, 6]] == 0).all()
+
+    @pytest.mark.parametrize(
+        ("bits", "place", "kind", "named"),
+        [
+            (np.zeros((4, 3), np.float32), np.zeros((4, 3)), 0, "bits is float32"),
+            (np.zeros((4, 3)), np.zeros((4, 3)), 1, "bits is float64"),
+            (np.zeros((4, 3)), np.zeros((4, 3)), 3, "bits is float64"),
+            (np.zeros((4, 3), np.float16), np.zeros((4, 3)), 2, "bits is float16"),
+            (np.zeros((4, 3)), np.zeros((4, 3)), 7, "no kind 7"),
+            (np.zeros((3, 4)), np.zeros((4, 3)), 0, "bits is float64"),
+            (np.zeros((4, 6))[:, ::2], np.zeros((4, 3)), 0, "bits is float64"),
+            (np.zeros((4, 3)), np.zeros((4, 3), np.float32), 0, "place is float32"),
+            (np.zeros((4, 3)), np.zeros((1, 4, 3)), 0, "place is float64"),
+            (np.zeros((4, 3)), np.zeros((4, 6))[:, ::2], 0, "strides"),
+            (np.zeros((4, 3)), np.zeros((3, 4)).T, 0, "strides"),
+        ],
+    )
+    def test_shapes_and_types_are_checked(self, bits, place, kind, named):
+        moved = AWAY.asarray(np.zeros(1)), AWAY.asarray(np.zeros(1))
+        moved[0]._array, moved[1]._array = bits, place  # views, as they are
+
+        with pytest.raises(ValueError, match=f"widen: .*{named}"):
+            launch(*moved, kind)

@@ -210,7 +210,7 @@ def test_adalora_is_read_as_peft_computes_it_and_merged_to_plain_lora(tmp_path):
     b = zoo.save(tmp_path / "b", zoo.Words, 2, WORDS)
     (key, expected), *_ = as_peft_computes(zoo.load(zoo.Words, [a])).items()
     np.testing.assert_allclose(as_peft_stores(loramerge.load(a))[key], expected, rtol=1e-6)
-    loramerge.combine([a, b], out=tmp_path / "m")
+    loramerge.combine([a, b], "linear", out=tmp_path / "m")
     other = as_peft_computes(zoo.load(zoo.Words, [b]))[key]
     found = as_peft_computes(zoo.load(zoo.Words, [tmp_path / "m"]))[key]
     np.testing.assert_allclose(found, expected + other, rtol=1e-5)
@@ -299,7 +299,8 @@ def test_layers_to_transform_are_what_the_file_holds(tmp_path):
 def test_experts_one_by_one_become_rows_of_the_fused_ones(cli, tmp_path):
     fused = zoo.save(tmp_path / "a", zoo.Mixture, 1, MOE)
     apart = folder(tmp_path / "b", tensors(shapes={f"layers.0.experts.{i}.w1": (5, 4) for i in range(3)}))
-    assert cli("combine", fused, apart, "--allow-base-mismatch", "-o", tmp_path / "m").code == 0
+    words = ("--method", "linear", "--allow-base-mismatch", "-o", tmp_path / "m")
+    assert cli("combine", fused, apart, *words).code == 0
     merge, first, second = (loramerge.load(place) for place in (tmp_path / "m", fused, apart))
     assert set(merge) == set(first)
     for target in merge:

@@ -41,8 +41,8 @@ def test_sources_of_several_formats_merge_where_their_modules_have_one_name(tmp_
 def test_flux_merges_in_the_grain_of_the_output(tmp_path):
     fused = saved(tmp_path / "k.safetensors", pairs(FLUX_KOHYA, alpha=1.0, seed=1))
     split = saved(tmp_path / "d.safetensors", pairs(FLUX, NEW, seed=2))
-    whole = lm.combine([fused, split], format="kohya", out=tmp_path / "m.safetensors")
-    parts = lm.combine([fused, split], format="diffusers", out=tmp_path / "n.safetensors")
+    whole = lm.combine([fused, split], "linear", format="kohya", out=tmp_path / "m.safetensors")
+    parts = lm.combine([fused, split], "linear", format="diffusers", out=tmp_path / "n.safetensors")
 
     assert {str(t) for t in whole.adapter} == {str(t) for t in lm.load(fused)}
     assert lm.convert(tmp_path / "m.safetensors", tmp_path / "o.safetensors", "diffusers").adapter.keys() == (
@@ -164,7 +164,7 @@ def test_a_pointwise_convolution_meets_the_same_weights_as_a_matrix(tmp_path):
     }
     flat_ = {key: tensor[..., 0, 0] for key, tensor in conv.items()}
     paths = [saved(tmp_path / f"{n}.safetensors", t) for n, t in (("a", conv), ("b", flat_))]
-    merge = lm.combine(paths, out=tmp_path / "m.safetensors")
+    merge = lm.combine(paths, "linear", out=tmp_path / "m.safetensors")
 
     assert {t.kind for t in merge.adapter} == {"conv"}
     assert lm.diff(paths[0], merge.adapter).modules[0].norm_ratio == pytest.approx(2)

@@ -187,7 +187,7 @@ def test_a_bare_file_has_one_metadata_key_and_describes_itself(tmp_path):
 def test_what_was_written_can_be_merged_again(tmp_path, name):
     a, b = two(tmp_path)
     first, second = tmp_path / name, tmp_path / f"again_{name}"
-    combine([a, b], out=first, dtype="float64")
+    combine([a, b], "linear", out=first, dtype="float64")
     again = combine([first, a], weights=[1, -1], out=second, dtype="float64")
     assert again.adapter.bare == name.endswith(".safetensors")
     total, less = expected(a, b), dense(read(a / FILES[1]), 2.0)

@@ -170,7 +170,7 @@ def test_a_state_dict_is_its_saved_folder(make, config, tmp_path):
 @pytest.mark.parametrize(("make", "config"), LIVE.values(), ids=LIVE)
 def test_a_merge_of_live_adapters_goes_back_into_peft(make, config, framework, tmp_path):
     both = [save_adapter(tmp_path / str(seed), make, seed, config) for seed in (1, 2)]
-    merge = loramerge.combine([live(make, seed, config)[1] for seed in (1, 2)]).adapter
+    merge = loramerge.combine([live(make, seed, config)[1] for seed in (1, 2)], "linear").adapter
     state = {key: torch.as_tensor(value) for key, value in to_state_dict(merge, framework).items()}
     paths = [target.path for target in merge]
     alone = {"r": merge.rank, "lora_alpha": merge.rank, "target_modules": paths}

@@ -1,6 +1,7 @@
 """One hostile text in every name that files and users give, through every output."""
 
 import json
+import re
 import shlex
 from html.parser import HTMLParser
 
@@ -11,6 +12,7 @@ import loramerge as lm
 from loramerge.consumers import CONSUMERS
 from loramerge.hub.escape import code, markdown, quoted, shell
 from tests.helpers.files import CONFIG, folder, tensors
+from tests.helpers.models import random_model, save_model
 
 HOSTILE = "a\x1b[31m\r\n<script>x</script>|`$(touch ran)`;'\"&[l](javascript:y)*_{{\u202e\u2028"
 NAME = "n" + HOSTILE.replace("/", "")
@@ -91,6 +93,62 @@ def test_every_command_of_the_terminal(hostile, capsys, tmp_path):
         told = capsys.readouterr()
         terminal(told.out)
         terminal(told.err.replace("\r", ""))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_models_and_bundles(hostile, capsys, tmp_path):
+    from loramerge.cli import main
+
+    inside, (base, tuned) = HOSTILE.replace("\r\n", ""), (f"M{NAME}", f"T{NAME}")
+    shapes = {f"layers.0.{inside}.weight": (6, 5), "layers.0.q.weight": (6, 5), f"norm{inside}.weight": (5,)}
+    weights, said = random_model(shapes=shapes), {"architectures": [HOSTILE], "model_type": HOSTILE}
+    save_model(tmp_path / base, weights, config=said)
+    save_model(tmp_path / tuned, {key: 1.5 * each for key, each in weights.items()}, config=said)
+    folder(tmp_path / "plain", tensors(0, shapes={f"layers.0.{inside}": (6, 5)}))
+    commands = {
+        "refused": ["extract", tuned, base, "-o", "refused"],
+        "e": ["extract", tuned, base, "--extras", "drop", "-o", "e"],
+        "f": ["fuse", "plain", base, "-o", "f"],
+        "inside": ["fuse", "plain", base, "-o", f"{base}/x"],
+        "c": [
+            "combine",
+            "plain",
+            "other",
+            "--allow-base-mismatch",
+            "--allow-disjoint",
+            "--fuse",
+            base,
+            "-o",
+            "c",
+        ],
+        "r": ["route", "plain", "other", "--allow-base-mismatch", "--allow-disjoint", "-o", "r"],
+        "check": ["check", "r"],
+        "inspect": ["inspect", "e"],
+        "again": ["fuse", "e", base, "--subtract", "-o", "g"],
+        "gate": ["route", "plain", "other", "--gate", HOSTILE],
+        "format": ["convert", "plain", "x", "--to", HOSTILE],
+        "blocks": ["combine", "plain", "--blocks", HOSTILE],
+        "recipe": ["combine", "--recipe", HOSTILE],
+        "push": ["push", "r", HOSTILE],
+    }
+    done = {}
+    for name, command in commands.items():
+        for more in ([], ["--json", "--overwrite"]) if name in ("e", "f", "r") else ([],):
+            with pytest.raises(SystemExit) as stop:
+                main([*command, *more])
+            told = capsys.readouterr()
+            terminal(told.out)
+            terminal(told.err.replace("\r", ""))
+            done[name] = stop.value.code
+            if more:
+                json.loads(told.out)
+    assert {name: done[name] for name in ("refused", "e", "f", "inside", "c", "r")} == {
+        "refused": 3, "e": 0, "f": 0, "inside": 2, "c": 0, "r": 0}  # fmt: skip
+    assert 70 not in done.values()
+    text, tags = (tmp_path / "r/README.md").read_text(), Tags()
+    terminal(text)
+    tags.feed(re.sub(r"(?ms)^```python$.*?^```$", "", text))  # in code it is text
+    assert not tags.seen
     assert not (tmp_path / "ran").exists()
 
 

@@ -147,6 +147,7 @@ def test_licences_of_sources_and_base_are_asked_for(hub, a, tmp_path):
     for line in ("* org/a: mit", "* org/b: apache-2.0", "* org/base (base): mit"):
         assert line in text
     assert "The terms of all of these apply." in text
+    assert "`level`, the default, with" in text
 
 
 def test_a_licence_in_the_card_of_a_local_folder_counts(hub, a, tmp_path):

@@ -11,23 +11,32 @@ from loramerge.sources.units import needs
 from tests.helpers.files import bare
 from tests.laws.rows import every_kind
 
-RANK, SIZE, MODULES, SOURCES = 32, 200, 2, 6
+RANK, MODULES, SOURCES = 32, 2, 6
+SIZE, LARGE = 200, 1200  # LARGE: more than a tile of any method
 SPARE = 3 << 20  # of Python's own, and of what is the same for all
 ONE = 1.0  # byte: a module at a time, whatever it takes
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("memory"), SIZE)
+
+
+@pytest.fixture(scope="module")
+def large_files(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("large"), LARGE)
+
+
+def made(folder, size):
     """Sources on the disk, so that neither they nor the merge are held: some with one A, as `ffa` wants."""
-    folder = tmp_path_factory.mktemp("memory")
     rng = np.random.default_rng(0)
-    one = rng.standard_normal((RANK, SIZE)).astype(np.float32)
+    one = rng.standard_normal((RANK, size)).astype(np.float32)
 
     def values(shared):
         for m in range(MODULES):
-            down = one if shared else rng.standard_normal((RANK, SIZE)).astype(np.float32)
+            down = one if shared else rng.standard_normal((RANK, size)).astype(np.float32)
             yield f"base_model.model.layers.{m}.q.lora_A.weight", down
-            up = rng.standard_normal((SIZE, RANK)).astype(np.float32)
+            up = rng.standard_normal((size, RANK)).astype(np.float32)
             yield f"base_model.model.layers.{m}.q.lora_B.weight", up
 
     return {
@@ -52,13 +61,27 @@ def peak(plan, out):
 
 @every_kind
 def test_a_method_holds_what_it_says(method, files, tmp_path):
+    check(method, files, SIZE, tmp_path, (1, MODULES))
+
+
+@pytest.mark.slow
+@every_kind
+def test_a_method_holds_what_it_says_of_a_large_module(method, large_files, tmp_path):
+    check(method, large_files, LARGE, tmp_path, (1,))
+
+
+def test_masks_of_a_large_module_are_made_in_tiles(large_files, tmp_path):
+    check(lm.MergeVla(), large_files, LARGE, tmp_path, (1,))
+
+
+def check(method, files, size, tmp_path, counts):
     sources = files[method.traits.units == "shared"][: method.traits.most]
     weights = np.linspace(1, 0.5, len(sources)).tolist()
     lm.combine(sources[:1], "svd", alpha="rank")  # everything is imported
     plan = lm.plan(sources, method, weights=weights, alpha="rank", threads=1)
     signature = next(iter(plan.work.signatures.values()))
-    apart, each = needs(signature, (SIZE, SIZE), plan.method)
-    for modules in (1, MODULES):
+    apart, each = needs(signature, (size, size), plan.method)
+    for modules in counts:
         memory = ONE if modules == 1 else apart + modules * each
         asked = replace(plan, request=replace(plan.request, memory=memory))
         assert max(len(batch.targets) for batch in asked.batches(asked.effort)) == modules

@@ -33,8 +33,8 @@ def test_a_merge_is_an_adapter_of_scale_1_and_one_rank():
 
 def test_a_merge_can_be_merged_again():
     """(A + B) + C = A + B + C."""
-    first = combine([A, B]).adapter
-    assert distance(dense(combine([first, C]).adapter), weighted([A, B, C], [1, 1, 1])) < 1e-12
+    first = combine([A, B], "linear").adapter
+    assert distance(dense(combine([first, C], "linear").adapter), weighted([A, B, C], [1, 1, 1])) < 1e-12
 
 
 def test_modules_that_one_source_lacks_are_kept_and_noted():
@@ -86,7 +86,9 @@ def test_options_that_are_none_are_not_given():
 
 
 def test_weights_are_one_by_default():
-    assert distance(dense(combine([A, B]).adapter), dense(combine([A, B], weights=[1, 1]).adapter)) == 0
+    for method in ("linear", "level"):
+        without, ones = combine([A, B], method), combine([A, B], method, weights=[1, 1])
+        assert distance(dense(without.adapter), dense(ones.adapter)) == 0
 
 
 @pytest.mark.parametrize(("only", "exclude", "left"), [("q$", None, "q"), (None, "q$", "v"), ("0", "v", "q")])

@@ -40,7 +40,7 @@ def test_norm_of_two_updates_at_a_right_angle_by_hand():
         Adapter.of({"q": LowRank(up, down)})
         for up, down in [(np.array([[3.0], [0]]), np.eye(1, 2)), (np.array([[0.0], [4]]), np.eye(1, 2))]
     )
-    merge = combine([a, b], scale="norm")
+    merge = combine([a, b], "linear", scale="norm")
     np.testing.assert_allclose(dense(merge.adapter)["q"], [[3 * 0.7, 0], [4 * 0.7, 0]], rtol=1e-12)
     assert merge.report.modules[0].scale == pytest.approx(0.7)
 
@@ -106,12 +106,12 @@ def test_the_report_is_that_of_the_scaled_merge(scale):
 
 
 def test_the_report_says_the_factors():
-    report = combine(SOURCES, scale="norm").report
+    report = combine(SOURCES, "linear", scale="norm").report
     assert "scaled by " in str(report)
     assert " to " in report.summary()[1]
     assert report.to_dict()["modules"][0]["scale"] == report.modules[0].scale != 1.0
-    assert "scaled" not in str(combine(SOURCES).report)
-    assert "scale" not in combine(SOURCES).report.to_dict()["modules"][0]
+    assert "scaled" not in str(combine(SOURCES, "linear").report)
+    assert "scale" not in combine(SOURCES, "linear").report.to_dict()["modules"][0]
 
 
 @pytest.mark.parametrize("scale", ["norm", "cosine", 0.25])

@@ -22,7 +22,7 @@ def written(place):
 
 
 def test_a_rank_above_what_it_loads_is_cut_to_it(tmp_path):
-    merge = lm.combine(two(tmp_path), consumer="vllm", out=tmp_path / "m")
+    merge = lm.combine(two(tmp_path), "linear", consumer="vllm", out=tmp_path / "m")
     assert written(tmp_path / "m")["r"] == merge.method.rank == 16
     assert "rank 16 is the largest that vLLM loads, so the merge is cut to it" in merge.report.notes
     best = lm.combine([tmp_path / "a", tmp_path / "b"], "svd", rank=16)

@@ -11,7 +11,7 @@ from tests.helpers.adapters import random_adapters
 from tests.helpers.files import folder, tensors
 
 EIGHT = random_adapters(0, (2,) * 8)
-WORDS = "times as strong as its sources"
+WORDS = "times as strong as its sources are on average"
 
 
 def norm(adapter):
@@ -26,24 +26,25 @@ def test_strength_is_the_norm_of_the_merge_over_the_mean_of_its_sources():
 
 
 def test_a_sum_of_eight_is_said_to_be_strong_and_its_remedies_help():
-    report = lm.combine(EIGHT).report
+    report = lm.combine(EIGHT, "linear").report
     assert report.strength > 1.5
     assert WORDS in str(report)
     assert "scale='norm'" in str(report)
-    for remedy in ({"scale": "norm"}, {"method": "average"}):
-        assert WORDS not in str(lm.combine(EIGHT, **remedy).report)
+    assert "method='level'" in str(report)
+    for remedy in ({"scale": "norm"}, {"method": "average"}, {"method": "level"}):
+        assert WORDS not in str(lm.combine(EIGHT, **{"method": "linear", **remedy}).report)
 
 
 @pytest.mark.parametrize("asked", [{}, {"scale": 2.0}, {"weights": [3.0, 3.0]}], ids=str)
 def test_it_is_said_above_one_and_a_half_times_and_not_below(asked):
-    report = lm.combine(EIGHT[:2], **asked).report
+    report = lm.combine(EIGHT[:2], "linear", **asked).report
     assert (WORDS in str(report)) == (report.strength > 1.5) == bool(asked)
 
 
 def test_sources_that_are_zero_do_not_count():
     zero = lm.Adapter.of({"q": lm.LowRank(np.zeros((2, 1)), np.zeros((1, 2)))})
     unit = lm.Adapter.of({"q": lm.LowRank(np.ones((2, 1)), np.ones((1, 2)))})
-    assert lm.combine([unit, zero]).report.strength == pytest.approx(1)
+    assert lm.combine([unit, zero], "linear").report.strength == pytest.approx(1)
     assert lm.combine([zero]).report.strength is None
 
 
@@ -54,10 +55,12 @@ def test_the_command_says_it_in_its_own_words(tmp_path, monkeypatch, capsys):
     for n in range(4):
         folder(tmp_path / f"a{n}", tensors(n))
     cli = Cli(capsys)
-    assert cli("combine", "a0", "a1", "a2", "a3", "--scale", "3", "-o", "m").code == 0
+    assert cli("combine", "a0", "a1", "a2", "a3", "--method", "linear", "--scale", "3", "-o", "m").code == 0
     assert WORDS in cli.out
     assert "--scale norm" in cli.out
-    assert cli("combine", "a0", "a1", "a2", "a3", "--scale", "norm", "-o", "n").code == 0
+    assert (
+        cli("combine", "a0", "a1", "a2", "a3", "--method", "linear", "--scale", "norm", "-o", "n").code == 0
+    )
     assert WORDS not in cli.out
     assert json.loads((tmp_path / "m" / "loramerge.json").read_text())["report"]["strength"] > 1.5
 

@@ -1,18 +1,23 @@
 """Laws of every section on every subject: a new section in `SECTIONS` enters by itself."""
 
 import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 import loramerge as lm
 from loramerge.charts.draw import PICKED, TABLE, spec
 from loramerge.charts.facts import shown
 from loramerge.cli import main
 from loramerge.pages.html import data
+from loramerge.pages.report import page_of
 from loramerge.pages.sections.table import SECTIONS
-from loramerge.request.recipe_text import parse
+from loramerge.pages.subject import subject_of
+from loramerge.request.recipe import Ingredient
 from tests.pages.reading import read
 from tests.pages.subjects import PAIR, SUBJECTS, here
 
@@ -140,6 +145,26 @@ def test_so_many_sources_that_grams_are_not_kept_have_the_same_numbers(pair, tmp
     np.testing.assert_allclose(page["overlaps"].table.rows[0][1:], pair["overlaps"].table.rows[0][1:])
 
 
+def test_a_fleet_is_merged_for_its_page_only_if_methods_are_named(pair, tmp_path, monkeypatch):
+    from loramerge.merge import planner
+    from loramerge.pages import subject
+
+    monkeypatch.setattr(subject, "WORK", 0)
+    sources, reads = [here(tmp_path) / name for name in PAIR], []
+    opened = subject.open_one
+    monkeypatch.setattr(subject, "open_one", lambda *args: reads.append(args) or opened(*args))
+    monkeypatch.setattr(planner, "open_together", None)  # nothing is opened twice to be merged
+    page = lm.report(sources)
+    assert len(reads) == len(sources)
+    for name in ("losses", "methods"):
+        (why,) = page[name].notes
+        assert why.startswith("2 sources have")
+        assert why.endswith("if you name methods, such as methods='svd'.")
+    np.testing.assert_allclose(page["overlaps"].table.rows[0][1:], pair["overlaps"].table.rows[0][1:])
+    assert lm.report(sources, methods=["svd"])["methods"].table.column("method") == ["svd"]
+    assert lm.report(sources, methods=["svd"])["losses"].table.rows == pair["losses"].table.rows
+
+
 def test_losses_are_those_of_a_dry_run(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(here(tmp_path))
     with pytest.raises(SystemExit):
@@ -176,19 +201,55 @@ def test_a_source_that_is_a_merge_tells_where_it_comes_from(tmp_path):
     assert all(0.2 < row["cosine with it"] <= 1 for row in rows)
 
 
-def test_what_makes_a_section_is_told_truly(tmp_path, monkeypatch, capsys):
-    """Command, recipe and Python of every section work as they stand."""
+def done(code, capsys, before):
+    """Does what a section tells, in this folder, but no command twice: the names that its Python leaves."""
+    if (told := (code["Command"], code.get("Recipe"))) not in before:
+        before.add(told)
+        run(code, capsys)
+    left = {}
+    exec(code["Python"], left)
+    return left
+
+
+def run(code, capsys):
+    for name in ("page.html", "recipe.yaml"):
+        Path(name).unlink(missing_ok=True)
+    shutil.rmtree("merged", ignore_errors=True)
+    Path("recipe.yaml").write_text(code.get("Recipe", ""), encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(code["Command"])[1:])
+    assert stop.value.code in (0, 3), (code["Command"], capsys.readouterr().err)  # 3: what `check` found
+
+
+@pytest.mark.parametrize("asked", [{}, {"weights": [0.7, -0.3], "only": "self_attn.[qk]", "rank": 3}])
+def test_what_makes_a_section_is_told_truly(tmp_path, monkeypatch, capsys, asked):
+    """Command, recipe and Python of every section work as they stand, with all that was asked."""
     monkeypatch.chdir(here(tmp_path))
-    page = lm.report(PAIR)
+    page, before = lm.report(PAIR, methods=["svd"], **asked), set()
     for section in page.sections:
         code = dict(section.how.items())
-        if "Command" in code:
-            with pytest.raises(SystemExit) as stop:
-                main(code["Command"].split()[1:])
-            assert stop.value.code in (0, 3), (section.name, capsys.readouterr().err)  # 3: what `check` found
-        exec(code["Python"], {})
-        if "Recipe" in code:
-            assert len(parse(yaml.safe_load(code["Recipe"]), "recipe").sources) == 2
+        left = done(code, capsys, before)
+        if section.name == "methods":
+            (row,) = section.table.records()
+            read_back = lm.diff("merged", left["merge"].adapter)
+            assert read_back.largest < 1e-6
+            assert left["merge"].report.cosines == pytest.approx([row["cos(1)"], row["cos(2)"]], abs=1e-6)
+        if section.name in ("sources", "overlaps", "spectra") and asked:
+            assert "--only" in code["Command"], "else it would show other modules"
+
+
+def test_what_makes_a_merge_again_has_its_weights_and_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(here(tmp_path))
+    asked = {"weights": [1, -0.5], "exclude": "v_proj", "scale": "norm"}
+    made = lm.combine(PAIR, "ties", rank=4, density=0.4, **asked)
+    page = page_of(replace(subject_of(made, tuple(map(Ingredient, PAIR))), methods=("svd",)))
+    before = set()
+    for section in page.sections:
+        left = done(dict(section.how.items()), capsys, before)
+        if section.name in ("merge", "losses"):
+            assert lm.diff(made.adapter, left["merge"].adapter).largest < 1e-6
+        if section.name == "merge":
+            assert lm.diff(made.adapter, lm.load("merged")).largest < 1e-6
 
 
 def test_plots_are_the_charts_of_sections(pair, tmp_path):

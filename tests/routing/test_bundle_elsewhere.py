@@ -85,6 +85,13 @@ def test_check_says_that_peft_cannot_tell_modules_called_by_a_number_apart(cli):
     assert (found.effect, "to_out.0" in found.sentence) == ("rejects", True)
 
 
+def test_check_cannot_tell_of_names_that_convolutions_have_too(cli):
+    _of_layers("visual.blocks.0.attn.proj", "visual.blocks.1.attn.proj")
+    assert [(f.effect, "called proj" in f.sentence) for f in lm.check("bundle", "peft")] == [
+        ("unknown", True)
+    ]
+
+
 def test_check_and_readme_say_how_many_directions_peft_misses(cli):
     """Two units of one strength have no strongest direction; a record without the number is not trusted."""
     even = lm.LowRank(np.eye(4, 2), np.eye(2, 4))

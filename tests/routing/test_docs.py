@@ -23,7 +23,7 @@ def test_the_python_works(workplace):  # noqa: F811
     (code,) = blocks("python", page=PAGE)
     done = run([sys.executable, "-W", "error", "-c", code], workplace)
     assert done.returncode == 0, done.stderr
-    assert "gate spectr, 16 tokens" in done.stdout
+    assert "gate spectr (top_k 1, temperature 1), 16 tokens" in done.stdout
     assert (workplace / "bundle-mixed" / "router.safetensors").exists()
 
 

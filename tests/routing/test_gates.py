@@ -99,6 +99,9 @@ class Blocks(Gate):
 
     by = "unit"
 
+    def scores(self, seen):
+        return self.weigh(seen)
+
     def weigh(self, seen):
         return made("linear", 3, top_k=2, temperature=15.0).weigh(seen)[:, seen.owner]
 

@@ -9,7 +9,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.formats.files.safetensors import Writer, open_file
-from tests.routing.samples import RANKS, sample, tokens
+from tests.routing.samples import RANKS, sample, tokens, told
 
 Q = "layers.0.q"
 
@@ -90,6 +90,38 @@ def test_what_does_not_fit_together_is_a_sentence(damage, words, tmp_path):
         lm.load_bundle(tmp_path / "b")
 
 
+@pytest.mark.parametrize("name", ["arrow", "spectr", "seqr", "linear", "rank-sigmoid", "outchan"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_of_a_gate_that_is_none_does_not_pass(name, value, tmp_path):
+    """`load_bundle` reads headers, so that it shows when the module is read; `check` reads all."""
+    bundle = sample(name)
+    lm.save_bundle(bundle, tmp_path / "b")
+    tensor = next(iter(bundle[Q].tensors))
+    router(lambda t: t[f"{Q}.{tensor}"].flat.__setitem__(0, value))(tmp_path / "b")
+    for verb in (lambda b: lm.load_bundle(b)[Q], lambda b: lm.check(b, "peft")):
+        with pytest.raises(lm.SourceError, match=rf"NaN or infinity in {tensor} of layers\.0\.q"):
+            verb(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGE.values(), ids=DAMAGE)
+def test_what_does_not_load_does_not_pass_the_check(damage, words, tmp_path):
+    lm.save_bundle(sample("arrow"), tmp_path / "b")
+    damage(tmp_path / "b")
+    if "no bundle" not in words:
+        with pytest.raises(lm.SourceError, match=words):
+            lm.check(tmp_path / "b", "peft")
+
+
+def test_a_router_that_is_cut_short_is_a_sentence(tmp_path):
+    lm.save_bundle(sample("arrow"), tmp_path / "b")
+    place = tmp_path / "b" / "router.safetensors"
+    for content in (place.read_bytes()[:-20], b"", b"x" * 99):
+        place.write_bytes(content)
+        for verb in (lm.load_bundle, lambda b: lm.check(b, "peft")):
+            with pytest.raises(lm.SourceError, match="router"):
+                verb(tmp_path / "b")
+
+
 def test_an_alpha_that_somebody_changed_counts(tmp_path):
     bundle = sample("static", dtype="F32")
     lm.save_bundle(bundle, tmp_path / "b")
@@ -110,10 +142,43 @@ def test_a_picture_shows_every_unit_for_every_token():
     assert list(dict.fromkeys(row["expert"] for row in rows)) == ["source0", "source1", "source2"]
     (one,) = (row for row in rows if (row["expert"], row["unit"], row["token"]) == ("source1", 2, 7))
     assert one["weight"] == seen.units[7, RANKS[0] + 1]
-    assert {name: each.get("field") for name, each in found["encoding"].items() if name != "tooltip"} == {
+    assert one["score"] == seen.scores[7, RANKS[0] + 1]
+    assert one["chosen"] == ("yes" if one["weight"] else "no")
+    fields, dots = (layer["encoding"] for layer in found["layer"])
+    assert {name: each.get("field") for name, each in fields.items() if name != "tooltip"} == {
         "x": "token", "y": "expert", "yOffset": "unit", "color": "weight",
     }  # fmt: skip
-    assert found["title"] == "layers.0.q: spectr"
+    assert dots["opacity"]["field"] == "score"
+    assert found["title"] == "layers.0.q: spectr (top_k 2, temperature 1)"
+
+
+def test_an_explanation_says_why(tmp_path):
+    """Scores before the choice, of those too that lost; the bar that they missed; the options of the gate."""
+    bundle, x = sample("arrow", top_k=1), tokens()
+    seen = bundle.explain(Q, x)
+    scores = np.abs(x @ bundle[Q].tensors["prototypes"].astype(float).T)
+    assert np.allclose(seen.best, scores)
+    assert np.allclose(seen.bar, scores.max(axis=1))
+    assert [seen.experts[e] for e in scores.argmax(axis=1)] == [
+        seen.experts[e] for e in seen.weights.argmax(axis=1)
+    ]
+    first = str(seen).splitlines()
+    assert first[0] == "layers.0.q, gate arrow (top_k 1, temperature 1), 12 tokens"
+    order = np.argsort(-scores[0])
+    told = [f"{seen.experts[e]}{' 1.000' * int(e == order[0])} (score {scores[0, e]:.3g})" for e in order]
+    assert f"token 0: {told[0]}; not {told[1]}, {told[2]}" in first
+    assert "score" in seen._repr_html_()
+    assert set(seen.table.column("chosen")) == {"yes", "no"}
+
+
+def test_an_explanation_tells_who_came_to_no_choice_and_of_units_each_score():
+    lag = sample("lag", candidates=1).explain(Q, tokens())
+    assert (np.isinf(lag.best).sum(axis=1) == 2).all(), "Arrow lets one through"
+    assert lag.table.column("score").count(None) == np.isinf(lag.scores).sum() > 0
+    own = sample("rank-self", top_k=4, threshold=0.3).explain(Q, tokens())
+    assert "threshold 0.3" in str(own).splitlines()[0]
+    assert ((own.scores >= own.bar[:, None]) >= (own.units != 0)).all()
+    assert sample("outchan").explain(Q, tokens(), **told(sample("outchan").gate)).scores is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +187,7 @@ def test_a_picture_shows_every_unit_for_every_token():
 def test_a_weight_below_zero_has_a_colour_of_its_own(rows, middle):
     pytest.importorskip("altair")
     seen = sample("table", rows=rows).explain(Q, tokens(2), row="ann")
-    domain = seen.plot().to_dict()["encoding"]["color"]["scale"]["domain"]
+    domain = seen.plot().to_dict()["layer"][0]["encoding"]["color"]["scale"]["domain"]
     assert domain == ([-3.0, 0, 3.0] if middle else [0, 2.0])
 
 

@@ -179,5 +179,14 @@ def test_mergevla(tmp_path):
     )
     with pytest.raises(lm.UsageError, match=r"one of them"):
         lm.restore(tmp_path / "merged")
+    with pytest.raises(lm.SourceError, match=r"loramerge route .*merged -o bundle"):
+        lm.load_bundle(tmp_path / "merged")
+    lm.route([tmp_path / "merged"], out=tmp_path / "bundle")
+    bundle = lm.load_bundle(tmp_path / "bundle")
+    assert (type(bundle.gate).__name__, bundle.gate.top_k, bundle.experts) == ("Smile", 1, router.tasks)
+    assert np.array_equal(bundle[name].tensors["directions"], router.directions[name].read())
+    assert set(bundle.explain(name, x).first) == {f"task{e}"}
+    back = lm.restore(tmp_path / "merged", f"task{e}").adapter[name].dense()
+    assert np.allclose(bundle.forward(name, x), x @ back.T, atol=1e-5)
     with pytest.raises(lm.UsageError, match=r"looks at the inputs of .*v_proj"):
         router.choose({"q_proj": x})

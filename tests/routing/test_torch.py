@@ -9,7 +9,6 @@ import pytest
 import loramerge as lm
 from loramerge.routing.gates.arrow import strays
 from loramerge.routing.torch import attach, put_prototypes
-from tests.helpers.adapters import random_adapters
 from tests.helpers.tiny_models import (
     FLIPPED,
     QUIET,
@@ -274,18 +273,6 @@ def test_a_model_without_the_layers_is_another_model(bundle):
     )
     with pytest.raises(lm.IncompatibleError, match="another model"), attach(wide, bundle):
         pass
-
-
-def test_a_convolution_is_named_and_the_remedy_works():
-    model = torch.nn.Module()
-    model.layers = torch.nn.ModuleList([torch.nn.Module()])
-    model.layers[0].q, model.layers[0].v = torch.nn.Conv2d(9, 7, 1), torch.nn.Linear(6, 8)
-    bundle = sample("spectr")
-    with pytest.raises(lm.IncompatibleError, match=r"layers\.0\.q is a convolution"), attach(model, bundle):
-        pass
-    rest = lm.route(random_adapters(0, (2, 5, 3)), "spectr", exclude="q$")
-    with attach(model, rest):
-        assert model.layers[0].v(torch.zeros(3, 6)).shape == (3, 8)
 
 
 def test_a_unet_of_diffusers_is_a_model_like_any(tmp_path):

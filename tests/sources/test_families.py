@@ -103,6 +103,27 @@ def test_what_is_for_low_noise_is_so_by_other_names_too(asked, stem, tmp_path):
         lm.combine([tmp_path / "m.safetensors", high], format="comfy")
 
 
+def test_one_adapter_is_found_equal_under_both_names_of_its_model(tmp_path):
+    lm.convert(second(tmp_path, "a"), tmp_path / "b.safetensors", "comfyui")
+    assert lm.diff(tmp_path / "a.safetensors", tmp_path / "b.safetensors").largest < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    {
+        "Wan2.2-Lightning_T2V-A14B-4steps-lora_LOW_fp16": "low noise",
+        "wan22_ink_high": "high noise",
+        "HIGH-wan-rank64": "high noise",
+        "wan_low_poly": "",
+        "wan_highlands": "",
+    }.items(),
+)
+def test_a_name_says_which_noise_it_is_for(name, noise, tmp_path):
+    said = described(lm.load(wan(tmp_path, name)))
+    assert noise in said
+    assert ("noise" in said) is bool(noise)
+
+
 def test_the_model_is_called_as_its_makers_call_it(tmp_path):
     path = wan(tmp_path, "Wan2.2_T2V_low_noise_ink", (5120, 5120))
     assert "for Wan 2.2, low noise, T2V 14B" in str(lm.inspect(path))

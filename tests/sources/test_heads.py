@@ -76,7 +76,7 @@ def test_two_sources_of_which_one_trains_the_head_and_one_has_a_pair_of_it(tmp_p
     pair = trained(tmp_path / "b", llama, 2, target_modules=["q_proj", "lm_head"])
     with pytest.raises(lm.IncompatibleError, match="heads_as_lora="):
         lm.combine([whole, pair], extras="first")
-    merge = lm.combine([whole, pair], heads_as_lora=tmp_path / "base")
+    merge = lm.combine([whole, pair], "linear", heads_as_lora=tmp_path / "base")
     before = base(llama).lm_head.weight.detach().numpy().astype(float)
     after = load_file(whole / "adapter_model.safetensors")["base_model.model.lm_head.weight"]
     (own,) = (u.dense() for t, u in lm.load(pair).items() if t.path == "lm_head")

@@ -130,7 +130,7 @@ def test_rows_that_lie_by_heads_are_told_by_the_config_of_the_model(name, place,
         getattr(transformers, config)(**said).save_pretrained(where)
     else:  # of a model whose code lies beside its weights
         (where / "config.json").write_text(json.dumps(config))
-    merge = lm.combine([parts, fused], dtype="float64")
+    merge = lm.combine([parts, fused], "linear", dtype="float64")
     (found,) = (update.dense() for update in merge.adapter.values())
     ours, (theirs,) = dense(lm.load(parts)), (u.dense() for u in lm.load(fused).values())
     for part, have, given in zip(QKV, apart(found), apart(theirs), strict=True):

@@ -272,3 +272,38 @@ def test_a_merge_of_a_tuned_model_is_replayed(tmp_path, monkeypatch):
     save_model(tmp_path / "b", random_model(7))
     with pytest.raises(IncompatibleError, match="is not the t that was merged"):
         lm.replay("m")
+
+
+LIMITS = [
+    ({"max_lost": 0.01}, "misses .* of the energy of the difference, more than max_lost=0.01"),
+    ({"min_cosine": 0.999}, r"cosine of the adapter with the difference is 0\.\d+, below min_cosine=0.999"),
+    ({"max_error": 1e-9, "dtype": "float16"}, "is off by .* of its norm after rounding, more than max_error"),
+]
+
+
+@pytest.mark.parametrize(("limit", "words"), LIMITS)
+def test_an_adapter_beyond_its_limits_is_not_written(tmp_path, limit, words):
+    before = random_model()
+    pair = models(tmp_path, tuned(before, Q, rank=3), before)
+    with pytest.raises(lm.VerificationError, match=words):
+        lm.extract(*pair, tmp_path / "a", rank=1, **limit)
+    assert not (tmp_path / "a").exists()
+    done = lm.extract(*pair, tmp_path / "a", rank=3, max_lost=1e-6, min_cosine=0.999, max_error=1e-3)
+    assert done.adapter.rank == 3
+
+
+def test_the_cosine_of_a_limit_is_that_of_the_adapter_with_the_difference(tmp_path):
+    before = random_model()
+    after = tuned(before, Q, rank=3)
+    pair = models(tmp_path, after, before)
+    done = lm.extract(*pair, rank=1)
+    kept, whole = (np.concatenate([f(q).ravel() for q in Q]) for f in (
+        lambda q: done.adapter[q].dense(), lambda q: delta(after, before, q)))  # fmt: skip
+    cosine = kept @ whole / np.linalg.norm(kept) / np.linalg.norm(whole)
+    assert cosine == pytest.approx((1 - done.energy_lost) ** 0.5, rel=1e-4)
+    for least, passes in ((cosine - 1e-3, True), (cosine + 1e-3, False)):
+        if passes:
+            lm.extract(*pair, rank=1, min_cosine=least)
+        else:
+            with pytest.raises(lm.VerificationError, match="cosine"):
+                lm.extract(*pair, rank=1, min_cosine=least)

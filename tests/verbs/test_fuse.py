@@ -244,7 +244,10 @@ def test_the_commands_fuse_a_merge_and_an_adapter(tmp_path, capsys):
         lm.save(adapter(size=0.5), tmp_path / name)
     paths = [str(tmp_path / name) for name in ("x", "y")]
     lm.fuse(adapter(), base, tmp_path / "wanted")
-    run(main, ["combine", *paths, "--fuse", str(base), "-o", str(tmp_path / "merged"), "-q"])
+    run(
+        main,
+        ["combine", *paths, "--method", "linear", "--fuse", str(base), "-o", str(tmp_path / "merged"), "-q"],
+    )
     run(main, ["fuse", paths[0], str(base), "--scale", "2", "-o", str(tmp_path / "doubled"), "--json"])
     capsys.readouterr()
     wanted = read_model(tmp_path / "wanted")

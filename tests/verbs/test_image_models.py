@@ -257,3 +257,63 @@ def test_norms_and_biases_of_a_tuned_unet_are_extracted_as_differences(place, tm
     again = read_model(tmp_path / "again" / weights.relative_to(tmp_path))
     assert again.keys() == state.keys()
     assert all(np.allclose(again[key], state[key], atol=1e-5) for key in state)
+
+
+CLIP, BIG = "cond_stage_model.transformer.text_model", "conditioner.embedders.1.model"
+DOUBLE, SINGLE = "double_blocks.0", "single_blocks.0"
+BESIDE = {  # a matrix that is tuned -> shapes of tensors beside it that are tuned too
+    f"{CLIP}.encoder.layers.0.self_attn.q_proj": {
+        f"{CLIP}.encoder.layers.0.self_attn.q_proj.bias": (8,),
+        f"{CLIP}.encoder.layers.0.layer_norm1.weight": (8,),
+        f"{CLIP}.final_layer_norm.bias": (8,),
+    },
+    f"{BIG}.transformer.resblocks.0.mlp.c_fc": {
+        f"{BIG}.transformer.resblocks.0.mlp.c_fc.bias": (8,),
+        f"{BIG}.transformer.resblocks.0.ln_1.weight": (8,),
+        f"{BIG}.ln_final.bias": (8,),
+    },
+    f"{DOUBLE}.img_mlp.0": {
+        f"{DOUBLE}.img_mlp.0.bias": (4 * WIDE,),
+        f"{SINGLE}.modulation.lin.bias": (3 * WIDE,),
+        "img_in.bias": (8,),
+        "final_layer.linear.bias": (8,),
+    },
+}
+NO_PLACE = {  # parts of a fused bias, and a scale that is neither weight nor bias
+    f"{BIG}.transformer.resblocks.0.mlp.c_fc": f"{BIG}.transformer.resblocks.0.attn.in_proj_bias",
+    f"{DOUBLE}.img_mlp.0": f"{DOUBLE}.img_attn.norm.query_norm.scale",
+}
+
+
+def tuned(tmp_path, matrix, beside):
+    """(a base, what training made of it) as single files; a Flux has all that tells it from other models."""
+    before = flux() if matrix.startswith(DOUBLE) else random_model(0, {f"{matrix}.weight": (8, 8)})
+    before |= random_model(1, beside)
+    after = {
+        key: each + np.float32(0.25) if key in (f"{matrix}.weight", *beside) else each
+        for key, each in before.items()
+    }
+    return (
+        save_model(tmp_path / "b.safetensors", before),
+        save_model(tmp_path / "t.safetensors", after),
+        after,
+    )
+
+
+@pytest.mark.parametrize("matrix", BESIDE)
+def test_norms_and_biases_of_text_encoders_and_flux_come_back(tmp_path, matrix):
+    before, after, wanted = tuned(tmp_path, matrix, BESIDE[matrix])
+    done = lm.extract(after, before, tmp_path / "e.safetensors", rank=1, extras="first")
+    assert len(done.adapter) == 1
+    assert len(done.adapter.extras) == len(BESIDE[matrix])
+    lm.fuse(tmp_path / "e.safetensors", before, tmp_path / "again.safetensors")
+    again = read_model(tmp_path / "again.safetensors")
+    assert all(np.allclose(again[key], wanted[key], atol=1e-5) for key in wanted)
+
+
+@pytest.mark.parametrize("matrix", NO_PLACE)
+def test_what_no_adapter_of_image_models_can_hold_is_named(tmp_path, matrix):
+    before, after, _ = tuned(tmp_path, matrix, {NO_PLACE[matrix]: (24,)})
+    with pytest.raises(lm.errors.IncompatibleError, match=NO_PLACE[matrix].rpartition(".")[2]):
+        lm.extract(after, before, tmp_path / "e.safetensors", rank=1, extras="first")
+    lm.extract(after, before, tmp_path / "e.safetensors", rank=1, extras="drop")

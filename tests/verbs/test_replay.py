@@ -177,7 +177,7 @@ BAD = {
     "a revision of numbers": (setting("sources", 0, "revision", value=[1]), r"revision is \[1\], not text"),
     "no method": (setting("method", value=None), "method is None, not a table"),
     "an unknown method": (setting("method", "name", value="x"), "There is no method 'x'"),
-    "an unknown option": (setting("method", "options", "x", value=1), "linear has no option x"),
+    "an unknown option": (setting("method", "options", "x", value=1), "level has no option x"),
     "a bad option": (setting("method", "options", "rank", value="8"), "rank='8' must be a whole number"),
     "an option of the driver": (setting("method", "options", "threads", value=1), "threads"),
     "an unknown setting": (setting("settings", "out", value="/etc/x"), "setting out, which this version"),
@@ -364,3 +364,20 @@ def test_an_initial_adapter_that_is_not_found_is_asked_for_in_words_that_work(tm
     done = cli_here("replay", "m", "-o", "p", "--initial", "tuned=other")
     assert done.code == 3
     assert "another SHA-256" in done.err
+
+
+GATES = (("--max-lost", "0.001"), ("--min-cosine", "0.999"), ("--max-error", "1e-9"))
+
+
+@pytest.mark.parametrize(("gate", "limit"), GATES)
+def test_a_replay_beyond_a_limit_is_not_written(gate, limit, tmp_path, capsys):
+    paths = [folder(tmp_path / name, tensors(seed)) for seed, name in enumerate(("one", "two"))]
+    run = Cli(capsys)
+    made = tmp_path / "m"
+    assert (
+        run("combine", *paths, "--method", "svd", "--rank", "1", "--dtype", "float16", "-o", made).code == 0
+    )
+    done = run("replay", made, "-o", tmp_path / "again", gate, limit)
+    assert (done.code, gate in done.err) == (4, True)
+    assert not (tmp_path / "again").exists()
+    assert run("replay", made, "-o", tmp_path / "again", gate, "0.01" if "cos" in gate else "0.99").code == 0

@@ -124,14 +124,17 @@ def test_alignguard_takes_the_span_of_a_safety_adapter_out_of_every_source(tmp_p
             values |= {f"{stem}.lora_A.weight": n(rng, 2, 6), f"{stem}.lora_B.weight": n(rng, 5, 2)}
         sources.append(folder(tmp_path / name, values, r=2, lora_alpha=4))
     *pair, safety = sources
-    plain = lm.combine(pair).adapter
-    merge = lm.combine(pair, project_out=safety, dtype="float64", out=tmp_path / "m")
+    plain = lm.combine(pair, "linear").adapter
+    merge = lm.combine(pair, "linear", project_out=safety, dtype="float64", out=tmp_path / "m")
+    level = lm.combine(pair, project_out=safety, dtype="float64").adapter
     for target, update in lm.load(tmp_path / "m").items():
         basis = np.linalg.qr(lm.load(safety)[target].dense() @ rng.standard_normal((6, 2)))[0]
         dense = plain[target].dense()
         np.testing.assert_allclose(update.dense(), dense - basis @ basis.T @ dense, atol=1e-5)
-        assert np.linalg.norm(basis.T @ update.dense()) ** 2 <= 1e-12 * np.linalg.norm(update.dense()) ** 2
+        for made in (update, level[target]):
+            assert np.linalg.norm(basis.T @ made.dense()) ** 2 <= 1e-12 * np.linalg.norm(made.dense()) ** 2
     assert any("projected out of" in note for note in merge.report.notes)
+    assert lm.combine(pair, project_out=safety).adapter.dtype == "F32", "no wider than the sources"
     again = lm.replay(tmp_path / "m", project_out=safety)
     assert lm.diff(merge.adapter, again.adapter).error == 0
 

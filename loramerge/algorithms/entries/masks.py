@@ -13,7 +13,8 @@ import numpy as np
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
 
-ROWS = 1 << 20  # entries of one source held at once
+ROWS = 1 << 17  # entries of one source held at once
+HELD = 64 * ROWS  # bytes while they are: the merge, the source, what they differ by, in float64
 
 Pair = tuple[Array, Array]  # up (out, r), down (r, in)
 

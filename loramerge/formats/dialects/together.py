@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -11,8 +11,11 @@ from loramerge.adapters.late import late
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
+from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, families_of, model_of, own_sizes, said
+from loramerge.formats.dialects.peft import Peft
+from loramerge.formats.dialects.spelled import Spelled
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family
 
@@ -75,6 +78,25 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
         paths = [name for path in own_sizes(whole.slots) if own and (name := first.spelled(path, own))]
     namings = [each for each in first.namings if paths and all(first.find(p, each) for p in paths)]
     return tuple(each.name for each in found), tuple(namings)
+
+
+def written_family(dialect: Dialect, targets: Iterable[Target]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The same of what a dialect writes, which knows its model."""
+    if not isinstance(dialect, Spelled | Peft) or dialect.model is None or not dialect.model.families:
+        return (), ()
+    first, own = dialect.model.first, dialect.naming
+    paths = [target.path for target in targets if first.place(target.path) is not None]
+    alike = [n for n in first.namings if all(first.spelled(p, n) == first.spelled(p, own) for p in paths)]
+    return tuple(family.name for family in dialect.model.families), tuple(alike)
+
+
+def side_by_side(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Adapters for one model of a pipeline each, under one name of it: only diffusers' names tell which."""
+    parts = [{target.component for target in adapter.slots} for adapter in adapters]
+    if {frozenset(each) for each in parts} != {frozenset({part}) for part in PARTS}:
+        return list(adapters)
+    first = ({replace(t, component=PARTS[0]): slot for t, slot in each.slots.items()} for each in adapters)
+    return [replace(each, slots=slots) for each, slots in zip(adapters, first, strict=True)]
 
 
 def stranger(adapter: Adapter) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from loramerge.adapters.reading import made
 from loramerge.errors import OutputError, printable, say
 from loramerge.formats.files.destination import check_output, real_path
 
@@ -47,6 +48,7 @@ def new_file(out: Path, overwrite: bool = False, confirm: Confirm = lambda: None
         with writing(out):
             os.replace(new, real_path(out))
             PLACED.append(out)
+            made(out)
             _flush(new.parent)
 
 
@@ -70,6 +72,7 @@ def new_folder(
         confirm()
         with writing(out):
             _replace_folder(new, real_path(out))
+            made(out)
 
 
 @contextmanager

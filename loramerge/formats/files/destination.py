@@ -1,10 +1,11 @@
 """Whether OUT may be written: asked before any work, so that the user hears a refusal at once."""
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.reading import files_read
 from loramerge.errors import OutputError, UsageError, printable, say
 
 RECORD = "loramerge.json"  # how a merge or a bundle was made
@@ -19,6 +20,9 @@ ADAPTER_FILES = frozenset(
         "README.md",
     }
 )
+
+
+MODEL = ("model", "diffusion_pytorch_model", "pytorch_model", "config.json", "model_index.json")  # begin so
 
 
 def a_path(value: object, setting: str) -> Path:
@@ -48,6 +52,7 @@ def check_output(out: Path, overwrite: bool, folder: bool, own: Collection[str] 
             _check_folder(name, real, overwrite, own)
         else:
             _check_file(name, real, overwrite)
+        check_unread(out, files_read())
     except OSError as error:
         reason = f"{name} cannot be written: {error.strerror}."
         raise OutputError(f"{reason} Choose another {say('out')}.") from error
@@ -61,23 +66,73 @@ def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] =
     A folder that merely holds adapters is no source.
 
     Args:
-        others: more files that are read.
+        others: more files and folders that are read.
 
     Raises:
         OutputError: it does; `overwrite` changes nothing in that.
     """
-    read = [(path, a.name, not a.bare) for a in adapters for path in a.provenance.files]
-    read += [(path, path.name, False) for path in others]
+    read = [(path, a.name, not a.bare, "merged") for a in adapters for path in a.provenance.files]
+    read += [(path, path.name, False, "read") for path in others]
     name = printable(out, limit=1000)
     try:
         real = real_path(out)
     except ValueError:  # `check_output` says so
         return
-    for path, source, whole in read:
+    for path, source, whole, what in read:
         if how := _meets(path, real, whole):
             raise OutputError(
-                f"{name} {how} {printable(source)}, which is merged. Choose another {say('out')}."
+                f"{name} {how} {printable(source)}, which is {what}. Choose another {say('out')}."
             )
+
+
+def check_unread(out: Path, read: Iterable[Path]) -> None:
+    """The same of all other files that were read: base models, tables, recipes, records."""
+    try:
+        real = os.path.realpath(out)
+    except ValueError:  # `check_output` says so
+        return
+    there, folders = _inode(real), dict[str, list[str]]()
+    for path in map(os.fspath, read):
+        folders.setdefault(os.path.dirname(path), []).append(path)
+    for folder, paths in folders.items():
+        if how := _how(real, there, os.path.realpath(folder), paths):
+            name, shown = printable(out, limit=1000), printable(how[1], limit=1000)
+            raise OutputError(f"{name} {how[0]} {shown}, which is read. Choose another {say('out')}.")
+
+
+def _how(real: str, there: tuple[int, int] | None, home: str, paths: Sequence[str]) -> tuple[str, str] | None:
+    """What a place has to do with files in one folder, and with which; None if nothing."""
+    for path in paths if there else ():
+        if _inode(path) == there:
+            return "is", path
+    if _below(home, real):
+        return "holds", paths[0]
+    for root in (home, os.path.dirname(home)):
+        owner = _owner(root, home, paths) if _below(real, root) else None
+        if owner is not None:
+            return "is" if real == root else "lies in the folder of", owner
+    return None
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _below(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
+
+
+def _owner(root: str, home: str, paths: Sequence[str]) -> str | None:
+    """The first of these files in `home` by which `root` is the folder of a model or adapter, if it is."""
+    marks = ("config.json", "model_index.json") if root == home else ("model_index.json",)
+    begins = MODEL if any(os.path.exists(f"{root}/{mark}") for mark in marks) else ()
+    own = ADAPTER_FILES if root == home and os.path.exists(f"{root}/adapter_config.json") else ()
+    names = {path: os.path.basename(path) for path in paths}
+    return next((path for path, name in names.items() if name in own or name.startswith(begins)), None)
 
 
 def _meets(path: Path, real: Path, whole: bool) -> str | None:
@@ -85,6 +140,8 @@ def _meets(path: Path, real: Path, whole: bool) -> str | None:
     place = real_path(path)
     if place == real or (os.path.exists(place) and os.path.exists(real) and os.path.samefile(place, real)):
         return "is"
+    if place in real.parents:  # a model, or other tables in a folder
+        return "lies in"
     folder = real_path(path.parent)
     own = whole or os.path.exists(folder / "adapter_config.json")  # else a file among others, by its own
     if path.name in ADAPTER_FILES and (folder == real or (own and folder in real.parents)):

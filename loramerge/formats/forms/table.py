@@ -97,15 +97,15 @@ def update(parts: Parts, given: Given, naming: Naming) -> Update | None:
 def counted(counts: Counts) -> list[str]:
     """Notes about the forms of an adapter, from the number of modules that each form has."""
     low, full = dict[str, int](), dict[str, int]()
-    for (name, whole), count in sorted(counts.items(), key=lambda item: list(FORMS).index(item[0][0])):
-        if (form := FORMS[name]).told and count:
-            kind = full if whole else low
-            kind[form.words] = kind.get(form.words, 0) + count
-    each, whole = (" and ".join(f"{n} {words}" for words, n in told.items()) for told in (low, full))
-    found = [f"its {each} modules are read as low-rank updates, exactly"] if each else []
+    for (name, at_full), many in sorted(counts.items(), key=lambda item: list(FORMS).index(item[0][0])):
+        if (form := FORMS[name]).told and many:
+            kind = full if at_full else low
+            kind[form.words] = kind.get(form.words, 0) + many
+    each, whole = (" and ".join(f"{n} {words}" for words, n in found.items()) for found in (low, full))
+    exact = [f"its {each} modules are read as low-rank updates, exactly"] if each else []
     told = [f"its {whole} modules are read exactly, but at full rank"] if whole else []
-    names = {name for (name, _), count in counts.items() if count}
-    return [*found, *told, *(form.caveat for form in FORMS.values() if form.caveat and form.name in names)]
+    names = {name for (name, _), many in counts.items() if many}
+    return [*exact, *told, *(form.caveat for form in FORMS.values() if form.caveat and form.name in names)]
 
 
 def count(changes: Iterable[Update]) -> Counts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from loramerge.formats.models.family import Family
 
+_END = r"(?=[\W_]?(v?\d|lora|fp\d|bf\d|rank|r\d|ep|step|[it]2v|wan|$)|\s)"  # what may follow `high` in a name
+
 WAN = Family(
     "wan",
     "Wan",
@@ -25,8 +27,8 @@ WAN = Family(
     variants={
         "version": (("2.2", r"wan\W?_?2[._]?2"), ("2.1", r"wan\W?_?2[._]?1")),
         "noise": (
-            ("high noise", r"high[\W_]?noise|[\W_]high(?=[\W_]?(v?\d|lora|$))"),
-            ("low noise", r"low[\W_]?noise|[\W_]low(?=[\W_]?(v?\d|lora|$))"),
+            ("high noise", rf"high[\W_]?noise|(^|[\W_])high{_END}"),
+            ("low noise", rf"low[\W_]?noise|(^|[\W_])low{_END}"),
         ),
         "task": (("TI2V", r"ti2v"), ("I2V", r"i2v|k_img|add_k_proj"), ("T2V", r"t2v")),
     },

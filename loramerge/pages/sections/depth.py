@@ -5,7 +5,8 @@ from __future__ import annotations
 from loramerge.charts.depth import depth as chart
 from loramerge.charts.table import MODULE
 from loramerge.merge import columns
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import looked
+from loramerge.pages.section import Section
 from loramerge.pages.subject import UNREAD, Subject
 
 WORDS = (
@@ -19,8 +20,7 @@ def depth(subject: Subject) -> Section:
     table = columns.depths(subject.measured)
     apart = sum(layer is None for layer in table.column("layer"))
     notes = [f"{apart} modules are in no layer; the table has them."] if apart else []
-    how = How("", f"import loramerge as lm\n\nlm.report({subject.python}).plot.depth()")
-    title = "Effective rank over depth"
+    how, title = looked(subject, "depth"), "Effective rank over depth"
     if not table.rows:
         return Section("depth", title, WORDS, how, notes=[UNREAD])
     return Section("depth", title, WORDS, how, table, chart, MODULE, notes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from loramerge.charts.losses import losses as chart
 from loramerge.charts.table import Table, numbers
 from loramerge.errors import LoramergeError
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import forgone
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject
 
 WORDS = (
@@ -16,13 +17,11 @@ WORDS = (
 
 def losses(subject: Subject) -> Section:
     """A row for each size."""
-    how = How(
-        subject.command("combine", "--method svd --dry-run"),
-        f"import loramerge as lm\n\nlm.report({subject.python}).plot.losses()",
-    )
-    title = "Loss against size"
+    how, title = forgone(subject), "Loss against size"
     if isinstance(subject.together, str):
         return Section("losses", title, WORDS, how, notes=[f"They cannot be merged: {subject.together}"])
+    if subject.crowd:
+        return Section("losses", title, WORDS, how, notes=[subject.crowd])
     try:
         points = subject.losses
     except LoramergeError as error:

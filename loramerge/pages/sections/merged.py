@@ -8,11 +8,10 @@ from loramerge.algorithms import name_of
 from loramerge.charts.layers import losses_by_layer
 from loramerge.charts.table import MODULE
 from loramerge.errors import printable
-from loramerge.hub.escape import shell
 from loramerge.merge import columns
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import merged as made
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject
-from loramerge.request.recipe_text import written
 
 WORDS = "What each module lost of the weighted sum, and how far the merge points the same way as each source."
 
@@ -30,13 +29,10 @@ def merged(subject: Subject) -> Section | None:
         f"{source}: weight {weight:g}, cosine {_number(cosine)}, ‖merge‖/‖source‖ {_number(ratio)}"
         for source, weight, cosine, ratio in rows
     ]
-    how = How(
-        subject.command("combine", f"--recipe recipe.yaml -o {shell(subject.out or 'merged')}"),
-        f'import loramerge as lm\n\nmerge = lm.combine({subject.python}, "{name}")\nmerge.plot.layers()',
-        written(subject.recipe) if subject.words else "",
+    notes, title = [*kept, *report.summary(), *report.notes], f"The merge by {name}: {out}"
+    return Section(
+        "merge", title, WORDS, made(subject), columns.losses(report), losses_by_layer, MODULE, notes
     )
-    notes, title = [*kept, *report.summary(), *report.notes], f"The merge {out}, by {name}"
-    return Section("merge", title, WORDS, how, columns.losses(report), losses_by_layer, MODULE, notes)
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from loramerge.algorithms import METHODS
 from loramerge.algorithms.families.size import Ranked
@@ -12,9 +11,9 @@ from loramerge.charts.methods import methods as chart
 from loramerge.charts.table import Table, numbers, texts
 from loramerge.errors import LoramergeError
 from loramerge.merge.report import Report
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import combined
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject, several
-from loramerge.request.recipe_text import written
 
 WORDS = (
     "The same sources, merged by each method at one rank. To the right a method keeps more of a source. "
@@ -22,15 +21,16 @@ WORDS = (
     "which some methods do not aim at."
 )
 FAMILIES = ("linear", "clustering", "coefficients", "spectral")  # which need the Grams only
-MANY = ("svd", "lego")  # of so many sources that Grams are not kept
+MANY = ("svd", "lego")  # where Grams are not kept
 
 
 def methods(subject: Subject) -> Section:
     """A row for each method."""
     names = subject.methods or tuple(compared(subject))
     rank = subject.common
-    how, title = _how(subject, (*names, *MANY)[0], rank), f"Methods side by side at rank {rank}"
-    if why := list(several(subject)):
+    how = combined(subject, (*names, *MANY)[0], {"rank": rank}, "-o merged")
+    title = f"Methods side by side at rank {rank}"
+    if why := [*several(subject), *filter(None, [subject.crowd])]:
         return Section("methods", "Methods side by side", WORDS, how, notes=why)
     rows, notes = [], []
     for name in names:
@@ -61,13 +61,3 @@ def compared(subject: Subject) -> Iterator[str]:
 def _row(name: str, report: Report) -> tuple[object, ...]:
     worst = report.worst(3) if report.energy_lost else []
     return name, report.strength, report.energy_lost, *report.cosines, ", ".join(m.name for m in worst)
-
-
-def _how(subject: Subject, method: str, rank: int) -> How:
-    recipe = replace(subject.recipe, method=method, parameters={"rank": rank})
-    return How(
-        subject.command("combine", f"--method {method} --rank {rank} -o merged"),
-        f"import loramerge as lm\n\nopened = lm.open({subject.python})\n"
-        f'print(opened.combine("{method}", rank={rank}).report)',
-        written(recipe) if subject.words else "",
-    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from loramerge.charts.overlaps import overlaps as chart
 from loramerge.charts.table import SOURCE
 from loramerge.merge import columns
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import compared
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject, paired
 
 WORDS = (
@@ -16,8 +17,7 @@ WORDS = (
 
 def overlaps(subject: Subject) -> Section:
     """A row and a column for each source."""
-    python = f"import loramerge as lm\n\nprint(lm.open({subject.python}).combine().report.pairwise)"
-    how, title = How(subject.command("diff", most=2), python), "Overlaps"
+    how, title = compared(subject), "Overlaps"
     if why := list(paired(subject)):
         return Section("overlaps", title, WORDS, how, notes=why)
     table = columns.overlaps(subject.plain)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from loramerge.charts.layers import layers
 from loramerge.charts.table import MODULE
 from loramerge.merge import columns
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import looked
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject, paired
 
 WORDS = (
@@ -16,8 +17,7 @@ WORDS = (
 
 def pairs(subject: Subject) -> Section:
     """A row for each module that two sources have."""
-    how = How("", f"import loramerge as lm\n\nlm.open({subject.python}).combine().plot.pairs()")
-    title = "The worst pair by layer and kind"
+    how, title = looked(subject, "pairs"), "The worst pair by layer and kind"
     if why := list(paired(subject)):
         return Section("pairs", title, WORDS, how, notes=why)
     table = columns.layers(subject.plain)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from loramerge.charts.answers import answers
 from loramerge.charts.table import SOURCE, Table, texts
 from loramerge.consumers import CONSUMERS
-from loramerge.consumers.check import facts_of
 from loramerge.consumers.consumer import loads
 from loramerge.errors import LoramergeError
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import checked
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject
 
 WORDS = (
@@ -22,19 +22,14 @@ ANSWERS = {True: "loads", False: "does not", None: "cannot be told"}
 
 def programs(subject: Subject) -> Section:
     """A row for each source and program."""
-    lines = f'for source in {subject.python}:\n    print(lm.check(source, "vllm"))'
-    how = How(subject.command("check", most=1), f"import loramerge as lm\n\n{lines}")
     table = Table(texts(SOURCE, "program", "answer", "why"), list(_rows(subject)))
-    return Section("programs", "Programs", WORDS, how, table, answers, SOURCE)
+    return Section("programs", "Programs", WORDS, checked(subject), table, answers, SOURCE)
 
 
 def _rows(subject: Subject) -> Iterator[tuple[str, ...]]:
-    request = subject.recipe.request
-    for name, source in zip(subject.names, subject.named, strict=True):
-        try:
-            facts = facts_of(source, request.allow_pickle)  # type: ignore[arg-type]
-        except LoramergeError as error:
-            yield from ((name, consumer.title, ANSWERS[None], str(error)) for consumer in CONSUMERS.values())
+    for name, facts in zip(subject.names, subject.facts, strict=True):
+        if isinstance(facts, LoramergeError):
+            yield from ((name, consumer.title, ANSWERS[None], str(facts)) for consumer in CONSUMERS.values())
             continue
         for consumer in CONSUMERS.values():
             found = consumer.findings(facts)

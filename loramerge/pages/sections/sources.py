@@ -5,11 +5,12 @@ from __future__ import annotations
 from loramerge.arrays import dtypes
 from loramerge.charts.strengths import strengths
 from loramerge.charts.table import SOURCE, Table, numbers, texts
-from loramerge.consumers.check import facts_of
+from loramerge.consumers.facts import Facts
 from loramerge.consumers.models import title
 from loramerge.errors import LoramergeError
 from loramerge.formats.models import known
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import inspected
+from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject
 from loramerge.pages.triggers import triggers
 from loramerge.verbs.contents import Contents
@@ -32,25 +33,24 @@ IMAGE = {"unet": "Stable Diffusion", "transformer": "Flux"}  # component -> the 
 
 def sources(subject: Subject) -> Section:
     """A row for each source."""
-    pairs = zip(subject.names, subject.looked, strict=True)
+    each = zip(subject.names, subject.looked, subject.facts, strict=True)
     rows = [
-        _row(name, facts) if isinstance(facts, Inspection) else _unread(name, facts) for name, facts in pairs
+        _row(name, found, facts) if isinstance(found, Inspection) else _unread(name, found)
+        for name, found, facts in each
     ]
-    lines = f"for source in {subject.python}:\n    print(lm.inspect(source))"
-    how = How(subject.command("inspect"), f"import loramerge as lm\n\n{lines}")
-    table = Table(COLUMNS, rows)
+    how, table = inspected(subject), Table(COLUMNS, rows)
     if not subject.measured:  # there is no strength to draw
         return Section("sources", "Sources", WORDS, how, table)
     return Section("sources", "Sources", WORDS, how, table, strengths, SOURCE)
 
 
-def _row(name: str, found: Inspection) -> tuple[object, ...]:
+def _row(name: str, found: Inspection, facts: Facts | LoramergeError) -> tuple[object, ...]:
     adapter = found.adapter
     ranks = sorted({module.rank for module in found.modules})
     return (
         name,
         found.kind,
-        _family(found),
+        _family(found, facts),
         adapter.base.name or "not named",
         len(found.modules),
         str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
@@ -61,17 +61,15 @@ def _row(name: str, found: Inspection) -> tuple[object, ...]:
     )
 
 
-def _family(found: Inspection) -> str | None:
+def _family(found: Inspection, facts: Facts | LoramergeError) -> str | None:
     """The family of its model, as far as its files and the names of its modules tell."""
     paths = {component: {t.path for t in found.adapter if t.component == component} for component in IMAGE}
     for component, words in IMAGE.items():
         if paths[component] and paths[component] <= set(known(component).values()):
             return words
-    try:
-        classes = facts_of(found.adapter).classes
-    except LoramergeError:  # nobody can check what is only in memory and has no names of a format
+    if isinstance(facts, LoramergeError):  # of what is only in memory and has no names of a format
         return None
-    return " or ".join(map(title, classes)) or None
+    return " or ".join(map(title, facts.classes)) or None
 
 
 def _unread(name: str, found: Contents) -> tuple[object, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from loramerge.charts.spectra import spectra as chart
 from loramerge.charts.table import MODULE
 from loramerge.merge import columns
-from loramerge.pages.section import How, Section
+from loramerge.pages.commands import measured
+from loramerge.pages.section import Section
 from loramerge.pages.subject import UNREAD, Subject
 
 WORDS = (
@@ -19,8 +20,7 @@ def spectra(subject: Subject) -> Section:
     table = columns.spectra(subject.measured)
     every = sum(map(len, subject.measured.values()))
     notes = [f"These are the {len(table)} strongest of {every} modules."] if len(table) < every else []
-    python = f"import loramerge as lm\n\nlm.report({subject.python}).plot.spectra()"
-    how = How(subject.command("inspect", "--json"), python)
+    how = measured(subject)
     if not every:
         return Section("spectra", "Spectra", WORDS, how, notes=[UNREAD])
     return Section("spectra", "Spectra", WORDS, how, table, chart, MODULE, notes)

@@ -44,8 +44,11 @@ class Arrow(DataFree):
     def keys(self, bank: Bank) -> Mapping[str, Array]:
         return {"prototypes": prototypes(bank)}
 
+    def scores(self, seen: Seen) -> Any:
+        return abs(seen.by("prototypes"))
+
     def weigh(self, seen: Seen) -> Any:
-        return shares(abs(seen.by("prototypes")), self.top_k or 1, self.temperature, seen.maths)
+        return shares(self.scores(seen), self.top_k or 1, self.temperature, seen.maths)
 
 
 def prototypes(bank: Bank) -> Array:

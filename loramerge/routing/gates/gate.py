@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -73,6 +74,10 @@ class Gate(ABC):
         return {}
 
     @abstractmethod
+    def scores(self, seen: Seen) -> Any:
+        """What it goes by before it chooses: of the same shape as the weights."""
+
+    @abstractmethod
     def weigh(self, seen: Seen) -> Any:
         """The weights of experts (n, E), units (n, R) or outputs (n, out)."""
 
@@ -129,6 +134,9 @@ class ByRequest(DataFree):
     def keys(self, bank: Bank) -> Mapping[str, Array]:
         return {}
 
+    def scores(self, seen: Seen) -> Any:
+        return seen.rows
+
     def weigh(self, seen: Seen) -> Any:
         return seen.rows
 
@@ -136,6 +144,22 @@ class ByRequest(DataFree):
 def told(default: Any, help: str) -> Any:
     """An option that holds many values, which the gate checks itself."""
     return field(default=default, metadata={"told": help, "found": False})
+
+
+def numbers(name: str, values: Any) -> tuple[float, ...]:
+    """Weights that the user gives.
+
+    Raises:
+        UsageError: they are no finite numbers.
+    """
+    try:
+        found = () if isinstance(values, str) else tuple(map(float, values))
+    except (TypeError, ValueError, OverflowError):
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
+        shown = printable(repr(values), 60)
+        raise UsageError(f"{printable(name, 60)}: {shown} is no list of finite weights, one for each expert.")
+    return found
 
 
 def top_k(default: int | None, of: str = "experts") -> Any:

@@ -43,7 +43,9 @@ class Lag(DataFree):
     def keys(self, bank: Bank) -> Mapping[str, Array]:
         return {"prototypes": prototypes(bank), "spectral": spectral(bank)}
 
-    def weigh(self, seen: Seen) -> Any:
+    def scores(self, seen: Seen) -> Any:
         among = seen.maths.top(abs(seen.by("prototypes")), self.candidates)
-        scores = seen.maths.where(among, norms(seen), FAR)
-        return shares(scores, self.top_k or 1, self.temperature, seen.maths)
+        return seen.maths.where(among, norms(seen), FAR)
+
+    def weigh(self, seen: Seen) -> Any:
+        return shares(self.scores(seen), self.top_k or 1, self.temperature, seen.maths)

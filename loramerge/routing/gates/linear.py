@@ -36,8 +36,11 @@ class Linear(Gate):
     def shapes(self, layout: Layout) -> Shapes:
         return {"weight": (layout.experts, layout.shape[1])}
 
+    def scores(self, seen: Seen) -> Any:
+        return seen.by("weight")
+
     def weigh(self, seen: Seen) -> Any:
-        return shares(seen.by("weight"), self.top_k or 1, self.temperature, seen.maths)
+        return shares(self.scores(seen), self.top_k or 1, self.temperature, seen.maths)
 
     def constant(self, layout: Layout, tensors: Mapping[str, Array]) -> Array | None:
         uniform = self.top_k == layout.experts and not tensors["weight"].any()

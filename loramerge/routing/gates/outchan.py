@@ -34,13 +34,16 @@ class Outchan(Gate):
         wide = {"inner": (self.inner, self.hidden), "outer": (out, self.inner)}
         return {**wide, "inner_bias": (self.inner,), "outer_bias": (out,), "query": (out,)}
 
-    def weigh(self, seen: Seen) -> Any:
+    def scores(self, seen: Seen) -> Any:
         maths, tensors, prompt = seen.maths, seen.tensors, seen.prompt
         inner = prompt @ tensors["inner"].T + tensors["inner_bias"]  # (p, m)
         inner = 0.5 * inner * (1.0 + maths.erf(inner / 2**0.5))
         said = inner @ tensors["outer"].T + tensors["outer_bias"]  # (p, out)
         heat = (said @ tensors["query"])[None]  # (1, p)
         shares = maths.exp(heat - maths.largest(heat))
-        total = (shares / maths.total(shares)) @ said  # (1, out)
+        return (shares / maths.total(shares)) @ said  # (1, out)
+
+    def weigh(self, seen: Seen) -> Any:
+        maths, total = seen.maths, self.scores(seen)
         total = maths.where(total > 0, total, 0.0)
         return maths.where(total < self.most, total, self.most)

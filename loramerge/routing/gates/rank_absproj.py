@@ -41,9 +41,10 @@ class RankAbsproj(DataFree):
     def keys(self, bank: Bank) -> Mapping[str, Array]:
         return {"bias": np.zeros(bank.layout.units)}
 
+    def scores(self, seen: Seen) -> Any:
+        found = seen.units + seen.tensors["bias"]
+        return found if self.signed else abs(found)
+
     def weigh(self, seen: Seen) -> Any:
-        scores = seen.units + seen.tensors["bias"]
-        chosen = seen.maths.top(
-            scores if self.signed else abs(scores), min(self.top_k or 1, seen.layout.units)
-        )
+        chosen = seen.maths.top(self.scores(seen), min(self.top_k or 1, seen.layout.units))
         return seen.maths.where(chosen, seen.units * 0 + 1, 0.0)

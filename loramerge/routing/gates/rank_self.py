@@ -39,9 +39,12 @@ class RankSelf(DataFree):
     def keys(self, bank: Bank) -> Mapping[str, Array]:
         return {}
 
-    def weigh(self, seen: Seen) -> Any:
+    def scores(self, seen: Seen) -> Any:
         length = (seen.maths.total(seen.units**2) + TINY) ** 0.5
-        scores = (seen.units if self.signed else abs(seen.units)) / length
+        return (seen.units if self.signed else abs(seen.units)) / length
+
+    def weigh(self, seen: Seen) -> Any:
+        scores = self.scores(seen)
         count = min(self.top_k or 1, seen.layout.units)
         weights = shares(scores, count, self.temperature, seen.maths)
         return seen.maths.where(scores >= self.threshold, weights, 0.0) if self.threshold else weights

@@ -35,9 +35,12 @@ class RankSigmoid(Gate):
     def shapes(self, layout: Layout) -> Shapes:
         return {"weight": (layout.units // self.part, layout.shape[1]), "bias": (layout.units,)}
 
-    def weigh(self, seen: Seen) -> Any:
+    def scores(self, seen: Seen) -> Any:
         rows = sigmoid(seen.by("weight"), seen.maths)  # (n, R / part)
-        score = rows[..., seen.maths.repeated(seen.owner, self.part)] + seen.tensors["bias"]
+        return rows[..., seen.maths.repeated(seen.owner, self.part)] + seen.tensors["bias"]
+
+    def weigh(self, seen: Seen) -> Any:
+        score = self.scores(seen)
         count = min(self.top_k or 1, seen.layout.units)
         score = seen.maths.where(seen.maths.top(score, count), score, 0.0)
         return count * score / seen.maths.total(score)

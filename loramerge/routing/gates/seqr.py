@@ -51,10 +51,12 @@ class Seqr(DataFree):
             deviation.append(np.sqrt(2) * np.linalg.norm(gram) or 1.0)
         return {"reduced": np.concatenate(rows), "mean": np.array(mean), "deviation": np.array(deviation)}
 
-    def weigh(self, seen: Seen) -> Any:
+    def scores(self, seen: Seen) -> Any:
         squares = seen.by("reduced") ** 2 @ seen.members
-        scores = (squares - seen.tensors["mean"]) / seen.tensors["deviation"]
-        return shares(scores, self.top_k or 1, self.temperature, seen.maths)
+        return (squares - seen.tensors["mean"]) / seen.tensors["deviation"]
+
+    def weigh(self, seen: Seen) -> Any:
+        return shares(self.scores(seen), self.top_k or 1, self.temperature, seen.maths)
 
 
 def _square(upper: Array, rank: int) -> Array:

@@ -47,6 +47,9 @@ class Smile(DataFree):
             found[expert, :count] = vt[:count]
         return {"directions": found.reshape(-1, bank.layout.shape[1])}
 
+    def scores(self, seen: Seen) -> Any:
+        squares = (seen.by("directions") ** 2).reshape(len(seen.x), seen.layout.experts, self.directions)
+        return (squares.sum(-1) + TINY) ** 0.5
+
     def weigh(self, seen: Seen) -> Any:
-        squares = (seen.by("directions") ** 2).reshape(-1, seen.layout.experts, self.directions)
-        return shares((squares.sum(-1) + TINY) ** 0.5, self.top_k or 1, self.temperature, seen.maths)
+        return shares(self.scores(seen), self.top_k or 1, self.temperature, seen.maths)

@@ -38,8 +38,11 @@ class Spectr(DataFree):
     def keys(self, bank: Bank) -> Mapping[str, Array]:
         return {"spectral": spectral(bank)}
 
+    def scores(self, seen: Seen) -> Any:
+        return norms(seen)
+
     def weigh(self, seen: Seen) -> Any:
-        return shares(norms(seen), self.top_k or 1, self.temperature, seen.maths)
+        return shares(self.scores(seen), self.top_k or 1, self.temperature, seen.maths)
 
 
 def spectral(bank: Bank) -> Array:

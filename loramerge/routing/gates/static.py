@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from loramerge.errors import UsageError
-from loramerge.routing.gates.gate import ByRequest, told
+from loramerge.routing.gates.gate import ByRequest, numbers, told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Static(ByRequest):
     weights: Sequence[float] | None = told(None, "The weight of each expert.")
 
     def settled(self, experts: int) -> Self:
-        given = (1.0,) * experts if self.weights is None else tuple(map(float, self.weights))
+        given = (1.0,) * experts if self.weights is None else numbers("weights", self.weights)
         if len(given) != experts:
             raise UsageError(f"There are {len(given)} weights for {experts} experts: give one for each.")
         return replace(self, weights=given)

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-import numpy as np
-
 from loramerge.errors import UsageError, printable
-from loramerge.routing.gates.gate import ByRequest, told
+from loramerge.routing.gates.gate import ByRequest, numbers, told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +26,14 @@ class Table(ByRequest):
     rows: Mapping[str, Sequence[float]] = told(None, "The weights of each user, by name.")
 
     def settled(self, experts: int) -> Self:
-        if not self.rows:
+        if not isinstance(self.rows, Mapping) or not self.rows:
             raise UsageError("The gate table needs rows: {name: one weight for each expert}.")
-        rows = {str(name): tuple(map(float, row)) for name, row in self.rows.items()}
+        rows = {str(name): numbers(f"row {name}", row) for name, row in self.rows.items()}
         for name, row in rows.items():
-            if len(row) != experts or not np.isfinite(row).all():
+            if len(row) != experts:
                 raise UsageError(
                     f"The row {printable(name)} of the table has {len(row)} numbers for {experts} experts: "
-                    "give one finite weight for each."
+                    "give one for each."
                 )
         return replace(self, rows=rows)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, printable
 from loramerge.routing.gates.gate import ByRequest, told
 from loramerge.routing.gates.table import named
 
@@ -27,6 +27,8 @@ class Task(ByRequest):
     tasks: Sequence[str] | None = told(None, "The name of each expert's task, by default the expert's own.")
 
     def settled(self, experts: int) -> Self:
+        if isinstance(self.tasks, str) or not isinstance(self.tasks, Sequence | None):
+            raise UsageError(f"tasks={printable(repr(self.tasks), 60)} must be a list of names.")
         tasks = tuple(map(str, self.tasks or map(str, range(experts))))
         if len(tasks) != experts or len(set(tasks)) != experts:
             raise UsageError(f"The {experts} experts need as many names of tasks, each another.")

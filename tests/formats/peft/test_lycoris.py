@@ -107,7 +107,9 @@ def test_a_merge_is_a_plain_lora_that_peft_runs(tmp_path, source):
         target.path for target in loramerge.load(source) if target.kind == "conv"
     }
     left_out = {"exclude": f"^({'|'.join(flat)})$"} if flat else {}
-    merge = loramerge.combine([source], "cat", out=tmp_path / "m", dtype="float32", **left_out)
+    adapter = loramerge.load(source)
+    size = {"method": "svd", "rank": adapter.rank} if adapter.full else {"method": "cat"}
+    merge = loramerge.combine([source], out=tmp_path / "m", dtype="float32", **size, **left_out)
     config = json.loads((tmp_path / "m/adapter_config.json").read_text())
     assert (config["peft_type"], config["lora_alpha"]) == ("LORA", config["r"])
     assert all(".lora_" in name for name in read(tmp_path / "m/adapter_model.safetensors"))
