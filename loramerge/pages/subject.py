@@ -25,7 +25,8 @@ from loramerge.merge.run import Merge, execute, strengthened
 from loramerge.merge.session import Session
 from loramerge.request.recipe import Ingredient, Recipe, Source
 from loramerge.sources.modules import modules
-from loramerge.sources.open import apart, open_one, select
+from loramerge.sources.open import apart, open_one
+from loramerge.sources.select import select
 from loramerge.sources.sources import Sources, open_together
 from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection
