@@ -146,6 +146,7 @@ class Plan:
             *kept.notes,
             *sizes,
             *method.notes,
+            *_bias_notes(self.sources, method),
             *self.on_host(method),
         )
         return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
@@ -219,6 +220,16 @@ class Plan:
     def batches(self, effort: Effort) -> list[Units]:
         """The work in pieces that are merged alike and that one worker can hold."""
         return self.work.batches(effort, self.schedule, self.method)
+
+
+def _bias_notes(sources: Sources, method: Method) -> list[str]:
+    """What a method that is no sum leaves open: how strong trained biases of ``lora_B`` would have to be."""
+    if method.traits.sums or not any(adapter.biases for adapter in sources.adapters):
+        return []
+    return [
+        f"biases of lora_B are summed by their weights, and {name_of(method)} makes no such sum of ΔW: they "
+        f"may be too strong or too weak beside it, as they are not with {say('method', 'linear')}"
+    ]
 
 
 def _size_notes(outline: Outline) -> list[str]:
