@@ -22,6 +22,7 @@ from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
 from loramerge.request.effort import Effort
 from loramerge.request.kinds import size
+from loramerge.request.recipe import Ingredient
 from loramerge.request.request import TFIDF, Request
 from loramerge.request.rules import Scale
 from loramerge.request.schedule import Schedule
@@ -47,6 +48,7 @@ class Plan:
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
         strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
+        named: the sources as their user named them, collections expanded; none if it is not known.
     """
 
     request: Request
@@ -61,6 +63,7 @@ class Plan:
     strengths: Mapping[str, float] = field(default_factory=dict)
     tailor: Tailor | None = None
     sized: bool = False
+    named: tuple[Ingredient, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"

@@ -60,7 +60,8 @@ def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
         UsageError, SourceError, IncompatibleError: a sentence each.
     """
     method, whole = recipe.chosen, expanded(recipe).weighed()
-    return settle(open_together(whole), method, whole.request, observer(whole.request), known)
+    settled = settle(open_together(whole), method, whole.request, observer(whole.request), known)
+    return replace(settled, named=whole.sources)
 
 
 def settle(

@@ -161,6 +161,7 @@ class Subject:
 def subject_of(merge: Merge, sources: tuple[Ingredient, ...] = (), out: str | None = None) -> Subject:
     """The subject of a merge. `sources`: as its user named them; else they are those that it was made of."""
     plan = merge.plan
+    sources = sources or plan.named
     named = sources if len(sources) == len(plan.sources.whole) else tuple(map(Ingredient, plan.sources.whole))
     request = replace(plan.request, out=None, overwrite=False, weights=None)
     recipe = Recipe(named, plan.method, {}, replace(request, weights=plan.schedule.weights))

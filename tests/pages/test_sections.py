@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,7 @@ from loramerge.charts.draw import PICKED, TABLE, spec
 from loramerge.charts.facts import shown
 from loramerge.cli import main
 from loramerge.pages.html import data
-from loramerge.pages.report import page_of
 from loramerge.pages.sections.table import SECTIONS
-from loramerge.pages.subject import subject_of
-from loramerge.request.recipe import Ingredient
 from tests.pages.reading import read
 from tests.pages.subjects import PAIR, SUBJECTS, here
 
@@ -222,7 +218,7 @@ def test_what_makes_a_merge_again_has_its_weights_and_options(tmp_path, monkeypa
     monkeypatch.chdir(here(tmp_path))
     asked = {"weights": [1, -0.5], "exclude": "v_proj", "scale": "norm"}
     made = lm.combine(PAIR, "ties", rank=4, density=0.4, **asked)
-    page = page_of(replace(subject_of(made, tuple(map(Ingredient, PAIR))), methods=("svd",)))
+    page = lm.report(made, methods=["svd"])
     before = set()
     for section in page.sections:
         left = done(dict(section.how.items()), capsys, before)
