@@ -22,7 +22,7 @@ from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
 from loramerge.request.effort import Effort
 from loramerge.request.kinds import size
-from loramerge.request.recipe import Ingredient
+from loramerge.request.recipe import Recipe
 from loramerge.request.request import TFIDF, Request
 from loramerge.request.rules import Scale
 from loramerge.request.schedule import Schedule
@@ -48,7 +48,7 @@ class Plan:
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
         strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
-        named: the sources as their user named them, collections expanded; none if it is not known.
+        asked: the recipe as its user gave it, collections expanded; None if nobody knows it.
     """
 
     request: Request
@@ -63,7 +63,7 @@ class Plan:
     strengths: Mapping[str, float] = field(default_factory=dict)
     tailor: Tailor | None = None
     sized: bool = False
-    named: tuple[Ingredient, ...] = ()
+    asked: Recipe | None = None
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"

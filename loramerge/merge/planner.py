@@ -61,7 +61,7 @@ def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
     """
     method, whole = recipe.chosen, expanded(recipe).weighed()
     settled = settle(open_together(whole), method, whole.request, observer(whole.request), known)
-    return replace(settled, named=whole.sources)
+    return replace(settled, asked=whole)
 
 
 def settle(
