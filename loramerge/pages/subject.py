@@ -147,7 +147,7 @@ class Subject:
         plan = self._planned("svd", {}) if self.merge is None else self.merge.plan
         out = None if self.merge is None else self.merge.out
         bare = plan.sources.bare if out is None else is_bare(out)
-        return curve(plan, bare) if plan.request.total_rank is None and plan.request.size is None else []
+        return [] if plan.request.keep_form else curve(plan, bare)
 
     # How it is told to make a thing again.
 

@@ -226,6 +226,7 @@ def test_what_makes_a_section_is_told_truly(tmp_path, monkeypatch, capsys, asked
 def test_what_makes_a_merge_again_has_its_weights_and_options(tmp_path, monkeypatch, capsys, method, asked):
     monkeypatch.chdir(here(tmp_path))
     made = lm.combine(PAIR, method, **asked)
+    assert method != "svd" or lm.report(made, methods=["svd"])["losses"].table, "a size is no reason for none"
     page = lm.report(made, methods=["svd"])
     before = set()
     for section in page.sections:
