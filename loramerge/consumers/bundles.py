@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from loramerge.adapters.base_models import LAYER
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import Consumer
 from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.finding import Finding
 from loramerge.errors import printable
 
 RUNS = {"peft": "arrow"}  # consumer -> the gate that it has

@@ -192,7 +192,12 @@ def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
     families, namings = named_family(adapter)
     strange = "" if families else stranger(adapter)
     facts = replace(
-        facts, unfit=partial(_unfit, adapter), families=families, namings=namings, stranger=strange
+        facts,
+        unfit=partial(_unfit, adapter),
+        families=families,
+        namings=namings,
+        stranger=strange,
+        full=adapter.full_rank,
     )
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}

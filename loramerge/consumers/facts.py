@@ -68,6 +68,7 @@ class Facts:
             None if it does not say that.
         families: of image models that it can be of.   namings: those of them that have all of its names.
         stranger: a module of an image model that is none of those known here; "" if there is none.
+        full: a merge of it has full rank, unless its size is said.
     """
 
     path: str
@@ -95,6 +96,7 @@ class Facts:
     families: tuple[str, ...] = ()
     namings: tuple[str, ...] = ()
     stranger: str = ""
+    full: bool = False
 
     def settings(self, module: Module) -> Settings:
         """What its files say of a module: the settings of its component, where these are told apart."""

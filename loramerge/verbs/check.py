@@ -9,8 +9,8 @@ from loramerge.adapters.arguments import checked
 from loramerge.consumers import find
 from loramerge.consumers.bundles import examined
 from loramerge.consumers.check import facts_of
-from loramerge.consumers.consumer import Finding
 from loramerge.consumers.facts import Facts
+from loramerge.consumers.finding import Finding
 from loramerge.errors import UsageError
 from loramerge.formats.bundles import is_bundle
 from loramerge.routing.reader import load_bundle
