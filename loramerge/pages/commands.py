@@ -15,7 +15,7 @@ from loramerge.pages.section import How
 from loramerge.pages.subject import Subject
 from loramerge.request.entry import taken
 from loramerge.request.recipe_text import unsaid, written
-from loramerge.request.request import DEFAULT, FIELDS, Request
+from loramerge.request.request import FIELDS, Request
 
 READ = ("alpha", "allow_pickle", "base")  # what `inspect` takes
 HEADS = ("allow_pickle", "base")  # what `check` takes
@@ -98,7 +98,7 @@ def combined(subject: Subject, method: str, options: Mapping[str, Any], after: s
 
 def merged(subject: Subject) -> How:
     """Of the merge that a page is about."""
-    method = subject.recipe.method or DEFAULT
+    method = subject.recipe.named()[0].method
     options = "".join(f", {name}={_python(value)}" for name, value in subject.recipe.parameters.items())
     first = _method(method) if isinstance(method, Method) else f'"{method}"{options}'
     said = _arguments(subject.recipe.request, taken("combine"))
