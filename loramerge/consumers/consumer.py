@@ -19,7 +19,7 @@ from loramerge.consumers.support import Support
 from loramerge.errors import printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
-from loramerge.formats.wrappers import plain, wrapped
+from loramerge.formats.wrappers import plainly, wrapped
 
 Scale = Callable[[Mapping[str, Any], Module], float]
 REWRITE = "rewrite"  # stands for the command, which is written when all are known; options may follow
@@ -299,10 +299,11 @@ class Consumer:
 
     def _wrapped(self, facts: Facts) -> Iterator[Finding]:
         """Names that are in no model: nothing is found under them, and nobody says so."""
-        odd = [key for key in facts.tensors if plain(key) != key]
+        own = plainly(facts.tensors, facts.folder)
+        odd = [key for key in facts.tensors if own[key] != key]
         if odd:
             share = "all" if len(odd) == len(facts.tensors) else f"{len(odd)} of {len(facts.tensors)}"
-            names = printable(", ".join(wrapped(odd)))
+            names = printable(", ".join(wrapped(facts.tensors, facts.folder)))
             yield self.ignoring(
                 f"{share} tensors, whose keys hold what training wraps around modules ({names})"
             )

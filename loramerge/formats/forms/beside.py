@@ -13,8 +13,8 @@ from loramerge.formats.models.stems import layered, parted
 OWN = late(  # the base's own parameters, and what is added to its biases and norms
     r"(?:base_layer\.)*(?:weight|bias)|lora_B\.bias|diff_b|[wb]_norm|(?:token_adapter\.)?trainable_tokens_delta"
 )
-
-
+ADDED = (".diff", ".diff_b", ".w_norm", ".b_norm")  # what image adapters add to biases and norms
+WORDS = late(r"<[^<>]*>|bundle_emb\..+|emb_params|clip_[lgh]|t5(?:xxl)?", re.DOTALL)  # new words' embeddings
 ROUTER = late(r"(?:.*\.)?(?:\w+_)?(?:gate|gates|router|route|routing)\.(?:weight|bias)", re.DOTALL)
 
 
@@ -69,6 +69,20 @@ def refuse_around(
             raise _unknown(
                 key, "that by its name is no head, embedding or norm, and no modules_to_save lists it", name
             )
+
+
+def refuse_odd(keys: Iterable[str], modules: Collection[str], name: str) -> None:
+    """The same of a file without a config, which lists neither heads nor biases.
+
+    Raises:
+        IncompatibleError: it has one.
+    """
+    for key in keys:
+        parent, _, leaf = key.rpartition(".")
+        ours = inside(key, modules) or key.endswith(ADDED) or WORDS.fullmatch(key) or leaf == TOKENS
+        whole = leaf == "bias" or any(map(KNOWN.fullmatch, parent.split(".")))
+        if ROUTER.fullmatch(key) or not (ours or (leaf in ("weight", "bias", "scale") and whole)):
+            raise _unknown(key, "that by its name is no head, embedding, norm or bias", name)
 
 
 def _recognised(module: str, leaf: str, biased: bool) -> bool:

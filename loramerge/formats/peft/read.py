@@ -82,7 +82,7 @@ def load_folder(
         return _fly(folder, name, config, open_weights(folder / WEIGHTS, name, allow_pickle))
     check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)
-    file, wrapped = unwrapped_file(file or _weights(folder, name, allow_pickle))
+    file, wrapped = unwrapped_file(file or _weights(folder, name, allow_pickle), folder=True)
     config = unwrapped_config(config) if wrapped else config
     stored = sort_tensors(file.tensors, name, aid.base)
     rule = scales(config, name)
