@@ -17,7 +17,7 @@ from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import Alpha, load
 from loramerge.formats.dialects.blocks import called
 from loramerge.formats.forms.form import Base
@@ -28,17 +28,15 @@ from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 from loramerge.sources.aid import aid
+from loramerge.sources.broken import BROKEN, Broken, of_all
 
 EXPERT = late(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
 FEW = 4  # sources that are named one by one
-MOST = 10  # broken sources that are told of one by one
 CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
 Watch = Callable[[Any], Iterable[Any]]
 Load = Callable[..., Adapter]  # of a source; True after it: only the header of one on the Hub
-Broken = SourceError | IncompatibleError
-BROKEN = (SourceError, IncompatibleError)
 
 
 def open_all(
@@ -103,7 +101,7 @@ def opened(sources: Sequence[Ingredient], load: Load, watch: Watch = iter) -> li
                 pool.shutdown(cancel_futures=True)
             if not isinstance(error, BROKEN):
                 raise
-    raise _of_all(_rest_broken(sources, jobs, load), len(sources))
+    raise of_all(_rest_broken(sources, jobs, load), len(sources))
 
 
 def _rest_broken(sources: Sequence[Ingredient], jobs: Sequence[Future[Adapter]], load: Load) -> list[Broken]:
@@ -139,19 +137,8 @@ def _all_of(sources: Sequence[Ingredient], load: Load, watch: Watch) -> list[Ada
         except BROKEN as error:
             broken.append(error)
     if broken:
-        raise _of_all(broken, len(sources))
+        raise of_all(broken, len(sources))
     return found
-
-
-def _of_all(broken: Sequence[Broken], total: int) -> Broken:
-    """One error that names all sources that cannot be read."""
-    return broken[0] if len(broken) == 1 else type(broken[0])(_told_of(broken, total))
-
-
-def _told_of(broken: Sequence[Exception], total: int) -> str:
-    shown = " ".join(f"({number}) {error}" for number, error in enumerate(broken[:MOST], 1))
-    more = f" And {len(broken) - MOST} more." if len(broken) > MOST else ""
-    return f"{len(broken)} of the {total} sources cannot be merged. {shown}{more}"
 
 
 def open_one(

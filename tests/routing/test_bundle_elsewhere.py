@@ -275,3 +275,65 @@ def test_the_sentence_about_a_file_with_its_own_gate_is_a_command_that_works(nam
     assert ("--alpha A" in command) == bool(config)
     assert cli(*shlex.split(command.replace("--alpha A", "--alpha 16"))).code == 0
     assert len(lm.load_bundle("bundle")) == 2
+
+
+ALIKE = {
+    "smora": lambda place: files.smora(place, chosen=8, uniform=True),
+    "smora with a bias": lambda place: files.smora(place, chosen=8, uniform=True, bias=0.25),
+    "smora of its own type": lambda place: files.smora(place, chosen=8, uniform=True, peft_type="SRMOLE"),
+    "smora of rsLoRA": lambda place: files.smora(place, chosen=8, uniform=True, use_rslora=True),
+    "flylora": lambda place: files.flylora(place, chosen=8),
+    "flylora with more than all": lambda place: files.flylora(place, chosen=99),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_a_file_whose_gate_lets_all_units_through_is_plain_lora_at_once(name, cli, tmp_path):
+    place, _ = ALIKE[name](tmp_path / "even")
+    assert cli("combine", place, "-o", "plain").code == 0
+    wanted, x = lm.route([place]), np.random.default_rng(0).standard_normal((4, files.INS))
+    for path in files.PATHS:
+        found = x @ lm.load("plain")[path].dense().T
+        assert np.allclose(found, wanted.forward(path, x), rtol=1e-5, atol=1e-5)
+    assert "read as plain LoRA" in str(lm.load(place).oddities)
+    assert not (tmp_path / "plain" / "router").exists()
+    lm.convert(place, tmp_path / "copy", "peft")
+    assert not [
+        key for key in open_file(tmp_path / "copy" / "adapter_model.safetensors").tensors if "router" in key
+    ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda place: files.smora(place, uniform=True),  # of all units only half are chosen
+        lambda place: files.smora(place, chosen=8),
+        lambda place: files.flylora(place, chosen=7),
+    ],
+)
+def test_a_file_whose_gate_chooses_is_sent_to_route(make, cli, tmp_path):
+    place, _ = make(tmp_path / "file")
+    cli("combine", place).refused(3, "loramerge route")
+
+
+def test_flylora_of_one_seed_becomes_one_flylora_without_being_told(cli, tmp_path):
+    """What `route` makes of both; any other method names one command for all of them."""
+    pair = [files.flylora(tmp_path / name, b_seed=seed)[0] for name, seed in (("one", 50), ("two", 60))]
+    done = cli("combine", *pair, "-o", "m")
+    assert done.code == 0, done.err
+    assert "so is their merge" in done.err
+    lm.combine(pair, out="python")
+    x, wanted = np.random.default_rng(0).standard_normal((4, files.INS)), lm.route(pair)
+    for place in ("m", "python"):
+        for path in files.PATHS:
+            assert np.allclose(lm.route([place]).forward(path, x), wanted.forward(path, x), atol=1e-5)
+    refused = cli("combine", *pair, "--method", "ties")
+    refused.refused(3, "makes one FlyLoRA of those of one seed")
+    for command in re.findall(r"`loramerge ([^`]*)`", refused.err):
+        assert cli(*shlex.split(command)).code == 0, command
+    with pytest.raises(lm.IncompatibleError, match="--keep-form"):
+        lm.combine(pair)
+    other, _ = files.flylora(tmp_path / "other", seed=9)
+    cli("combine", pair[0], other, "-o", "no").refused(3, "different seeds", "loramerge route")
+    strange, _ = files.meteora(tmp_path / "strange")
+    cli("combine", pair[0], strange, "-o", "no").refused(3, "2 of the 2", "MeteoRA")
