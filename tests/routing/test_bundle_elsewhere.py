@@ -85,6 +85,39 @@ def test_check_says_that_peft_cannot_tell_modules_called_by_a_number_apart(cli):
     assert (found.effect, "to_out.0" in found.sentence) == ("rejects", True)
 
 
+@pytest.mark.parametrize(("layers", "right"), [([[0, 2], [1, 3]], False), ([[0, 2]], True), ("x", False)])
+def test_check_says_that_peft_repeats_layers_with_every_adapter(layers, right, tmp_path):
+    """test_torch_layers.py runs it; a map that leaves what it takes may be applied twice."""
+    pair = [folder(tmp_path / n, steep(tensors(i)), layer_replication=layers) for i, n in enumerate("ab")]
+    lm.route(pair, out=tmp_path / "bundle")
+    found = lm.check(tmp_path / "bundle", "peft")
+    assert [each.effect for each in found] == ["ignores"] * (not right)
+    assert all("repeats them anew" in each.sentence for each in found)
+
+
+def test_check_judges_a_bundle_of_the_hub_by_its_headers(cli, hub, login, pair):  # noqa: F811
+    """In a folder of its repository too; what fetches it is a command that works as it stands."""
+    cli("route", *pair, "-o", "bundle")
+    cli("route", *pair, "--gate", "spectr", "-o", "other")
+    hub.add("me/b", files_of(Path("bundle")))
+    hub.add("me/two", {f"sub/{name}": data for name, data in files_of(Path("other")).items()})
+    assert lm.check("me/b", "peft") == lm.check("bundle", "peft") == []
+    assert [each.effect for each in lm.check("hf://me/two/sub", "peft")] == ["ignores"]
+    done = cli("check", "me/b", "--for", "peft")
+    assert (done.code, "a routed bundle of 2 PEFT adapters" in done.out) == (0, True)
+    asked = [each for each in hub.got("GET", "adapter_model.safetensors") if each.span is None]
+    assert not asked, "only headers are read"
+    cli("inspect", "hf://me/two/sub").refused(
+        3, "hf download me/two '--include=sub/*' --local-dir there", "fetches it, to there/sub"
+    )
+    files = files_of(Path("bundle"))
+    hub.add("me/none", {name: data for name, data in files.items() if name != "loramerge.json"})
+    hub.add("me/damaged", {**files, "loramerge.json": b"{}"})
+    for name in ("me/none", "me/damaged"):
+        with pytest.raises(lm.SourceError, match=r"loramerge\.json"):
+            lm.check(name, "peft")
+
+
 def test_check_cannot_tell_of_names_that_convolutions_have_too(cli):
     _of_layers("visual.blocks.0.attn.proj", "visual.blocks.1.attn.proj")
     assert [(f.effect, "called proj" in f.sentence) for f in lm.check("bundle", "peft")] == [
