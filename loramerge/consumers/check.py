@@ -191,9 +191,8 @@ def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
     """With the modules and the scales that are meant."""
     families, namings = named_family(adapter)
     strange = "" if families else stranger(adapter)
-    facts = replace(
-        facts, unfit=partial(_unfit, adapter), families=families, namings=namings, stranger=strange
-    )
+    facts = replace(facts, unfit=partial(_unfit, adapter), full=adapter.is_full)
+    facts = replace(facts, families=families, namings=namings, stranger=strange)
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}
     if facts.dialect == PEFT.name:

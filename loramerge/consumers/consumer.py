@@ -249,8 +249,8 @@ class Consumer:
             return [replace(f, command="") for f in found]
         words = ["loramerge combine", facts.quoted, f"--for {self.name}"]
         words += sorted({f.command.removeprefix(REWRITE).strip() for f in found})
-        if limit is not None and limit != self.max_rank:
-            words.append(f"--max-rank {limit}")
+        words += [f"--max-rank {limit}"] * (limit not in (None, self.max_rank))
+        words += ["--energy 1"] * facts.full  # the command would ask for it
         unsure = self.name == "comfyui" and comfy_names.doubtful(facts.families)
         words += ["--allow-unknown"] * (self.place(facts) is None or unsure)
         if facts.others:

@@ -58,7 +58,7 @@ class Facts:
         modules: as loramerge reads them; empty if it does not.
         beyond: the keys of what it reads as no part of a pair; None where the names alone must tell.
         unread: why it does not.   plain: it would be read but for its special settings.
-        broken: what of it contradicts itself, or is missing.
+        full: it holds updates of full rank.   broken: what of it contradicts itself, or is missing.
         empty: no tensor of it is part of an update.
         unfit: format -> why it cannot be written in that; "" if it can.
         architectures: the classes of the base that a config.json names.
@@ -81,6 +81,7 @@ class Facts:
     beyond: tuple[str, ...] | None = None
     unread: str = ""
     plain: bool = False
+    full: bool = False
     broken: bool = False
     empty: bool = False
     unfit: Callable[[str], str] = lambda name: ""
