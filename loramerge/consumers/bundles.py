@@ -29,7 +29,26 @@ def examined(consumer: Consumer, facts: Facts, max_rank: int | None = None) -> l
     if facts.gate != RUNS[consumer.name]:
         gate = f"the gate {facts.gate}" if facts.gate else "gates that differ between modules"
         return [*found, consumer.ignoring(f"{gate}: it knows {RUNS[consumer.name]} alone", TORCH, "")]
+    found += _repeated(consumer, facts)
     return found or [*_unrouted(consumer, facts)] or [*_astray(consumer, facts)]
+
+
+def _repeated(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
+    """It repeats layers each time that it loads an adapter: of the layers that the last time left."""
+    maps = [each.config.get("layer_replication") for each in facts.experts]
+    if len(maps) < 2 or not maps[0]:
+        return
+    try:
+        once = [layer for start, end in maps[0] for layer in range(start, end)]
+        again = [once[layer] for layer in once]
+    except (TypeError, ValueError, IndexError):
+        again = None
+    if again is None or again != once:
+        said = (
+            "the layers that layer_replication means: it repeats them anew with each adapter of the bundle, "
+            "so that the model ends up with others"
+        )
+        yield consumer.ignoring(said, f"{TORCH}, on a model whose layers are repeated already", "")
 
 
 def _unrouted(consumer: Consumer, facts: Facts) -> Iterator[Finding]:

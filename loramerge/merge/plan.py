@@ -23,6 +23,7 @@ from loramerge.request.budgets import Budget
 from loramerge.request.default import Default
 from loramerge.request.effort import Effort
 from loramerge.request.kinds import size
+from loramerge.request.recipe import Recipe
 from loramerge.request.request import TFIDF, Request
 from loramerge.request.rules import Scale
 from loramerge.request.schedule import Schedule
@@ -49,6 +50,7 @@ class Plan:
         budget: what it may cost.   tailor: the consumer that it is made for.
         strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
         default: how the method was come by, if nobody named one.
+        asked: the recipe as its user gave it, collections expanded; None if nobody knows it.
     """
 
     request: Request
@@ -64,6 +66,7 @@ class Plan:
     tailor: Tailor | None = None
     sized: bool = False
     default: Default | None = None
+    asked: Recipe | None = None
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"

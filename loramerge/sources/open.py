@@ -16,7 +16,7 @@ from loramerge.adapters.late import late
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import Alpha, load
 from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import check_alpha
@@ -26,17 +26,15 @@ from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 from loramerge.sources.aid import aid
+from loramerge.sources.broken import BROKEN, Broken, of_all
 
 EXPERT = late(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
 FEW = 4  # sources that are named one by one
-MOST = 10  # broken sources that are told of one by one
 CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
 Watch = Callable[[Any], Iterable[Any]]
 Load = Callable[..., Adapter]  # of a source; True after it: only the header of one on the Hub
-Broken = SourceError | IncompatibleError
-BROKEN = (SourceError, IncompatibleError)
 
 
 def open_all(
@@ -101,7 +99,7 @@ def opened(sources: Sequence[Ingredient], load: Load, watch: Watch = iter) -> li
                 pool.shutdown(cancel_futures=True)
             if not isinstance(error, BROKEN):
                 raise
-    raise _of_all(_rest_broken(sources, jobs, load), len(sources))
+    raise of_all(_rest_broken(sources, jobs, load), len(sources))
 
 
 def _rest_broken(sources: Sequence[Ingredient], jobs: Sequence[Future[Adapter]], load: Load) -> list[Broken]:
@@ -137,19 +135,8 @@ def _all_of(sources: Sequence[Ingredient], load: Load, watch: Watch) -> list[Ada
         except BROKEN as error:
             broken.append(error)
     if broken:
-        raise _of_all(broken, len(sources))
+        raise of_all(broken, len(sources))
     return found
-
-
-def _of_all(broken: Sequence[Broken], total: int) -> Broken:
-    """One error that names all sources that cannot be read."""
-    return broken[0] if len(broken) == 1 else type(broken[0])(_told_of(broken, total))
-
-
-def _told_of(broken: Sequence[Exception], total: int) -> str:
-    shown = " ".join(f"({number}) {error}" for number, error in enumerate(broken[:MOST], 1))
-    more = f" And {len(broken) - MOST} more." if len(broken) > MOST else ""
-    return f"{len(broken)} of the {total} sources cannot be merged. {shown}{more}"
 
 
 def open_one(

@@ -9,11 +9,14 @@ from tests.cuda.host import NO_SHARED, PLENTY, clusters, library
 
 SIZES = [(1, 1), (2, 2), (31, 5), (32, 8), (33, 33), (64, 16), (112, 7)]  # units and clusters
 LARGE = [(168, 20), (512, 64)]
+EVERY = [1, 31, 32, 33, 64, 112, 168, 512]  # units, in blocks of 32 to 256 threads
 
 
 def points(units, seed=0, kind="apart"):
     rng = np.random.default_rng(seed)
     found = rng.standard_normal((2, units, 40))
+    if kind == "three groups":  # which take few rounds: a round of the host's threads is slow
+        found = 0.01 * found + 10 * rng.standard_normal((3, 40))[np.arange(units) % 3]
     if kind == "few directions":
         found = rng.standard_normal((2, units, 2)) @ rng.standard_normal((2, 40))
     if kind == "alike":
@@ -40,6 +43,21 @@ def test_labels_are_those_of_numpy(units, k):
     found, wanted = by_both(points(units), k)
 
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("units", EVERY)
+def test_so_they_are_for_every_size(units):
+    found, wanted = by_both(points(units, kind="three groups"), min(units, 4), restarts=1)
+
+    np.testing.assert_array_equal(found, wanted)
+    assert len(set(wanted[0])) == min(units, 4)
+
+
+def test_these_are_all_blocks_that_there_are():
+    threads = {layout(units, min(units, 4), 3, PLENTY).threads for units in EVERY}
+
+    assert {32, 256} <= threads
+    assert threads <= set(range(32, 257, 32))
 
 
 @pytest.mark.parametrize("kind", ["few directions", "alike", "all alike", "nothing"])

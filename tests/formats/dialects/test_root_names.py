@@ -1,4 +1,4 @@
-"""Names that begin with `transformer.`: of diffusers, of HunyuanVideo's authors, of language and vision models."""
+"""Names that begin with `transformer.`: of diffusers, of HunyuanVideo's authors, of language models."""
 
 import numpy as np
 import pytest
