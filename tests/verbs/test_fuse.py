@@ -256,6 +256,8 @@ def test_the_commands_fuse_a_merge_and_an_adapter(tmp_path, capsys):
         assert all(np.allclose(found[key], wanted[key], atol=1e-5) for key in wanted)
     run(main, ["combine", *paths, "--fuse", str(base), "--dry-run", "-o", str(tmp_path / "z")], 2)
     assert "--dry-run is not for --fuse" in capsys.readouterr().err
+    run(main, ["fuse", paths[0], str(base), "--scale", "norm", "-o", str(tmp_path / "z")], 2)
+    assert "--scale norm is for merges" in capsys.readouterr().err
 
 
 def test_a_renamed_adapter_is_added_where_its_new_names_are(tmp_path):
