@@ -385,6 +385,8 @@ def test_flylora_of_one_seed_becomes_one_flylora_without_being_told(cli, tmp_pat
         assert cli(*shlex.split(command)).code == 0, command
     with pytest.raises(lm.IncompatibleError, match="--keep-form"):
         lm.combine(pair)
+    for words in (["--only", "q"], ["--dtype", "float16"]):
+        cli("combine", *pair, *words, "-o", "no").refused(3, "are of FlyLoRA", f"{words[0]} is not for")
     other, _ = files.flylora(tmp_path / "other", seed=9)
     cli("combine", pair[0], other, "-o", "no").refused(3, "different seeds", "loramerge route")
     strange, _ = files.meteora(tmp_path / "strange")
