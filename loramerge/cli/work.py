@@ -26,12 +26,13 @@ from loramerge.formats.files.destination import real_path
 from loramerge.hub.escape import shell
 from loramerge.merge.full import check_low
 from loramerge.merge.plan import Plan
-from loramerge.merge.planner import planned, planned_alike
+from loramerge.merge.planner import planned
 from loramerge.merge.run import Merge, run
 from loramerge.request.doors import LIMITS, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import FIELDS
+from loramerge.verbs.combine import planned_alike
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed

@@ -25,7 +25,6 @@ from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
 from loramerge.request.share import parsed, units
-from loramerge.sources.broken import OneFrame
 from loramerge.sources.choice import unchosen, weighed
 from loramerge.sources.expand import expanded
 from loramerge.sources.open import renormalised
@@ -66,23 +65,6 @@ def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
     named, default = whole.named(len(sources.whole))
     settled = settle(sources, named.chosen, whole.request, observer(whole.request), known)
     return replace(settled.by(default), asked=named)
-
-
-def planned_alike(recipe: Recipe) -> Plan:
-    """The plan of a merge that is written. Of FlyLoRA, whose gate no plain adapter has, it stays FlyLoRA.
-
-    Raises:
-        UsageError, SourceError, IncompatibleError: a sentence each.
-    """
-    try:
-        return planned(recipe)
-    except OneFrame:
-        if recipe.method not in (None, "average", "linear"):
-            raise
-    method = "average" if recipe.method is None else recipe.method
-    plan = planned(replace(recipe.asking(keep_form=True), method=method))
-    stays = "they are of FlyLoRA, and so is their merge: the A of all, the mean of B and of their gates"
-    return replace(plan, notes=(*plan.notes, stays))
 
 
 def settle(
