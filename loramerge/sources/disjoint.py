@@ -16,6 +16,7 @@ from loramerge.formats.models.layers import known
 from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
 
 UNET = RAW[0]
+TEXTS = {("text_model",), ("decoder",)}
 
 
 class Group(NamedTuple):
@@ -140,6 +141,9 @@ def _one_model(first: Group, other: Group) -> str:
 def _towers(first: Group, other: Group) -> bool:
     """Whether what stands before their layers names two parts of one model."""
     sides = [{core(stem) for stem in group.stems} for group in (first, other)]
+    # no model has a language model, whose core is empty, and another stack of text without an encoder
+    if any(() in one and other & TEXTS for one, other in (sides, sides[::-1])):
+        return False
     return not sides[0] & sides[1] and all(part in TOWERS for each in sides for one in each for part in one)
 
 
