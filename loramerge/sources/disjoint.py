@@ -159,6 +159,17 @@ def _in_pipeline(first: Group, other: Group) -> bool:
     return all(_tabled(target) for target in both) or bool(having({target.path for target in both}))
 
 
+def _all_tabled(group: Group) -> bool:
+    return all(map(_tabled, group.targets))
+
+
+def _nameless(group: Group) -> str:
+    return (
+        f"{group.some} of {printable(group.name)} is a name of no model that is known here, so the same "
+        f"weights may be called otherwise in the other. {_anyway()}"
+    )
+
+
 def _tabled(target: Target) -> bool:
     parts = [target.component] if target.component in models.PARTS else models.PARTS
     return any(target.path in models.known(part).values() for part in parts)
@@ -167,6 +178,9 @@ def _tabled(target: Target) -> bool:
 def _reason(first: Group, other: Group) -> str:
     """The likely reason, and what helps."""
     if _two_models(first, other):
+        odd = next((g for g in (first, other) if UNET in g.components and not _all_tabled(g)), None)
+        if odd is not None:
+            return _nameless(odd)
         return (
             f"one has {first.some}, the other {other.some}, and no pipeline has both a U-Net and a "
             f"transformer. {_anyway()}"

@@ -191,6 +191,15 @@ def test_a_unet_and_a_transformer_are_no_parts_of_one_pipeline(tmp_path):
     assert len(lm.combine([unet, text], "linear").adapter) == 2
 
 
+@pytest.mark.parametrize("holder", ["model_", "dit_", "diffusion_model_", "_"])
+def test_a_flat_name_in_an_unknown_holder_is_no_other_part_of_a_pipeline(holder, tmp_path):
+    name = "double_blocks_0_img_attn_qkv"
+    flux = saved(tmp_path / "a.safetensors", pairs({f"lora_unet_{name}": (12, 4)}))
+    held = saved(tmp_path / "b.safetensors", pairs({f"lora_unet__{holder}{name}": (12, 4)}))
+    with pytest.raises(lm.IncompatibleError, match="safetensors is a name of no model that is known"):
+        lm.combine([flux, held], "linear")
+
+
 @pytest.mark.parametrize("format", ["comfy", "diffusers", "kohya"])
 def test_a_module_that_is_there_whole_and_in_parts_is_refused(format, tmp_path):
     layer = "diffusion_model.layers.0.attention"
