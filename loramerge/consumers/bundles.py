@@ -13,6 +13,7 @@ from loramerge.errors import printable
 
 RUNS = {"peft": "arrow"}  # consumer -> the gate that it has
 TORCH = "run it with loramerge.routing.torch.attach"
+MERGED = f"merge it with `loramerge combine`, as every token gets the same weights, or {TORCH}"
 AGAIN = "write it anew: `loramerge route BUNDLE --gate arrow -o OTHER`"
 SHARED = frozenset({"proj", "projection"})  # ends of names: of linear layers, and of what cuts pictures up
 PUT = "call loramerge.routing.torch.put_prototypes(model, bundle), as its README has it"
@@ -22,13 +23,14 @@ def examined(consumer: Consumer, facts: Facts, max_rank: int | None = None) -> l
     """All that is to say of an adapter or a bundle; nothing if it is loaded as it was meant."""
     if not facts.experts:
         return consumer.findings(facts, max_rank)
+    way = MERGED if facts.steady else TORCH
     if consumer.name not in RUNS:
         why = f"it loads one adapter, and this is a bundle of {len(facts.experts)} under a gate"
-        return [consumer.rejecting(why, TORCH, "")]
+        return [consumer.rejecting(why, way, "")]
     found = [each for expert in facts.experts for each in consumer.findings(expert, max_rank)]
     if facts.gate != RUNS[consumer.name]:
         gate = f"the gate {facts.gate}" if facts.gate else "gates that differ between modules"
-        return [*found, consumer.ignoring(f"{gate}: it knows {RUNS[consumer.name]} alone", TORCH, "")]
+        return [*found, consumer.ignoring(f"{gate}: it knows {RUNS[consumer.name]} alone", way, "")]
     found += _repeated(consumer, facts)
     return found or [*_unrouted(consumer, facts)] or [*_astray(consumer, facts)]
 

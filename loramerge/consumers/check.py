@@ -89,6 +89,7 @@ def _of_bundle(place: str | Path, record: Mapping[str, Any], there: HubName | No
         tensors=tensors,
         experts=experts,
         gate=gate,
+        steady=isinstance(record.get("weights"), list),
         directions=_directions(record),
     )
 

@@ -64,6 +64,7 @@ class Facts:
         architectures: the classes of the base that a config.json names.
         options: what `loramerge combine` must be told to read it.
         experts: of a routed bundle, its adapters.   gate: the name of its gate; "" if there are several.
+        steady: every token gets the same weights of a bundle.
         directions: of a bundle under Arrow, how many prototypes it has, and how many of them PEFT would miss;
             None if it does not say that.
         families: of image models that it can be of.   namings: those of them that have all of its names.
@@ -92,6 +93,7 @@ class Facts:
     architectures: tuple[str, ...] = ()
     experts: tuple[Facts, ...] = ()
     gate: str = ""
+    steady: bool = False
     directions: tuple[int, int] | None = None
     families: tuple[str, ...] = ()
     namings: tuple[str, ...] = ()

@@ -86,19 +86,20 @@ def _check_numbered(adapters: Sequence[Adapter]) -> None:
     Raises:
         IncompatibleError: two have other numbers.
     """
-    for first, other in combinations(adapters, 2):
-        ours, theirs = (
-            {(t.component, t.path) for t in adapter if t.path.startswith("numbered.")}
-            for adapter in (first, other)
-        )
-        parts = {part for part, _ in ours} & {part for part, _ in theirs}
-        ours, theirs = ({each for each in own if each[0] in parts} for own in (ours, theirs))
-        if ours != theirs:
-            raise IncompatibleError(
-                f"{printable(first.name)} has {len(ours)} numbered modules and {printable(other.name)} "
-                f"{len(theirs)}: one number may mean two modules. If it does not, add "
-                f"{say('allow_disjoint', True)}."
-            )
+    seen: dict[str, tuple[Adapter, set[str]]] = {}  # component -> the first that has it, and its numbers
+    for adapter in adapters:
+        own: dict[str, set[str]] = {}
+        for target in adapter:
+            if target.path.startswith("numbered."):
+                own.setdefault(target.component, set()).add(target.path)
+        for component, paths in own.items():
+            first, others = seen.setdefault(component, (adapter, paths))
+            if paths != others:
+                raise IncompatibleError(
+                    f"{printable(first.name)} has {len(others)} numbered modules and "
+                    f"{printable(adapter.name)} {len(paths)}: one number may mean two modules. If it does "
+                    f"not, add {say('allow_disjoint', True)}."
+                )
 
 
 def _groups(adapters: Sequence[Adapter]) -> list[Group]:

@@ -11,7 +11,7 @@ from loramerge.consumers.bundles import examined
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.facts import Facts
 from loramerge.consumers.finding import Finding
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 from loramerge.formats.bundles import is_bundle
 from loramerge.routing.reader import load_bundle
 from loramerge.sources.aid import aid
@@ -46,7 +46,7 @@ def check(
     ['vLLM rejects it: it loads a folder with an adapter_config.json, and this is one file.']
     """
     if max_rank is not None and max_rank < 1:
-        raise UsageError(f"max_rank={max_rank} must be at least 1.")
+        raise UsageError(f"{say('max_rank', max_rank)} must be at least 1.")
     return examined(find(consumer), looked_at(source, allow_pickle, base), max_rank)
 
 

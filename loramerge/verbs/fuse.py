@@ -19,7 +19,7 @@ from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.places import home
 from loramerge.checkpoints.quantised import check_readable
 from loramerge.checkpoints.write import check_place, write
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.destination import check_apart
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.entry import part
@@ -123,7 +123,7 @@ def fuse(
     if where is None:
         raise UsageError("fuse writes a model: say where, by out.")
     if isinstance(request.scale, str):
-        raise UsageError(f"scale={request.scale!r} is for merges of several adapters: give a number.")
+        raise UsageError(f"{say('scale', request.scale)} is for merges of several adapters: give a number.")
     (found,) = identified([open_one(adapter, request, base=base)], request)
     factor = float(request.scale) * (-1.0 if subtract else 1.0)
     return fused(found, base, where, request, factor)

@@ -1,5 +1,7 @@
 """The k-means kernel, run by real threads of the host, gives the labels of NumPy."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,25 @@ def test_these_are_all_blocks_that_there_are():
 
     assert {32, 256} <= threads
     assert threads <= set(range(32, 257, 32))
+
+
+def test_two_workers_may_launch_it_at_a_time():
+    found = {}
+    crew = [
+        threading.Thread(
+            target=lambda n=n: found.update({n: by_both(points(n, kind="three groups"), 4)}), daemon=True
+        )
+        for n in (40, 70)
+    ]
+
+    for worker in crew:
+        worker.start()
+    for worker in crew:
+        worker.join(60)
+
+    assert found.keys() == {40, 70}, "they wait for each other"
+    for labels, wanted in found.values():
+        np.testing.assert_array_equal(labels, wanted)
 
 
 @pytest.mark.parametrize("kind", ["few directions", "alike", "all alike", "nothing"])

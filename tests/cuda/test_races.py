@@ -73,5 +73,4 @@ def test_no_barrier_can_be_left_out(file, where, tmp_path):
 
     program = built("-DMAIN", "-O1", "-g", "-fsanitize=thread", kernels=tmp_path)
 
-    # a race needs two threads at its place at a time: one run in some misses it
-    assert any(run(program).returncode == RACES for _ in range(4))
+    assert run(program).returncode == RACES

@@ -52,6 +52,25 @@ def test_check_says_who_ignores_the_gate_and_who_loads_no_bundle(cli, pair):
     assert cli("check", "bundle", "--for", "vllm").code == 3
 
 
+def test_a_bundle_that_one_adapter_can_replace_says_so(cli):
+    """In its README, and where a program does not load it; what it says works."""
+    rows = {"ann": (1.0, 0.0)}
+    for gate, more, words in (
+        ("static", {}, "makes one adapter of it"),
+        ("table", {"rows": rows}, "--row NAME"),
+        ("spectr", {}, "No single adapter"),
+    ):
+        lm.route([A, B], gate, out=gate, **more)
+        assert words in Path(gate, "README.md").read_text()
+    lm.route([A], out="one")
+    assert "of 1 LoRA adapter for " in Path("one/README.md").read_text()
+    for name in ("static", "one"):
+        assert {"loramerge combine" in each.mend for each in lm.check(name, "vllm")} == {True}
+        assert cli("combine", name, "-o", f"{name}-merged").code == 0
+    assert lm.diff("one-merged", A).error < 1e-6
+    assert all("combine" not in each.mend for each in lm.check("spectr", "vllm"))
+
+
 ONES = lm.LowRank(np.ones((4, 1), np.float32), np.ones((1, 4), np.float32))
 
 
