@@ -6,10 +6,9 @@ python docs/generate.py --check    fail if they are stale (a test does the same)
 
 from __future__ import annotations
 
-import inspect
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -17,13 +16,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import loramerge as lm
-from loramerge.algorithms import METHODS
-from loramerge.algorithms.names import ALIASES, OTHERWISE, PARAMETERS
 from loramerge.cli.combine import combine
 from loramerge.cli.options import options_of
 from loramerge.consumers import CONSUMERS
-from loramerge.consumers.consumer import NOUNS, Consumer, loads
+from loramerge.consumers.consumer import NOUNS, Consumer
 from loramerge.consumers.families import held_against, oracle, reads
+from loramerge.consumers.finding import loads
 from loramerge.formats.dialects import DIALECTS, Dialect
 from loramerge.formats.forms.form import Form
 from loramerge.formats.forms.table import FORMS
@@ -35,28 +33,13 @@ from loramerge.routing.gates.names import GATES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from catalogue import catalogue, forms
+from cells import code, first_line, listed, table, yes
 from kernels import kernels_table
 from keys import page as json_page
+from methods import devices_table, methods_page
 from stub import stub
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAD = """# Methods
-
-`loramerge methods` prints this list, and `loramerge methods NAME` explains one method. This page is written
-by `python docs/generate.py`, from the docstrings and options of the methods. If you name none, several
-adapters are merged by `level`, and with weights by `linear`: [combine.md](combine.md#weights-and-strength).
-
-**N copies** says what N copies of one adapter become, each at weight 1. *Add up*: the same as one copy at
-weight N. *Count once*: the same as one copy. *Neither*: something else.
-
-Below, each method has a formula, its source, its limits, and a line of facts:
-
-* **weights**: *additive* if copies add up, *consensus* if they count once, else *none*.
-* **gauge**: *invariant* if only ΔW matters. *Raw* if the factors A and B matter as they are stored, so that
-  the same update in other factors gives another merge.
-* *exact without a rank*: if you give no rank, the merge is the weighted sum itself, or the mean. Other
-  methods are *truncating*: they take a rank of their own then.
-"""
 
 
 def documents() -> dict[Path, str]:
@@ -74,12 +57,12 @@ def documents() -> dict[Path, str]:
 def _filled(page: Path, tables: Mapping[str, Callable[[], str]]) -> str:
     """A page with its tables between their marks."""
     text = page.read_text(encoding="utf-8")
-    for name, table in tables.items():
+    for name, made in tables.items():
         start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
         if text.count(start) != 1:
             sys.exit(f"{page.name} has {text.count(start)} places for the table {name}, not one.")
         before, _, after = text.partition(start)
-        text = f"{before}{start}{table()}\n{end}{after.partition(end)[2]}"
+        text = f"{before}{start}{made()}\n{end}{after.partition(end)[2]}"
     return text
 
 
@@ -104,69 +87,6 @@ def _row(option: click.Option, owners: str) -> str:
     return f"| {names}{owners} | {default} | {words.rstrip('.')} |"
 
 
-def methods_table() -> str:
-    """One row a method."""
-    rows = ["| method | family | N copies | what it does |", "|---|---|---|---|"]
-    for name, method in METHODS.items():
-        traits, summary = method().traits, method.description().partition("\n")[0]
-        copies = {"additive": "add up", "consensus": "count once", "none": "neither"}[traits.weights]
-        rows.append(f"| `{name}` | {traits.family} | {copies} | {summary} |")
-    return "\n".join(rows)
-
-
-def devices_table() -> str:
-    """Where each method is computed if a GPU is asked for."""
-    rows = []
-    for name in METHODS:
-        method = METHODS[name]()
-        cored = "space" in method.names()
-        where = "GPU" if method.batched else "host; GPU with `--space core`" if cored else "host"
-        rows.append([_code(name), where])
-    return _table(["method", "with `--device cuda`"], rows)
-
-
-def names_page() -> str:
-    """What others call methods and settings, and how that reads here."""
-    rows = [[", ".join(map(_code, others)), _code(own)] for own, others in ALIASES.items()]
-    differ = [[_code(name), f"{told}."] for name, told in OTHERWISE.items()]
-    words = [
-        [_code(name), whose, f"{_code(here) if here else ''}{', ' if here and more else ''}{more}"]
-        for name, (whose, here, more) in PARAMETERS.items()
-    ]
-    return "\n".join(
-        [
-            "## Other names\n",
-            "Case, dashes and underscores do not matter. Papers, PEFT and mergekit may say it so:\n",
-            _table(["elsewhere", "here"], rows),
-            "\nThese are something else here, and the answer to them says what:\n",
-            _table(["elsewhere", "here"], differ),
-            "\nSo are these words of PEFT's `add_weighted_adapter` and of mergekit's recipes:\n",
-            _table(["word", "of", "here"], words),
-            "",
-        ]
-    )
-
-
-def methods_page() -> str:
-    """docs/methods.md: the table, then docstring, declarations and options of every method."""
-    return "\n".join([HEAD, methods_table(), "", names_page(), *(_section(name) for name in METHODS)])
-
-
-def _section(name: str) -> str:
-    method = METHODS[name]
-    traits = method().traits
-    context = click.Context(combine)
-    records = [option.get_help_record(context) for option in options_of(name)]
-    options = [f"* `{flag}`: {help}" for flag, help in filter(None, records)]
-    facts = (
-        f"Family {traits.family}; weights {traits.weights}; gauge {traits.gauge}; "
-        f"one adapter at weight 1 {'is' if traits.identity else 'is not'} returned as it is; "
-        f"{'exact without a rank' if traits.exact else 'truncating'}."
-    )
-    parts = [f"## {name}\n", method.description(), "", f"*{facts}*", ""]
-    return "\n".join([*parts, *(["Options:", "", *options, ""] if options else [])])
-
-
 def formats_table() -> str:
     """Every format, in the order in which files are held against them."""
     head = [
@@ -178,10 +98,10 @@ def formats_table() -> str:
         "place",
         "written",
     ]
-    return _table(
+    return table(
         head,
         [
-            [_code(d.name), d.tools, d.spelling, d.strength, ", ".join(d.kinds), _place(d), _yes(d.writes)]
+            [code(d.name), d.tools, d.spelling, d.strength, ", ".join(d.kinds), _place(d), yes(d.writes)]
             for d in DIALECTS.values()
         ],
     )
@@ -214,8 +134,8 @@ def _unets() -> Iterator[list[str]]:
         with tempfile.TemporaryDirectory() as folder:
             save_file(factors, f"{folder}/a.safetensors")
             found = [loads(lm.check(f"{folder}/a.safetensors", each)) for each in ("diffusers", "comfyui")]
-        facts = ["Stable Diffusion 1, 2, XL", f"{_code(dialect)}: `{spelling}`", names]
-        facts += ["its class and loaders", _code(dialect)]
+        facts = ["Stable Diffusion 1, 2, XL", f"{code(dialect)}: `{spelling}`", names]
+        facts += ["its class and loaders", code(dialect)]
         yield [*facts, *(words[each] for each in found), "its loaders, run; its key map, compared"]
 
 
@@ -230,9 +150,9 @@ def families_table() -> str:
         verdicts = [words[reads(consumer, met)] for consumer in ("diffusers", "comfyui")]
         known = f"{oracle('diffusers', met)}; {oracle('comfyui', met)}"
         names = {"diffusers": "diffusers'", "first": "its own"}.get(met.naming, f"{met.naming}'")
-        facts = [met.family.title, _code(formats[met]), names, held_against(met), _code(met.dialect)]
+        facts = [met.family.title, code(formats[met]), names, held_against(met), code(met.dialect)]
         rows.append([*facts, *verdicts, known])
-    return _table(head, [*_unets(), *rows])
+    return table(head, [*_unets(), *rows])
 
 
 def tools_table() -> str:
@@ -245,16 +165,16 @@ def tools_table() -> str:
         if tool.unets:
             spellings.setdefault(f"the format `{tool.unets}`", []).append("U-Nets")
         rows.append(
-            [_code(tool.name), "; ".join(f"{how}: {', '.join(own)}" for how, own in spellings.items())]
+            [code(tool.name), "; ".join(f"{how}: {', '.join(own)}" for how, own in spellings.items())]
         )
-    return _table(["`--format`", "what it gets"], rows)
+    return table(["`--format`", "what it gets"], rows)
 
 
 def formats_list() -> str:
     """The same, short."""
     head = ["`--format`", "tools", "place", "read", "written"]
-    rows = ([_code(d.name), d.tools, _place(d), "yes", _yes(d.writes)] for d in DIALECTS.values())
-    return _table(head, rows)
+    rows = ([code(d.name), d.tools, _place(d), "yes", yes(d.writes)] for d in DIALECTS.values())
+    return table(head, rows)
 
 
 def _place(dialect: Dialect) -> str:
@@ -269,34 +189,34 @@ def consumers_table() -> str:
     head = ["`--for`", "code read", "loads", "scale of a module", "goes by", "beside the pairs"]
     rows = [
         [
-            _code(c.name),
+            code(c.name),
             f"{c.title} {c.version}",
             "a folder" if c.folder else "a file",
-            _first_line(c.scale),
-            _listed(map(_code, c.reads)),
-            _listed(c.beside, "nothing"),
+            first_line(c.scale),
+            listed(map(code, c.reads)),
+            listed(c.beside, "nothing"),
             _refusals(c),
         ]
         for c in CONSUMERS.values()
     ]
-    return _table([*head, "refuses or ignores"], rows)
+    return table([*head, "refuses or ignores"], rows)
 
 
 def _refusals(consumer: Consumer) -> str:
     limit = consumer.max_rank and f"rank above `{consumer.rank_option}` ({consumer.max_rank})"
-    settings = sorted(map(_code, consumer.rejects))
+    settings = sorted(map(code, consumer.rejects))
     kinds = [f"{NOUNS[kind].removesuffix('s')}s" for kind in consumer.lacks]
-    hard = _listed(filter(None, [limit, *settings, *kinds]), "")
+    hard = listed(filter(None, [limit, *settings, *kinds]), "")
     return "; ".join(filter(None, [hard and f"refuses {hard}", consumer.remarks]))
 
 
 def consumers_list() -> str:
     """Every consumer, short."""
     head = ["`--for`", "program", "loads", "as it is meant, in the format"]
-    return _table(
+    return table(
         head,
         [
-            [_code(c.name), c.title, "a folder" if c.folder else "a file", _listed(map(_code, c.formats))]
+            [code(c.name), c.title, "a folder" if c.folder else "a file", listed(map(code, c.formats))]
             for c in CONSUMERS.values()
         ],
     )
@@ -309,35 +229,13 @@ def names_table() -> str:
         readers = [_reader(c, dialect.name) for c in CONSUMERS.values() if dialect.name in c.dialects]
         asked = [c.title for c in CONSUMERS.values() if dialect.name in c.asked]
         none = "none of them: `loramerge convert` writes names that they read"
-        rows.append([_code(dialect.name), "; ".join(readers) or none, _listed(asked)])
-    return _table(["names of", "read by", "asked without `--for`"], rows)
+        rows.append([code(dialect.name), "; ".join(readers) or none, listed(asked)])
+    return table(["names of", "read by", "asked without `--for`"], rows)
 
 
 def _reader(consumer: Consumer, dialect: str) -> str:
     part = consumer.partly.get(dialect)
     return f"{consumer.title} ({part})" if part else consumer.title
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    cells = [list(head), *map(list, rows)]
-    cells.insert(1, ["---"] * len(cells[0]))
-    return "\n".join(f"|{'|'.join(row)}|" if row[0] == "---" else f"| {' | '.join(row)} |" for row in cells)
-
-
-def _first_line(function: Callable[..., object]) -> str:
-    return (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".")
-
-
-def _listed(words: Iterable[str], nothing: str = "–") -> str:
-    return ", ".join(words) or nothing
-
-
-def _code(word: str) -> str:
-    return f"`{word}`"
-
-
-def _yes(fact: bool) -> str:
-    return "yes" if fact else "no"
 
 
 def forms_table() -> str:
@@ -346,11 +244,11 @@ def forms_table() -> str:
     head = ["form", "stored by", "ΔW; before the scale, where there is an alpha", "rank at most", "needs"]
     rows = []
     for form in FORMS.values():
-        types = f"PEFT {_listed(form.types)}" if form.types else ""
+        types = f"PEFT {listed(form.types)}" if form.types else ""
         by = "; ".join(filter(None, [types, "image tools" if form.image else ""])) or "its authors"
         kept = f"{form.units}{' (full)' if form.full else ''}"
         rows.append([form.words, by, form.formula, kept, needs[form.needs], _oracle(form)])
-    return _table([*head, "held against"], rows)
+    return table([*head, "held against"], rows)
 
 
 AUTHORS = {  # forms that PEFT does not have, or has otherwise
@@ -362,7 +260,7 @@ AUTHORS = {  # forms that PEFT does not have, or has otherwise
 
 def _oracle(form: Form) -> str:
     packages = filter(None, ["PEFT" if form.types else "", "LyCORIS" if form.image else ""])
-    return AUTHORS.get(form.name) or _listed(packages)
+    return AUTHORS.get(form.name) or listed(packages)
 
 
 def gates_table() -> str:
@@ -373,8 +271,8 @@ def gates_table() -> str:
         goes_by = {"": "the input", "row": "the request", "prompt": "the prompt"}[gate.asks]
         made = "the adapters" if issubclass(gate, DataFree) else "a file"
         first = gate.description().partition("\n")[0].rstrip(".")
-        rows.append([_code(name), first, weighs, "nothing" if name == "static" else goes_by, made])
-    return _table(["`--gate`", "it takes", "weighs", "goes by", "made of"], rows)
+        rows.append([code(name), first, weighs, "nothing" if name == "static" else goes_by, made])
+    return table(["`--gate`", "it takes", "weighs", "goes by", "made of"], rows)
 
 
 TABLES = {  # page -> name of a table in it -> what writes it

@@ -18,7 +18,7 @@ import loramerge as lm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gallery import GALLERY, found, picture
-from generate import _section
+from methods import section
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")  # pages that lie beside README
@@ -74,7 +74,7 @@ def _led(match: re.Match[str], depth: int, files: Files) -> str:
 
 def method(name: str) -> str:
     """The page of a method: what it is, a picture of what it does to spectra, its options."""
-    head, _, rest = _section(name).partition("\n")
+    head, _, rest = section(name).partition("\n")
     told, _, options = rest.partition("\n*Family")
     words = (
         "Singular values of the sources, and of their merge at one rank, in one module of the fixtures. "

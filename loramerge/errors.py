@@ -26,6 +26,7 @@ OPTIONS = {  # settings that the shell knows by another name
     "descriptions": "--description",
     "sources": "--source",
     "methods": "--method",
+    "rows": "--table",
 }
 
 

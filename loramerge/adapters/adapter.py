@@ -277,8 +277,8 @@ class Adapter(Mapping[Target, LowRank]):
         return max((slot.rank for slot in self.slots.values()), default=0)
 
     @property
-    def is_full(self) -> bool:
-        """Whether a form gave it an update of full rank, which no small pair holds exactly."""
+    def full_rank(self) -> bool:
+        """Whether a module of it has as many units as it can have."""
         return bool(self.full) and any(slot.rank == min(slot.shape) for slot in self.slots.values())
 
     @property

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
+from loramerge.consumers.consumer import LANGUAGE, Consumer
 from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.finding import Finding
 from loramerge.consumers.support import LLAMA_CPP as MODELS
 from loramerge.errors import printable
 

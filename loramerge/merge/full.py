@@ -18,7 +18,7 @@ def check_low(plan: Plan) -> None:
     if plan.sized or plan.request.keep_form:
         return
     for adapter in plan.sources.adapters:
-        if adapter.is_full:
+        if adapter.full_rank:
             forms = " and ".join(adapter.full)
             raise IncompatibleError(
                 f"{printable(adapter.name)} holds {forms}: updates of full rank, so that "

@@ -9,7 +9,8 @@ from typing import Self
 from loramerge.algorithms import Method, name_of
 from loramerge.consumers import find
 from loramerge.consumers.check import of_outline
-from loramerge.consumers.consumer import Consumer, Finding, loads
+from loramerge.consumers.consumer import Consumer
+from loramerge.consumers.finding import Finding, loads
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.output import Outline
 from loramerge.formats.peft.profiles import Profile

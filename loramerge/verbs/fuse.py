@@ -28,7 +28,8 @@ from loramerge.request.recipe import Source
 from loramerge.request.request import Request
 from loramerge.request.signature import spelled
 from loramerge.sources.identity import identified
-from loramerge.sources.open import check_exclude, open_one, select
+from loramerge.sources.open import open_one
+from loramerge.sources.select import check_exclude, select
 
 WIDE = 12  # bytes for an entry while a tensor is changed, at most
 FAINT = 0.5  # of ‖ΔW‖ lost to rounding: most of it is gone

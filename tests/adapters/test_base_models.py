@@ -140,7 +140,7 @@ def test_an_adapter_on_top_of_another_is_summed_when_that_is_meant(tmp_path):
         IncompatibleError, match=r"one was trained on top of the other and their sum is meant"
     ):
         lm.combine(paths)
-    found = lm.combine(paths, allow_base_mismatch=True)
+    found = lm.combine(paths, "linear", allow_base_mismatch=True)
     (update,), *parts = (list(a.values()) for a in (found.adapter, *map(lm.load, paths)))
     np.testing.assert_allclose(update.dense(), sum(each.dense() for (each,) in parts), atol=1e-6)
     assert any("differ, and are merged because you allowed it" in note for note in found.report.notes)

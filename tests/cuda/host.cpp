@@ -23,6 +23,7 @@ extern "C" long long desk_bytes(int R, int k, int trials) { return loramerge::De
 #ifdef MAIN  // a program of its own for the sanitizers, which want to be there from the start
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 static double next(unsigned long long& state) {
     state = state * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -49,8 +50,11 @@ static void cluster(int R, int k, unsigned threads, bool chip) {
     for (int i = 0; i < R; i++) std::printf("%lld%c", labels[i], i + 1 < R ? ' ' : '\n');
 }
 
-int main() {
-    for (int R : {1, 31, 32, 33, 64, 112}) cluster(R, R < 8 ? R : R / 4, 64, R % 2 == 0);
+int main(int count, char** words) {  // some numbers of units
+    for (int n = 1; n < count; n++) {
+        int R = std::atoi(words[n]), warps = (R + 31) / 32;
+        cluster(R, R < 8 ? R : R < 128 ? R / 4 : 4, 32 * unsigned(warps < 2 ? 2 : warps < 8 ? warps : 8), R % 2 == 0);
+    }
     std::vector<unsigned short> from(3 * 33, 0x3f80);
     std::vector<double> to(3 * 40);
     run_widen(from.data(), to.data(), 3, 33, 40, 3, 2, 32);

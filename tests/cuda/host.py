@@ -59,10 +59,12 @@ def clusters(kernels: np.ndarray, live: np.ndarray, uniforms: np.ndarray, plan: 
     return labels
 
 
-def widened(bits: np.ndarray, pitch: int, kind: int) -> np.ndarray:
+def widened(bits: np.ndarray, pitch: int, kind: int, threads: int = 64) -> np.ndarray:
     """A matrix widened into rows `pitch` numbers apart; what lies between is left at -7."""
     rows, columns = bits.shape
     out = np.full((rows, pitch), -7.0)
     sizes = map(ctypes.c_longlong, (rows, columns, pitch))
-    library().run_widen(at(bits), at(out), *sizes, ctypes.c_int(kind), ctypes.c_uint(3), ctypes.c_uint(64))
+    library().run_widen(
+        at(bits), at(out), *sizes, ctypes.c_int(kind), ctypes.c_uint(3), ctypes.c_uint(threads)
+    )
     return out

@@ -1,5 +1,7 @@
 """The k-means kernel, run by real threads of the host, gives the labels of NumPy."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,14 @@ from tests.cuda.host import NO_SHARED, PLENTY, clusters, library
 
 SIZES = [(1, 1), (2, 2), (31, 5), (32, 8), (33, 33), (64, 16), (112, 7)]  # units and clusters
 LARGE = [(168, 20), (512, 64)]
+EVERY = [1, 31, 32, 33, 64, 112, 168, 512]  # units, in blocks of 32 to 256 threads
 
 
 def points(units, seed=0, kind="apart"):
     rng = np.random.default_rng(seed)
     found = rng.standard_normal((2, units, 40))
+    if kind == "three groups":  # which take few rounds: a round of the host's threads is slow
+        found = 0.01 * found + 10 * rng.standard_normal((3, 40))[np.arange(units) % 3]
     if kind == "few directions":
         found = rng.standard_normal((2, units, 2)) @ rng.standard_normal((2, 40))
     if kind == "alike":
@@ -40,6 +45,40 @@ def test_labels_are_those_of_numpy(units, k):
     found, wanted = by_both(points(units), k)
 
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("units", EVERY)
+def test_so_they_are_for_every_size(units):
+    found, wanted = by_both(points(units, kind="three groups"), min(units, 4), restarts=1)
+
+    np.testing.assert_array_equal(found, wanted)
+    assert len(set(wanted[0])) == min(units, 4)
+
+
+def test_these_are_all_blocks_that_there_are():
+    threads = {layout(units, min(units, 4), 3, PLENTY).threads for units in EVERY}
+
+    assert {32, 256} <= threads
+    assert threads <= set(range(32, 257, 32))
+
+
+def test_two_workers_may_launch_it_at_a_time():
+    found = {}
+    crew = [
+        threading.Thread(
+            target=lambda n=n: found.update({n: by_both(points(n, kind="three groups"), 4)}), daemon=True
+        )
+        for n in (40, 70)
+    ]
+
+    for worker in crew:
+        worker.start()
+    for worker in crew:
+        worker.join(60)
+
+    assert found.keys() == {40, 70}, "they wait for each other"
+    for labels, wanted in found.values():
+        np.testing.assert_array_equal(labels, wanted)
 
 
 @pytest.mark.parametrize("kind", ["few directions", "alike", "all alike", "nothing"])

@@ -13,24 +13,36 @@ BARRIER = re.compile(r"^\s*__syncthreads\(\);.*\n", re.MULTILINE)
 RACES = 66  # exit code of ThreadSanitizer
 
 
-def run(program):
+SIZES, LARGE = (1, 31, 32, 33, 64, 112), (168, 512)  # units
+
+
+def run(program, sizes=SIZES):
     environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1"}
-    return subprocess.run([program], capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(
+        [program, *map(str, sizes)], capture_output=True, text=True, env=environment, timeout=300
+    )
 
 
-def checked(*flags, kernels=FOLDER):
-    return run(built("-DMAIN", "-O1", "-g", *flags, kernels=kernels))
+def checked(*flags, sizes=SIZES):
+    return run(built("-DMAIN", "-O1", "-g", *flags), sizes)
 
 
-def test_no_thread_reads_what_another_may_be_writing():
-    done = checked("-fsanitize=thread")
+ALL_SIZES = pytest.mark.parametrize(
+    "sizes", [SIZES, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["usual", "large"]
+)
+
+
+@ALL_SIZES
+def test_no_thread_reads_what_another_may_be_writing(sizes):
+    done = checked("-fsanitize=thread", sizes=sizes)
 
     assert done.returncode == 0, done.stderr[:2000]
-    assert len(done.stdout.splitlines()) == 7
+    assert len(done.stdout.splitlines()) == len(sizes) + 1
 
 
-def test_nothing_is_touched_beyond_an_array():
-    done = checked("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+@ALL_SIZES
+def test_nothing_is_touched_beyond_an_array(sizes):
+    done = checked("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", sizes=sizes)
 
     assert done.returncode == 0, done.stderr[:2000]
 
@@ -61,5 +73,4 @@ def test_no_barrier_can_be_left_out(file, where, tmp_path):
 
     program = built("-DMAIN", "-O1", "-g", "-fsanitize=thread", kernels=tmp_path)
 
-    # a race needs two threads at its place at a time: one run in some misses it
-    assert any(run(program).returncode == RACES for _ in range(4))
+    assert run(program).returncode == RACES

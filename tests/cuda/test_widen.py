@@ -9,6 +9,7 @@ from tests.cuda.host import widened
 from tests.cuda.stand_in import installed
 from tests.helpers.device import AWAY, down
 
+EVERY = [1, 31, 32, 33, 64, 112, 168, 512]  # units
 TYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
 
 
@@ -21,6 +22,22 @@ def test_every_stored_type_is_exact(dtype):
 
     np.testing.assert_array_equal(found[:, :33], values.astype(np.float64))
     assert (found[:, 33:] == -7).all(), "what lies beside it is left alone"
+
+
+@pytest.mark.parametrize("units", EVERY)
+@pytest.mark.parametrize("turned", [False, True], ids=["up", "down"])
+@pytest.mark.parametrize("threads", [32, 256])
+def test_so_is_every_size(units, turned, threads):
+    """Beside zeros, and numbers that are none."""
+    values = np.random.default_rng(units).standard_normal((units, 5)).astype(np.float32)
+    values[0] = np.nan, np.inf, -np.inf, 0.0, -0.0
+    values = values.T if turned else values
+
+    bits, kind = sendable(values)
+    found = widened(bits, values.shape[1] + 3, kind, threads)
+
+    np.testing.assert_array_equal(found[:, : values.shape[1]], values.astype(np.float64))
+    assert (found[:, values.shape[1] :] == -7).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

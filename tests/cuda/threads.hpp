@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -24,15 +25,27 @@ inline Place blockDim{1, 1, 1}, gridDim{1, 1, 1};
 namespace shim {
 
 // std::barrier spins before it sleeps, which on two cores takes most of the time; ThreadSanitizer knows both.
+//
+// Two of them take turns. To ThreadSanitizer a thread that leaves a barrier has seen all that came to it, and with one
+// alone a thread that wakes late would have seen those, too, that are there for the next time: their races were missed.
 class Barrier {
   public:
-    explicit Barrier(unsigned count) { pthread_barrier_init(&held, nullptr, count); }
-    ~Barrier() { pthread_barrier_destroy(&held); }
-    void meet() { pthread_barrier_wait(&held); }
+    explicit Barrier(unsigned count) {
+        for (auto& one : held) pthread_barrier_init(&one, nullptr, count);
+    }
+    ~Barrier() {
+        for (auto& one : held) pthread_barrier_destroy(&one);
+    }
+    void meet(bool& turn) {  // of the thread that comes
+        pthread_barrier_wait(&held[turn]);
+        turn = !turn;
+    }
 
   private:
-    pthread_barrier_t held;
+    pthread_barrier_t held[2];
 };
+
+inline thread_local bool of_block = false, of_warp = false;  // whose turn it is
 
 struct Warp {
     Barrier barrier{32};
@@ -49,9 +62,11 @@ struct Block {
 };
 
 inline Block* block = nullptr;
+inline std::mutex device;  // two threads of the host may launch kernels, as they may on a GPU; here one waits
 
 template <class Body>
 void launch(unsigned blocks, unsigned threads, size_t bytes, Body body) {
+    std::lock_guard<std::mutex> alone(device);
     blockDim.x = threads, gridDim.x = blocks;
     for (unsigned b = 0; b < blocks; b++) {
         Block one(threads, bytes);
@@ -71,7 +86,7 @@ void launch(unsigned blocks, unsigned threads, size_t bytes, Body body) {
 #ifdef WITHOUT_BARRIERS  // planted by a test: ThreadSanitizer must see it
 inline void __syncthreads() {}
 #else
-inline void __syncthreads() { shim::block->barrier.meet(); }
+inline void __syncthreads() { shim::block->barrier.meet(shim::of_block); }
 #endif
 
 template <class Value>
@@ -79,9 +94,9 @@ Value __shfl_xor_sync(unsigned, Value value, int step) {
     auto& warp = *shim::block->warps[threadIdx.x / 32];
     unsigned lane = threadIdx.x % 32;
     std::memcpy(&warp.left[lane], &value, sizeof(Value));
-    warp.barrier.meet();
+    warp.barrier.meet(shim::of_warp);
     std::memcpy(&value, &warp.left[lane ^ step], sizeof(Value));
-    warp.barrier.meet();
+    warp.barrier.meet(shim::of_warp);
     return value;
 }
 

@@ -289,7 +289,7 @@ def test_row_4_anyrefill_is_read_without_the_model_in_front_of_its_names(tmp_pat
 
 
 @pytest.mark.parametrize(("keys", "config", "word"), [
-    (["lora_topk_bias"], {"top_k": 2, "bias_u": 1e-3, "init_lora_weights": "sparse"}, "FlyLoRA"),
+    (["lora_topk_bias"], {"top_k": 1, "bias_u": 1e-3, "init_lora_weights": "sparse"}, "FlyLoRA"),
     (["lora_topk_bias"], {}, "FlyLoRA"),
     (["lora_A0.weight", "lora_B0.weight", "lora_route.weight"], {"lora_nums": 2}, "LoRAMoE"),
     (["lora_route.weight"], {}, "LoRAMoE"),

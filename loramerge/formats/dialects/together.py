@@ -139,6 +139,8 @@ def _renewed(adapter: Adapter, model: Model) -> Adapter:
     if not loose or families_of(adapter) or any(map(model.holds, adapter.slots)):
         return adapter
     table = ours(model.families, [target.path for target in loose])
+    if table is None:
+        _check_strangers(adapter, loose, model)
     if table is None or not _fit(adapter, loose, model):
         return adapter
     there = {t: replace(t, path=table[t.path], component=_part(t)) for t in loose}
@@ -146,6 +148,20 @@ def _renewed(adapter: Adapter, model: Model) -> Adapter:
     known = tuple(each.name for each in model.families)
     spelling = Spelling(naming(model.first, [target.path for target in loose]))
     return replace(adapter, slots=slots, families=known, spelling=spelling, renamed=True)
+
+
+def _check_strangers(adapter: Adapter, loose: Sequence[Target], model: Model) -> None:
+    """Raises IncompatibleError: some of its modules have names of the others' model, beside unknown ones."""
+    here = [target for target in loose if target.component in RAW]
+    alike = next((t for t in here if model.first.find(t.path)), None)
+    odd = next((t for t in here if not model.first.find(t.path)), None)
+    if alike and odd:
+        raise IncompatibleError(
+            f"{printable(adapter.name)} has modules such as {printable(odd.path)} that no model known here "
+            f"has, so its {printable(alike.path)} may or may not be that of {model.first.title} in the other "
+            f"sources. If it is, take these modules out by `loramerge convert` with "
+            f"{say('exclude', 'PATTERN')}, and merge what is left."
+        )
 
 
 def _fit(adapter: Adapter, loose: Sequence[Target], model: Model) -> bool:

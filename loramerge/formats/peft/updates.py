@@ -70,7 +70,7 @@ def _check_extras(stored: Stored, config: Mapping[str, Any], name: str) -> None:
     refuse_inside(stored.extras, modules, name)
     extras = stored.extras.items()
     unlisted = {key: t for key, t in extras if not any(f".{head}." in f".{key}" for head in listed)}
-    refuse_around(unlisted, modules, name)
+    refuse_around(unlisted, modules, name, biased=config.get("bias", "none") != "none")
 
 
 def _pairs(changes: Mapping[str, Update]) -> dict[str, Pair]:
