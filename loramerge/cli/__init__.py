@@ -151,6 +151,6 @@ def _show_anything() -> None:
         sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
-def _told(message: Warning | str, *_: object) -> None:
+def _told(message: Warning | str, *_: object, **__: object) -> None:
     """What Python would show with a line of our code, such as a solver of a GPU that had to be replaced."""
     click.echo(f"warning: {message}", err=True)
