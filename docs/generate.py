@@ -19,8 +19,9 @@ import loramerge as lm
 from loramerge.cli.combine import combine
 from loramerge.cli.options import options_of
 from loramerge.consumers import CONSUMERS
-from loramerge.consumers.consumer import NOUNS, Consumer, loads
+from loramerge.consumers.consumer import NOUNS, Consumer
 from loramerge.consumers.families import held_against, oracle, reads
+from loramerge.consumers.finding import loads
 from loramerge.formats.dialects import DIALECTS, Dialect
 from loramerge.formats.forms.form import Form
 from loramerge.formats.forms.table import FORMS

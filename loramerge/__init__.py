@@ -58,7 +58,7 @@ _CONTENTS = {
     "algorithms.tsv": "Tsv",
     "algorithms.wudi": "Wudi",
     "checkpoints.tuned": "Tuned",
-    "consumers.consumer": "Finding",
+    "consumers.finding": "Finding",
     "errors": "IncompatibleError LoramergeError OutputError SourceError UsageError VerificationError",
     "formats": "save",
     "formats.state_dict": "from_state_dict to_state_dict",

@@ -51,7 +51,7 @@ from loramerge.algorithms.ties import Ties as Ties
 from loramerge.algorithms.tsv import Tsv as Tsv
 from loramerge.algorithms.wudi import Wudi as Wudi
 from loramerge.checkpoints.tuned import Tuned as Tuned
-from loramerge.consumers.consumer import Finding as Finding
+from loramerge.consumers.finding import Finding as Finding
 from loramerge.errors import IncompatibleError as IncompatibleError
 from loramerge.errors import LoramergeError as LoramergeError
 from loramerge.errors import OutputError as OutputError

@@ -15,6 +15,7 @@ settings.register_profile("many", shared, max_examples=400)  # --hypothesis-prof
 settings.load_profile("few")
 
 collect_ignore = [
+    "fuzz/against_atheris.py",
     "cuda/host.py",
     "cuda/nvrtc.py",
     "consumers/pipelines.py",

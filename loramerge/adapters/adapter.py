@@ -277,6 +277,11 @@ class Adapter(Mapping[Target, LowRank]):
         return max((slot.rank for slot in self.slots.values()), default=0)
 
     @property
+    def full_rank(self) -> bool:
+        """Whether a module of it has as many units as it can have."""
+        return bool(self.full) and any(slot.rank == min(slot.shape) for slot in self.slots.values())
+
+    @property
     def dtype(self) -> str:
         """The type that holds all its factors (safetensors name)."""
         names = {t.dtype for slot in self.slots.values() for t in (slot.up, slot.down)}

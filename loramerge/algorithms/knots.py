@@ -82,7 +82,8 @@ class Knots(Ranked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ranking == "shares" and not self.chosen().trims_alone:
+        rule = self.chosen()
+        if self.ranking == "shares" and not rule.trims_alone:
             raise UsageError(
                 f"ranking=shares has nothing to do with rule={self.rule}: it is for rules that trim each "
                 "source, such as ties."

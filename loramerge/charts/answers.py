@@ -22,7 +22,7 @@ def answers(alt: Any, table: Table) -> Any:
         alt.Chart()
         .transform_calculate(sign=f"{sign} : ''")
         .encode(
-            x=alt.X("program:N", title=None, sort=None, axis=alt.Axis(orient="top", labelAngle=-40)),
+            x=alt.X("program:N", title=None, sort=None, axis=alt.Axis(orient="top", labelAngle=-90)),
             y=alt.Y(f"{SOURCE}:N", title=None, sort=None),
         )
     )

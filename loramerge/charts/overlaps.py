@@ -19,7 +19,12 @@ def overlaps(alt: Any, table: Table) -> Any:
         .transform_fold(table.names[1:], as_=["other", "cosine"])
         .transform_filter("isValid(datum.cosine)")
         .encode(
-            x=alt.X("other:O", title="with source", sort=None, axis=alt.Axis(orient="top", labelAngle=0)),
+            x=alt.X(
+                "other:O",
+                title="with source",
+                sort=None,
+                axis=alt.Axis(orient="top", labelAngle=0, labelOverlap=True),
+            ),
             y=alt.Y(f"{SOURCE}:O", title=None, sort=None),
         )
     )

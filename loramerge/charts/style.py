@@ -16,6 +16,7 @@ AWAY, NOTHING, ALIKE = (
     "#2166AC",
 )  # cosine -1, 0 and 1: orange and blue, not red and green
 NARROW = 400  # of a chart: two names of a legend have no room side by side
+LIMIT = {"expr": f"width < {NARROW} ? 130 : 320"}  # of a name beside an axis: the end tells many apart
 WIDTH = 600  # where nobody says: in a notebook, in a file
 
 _INK: Mapping[Scheme, tuple[str, str, str]] = {  # words, lines of axes, lines of a grid
@@ -31,7 +32,7 @@ def config(scheme: Scheme) -> dict[str, Any]:
     return {
         "background": "transparent",
         "font": "system-ui, sans-serif",
-        "axis": {**words, "domainColor": line, "tickColor": line, "gridColor": grid, "labelLimit": 130},
+        "axis": {**words, "domainColor": line, "tickColor": line, "gridColor": grid, "labelLimit": LIMIT},
         "legend": {
             **words,
             "orient": "bottom",

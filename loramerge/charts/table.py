@@ -76,6 +76,9 @@ class Table:
         """A `pandas.DataFrame` with a row for each of its rows; pandas must be installed."""
         return as_frame(self.records())
 
+    def __repr__(self) -> str:
+        return f"<Table of {len(self)} rows: {', '.join(self.names)[:60]}>"
+
     def _repr_html_(self) -> str:
         return rows_html(self.names, self.cells())
 

@@ -13,6 +13,7 @@ from loramerge.checkpoints.modules import is_conv1d
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located
+from loramerge.formats.models.projections import PROJECTIONS
 
 EXPERTS = {  # fused parameter -> its parts as modules of one expert, in the order of the rows
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
@@ -198,8 +199,19 @@ class Places:
     def _absent(self, target: Target) -> IncompatibleError:
         return IncompatibleError(
             f"{printable(self.checkpoint.name, 1000)} has no {printable(target)}, which "
-            f"{printable(self.adapter.name)} adapts: it was trained on another model."
+            f"{printable(self.adapter.name)} adapts: {self._regrained(target)}."
         )
+
+    def _regrained(self, target: Target) -> str:
+        """Why a module is absent: the model may have it as a part of another, or in parts."""
+        parent, _, last = self.path(target.component, target.path).rpartition(".")
+        there = {key.removeprefix(f"{parent}.").removesuffix(".weight") for _, key in self.shapes}
+        for projection in PROJECTIONS:
+            if last in projection.parts and projection.whole in there:
+                return f"the model has it in {projection.whole}. Say {say('grain', 'fused')}"
+            if last == projection.whole and there.issuperset(projection.parts):
+                return f"the model has its parts apart. Say {say('grain', 'split')}"
+        return "it was trained on another model"
 
 
 def _candidates(path: str, known: set[str]) -> Iterator[tuple[str, str]]:

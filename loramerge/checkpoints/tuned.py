@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loramerge.charts.facts import fields_html
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 
 RANK = 32  # if no size is asked for
 
@@ -28,7 +28,7 @@ class Tuned:
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise UsageError(f"rank={self.rank!r} of a tuned model is not a whole number from 1 on.")
+            raise UsageError(f"{say('rank', self.rank)} of a tuned model is not a whole number from 1 on.")
 
     def _repr_html_(self) -> str:
         return fields_html(self)

@@ -15,8 +15,9 @@ from loramerge.cli.options import asks
 from loramerge.cli.word import Word
 from loramerge.consumers import CONSUMERS, find, meant
 from loramerge.consumers.bundles import examined
-from loramerge.consumers.consumer import UNABLE, Consumer, Finding, loads
+from loramerge.consumers.consumer import UNABLE, Consumer
 from loramerge.consumers.facts import Facts
+from loramerge.consumers.finding import Finding, loads
 from loramerge.errors import LoramergeError, printable
 from loramerge.formats.bundles import is_bundle
 from loramerge.formats.dialects import named

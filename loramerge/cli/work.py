@@ -32,6 +32,7 @@ from loramerge.request.doors import LIMITS, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import FIELDS
+from loramerge.verbs.combine import planned_alike
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
@@ -48,8 +49,9 @@ def work(ctx: click.Context, given: dict[str, Any]) -> None:
     _check_dense(given, recipe)
     if given["whole_model"] is not None:
         return _fuse(given, recipe, printed)
-    plan = planned(recipe.asking(progress=show.bar()))
     dense = given["dense_delta"]
+    whole = planned if dense or given["spread"] is not None else planned_alike  # ΔW has no gate
+    plan = whole(recipe.asking(progress=show.bar()))
     out = plan.request.out or (Path("merged.safetensors") if dense else plan.default_out("merged"))
     plan = plan.asking(out=out)
     _tell_masks(plan, printed)

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from loramerge.adapters.base_models import LAYER
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import Consumer
 from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.finding import Finding
 from loramerge.errors import printable
 
 RUNS = {"peft": "arrow"}  # consumer -> the gate that it has
 TORCH = "run it with loramerge.routing.torch.attach"
+MERGED = f"merge it with `loramerge combine`, as every token gets the same weights, or {TORCH}"
 AGAIN = "write it anew: `loramerge route BUNDLE --gate arrow -o OTHER`"
 SHARED = frozenset({"proj", "projection"})  # ends of names: of linear layers, and of what cuts pictures up
 PUT = "call loramerge.routing.torch.put_prototypes(model, bundle), as its README has it"
@@ -21,14 +23,34 @@ def examined(consumer: Consumer, facts: Facts, max_rank: int | None = None) -> l
     """All that is to say of an adapter or a bundle; nothing if it is loaded as it was meant."""
     if not facts.experts:
         return consumer.findings(facts, max_rank)
+    way = MERGED if facts.steady else TORCH
     if consumer.name not in RUNS:
         why = f"it loads one adapter, and this is a bundle of {len(facts.experts)} under a gate"
-        return [consumer.rejecting(why, TORCH, "")]
+        return [consumer.rejecting(why, way, "")]
     found = [each for expert in facts.experts for each in consumer.findings(expert, max_rank)]
     if facts.gate != RUNS[consumer.name]:
         gate = f"the gate {facts.gate}" if facts.gate else "gates that differ between modules"
-        return [*found, consumer.ignoring(f"{gate}: it knows {RUNS[consumer.name]} alone", TORCH, "")]
+        return [*found, consumer.ignoring(f"{gate}: it knows {RUNS[consumer.name]} alone", way, "")]
+    found += _repeated(consumer, facts)
     return found or [*_unrouted(consumer, facts)] or [*_astray(consumer, facts)]
+
+
+def _repeated(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
+    """It repeats layers each time that it loads an adapter: of the layers that the last time left."""
+    maps = [each.config.get("layer_replication") for each in facts.experts]
+    if len(maps) < 2 or not maps[0]:
+        return
+    try:
+        once = [layer for start, end in maps[0] for layer in range(start, end)]
+        again = [once[layer] for layer in once]
+    except (TypeError, ValueError, IndexError):
+        again = None
+    if again is None or again != once:
+        said = (
+            "the layers that layer_replication means: it repeats them anew with each adapter of the bundle, "
+            "so that the model ends up with others"
+        )
+        yield consumer.ignoring(said, f"{TORCH}, on a model whose layers are repeated already", "")
 
 
 def _unrouted(consumer: Consumer, facts: Facts) -> Iterator[Finding]:

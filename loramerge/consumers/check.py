@@ -38,7 +38,7 @@ from loramerge.formats.peft.pairs import sort_tensors
 from loramerge.formats.peft.read import PICKLES
 from loramerge.formats.peft.updates import understood
 from loramerge.formats.raw import Raw, look
-from loramerge.hub.names import HubName, hub_name
+from loramerge.hub.names import HubName, hub_name, inside
 
 MAGNITUDES = re.compile(r".+\.lora_magnitude_vector(?:\.\w+)*", re.DOTALL)
 
@@ -59,16 +59,23 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False, aid: Aid 
             path = str(raw.place)  # `load` wants such a file by its name
         return _of_raw(replace(raw, aid=aid), path, allow_pickle)
     # By range, never the whole file.
-    from loramerge.formats.remote import look_hub  # for those who name it
+    from loramerge.formats.remote import look_hub, record_there  # for those who name it
+    from loramerge.hub.choice import BundleThere
 
-    raw = replace(look_hub(str(source), found, allow_pickle), aid=aid)
+    try:
+        raw = replace(look_hub(str(source), found, allow_pickle), aid=aid)
+    except BundleThere as there:
+        return _of_bundle(source, record_there(found, there.listing), found)
     facts = _of_raw(raw, str(source), allow_pickle)
     return replace(facts, stem=(found.path or found.repo).rpartition("/")[2])
 
 
-def _of_bundle(place: str | Path, record: Mapping[str, Any]) -> Facts:
-    """Those of all its adapters, and of its gate."""
-    experts = tuple(facts_of(Path(place) / task(e)) for e in range(len(record.get("experts") or ())))
+def _of_bundle(place: str | Path, record: Mapping[str, Any], there: HubName | None = None) -> Facts:
+    """Those of all its adapters, and of its gate; `there`: where it lies on the Hub."""
+    said = record.get("experts")
+    tasks = [task(e) for e in range(len(said) if isinstance(said, list) else 0)]
+    places = [str(Path(place) / each if there is None else inside(there, each)) for each in tasks]
+    experts = tuple(map(facts_of, places))
     if not experts:
         raise SourceError(f"The record of {printable(place)} names no expert.")
     said = record.get("gate")
@@ -82,6 +89,7 @@ def _of_bundle(place: str | Path, record: Mapping[str, Any]) -> Facts:
         tensors=tensors,
         experts=experts,
         gate=gate,
+        steady=isinstance(record.get("weights"), list),
         directions=_directions(record),
     )
 
@@ -192,7 +200,12 @@ def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
     families, namings = named_family(adapter)
     strange = "" if families else stranger(adapter)
     facts = replace(
-        facts, unfit=partial(_unfit, adapter), families=families, namings=namings, stranger=strange
+        facts,
+        unfit=partial(_unfit, adapter),
+        families=families,
+        namings=namings,
+        stranger=strange,
+        full=adapter.full_rank,
     )
     scales = {target: slot.scale for target, slot in adapter.slots.items()}
     units = {target: slot.rank for target, slot in adapter.slots.items()}

@@ -9,8 +9,9 @@ from typing import Any
 
 from loramerge.consumers import families
 from loramerge.consumers.alphas import ZERO, zeros
-from loramerge.consumers.consumer import IMAGE, Consumer, Finding
+from loramerge.consumers.consumer import IMAGE, Consumer
 from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.finding import Finding
 from loramerge.errors import printable
 
 ATTENTION = re.compile(r"(unet\.)?(down|mid|up)_blocks?\..*\.to_(q|k|v|out)\b")

@@ -9,19 +9,18 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from loramerge.adapters.target import Kind
-from loramerge.charts.facts import fields_html
 from loramerge.consumers import comfy_names
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
+from loramerge.consumers.finding import CLOSE, Effect, Finding, strength
 from loramerge.consumers.support import Support
 from loramerge.errors import printable
 from loramerge.formats.dialects import named
 from loramerge.formats.peft.names import UNKNOWN
-from loramerge.formats.wrappers import plain, wrapped
+from loramerge.formats.wrappers import plainly, wrapped
 
-Effect = Literal["rejects", "scales", "ignores", "unknown"]
 Scale = Callable[[Mapping[str, Any], Module], float]
 REWRITE = "rewrite"  # stands for the command, which is written when all are known; options may follow
 UNMENDED = {  # what `loramerge combine` keeps, so that it does not help
@@ -51,34 +50,6 @@ IMAGE = (
     "bare",
 )  # … for image models
 UNABLE = "loramerge cannot rewrite it: "  # in place of what helps, where nothing of ours does
-CLOSE = 1e-3  # an alpha may be stored in bfloat16
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that a consumer does wrong with an adapter.
-
-    Args:
-        consumer: its name in `CONSUMERS`.
-        effect: ``rejects`` it, ``scales`` it wrongly, or ``ignores`` a part of it. The latter two it does
-            without saying so. ``unknown``: nobody can tell from these files what it does.
-        sentence: what happens, and why.   mend: what helps, in words.
-        command: what to paste. It mends this finding and all others; it converts names that the consumer does
-            not read. Empty if no single command does.
-    """
-
-    consumer: str
-    effect: Effect
-    sentence: str
-    mend: str = ""
-    command: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        said = {"effect": self.effect, "sentence": self.sentence}
-        return said | {"mend": self.mend, "command": self.command}
-
-    def _repr_html_(self) -> str:
-        return fields_html(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +171,7 @@ class Consumer:
         if not wrong:
             return
         share = "" if len(wrong) == len(factors) else f"in {len(wrong)} of {len(factors)} modules "
-        said = f"{self.title} {why}: the adapter would act {share}{_strength(wrong)}."
+        said = f"{self.title} {why}: the adapter would act {share}{strength(wrong)}."
         yield self._found("scales", said, "")
 
     def _of_model(self, facts: Facts) -> Iterator[Finding]:
@@ -253,15 +224,18 @@ class Consumer:
             words.append(f"--max-rank {limit}")
         unsure = self.name == "comfyui" and comfy_names.doubtful(facts.families)
         words += ["--allow-unknown"] * (self.place(facts) is None or unsure)
+        if facts.full:  # `combine` writes full rank only where someone has said a size
+            words.append("--energy 0.99" if limit is None else f"--rank {limit}")
         if facts.others:
             words.append(f"--extras {'drop' if self._lost(facts) else 'first'}")
         command = " ".join(filter(None, [*words, facts.options, f"-o {self._beside(facts)}"]))
         said = self._cost(facts)
         return [replace(f, command=command, mend=f.mend or said) for f in found]
 
-    def _cost(self, facts: Facts) -> str:
+    def _cost(self, facts: Facts, foreign: bool = False) -> str:
         """What its user should know of the command."""
         said = ["give its training alpha for A, or `rank` if the weights hold the scale"] * facts.asks_alpha
+        said += ["its full rank is cut, and the report says how much is lost"] * (facts.full and not foreign)
         if lost := self._lost(facts):
             said.append(f"leave out what is no pair ({printable(lost[0], 80)} …)")
         return "; ".join(said)
@@ -292,7 +266,7 @@ class Consumer:
             "--extras drop" * bool(facts.others),
         ]
         command = " ".join(filter(None, [*words, facts.quoted, self._beside(facts)]))
-        return Finding(self.name, "rejects", sentence, self._cost(facts), command)
+        return Finding(self.name, "rejects", sentence, self._cost(facts, foreign=True), command)
 
     def _obstacle(self, facts: Facts, name: str) -> str:
         """Why it cannot be written in a format; "" if it can."""
@@ -325,10 +299,11 @@ class Consumer:
 
     def _wrapped(self, facts: Facts) -> Iterator[Finding]:
         """Names that are in no model: nothing is found under them, and nobody says so."""
-        odd = [key for key in facts.tensors if plain(key) != key]
+        own = plainly(facts.tensors, facts.folder)
+        odd = [key for key in facts.tensors if own[key] != key]
         if odd:
             share = "all" if len(odd) == len(facts.tensors) else f"{len(odd)} of {len(facts.tensors)}"
-            names = printable(", ".join(wrapped(odd)))
+            names = printable(", ".join(wrapped(facts.tensors, facts.folder)))
             yield self.ignoring(
                 f"{share} tensors, whose keys hold what training wraps around modules ({names})"
             )
@@ -368,33 +343,6 @@ class Consumer:
         yield self.rejecting(f"rank {widest} is above {limit}, {whose}", start, REWRITE)
 
 
-def loads(found: Sequence[Finding]) -> bool | None:
-    """Whether a program loads an adapter as it is meant, by what it finds; None if that cannot be told."""
-    if any(each.effect != "unknown" for each in found):
-        return False
-    return None if found else True
-
-
 def _listed(words: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _strength(factors: Mapping[str, float]) -> str:
-    """Words for factors that are not 1.
-
-    >>> _strength({"q": 0.5, "v": 0.5}), _strength({"q": 4.0, "v": 0.5})
-    ('2 times too weak', 'from 2 times too weak (v) to 4 times too strong (q)')
-    """
-    ordered = sorted(factors, key=lambda place: factors[place])
-    least, most = ordered[0], ordered[-1]
-    if math.isclose(factors[least], factors[most], rel_tol=CLOSE):
-        return _times(factors[least])
-    ends = (f"{_times(factors[place])} ({printable(place, 80)})" for place in (least, most))
-    return "from {} to {}".format(*ends)
-
-
-def _times(factor: float) -> str:
-    if factor <= 0:
-        return "not at all" if factor == 0 else f"{-factor:.3g} times as strong, with the wrong sign"
-    return f"{1 / factor:.3g} times too weak" if factor < 1 else f"{factor:.3g} times too strong"

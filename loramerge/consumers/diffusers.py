@@ -9,8 +9,9 @@ from typing import Any
 
 from loramerge.consumers import families
 from loramerge.consumers.alphas import FLUX, ZERO, dropped, misnamed, zeros
-from loramerge.consumers.consumer import IMAGE, Consumer, Finding
+from loramerge.consumers.consumer import IMAGE, Consumer
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
+from loramerge.consumers.finding import Finding
 from loramerge.errors import printable
 from loramerge.formats.peft.config import scales
 from loramerge.formats.peft.names import UNKNOWN

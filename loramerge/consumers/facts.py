@@ -64,10 +64,12 @@ class Facts:
         architectures: the classes of the base that a config.json names.
         options: what `loramerge combine` must be told to read it.
         experts: of a routed bundle, its adapters.   gate: the name of its gate; "" if there are several.
+        steady: every token gets the same weights of a bundle.
         directions: of a bundle under Arrow, how many prototypes it has, and how many of them PEFT would miss;
             None if it does not say that.
         families: of image models that it can be of.   namings: those of them that have all of its names.
         stranger: a module of an image model that is none of those known here; "" if there is none.
+        full: a merge of it has full rank, unless its size is said.
     """
 
     path: str
@@ -91,10 +93,12 @@ class Facts:
     architectures: tuple[str, ...] = ()
     experts: tuple[Facts, ...] = ()
     gate: str = ""
+    steady: bool = False
     directions: tuple[int, int] | None = None
     families: tuple[str, ...] = ()
     namings: tuple[str, ...] = ()
     stranger: str = ""
+    full: bool = False
 
     def settings(self, module: Module) -> Settings:
         """What its files say of a module: the settings of its component, where these are told apart."""

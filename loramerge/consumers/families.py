@@ -19,8 +19,9 @@ from loramerge.formats.models.family import OURS
 from loramerge.formats.models.spellings import MET, Met
 
 if TYPE_CHECKING:
-    from loramerge.consumers.consumer import Consumer, Finding
+    from loramerge.consumers.consumer import Consumer
     from loramerge.consumers.facts import Facts
+    from loramerge.consumers.finding import Finding
 
 LOADERS, LOADERLESS = "its loaders, run", "it has no loader for the family"
 WITHOUT = frozenset({"pixart", "ace-step-1"})  # families whose adapters no pipeline of diffusers loads

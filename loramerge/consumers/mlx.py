@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loramerge.consumers.consumer import Consumer, Finding
+from loramerge.consumers.consumer import Consumer
 from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.finding import Finding
 from loramerge.errors import printable
 
 WEIGHTS = "adapters.safetensors"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
+from loramerge.consumers.consumer import LANGUAGE, Consumer
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
+from loramerge.consumers.finding import Finding
 from loramerge.consumers.models import renamed
 from loramerge.formats.peft.config import Rule, scales
 from loramerge.formats.peft.names import PREFIX, UNKNOWN

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
+from loramerge.consumers.consumer import LANGUAGE, Consumer
 from loramerge.consumers.facts import Facts, Module
+from loramerge.consumers.finding import Finding
 from loramerge.consumers.support import SGLANG as MODELS
 from loramerge.errors import printable
 

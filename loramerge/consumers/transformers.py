@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loramerge.consumers.consumer import LANGUAGE, Consumer, Finding
+from loramerge.consumers.consumer import LANGUAGE, Consumer
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts
+from loramerge.consumers.finding import Finding
 from loramerge.consumers.peft import TYPES, misnamed, scale
 
 

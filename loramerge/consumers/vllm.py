@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from loramerge.consumers.consumer import ELSEWHERE, LANGUAGE, Consumer, Finding
+from loramerge.consumers.consumer import ELSEWHERE, LANGUAGE, Consumer
 from loramerge.consumers.facts import SCALING, Facts
+from loramerge.consumers.finding import Finding
 from loramerge.consumers.peft import scale
 from loramerge.consumers.support import VLLM as MODELS
 from loramerge.consumers.support import VLLM_INPUTS, VLLM_TOKENS

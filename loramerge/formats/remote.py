@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.near import nearby
-from loramerge.errors import printable
+from loramerge.errors import SourceError, printable
+from loramerge.formats.bundles import record_of
 from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.dialects import Header
+from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_elsewhere
 from loramerge.formats.raw import Raw, look
@@ -21,7 +24,7 @@ from loramerge.hub.choice import CONFIG, chosen
 from loramerge.hub.client import Listing, ask
 from loramerge.hub.failures import Missing, Unreachable
 from loramerge.hub.fetch import download, fetch, offline, sha256_of
-from loramerge.hub.names import HubName, is_hub
+from loramerge.hub.names import HubName, inside, is_hub
 from loramerge.hub.ranges import Ranged
 
 Read = Callable[[Path, str, File | None], Adapter]  # place, name for messages, weights that are elsewhere
@@ -129,6 +132,22 @@ def look_hub(source: str, name: HubName, allow_pickle: bool) -> Raw:
     inside = (f for f in found.listing.files if os.path.dirname(f) == found.name.path)
     beside = frozenset(map(os.path.basename, inside)) if folder else frozenset()
     return Raw(found.place, folder, Header(found.file, shown, config), beside, found.file)
+
+
+def record_there(name: HubName, listing: Listing) -> dict[str, Any]:
+    """What a bundle on the Hub says of itself.
+
+    Raises:
+        SourceError: it says nothing, or that it is none.
+    """
+    place = inside(name, RECORD)
+    if place.path not in listing.files:
+        raise SourceError(f"{name.shown} has no {RECORD}, so it is no bundle.")
+    root = download(name, listing.commit, [place.path])
+    said = record_of((root / place.path).parent)
+    if said is None:
+        raise SourceError(f"The {RECORD} of {name.shown} does not say that it is a bundle.")
+    return said
 
 
 @contextmanager

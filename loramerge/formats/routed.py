@@ -12,6 +12,8 @@ from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats.files.json import read_object
 from loramerge.hub.escape import shell
 
+OWN = ("activate_r", "top_k", "bias_u")  # settings that a plain LoRA does not have
+
 
 class Routed(NamedTuple):
     """A system with a gate.
@@ -52,6 +54,18 @@ ROUTED = (
 )
 
 
+class RoutedError(IncompatibleError):
+    """A source is a file whose factors a gate weighs.
+
+    Args:
+        name: how the user called it.   system: the name of its system.
+    """
+
+    def __init__(self, message: str, name: str = "", system: str = "") -> None:
+        super().__init__(message)
+        self.name, self.system = name, system
+
+
 def system_of(keys: Iterable[str], config: Mapping[str, Any] | None = None) -> Routed | None:
     """The system whose file this is, if it is one of them.
 
@@ -70,13 +84,20 @@ def refuse_routed(keys: Iterable[str], name: str, config: Mapping[str, Any] | No
     """Refuse a file that is not one adapter but several under a gate.
 
     Raises:
-        IncompatibleError: it is of one of these systems.
+        RoutedError: it is of one of these systems.
     """
     if found := system_of(keys, config):
-        raise IncompatibleError(
+        raise RoutedError(
             f"{printable(name)} is of {found.words}: a gate weighs its units for each input, so that no "
-            f"single adapter does the same. {way(name, found.name != 'wavllm')}"
+            f"single adapter does the same. {way(name, found.name != 'wavllm')}",
+            name,
+            found.name,
         )
+
+
+def marked(config: Mapping[str, Any]) -> bool:
+    """Whether a config says that a gate chooses among units."""
+    return any(config.get(name) for name in OWN) or config.get("peft_type") == "SRMOLE"
 
 
 def way(name: str, scaled: bool = True) -> str:

@@ -5,7 +5,7 @@ Such a segment is not part of the path of a module: programs that load adapters 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.late import late
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.models.stems import unnumbered
 from loramerge.formats.peft.names import PREFIX
 
 # `_orig_mod`, `_fsdp_wrapped_module`, `_forward_module`, …: each ends so, and begins with `_`; and DDP's own.
@@ -23,6 +24,11 @@ DOUBLED = {PREFIX: PREFIX, "lora_unet_": "unet_"}  # prefixes that some tools wr
 _PART = late(
     r"^(?:unet|transformer|prior|text_encoder(?:_\d)?)$"
 )  # of a pipeline: each is a model of its own
+_HOLDER = late(  # what holds an image model while it is trained
+    r"(?:(?:base_model|model|module|pipe(?:line)?|diffusion_model|dit|net|denoiser|backbone|generator|student"
+    r"|trainable_modules?|inner_model|wrapped_model|ema_model|transformer(?:_2)?)\.)+"
+)
+USUAL = ("diffusion_model.", "transformer.", "transformer_2.", PREFIX)  # that tools write and read
 _MARKS = ("module", "_mod.", "_mod_", "_mod\\")  # one of these is in any of both
 _OWN = late(r"(?:^|\.)levit\.")  # whose layers really have a `module`
 LISTS = ("target_modules", "modules_to_save", "target_parameters", "exclude_modules")
@@ -60,41 +66,86 @@ def _before(key: str) -> int:
     return found + 1
 
 
-def wrapped(keys: Iterable[str]) -> list[str]:
+def plainly(keys: Iterable[str], folder: bool = False) -> dict[str, str]:
+    """Key -> the same without wrappers, among them what holds a known image model.
+
+    Args:
+        folder: a config stands beside them, whose patterns are of whole names: there the model may be the
+            user's own, with a part of that name.
+
+    >>> plainly(["dit.blocks.0.self_attn.q.lora_A.weight"])
+    {'dit.blocks.0.self_attn.q.lora_A.weight': 'blocks.0.self_attn.q.lora_A.weight'}
+    """
+    made = {key: plain(key) for key in keys}
+    holders: dict[str, list[str]] = {}
+    for key in () if folder else made.values():
+        if (found := _HOLDER.match(key)) and found[0] not in USUAL:
+            holders.setdefault(found[0], []).append(key)
+    for holder, own in holders.items():
+        if _of_image(holder, own):
+            last = holder.split(".")[-2]
+            new = f"{last}." if f"{last}." in USUAL else PREFIX * holder.startswith(PREFIX)
+            made |= {
+                key: new + name.removeprefix(holder) for key, name in made.items() if name.startswith(holder)
+            }
+    return made
+
+
+def _of_image(holder: str, keys: Sequence[str]) -> bool:
+    """Whether what is held has the names of an image model, and not those of a language model."""
+    from loramerge.formats.models.layers import known
+
+    usual = {unnumbered(key.removeprefix(holder).partition(".lora_")[0]) for key in keys}
+    if set(known(usual)) - {"Stable Diffusion"}:
+        return False
+    from loramerge.formats.forms.parts import taken_apart  # few files have other names
+    from loramerge.formats.models.families import having
+
+    found = [apart[0].removeprefix(holder) for key in keys if (apart := taken_apart(key))]
+    others = set(known(map(unnumbered, found))) - {"Stable Diffusion"}
+    return bool(found) and not others and bool(having(found))
+
+
+def wrapped(keys: Iterable[str], folder: bool = False) -> list[str]:
     """The names of the wrappers in these keys."""
-    return sorted({each for key in keys if plain(key) != key for each in _names(key)})
+    found = plainly(keys, folder).items()
+    return sorted({each for key, name in found if name != key for each in _names(key, name)})
 
 
-def _names(key: str) -> list[str]:
+def _names(key: str, name: str) -> list[str]:
     found = [match["name"] for match in _SEGMENT.finditer(key)]
     found += ["_orig_mod"] * bool(_FLAT.search(key))
     found += ["model"] * key.startswith("model.diffusion_model.")
     if (before := key[: _before(key)].rstrip(".")) and not found:
         found = [PREFIX.rstrip(".") if _PART.search(before) else before]
-    return found or [prefix + part for prefix, part in DOUBLED.items() if key.startswith(prefix + part)]
+    found = found or [prefix + part for prefix, part in DOUBLED.items() if key.startswith(prefix + part)]
+    return found or [key[: len(key) - len(name)].rstrip(".") or key.partition(".")[0]]
 
 
-def unwrapped(tensors: Mapping[str, Tensor], name: str) -> tuple[Mapping[str, Tensor], list[str]]:
+def unwrapped(
+    tensors: Mapping[str, Tensor], name: str, folder: bool = False
+) -> tuple[Mapping[str, Tensor], list[str]]:
     """The tensors under plain names, and a sentence about what was left out.
 
     Raises:
         SourceError: two of them would have one name.
     """
-    found = wrapped(tensors)
-    if not found:
+    short = plainly(tensors, folder)
+    if all(key == each for key, each in short.items()):
         return tensors, []
+    found = wrapped(tensors, folder)
     made: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        if (short := plain(key)) in made:
-            raise SourceError(f"{printable(name)} holds {printable(short)} twice, once in a wrapper.")
-        made[short] = tensor
+        if short[key] in made:
+            raise SourceError(f"{printable(name)} holds {printable(short[key])} twice, once in a wrapper.")
+        made[short[key]] = tensor
     listed = printable(", ".join(found))
     return made, [f"its keys hold what training wraps around modules ({listed}), which is left out"]
 
 
-def unwrapped_file(file: File) -> tuple[File, list[str]]:
+def unwrapped_file(file: File, folder: bool = False) -> tuple[File, list[str]]:
     """The same of a file. Raises SourceError: as `unwrapped`."""
-    tensors, notes = unwrapped(file.tensors, file.name)
+    tensors, notes = unwrapped(file.tensors, file.name, folder)
     return (replace(file, tensors=tensors) if notes else file), notes
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.hub.client import Listing
+from loramerge.hub.escape import shell
 from loramerge.hub.names import FILES, HubName
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -20,6 +21,14 @@ OLD = "pytorch_lora_weights.bin"  # of diffusers, before it wrote safetensors
 BUNDLE = frozenset({"router.safetensors", f"task_0/{CONFIG}"})  # of `route`
 CHECKPOINT = re.compile(r"(\d+_)?adapters\.safetensors")  # of mlx-lm: the config in its folder means it
 WHOLE_MODELS = ("model", "pytorch_model", "diffusion_pytorch_model", "consolidated", "tf_model")
+
+
+class BundleThere(IncompatibleError):
+    """What is named is a routed bundle, with the files that its repository holds."""
+
+    def __init__(self, message: str, listing: Listing) -> None:
+        super().__init__(message)
+        self.listing = listing
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,7 @@ def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choic
             return Choice(base, below(base, told), (*beside, *shards))
         return Choice(base, below(base, _weights(name, inside, allow_pickle)), tuple(beside))
     if BUNDLE <= inside:
-        one = replace(name, path=below(base, "task_0"))
-        raise IncompatibleError(
-            f"{name} is a routed bundle, and no single adapter: name one in it, such as {one}. All of it is "
-            f"for `lm.load_bundle` in Python, or comes here by `hf download {name.repo} --local-dir bundle`."
-        )
+        raise _bundle(name, listing)
     if known := next((file for file in FOLDER_FILES if file in inside), None):
         return Choice(base, below(base, known))
     if OLD in inside and not any(f.endswith(".safetensors") and "/" not in f for f in inside):
@@ -75,6 +80,19 @@ def chosen(name: HubName, listing: Listing, allow_pickle: bool = False) -> Choic
     if len(files) > 1:
         raise _several(name, files)
     return _one_file(name, below(base, files[0]), listing)
+
+
+def _bundle(name: HubName, listing: Listing) -> BundleThere:
+    one, words = replace(name, path=below(name.path, "task_0")), ["hf", "download", name.repo]
+    words += [f"--revision={name.revision}"] if name.revision else []
+    words += [f"--include={name.path}/*"] if name.path else []
+    fetch = " ".join(map(shell, [*words, "--local-dir", "there"]))
+    return BundleThere(
+        f"{printable(name)} is a routed bundle, and no single adapter: name one in it, such as "
+        f"{printable(one)}. `loramerge check` judges all of it, `lm.load_bundle` reads it in Python, and "
+        f"`{fetch}` fetches it, into {printable(f'there/{name.path}'.rstrip('/'))}.",
+        listing,
+    )
 
 
 def _one_file(name: HubName, path: str, listing: Listing) -> Choice:

@@ -60,6 +60,15 @@ class HubName:
         return bool(self.revision and COMMIT.fullmatch(self.revision))
 
 
+def inside(name: HubName, path: str) -> HubName:
+    """What lies at a path below a name.
+
+    >>> print(inside(HubName("org/name", "v1", "sub"), "task_0"))
+    hf://org/name@v1/sub/task_0
+    """
+    return replace(name, path=f"{name.path}/{path}" if name.path else path)
+
+
 def is_hub(source: object) -> bool:
     """Whether a source can only be meant for the Hub: it begins with hf://."""
     return isinstance(source, str | Path) and bool(SCHEME.match(str(source)))

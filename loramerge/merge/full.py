@@ -18,11 +18,11 @@ def check_low(plan: Plan) -> None:
     if plan.sized or plan.request.keep_form:
         return
     for adapter in plan.sources.adapters:
-        if adapter.full and any(slot.rank == min(slot.shape) for slot in adapter.slots.values()):
+        if adapter.full_rank:
             forms = " and ".join(adapter.full)
             raise IncompatibleError(
                 f"{printable(adapter.name)} holds {forms}: updates of full rank, so that "
-                f"no small adapter is exactly their merge. {_remedy(plan)}, and the report says how much is "
+                f"no small adapter is exactly their merge. {_remedy(plan)}; the report says how much is "
                 "lost. The command `loramerge combine --dense-delta` writes full matrices, and "
                 "`loramerge combine --fuse` a model."
             )
@@ -30,7 +30,8 @@ def check_low(plan: Plan) -> None:
 
 def _remedy(plan: Plan) -> str:
     if "rank" in plan.method.options():
-        return f"Give {say('rank', 16)}, or the share of energy to keep by {say('energy', 0.99)}"
+        share = f"the share of energy to keep by {say('energy', 0.99)}, where 1 loses nothing"
+        return f"Give {say('rank', 16)}, or {share}"
     return f"{name_of(plan.method)} takes no rank: take one that does, such as svd, with {say('rank', 16)}"
 
 

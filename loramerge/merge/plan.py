@@ -23,6 +23,7 @@ from loramerge.request.budgets import Budget
 from loramerge.request.default import Default
 from loramerge.request.effort import Effort
 from loramerge.request.kinds import size
+from loramerge.request.recipe import Recipe
 from loramerge.request.request import TFIDF, Request
 from loramerge.request.rules import Scale
 from loramerge.request.schedule import Schedule
@@ -49,6 +50,7 @@ class Plan:
         budget: what it may cost.   tailor: the consumer that it is made for.
         strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
         default: how the method was come by, if nobody named one.
+        asked: the recipe as its user gave it, collections expanded; None if nobody knows it.
     """
 
     request: Request
@@ -64,6 +66,7 @@ class Plan:
     tailor: Tailor | None = None
     sized: bool = False
     default: Default | None = None
+    asked: Recipe | None = None
 
     def __repr__(self) -> str:
         return f"<Plan for {self.what}>"
@@ -146,6 +149,7 @@ class Plan:
             *kept.notes,
             *sizes,
             *method.notes,
+            *_bias_notes(self.sources, method),
             *self.on_host(method),
         )
         return replace(self, schedule=schedule, method=method, outline=outline, notes=notes)
@@ -219,6 +223,16 @@ class Plan:
     def batches(self, effort: Effort) -> list[Units]:
         """The work in pieces that are merged alike and that one worker can hold."""
         return self.work.batches(effort, self.schedule, self.method)
+
+
+def _bias_notes(sources: Sources, method: Method) -> list[str]:
+    """What a method that is no sum leaves open: how strong trained biases of ``lora_B`` would have to be."""
+    if method.traits.sums or not any(adapter.biases for adapter in sources.adapters):
+        return []
+    return [
+        f"biases of lora_B are summed by their weights, and {name_of(method)} makes no such sum of ΔW: they "
+        f"may be too strong or too weak beside it, as they are not with {say('method', 'linear')}"
+    ]
 
 
 def _size_notes(outline: Outline) -> list[str]:

@@ -63,7 +63,8 @@ def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
     whole = expanded(recipe).weighed()
     sources = open_together(whole)
     named, default = whole.named(len(sources.whole))
-    return settle(sources, named.chosen, whole.request, observer(whole.request), known).by(default)
+    settled = settle(sources, named.chosen, whole.request, observer(whole.request), known)
+    return replace(settled.by(default), asked=named)
 
 
 def settle(

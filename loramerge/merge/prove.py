@@ -82,17 +82,19 @@ def check_limits(report: Report, request: Request) -> None:
     """
     check_rounding(report, request.max_error)
     lost, most = report.energy_lost, request.max_lost
+    alone = len(report.sources) == 1  # no weight helps there, and the commands for it take no method
     if most is not None and lost is not None and lost > most:
         raise VerificationError(
             f"The merge misses {lost:.3g} of the energy of the weighted sum, more than "
-            f"{say('max_lost', most)}: give it a larger rank, or another method."
+            f"{say('max_lost', most)}: give it a larger rank{'' if alone else ', or another method'}."
         )
     least = request.min_cosine
+    remedy = "a larger rank" if alone else "more weight, a larger rank, or another method"
     for name, weight, cosine in zip(report.sources, report.weights, report.cosines, strict=True):
         if least is not None and weight > 0 and cosine is not None and cosine < least:
             raise VerificationError(
                 f"The cosine of the merge with {printable(name)} is {cosine:.3f}, below "
-                f"{say('min_cosine', least)}: give it more weight, a larger rank, or another method."
+                f"{say('min_cosine', least)}: give it {remedy}."
             )
 
 

@@ -48,6 +48,10 @@ class Session:
     sources: Sources
     _kept: dict[Frame, list[Batch]] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.sources, Sources):
+            raise UsageError("A session is made by loramerge.open([source, …]).")
+
     def __repr__(self) -> str:
         return f"<Session of {self.sources.what}>"
 

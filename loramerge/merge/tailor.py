@@ -9,7 +9,8 @@ from typing import Self
 from loramerge.algorithms import Method, name_of
 from loramerge.consumers import find
 from loramerge.consumers.check import of_outline
-from loramerge.consumers.consumer import Consumer, Finding, loads
+from loramerge.consumers.consumer import Consumer
+from loramerge.consumers.finding import Finding, loads
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.output import Outline
 from loramerge.formats.peft.profiles import Profile
@@ -34,11 +35,11 @@ class Tailor:
     def of(cls, consumer: str | None, max_rank: int | None, allow_unknown: bool = False) -> Self | None:
         """Raises UsageError: no such consumer, a rank limit for none, or no possible one."""
         if max_rank is not None and max_rank < 1:
-            raise UsageError(f"max_rank={max_rank} must be at least 1.")
+            raise UsageError(f"{say('max_rank', max_rank)} must be at least 1.")
         if consumer is not None:
             return cls(find(consumer), max_rank, allow_unknown)
         if max_rank is not None:
-            raise UsageError(f"max_rank={max_rank} is for a consumer: name it with {say('consumer')}.")
+            raise UsageError(f"{say('max_rank', max_rank)} is for a program: name it by {say('consumer')}.")
         return None
 
     @property

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.algorithms import Method, name_of, options_of
+from loramerge.algorithms import METHODS, Method, name_of
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.hub.escape import quoted, shell
 from loramerge.pages.section import How
@@ -93,23 +93,19 @@ def combined(subject: Subject, method: str, options: Mapping[str, Any], after: s
     said = "".join(f", {name}={_python(value)}" for name, value in options.items())
     said += _arguments(request, taken("report"))
     python = f'{IMPORT}merge = lm.combine({_sources(subject)}, "{method}"{said})\nprint(merge.report)'
-    return How(command, python, written(recipe) if subject.words else "")
+    return How(command, python, _recipe(replace(subject, recipe=recipe)))
 
 
 def merged(subject: Subject) -> How:
     """Of the merge that a page is about."""
-    assert isinstance(subject.recipe.method, Method)
-    name, method = name_of(subject.recipe.method), subject.recipe.method
-    usual = options_of(type(method)()) if name != "only" else {}
-    given = {key: value for key, value in options_of(method).items() if value != usual.get(key)}
-    if any(isinstance(value, Mapping) for value in given.values()):  # of methods in methods
-        first = _method(method)
-    else:
-        first = "".join([f'"{name}"', *(f", {key}={_python(value)}" for key, value in given.items())])
+    method = subject.recipe.named()[0].method
+    options = "".join(f", {name}={_python(value)}" for name, value in subject.recipe.parameters.items())
+    first = _method(method) if isinstance(method, Method) else f'"{method}"{options}'
     said = _arguments(subject.recipe.request, taken("combine"))
     python = f"{IMPORT}merge = lm.combine({_sources(subject)}, {first}{said})\nmerge.plot.layers()"
-    after = f"-o {shell(subject.out or 'merged')}"
-    return How(_by_recipe(subject, after), python, written(subject.recipe) if subject.words else "")
+    place = "merged.safetensors" if subject.recipe.request.bare else "merged"
+    after = f"-o {shell(subject.out or place)}"
+    return How(_by_recipe(subject, after), python, _recipe(subject))
 
 
 def _look(subject: Subject) -> str:
@@ -127,9 +123,16 @@ def _report(subject: Subject) -> str:
     return f"lm.report({_sources(subject)}{said})"
 
 
+def _recipe(subject: Subject) -> str:
+    """The recipe; "" if a source is only in memory, or the method is one that is made in Python alone."""
+    method = subject.recipe.method
+    plain = not isinstance(method, Method) or METHODS.get(name_of(method)) is type(method)
+    return written(subject.recipe) if subject.words and plain else ""
+
+
 def _by_recipe(subject: Subject, after: str) -> str:
     """The command of a merge that its recipe tells, and what a recipe does not."""
-    if not subject.words:
+    if not _recipe(subject):
         return ""
     request = subject.recipe.request
     beside = [name for name in unsaid(subject.recipe) if name in taken("command") and name not in PLACE]
@@ -199,7 +202,13 @@ def _python(value: Any) -> str:
 
 def _method(method: Method) -> str:
     """A method as Python, with the methods that are in it."""
-    said = {name: getattr(method, name) for name in method.names()}
+    found = {name: getattr(method, name) for name in method.names()}
+    said = {name: value for name, value in found.items() if value != _usual(method, name)}
     shown = (f"{k}={_method(v) if isinstance(v, Method) else _python(v)}" for k, v in said.items())
     made = "only" if type(method).__name__ == "Only" else type(method).__name__
     return f"lm.{made}({', '.join(shown)})"
+
+
+def _usual(method: Method, name: str) -> Any:
+    """What an option is if nobody says it."""
+    return next(each.default for each in fields(method) if each.name == name)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loramerge.charts.draw import drawn
+from loramerge.charts.facts import rows_html
 from loramerge.errors import UsageError, printable
 from loramerge.formats.files.atomic import check_output, new_file
 from loramerge.pages.section import Section
-
-ROWS = 20  # of a table in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ class Page:
         return "\n".join([printable(self.title), *(f"  {each.title}" for each in self.sections)])
 
     def _repr_html_(self) -> str:
-        return "".join(_shown(section) for section in self.sections)
+        return "".join(section._repr_html_() for section in self.sections)
 
 
 def check_page(path: Path, overwrite: bool) -> None:
@@ -89,17 +87,6 @@ def check_page(path: Path, overwrite: bool) -> None:
     check_output(path, overwrite, folder=False)
 
 
-def _shown(section: Section) -> str:
-    """Title, table and notes, which a notebook keeps when it is converted."""
-    table, said = "", list(section.notes)
-    if section.table is not None:
-        table = section.table.head(ROWS)._repr_html_()
-        if (more := len(section.table) - ROWS) > 0:
-            said.append(f"… {more} more rows: page[{section.name!r}].table has all")
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in said)
-    return f"<h3>{html.escape(section.title)}</h3>{table}{notes}"
-
-
 class Plots:
     """The charts of a page, by the names of its sections."""
 
@@ -109,6 +96,12 @@ class Plots:
 
     def __dir__(self) -> list[str]:
         return sorted(self._charts)
+
+    def __repr__(self) -> str:
+        return f"<Plots: {', '.join(self)}>"
+
+    def _repr_html_(self) -> str:
+        return rows_html(("chart", "shows"), [(name, each.title) for name, each in self._charts.items()])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._charts)

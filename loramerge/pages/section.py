@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loramerge.charts.draw import Draw
 from loramerge.charts.table import Table
+
+ROWS = 20  # of a table in a notebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,16 @@ class Section:
     chart: Draw | None = None
     pick: str | None = None
     notes: Sequence[str] = field(default=())
+
+    def __repr__(self) -> str:
+        return f"<Section {self.name}: {'no rows' if self.table is None else self.table!r}>"
+
+    def _repr_html_(self) -> str:
+        """Title, table and notes, which a notebook keeps when it is converted."""
+        table, said = "", list(self.notes)
+        if self.table is not None:
+            table = self.table.head(ROWS)._repr_html_()
+            if (more := len(self.table) - ROWS) > 0:
+                said.append(f"… {more} more rows: page[{self.name!r}].table has all")
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in said)
+        return f"<h3>{html.escape(self.title)}</h3>{table}{notes}"

@@ -25,7 +25,8 @@ from loramerge.merge.run import Merge, execute, strengthened
 from loramerge.merge.session import Session
 from loramerge.request.recipe import Ingredient, Recipe, Source
 from loramerge.sources.modules import modules
-from loramerge.sources.open import apart, open_one, select
+from loramerge.sources.open import apart, open_one
+from loramerge.sources.select import select
 from loramerge.sources.sources import Sources, open_together
 from loramerge.verbs.contents import Contents, contents
 from loramerge.verbs.inspect import Inspection
@@ -187,7 +188,7 @@ class Subject:
         plan = self._planned("svd", {}) if self.merge is None else self.merge.plan
         out = None if self.merge is None else self.merge.out
         bare = plan.sources.bare if out is None else is_bare(out)
-        return curve(plan, bare) if plan.request.total_rank is None and plan.request.size is None else []
+        return [] if plan.request.keep_form else curve(plan, bare)
 
     # How it is told to make a thing again.
 
@@ -201,9 +202,9 @@ class Subject:
 def subject_of(merge: Merge, sources: tuple[Ingredient, ...] = (), out: str | None = None) -> Subject:
     """The subject of a merge. `sources`: as its user named them; else they are those that it was made of."""
     plan = merge.plan
-    named = sources if len(sources) == len(plan.sources.whole) else tuple(map(Ingredient, plan.sources.whole))
-    request = replace(plan.request, out=None, overwrite=False, weights=None)
-    recipe = Recipe(named, plan.method, {}, replace(request, weights=plan.schedule.weights))
+    asked = plan.asked or Recipe(tuple(map(Ingredient, plan.sources.whole)), plan.method, {}, plan.request)
+    named = sources if len(sources) == len(asked.sources) else asked.sources
+    recipe = replace(asked, sources=named).asking(out=None, overwrite=False, weights=plan.schedule.weights)
     return Subject(recipe, merge=merge, out=out)
 
 

@@ -182,7 +182,7 @@ class Bundle(Mapping[Target, Bank]):
         found = (lambda name: True) if only is None else searcher(only, "only")
         chosen = {target for target in self.layouts if found(str(target))}
         if not chosen:
-            raise UsageError(f"No module is called like only={only!r}.")
+            raise UsageError(f"No module is called like {say('only', only)}.")
 
         kind = stored_as(made, self.dtype)
 

@@ -23,7 +23,7 @@ class NoModule(UsageError, KeyError):
         return str(self.args[0])  # a KeyError would put it in quotes
 
 
-def tokens_of(x: Any, target: Target, ins: int) -> Array:
+def tokens_of(x: Any, target: Target | str, ins: int) -> Array:
     """(…, in) in float64; tensors of torch are taken too.
 
     Raises:

@@ -23,10 +23,18 @@ def readme(bundle: Bundle) -> str:
 
 def _title(bundle: Bundle) -> str:
     base = f" for {markdown(bundle.base.name)}" if bundle.base.name else ""
-    return (
-        f"# A routed bundle of {len(bundle.experts)} LoRA adapters{base}\n\nThe adapters are kept apart, and "
-        "a gate says for each token how much of each takes part. No single adapter does the same."
-    )
+    count = f"{len(bundle.experts)} LoRA adapter{'s' * (len(bundle.experts) != 1)}"
+    apart = "The adapters are kept apart, and a gate says for each token how much of each takes part."
+    return f"# A routed bundle of {count}{base}\n\n{apart} {_alone(bundle)}"
+
+
+def _alone(bundle: Bundle) -> str:
+    """Whether one adapter does the same."""
+    if bundle.record.get("weights"):
+        return "Here every token gets the same, so that `loramerge combine` makes one adapter of it."
+    if bundle.gate.asks == "row" and not bundle.gates:
+        return "For one row `loramerge combine`, with `--row NAME`, makes one adapter of it."
+    return "No single adapter does the same."
 
 
 def _experts(bundle: Bundle) -> str:

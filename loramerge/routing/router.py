@@ -28,6 +28,7 @@ from loramerge.formats.masks import FOLDER
 from loramerge.routing.bank import Bank, Layout, stacked
 from loramerge.routing.gates.names import make, name_of
 from loramerge.routing.gates.smile import Smile
+from loramerge.routing.given import tokens_of
 
 PLACE = f"{FOLDER}/{ROUTER}"  # in the folder of the merge
 KEY = "loramerge.router"
@@ -47,6 +48,10 @@ class Router:
     gate: Smile
     directions: Mapping[str, Tensor]
 
+    def __repr__(self) -> str:
+        tasks = printable(", ".join(self.tasks))
+        return f"<Router of {len(self.tasks)} tasks ({tasks}) by {len(self.directions)} modules>"
+
     def scores(self, inputs: Mapping[str, Any]) -> Array:
         """(E,) the shares of the tasks: a softmax of the mean ‖P_e x‖ over tokens and modules.
 
@@ -54,11 +59,12 @@ class Router:
             inputs: module -> (…, in) what goes into it.
 
         Raises:
-            UsageError: no module of the router is among them, or one has another width.
+            UsageError: no module of the router is among them, or one has another width, no token, or what
+                is no finite real number.
         """
-        means = [
-            self._mean(name, wide(np.asarray(x))) for name, x in inputs.items() if name in self.directions
-        ]
+        if not isinstance(inputs, Mapping):
+            raise UsageError(f"inputs={printable(repr(inputs), 60)} is no mapping: {{module: array}}.")
+        means = [self._mean(name, x) for name, x in inputs.items() if name in self.directions]
         if not means:
             some = ", ".join(printable(name) for name in list(self.directions)[:3])
             raise UsageError(f"The router looks at the inputs of {some}, and none of them is given.")
@@ -70,10 +76,11 @@ class Router:
         """The task of the largest share."""
         return self.tasks[int(self.scores(inputs).argmax())]
 
-    def _mean(self, name: str, x: Array) -> Array:
+    def _mean(self, name: str, inputs: Any) -> Array:
         directions = wide(self.directions[name].read())
-        if x.shape[-1] != directions.shape[1]:
-            raise UsageError(f"{printable(name)} takes {directions.shape[1]} inputs, not {x.shape[-1]}.")
+        x = tokens_of(inputs, name, directions.shape[1])
+        if not x.size:
+            raise UsageError(f"The inputs of {printable(name)} hold no token.")
         seen = (x.reshape(-1, x.shape[-1]) @ directions.T).reshape(-1, len(self.tasks), self.gate.directions)
         return np.asarray(np.sqrt((seen**2).sum(axis=2)).mean(axis=0))
 

@@ -10,9 +10,13 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
+from loramerge.formats.dialects.model import RAW
 from loramerge.formats.models.families import having
 from loramerge.formats.models.layers import known
 from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
+
+UNET = RAW[0]
+TEXTS = {("text_model",), ("decoder",)}
 
 
 class Group(NamedTuple):
@@ -82,19 +86,20 @@ def _check_numbered(adapters: Sequence[Adapter]) -> None:
     Raises:
         IncompatibleError: two have other numbers.
     """
-    for first, other in combinations(adapters, 2):
-        ours, theirs = (
-            {(t.component, t.path) for t in adapter if t.path.startswith("numbered.")}
-            for adapter in (first, other)
-        )
-        parts = {part for part, _ in ours} & {part for part, _ in theirs}
-        ours, theirs = ({each for each in own if each[0] in parts} for own in (ours, theirs))
-        if ours != theirs:
-            raise IncompatibleError(
-                f"{printable(first.name)} has {len(ours)} numbered modules and {printable(other.name)} "
-                f"{len(theirs)}: one number may mean two modules. If it does not, add "
-                f"{say('allow_disjoint', True)}."
-            )
+    seen: dict[str, tuple[Adapter, set[str]]] = {}  # component -> the first that has it, and its numbers
+    for adapter in adapters:
+        own: dict[str, set[str]] = {}
+        for target in adapter:
+            if target.path.startswith("numbered."):
+                own.setdefault(target.component, set()).add(target.path)
+        for component, paths in own.items():
+            first, others = seen.setdefault(component, (adapter, paths))
+            if paths != others:
+                raise IncompatibleError(
+                    f"{printable(first.name)} has {len(others)} numbered modules and "
+                    f"{printable(adapter.name)} {len(paths)}: one number may mean two modules. If it does "
+                    f"not, add {say('allow_disjoint', True)}."
+                )
 
 
 def _groups(adapters: Sequence[Adapter]) -> list[Group]:
@@ -114,6 +119,8 @@ def _groups(adapters: Sequence[Adapter]) -> list[Group]:
 
 def _one_model(first: Group, other: Group) -> str:
     """Why both may be parts of one model; empty if nothing says so."""
+    if _two_models(first, other):
+        return ""
     if not first.components & other.components:
         return "they are parts of one pipeline"
     if first.shapes & other.shapes:
@@ -135,13 +142,33 @@ def _one_model(first: Group, other: Group) -> str:
 def _towers(first: Group, other: Group) -> bool:
     """Whether what stands before their layers names two parts of one model."""
     sides = [{core(stem) for stem in group.stems} for group in (first, other)]
+    # no model has a language model, whose core is empty, and another stack of text without an encoder
+    if any(() in one and other & TEXTS for one, other in (sides, sides[::-1])):
+        return False
     return not sides[0] & sides[1] and all(part in TOWERS for each in sides for one in each for part in one)
+
+
+def _two_models(first: Group, other: Group) -> bool:
+    """Whether one has a U-Net, or what may be one, and the other a transformer: no pipeline has both."""
+    sides = [group.components & {*RAW} for group in (first, other)]
+    return all(sides) and UNET in sides[0] | sides[1] and sides[0] != sides[1]
 
 
 def _in_pipeline(first: Group, other: Group) -> bool:
     """Whether all of them are modules of an image model that is known."""
     both = first.targets | other.targets
     return all(_tabled(target) for target in both) or bool(having({target.path for target in both}))
+
+
+def _all_tabled(group: Group) -> bool:
+    return all(map(_tabled, group.targets))
+
+
+def _nameless(group: Group) -> str:
+    return (
+        f"{group.some} of {printable(group.name)} is a name of no model that is known here, so the same "
+        f"weights may be called otherwise in the other. {_anyway()}"
+    )
 
 
 def _tabled(target: Target) -> bool:
@@ -151,6 +178,14 @@ def _tabled(target: Target) -> bool:
 
 def _reason(first: Group, other: Group) -> str:
     """The likely reason, and what helps."""
+    if _two_models(first, other):
+        odd = next((g for g in (first, other) if UNET in g.components and not _all_tabled(g)), None)
+        if odd is not None:
+            return _nameless(odd)
+        return (
+            f"one has {first.some}, the other {other.some}, and no pipeline has both a U-Net and a "
+            f"transformer. {_anyway()}"
+        )
     if first.rests & other.rests:
         new, old = sorted((max(first.stems), max(other.stems)), key=lambda stem: len(core(stem)))
         return (

@@ -13,13 +13,11 @@ from typing import Any, TypeVar
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import compare_bases
 from loramerge.adapters.late import late
-from loramerge.adapters.patterns.search import Found, searcher
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.tuned import Tuned
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
+from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import Alpha, load
-from loramerge.formats.dialects.blocks import called
 from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import check_alpha
 from loramerge.hub.names import hub_name
@@ -28,17 +26,15 @@ from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 from loramerge.sources.aid import aid
+from loramerge.sources.broken import BROKEN, Broken, of_all
 
 EXPERT = late(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
 FEW = 4  # sources that are named one by one
-MOST = 10  # broken sources that are told of one by one
 CONNECTIONS = 8  # to the Hub at once
 Alphas = Alpha | Mapping[str, Alpha] | None
 Watch = Callable[[Any], Iterable[Any]]
 Load = Callable[..., Adapter]  # of a source; True after it: only the header of one on the Hub
-Broken = SourceError | IncompatibleError
-BROKEN = (SourceError, IncompatibleError)
 
 
 def open_all(
@@ -103,7 +99,7 @@ def opened(sources: Sequence[Ingredient], load: Load, watch: Watch = iter) -> li
                 pool.shutdown(cancel_futures=True)
             if not isinstance(error, BROKEN):
                 raise
-    raise _of_all(_rest_broken(sources, jobs, load), len(sources))
+    raise of_all(_rest_broken(sources, jobs, load), len(sources))
 
 
 def _rest_broken(sources: Sequence[Ingredient], jobs: Sequence[Future[Adapter]], load: Load) -> list[Broken]:
@@ -139,19 +135,8 @@ def _all_of(sources: Sequence[Ingredient], load: Load, watch: Watch) -> list[Ada
         except BROKEN as error:
             broken.append(error)
     if broken:
-        raise _of_all(broken, len(sources))
+        raise of_all(broken, len(sources))
     return found
-
-
-def _of_all(broken: Sequence[Broken], total: int) -> Broken:
-    """One error that names all sources that cannot be read."""
-    return broken[0] if len(broken) == 1 else type(broken[0])(_told_of(broken, total))
-
-
-def _told_of(broken: Sequence[Exception], total: int) -> str:
-    shown = " ".join(f"({number}) {error}" for number, error in enumerate(broken[:MOST], 1))
-    more = f" And {len(broken) - MOST} more." if len(broken) > MOST else ""
-    return f"{len(broken)} of the {total} sources cannot be merged. {shown}{more}"
 
 
 def open_one(
@@ -243,49 +228,6 @@ def apart(paths: Sequence[Path]) -> list[str]:
     names = [s if times[s] == 1 else more for s, more in zip(short, longer, strict=True)]
     times = Counter(names)
     return [name if times[name] == 1 else f"{name}#{i}" for i, name in enumerate(names, 1)]
-
-
-def select(adapters: list[Adapter], only: str | None, exclude: str | None) -> list[Adapter]:
-    """The adapters without the modules that `only` does not find or `exclude` finds (re.search).
-
-    Raises:
-        UsageError: no regular expression, or no module is left.
-    """
-    wanted, unwanted = _pattern(only, "only"), _pattern(exclude, "exclude")
-
-    if wanted is None and unwanted is None and any(adapters):
-        return [replace(adapter, slots=dict(adapter.slots)) for adapter in adapters]
-    names = called({target for adapter in adapters for target in adapter.slots})
-
-    def kept(target: Target) -> bool:
-        return (wanted is None or any(map(wanted, names[target]))) and not (
-            unwanted is not None and any(map(unwanted, names[target]))
-        )
-
-    chosen = [replace(a, slots={t: s for t, s in a.slots.items() if kept(t)}) for a in adapters]
-    if not any(chosen):
-        some = printable(next((t for a in adapters for t in a), "none"))
-        raise UsageError(
-            f"No module is left by {say('only')} and {say('exclude')}; a module here is called {some}."
-        )
-    return chosen
-
-
-def check_exclude(adapters: Sequence[Adapter], exclude: str | None) -> None:
-    """What is to be left out is there: else the pattern is misspelt.
-
-    Raises:
-        UsageError: no module is found by it.
-    """
-    unwanted = _pattern(exclude, "exclude")
-    names = called({target for adapter in adapters for target in adapter.slots}) if unwanted else {}
-    if unwanted is not None and not any(any(map(unwanted, each)) for each in names.values()):
-        some = printable(min(map(str, names), default="none"))
-        raise UsageError(f"{say('exclude', exclude)} matches no module; one here is called {some}.")
-
-
-def _pattern(text: str | None, option: str) -> Found | None:
-    return None if text is None else searcher(text, say(option))
 
 
 def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> list[str]:

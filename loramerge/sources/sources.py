@@ -32,17 +32,10 @@ from loramerge.sources.disjoint import check_shared
 from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
-from loramerge.sources.open import (
-    check_exclude,
-    check_together,
-    matched,
-    missing_modules,
-    open_all,
-    open_one,
-    select,
-)
+from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
+from loramerge.sources.select import check_exclude, select
 from loramerge.sources.units import Units, ahead, align, batches, needs, there
 
 

@@ -9,9 +9,9 @@ from loramerge.adapters.arguments import checked
 from loramerge.consumers import find
 from loramerge.consumers.bundles import examined
 from loramerge.consumers.check import facts_of
-from loramerge.consumers.consumer import Finding
 from loramerge.consumers.facts import Facts
-from loramerge.errors import UsageError
+from loramerge.consumers.finding import Finding
+from loramerge.errors import UsageError, say
 from loramerge.formats.bundles import is_bundle
 from loramerge.routing.reader import load_bundle
 from loramerge.sources.aid import aid
@@ -32,7 +32,8 @@ def check(
 
     Args:
         source: a folder, a file, or a name on the Hub, where only the header is read. An `Adapter` made in
-            memory is judged as `save` would write it. A bundle of `route` is read as a whole.
+            memory is judged as `save` would write it. A bundle of `route` is read as a whole, on the Hub by
+            its headers.
         consumer: the name of a program, such as vllm; docs/consumers.md lists them.
         max_rank: the largest rank that you let the program load; vLLM's own default is 16.
         allow_pickle, base: as for `load`.
@@ -45,7 +46,7 @@ def check(
     ['vLLM rejects it: it loads a folder with an adapter_config.json, and this is one file.']
     """
     if max_rank is not None and max_rank < 1:
-        raise UsageError(f"max_rank={max_rank} must be at least 1.")
+        raise UsageError(f"{say('max_rank', max_rank)} must be at least 1.")
     return examined(find(consumer), looked_at(source, allow_pickle, base), max_rank)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.algorithms import Method
+from loramerge.errors import IncompatibleError, UsageError
 from loramerge.formats.output import is_bare
 from loramerge.merge.full import check_low
+from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
 from loramerge.merge.run import Merge, run
 from loramerge.request.recipe import Recipe, Source
 from loramerge.request.rules import Weight
 from loramerge.request.signature import spelled
+from loramerge.sources.broken import OneFrame
 
 
 @spelled("combine", options=True)
@@ -54,10 +58,35 @@ def combine(
     """
     recipe = Recipe.of("combine", sources, method, {"weights": weights, "out": out, **asked})
     bare = recipe.request.out is None or is_bare(recipe.request.out)
-    plan = planned(recipe.asking(bare=bare))
+    recipe = recipe.asking(bare=bare)
+    plan = planned(recipe) if recipe.request.out is None else planned_alike(recipe)
     check_low(plan)
     if not plan.request.keep_form:
         return run(plan)
     from loramerge.verbs.keep_form import kept  # few merges keep a form
 
     return kept(plan)
+
+
+def planned_alike(recipe: Recipe) -> Plan:
+    """The plan of a merge that is written. Of FlyLoRA, whose gate no plain adapter has, it stays FlyLoRA.
+
+    Raises:
+        UsageError, SourceError, IncompatibleError: a sentence each.
+    """
+    try:
+        return planned(recipe)
+    except OneFrame as error:
+        if recipe.method not in (None, "average", "linear"):
+            raise
+        told = error
+    from loramerge.verbs.keep_form import check_asked  # few merges keep a form
+
+    method = "average" if recipe.method is None else recipe.method
+    plan = planned(replace(recipe.asking(keep_form=True), method=method))
+    try:
+        check_asked(plan)
+    except UsageError as error:  # nobody has said that the form is kept
+        raise IncompatibleError(f"{told} But {error}") from None
+    stays = "they are of FlyLoRA, and so is their merge: the A of all, the mean of B and of their gates"
+    return replace(plan, notes=(*plan.notes, stays))

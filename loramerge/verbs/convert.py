@@ -28,7 +28,8 @@ from loramerge.request.request import Request
 from loramerge.request.signature import spelled
 from loramerge.sources.heads import as_pairs
 from loramerge.sources.identity import identified
-from loramerge.sources.open import check_exclude, open_one, select
+from loramerge.sources.open import open_one
+from loramerge.sources.select import check_exclude, select
 from loramerge.verbs.diff import Difference, diff
 
 

@@ -381,7 +381,7 @@ def _check_sizes(request: Request, rank: int | None, energy: float | None) -> No
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} both set the size: give one of them.")
     if rank is not None and rank < 1:
-        raise UsageError(f"rank={rank} must be at least 1.")
+        raise UsageError(f"{say('rank', rank)} must be at least 1.")
     if energy is not None and not 0 < energy <= 1:
         raise UsageError(f"energy={energy} must be above 0 and at most 1.")
     if request.extras == "average":

@@ -19,7 +19,7 @@ from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.places import home
 from loramerge.checkpoints.quantised import check_readable
 from loramerge.checkpoints.write import check_place, write
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.destination import check_apart
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.entry import part
@@ -28,7 +28,8 @@ from loramerge.request.recipe import Source
 from loramerge.request.request import Request
 from loramerge.request.signature import spelled
 from loramerge.sources.identity import identified
-from loramerge.sources.open import check_exclude, open_one, select
+from loramerge.sources.open import open_one
+from loramerge.sources.select import check_exclude, select
 
 WIDE = 12  # bytes for an entry while a tensor is changed, at most
 FAINT = 0.5  # of ‖ΔW‖ lost to rounding: most of it is gone
@@ -122,7 +123,7 @@ def fuse(
     if where is None:
         raise UsageError("fuse writes a model: say where, by out.")
     if isinstance(request.scale, str):
-        raise UsageError(f"scale={request.scale!r} is for merges of several adapters: give a number.")
+        raise UsageError(f"{say('scale', request.scale)} is for merges of several adapters: give a number.")
     (found,) = identified([open_one(adapter, request, base=base)], request)
     factor = float(request.scale) * (-1.0 if subtract else 1.0)
     return fused(found, base, where, request, factor)

@@ -17,7 +17,7 @@ from loramerge.arrays import dtypes
 from loramerge.charts.facts import as_frame
 from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
-from loramerge.consumers.consumer import loads
+from loramerge.consumers.finding import loads
 from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha
 from loramerge.formats.dialects import named

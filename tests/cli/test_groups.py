@@ -1,6 +1,11 @@
 """Help in groups, and what the shell completes."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -11,6 +16,8 @@ from loramerge.cli.groups import FEW, OTHERS, TITLES, part_of
 from loramerge.cli.options import specs_of
 from loramerge.request.request import FIELDS
 from loramerge.routing.gates.names import GATES
+
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def command(name):
@@ -87,7 +94,7 @@ def test_the_shell_completes_every_value_that_it_can_know(name):
     found = command(name)
     context = click.Context(found)
     for param in found.get_params(context):
-        if isinstance(param, click.Option) and (param.is_flag or param.name == "task"):
+        if isinstance(param, click.Option) and (param.is_flag or param.name in ("task", "row")):
             continue
         offered = param.shell_complete(context, "")
         metavar = (param.metavar or param.type.name).upper().removesuffix(" RANGE")
@@ -119,3 +126,19 @@ def test_in_a_narrow_terminal_choices_are_broken_between_any_two(cli, monkeypatc
     monkeypatch.setenv("COLUMNS", "40")
     shown = "".join(line.strip() for line in cli("combine", "--help").out.splitlines())
     assert "--grain [fused|split|fused-experts|split-experts|fused-projections|split-projections]" in shown
+
+
+@pytest.mark.parametrize(
+    ("shell", "ask"), [("bash", "complete -p loramerge"), ("zsh", "print $_comps[loramerge]")]
+)
+def test_the_line_of_the_readme_lets_a_shell_complete(shell, ask):
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"no {shell} here")
+    (line,) = (line for line in README.read_text(encoding="utf-8").splitlines() if f"={shell}_source" in line)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [found, "-c", f"{line}\n{ask}"], env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_loramerge_completion" in done.stdout

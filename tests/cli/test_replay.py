@@ -36,11 +36,12 @@ def test_it_says_how_far_it_is_from_an_adapter_that_was_changed(cli, tmp_path):
     assert cli.out.splitlines()[-1].startswith("differs from n: 4 modules; error ")
 
 
-def test_it_compares_with_nothing_where_the_original_is_gone_or_replaced(cli, tmp_path):
+def test_it_compares_with_nothing_where_the_original_is_gone_and_never_takes_its_place(cli, tmp_path):
     (tmp_path / "record.json").write_bytes((tmp_path / "m/loramerge.json").read_bytes())
-    for command in (["record.json"], ["m", "-o", "m", "--overwrite"]):
-        assert cli("replay", *command).code == 0
-        assert "nothing to compare with" in cli.out
+    assert cli("replay", "record.json").code == 0
+    assert "nothing to compare with" in cli.out
+    assert cli("replay", "m", "-o", "m", "--overwrite").code == 1
+    assert "which is read. Choose another -o" in cli.err
 
 
 def test_other_versions_are_noted(cli, tmp_path):

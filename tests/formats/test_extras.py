@@ -94,7 +94,10 @@ def test_biases_of_lora_b_add_up_with_the_weights(weights, tmp_path):
     for adapter in (merge.adapter, again):
         assert {str(t) for t in adapter.biases} == {"hidden.bias", "head.0.bias"}
     if weights[:2] == [1, 1]:
-        loramerge.combine([a, b], out=tmp_path / "two")
+        summed = loramerge.combine([a, b], "linear", out=tmp_path / "two")
+        by_level = loramerge.plan([a, b])
+        told = [any("biases of lora_B" in n for n in each) for each in (summed.report.notes, by_level.notes)]
+        assert told == [False, True]
         expected = zoo.output(zoo.load(Headed, [a, b]))
         np.testing.assert_allclose(zoo.output(zoo.load(Headed, [tmp_path / "two"])), expected, atol=1e-12)
 

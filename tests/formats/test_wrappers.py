@@ -122,3 +122,48 @@ def test_names_of_other_tools_lose_them_too():
 @pytest.mark.parametrize("key", ["levit.encoder.stages.0.layers.0.module.attention.x", "model.my_module.q"])
 def test_modules_of_such_names_stay(key):
     assert plain(key) == key
+
+
+HOLDERS = """
+base_model.model.diffusion_model. model.diffusion_model. dit. net. module. pipe.dit. model. net.model.
+pipe.transformer. base_model.model.transformer. base_model.model.dit.
+""".split()
+IMAGE = {
+    "wan": "blocks.0.self_attn.q blocks.1.cross_attn.k",
+    "qwen-image": "transformer_blocks.0.attn.to_q transformer_blocks.1.img_mlp.net.2",
+    "z-image": "layers.0.attention.to_q noise_refiner.0.attention.to_k",
+    "flux.1": "double_blocks.0.img_attn.proj single_blocks.1.linear2",
+}
+
+
+def image(path, holder, names, seed):
+    rng, state = np.random.default_rng(seed), {}
+    for name in names.split():
+        ins = {"img_mlp.net.2": 24, "linear2": 30}.get(name.split(".", 2)[-1], 6)
+        state |= {f"{holder}{name}.lora_A.weight": rng.standard_normal((2, ins)).astype("f4")}
+        state |= {f"{holder}{name}.lora_B.weight": rng.standard_normal((6, 2)).astype("f4")}
+    save_file(state, path)
+    return path
+
+
+# A kind from the wild: A1, what holds an image model while it is trained.
+@pytest.mark.parametrize("names", IMAGE.values(), ids=IMAGE)
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_what_holds_an_image_model_is_no_part_of_its_names(holder, names, tmp_path):
+    plainly = [image(tmp_path / f"{seed}.safetensors", "diffusion_model.", names, seed) for seed in (0, 1)]
+    held = image(tmp_path / "held.safetensors", holder, names, 1)
+    told = {"alpha": {"held.safetensors": 2}} if holder == "base_model.model.dit." else {}  # PEFT's names
+    first = lm.combine(plainly, "linear", format="comfy").adapter
+    second = lm.combine([plainly[0], held], "linear", format="comfy", **told).adapter
+    assert len(second) == len(names.split())
+    assert lm.diff(first, second).error < 1e-6
+
+
+@pytest.mark.parametrize("holder", ["dit.", "model.", "net.", "base_model.model.transformer."])
+@pytest.mark.parametrize(
+    "name", ["layers.0.self_attn.q_proj", "layers.0.feed_forward.w1", "blocks.0.attn.qkv"]
+)
+def test_names_that_language_models_have_keep_what_stands_before_them(holder, name, tmp_path):
+    found = lm.load(image(tmp_path / "a.safetensors", holder, name, 0), alpha=2)
+    assert [target.path for target in found] == [f"{holder.removeprefix('base_model.model.')}{name}"]
+    assert not any("wraps" in note for note in found.oddities)

@@ -45,7 +45,7 @@ def hostile(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inside, head = HOSTILE.replace("\r\n", ""), tensors()["base_model.model.layers.0.q.lora_A.weight"]
     shapes = {f"layers.0.{inside}": (6, 5), "layers.0.q": (6, 5)}
-    values = tensors(0, shapes=shapes) | {f"head.{HOSTILE}": head}
+    values = tensors(0, shapes=shapes) | {f"base_model.model.{HOSTILE}.weight": head}
     said = {**CONFIG, "base_model_name_or_path": HOSTILE, "modules_to_save": [HOSTILE], "task_type": HOSTILE}
     folder(tmp_path / "other", tensors(1, shapes={"layers.0.q": (6, 5)}), base_model_name_or_path=HOSTILE)
     return folder(tmp_path / NAME, values, config=said)

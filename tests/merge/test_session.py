@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from loramerge import Lego, UsageError, combine, load, open
+from loramerge import Lego, Session, UsageError, combine, load, open
 from loramerge.adapters.adapter import Slot
 from loramerge.errors import OutputError
 from tests.helpers.adapters import dense, distance, random_adapters
@@ -79,3 +79,8 @@ def test_mistakes_are_told_at_once():
     with pytest.raises(UsageError, match="threads=0"):
         open([A], threads=0)
     assert pair.combine(Lego(rank=2)).method == Lego(rank=2)
+
+
+def test_it_is_made_by_opening_sources():
+    with pytest.raises(UsageError, match=r"made by loramerge\.open"):
+        Session([A, B])

@@ -83,7 +83,7 @@ def test_float64_is_written_as_float32_unless_it_is_asked_for(tmp_path):
         ("llama.cpp", {"profile": "compact"}, lm.UsageError, "llama.cpp reads no ranks by module"),
         ("tgi", {}, lm.UsageError, "'tgi' is not one of peft, transformers, vllm"),
         ("vllm", {"max_rank": 0}, lm.UsageError, "max_rank=0 must be a whole number from 1 on"),
-        (None, {"max_rank": 8}, lm.UsageError, "max_rank=8 is for a consumer: name it with consumer="),
+        (None, {"max_rank": 8}, lm.UsageError, "max_rank=8 is for a program: name it by consumer="),
         ("vllm", {"out": "m.safetensors"}, lm.UsageError, "write to m instead of m.safetensors"),
         ("diffusers", {}, lm.IncompatibleError, "belong to no image model that loramerge knows"),
         (

@@ -56,7 +56,7 @@ def merged_source(place: Path) -> Page:
 
 def many(place: Path) -> Page:
     """More sources than there are colours; one lacks modules."""
-    made = random_adapters(0, [2] * 9, {f"model.layers.{i}.{n}": (7, 9) for i in range(3) for n in "qv"})
+    made = random_adapters(0, [2] * 24, {f"model.layers.{i}.{n}": (7, 9) for i in range(3) for n in "qv"})
     return lm.report(made, methods=["svd", "slerp"])
 
 

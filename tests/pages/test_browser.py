@@ -43,6 +43,24 @@ def pages(place):
     return page
 
 
+UNREADABLE = """const found = [];
+    for (const svg of document.querySelectorAll(".chart svg")) {
+      const whole = svg.getBoundingClientRect();
+      for (const axis of svg.querySelectorAll(".role-axis-label")) {
+        const shown = (each) => each.getAttribute("opacity") !== "0";
+        const boxes = [...axis.querySelectorAll("text")].filter(shown).map(
+          (each) => [each.textContent, each.getBoundingClientRect()]);
+        for (const [i, [text, box]] of boxes.entries()) {
+          if (box.left < whole.left - 1 || box.right > whole.right + 1) found.push(`${text} is cut`);
+          for (const [other, near] of boxes.slice(i + 1))
+            if (box.left < near.right - 1 && near.left < box.right - 1 &&
+                box.top < near.bottom - 4 && near.top < box.bottom - 4) found.push(`${text} is on ${other}`);
+        }
+      }
+    }
+    return found;"""
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_a_page_is_drawn_without_an_error_and_fits_its_window(browser, pages, name, width, tmp_path):
@@ -56,6 +74,7 @@ def test_a_page_is_drawn_without_an_error_and_fits_its_window(browser, pages, na
     shot = browser.picture(Path(SHOTS or tmp_path) / f"{name}-{width}.png")
     assert shot.stat().st_size > 10_000
     assert browser.told() == []
+    assert browser.js(UNREADABLE) == []
     assert browser.js("return performance.getEntriesByType('resource').length") == 0, "nothing is loaded"
 
 

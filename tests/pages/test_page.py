@@ -136,6 +136,13 @@ def test_a_merge_plots_its_spectra_overlaps_and_losses(tmp_path):
         alone.plot.pairs()
 
 
+def test_the_parts_of_a_page_are_short_in_a_shell_and_tables_in_a_notebook(tmp_path):
+    page = SUBJECTS["pair"](tmp_path)
+    for part in (page, page["overlaps"], page["overlaps"].table, page.plot):
+        assert len(repr(part)) < 160
+        assert "<table>" in part._repr_html_()
+
+
 def test_plot_spectra_is_the_chart_of_an_inspection(tmp_path):
     facts = lm.inspect(here(tmp_path) / PAIR[0])
     rows = lm.plot_spectra(facts).to_dict()["data"]["values"]

@@ -78,13 +78,15 @@ def loramoe(folder, count=4, rank=3):
     return save(folder, tensors, {"r": rank, "lora_alpha": 32, "lora_nums": count}), loop
 
 
-def smora(folder, rank=8, chosen=4, part=2, uniform=False):
+def smora(folder, rank=8, chosen=4, part=2, uniform=False, bias=0.0, **config):
     tensors = {}
     for n, path in enumerate(PATHS):
         tensors[f"{PREFIX}{path}.lora_A.weight"] = numbers(n, rank, INS)
         tensors[f"{PREFIX}{path}.lora_B.weight"] = numbers(10 + n, OUTS, rank)
         tensors[f"{PREFIX}{path}.lora_router.weight"] = numbers(20 + n, rank // part, INS) * (not uniform)
-        tensors[f"{PREFIX}{path}.lora_biases"] = 0.1 * numbers(30 + n, rank) * (not uniform)
+        tensors[f"{PREFIX}{path}.lora_biases"] = 0.1 * numbers(30 + n, rank) * (not uniform) + np.float32(
+            bias
+        )
 
     def loop(path, x):
         a, b, w = (
@@ -97,7 +99,7 @@ def smora(folder, rank=8, chosen=4, part=2, uniform=False):
             y += 16 / chosen * g[i] / g[best].sum() * chosen * b[:, i] * (a[i] @ x)
         return y
 
-    return save(folder, tensors, {"r": rank, "lora_alpha": 16, "activate_r": chosen}), loop
+    return save(folder, tensors, {"r": rank, "lora_alpha": 16, "activate_r": chosen, **config}), loop
 
 
 def lora_mixer(folder, ranks=(2, 3, 4, 1)):
@@ -121,7 +123,7 @@ def lora_mixer(folder, ranks=(2, 3, 4, 1)):
     return save(folder, tensors, {"lora_alpha": 8}), loop
 
 
-def flylora(folder, rank=8, chosen=3, seed=0, b_seed=50, bias_seed=30):
+def flylora(folder, rank=8, chosen=3, seed=0, b_seed=50, bias_seed=30, **config):
     tensors = {}
     for n, path in enumerate(PATHS):
         tensors[f"{PREFIX}{path}.lora_A.weight"] = numbers(seed + n, rank, INS)
@@ -134,7 +136,8 @@ def flylora(folder, rank=8, chosen=3, seed=0, b_seed=50, bias_seed=30):
         best = np.argsort(-(h + tensors[f"{PREFIX}{path}.lora_topk_bias"]))[:chosen]
         return 16 / rank * b[:, best] @ h[best]
 
-    return save(folder, tensors, {"r": rank, "lora_alpha": 16, "top_k": chosen}), loop
+    said = {"r": rank, "lora_alpha": 16, "top_k": chosen, "bias_u": 1e-3, **config}
+    return save(folder, tensors, said), loop
 
 
 HIDDEN, INNER = 4, 6

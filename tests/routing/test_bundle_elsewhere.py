@@ -52,6 +52,25 @@ def test_check_says_who_ignores_the_gate_and_who_loads_no_bundle(cli, pair):
     assert cli("check", "bundle", "--for", "vllm").code == 3
 
 
+def test_a_bundle_that_one_adapter_can_replace_says_so(cli):
+    """In its README, and where a program does not load it; what it says works."""
+    rows = {"ann": (1.0, 0.0)}
+    for gate, more, words in (
+        ("static", {}, "makes one adapter of it"),
+        ("table", {"rows": rows}, "--row NAME"),
+        ("spectr", {}, "No single adapter"),
+    ):
+        lm.route([A, B], gate, out=gate, **more)
+        assert words in Path(gate, "README.md").read_text()
+    lm.route([A], out="one")
+    assert "of 1 LoRA adapter for " in Path("one/README.md").read_text()
+    for name in ("static", "one"):
+        assert {"loramerge combine" in each.mend for each in lm.check(name, "vllm")} == {True}
+        assert cli("combine", name, "-o", f"{name}-merged").code == 0
+    assert lm.diff("one-merged", A).error < 1e-6
+    assert all("combine" not in each.mend for each in lm.check("spectr", "vllm"))
+
+
 ONES = lm.LowRank(np.ones((4, 1), np.float32), np.ones((1, 4), np.float32))
 
 
@@ -83,6 +102,42 @@ def test_check_says_that_peft_cannot_tell_modules_called_by_a_number_apart(cli):
     _of_layers("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0")
     (found,) = lm.check("bundle", "peft")
     assert (found.effect, "to_out.0" in found.sentence) == ("rejects", True)
+
+
+@pytest.mark.parametrize(("layers", "right"), [([[0, 2], [1, 3]], False), ([[0, 2]], True), ("x", False)])
+def test_check_says_that_peft_repeats_layers_with_every_adapter(layers, right, tmp_path):
+    """test_torch_layers.py runs it; a map that leaves what it takes may be applied twice."""
+    pair = [folder(tmp_path / n, steep(tensors(i)), layer_replication=layers) for i, n in enumerate("ab")]
+    lm.route(pair, out=tmp_path / "bundle")
+    found = lm.check(tmp_path / "bundle", "peft")
+    assert [each.effect for each in found] == ["ignores"] * (not right)
+    assert all("repeats them anew" in each.sentence for each in found)
+
+
+def test_check_judges_a_bundle_of_the_hub_by_its_headers(cli, hub, login, pair):  # noqa: F811
+    """In a folder of its repository too; what fetches it is a command that works as it stands."""
+    cli("route", *pair, "-o", "bundle")
+    cli("route", *pair, "--gate", "spectr", "-o", "other")
+    hub.add("me/b", files_of(Path("bundle")))
+    hub.add("me/two", {f"sub/{name}": data for name, data in files_of(Path("other")).items()})
+    assert lm.check("me/b", "peft") == lm.check("bundle", "peft") == []
+    assert [each.effect for each in lm.check("hf://me/two/sub", "peft")] == ["ignores"]
+    done = cli("check", "me/b", "--for", "peft")
+    assert (done.code, "a routed bundle of 2 PEFT adapters" in done.out) == (0, True)
+    asked = [each for each in hub.got("GET", "adapter_model.safetensors") if each.span is None]
+    assert not asked, "only headers are read"
+    cli("inspect", "hf://me/two/sub").refused(
+        3, "hf download me/two '--include=sub/*' --local-dir there", "fetches it, into there/sub."
+    )
+    assert cli("route", "me/b", "--gate", "static", "-o", "even").code == 0
+    assert lm.load_bundle("even").experts == lm.load_bundle("bundle").experts
+    cli("route", "me/b", pair[0], "-o", "no").refused(3, "is a routed bundle")
+    files = files_of(Path("bundle"))
+    hub.add("me/none", {name: data for name, data in files.items() if name != "loramerge.json"})
+    hub.add("me/damaged", {**files, "loramerge.json": b"{}"})
+    for name in ("me/none", "me/damaged"):
+        with pytest.raises(lm.SourceError, match=r"loramerge\.json"):
+            lm.check(name, "peft")
 
 
 def test_check_cannot_tell_of_names_that_convolutions_have_too(cli):
@@ -275,3 +330,67 @@ def test_the_sentence_about_a_file_with_its_own_gate_is_a_command_that_works(nam
     assert ("--alpha A" in command) == bool(config)
     assert cli(*shlex.split(command.replace("--alpha A", "--alpha 16"))).code == 0
     assert len(lm.load_bundle("bundle")) == 2
+
+
+ALIKE = {
+    "smora": lambda place: files.smora(place, chosen=8, uniform=True),
+    "smora with a bias": lambda place: files.smora(place, chosen=8, uniform=True, bias=0.25),
+    "smora of its own type": lambda place: files.smora(place, chosen=8, uniform=True, peft_type="SRMOLE"),
+    "smora of rsLoRA": lambda place: files.smora(place, chosen=8, uniform=True, use_rslora=True),
+    "flylora": lambda place: files.flylora(place, chosen=8),
+    "flylora with more than all": lambda place: files.flylora(place, chosen=99),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_a_file_whose_gate_lets_all_units_through_is_plain_lora_at_once(name, cli, tmp_path):
+    place, _ = ALIKE[name](tmp_path / "even")
+    assert cli("combine", place, "-o", "plain").code == 0
+    wanted, x = lm.route([place]), np.random.default_rng(0).standard_normal((4, files.INS))
+    for path in files.PATHS:
+        found = x @ lm.load("plain")[path].dense().T
+        assert np.allclose(found, wanted.forward(path, x), rtol=1e-5, atol=1e-5)
+    assert "read as plain LoRA" in str(lm.load(place).oddities)
+    assert not (tmp_path / "plain" / "router").exists()
+    lm.convert(place, tmp_path / "copy", "peft")
+    assert not [
+        key for key in open_file(tmp_path / "copy" / "adapter_model.safetensors").tensors if "router" in key
+    ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda place: files.smora(place, uniform=True),  # of all units only half are chosen
+        lambda place: files.smora(place, chosen=8),
+        lambda place: files.flylora(place, chosen=7),
+    ],
+)
+def test_a_file_whose_gate_chooses_is_sent_to_route(make, cli, tmp_path):
+    place, _ = make(tmp_path / "file")
+    cli("combine", place).refused(3, "loramerge route")
+
+
+def test_flylora_of_one_seed_becomes_one_flylora_without_being_told(cli, tmp_path):
+    """What `route` makes of both; any other method names one command for all of them."""
+    pair = [files.flylora(tmp_path / name, b_seed=seed)[0] for name, seed in (("one", 50), ("two", 60))]
+    done = cli("combine", *pair, "-o", "m")
+    assert done.code == 0, done.err
+    assert "so is their merge" in done.err
+    lm.combine(pair, out="python")
+    x, wanted = np.random.default_rng(0).standard_normal((4, files.INS)), lm.route(pair)
+    for place in ("m", "python"):
+        for path in files.PATHS:
+            assert np.allclose(lm.route([place]).forward(path, x), wanted.forward(path, x), atol=1e-5)
+    refused = cli("combine", *pair, "--method", "ties")
+    refused.refused(3, "makes one FlyLoRA of those of one seed")
+    for command in re.findall(r"`loramerge ([^`]*)`", refused.err):
+        assert cli(*shlex.split(command)).code == 0, command
+    with pytest.raises(lm.IncompatibleError, match="--keep-form"):
+        lm.combine(pair)
+    for words in (["--only", "q"], ["--dtype", "float16"]):
+        cli("combine", *pair, *words, "-o", "no").refused(3, "are of FlyLoRA", f"{words[0]} is not for")
+    other, _ = files.flylora(tmp_path / "other", seed=9)
+    cli("combine", pair[0], other, "-o", "no").refused(3, "different seeds", "loramerge route")
+    strange, _ = files.meteora(tmp_path / "strange")
+    cli("combine", pair[0], strange, "-o", "no").refused(3, "2 of the 2", "MeteoRA")

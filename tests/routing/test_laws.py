@@ -74,6 +74,20 @@ def test_all_at_one_is_the_merge_that_puts_units_side_by_side():
             assert np.allclose(forward(bundle, x, target), x @ wanted[target].dense().T, atol=1e-12)
 
 
+@pytest.mark.parametrize("ranks", [(4,), RANKS])
+@every_gate
+def test_a_gate_that_says_its_weights_are_the_same_for_every_token_weighs_so(name, ranks):
+    options = {**ALL, "static": {"weights": (0.7,)}}.get(name, {})
+    bundle = sample(name, ranks, **options if len(ranks) == 1 else {})
+    found = bundle.gate.constant(bundle[Q].layout, bundle[Q].tensors)
+    assert len(ranks) > 1 or bundle.gate.by != "expert" or bundle.gate.asks or found is not None
+    if found is None:
+        return
+    units = found[bundle[Q].layout.owner] if bundle.gate.by == "expert" else found
+    assert np.allclose(bundle.explain(Q, tokens()).units, units, atol=1e-12)
+    assert np.allclose(tokens() @ bundle.flat()[Q].dense().T, forward(bundle, tokens()), atol=1e-12)
+
+
 @every_gate
 def test_the_order_of_adapters_does_not_matter(name):
     order = [2, 0, 1]

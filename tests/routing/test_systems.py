@@ -190,3 +190,15 @@ def test_mergevla(tmp_path):
     assert np.allclose(bundle.forward(name, x), x @ back.T, atol=1e-5)
     with pytest.raises(lm.UsageError, match=r"looks at the inputs of .*v_proj"):
         router.choose({"q_proj": x})
+    assert str(router) == "<Router of 4 tasks (task0, task1, task2, task3) by 1 modules>"
+    for odd, words in (
+        (x[:, :5], "takes 12 inputs, and x has 5"),
+        (np.ones((0, 12)), "hold no token"),
+        (np.full((1, 12), np.nan), "finite real numbers"),
+        (1.0, "is a single number"),
+        ("x", "finite real numbers"),
+    ):
+        with pytest.raises(lm.UsageError, match=words):
+            router.scores({name: odd})
+    with pytest.raises(lm.UsageError, match="is no mapping"):
+        router.choose(x)

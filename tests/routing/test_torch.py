@@ -117,6 +117,22 @@ def test_peft_runs_a_bundle_that_is_not_in_all_layers(names, tmp_path):
         logits(peft.create_arrow_model(base(llama3), folders, peft.ArrowConfig(top_k=1)).eval())
 
 
+def test_peft_repeats_layers_with_every_adapter_of_a_bundle(tmp_path):
+    """As `check` says: what the second adapter repeats are the layers that the first left."""
+    config = {"r": 2, "target_modules": ["q_proj"], "layer_replication": [[0, 2], [1, 3]]}
+    paths = [save_adapter(tmp_path / f"s{i}", llama3, i, config) for i in range(2)]
+    lm.route(paths, "arrow", top_k=1, out=tmp_path / "b")
+    assert any("layer_replication" in each.sentence for each in lm.check(tmp_path / "b", "peft"))
+
+    def values(model):
+        return [float(each.mlp.up_proj.weight.sum()) for each in model.base_model.model.model.layers]
+
+    tasks = [str(tmp_path / "b" / f"task_{i}") for i in range(2)]
+    meant = values(peft.PeftModel.from_pretrained(base(llama3), tasks[0]))
+    theirs = values(peft.create_arrow_model(base(llama3), tasks, peft.ArrowConfig(top_k=1)))
+    assert theirs == [meant[0], meant[1], meant[1], meant[1]] != meant
+
+
 def test_the_directions_that_peft_misses_are_those_that_are_counted():
     """From many starts: where σ₂ is near σ₁ its iteration ends elsewhere, as far as is said."""
     rng = np.random.default_rng(0)

@@ -152,3 +152,63 @@ def test_a_whole_number_is_an_alpha_in_every_spelling(tmp_path):
     tensors = pairs({stem: (16, 4)}) | {f"{stem}.alpha": np.array(4, np.int64)}
     (update,) = lm.load(saved(tmp_path / "a.safetensors", tensors)).values()
     assert update.scale == 2.0
+
+
+STRANGERS = {  # what a model of its kind, unknown here, has beside the modules of a known one
+    "Wan VACE": ("diffusion_model.blocks.0.self_attn.q", "diffusion_model.vace_blocks.0.self_attn.q"),
+    "a controller of Z-Image": (
+        "diffusion_model.layers.0.attention.to_q",
+        "diffusion_model.control_layers.0.attention.to_q",
+    ),
+    "Chroma with other heads": (
+        "diffusion_model.distilled_guidance_layer.in_proj",
+        "diffusion_model.nerf_blocks.0.param_generator",
+    ),
+}
+
+
+@pytest.mark.parametrize("names", STRANGERS.values(), ids=STRANGERS)
+def test_a_model_that_is_only_partly_known_is_not_merged_under_two_names(names, tmp_path):
+    known, odd = names
+    whole = saved(tmp_path / "a.safetensors", pairs({known: (4, 4)}, NEW, seed=1))
+    mixed = saved(tmp_path / "b.safetensors", pairs({known: (4, 4), odd: (4, 4)}, NEW, seed=2))
+    for order in ([whole, mixed], [mixed, whole]):
+        with pytest.raises(lm.IncompatibleError, match="no model known here has") as caught:
+            lm.combine(order, "linear", out=tmp_path / "m.safetensors")
+        assert "exclude" in str(caught.value)
+    lm.convert(mixed, tmp_path / "c.safetensors", "comfy", exclude=odd.removeprefix("diffusion_model."))
+    assert len(lm.combine([whole, tmp_path / "c.safetensors"], "linear").adapter) == 1
+    assert len(lm.combine([mixed, mixed], "linear").adapter) == 2
+
+
+def test_a_unet_and_a_transformer_are_no_parts_of_one_pipeline(tmp_path):
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    unet = saved(tmp_path / "a.safetensors", pairs({stem: (4, 4)}))
+    flux = saved(tmp_path / "b.safetensors", pairs({"lora_unet_double_blocks_0_img_attn_qkv": (12, 4)}))
+    text = saved(tmp_path / "c.safetensors", pairs({"lora_te_text_model_encoder_layers_0_mlp_fc1": (4, 4)}))
+    with pytest.raises(lm.IncompatibleError, match="no pipeline has both"):
+        lm.combine([unet, flux], "linear")
+    assert len(lm.combine([unet, text], "linear").adapter) == 2
+
+
+@pytest.mark.parametrize("holder", ["model_", "dit_", "diffusion_model_", "_"])
+def test_a_flat_name_in_an_unknown_holder_is_no_other_part_of_a_pipeline(holder, tmp_path):
+    name = "double_blocks_0_img_attn_qkv"
+    flux = saved(tmp_path / "a.safetensors", pairs({f"lora_unet_{name}": (12, 4)}))
+    held = saved(tmp_path / "b.safetensors", pairs({f"lora_unet__{holder}{name}": (12, 4)}))
+    with pytest.raises(lm.IncompatibleError, match="safetensors is a name of no model that is known"):
+        lm.combine([flux, held], "linear")
+
+
+@pytest.mark.parametrize("format", ["comfy", "diffusers", "kohya"])
+def test_a_module_that_is_there_whole_and_in_parts_is_refused(format, tmp_path):
+    layer = "diffusion_model.layers.0.attention"
+    both = pairs({f"{layer}.qkv": (12, 4), f"{layer}.to_q": (4, 4)}, NEW)
+    source = saved(tmp_path / "a.safetensors", both)
+    for work in (lm.combine, lm.convert) if format != "comfy" else (lm.combine,):  # else it stays as it is
+        more = () if work is lm.combine else (tmp_path / "b.safetensors", format)
+        with pytest.raises(lm.IncompatibleError, match=r"one weight .*convert` with exclude"):
+            work(source if more else [source], *more, **({} if more else {"format": format}))
+    lm.convert(source, tmp_path / "c.safetensors", "comfy", exclude="to_q$")
+    left = lm.combine([tmp_path / "c.safetensors"], "linear").adapter
+    assert [target.path for target in left] == ["layers.0.attention.qkv"]

@@ -8,7 +8,8 @@ from loramerge.errors import IncompatibleError, SourceError, UsageError
 from loramerge.request.recipe import Ingredient
 from loramerge.request.request import Request
 from loramerge.request.schedule import check_weights
-from loramerge.sources.open import missing_modules, open_all, select
+from loramerge.sources.open import missing_modules, open_all
+from loramerge.sources.select import select
 from tests.helpers.files import bare, folder, tensors
 
 

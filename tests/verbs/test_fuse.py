@@ -256,6 +256,44 @@ def test_the_commands_fuse_a_merge_and_an_adapter(tmp_path, capsys):
         assert all(np.allclose(found[key], wanted[key], atol=1e-5) for key in wanted)
     run(main, ["combine", *paths, "--fuse", str(base), "--dry-run", "-o", str(tmp_path / "z")], 2)
     assert "--dry-run is not for --fuse" in capsys.readouterr().err
+    run(main, ["fuse", paths[0], str(base), "--scale", "norm", "-o", str(tmp_path / "z")], 2)
+    assert "--scale norm is for merges" in capsys.readouterr().err
+
+
+def test_a_renamed_adapter_is_added_where_its_new_names_are(tmp_path):
+    base = save_model(tmp_path / "b", random_model())
+    lm.fuse(adapter(Q), base, tmp_path / "wanted")
+    lm.save(lm.Adapter.of({Q.replace("self_attn", "other"): adapter(Q)[Q]}), tmp_path / "away")
+    with pytest.raises(IncompatibleError, match=r"no model\.layers\.0\.other\.q_proj"):
+        lm.fuse(tmp_path / "away", base, tmp_path / "none")
+    lm.fuse(
+        tmp_path / "away", base, tmp_path / "f", rename={"model.layers.*.other": "model.layers.*.self_attn"}
+    )
+    assert content(tmp_path / "f") == content(tmp_path / "wanted")
+
+
+GATED = ("gate_proj", "up_proj")
+MLP = "model.layers.0.mlp"
+
+
+@pytest.mark.parametrize("grain", ["fused", "split"])
+def test_projections_are_added_where_the_model_has_them_in_the_grain_asked_for(grain, tmp_path):
+    rng = np.random.default_rng(5)
+    names = {"split": [f"{MLP}.{part}" for part in GATED], "fused": [f"{MLP}.gate_up_proj"]}
+    shapes = {f"{path}.weight": (40 // len(names[grain]), 16) for path in names[grain]}
+    base = save_model(tmp_path / "b", before := random_model(shapes=shapes))
+    given = names["split" if grain == "fused" else "fused"]
+    outs = 40 // len(given)
+    updates = {
+        path: lm.LowRank(rng.standard_normal((outs, 2)), rng.standard_normal((2, 16))) for path in given
+    }
+    lm.save(lm.Adapter.of(updates), tmp_path / "a")
+    with pytest.raises(IncompatibleError, match=f"Say grain='{grain}'"):
+        lm.fuse(tmp_path / "a", base, tmp_path / "none")
+    lm.fuse(tmp_path / "a", base, tmp_path / "f", grain=grain)
+    after = read_model(tmp_path / "f")
+    moved = np.vstack([after[key] - before[key] for key in shapes])
+    np.testing.assert_allclose(moved, np.vstack([each.dense() for each in updates.values()]), atol=1e-5)
 
 
 def run(main, args, code=0):

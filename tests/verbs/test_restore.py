@@ -217,3 +217,9 @@ def test_on_the_command_line(cli, tmp_path):
         cli("restore", "merged", "--task", "b.safetensors", "--json", "-o", "b-again").json()["cut_by_rank"]
         >= 0
     )
+    asked = ("restore", "merged", "--task", "a.safetensors", "--rank", "1", "-o", "gated")
+    for gate, value in (("--max-lost", "1e-09"), ("--min-cosine", "0.9999"), ("--max-error", "1e-12")):
+        told = cli(*asked, gate, value)
+        assert (told.code, f"{gate} {value}: " in told.err, "method" in told.err) == (4, True, False)
+    assert not (tmp_path / "gated").exists()
+    assert cli(*asked, "--max-lost", "0.99", "--min-cosine", "0.01", "--max-error", "0.01").code == 0

@@ -143,7 +143,7 @@ def test_what_is_looked_at_in_passing_is_a_table_too(values):
     pytest.importorskip("pandas")
     bundle = values["Bundle"]
     seen = bundle.explain(next(iter(bundle)), np.ones((3, 64)))
-    assert cells(seen._repr_html_())[0] == ["expert", "weight", "units firing", "first for"]
+    assert cells(seen._repr_html_())[0] == ["expert", "score", "weight", "units firing", "first for"]
     assert len(seen.to_frame()) == 3 * 16
     assert {"module", "source"} <= set(values["Page"]["spectra"].table.to_frame())
 

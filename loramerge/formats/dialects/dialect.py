@@ -15,7 +15,7 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.dialects.model import Placed
 from loramerge.formats.files.safetensors import File
-from loramerge.formats.forms.beside import refuse_inside
+from loramerge.formats.forms.beside import refuse_inside, refuse_odd
 from loramerge.formats.forms.form import Base
 from loramerge.formats.peft.alpha import Alpha, already_known
 from loramerge.formats.peft.keys import Shape, laid, shapes, within
@@ -131,6 +131,7 @@ def _check_rest(header: Header, extras: Collection[str], dialect: Dialect) -> No
                 "save each adapter by itself."
             )
     refuse_inside(extras, modules, header.name)
+    refuse_odd(extras, modules, header.name)
 
 
 class Dialect:

@@ -36,6 +36,7 @@ from loramerge.formats.forms.parts import by_module, taken_apart
 from loramerge.formats.models.family import OURS
 from loramerge.formats.peft.alpha import DIFFUSERS as SETTINGS
 from loramerge.formats.peft.config import Rule, check_mergeable, scales
+from loramerge.formats.peft.names import LANGUAGE
 from loramerge.formats.peft.profiles import arranged, patterns
 
 PARTS = r"unet|transformer(?:_2)?|text_encoder(?:_[23])?|text_conditioner|connectors|prior"
@@ -50,9 +51,7 @@ PUBLISHED = re.compile(  # the first names of modules under such parts, as OneTr
     r"(?!\d+\.(?:(?:img|txt)_(?:attn_|mlp\.fc|mod\.linear)|modulation\.linear))"
 )
 AUTHORS = re.compile(r"transformer\.(?:double|single)_blocks\.")  # of HunyuanVideo, which have more of them
-LANGUAGE = re.compile(r"transformer\.(?:h|wte|wpe)\b")  # GPT-2's modules in a file of PEFT's names
-
-VISION = re.compile(r"transformer\.layers\.\d+\.\d+\.fn\.")  # lucidrains' transformer, which loralib adapts
+OTHERS = re.compile(LANGUAGE)  # in a file of PEFT's names, or of loralib's
 
 
 class Diffusers(Spelled):
@@ -71,7 +70,7 @@ class Diffusers(Spelled):
 
     def detects(self, header: Header) -> bool:
         ours = any(_is_ours(key) or of_authors(key) for key in header.tensors)
-        return ours and not any(map(VISION.match, header.tensors))
+        return ours and not any(map(OTHERS.match, header.tensors))
 
     def read(self, header: Header) -> Adapter:
         found = by_module(header.tensors, header.name, _apart)
@@ -165,7 +164,7 @@ def _ends(ranks: Mapping[str, int]) -> dict[str, int]:
 
 
 def _is_ours(key: str) -> bool:
-    if LANGUAGE.match(key) or PUBLISHED.match(key) or not (NAMED.match(key) or UNET.match(key)):
+    if PUBLISHED.match(key) or not (NAMED.match(key) or UNET.match(key)):
         return False
     return bool(taken_apart(key) or PROCESSOR.fullmatch(key))
 

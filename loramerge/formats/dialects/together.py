@@ -15,7 +15,6 @@ from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, families_of, model_of, own_sizes, said
 from loramerge.formats.dialects.peft import Peft
-from loramerge.formats.dialects.spelled import Spelled
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family
 
@@ -82,6 +81,8 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def written_family(dialect: Dialect, targets: Iterable[Target]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The same of what a dialect writes, which knows its model."""
+    from loramerge.formats.dialects.spelled import Spelled  # of merges for a program
+
     if not isinstance(dialect, Spelled | Peft) or dialect.model is None or not dialect.model.families:
         return (), ()
     first, own = dialect.model.first, dialect.naming
@@ -139,6 +140,8 @@ def _renewed(adapter: Adapter, model: Model) -> Adapter:
     if not loose or families_of(adapter) or any(map(model.holds, adapter.slots)):
         return adapter
     table = ours(model.families, [target.path for target in loose])
+    if table is None:
+        _check_strangers(adapter, loose, model)
     if table is None or not _fit(adapter, loose, model):
         return adapter
     there = {t: replace(t, path=table[t.path], component=_part(t)) for t in loose}
@@ -146,6 +149,20 @@ def _renewed(adapter: Adapter, model: Model) -> Adapter:
     known = tuple(each.name for each in model.families)
     spelling = Spelling(naming(model.first, [target.path for target in loose]))
     return replace(adapter, slots=slots, families=known, spelling=spelling, renamed=True)
+
+
+def _check_strangers(adapter: Adapter, loose: Sequence[Target], model: Model) -> None:
+    """Raises IncompatibleError: some of its modules have names of the others' model, beside unknown ones."""
+    here = [target for target in loose if target.component in RAW]
+    alike = next((t for t in here if model.first.find(t.path)), None)
+    odd = next((t for t in here if not model.first.find(t.path)), None)
+    if alike and odd:
+        raise IncompatibleError(
+            f"{printable(adapter.name)} has modules such as {printable(odd.path)} that no model known here "
+            f"has, so its {printable(alike.path)} may or may not be that of {model.first.title} in the other "
+            f"sources. If it is, take these modules out by `loramerge convert` with "
+            f"{say('exclude', 'PATTERN')}, and merge what is left."
+        )
 
 
 def _fit(adapter: Adapter, loose: Sequence[Target], model: Model) -> bool:

@@ -12,8 +12,8 @@ FORMS: Mapping[str, Form] = {
     'lora': Form(
         name='lora', words='LoRA', formula='`B @ A`', units='r', make=Late('lora.make'),
         peft={'down': ('lora_A.weight',), 'up': ('lora_B.weight',), 'bias': ('lora_B.bias',)},
-        must=('down', 'up'), types={'LORA': 'lora_alpha'}, linear=(('up', 'bias', 'topk_bias'), ('down',)),
-        told=False,
+        must=('down', 'up'), types={'LORA': 'lora_alpha'},
+        linear=(('up', 'bias', 'topk_bias'), ('down', 'bias')), told=False,
     ),
     'merged': Form(
         name='merged', words='MergedLinear',

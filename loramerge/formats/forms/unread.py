@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.forms.form import Naming
-from loramerge.formats.routed import way
+from loramerge.formats.routed import RoutedError, way
 
 BASE = "needs the base weights to become an update: merge it into its base model"
 ROUTED = "chooses its units by the input and is no one update"  # `loramerge route` reads it
@@ -74,8 +74,10 @@ def refuse_keys(keys: Iterable[str], naming: Naming, name: str) -> None:
     """
     for key in filter(_ends(naming).fullmatch, keys):
         one = next(one for one in UNREAD if _ended(key, one.peft if naming == "peft" else one.image))
-        raise IncompatibleError(
-            f"{printable(name)} holds {one.words} ({printable(key, 80)}): it {one.why}.{_instead(one, name)}"
+        raise _refusal(
+            one,
+            f"{printable(name)} holds {one.words} ({printable(key, 80)}): it {one.why}.{_instead(one, name)}",
+            name,
         )
 
 
@@ -91,9 +93,15 @@ def refuse_settings(config: Mapping[str, Any], name: str) -> None:
     """
     for one in UNREAD:
         if one.setting and config.get(one.setting):
-            raise IncompatibleError(
-                f"{printable(name)} sets {one.setting}: {one.words} {one.why}.{_instead(one, name)}"
+            raise _refusal(
+                one,
+                f"{printable(name)} sets {one.setting}: {one.words} {one.why}.{_instead(one, name)}",
+                name,
             )
+
+
+def _refusal(one: Unread, said: str, name: str) -> IncompatibleError:
+    return RoutedError(said, name, one.words.lower()) if one.why == ROUTED else IncompatibleError(said)
 
 
 def _instead(one: Unread, name: str) -> str:

@@ -10,11 +10,10 @@ from typing import Any, Literal
 from loramerge.adapters.adapter import Adapter, Scaled, Tensor
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
+from loramerge.formats.forms.beside import ADDED
 from loramerge.formats.peft.names import PREFIX, parse
 
 Role = Literal["head", "bias", "embedding", "tokens", "delta", "unknown"]
-
-DELTAS = (".diff", ".diff_b", ".w_norm", ".b_norm")  # what image adapters add to biases and norms
 
 TOKENS = "trainable_tokens_delta"
 EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings", "wte")  # saved whole, without any setting
@@ -44,7 +43,7 @@ def role(key: str, adapter: Adapter) -> Role:
     """What a tensor is for."""
     if key.endswith(TOKENS):
         return "tokens"
-    if adapter.dialect != "peft" and key.endswith(DELTAS):
+    if adapter.dialect != "peft" and key.endswith(ADDED):
         return "delta"
     module = owner(key, adapter)
     if not module or not key.startswith(PREFIX):

@@ -46,6 +46,10 @@ _SHARED_NAME = late(
 )
 _ALPHA = late(r"(?P<prefix>base_model\.model\.)?(?P<path>.+)\.alpha", re.DOTALL)
 
+LANGUAGE = (  # what language and vision models have under `transformer.`, and no image model of diffusers
+    r"transformer\.(?:(?:h|wte|wpe|word_embeddings|embedding|output_layer)\b|layers?\.\d+\.\d+\.fn\.|layer\.\d"
+    r"|encoder\.layers?\.\d|blocks\.\d+\.(?:attn\.Wqkv|ffn\.(?:up|down)_proj)|resblocks\.\d)"
+)
 FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
     (r"\.lora_[AB]\.(coefficients|seed)$", "a NOLA adapter",
      "its bases come from a seed and the generator of the device that drew them, and nothing in the file "
@@ -55,7 +59,7 @@ FOREIGN = (  # the keys of other tools, whatever they hold; first hit wins
      "convert it to PEFT first"),
     (r"^(unet|text_encoder|transformer_\d)(_\d)?[.:]\S*(lora_|up|down)", "a diffusers or cloneofsimo LoRA",
      "convert it to PEFT first"),
-    (r"^transformer\.(?!h\.\d)\S*lora_", "a diffusers LoRA", "convert it to PEFT first"),
+    (rf"^(?!{LANGUAGE})transformer\.\S*lora_", "a diffusers LoRA", "convert it to PEFT first"),
     (r"^diffusion_model\.", "a ComfyUI LoRA", "convert it to PEFT first"),
 )  # fmt: skip
 OTHER = (  # what a tensor name says that no other part of the reader takes; first hit wins

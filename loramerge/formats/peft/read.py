@@ -32,6 +32,7 @@ from loramerge.formats.peft.config import check_mergeable, scales
 from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
 from loramerge.formats.peft.updates import understood
+from loramerge.formats.routed import marked
 from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
 from loramerge.hub.escape import shell
 
@@ -80,9 +81,14 @@ def load_folder(
     _refuse_mlx(folder, config, name)
     if aid.kept and is_fly(config):
         return _fly(folder, name, config, open_weights(folder / WEIGHTS, name, allow_pickle))
+    even: Sequence[str] = ()
+    if marked(config):
+        from loramerge.formats.peft.even import evened  # few adapters have a gate
+
+        config, file, even = evened(config, file or _weights(folder, name, allow_pickle))
     check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)
-    file, wrapped = unwrapped_file(file or _weights(folder, name, allow_pickle))
+    file, wrapped = unwrapped_file(file or _weights(folder, name, allow_pickle), folder=True)
     config = unwrapped_config(config) if wrapped else config
     stored = sort_tensors(file.tensors, name, aid.base)
     rule = scales(config, name)
@@ -93,7 +99,7 @@ def load_folder(
     beside = _model(folder)
     named = found.base.name
     model = beside or (_model(Path(named)) if named and is_local(named) else {})
-    return noted(replace(found, labels=label_map(beside), model=model), wrapped)
+    return noted(replace(found, labels=label_map(beside), model=model), [*wrapped, *even])
 
 
 def is_fly(config: Mapping[str, Any]) -> bool:

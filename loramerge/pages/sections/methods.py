@@ -21,6 +21,7 @@ WORDS = (
     "which some methods do not aim at."
 )
 FAMILIES = ("linear", "clustering", "coefficients", "spectral")  # which need the Grams only
+OTHERS = "Other methods, such as ties, take longer: name those that you want, with --method or methods=[...]."
 MANY = ("svd", "lego")  # where Grams are not kept
 
 
@@ -32,7 +33,7 @@ def methods(subject: Subject) -> Section:
     title = f"Methods side by side at rank {rank}"
     if why := [*several(subject), *filter(None, [subject.crowd])]:
         return Section("methods", "Methods side by side", WORDS, how, notes=why)
-    rows, notes = [], []
+    rows, notes = [], [] if subject.methods else [OTHERS]
     for name in names:
         try:
             rows.append(_row(name, subject.tried(name)))

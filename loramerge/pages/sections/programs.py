@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from loramerge.charts.answers import answers
 from loramerge.charts.table import SOURCE, Table, texts
 from loramerge.consumers import CONSUMERS
-from loramerge.consumers.consumer import loads
+from loramerge.consumers.finding import loads
 from loramerge.errors import LoramergeError
 from loramerge.pages.commands import checked
 from loramerge.pages.section import Section

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
+
 from loramerge.algorithms.method import Interval, check_options, option
 from loramerge.arrays.backend import Array
 from loramerge.errors import UsageError, printable
@@ -92,8 +94,11 @@ class Gate(ABC):
         return None
 
     def constant(self, layout: Layout, tensors: Mapping[str, Array]) -> Array | None:
-        """The weights (E,), (R,) or (out,) of every token, where they depend on none; else None."""
-        return None
+        """The weights (E,), (R,) or (out,) of every token, where they depend on none; else None.
+
+        One expert alone has all the weight, whatever its score.
+        """
+        return np.ones(1) if layout.experts == 1 and self.by == "expert" and not self.asks else None
 
     def options(self) -> dict[str, Any]:
         """Field values, for the record."""

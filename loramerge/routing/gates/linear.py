@@ -44,4 +44,6 @@ class Linear(Gate):
 
     def constant(self, layout: Layout, tensors: Mapping[str, Array]) -> Array | None:
         uniform = self.top_k == layout.experts and not tensors["weight"].any()
-        return np.full(layout.experts, 1 / layout.experts) if uniform else None
+        if layout.experts == 1 or uniform:
+            return np.full(layout.experts, 1 / layout.experts)
+        return None

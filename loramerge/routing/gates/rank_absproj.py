@@ -48,3 +48,6 @@ class RankAbsproj(DataFree):
     def weigh(self, seen: Seen) -> Any:
         chosen = seen.maths.top(self.scores(seen), min(self.top_k or 1, seen.layout.units))
         return seen.maths.where(chosen, seen.units * 0 + 1, 0.0)
+
+    def constant(self, layout: Layout, tensors: Mapping[str, Array]) -> Array | None:
+        return np.ones(layout.units) if (self.top_k or 1) >= layout.units else None

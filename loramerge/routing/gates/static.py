@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
+
+from loramerge.arrays.backend import Array
 from loramerge.errors import UsageError
+from loramerge.routing.bank import Layout
 from loramerge.routing.gates.gate import ByRequest, numbers, told
 
 
@@ -33,3 +37,6 @@ class Static(ByRequest):
     def row(self, name: str | None) -> tuple[float, ...]:
         super().row(name)
         return tuple(self.weights or ())
+
+    def constant(self, layout: Layout, tensors: Mapping[str, Array]) -> Array | None:
+        return np.array(self.weights or ())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say, spoken
 from loramerge.routing.gates.gate import ByRequest, numbers, told
 
 
@@ -27,7 +27,8 @@ class Table(ByRequest):
 
     def settled(self, experts: int) -> Self:
         if not isinstance(self.rows, Mapping) or not self.rows:
-            raise UsageError("The gate table needs rows: {name: one weight for each expert}.")
+            asked = say("rows", "FILE") if spoken() == "shell" else f"{say('rows')}{{name: weights}}"
+            raise UsageError(f"The gate table needs {asked}: by name one weight for each expert.")
         rows = {str(name): numbers(f"row {name}", row) for name, row in self.rows.items()}
         for name, row in rows.items():
             if len(row) != experts:

@@ -143,7 +143,9 @@ def test_what_has_full_rank_is_told_and_merged_only_at_a_size(words, tmp_path, c
     done = run("combine", source, source, "-o", tmp_path / "m.safetensors")
     assert (done.code, f"holds {words}" in done.err, "--rank 16" in done.err) == (3, True, True)
     done = run("combine", source, source, "--rank", "1", "-o", tmp_path / "m.safetensors")
-    assert (done.code, "energy lost" in done.out) == (0, True)
+    assert (done.code, "cut by the rank" in done.out) == (0, True)
+    all_of_it = lm.combine([source], energy=1, out=tmp_path / "one.safetensors")
+    assert lm.diff(source, all_of_it.adapter).largest < 1e-6
     if low:
         assert lm.load(saved(tmp_path / "low.safetensors", low)).full == ()
 

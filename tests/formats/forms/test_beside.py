@@ -13,8 +13,18 @@ UNKNOWN = [f"{Q}.{end}" for end in ("gate", "scaling", "magnitude", "m", "mask",
 UNKNOWN += [f"{Q}.{end}" for end in ("gate.weight", "router.weight", "scale_weight", "base_layer.mask")]
 UNKNOWN += [f"{P}layers.0.gates", f"{P}layers.0.moe_gate.weight", f"{P}layers.0.router.weight", f"{P}scaling"]
 UNKNOWN += [f"{P}hyper.mask", f"{P}router.weight", f"{P}vision.gates", f"{P}model.expert_gate.bias"]
+UNKNOWN += [f"{P}hyper.weight", f"{P}hyper.bias", f"{P}layers.0.mixer.weight", f"{P}task_codes.weight"]
+UNKNOWN += [f"{P}model.routing_table.weight", f"{P}mixer.weight", f"{P}.weight"]
+WHOLE = """
+score layers.0.norm model.layers.0.input_layernorm transformer.h.0.ln_1 model.norm lm_head model.embed_tokens
+classifier.dense classifier.out_proj bert.pooler.dense cls.predictions.decoder qa_outputs v_head.summary
+transformer.wte gpt_neox.embed_in embed_out transformer.output_layer vocab_projector visual_projection
+model.multi_modal_projector.linear_1 model.visual.merger.mlp.0 deberta.embeddings.word_embeddings proj_out
+model.shared lm_head.decoder classification_head.dense
+"""
 KNOWN = [f"{Q}.weight", f"{Q}.bias", f"{Q}.base_layer.weight", f"{Q}.base_layer.bias"]
-KNOWN += [f"{P}score.weight", f"{P}layers.0.norm.weight", f"{P}layers.0.norm.bias"]
+KNOWN += [f"{P}{path}.weight" for path in WHOLE.split()]
+KNOWN += [f"{P}layers.0.norm.bias", f"{P}layers.0.mlp.fc.bias", f"{P}classifier.bias"]
 
 
 def made(tmp_path, key, bare_file, **changes):
@@ -57,6 +67,11 @@ def test_what_the_config_lists_is_a_part_of_a_head(tmp_path):
         tmp_path / "b", tensors() | {f"{P}layers.sinks": np.ones(3, "f4")}, modules_to_save=["layers"]
     )
     assert list(lm.load(other).extras) == [f"{P}layers.sinks"]
+
+
+def test_a_bias_that_no_config_lists_is_one_where_biases_are_trained(tmp_path):
+    key = f"{P}hidden.bias"
+    assert list(lm.load(made(tmp_path, key, False, bias="all")).extras) == [key]
 
 
 # A kind from the wild: B3, rsLoRA of a bare file.

@@ -20,6 +20,7 @@ FIELDS = ["target_parameters", "enable_lora", "layer_replication", "modules_to_s
 P = "base_model.model."
 EXTRAS = {
     f"{P}score.weight": np.ones((2, 3)),
+    f"{P}norm.weight": np.ones(3),
     f"{P}layers.0.q.lora_B.bias": np.ones(6),
     f"{P}layers.0.q.base_layer.bias": np.ones(6),
     f"{P}emb.token_adapter.trainable_tokens_delta": np.ones((2, 3)),
