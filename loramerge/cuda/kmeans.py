@@ -63,13 +63,15 @@ def clusters(kernels: Array, live: Array, uniforms: Array) -> Array:
     check(kernels, live, uniforms)
     modules, units = live.shape
     restarts, k, trials = uniforms.shape[1:]
-    plan = layout(units, k, trials, shared_limit())
+    limit = shared_limit()
+    plan = layout(units, k, trials, limit)
     known = cupy()
     labels = known.empty((modules, units), np.int64)
     far = known.empty((modules, k, units), np.float64)
     desks = known.empty(0 if plan.desk_on_chip else modules * plan.desk // 8, np.float64)
     function = kernel("kmeans")
-    function.max_dynamic_shared_size_bytes = plan.shared
+    # the same for all: another worker may set it between here and the launch
+    function.max_dynamic_shared_size_bytes = limit
     arrays = (kernels, live, uniforms, far, desks, labels)
     sizes = (units, k, trials, restarts, plan.desk_on_chip, plan.kernel_on_chip)
     function((modules,), (plan.threads,), (*arrays, *map(np.int32, sizes)), shared_mem=plan.shared)

@@ -8,6 +8,8 @@ import pytest
 from loramerge.algorithms.families.kmeans import _uniforms, centred, cluster
 from loramerge.cuda.kmeans import check, desk_bytes, layout
 from tests.cuda.host import NO_SHARED, PLENTY, clusters, library
+from tests.cuda.stand_in import SHARED, Function, installed
+from tests.helpers.device import AWAY
 
 SIZES = [(1, 1), (2, 2), (31, 5), (32, 8), (33, 33), (64, 16), (112, 7)]  # units and clusters
 LARGE = [(168, 20), (512, 64)]
@@ -79,6 +81,23 @@ def test_two_workers_may_launch_it_at_a_time():
     assert found.keys() == {40, 70}, "they wait for each other"
     for labels, wanted in found.values():
         np.testing.assert_array_equal(labels, wanted)
+
+
+def test_two_workers_ask_for_one_limit_of_shared_memory(monkeypatch):
+    """The kernel is one object of CUDA: what one worker sets holds for the launch of the other."""
+    asked = []
+    monkeypatch.setattr(
+        Function, "__setattr__", lambda self, *pair: asked.append(pair) or vars(self).update([pair])
+    )
+
+    with installed(monkeypatch):
+        for units in (8, 96):
+            found = points(units, kind="three groups")
+            kernel, live = AWAY.asarray(found @ found.swapaxes(1, 2)), AWAY.asarray(np.ones((2, units), bool))
+            cluster(kernel, live, 3, ("a", "b"), 0, 1)
+
+    limits = [value for name, value in asked if name == "max_dynamic_shared_size_bytes"]
+    assert limits == [SHARED, SHARED]
 
 
 @pytest.mark.parametrize("kind", ["few directions", "alike", "all alike", "nothing"])
