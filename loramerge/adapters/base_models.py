@@ -162,8 +162,11 @@ def _built_differently(adapters: Sequence[Adapter]) -> list[Adapter]:
 def _check_depth(first: Adapter, other: Adapter) -> None:
     """A name that both list, and nothing narrows, means all such modules of the base: so both have all.
 
-    Only whole stacks contradict each other. One with gaps lacks layers, which count as zero like any module.
+    Only whole stacks contradict each other. One with gaps lacks layers, which count as zero like any module;
+    so does one that is cut short, where both name one base.
     """
+    if first.base.name and first.base.name == other.base.name and not is_local(first.base.name):
+        return
     names = _unnarrowed(first) & _unnarrowed(other)
     ours, theirs = _layers(first, names), _layers(other, names)
     for stack in sorted(ours.keys() & theirs.keys()):

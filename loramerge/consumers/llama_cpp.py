@@ -26,7 +26,10 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
 def rules(facts: Facts) -> Iterator[Finding]:
     """What its converter stops at."""
     yield from LLAMA_CPP.unadapted(facts)
-    if turned := [path for path in facts.ranks if CONV1D.search(path)] if GPT2 in facts.classes else []:
+    ours = any(MODELS.named(name) == GPT2 for name in facts.classes)
+    if turned := [path for path in facts.ranks if CONV1D.search(path)] if ours else []:
+        # A file with both factors exchanged would come out right. But PEFT would load its square layers, and
+        # turn them, without a word; and a converter that is mended would do the same. So none is written.
         why = (
             "its converter turns the Conv1D layers of GPT-2 as those of the base, so their updates come out "
             f"transposed ({printable(turned[0])})"

@@ -16,6 +16,7 @@ from loramerge.formats.models.layers import known
 from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
 
 UNET = RAW[0]
+TEXTS = {("text_model",), ("decoder",)}
 
 
 class Group(NamedTuple):
@@ -141,6 +142,9 @@ def _one_model(first: Group, other: Group) -> str:
 def _towers(first: Group, other: Group) -> bool:
     """Whether what stands before their layers names two parts of one model."""
     sides = [{core(stem) for stem in group.stems} for group in (first, other)]
+    # no model has a language model, whose core is empty, and another stack of text without an encoder
+    if any(() in one and other & TEXTS for one, other in (sides, sides[::-1])):
+        return False
     return not sides[0] & sides[1] and all(part in TOWERS for each in sides for one in each for part in one)
 
 
@@ -156,6 +160,17 @@ def _in_pipeline(first: Group, other: Group) -> bool:
     return all(_tabled(target) for target in both) or bool(having({target.path for target in both}))
 
 
+def _all_tabled(group: Group) -> bool:
+    return all(map(_tabled, group.targets))
+
+
+def _nameless(group: Group) -> str:
+    return (
+        f"{group.some} of {printable(group.name)} is a name of no model that is known here, so the same "
+        f"weights may be called otherwise in the other. {_anyway()}"
+    )
+
+
 def _tabled(target: Target) -> bool:
     parts = [target.component] if target.component in models.PARTS else models.PARTS
     return any(target.path in models.known(part).values() for part in parts)
@@ -164,6 +179,9 @@ def _tabled(target: Target) -> bool:
 def _reason(first: Group, other: Group) -> str:
     """The likely reason, and what helps."""
     if _two_models(first, other):
+        odd = next((g for g in (first, other) if UNET in g.components and not _all_tabled(g)), None)
+        if odd is not None:
+            return _nameless(odd)
         return (
             f"one has {first.some}, the other {other.some}, and no pipeline has both a U-Net and a "
             f"transformer. {_anyway()}"

@@ -206,5 +206,5 @@ def _twice(adapter: Adapter, target: Target, projection: Projection) -> Incompat
     return IncompatibleError(
         f"{printable(adapter.name)} has {printable(target)} and also parts of it "
         f"({', '.join(projection.parts)}): one weight under two names, of which a program loads only one. "
-        f"Leave one of them out with {say('exclude')}."
+        f"Take one of them out by `loramerge convert` with {say('exclude')}."
     )

@@ -122,6 +122,18 @@ def test_bases_of_two_depths_are_never_merged(first, other, refused):
         compare_bases([first, other], allow_mismatch=True)
 
 
+@pytest.mark.parametrize(
+    ("bases", "refused"), [(("o/m", "o/m"), False), (("o/m", "o/n"), True), (("/m", "/m"), True)]
+)
+def test_a_stack_that_is_cut_short_is_a_subset_where_both_name_one_base(bases, refused):
+    made = [replace(deep(b, range(n)), base=BaseModel(b)) for b, n in zip(bases, (4, 6), strict=True)]
+    if refused:
+        with pytest.raises(IncompatibleError, match="different depth"):
+            compare_bases(made, allow_mismatch=True)
+    else:
+        assert compare_bases(made, allow_mismatch=False) == []
+
+
 # A kind from the wild: E, a subset of layers.
 def test_layers_that_one_source_lacks_count_as_zero_with_a_note(tmp_path):
     merge = lm.combine([mixed("a", "qv", "qv"), mixed("b", "q", "qv")])

@@ -203,16 +203,22 @@ def test_a_class_that_is_not_known_is_not_taken_for_another_by_its_modules(tmp_p
 
 
 # A kind from the wild: B2, GPT-2 in llama.cpp.
-def test_conv1d_of_gpt2_is_no_adapter_for_llama_cpp(tmp_path):
-    source = llama(
-        tmp_path / "a",
-        shapes={"transformer.h.0.attn.c_proj": (6, 6)},
-        fan_in_fan_out=True,
-        base_model_name_or_path="gpt2",
-    )
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"base_model_name_or_path": "gpt2"},
+        {"auto_mapping": {"base_model_class": "GPT2Model"}},
+        {"auto_mapping": {"base_model_class": "GPT2ForSequenceClassification"}},
+    ],
+)
+def test_conv1d_of_gpt2_is_no_adapter_for_llama_cpp(said, tmp_path):
+    shapes = {"transformer.h.0.attn.c_proj": (6, 6)}
+    source = llama(tmp_path / "a", shapes=shapes, fan_in_fan_out=True, **said)
     (finding,) = lm.check(source, "llama.cpp")
     assert "turns the Conv1D layers of GPT-2" in finding.sentence
     assert "(transformer.h.0.attn.c_proj)" in finding.sentence
+    with pytest.raises(lm.IncompatibleError, match="loramerge fuse"):
+        lm.combine([source], "linear", consumer="llama.cpp", out=tmp_path / "m")
 
 
 # A kind from the wild: B2, bias without tensors.

@@ -189,3 +189,26 @@ def test_a_unet_and_a_transformer_are_no_parts_of_one_pipeline(tmp_path):
     with pytest.raises(lm.IncompatibleError, match="no pipeline has both"):
         lm.combine([unet, flux], "linear")
     assert len(lm.combine([unet, text], "linear").adapter) == 2
+
+
+@pytest.mark.parametrize("holder", ["model_", "dit_", "diffusion_model_", "_"])
+def test_a_flat_name_in_an_unknown_holder_is_no_other_part_of_a_pipeline(holder, tmp_path):
+    name = "double_blocks_0_img_attn_qkv"
+    flux = saved(tmp_path / "a.safetensors", pairs({f"lora_unet_{name}": (12, 4)}))
+    held = saved(tmp_path / "b.safetensors", pairs({f"lora_unet__{holder}{name}": (12, 4)}))
+    with pytest.raises(lm.IncompatibleError, match="safetensors is a name of no model that is known"):
+        lm.combine([flux, held], "linear")
+
+
+@pytest.mark.parametrize("format", ["comfy", "diffusers", "kohya"])
+def test_a_module_that_is_there_whole_and_in_parts_is_refused(format, tmp_path):
+    layer = "diffusion_model.layers.0.attention"
+    both = pairs({f"{layer}.qkv": (12, 4), f"{layer}.to_q": (4, 4)}, NEW)
+    source = saved(tmp_path / "a.safetensors", both)
+    for work in (lm.combine, lm.convert) if format != "comfy" else (lm.combine,):  # else it stays as it is
+        more = () if work is lm.combine else (tmp_path / "b.safetensors", format)
+        with pytest.raises(lm.IncompatibleError, match=r"one weight .*convert` with exclude"):
+            work(source if more else [source], *more, **({} if more else {"format": format}))
+    lm.convert(source, tmp_path / "c.safetensors", "comfy", exclude="to_q$")
+    left = lm.combine([tmp_path / "c.safetensors"], "linear").adapter
+    assert [target.path for target in left] == ["layers.0.attention.qkv"]

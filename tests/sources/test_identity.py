@@ -205,6 +205,12 @@ APART = {
     "a name that nobody knows": (adapter(LLAMA), adapter(UNKNOWN), "no model that is known"),
     "two that nobody knows": (adapter(UNKNOWN), adapter({"blk.gamma": (Q, H)}), "no model that is known"),
     "another beginning": (adapter(LLAMA), adapter(LLAMA, "foo.layers"), "rename={'foo': 'model'}"),
+    "another stack of text": (
+        adapter(LLAMA),
+        adapter(LLAMA, "model.text_model.layers"),
+        "rename={'model.text_model': 'model'}",
+    ),
+    "a decoder": (adapter(LLAMA, "decoder.layers"), adapter(LLAMA), "rename={'decoder': 'model'}"),
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.blocks import cut, joined
 from loramerge.formats.dialects.model import Model, model_of
 from loramerge.formats.dialects.places import located
@@ -25,7 +25,12 @@ def split(adapter: Adapter) -> Adapter:
 
 
 def regrained(adapter: Adapter, model: Model, naming: str) -> Adapter:
-    """The adapter with its modules cut and joined as a naming has them; others as they are."""
+    """The adapter with its modules cut and joined as a naming has them; others as they are.
+
+    Raises:
+        IncompatibleError: it has a module both whole and in parts.
+    """
+    _check_once(adapter, model)
     slots: dict[Target, Slot] = {}
     groups: dict[Target, dict[str, Slot]] = {}
     for target, slot in adapter.slots.items():
@@ -38,6 +43,18 @@ def regrained(adapter: Adapter, model: Model, naming: str) -> Adapter:
     for target, parts in groups.items():
         slots[target] = _joined(target, parts, model)
     return replace(adapter, slots=dict(sorted(slots.items()))) if groups else replace(adapter, slots=slots)
+
+
+def _check_once(adapter: Adapter, model: Model) -> None:
+    for target in adapter.slots if model.families else ():
+        parts = model.first.parts(target.path) if model.holds(target) else None
+        for name in parts[1] if parts else ():
+            if (part := replace(target, path=name)) != target and part in adapter.slots:
+                raise IncompatibleError(
+                    f"{printable(adapter.name)} has {printable(target)} and also a part of it "
+                    f"({printable(part.path)}): one weight under two names, of which a program loads "
+                    f"only one. Take one of them out by `loramerge convert` with {say('exclude')}."
+                )
 
 
 def _cut(target: Target, slot: Slot, model: Model) -> dict[Target, Slot]:
