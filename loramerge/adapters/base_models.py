@@ -24,15 +24,24 @@ FEW = 32  # names of bases that are all compared with each other; more only with
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
 
-def compare_bases(adapters: Sequence[Adapter], allow_mismatch: bool) -> list[str]:
+def check_depths(adapters: Sequence[Adapter]) -> None:
+    """Raises IncompatibleError: the modules of two show that their models have other numbers of layers."""
+    for first, second in combinations(_built_differently(adapters), 2):
+        _check_depth(first, second)
+
+
+def compare_bases(adapters: Sequence[Adapter], allow_mismatch: bool, cut: bool = False) -> list[str]:
     """Sentences about bases whose names leave a doubt.
+
+    Args:
+        cut: blocks were left out, so that what is there tells no depth.
 
     Raises:
         IncompatibleError: the Hub names differ and that is not allowed, or the modules themselves show
             that the models differ.
     """
-    for first, second in combinations(_built_differently(adapters), 2):
-        _check_depth(first, second)
+    if not cut:
+        check_depths(adapters)
     _check_versions(adapters, allow_mismatch)
     by_name = {a.base.name: a for a in reversed(adapters) if a.base.name}  # the first of each name
     firsts = sorted(by_name.values(), key=adapters.index) if len(by_name) <= FEW else list(by_name.values())

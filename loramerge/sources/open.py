@@ -230,8 +230,11 @@ def apart(paths: Sequence[Path]) -> list[str]:
     return [name if times[name] == 1 else f"{name}#{i}" for i, name in enumerate(names, 1)]
 
 
-def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> list[str]:
+def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool, cut: bool = False) -> list[str]:
     """Refuse adapters that do not belong together; sentences about what is only odd.
+
+    Args:
+        cut: blocks of them were left out before.
 
     Raises:
         IncompatibleError: two kinds of one module, two numberings of layers, or two base models.
@@ -239,7 +242,7 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool) -> li
     _check_kinds(adapters)
     _check_experts(adapters)
     _check_replication(adapters)
-    doubts = compare_bases(adapters, allow_base_mismatch)
+    doubts = compare_bases(adapters, allow_base_mismatch, cut)
     return [*(f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities), *doubts]
 
 

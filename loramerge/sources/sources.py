@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.base_models import check_depths
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.reading import files_read
 from loramerge.adapters.target import Target
@@ -78,7 +79,7 @@ class Sources:
         dialect: Dialect,
     ) -> Sources:
         """Adapters that were checked against each other, with notes about what is odd."""
-        oddities = check_together(whole, request.allow_base_mismatch)
+        oddities = check_together(whole, request.allow_base_mismatch, _cuts(request))
         apart = check_shared(whole, request.allow_disjoint)
         check_grain(adapters)
         if not request.allow_disjoint:
@@ -216,7 +217,13 @@ def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
     return projected(_blocked(found, request), safety)
 
 
+def _cuts(request: Request) -> bool:
+    return request.drop_below is not None or request.blocks is not None
+
+
 def _blocked(adapters: list[Adapter], request: Request) -> list[Adapter]:
+    if _cuts(request):  # afterwards nothing tells how deep they are
+        check_depths(adapters)
     if request.drop_below is not None:
         from loramerge.sources.blocks import stronger  # most merges take adapters as they are
 

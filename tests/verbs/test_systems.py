@@ -115,6 +115,20 @@ def test_row_20_gs_lora_shows_the_norms_of_its_blocks_and_drops_the_weak_ones(tm
         lm.combine([path], drop_below=1e9)
 
 
+def test_what_was_left_out_of_a_source_is_no_sign_of_another_model(tmp_path):
+    """Both list the same modules; without its last layer one looks like the adapter of a shallower model."""
+    rng, paths = np.random.default_rng(20), []
+    for name, last in (("a", 1.0), ("b", 1e-6)):
+        keys = {
+            f"base_model.model.layers.{i}.q.lora_{side}.weight": n(rng, *shape) * (last if i == 2 else 1.0)
+            for i in range(3)
+            for side, shape in (("A", (2, 8)), ("B", (6, 2)))
+        }
+        paths.append(folder(tmp_path / name, keys, r=2, lora_alpha=2, target_modules=["q"]))
+    assert len(lm.combine(paths, drop_below=1e-3).adapter) == 3
+    assert len(lm.combine(paths, blocks={"b": "layers 0-1"}).adapter) == 3
+
+
 def test_alignguard_takes_the_span_of_a_safety_adapter_out_of_every_source(tmp_path):
     rng, sources = np.random.default_rng(14), []
     for name in ("a", "b", "safety"):

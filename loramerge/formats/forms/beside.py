@@ -14,7 +14,8 @@ OWN = late(  # the base's own parameters, and what is added to its biases and no
     r"(?:base_layer\.)*(?:weight|bias)|lora_B\.bias|diff_b|[wb]_norm|(?:token_adapter\.)?trainable_tokens_delta"
 )
 ADDED = (".diff", ".diff_b", ".w_norm", ".b_norm")  # what image adapters add to biases and norms
-WORDS = late(r"<[^<>]*>|bundle_emb\..+|emb_params|clip_[lgh]|t5(?:xxl)?", re.DOTALL)  # new words' embeddings
+# new words' embeddings, and the head of NOLA
+WORDS = late(r"<[^<>]*>|bundle_emb\..+|emb_params|clip_[lgh]|t5(?:xxl)?|fc_\d+in_\d+out", re.DOTALL)
 ROUTER = late(r"(?:.*\.)?(?:\w+_)?(?:gate|gates|router|route|routing)\.(?:weight|bias)", re.DOTALL)
 
 
