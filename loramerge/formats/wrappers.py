@@ -97,7 +97,8 @@ def _of_image(holder: str, keys: Iterable[str]) -> bool:
     from loramerge.formats.models.families import having
     from loramerge.formats.models.layers import known
 
-    found = [apart[0].removeprefix(holder) for key in keys if (apart := taken_apart(key))]
+    kinds = {unnumbered(key): key for key in keys}.values()  # of layers and experts, one of each
+    found = [apart[0].removeprefix(holder) for key in kinds if (apart := taken_apart(key))]
     others = set(known(map(unnumbered, found))) - {"Stable Diffusion"}
     return bool(found) and not others and bool(having(found))
 
