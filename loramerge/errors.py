@@ -7,7 +7,10 @@
     ├── OutputError                exit 1   OUT cannot be written, or would destroy something
     ├── UsageError                 exit 2   an argument is not one of those possible
     ├── IncompatibleError          exit 3   readable, but these adapters cannot be merged as asked
-    │     └── EmptyError                    no tensor is part of a low-rank update
+    │     ├── EmptyError                    no tensor is part of a low-rank update
+    │     ├── formats.routed.RoutedError    a gate weighs its factors for each input
+    │     ├── sources.broken.OneFrame       all sources are FlyLoRA, of which one can be made
+    │     └── hub.choice.BundleThere        a name on the Hub is a bundle
     └── VerificationError          exit 4   what was written is not what was decided
 
 An exception outside this tree is our bug (exit 70).

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -194,7 +195,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.json or (None if options.small else JSON)
     if out:  # what cannot be written is known before anything is measured
         out.parent.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.device, options.small)
+    try:
+        bench = Bench(options.device, options.small)
+    except lm.LoramergeError as error:
+        sys.exit(str(error))
     print(", ".join(f"{name} {value}" for name, value in bench.about().items()))
     print("\n| what | ms | share of the floor | goal | found |\n| --- | ---: | ---: | --- | --- |")
     found = []

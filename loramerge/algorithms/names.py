@@ -167,7 +167,8 @@ def unknown(name: str, names: Collection[str]) -> str:
     wanted = plain(name)
     for other, told in OTHERWISE.items():
         if plain(other) == wanted:
-            return f"There is no method {name!r} here: {told}."
+            ours = re.sub(r"(\w+)=(\w+)", lambda found: say(found[1], found[2]), told)
+            return f"There is no method {name!r} here: {ours}."
     spelt = {plain(each): each for each in names}
     spelt |= {plain(other): own for own, others in ALIASES.items() for other in others}
     near = list(

@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 import sys
+import warnings
 from importlib import import_module
 
 import click
@@ -130,7 +131,8 @@ def loramerge(ctx: click.Context) -> None:
 def main(args: list[str] | None = None) -> None:
     """The `loramerge` script: run, turn every failure into a sentence, exit."""
     gc.disable()  # what is imported lives to the end: looking for garbage in it costs time
-    with interrupted_once(), speaking("shell"):
+    with interrupted_once(), speaking("shell"), warnings.catch_warnings():
+        warnings.showwarning = _told
         try:
             _show_anything()
             with ended_by_signals():
@@ -147,3 +149,8 @@ def _show_anything() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         is_utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
+
+
+def _told(message: Warning | str, *_: object) -> None:
+    """What Python would show with a line of our code, such as a solver of a GPU that had to be replaced."""
+    click.echo(f"warning: {message}", err=True)

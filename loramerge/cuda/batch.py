@@ -11,7 +11,8 @@ one worker too.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,6 +106,12 @@ class Batch:
         (group, at), (_, ups, downs) = self._places[module], self._products
         return ups[group][at], downs[group][at]
 
+    def alike(self) -> Iterator[tuple[Array, Callable[[int], Array]]]:
+        """Modules (m,) of one shape, and how to come by up (m, out, R), of axis 0, or down (m, R, in)."""
+        use(self._number)
+        for modules, sides in zip(self.groups, self._held(), strict=True):
+            yield np.array(modules), partial(_side, sides)
+
     def drop(self) -> None:
         """Forget what was sent; who asks for a factor after this reads it again.
 
@@ -152,6 +159,10 @@ class Batch:
         for modules, each in zip(self.groups, made, strict=True):
             out[np.array(modules)] = each
         return out
+
+
+def _side(sides: Sides, axis: int) -> Array:
+    return stacked(sides[axis], axis)
 
 
 def stacked(side: Sequence[tuple[Array, int]], axis: int) -> Array:

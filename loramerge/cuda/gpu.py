@@ -16,6 +16,7 @@ from loramerge.errors import UsageError, say
 
 NAME = re.compile(r"cuda(?::(\d{1,3}))?")
 LARGEST = 2  # the eigenproblem of an SVD has twice the rows of its matrix
+COUNTED = 2**31  # what an int holds
 PADDED = 32  # rows to which cuSOLVER rounds up small matrices in its workspace
 
 
@@ -44,6 +45,13 @@ class Gpu:
         cuSOLVER is asked. Where its question cannot be put, it is `workspace_by_rule`.
         """
         return max(workspace_by_rule(units), _asked(self.number, LARGEST * units))
+
+    def most(self, units: int) -> int:
+        """Modules of a batch: cuSOLVER counts the numbers of its workspace in 32 bits.
+
+        More modules at once would overflow it, with no error.
+        """
+        return max(1, (COUNTED - 1) // (self.workspace(units) // 8))
 
     @contextmanager
     def within(self, memory: float) -> Iterator[None]:

@@ -12,6 +12,8 @@ from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats.files.json import read_object
 from loramerge.hub.escape import shell
 
+OWN = ("activate_r", "top_k", "bias_u")  # settings that a plain LoRA does not have
+
 
 class Routed(NamedTuple):
     """A system with a gate.
@@ -91,6 +93,11 @@ def refuse_routed(keys: Iterable[str], name: str, config: Mapping[str, Any] | No
             name,
             found.name,
         )
+
+
+def marked(config: Mapping[str, Any]) -> bool:
+    """Whether a config says that a gate chooses among units."""
+    return any(config.get(name) for name in OWN) or config.get("peft_type") == "SRMOLE"
 
 
 def way(name: str, scaled: bool = True) -> str:

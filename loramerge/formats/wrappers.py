@@ -5,7 +5,7 @@ Such a segment is not part of the path of a module: programs that load adapters 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -91,11 +91,15 @@ def plainly(keys: Iterable[str], folder: bool = False) -> dict[str, str]:
     return made
 
 
-def _of_image(holder: str, keys: Iterable[str]) -> bool:
+def _of_image(holder: str, keys: Sequence[str]) -> bool:
     """Whether what is held has the names of an image model, and not those of a language model."""
-    from loramerge.formats.forms.parts import taken_apart  # few files have such names
-    from loramerge.formats.models.families import having
     from loramerge.formats.models.layers import known
+
+    usual = {unnumbered(key.removeprefix(holder).partition(".lora_")[0]) for key in keys}
+    if set(known(usual)) - {"Stable Diffusion"}:
+        return False
+    from loramerge.formats.forms.parts import taken_apart  # few files have other names
+    from loramerge.formats.models.families import having
 
     kinds = {unnumbered(key): key for key in keys}.values()  # of layers and experts, one of each
     found = [apart[0].removeprefix(holder) for key in kinds if (apart := taken_apart(key))]

@@ -90,7 +90,7 @@ def _bundle(name: HubName, listing: Listing) -> BundleThere:
     return BundleThere(
         f"{printable(name)} is a routed bundle, and no single adapter: name one in it, such as "
         f"{printable(one)}. `loramerge check` judges all of it, `lm.load_bundle` reads it in Python, and "
-        f"`{fetch}` fetches it, to {printable(below('there', name.path))}.",
+        f"`{fetch}` fetches it, into {printable(f'there/{name.path}'.rstrip('/'))}.",
         listing,
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from loramerge.algorithms import find, name_of_class
 from loramerge.errors import UsageError, printable
 
 SAME = ("density", "gamma", "epsilon")  # parameters that have one name here and there
+READ = ("merge_method", "base_model", "models", "parameters")
 HEAD = "it is a recipe of mergekit, which merges whole models. For adapters it reads here:"
 
 
@@ -30,7 +31,19 @@ def translated(values: Mapping[Any, Any]) -> str:
     here: dict[str, Any] = {"sources": [_source(each) for each in models] or ["PATH"], "method": name}
     here |= {"parameters": options} if options else {}
     here |= {"scale": shared["lambda"]} if _is_number(shared.get("lambda")) else {}
-    return f"{HEAD}\n\n{yaml.safe_dump(here, sort_keys=False, allow_unicode=True)}{told}"
+    known = options | ({"lambda": shared["lambda"]} if "scale" in here else {})
+    left = [*_left(tables, known), *(key for key in map(str, values) if key not in READ)]
+    lost = f"# without: {printable(', '.join(dict.fromkeys(left)))}\n" if left else ""
+    return f"{HEAD}\n\n{yaml.safe_dump(here, sort_keys=False, allow_unicode=True)}{lost}{told}"
+
+
+def _left(tables: Iterable[Mapping[Any, Any]], here: Mapping[str, Any]) -> Iterator[str]:
+    """The parameters that the answer does not have, or has with another value."""
+    for table in tables:
+        for key, value in table.items():
+            weight = key == "weight" and _is_number(value)
+            if not weight and (key not in here or here[key] != value):
+                yield f"{key} {value}" if key in here and _is_number(value) else str(key)
 
 
 def _method(name: str) -> tuple[str, str]:

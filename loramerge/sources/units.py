@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BATCH = 16  # modules that hide Python's own time where units are many
 NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
 PIECES = 4  # of the modules on a GPU, which likes large batches: one is computed while the next is read
+Side = Callable[[int], Array]  # up (m, out, R) of some modules, of 0, and down (m, R, in), of 1
 SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged, if no method says otherwise
 
 
@@ -206,8 +208,9 @@ class Units:
         """The remix of a result, after measuring what the Grams do not tell."""
         if not isinstance(result, PeakRescaled):
             return result
-        each = [self._stretch(module, result) for module in range(len(self.targets))]
-        stretch = namespace(each[0]).stack(each)
+        found = [(modules, _stretch(side, modules, result)) for modules, side in self._alike()]
+        order, each = zip(*found, strict=True)
+        stretch = namespace(each[0]).concatenate(each)[np.argsort(np.concatenate(order))]
         P = result.remix.P * (stretch * result.gain[:, None])[:, None, :]
         return Remix(P, stretch[:, :, None] * result.remix.Q)
 
@@ -220,16 +223,38 @@ class Units:
             return up * P.diagonal(), Q.diagonal()[:, None] * down
         return up @ P, Q @ down
 
-    def _stretch(self, module: int, result: PeakRescaled) -> Array:
-        """(k,) mean peak of the members over the peak of the centroid."""
-        up, down = self.up(module), self.down(module)
-        xp = namespace(up)
-        left, right = xp.abs(result.left[module]), xp.abs(result.right[module])
-        peak = xp.maximum(left * xp.abs(up).max(axis=0), right * xp.abs(down).max(axis=1))  # (R,)
-        up, down = up @ result.remix.P[module], result.remix.Q[module] @ down
-        length = xp.maximum(xp.abs(up).max(axis=0), xp.abs(down).max(axis=1))  # (k,)
-        wanted = peak @ result.shares[module]
-        return ratio(wanted, length, length > 0)
+    def _alike(self) -> Iterator[tuple[Array, Side]]:
+        """Modules (m,) that are looked at together, and how to come by one side of them: on the host one, of
+        which a core holds more in its cache."""
+        if self.gpu is not None:
+            yield from self.gpu.alike()
+            return
+        for module in range(len(self.targets)):
+            go_on()
+            yield np.array([module]), partial(self._side, module)
+
+    def _side(self, module: int, axis: int) -> Array:
+        return (self.down if axis else self.up)(module)[None]
+
+
+def _stretch(side: Side, modules: Array, result: PeakRescaled) -> Array:
+    """(m, k) mean peak of the members over the peak of the centroid."""
+    lifts = (result.left[modules], result.remix.P[modules]), (result.right[modules], result.remix.Q[modules])
+    (high, length), (wide, width) = (_peaks(side(axis), *lift, axis) for axis, lift in enumerate(lifts))
+    xp = namespace(high)
+    wanted = (xp.maximum(high, wide)[:, None, :] @ result.shares[modules])[:, 0]
+    length = xp.maximum(length, width)
+    return ratio(wanted, length, length > 0)
+
+
+def _peaks(factor: Array, lift: Array, mix: Array, axis: int) -> tuple[Array, Array]:
+    """The largest |entry| of one half of the units (m, R), and of the centroids (m, k)."""
+    xp = namespace(factor)
+
+    def largest(stack: Array) -> Array:
+        return xp.maximum(stack.max(axis=1 + axis), -stack.min(axis=1 + axis))
+
+    return xp.abs(lift) * largest(factor), largest(mix @ factor if axis else factor @ mix)
 
 
 def _widened(parts: Sequence[Array], axis: int) -> Array:
@@ -337,7 +362,7 @@ def _that_fit(
         width = max(_width(slot) for slot in slots)
         each += gpu.workspace(sum(signature)) + there(sum(signature), shape, width)
     fit = (memory - apart) / each
-    cached = max(BATCH, NUMBERS // sum(signature) ** 2) if gpu is None else len(targets)
+    cached = max(BATCH, NUMBERS // sum(signature) ** 2) if gpu is None else gpu.most(sum(signature))
     return int(min(max(fit, 1), cached))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.algorithms import Method
+from loramerge.errors import IncompatibleError, UsageError
 from loramerge.formats.output import is_bare
 from loramerge.merge.full import check_low
 from loramerge.merge.plan import Plan
@@ -75,10 +76,17 @@ def planned_alike(recipe: Recipe) -> Plan:
     """
     try:
         return planned(recipe)
-    except OneFrame:
+    except OneFrame as error:
         if recipe.method not in (None, "average", "linear"):
             raise
+        told = error
+    from loramerge.verbs.keep_form import check_asked  # few merges keep a form
+
     method = "average" if recipe.method is None else recipe.method
     plan = planned(replace(recipe.asking(keep_form=True), method=method))
+    try:
+        check_asked(plan)
+    except UsageError as error:  # nobody has said that the form is kept
+        raise IncompatibleError(f"{told} But {error}") from None
     stays = "they are of FlyLoRA, and so is their merge: the A of all, the mean of B and of their gates"
     return replace(plan, notes=(*plan.notes, stays))

@@ -68,7 +68,7 @@ def formed(plan: Plan) -> Plan:
     if out is None or is_bare(out) != single:
         place = "one file: name it NAME.safetensors" if single else "a PEFT folder: name one"
         raise UsageError(f"{say('keep_form', True)} writes {place} by {say('out')}.")
-    _check_asked(plan)
+    check_asked(plan)
     plan.check_destination(out)
     weights = [float(plan.request.scale) * float(weight) for weight in plan.weights]
     tensors = coefficients.summed(whole, weights)
@@ -78,7 +78,7 @@ def formed(plan: Plan) -> Plan:
     return replace(plan, outline=outline, sources=replace(plan.sources, dialect=named(whole[0].dialect)))
 
 
-def _check_asked(plan: Plan) -> None:
+def check_asked(plan: Plan) -> None:
     """A sum of whole sources, with no setting that the form decides.
 
     Raises:

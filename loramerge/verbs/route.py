@@ -17,6 +17,7 @@ from loramerge.formats import load
 from loramerge.formats.bundles import ROUTER, is_bundle
 from loramerge.formats.files.destination import check_apart
 from loramerge.formats.peft import portable
+from loramerge.hub.choice import BundleThere
 from loramerge.hub.fetch import fetch
 from loramerge.hub.names import hub_name
 from loramerge.merge.record import hashing, scales_digest
@@ -93,7 +94,13 @@ def routed(
     if len(recipe.sources) == 1 and has_tasks(recipe.sources[0].source):
         return _of_tasks(recipe, gate, options, subtract)
     recipe, request = expanded(recipe), recipe.request
-    if files := foreign(recipe):
+    try:
+        files = foreign(recipe)
+    except BundleThere:
+        if len(recipe.sources) > 1:
+            raise
+        return _regated(recipe, gate, options, subtract)
+    if files:
         return _imported(files, recipe, gate, options, subtract)
     made, general = _gate(gate, options, request), expanded(Recipe(tuple(map(Ingredient, subtract))))
     whole = replace(recipe, sources=(*recipe.sources, *general.sources))

@@ -1,6 +1,7 @@
 """The benchmark of the GPU runs from its first line to its last, before anybody has a GPU for it."""
 
 import json
+import sys
 
 import pytest
 
@@ -42,6 +43,13 @@ def test_on_the_host(tmp_path, capsys):
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("date ")
     assert {line.count("|") for line in table[2:]} == {6}
+
+
+def test_without_a_gpu_it_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+
+    with pytest.raises(SystemExit, match="CuPy is not installed"):
+        gpu.main([])
 
 
 def test_on_a_stand_in_for_the_gpu(tmp_path, monkeypatch):

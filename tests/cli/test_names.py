@@ -33,7 +33,7 @@ MERGEKIT = {
     "base_model": "org/base",
     "models": [
         {"model": "org/base+a", "parameters": {"weight": 0.5, "density": 0.4}},
-        {"model": "b"},
+        {"model": "b", "parameters": {"density": 0.3}},
     ],
     "parameters": {"lambda": 1.5, "normalize": True},
     "dtype": "bfloat16",
@@ -50,9 +50,10 @@ def test_a_recipe_of_mergekit_is_answered_with_how_it_reads_here(cli, tmp_path):
     assert yaml.safe_load(answer) == {
         "sources": [{"source": "a", "weight": 0.5}, "b"],
         "method": "ties",
-        "parameters": {"density": 0.4},
+        "parameters": {"density": 0.3},
         "scale": 1.5,
     }
+    assert "# without: density 0.4, normalize, dtype\n" in answer
     (tmp_path / "ours.yaml").write_text(answer)
     assert cli("combine", "--recipe", "ours.yaml", "-o", "m").code == 0
 
@@ -72,3 +73,8 @@ def test_a_misspelt_word_of_any_option_is_told_the_nearest(cli, tmp_path, words,
     done = cli(*words)
     assert done.code == 2
     assert near in done.err
+
+
+def test_the_answer_to_another_name_of_a_method_is_in_options_of_the_shell(cli, tmp_path):
+    folder(tmp_path / "a", tensors(1))
+    cli("combine", "a", "--method", "ties_svd").refused(2, "--election raw, --divisor count")

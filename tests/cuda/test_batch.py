@@ -85,6 +85,31 @@ def test_merged_factors_are_made_together_too():
     np.testing.assert_allclose(down(batch.mixed(*other, 3)[0]), 2 * found[3][0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("modules", [1, 8])
+def test_centroids_are_stretched_together(modules, monkeypatch):
+    """Three products a shape: of each side, and of what each unit gives to a centroid."""
+    monkeypatch.setattr("loramerge.cuda.batch.launch", by_numpy)
+    shapes = {f"{kind}{n}": shape for n in range(modules) for kind, shape in (("k", (9, 20)), ("q", (20, 9)))}
+    plan = lm.plan(random_adapters(0, (3, 4)), "lego", variant="ctm", rank=3, device="cuda")
+    sources = random_adapters(0, (3, 4), shapes)
+    there, here = (lm.plan(sources, plan.method, device=d).batches(Effort(device=d)) for d in ("cuda", "cpu"))
+
+    def made(batches):
+        units = batches[0]
+        assert batches == [units]
+        result = plan.method.remix(units.grams(balance=False))
+        CALLS.clear()
+        return units.targets, units.settle(result), units.kept()
+
+    targets, found, _ = made(there)
+    calls = CALLS["matmul"]
+    known, wanted, _ = made(here)
+    core, at = down(found.core), list(map(known.index, targets))
+
+    assert calls == 6, "two shapes"
+    np.testing.assert_allclose(core, wanted.core[at], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(("ranks", "calls"), [((3, 4), 1), ((40, 40), 2)], ids=["few units", "many units"])
 @pytest.mark.parametrize("modules", [1, 12])
 def test_a_batch_is_one_eigenproblem_of_all_its_modules(ranks, calls, modules, monkeypatch):
@@ -133,6 +158,18 @@ def test_a_gpu_takes_batches_as_large_as_its_memory_allows():
     assert sizes(device="cuda", memory="8GB") == [25] * 4
     assert max(sizes(device="cuda", memory="20MB")) < 25
     assert max(sizes(device="cpu", memory="8GB", threads=1)) < 25
+
+
+def test_no_batch_is_larger_than_cusolver_can_count(monkeypatch):
+    """Its workspace is counted in 32 bits, which overflow on a large GPU without an error."""
+    monkeypatch.setattr("loramerge.cuda.gpu.COUNTED", 10 * 2 * 160**2)  # ten eigenproblems of 2 × 80 rows
+    sources = random_adapters(0, (40, 40), {f"m{n}": (90, 100) for n in range(100)})
+    plan = lm.plan(sources, "svd", rank=4, device="cuda", memory="8GB")
+
+    found = [len(units.targets) for units in plan.batches(plan.effort)]
+
+    assert max(found) == 9
+    assert sum(found) == 100
 
 
 def test_a_gpu_has_two_workers_unless_more_are_asked_for(monkeypatch):

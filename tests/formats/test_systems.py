@@ -169,8 +169,9 @@ def test_row_20_gs_lora_is_read_as_loralib_and_not_as_diffusers(tmp_path):
     ("SRMOLE", "route"), ("METEORA", "route")])  # fmt: skip
 def test_what_is_routed_is_named_and_refused(kind, words, tmp_path):
     folder(tmp_path / "a", {"base_model.model.q.lora_A.weight": np.ones((1, 2), "f4")}, peft_type=kind)
-    with pytest.raises(IncompatibleError, match=words):
+    with pytest.raises(IncompatibleError, match=words) as refused:
         lm.load(tmp_path / "a")
+    assert "LOHA" not in str(refused.value), "no list of types comes before the reason"
 
 
 def test_row_17_nola_of_language_models_is_refused_since_nothing_checks_what_its_machine_drew(tmp_path):

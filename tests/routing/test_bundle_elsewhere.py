@@ -127,8 +127,11 @@ def test_check_judges_a_bundle_of_the_hub_by_its_headers(cli, hub, login, pair):
     asked = [each for each in hub.got("GET", "adapter_model.safetensors") if each.span is None]
     assert not asked, "only headers are read"
     cli("inspect", "hf://me/two/sub").refused(
-        3, "hf download me/two '--include=sub/*' --local-dir there", "fetches it, to there/sub"
+        3, "hf download me/two '--include=sub/*' --local-dir there", "fetches it, into there/sub."
     )
+    assert cli("route", "me/b", "--gate", "static", "-o", "even").code == 0
+    assert lm.load_bundle("even").experts == lm.load_bundle("bundle").experts
+    cli("route", "me/b", pair[0], "-o", "no").refused(3, "is a routed bundle")
     files = files_of(Path("bundle"))
     hub.add("me/none", {name: data for name, data in files.items() if name != "loramerge.json"})
     hub.add("me/damaged", {**files, "loramerge.json": b"{}"})
@@ -385,6 +388,8 @@ def test_flylora_of_one_seed_becomes_one_flylora_without_being_told(cli, tmp_pat
         assert cli(*shlex.split(command)).code == 0, command
     with pytest.raises(lm.IncompatibleError, match="--keep-form"):
         lm.combine(pair)
+    for words in (["--only", "q"], ["--dtype", "float16"]):
+        cli("combine", *pair, *words, "-o", "no").refused(3, "are of FlyLoRA", f"{words[0]} is not for")
     other, _ = files.flylora(tmp_path / "other", seed=9)
     cli("combine", pair[0], other, "-o", "no").refused(3, "different seeds", "loramerge route")
     strange, _ = files.meteora(tmp_path / "strange")

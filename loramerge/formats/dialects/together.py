@@ -15,7 +15,6 @@ from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, families_of, model_of, own_sizes, said
 from loramerge.formats.dialects.peft import Peft
-from loramerge.formats.dialects.spelled import Spelled
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family
 
@@ -82,6 +81,8 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def written_family(dialect: Dialect, targets: Iterable[Target]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The same of what a dialect writes, which knows its model."""
+    from loramerge.formats.dialects.spelled import Spelled  # of merges for a program
+
     if not isinstance(dialect, Spelled | Peft) or dialect.model is None or not dialect.model.families:
         return (), ()
     first, own = dialect.model.first, dialect.naming

@@ -22,9 +22,9 @@ from loramerge.formats.forms import embedding, lora
 from loramerge.formats.forms.checks import check_float, check_full, check_rank, misfit
 from loramerge.formats.forms.factors import Product
 from loramerge.formats.forms.form import Form, Given, Parts, Update
+from loramerge.formats.forms.parts import MAGNITUDE
 
 LENGTHS = ("magnitude", "dora_scale")  # PEFT's, of outputs always; and that of LyCORIS and kohya
-MAGNITUDE = ("lora_magnitude_vector", "lora_magnitude_vector.weight")
 
 
 def make(parts: Parts, given: Given) -> Update:

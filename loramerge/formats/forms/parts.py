@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.forms.dora import MAGNITUDE
 from loramerge.formats.forms.form import Parts
 from loramerge.formats.forms.table import ALPHA, FORMS
 from loramerge.formats.forms.unread import refuse_keys
 
+MAGNITUDE = ("lora_magnitude_vector", "lora_magnitude_vector.weight")  # PEFT's, of DoRA
 ENDS = {  # what ends a key, with # for a number -> the part of the module that it is
     ALPHA: ALPHA,
     **{end: part for form in FORMS.values() for part, ends in form.image.items() for end in ends},

@@ -161,9 +161,10 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
     kind = config.get("peft_type", "LORA")
     refuse_routed((), name, config)
     if kind not in tuple(TYPES):
+        others = "" if kind in ROUTED_TYPES else f"; {', '.join(sorted(TYPES))} are"
         raise IncompatibleError(
-            f"{printable(name)} is a PEFT adapter of type {printable(kind)}, which is not read; "
-            f"{', '.join(sorted(TYPES))} are. {_instead(str(kind))}"
+            f"{printable(name)} is a PEFT adapter of type {printable(kind)}, which is not read{others}. "
+            f"{_instead(str(kind))}"
         )
     refuse_settings(config, name)
     if kind == "UNILORA" and not config.get("save_indices"):

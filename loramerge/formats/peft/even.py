@@ -12,18 +12,12 @@ import numpy as np
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.late import late
 from loramerge.formats.files.safetensors import File
-from loramerge.formats.routed import system_of
+from loramerge.formats.routed import OWN, system_of
 
 USUAL = 8  # units of a token, where the config does not say it
 CHOSEN = {"smora": "activate_r", "flylora": "top_k"}  # the setting of how many units a token gets
-OWN = ("activate_r", "top_k", "bias_u")  # settings that a plain LoRA does not have
 DOWN = late(r".+\.lora_A(?:\.\w+)?\.weight", re.DOTALL)
 GATE = late(r".+\.(?:lora_router(?:\.\w+)?\.weight|(lora_biases|lora_topk_bias)(?:\.\w+)?)", re.DOTALL)
-
-
-def marked(config: Mapping[str, Any]) -> bool:
-    """Whether a config says that a gate chooses among units."""
-    return any(config.get(name) for name in OWN) or config.get("peft_type") == "SRMOLE"
 
 
 def evened(config: Mapping[str, Any], file: File) -> tuple[dict[str, Any], File, Sequence[str]]:

@@ -29,10 +29,10 @@ from loramerge.formats.peft.alpha import (
 )
 from loramerge.formats.peft.beside import label_map
 from loramerge.formats.peft.config import check_mergeable, scales
-from loramerge.formats.peft.even import evened, marked
 from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
 from loramerge.formats.peft.updates import understood
+from loramerge.formats.routed import marked
 from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
 from loramerge.hub.escape import shell
 
@@ -85,6 +85,8 @@ def load_folder(
         return _fly(folder, name, config, open_weights(folder / WEIGHTS, name, allow_pickle))
     even: Sequence[str] = ()
     if marked(config):
+        from loramerge.formats.peft.even import evened  # few adapters have a gate
+
         config, file, even = evened(config, file or _weights(folder, name, allow_pickle))
     check_mergeable(config, name, known_start)
     unused = _unused(alpha, optional, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -53,7 +53,7 @@ def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, nam
         | {path: change.bias for path, change in changes.items() if change.bias is not None},
         stored.alphas,
         stored.extras,
-        (*stored.oddities, *_oddities(changes, pairs)),
+        (*stored.oddities, *_oddities(changes, pairs), *_lost(stored.modules, changes, config)),
         whole_forms(count(changes.values())),
     )
 
@@ -110,6 +110,21 @@ def _oddities(changes: Mapping[str, Update], pairs: Mapping[str, Pair]) -> list[
             "matrix, which PEFT loads into linear layers only"
         )
     return told
+
+
+def _lost(
+    modules: Collection[str], changes: Mapping[str, Update], config: Mapping[str, Any]
+) -> Iterator[str]:
+    """Modules that its config speaks of and that are gone as a whole, as one whose only tensor is missing."""
+    said = config.get("target_modules")
+    if not isinstance(said, list) or not any(FORMS[change.form].told for change in changes.values()):
+        return
+    gone = [name for name in map(str, said) if not any(f".{path}".endswith(f".{name}") for path in modules)]
+    if gone:
+        yield (
+            f"its config adapts {_some(gone)}, and its file has nothing of it: if the base has such modules, "
+            "tensors are missing"
+        )
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -69,6 +69,7 @@ def test_a_file_with_one_tensor_removed_is_refused_by_its_name(saved, name, tmp_
             assert last in str(error) or "tensor" in str(error), (key, error)  # noqa: PT017
         else:  # all of a module is gone
             assert len(found) == len(LAYERS) - 1
+            assert any(f"adapts {stem[-2]}, and" in oddity for oddity in found.oddities)
 
 
 def test_the_base_reaches_every_command(saved, tmp_path, capsys, monkeypatch):
