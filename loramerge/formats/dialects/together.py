@@ -44,6 +44,12 @@ def _check(first: Adapter, other: Adapter) -> None:
     shared = [family for family in mine if family in theirs]
     if not shared:
         _refuse(first, mine[0].title, other, theirs[0].title)
+    widths = [[set(f.sizes(own_sizes(each.slots))) for each in (first, other)] for f in shared]
+    known = [(ours, theirs) for ours, theirs in widths if ours and theirs]
+    if known and not any(ours & theirs for ours, theirs in known):
+        ours, theirs = (", ".join(sorted(each)) for each in known[0])
+        title = next(f.title for f, each in zip(shared, widths, strict=True) if all(each))
+        _refuse(first, f"{title}, {ours}", other, f"{title}, {theirs}")
     one, two = variant(first), variant(other)
     for kind in APART:
         if one.get(kind, "") != two.get(kind, "") and kind in one and kind in two:
