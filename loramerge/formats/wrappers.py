@@ -101,7 +101,8 @@ def _of_image(holder: str, keys: Sequence[str]) -> bool:
     from loramerge.formats.forms.parts import taken_apart  # few files have other names
     from loramerge.formats.models.families import having
 
-    found = [apart[0].removeprefix(holder) for key in keys if (apart := taken_apart(key))]
+    kinds = {unnumbered(key): key for key in keys}.values()  # of layers and experts, one of each
+    found = [apart[0].removeprefix(holder) for key in kinds if (apart := taken_apart(key))]
     others = set(known(map(unnumbered, found))) - {"Stable Diffusion"}
     return bool(found) and not others and bool(having(found))
 

@@ -212,3 +212,11 @@ def test_a_module_that_is_there_whole_and_in_parts_is_refused(format, tmp_path):
     lm.convert(source, tmp_path / "c.safetensors", "comfy", exclude="to_q$")
     left = lm.combine([tmp_path / "c.safetensors"], "linear").adapter
     assert [target.path for target in left] == ["layers.0.attention.qkv"]
+
+
+def test_two_sizes_of_one_family_are_refused_even_where_others_could_be_meant(tmp_path):
+    block = "diffusion_model.transformer_blocks.{}.attn1.to_q"
+    small = saved(tmp_path / "a.safetensors", pairs({block.format(0): (2048, 2048)}, NEW))
+    large = saved(tmp_path / "b.safetensors", pairs({block.format(1): (4096, 4096)}, NEW))
+    with pytest.raises(lm.IncompatibleError, match=r"2B.*13B.*two different models"):
+        lm.combine([small, large], "linear")

@@ -44,11 +44,22 @@ def _check(first: Adapter, other: Adapter) -> None:
     shared = [family for family in mine if family in theirs]
     if not shared:
         _refuse(first, mine[0].title, other, theirs[0].title)
+    _check_widths(first, other, shared)
     one, two = variant(first), variant(other)
     for kind in APART:
         if one.get(kind, "") != two.get(kind, "") and kind in one and kind in two:
             title = shared[0].title
             _refuse(first, f"{title}, {one[kind]}", other, f"{title}, {two[kind]}")
+
+
+def _check_widths(first: Adapter, other: Adapter, shared: Sequence[Family]) -> None:
+    """Raises IncompatibleError: no family that both can be of has models with the widths of both."""
+    sizes = own_sizes(first.slots), own_sizes(other.slots)
+    found = [(f.title, set(f.sizes(sizes[0])), set(f.sizes(sizes[1]))) for f in shared]
+    known = [each for each in found if each[1] and each[2]]
+    if known and not any(one & two for _, one, two in known):
+        title, one, two = known[0]
+        _refuse(first, f"{title}, {', '.join(sorted(one))}", other, f"{title}, {', '.join(sorted(two))}")
 
 
 def _refuse(first: Adapter, ours: str, other: Adapter, theirs: str) -> None:

@@ -37,7 +37,7 @@ def refuse_inside(keys: Iterable[str], modules: Collection[str], name: str) -> N
     """
     for key in keys:
         if (end := inside(key, modules)) and not OWN.fullmatch(end):
-            raise _unknown(key, "beside the factors of that module", name)
+            raise _unknown(key, " beside the factors of that module", name)
 
 
 def refuse_around(
@@ -58,17 +58,19 @@ def refuse_around(
         if inside(key, modules):
             continue
         if not OWN.fullmatch(leaf):
-            raise _unknown(key, f"beside the modules of {printable(parent) or 'the model'}", name)
+            raise _unknown(key, f" beside the modules of {printable(parent) or 'the model'}", name)
         if ROUTER.fullmatch(key):
-            raise _unknown(key, "among the modules that it may choose from", name)
+            raise _unknown(key, " among the modules that it may choose from", name)
         home = parent.rpartition(".")[0]
         if len(tensor.shape) > 1 and home in blocks and layered(home):
             raise _unknown(
-                key, f"among the modules of {printable(home)}, and no modules_to_save lists it", name
+                key, f" among the modules of {printable(home)}, and no modules_to_save lists it", name
             )
         if not _recognised(parent, leaf, biased):
             raise _unknown(
-                key, "that by its name is no head, embedding or norm, and no modules_to_save lists it", name
+                key,
+                ", which by its name is no head, embedding or norm, and no modules_to_save lists it",
+                name,
             )
 
 
@@ -83,7 +85,7 @@ def refuse_odd(keys: Iterable[str], modules: Collection[str], name: str) -> None
         ours = inside(key, modules) or key.endswith(ADDED) or WORDS.fullmatch(key) or leaf == TOKENS
         whole = leaf == "bias" or any(map(KNOWN.fullmatch, parent.split(".")))
         if ROUTER.fullmatch(key) or not (ours or (leaf in ("weight", "bias", "scale") and whole)):
-            raise _unknown(key, "that by its name is no head, embedding, norm or bias", name)
+            raise _unknown(key, ", which by its name is no head, embedding, norm or bias", name)
 
 
 def _recognised(module: str, leaf: str, biased: bool) -> bool:
@@ -99,7 +101,7 @@ def _recognised(module: str, leaf: str, biased: bool) -> bool:
 
 def _unknown(key: str, where: str, name: str) -> IncompatibleError:
     return IncompatibleError(
-        f"{printable(name)} holds {printable(key, 80)} {where}: what it does to the update is not known. "
+        f"{printable(name)} holds {printable(key, 80)}{where}: what it does to the update is not known. "
         "Merge it with the library that wrote it."
     )
 

@@ -21,6 +21,7 @@ HOLDS = {
     "adapter_0.pt": "checkpoint of torchtune",
     "pytorch_model_fsdp.bin": "checkpoint of FSDP",
     "README.md": "the download is incomplete",
+    "consolidated.00.pth": "another pickle",
 }
 
 
