@@ -150,7 +150,7 @@ def combine(
 def convert(
     source: Source,
     out: str | Path,
-    to: str,
+    to: str | None = ...,
     *,
     pruned: str | Path | None = ...,
     only: str | None = ...,

@@ -20,8 +20,8 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.command(cls=Command)
 @click.argument("source", metavar="SOURCE", type=SOURCE)
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--to", type=Word(WORDS["format"], ALSO["format"]), required=True, help="The format of OUT, "
-    "the program that will read it, or a spelling of docs/formats.md.")  # fmt: skip
+@click.option("--to", type=Word(WORDS["format"], ALSO["format"]), help="The format of OUT, the program that "
+    "will read it, or a spelling of docs/formats.md.  [default: that of SOURCE]")  # fmt: skip
 @click.option("--pruned", type=click.Path(path_type=Path), metavar="DIR", help="Indices by which LoRAM "
     "pruned the model named by --base: the adapter gets the sizes of that.")  # fmt: skip
 @asks("convert")
@@ -29,7 +29,7 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
 def convert(
-    ctx: click.Context, /, source: str, out: Path, to: str, pruned: Path | None, **given: Any
+    ctx: click.Context, /, source: str, out: Path, to: str | None, pruned: Path | None, **given: Any
 ) -> None:
     """Write an adapter in another format. Every module keeps its update.
 

@@ -87,7 +87,12 @@ class Conversion:
 @spelled("convert")
 @checked("to")
 def convert(
-    source: Source, out: str | Path, to: str, *, pruned: str | Path | None = None, **asked: Any
+    source: Source,
+    out: str | Path,
+    to: str | None = None,
+    *,
+    pruned: str | Path | None = None,
+    **asked: Any,
 ) -> Conversion:
     """Write an adapter in another format; its ΔW is compared module by module before `out` appears.
 
@@ -97,7 +102,7 @@ def convert(
     Args:
         source: as for `load`.
         out: one file if it ends in .safetensors, else a folder, as the format wants it.
-        to: ``peft``, ``kohya``, …
+        to: ``peft``, ``kohya``, …; by default the format of the source, for whoever changes something else.
         pruned: a folder of the indices that LoRAM pruned the base by: the adapter gets its full size.
         {asked}
 
