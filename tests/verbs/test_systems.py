@@ -77,7 +77,7 @@ def loram(rng, tmp_path):
 def test_row_36_loram_is_scattered_back_to_its_full_size(tmp_path):
     wanted = loram(np.random.default_rng(12), tmp_path)
     here = {"pruned": tmp_path / "pruned", "base": tmp_path / "base", "allow_pickle": True}
-    done = lm.convert(tmp_path / "small", tmp_path / "whole", "peft", **here)
+    done = lm.convert(tmp_path / "small", tmp_path / "whole", **here)  # in the format that it has
     same(done.adapter, wanted)
     with pytest.raises(lm.UsageError, match=r"pruned.* needs the sizes of the whole model"):
         lm.convert(tmp_path / "small", tmp_path / "x", "peft", pruned=tmp_path / "pruned")
