@@ -306,7 +306,7 @@ def _no_config(folder: Path, name: str) -> SourceError:
             f"{shell(f'{name}/{nested[0]}')}"
         )
     if what := instead(folder):
-        return SourceError(f"{printable(name)} has no {CONFIG}, and it has no adapter that is read: {what}.")
+        return SourceError(f"{printable(name)} has no {CONFIG}, so it is not a PEFT adapter: {what}.")
     if deeper := sorted(p.parent for end in ("*/*", "*/*/*") for p in folder.glob(f"{end}/{CONFIG}")):
         down = "/".join("*" for _ in deeper[0].relative_to(folder).parts)
         return SourceError(
