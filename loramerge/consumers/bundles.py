@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 
 from loramerge.adapters.base_models import LAYER
 from loramerge.consumers.consumer import Consumer
@@ -16,6 +17,7 @@ TORCH = "run it with loramerge.routing.torch.attach"
 MERGED = f"merge it with `loramerge combine`, as every token gets the same weights, or {TORCH}"
 AGAIN = "write it anew: `loramerge route BUNDLE --gate arrow -o OTHER`"
 SHARED = frozenset({"proj", "projection"})  # ends of names: of linear layers, and of what cuts pictures up
+LAYERS = 10**4  # no model repeats more of them; the list of a stranger may say 10¹²
 PUT = "call loramerge.routing.torch.put_prototypes(model, bundle), as its README has it"
 
 
@@ -41,11 +43,11 @@ def _repeated(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
     if len(maps) < 2 or not maps[0]:
         return
     try:
-        once = [layer for start, end in maps[0] for layer in range(start, end)]
-        again = [once[layer] for layer in once]
+        once = list(islice((layer for start, end in maps[0] for layer in range(start, end)), LAYERS + 1))
+        same = len(once) <= LAYERS and [once[layer] for layer in once] == once
     except (TypeError, ValueError, IndexError):
-        again = None
-    if again is None or again != once:
+        same = False
+    if not same:
         said = (
             "the layers that layer_replication means: it repeats them anew with each adapter of the bundle, "
             "so that the model ends up with others"
@@ -100,7 +102,8 @@ def _bare(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
 def _unnamed(expert: Facts) -> set[str]:
     """The places that its settings do not name by the end of their name alone."""
     said, narrowed = expert.config.get("target_modules"), ("exclude_modules", "layers_to_transform")
-    ends = set(said) if isinstance(said, list) and not any(map(expert.config.get, narrowed)) else set()
+    listed = said if isinstance(said, list) and not any(map(expert.config.get, narrowed)) else []
+    ends = {end for end in listed if isinstance(end, str)}
     return {each.place for each in expert.modules if each.place.rpartition(".")[2] not in ends}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loramerge.adapters.limits import beyond
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say, spoken
 from loramerge.formats.bundles import instead, task
 
@@ -22,13 +23,17 @@ def members(place: str, record: Mapping[str, Any], row: str | None) -> list[tupl
     """
     gate: Any = record.get("gate")
     name, options = (gate.get("name"), gate.get("options")) if isinstance(gate, dict) else (None, None)
-    rows = {} if record.get("gates") or not isinstance(options, dict) else _rows(name, options)
+    rows = {} if record.get("gates") or not isinstance(options, dict) else _rows(name, options, row)
     if row is not None or rows:
         found = _named(rows, row, place)
     elif record.get("gates"):
         found = None
     else:
-        found = options.get("weights") if name == "static" and options else record.get("weights")
+        found = (
+            options.get("weights")
+            if name == "static" and isinstance(options, dict)
+            else record.get("weights")
+        )
         if name == "static" and not isinstance(found, list):
             raise SourceError(f"The record of {printable(place)} does not say the weights of its gate.")
     if found is None:
@@ -47,13 +52,14 @@ def check_row(row: str | None, weights: object, records: Sequence[Mapping[str, A
         raise UsageError(f"{say('row', row)} is for bundles of `loramerge route`, and no source is one.")
 
 
-def _rows(name: object, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Name -> the weights of each adapter."""
+def _rows(name: object, options: Mapping[str, Any], row: str | None) -> dict[str, Any]:
+    """Name -> the weights of each adapter; of tasks, which are many, those of the row alone."""
     rows, tasks = options.get("rows"), options.get("tasks")
     if name == "table" and isinstance(rows, dict):
         return rows
     if name == "task" and isinstance(tasks, list):
-        return {str(one): [float(one == other) for other in tasks] for one in tasks}
+        weights = [float(str(task) == row) for task in tasks]
+        return dict.fromkeys(map(str, tasks), weights)
     return {}
 
 
@@ -71,4 +77,4 @@ def _named(rows: Mapping[str, Any], row: str | None, place: str) -> list[Any]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not beyond(value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import NamedTuple
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
@@ -17,34 +19,38 @@ from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted
 
 UNET = RAW[0]
 TEXTS = {("text_model",), ("decoder",)}
+LAYERS = "they adapt other layers of one model"
+FEW = 5  # names in a sentence
 
 
-class Group(NamedTuple):
-    """Sources that share modules with each other: the first of them, and all their modules."""
+@dataclass(frozen=True)
+class Group:
+    """Sources that share modules with each other: which is the first of them, and all their modules."""
 
+    turn: int
     name: str
     targets: frozenset[Target]
 
-    @property
+    @cached_property
     def components(self) -> set[str]:
         return {target.component for target in self.targets}
 
-    @property
+    @cached_property
     def shapes(self) -> set[tuple[str, str]]:
         """Component and name without numbers of every module."""
         return {(target.component, _name(target)) for target in self.targets}
 
-    @property
+    @cached_property
     def rests(self) -> set[str]:
         """What its layers hold, whatever stands before them."""
         found = {unnumbered(parted(_path(target))[1]) for target in self.targets}
         return {rest for rest in found if rest not in BESIDE}
 
-    @property
+    @cached_property
     def stems(self) -> set[str]:
         return {parted(target.path)[0] for target in self.targets}
 
-    @property
+    @cached_property
     def places(self) -> set[tuple[tuple[str, ...], str]]:
         return {place(target.path) for target in self.targets}
 
@@ -70,14 +76,52 @@ def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
     """
     if not allowed:
         _check_numbered(adapters)
-    notes = []
-    for first, other in combinations(_groups(adapters), 2):
-        why = f"{say('allow_disjoint', True)} says so" if allowed else _one_model(first, other)
-        if not why:
-            names = f"{printable(first.name)} and {printable(other.name)}"
-            raise IncompatibleError(f"{names} share no module: {_reason(first, other)}")
-        notes.append(f"{printable(first.name)} and {printable(other.name)} share no module; {why}")
-    return notes
+    groups = _groups(adapters)
+    if allowed:
+        return _notes([(f"{say('allow_disjoint', True)} says so", groups)])
+    kinds = _kinds(groups)
+    alike = [(LAYERS, kind) for kind in kinds]
+    wholes = [
+        Group(kind[0].turn, kind[0].name, frozenset().union(*(each.targets for each in kind)))
+        for kind in kinds
+    ]
+    apart = [(_reason_together(first, other), [first, other]) for first, other in combinations(wholes, 2)]
+    return _notes([*alike, *apart])
+
+
+def _kinds(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups whose modules are called alike but for numbers, which are other layers of one model."""
+    found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
+    for group in groups:
+        found[frozenset(group.shapes)].append(group)
+    return list(found.values())
+
+
+def _reason_together(first: Group, other: Group) -> str:
+    """Why both are merged into one. Raises IncompatibleError: nothing tells that they are of one model."""
+    if why := _one_model(first, other):
+        return why
+    names = f"{printable(first.name)} and {printable(other.name)}"
+    raise IncompatibleError(f"{names} share no module: {_reason(first, other)}")
+
+
+def _notes(found: Sequence[tuple[str, Sequence[Group]]]) -> list[str]:
+    """A sentence for each reason, that names a few of those whom it holds for."""
+    names: dict[str, dict[int, str]] = defaultdict(dict)
+    for why, groups in found:
+        if len(groups) > 1:
+            names[why] |= {group.turn: group.name for group in groups}
+    return [
+        f"{_some([each[turn] for turn in sorted(each)])} share no module; {why}"
+        for why, each in names.items()
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = [printable(name) for name in names]
+    if len(shown) > FEW:
+        shown = [*shown[: FEW - 1], f"{len(shown) - FEW + 1} more"]
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _check_numbered(adapters: Sequence[Adapter]) -> None:
@@ -104,17 +148,26 @@ def _check_numbered(adapters: Sequence[Adapter]) -> None:
 
 def _groups(adapters: Sequence[Adapter]) -> list[Group]:
     """The sources grouped by the modules that they share, in the order in which the user names them."""
-    found: list[Group] = []
-    for adapter in adapters:
-        inside = {target for target in adapter if layered(target.path)} or set(adapter)
-        if not inside:
-            continue
-        near = [group for group in found if group.targets & inside]
-        whole = frozenset(inside).union(*(group.targets for group in near))
-        made = Group(near[0].name if near else adapter.name, whole)
-        found = [group for group in found if group not in near]
-        found.insert(0 if near else len(found), made)
-    return found
+    heads = list(range(len(adapters)))  # source -> one before it in its group, or itself
+    inside = [{each for each in adapter if layered(each.path)} or set(adapter) for adapter in adapters]
+    seen: dict[Target, int] = {}
+    for turn, targets in enumerate(inside):
+        for target in targets:
+            one, other = sorted((_head(heads, turn), _head(heads, seen.setdefault(target, turn))))
+            heads[other] = one
+    found: dict[int, set[Target]] = {}
+    for turn, targets in enumerate(inside):
+        if targets:
+            found.setdefault(_head(heads, turn), set()).update(targets)
+    return [Group(head, adapters[head].name, frozenset(targets)) for head, targets in found.items()]
+
+
+def _head(heads: list[int], turn: int) -> int:
+    """The first source of a group; the way to it is shortened for who asks next."""
+    while heads[turn] != turn:
+        heads[turn] = heads[heads[turn]]
+        turn = heads[turn]
+    return turn
 
 
 def _one_model(first: Group, other: Group) -> str:
@@ -124,7 +177,7 @@ def _one_model(first: Group, other: Group) -> str:
     if not first.components & other.components:
         return "they are parts of one pipeline"
     if first.shapes & other.shapes:
-        return "they adapt other layers of one model"
+        return LAYERS
     if {target.path for target in first.targets} & {target.path for target in other.targets}:
         return "they adapt other parameters of one module"
     if _in_pipeline(first, other):

@@ -13,6 +13,8 @@ from loramerge.algorithms.entries.chance import own_names
 from loramerge.consumers import CONSUMERS
 from loramerge.consumers.check import facts_of
 from loramerge.merge.report import PAIRS
+from loramerge.sources.bundles import members
+from loramerge.sources.disjoint import check_shared
 from loramerge.verbs.inspect import inspect
 from loramerge.verbs.push import card_facts
 from tests.helpers.files import bare
@@ -177,3 +179,23 @@ def _factors(count):
         for i in range(count)
         for s in "AB"
     }
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_sources_that_share_no_module_grow_with_their_number(allowed):
+    def make(count):
+        update = lm.LowRank(np.ones((1, 1)), np.ones((1, 1)))
+        paths = [f"model.layers.{i}.self_attn.{'qk'[i % 2]}_proj" for i in range(count)]
+        apart = [Adapter.of({path: update}) for path in paths]
+        return lambda: check_shared(apart, allowed)
+
+    grows_evenly(make, 40)
+
+
+def test_the_row_of_a_task_grows_with_the_tasks():
+    def make(count):
+        names = [f"t{i}" for i in range(count)]
+        gate = {"name": "task", "options": {"tasks": names}}
+        return lambda: members("x", {"gate": gate, "experts": names}, "t1")
+
+    grows_evenly(make, 40)

@@ -329,3 +329,14 @@ def test_the_command_line_renames_and_reads_tables(capsys, tmp_path):
     wrong = cli("combine", a, b, "--rename", "no-such-file", "-o", tmp_path / "n")
     assert wrong.code == 2
     assert "neither OLD=NEW nor a file that can be read (no-such-file does not exist" in wrong.err
+
+
+def test_many_that_share_no_module_are_told_of_in_a_sentence_for_each_reason(tmp_path):
+    for i in range(7):
+        lm.save(adapter({f"self_attn.{'qk'[i % 2]}_proj": (H, H)}, layers=(i,)), tmp_path / f"s{i}")
+    merge = lm.combine([tmp_path / f"s{i}" for i in range(7)], "linear")
+    notes = [note for note in merge.report.notes if "share no module" in note]
+    assert [note.partition(";")[0] for note in notes] == [
+        "s0, s1, s2, s3 and 3 more share no module",
+        "s0 and s1 share no module",
+    ]

@@ -6,10 +6,11 @@ import re
 
 import numpy as np
 
+from loramerge.adapters.adapter import Tensor
 from loramerge.routing.bank import Layout
 from loramerge.routing.gates.gate import Gate
 from loramerge.routing.gates.task import Task
-from loramerge.routing.imports.system import Given, Parts, Stored, System, matrix, read
+from loramerge.routing.imports.system import Given, Parts, Stored, System, read, side_by_side
 
 HEAD = re.compile(r"(?:.+\.)?(?:base_value_head|final_value_head[12]|prelu|lora_value_heads\.\w+)\.\w+")
 
@@ -29,20 +30,19 @@ class DMoERM(System):
         return Task(tasks=self.experts(parts, given))
 
     def experts(self, parts: Parts, given: Given) -> tuple[str, ...]:
-        return tuple(sorted(part.partition(".")[2] for part in parts if part.startswith("lora_A.")))
+        return tuple(sorted({part.partition(".")[2] for part in parts}))
 
     def layout(self, parts: Parts, given: Given) -> Layout:
-        names = self.experts(parts, given)
-        ranks = tuple(parts[f"lora_A.{name}"].shape[0] for name in names)
-        outs, _ = matrix(parts[f"lora_B.{names[0]}"], given.where)
-        return Layout((outs, parts[f"lora_A.{names[0]}"].shape[1]), ranks)
+        return side_by_side(self._pairs(parts, given), given.where)
 
     def stored(self, parts: Parts, given: Given) -> Stored:
+        pairs = [(read(down), read(up)) for down, up in self._pairs(parts, given)]
+        ups = [up * given.scale(len(down)) for down, up in pairs]
+        return Stored(np.concatenate(ups, axis=1), np.concatenate([down for down, _ in pairs]), {})
+
+    def _pairs(self, parts: Parts, given: Given) -> list[tuple[Tensor, Tensor]]:
         names = self.experts(parts, given)
-        downs = [read(parts[f"lora_A.{name}"]) for name in names]
-        pairs = zip(names, downs, strict=True)
-        ups = [read(parts[f"lora_B.{name}"]) * given.scale(len(down)) for name, down in pairs]
-        return Stored(np.concatenate(ups, axis=1), np.concatenate(downs), {})
+        return [(given.part(parts, f"lora_A.{e}"), given.part(parts, f"lora_B.{e}")) for e in names]
 
     def carries(self, key: str) -> bool:
         return HEAD.fullmatch(key) is not None

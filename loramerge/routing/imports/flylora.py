@@ -29,7 +29,7 @@ class FlyLoRA(System):
         return RankAbsproj(top_k=given.whole("top_k", 8), signed=True)
 
     def layout(self, parts: Parts, given: Given) -> Layout:
-        return paired(parts["lora_B"], parts["lora_A"], (parts["lora_A"].shape[0],), given.where)
+        return paired(parts["lora_B"], parts["lora_A"], (given.rows(parts, "lora_A"),), given.where)
 
     def stored(self, parts: Parts, given: Given) -> Stored:
         down = read(parts["lora_A"])

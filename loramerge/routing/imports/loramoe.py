@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 
-from loramerge.errors import SourceError
+from loramerge.adapters.adapter import Tensor
 from loramerge.routing.bank import Layout
 from loramerge.routing.gates.gate import Gate
 from loramerge.routing.gates.linear import Linear
-from loramerge.routing.imports.system import Given, Parts, Stored, System, matrix, read
+from loramerge.routing.imports.system import Given, Parts, Stored, System, read, side_by_side
 
 
 class LoRAMoE(System):
@@ -21,23 +21,17 @@ class LoRAMoE(System):
     must = ("lora_A0", "lora_B0", "lora_route")
 
     def gate(self, parts: Parts, given: Given) -> Gate:
-        return Linear(top_k=parts["lora_route"].shape[0])
+        return Linear(top_k=given.rows(parts, "lora_route"))
 
     def layout(self, parts: Parts, given: Given) -> Layout:
-        ranks = tuple(parts[f"lora_A{e}"].shape[0] for e in self._numbers(parts, given))
-        return Layout((matrix(parts["lora_B0"], given.where)[0], parts["lora_A0"].shape[1]), ranks)
+        return side_by_side(self._pairs(parts, given), given.where)
 
     def stored(self, parts: Parts, given: Given) -> Stored:
-        numbers = self._numbers(parts, given)
-        downs = [read(parts[f"lora_A{e}"]) for e in numbers]
-        ups = [read(parts[f"lora_B{e}"]) * given.scale(len(d)) for e, d in zip(numbers, downs, strict=True)]
+        pairs = [(read(down), read(up)) for down, up in self._pairs(parts, given)]
+        ups = [up * given.scale(len(down)) for down, up in pairs]
         tensors = {"weight": read(parts["lora_route"])}
-        return Stored(np.concatenate(ups, axis=1), np.concatenate(downs), tensors)
+        return Stored(np.concatenate(ups, axis=1), np.concatenate([down for down, _ in pairs]), tensors)
 
-    def _numbers(self, parts: Parts, given: Given) -> range:
-        count = parts["lora_route"].shape[0]
-        for e in range(count):
-            for part in (f"lora_A{e}", f"lora_B{e}"):
-                if part not in parts:
-                    raise SourceError(f"{given.where} lacks {part}, and its route is for {count} experts.")
-        return range(count)
+    def _pairs(self, parts: Parts, given: Given) -> list[tuple[Tensor, Tensor]]:
+        numbers = range(given.rows(parts, "lora_route"))
+        return [(given.part(parts, f"lora_A{e}"), given.part(parts, f"lora_B{e}")) for e in numbers]

@@ -25,8 +25,8 @@ class MeteoRA(System):
     must = ("lora_A", "lora_B", "moe_gate")
 
     def gate(self, parts: Parts, given: Given) -> Gate:
-        experts = parts["moe_gate"].shape[0]
-        heat = float(given.config.get("temperature", 1.0))
+        experts = given.rows(parts, "moe_gate")
+        heat = given.positive("temperature", 1.0)
         return Linear(top_k=min(given.whole("top_k", 2), experts), temperature=heat)
 
     def layout(self, parts: Parts, given: Given) -> Layout:
@@ -39,7 +39,7 @@ class MeteoRA(System):
         return Stored(read(parts["lora_B"]) * scale, read(parts["lora_A"]), tensors)
 
     def _ranks(self, parts: Parts, given: Given) -> tuple[int, ...]:
-        units, experts = parts["lora_A"].shape[0], parts["moe_gate"].shape[0]
+        units, experts = given.rows(parts, "lora_A"), given.rows(parts, "moe_gate")
         said = given.config.get("ranks")
         if isinstance(said, list) and all(type(rank) is int and rank > 0 for rank in said):
             if len(said) == experts and sum(said) == units:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from loramerge.arrays.backend import Array
+from loramerge.errors import SourceError
 from loramerge.routing.bank import Layout
 from loramerge.routing.gates.gate import Gate
 from loramerge.routing.gates.rank_sigmoid import RankSigmoid
@@ -25,12 +26,13 @@ class SMoRA(System):
     must = ("lora_A", "lora_B", "lora_router", "lora_biases")
 
     def gate(self, parts: Parts, given: Given) -> Gate:
-        units = parts["lora_A"].shape[0]
-        part = units // parts["lora_router"].shape[0]
-        return RankSigmoid(top_k=given.whole("activate_r", 8), part=part)
+        units, rows = given.rows(parts, "lora_A"), given.rows(parts, "lora_router")
+        if units % rows:
+            raise SourceError(f"{given.where} has {units} units for a router of {rows} rows.")
+        return RankSigmoid(top_k=given.whole("activate_r", 8), part=units // rows)
 
     def layout(self, parts: Parts, given: Given) -> Layout:
-        return paired(parts["lora_B"], parts["lora_A"], (parts["lora_A"].shape[0],), given.where)
+        return paired(parts["lora_B"], parts["lora_A"], (given.rows(parts, "lora_A"),), given.where)
 
     def stored(self, parts: Parts, given: Given) -> Stored:
         chosen = given.whole("activate_r", 8)
@@ -39,7 +41,7 @@ class SMoRA(System):
 
     def uniform(self, parts: Parts, given: Given) -> float:
         """k / r: with it the scale of all units is α / r, that of plain LoRA."""
-        return given.whole("activate_r", 8) / parts["lora_A"].shape[0]
+        return given.whole("activate_r", 8) / given.rows(parts, "lora_A")
 
 
 def _bias(parts: Parts) -> Array:

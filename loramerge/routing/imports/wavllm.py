@@ -31,7 +31,7 @@ class WavLLM(System):
     must = ("lora_A", "lora_B")
 
     def gate(self, parts: Parts, given: Given) -> Gate:
-        inner, hidden = self._part(given, "inner").shape
+        inner, hidden = matrix(self._part(given, "inner"), given.where)
         return Outchan(hidden=hidden, inner=inner)
 
     def layout(self, parts: Parts, given: Given) -> Layout:
