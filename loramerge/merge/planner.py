@@ -61,7 +61,7 @@ def planned(recipe: Recipe, known: Known = NOTHING) -> Plan:
     """
     _ = recipe.chosen  # what is wrong with it is said before anything is fetched
     whole = expanded(recipe).weighed()
-    sources = open_together(whole)
+    sources = open_together(whole, again=known is not NOTHING)
     named, default = whole.named(len(sources.whole))
     settled = settle(sources, named.chosen, whole.request, observer(whole.request), known)
     return replace(settled.by(default), asked=named)

@@ -177,10 +177,12 @@ class Sources:
         return made
 
 
-def open_together(recipe: Recipe, read: Sequence[Adapter] = ()) -> Sources:
+def open_together(recipe: Recipe, read: Sequence[Adapter] = (), again: bool = False) -> Sources:
     """Open the adapters of a recipe and check that they belong together. Reads headers only.
 
-    `read`: these adapters, where they are loaded already.
+    Args:
+        read: these adapters, where they are loaded already.
+        again: they were merged so before, when an `exclude` that finds nothing was no mistake.
     """
     request = recipe.request
     if not recipe.sources:
@@ -192,7 +194,8 @@ def open_together(recipe: Recipe, read: Sequence[Adapter] = ()) -> Sources:
     if request.keep_form and format is None:
         format = PEFT.name  # of the plain sum that the merge is held against; some forms are only read
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
-    check_exclude(found, request.exclude)
+    if not again:
+        check_exclude(found, request.exclude)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
     return replace(Sources.of(whole, adapters, request, dialect), read=tuple(files_read()))
 
