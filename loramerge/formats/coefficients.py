@@ -19,7 +19,7 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.dialects import nola
-from loramerge.formats.files.atomic import new_file, new_folder
+from loramerge.formats.files.atomic import Confirm, new_file, new_folder
 from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.safetensors import Writer
 from loramerge.formats.forms.form import numberless
@@ -154,7 +154,12 @@ def _check_fly(path: str, parts: set[str], adapters: Sequence[Adapter], weights:
 
 
 def write(
-    outline: Outline, out: Path, overwrite: bool, record: Mapping[str, Any], check: Callable[[Path], None]
+    outline: Outline,
+    out: Path,
+    overwrite: bool,
+    record: Mapping[str, Any],
+    check: Callable[[Path], None],
+    confirm: Confirm = lambda: None,
 ) -> None:
     """A folder with these tensors, their config, and how they were made, if it stands the check.
 
@@ -166,11 +171,11 @@ def write(
     if is_bare(out):
         said = {"schema": SCHEMA, **{name: value for name, value in record.items() if name != "report"}}
         header = {"format": "pt", OURS: json.dumps(said, sort_keys=True, separators=(",", ":"))}
-        with new_file(out, overwrite) as where:
+        with new_file(out, overwrite, confirm) as where:
             _write_tensors(where, outline, header)
             check(where)
         return
-    with new_folder(out, overwrite) as where:
+    with new_folder(out, overwrite, confirm) as where:
         _write_tensors(where / WEIGHTS, outline, {"format": "pt"})
         for name, told in ((CONFIG, outline.config), (RECORD, record)):
             (where / name).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")

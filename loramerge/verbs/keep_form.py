@@ -51,7 +51,7 @@ def kept(plan: Plan) -> Merge:
         if not worst <= MOST:
             raise VerificationError(f"{printable(out)} would be {worst:.1e} off the sum of its sources.")
 
-    coefficients.write(shaped.outline, out, request.overwrite, said, check)
+    coefficients.write(shaped.outline, out, request.overwrite, said, check, plan.sources.confirm)
     return Merge(formats.load(out, aid=here), exact.report, shaped, out)
 
 

@@ -12,8 +12,9 @@ from loramerge.errors import IncompatibleError
 from loramerge.formats.coefficients import place_of
 from loramerge.formats.forms.form import numberless
 from loramerge.formats.forms.table import FORMS
+from loramerge.verbs import keep_form
 from tests.formats.forms.make import HERE, LAYERS, TYPES, folder_of, nest
-from tests.helpers.files import Cli, folder
+from tests.helpers.files import Cli, folder, tensors
 from tests.helpers.models import save_model
 from tests.helpers.systems import n
 
@@ -227,3 +228,27 @@ def test_heads_follow_the_policy_of_extras(tmp_path):
         assert (key in found) == (wanted is not None)
         if wanted is not None:
             np.testing.assert_allclose(found[key], wanted, rtol=1e-6)
+
+
+def test_a_source_that_changes_at_the_last_moment_leaves_nothing(tmp_path, monkeypatch):
+    """It was read and checked; before the output appears it is saved over."""
+    for seed, name in enumerate("ab"):
+        folder(tmp_path / name, tensors(seed))
+    weights = tmp_path / "b" / "adapter_model.safetensors"
+
+    def diff(*pair):
+        raw = bytearray(weights.read_bytes())
+        raw[-1] ^= 1
+        with weights.open("r+b") as file:
+            file.write(raw)
+        return real(*pair)
+
+    real = keep_form.diff
+    monkeypatch.setattr(keep_form, "diff", diff)
+    asked = {"keep_form": True, "out": tmp_path / "m"}
+    base = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    values = {key: base[key] if "lora_A" in key else each for key, each in load_file(weights).items()}
+    save_file(values, weights)
+    with pytest.raises(lm.SourceError, match="changed"):
+        lm.combine([tmp_path / "a", tmp_path / "b"], **asked)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b"]

@@ -120,10 +120,23 @@ def _work(out: Path, overwrite: bool, folder: bool, own: Collection[str] = ()) -
             _recover(out)
         check_output(out, overwrite, folder, own)  # again: recovery may have put the former OUT back
         try:
-            yield new
+            with _filling(out):
+                yield new
         finally:
             with writing(out):
                 _surely(new)
+
+
+@contextmanager
+def _filling(out: Path) -> Iterator[None]:
+    """A disk that gets full is told of, whatever was being written below the work."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with writing(out):
+            raise
 
 
 def _surely(new: Path) -> None:

@@ -1,5 +1,6 @@
 """Output appears whole or not at all: on errors, under contention, and whenever we are killed."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -281,3 +282,15 @@ def test_a_crash_between_the_two_renames_is_undone_by_the_next_run(tmp_path):
         fill(out, "new", "folder")
     assert content(out) == "former"
     assert os.listdir(tmp_path) == ["OUT"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_that_gets_full_is_a_sentence_whoever_writes(tmp_path, kind, error):
+    out = tmp_path / "out"
+    with (
+        pytest.raises(OutputError, match="There is no space left"),
+        (new_file if kind == "file" else new_folder)(out),
+    ):
+        raise OSError(error, os.strerror(error))
+    assert not list(tmp_path.iterdir())
