@@ -260,12 +260,21 @@ REFUSED = [
 
 @pytest.mark.parametrize("words", REFUSED, ids=lambda words: f"{words[0]}-{words.index('B')}")
 def test_every_other_verb_names_the_bundle_and_what_to_do(words, cli):
+    if words[0] == "report":
+        pytest.importorskip("altair")
     cli("route", A, B, "-o", "bundle")
     done = cli(*[str(each).replace("B", "bundle") if "B" in str(each)[:2] else each for each in words])
     assert done.code == 3, done.err
     assert "bundle is a routed bundle whose gate arrow" in done.err
     assert "loramerge route bundle --gate static" in done.err
     assert "bundle/task_0" in done.err
+
+
+def test_a_page_of_a_bundle_with_rows_names_combine(cli):
+    pytest.importorskip("altair")
+    Path("rows.json").write_text(json.dumps({"ann": [1, 0]}))
+    cli("route", A, B, "--gate", "table", "--table", "rows.json", "-o", "users")
+    cli("report", "users", "-o", "r.html").refused(2, "loramerge combine users --row NAME")
 
 
 def test_inspect_shows_a_bundle_as_a_whole_and_then_each_adapter_in_it(cli):
@@ -292,7 +301,6 @@ def test_a_row_of_a_bundle_is_a_merge(cli):
     task = lm.combine(["tasks"], row="b.safetensors").adapter
     assert lm.diff(task, lm.combine([A, B], weights=(0, 1)).adapter).error < 1e-6
     cli("combine", "users").refused(2, "ann, bob", "loramerge combine users --row NAME")
-    cli("report", "users", "-o", "r.html").refused(2, "loramerge combine users --row NAME")
     cli("combine", "users", "--row", "carl").refused(2, "no row carl", "ann, bob")
     cli("combine", A, "--row", "bob").refused(2, "--row bob is for bundles")
     cli("combine", "users", "--row", "bob", "--weights", "1,2").refused(2, "leave out --weights")
