@@ -278,7 +278,7 @@ class Adapter(Mapping[Target, LowRank]):
 
     @property
     def full_rank(self) -> bool:
-        """Whether a module of it has as many units as it can have."""
+        """Whether a form of it gave a module an update of full rank."""
         return bool(self.full) and any(slot.rank == min(slot.shape) for slot in self.slots.values())
 
     @property

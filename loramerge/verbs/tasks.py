@@ -43,12 +43,13 @@ def bundle_of_tasks(place: Path, request: Request) -> Bundle:
     }
     found = {task: restore(place, task, **effort) for task in router.tasks}
     adapters = [replace(merge.adapter, name=task) for task, merge in found.items()]
-    lost = max(merge.report.energy_lost or 0.0 for merge in found.values())
+    lost = [share for merge in found.values() if (share := merge.report.energy_lost) is not None]
     kind = dtypes.widest(a.dtype for a in adapters) if request.dtype is None else dtypes.parse(request.dtype)
-    note = (
-        f"what a mask leaves has no small rank: up to {100 * lost:.3g} % of the energy of a task is cut off"
-    )
-    experts = Experts(adapters, dtype=kind, notes=(note,))
+    notes = [
+        f"what a mask leaves has no small rank: up to {100 * most:.3g} % of the energy of a task is cut off"
+        for most in sorted(lost)[-1:]
+    ]
+    experts = Experts(adapters, dtype=kind, notes=tuple(notes))
     settings = portable.config([merged], experts.layouts(), 1)
     made = experts.bundle(router.gate, merged.base, settings)
     with hashing([merged], request.tell) as digests:

@@ -88,6 +88,19 @@ def llama3():
     return transformers.LlamaForCausalLM(config)
 
 
+def as_peft_runs_it(make, place, bundle):
+    """PEFT's Arrow with our prototypes gives the logits of ours, and both do something."""
+    folders = [str(place / f"task_{i}") for i in range(2)]
+    theirs = peft.create_arrow_model(base(make), folders, peft.ArrowConfig(top_k=1)).eval()
+    put_prototypes(theirs, bundle)
+    plain = base(make)
+    bare = logits(plain)
+    with attach(plain, bundle):
+        ours = logits(plain)
+    assert (ours - bare).abs().max() > 1e-3
+    assert (ours - logits(theirs)).abs().max() < 1e-5
+
+
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")  # PEFT fills them in with zeros
 @pytest.mark.parametrize("names", SOME.values(), ids=SOME)
 def test_peft_runs_a_bundle_that_is_not_in_all_layers(names, tmp_path):
@@ -99,15 +112,7 @@ def test_peft_runs_a_bundle_that_is_not_in_all_layers(names, tmp_path):
     ]
     bundle = lm.route(paths, "arrow", top_k=1, out=tmp_path / "b")
     assert {f.effect for f in lm.check(tmp_path / "b", "peft")} <= {"ignores"}, "only what is put right here"
-    folders = [str(tmp_path / "b" / f"task_{i}") for i in range(2)]
-    theirs = peft.create_arrow_model(base(llama3), folders, peft.ArrowConfig(top_k=1)).eval()
-    put_prototypes(theirs, bundle)
-    plain = base(llama3)
-    bare = logits(plain)
-    with attach(plain, bundle):
-        ours = logits(plain)
-    assert (ours - bare).abs().max() > 1e-3
-    assert (ours - logits(theirs)).abs().max() < 1e-5
+    as_peft_runs_it(llama3, tmp_path / "b", bundle)
 
     for place in (tmp_path / "b").glob("task_*/adapter_config.json"):
         config = json.loads(place.read_text()) | {"target_modules": [f"model.{n}" for n in names + more]}
@@ -326,15 +331,7 @@ def test_layers_that_are_stored_the_other_way_round_do_the_same(tmp_path):
     config = {"r": 3, "lora_alpha": 6, "target_modules": ["c_attn"], "fan_in_fan_out": True}
     folders = [save_adapter(tmp_path / f"s{i}", gpt2, i, config) for i in range(2)]
     bundle = lm.route(folders, "arrow", top_k=1, out=tmp_path / "b")
-    paths = [str(tmp_path / "b" / f"task_{i}") for i in range(2)]
-    theirs = peft.create_arrow_model(base(gpt2), paths, peft.ArrowConfig(top_k=1)).eval()
-    put_prototypes(theirs, bundle)
-    plain = base(gpt2)
-    bare = logits(plain)
-    with attach(plain, bundle):
-        ours = logits(plain)
-    assert (ours - bare).abs().max() > 1e-3
-    assert (ours - logits(theirs)).abs().max() < 1e-5
+    as_peft_runs_it(gpt2, tmp_path / "b", bundle)
 
 
 def test_half_precision_and_keyword_inputs_are_taken_as_they_come():

@@ -12,9 +12,8 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Held, Tensor
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError
 from loramerge.formats.dialects.dialect import Dialect, Scales, Widths
-from loramerge.formats.dialects.grain import regrained
+from loramerge.formats.dialects.grain import placed, regrained
 from loramerge.formats.dialects.model import PARTS, SAID, VARIANT, Model, model_of, said
 from loramerge.formats.dialects.places import located, unnamed
 from loramerge.formats.models.families import having, likely
@@ -36,7 +35,7 @@ class Spelled(Dialect):
 
     def bound(self, adapters: Sequence[Adapter]) -> Self:
         made = copy(self)
-        made.model = model_of(map(_located, adapters))
+        made.model = model_of(map(placed, adapters))
         spelled = (a.spelling for a in adapters if a.dialect == self.name and a.spelling is not None)
         made.spell(next(spelled, Spelling()), adapters)
         return made
@@ -108,10 +107,3 @@ class Spelled(Dialect):
         alone = likely(having(paths), dict.fromkeys(paths, (0, 0)))
         known = alone == model.families or (said(kept) and model.first.means(said(kept)))
         return noise if known else {SAID[0]: model.first.name, **noise}
-
-
-def _located(adapter: Adapter) -> Adapter:
-    try:
-        return located(adapter)
-    except IncompatibleError:
-        return adapter
