@@ -118,6 +118,7 @@ def test_peft_runs_a_bundle_that_is_not_in_all_layers(names, tmp_path):
         config = json.loads(place.read_text()) | {"target_modules": [f"model.{n}" for n in names + more]}
         place.write_text(json.dumps(config))
     assert {f.effect for f in lm.check(tmp_path / "b", "peft")} <= {"rejects", "unknown"}
+    folders = [str(tmp_path / "b" / f"task_{i}") for i in range(2)]
     with pytest.raises(RuntimeError, match="non-empty"):
         logits(peft.create_arrow_model(base(llama3), folders, peft.ArrowConfig(top_k=1)).eval())
 
