@@ -18,7 +18,7 @@ An exception outside this tree is our bug (exit 70).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +67,17 @@ class VerificationError(LoramergeError):
     """The output was read back and is not what was decided."""
 
     exit_code = 4
+
+
+def alike(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Those of these names that a mistyped one may have meant, the likeliest first.
+
+    >>> alike("lgeo", ["lego", "ties"])
+    ['lego']
+    """
+    from difflib import get_close_matches  # for those who mistype
+
+    return get_close_matches(name, list(names), most, cutoff)
 
 
 def printable(text: object, limit: int = 200) -> str:

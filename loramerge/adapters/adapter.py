@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.charts.facts import facts_html, fields_html
-from loramerge.errors import SourceError, UsageError, printable
+from loramerge.errors import SourceError, UsageError, alike, printable
 
 
 class Tensor(Protocol):
@@ -28,7 +27,7 @@ class Tensor(Protocol):
     def read(self) -> Array: ...
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Held:
     """A tensor already in memory."""
 
@@ -46,7 +45,7 @@ class Held:
         return self.array
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Computed:
     """A tensor that is computed, in float64, each time it is read."""
 
@@ -84,7 +83,7 @@ class Slot:
         return LowRank(self.up.read(), self.down.read(), self.scale)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Scaled:
     """A vector with its scale: what an adapter adds to the bias of a module."""
 
@@ -170,7 +169,7 @@ class Provenance:
         return fields_html(self)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adapter(Mapping[Target, LowRank]):
     """A lazy mapping from target to update: ``adapter[target]`` reads the factors when you ask for them.
 
@@ -234,7 +233,7 @@ class Adapter(Mapping[Target, LowRank]):
         if found is None:
             names = [str(target) for target in self.slots]
             ends = [each for each in names if each.endswith(f".{name}")]
-            near = ends or difflib.get_close_matches(name, names, n=1)
+            near = ends or alike(name, names)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise KeyError(f"{self.name} has no module {name!r}.{hint}")
         return found

@@ -10,7 +10,7 @@ from loramerge.arrays.backend import Array
 from loramerge.charts.facts import facts_html
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class LowRank:
     """ΔW = scale · up @ down, kept as its factors.
 

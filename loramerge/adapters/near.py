@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -32,4 +31,6 @@ def nearby(path: Path) -> str:
 
 def _like(typed: str, name: str) -> float:
     """How like two names are, from 0 to 1."""
-    return difflib.SequenceMatcher(None, name, typed).ratio()
+    from difflib import SequenceMatcher  # for those who mistype
+
+    return SequenceMatcher(None, name, typed).ratio()

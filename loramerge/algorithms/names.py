@@ -5,11 +5,10 @@ Case, dashes, underscores and spaces do not matter in any name.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 
-from loramerge.errors import say
+from loramerge.errors import alike, say
 
 ALIASES = {  # another name of the same merge, with the options that we have by default
     "linear": ("task_arithmetic", "ta", "weighted_sum", "weight_sum", "sum", "lincomb"),
@@ -171,8 +170,6 @@ def unknown(name: str, names: Collection[str]) -> str:
             return f"There is no method {name!r} here: {ours}."
     spelt = {plain(each): each for each in names}
     spelt |= {plain(other): own for own, others in ALIASES.items() for other in others}
-    near = list(
-        dict.fromkeys(spelt[each] for each in difflib.get_close_matches(wanted, spelt, n=2, cutoff=0.7))
-    )
+    near = list(dict.fromkeys(spelt[each] for each in alike(wanted, spelt, 2, 0.7)))
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return f"There is no method {name!r}.{hint} There are: {', '.join(names)}."

@@ -14,9 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]  # NDArray[Any], whose module takes a while to load
 
 
 def namespace(array: Any) -> Any:

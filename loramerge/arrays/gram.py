@@ -25,7 +25,7 @@ FLOOR = 1e-8  # σ/σ₁ below which a direction is the rounding of a Gram
 APART = 1e-5  # sine of a unit against those before it, below which Cholesky's digits run out
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Grams:
     """The units of a batch of modules, seen through their inner products.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from loramerge.arrays.backend import Array
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Remix:
     """Merged units as combinations of the stored ones: up' = up @ P, down' = Q @ down.
 
@@ -35,7 +35,7 @@ class Remix:
         return self.P @ self.Q
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class PeakRescaled:
     """A remix whose units are then stretched to the mean peak of the units that they replace.
 
@@ -55,7 +55,7 @@ class PeakRescaled:
     gain: Array
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Fit:
     """One merged module by its own factors.
 
@@ -74,7 +74,7 @@ class Fit:
     masks: Mapping[str, Array] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Fitted:
     """A merge that is no remix of the units: thresholds on entries of ΔW, for example.
 

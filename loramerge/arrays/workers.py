@@ -10,16 +10,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import cache
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from loramerge.arrays.backend import finish
 
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Job = tuple["Future[Any]", Callable[[Any], Any], Any]
+Job = tuple["Promise[Any]", Callable[[Any], Any], Any]
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 BEAT = 0.1  # seconds between two ticks
@@ -38,25 +41,48 @@ def go_on() -> None:
         raise Stopped
 
 
+class Promise(Generic[Result]):
+    """What a thread will give: a result, or what it raised. It is given once.
+
+    A `Future` of `concurrent.futures` does more, and brings `logging`: 2 % of the start of a small merge.
+    """
+
+    def __init__(self) -> None:
+        self._given = threading.Event()
+
+    def give(self, result: Result) -> None:
+        self._result: Result = result
+        self._error: BaseException | None = None
+        self._given.set()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._given.set()
+
+    def result(self, tick: Callable[[], None]) -> Result:
+        """Waits for it, and calls `tick` meanwhile. Raises what the thread raised."""
+        while not self._given.wait(BEAT):
+            tick()
+        tick()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
 def beside(function: Callable[[], Result]) -> Callable[[], Result]:
     """Begin it in a thread that stops with this one. The call given back waits for its result."""
-    future: Future[Result] = Future()
+    promise: Promise[Result] = Promise()
     stop = getattr(_own, "stop", None)
 
     def work() -> None:
         _own.stop = stop
         try:
-            future.set_result(function())
+            promise.give(function())
         except BaseException as error:
-            future.set_exception(error)
-
-    def result() -> Result:
-        while not wait([future], BEAT).done:
-            go_on()
-        return future.result()
+            promise.fail(error)
 
     threading.Thread(target=work, daemon=True).start()
-    return result
+    return lambda: promise.result(go_on)
 
 
 class Crew:
@@ -77,17 +103,10 @@ class Crew:
         """The results in the order of the items. All items are taken on now."""
         return self._results(deque(self.submit(function, item) for item in items))
 
-    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-        future: Future[Result] = Future()
-        self._jobs.put((future, function, item))
-        return future
-
-    def result(self, future: Future[Result], tick: Callable[[], None]) -> Result:
-        """The result of a job. Raises what the job raised."""
-        while not wait([future], BEAT).done:
-            tick()
-        tick()
-        return future.result()
+    def submit(self, function: Callable[[Item], Result], item: Item) -> Promise[Result]:
+        promise: Promise[Result] = Promise()
+        self._jobs.put((promise, function, item))
+        return promise
 
     def end(self) -> None:
         """No more jobs will come; those taken on are finished."""
@@ -105,24 +124,24 @@ class Crew:
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0.0))
 
-    def _results(self, futures: deque[Future[Result]]) -> Iterator[Result]:
-        while futures:
-            yield self.result(futures.popleft(), self._tick)  # no result is kept longer than needed
+    def _results(self, promises: deque[Promise[Result]]) -> Iterator[Result]:
+        while promises:
+            yield promises.popleft().result(self._tick)  # no result is kept longer than needed
 
     def _work(self) -> None:
         _own.stop = self._stop
         while (job := self._jobs.get()) is not None:
-            future, function, item = job
+            promise, function, item = job
             try:
                 go_on()
                 self._begin()
                 result = function(item)
                 finish()
-                future.set_result(result)
+                promise.give(result)
                 del result
             except BaseException as error:
-                future.set_exception(error)
-            del job, future, function, item
+                promise.fail(error)
+            del job, promise, function, item
 
 
 @contextmanager
@@ -148,7 +167,13 @@ def workers(
     More BLAS threads per worker were measured slower: skinny products wait at barriers.
     The results come in the order of the items, so they do not depend on `count`.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"), crew(count, tick, begin) as made:
+    with _blas().limit(limits=1, user_api="blas"), crew(count, tick, begin) as made:
         yield made.map
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """What sets the threads of NumPy's BLAS. To find it takes milliseconds, so it is found once."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

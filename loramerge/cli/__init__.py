@@ -17,7 +17,7 @@ from loramerge.adapters.reading import reading
 from loramerge.cli.downloads import one_bar
 from loramerge.cli.failures import ended_by_signals, exit_code, interrupted_once
 from loramerge.cli.narrow import Context
-from loramerge.errors import speaking
+from loramerge.errors import alike, speaking
 
 COMMANDS = {  # name -> one line for --help; the module and the function have the same name
     "combine": "Merge adapters into one adapter.",
@@ -73,9 +73,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             word = args[0].lower()
-            from difflib import get_close_matches
-
-            near = [VERBS[word]] if word in VERBS else get_close_matches(word, COMMANDS, n=1)
+            near = [VERBS[word]] if word in VERBS else alike(word, COMMANDS)
             hint = f" Did you mean {near[0]}?" if near else f" There are {', '.join(COMMANDS)}."
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)

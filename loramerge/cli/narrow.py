@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from collections.abc import Iterable
 
@@ -18,6 +17,8 @@ class Formatter(click.HelpFormatter):
     def __init__(
         self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None
     ) -> None:
+        import shutil  # it loads compressors, and only help needs the width
+
         columns = shutil.get_terminal_size().columns
         fitting = max(min(columns, max_width or 80) - 2, LEAST)
         super().__init__(indent_increment, fitting if width is None else width, max_width)

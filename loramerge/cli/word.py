@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 import click
+
+from loramerge.errors import alike
 
 
 class Word(click.Choice[str]):
@@ -24,6 +25,6 @@ class Word(click.Choice[str]):
         return value if value in self.also else super().convert(value, param, ctx)
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        near = difflib.get_close_matches(str(value), [*map(str, self.choices), *self.also], n=1)
+        near = alike(str(value), [*map(str, self.choices), *self.also])
         hint = f" Did you mean {near[0]}?" if near else ""
         return f"{super().get_invalid_choice_message(value, ctx)}{hint}"

@@ -26,7 +26,7 @@ POLICIES = ("refuse", "first", "average", "drop")
 Module = tuple[str, str]  # (role, path)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Kept:
     """What is written beside the pairs.
 

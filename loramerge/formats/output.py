@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 APART = "loramerge.extras"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outline:
     """What must be known of an adapter before its first tensor is written.
 
@@ -120,7 +120,7 @@ class Outline:
         return {OURS: json.dumps(record, sort_keys=True, separators=(",", ":"))}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Draft:
     """An output under way: put every tensor, close, read it back; it appears when the block ends."""
 

@@ -24,6 +24,7 @@ from loramerge.formats.files.views import SMALL_FLOATS, View, widened
 
 ENDS = ("scale_weight", "weight_scale", "weight_scale_inv")  # ComfyUI's, vLLM's, DeepSeek's
 INPUTS = late(r"(?s)(?:.*\.)?(?:scale_input|input_scale|scaled_fp8)")
+PACKED = ("smooth_factor", "scale", "transformer_blocks.")  # one of these is in every such key
 NUNCHAKU = late(
     r"(?s)"
     r".*\.(?:smooth_factor(?:_orig)?|wscales|wtscale|wcscales)"
@@ -32,7 +33,7 @@ NUNCHAKU = late(
 )
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Scaled:
     """A tensor that is another times a number; whoever multiplies by numbers anyway takes it apart."""
 
@@ -103,7 +104,8 @@ def _folded(slot: Slot) -> Slot:
 
 
 def _check_packed(file: File) -> None:
-    if odd := next(filter(NUNCHAKU.fullmatch, file.tensors), None):
+    keys = (key for key in file.tensors if any(word in key for word in PACKED))
+    if odd := next(filter(NUNCHAKU.fullmatch, keys), None):
         raise IncompatibleError(
             f"{printable(file.name)} is packed for nunchaku ({printable(odd, 80)}): its factors are "
             "reordered for GPU kernels, padded and, in models, quantised. Merge the adapters that it was "

@@ -52,7 +52,7 @@ def file_size(plan: Plan, bare: bool) -> int:
     return output.file_size(replace(plan.outline, recipe=recipe), bare)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fitting:
     """The ways in which a merge can be given its ranks.
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SERVER_RANK = 16  # vLLM's default max_lora_rank
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """A merge of these sources: all decisions are made, only the numbers are missing.
 

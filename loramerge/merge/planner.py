@@ -16,7 +16,6 @@ from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.dialects.dialect import check_ranks
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.profiles import Profile, check_profile
-from loramerge.merge.fit import Fitting, Seen, looking
 from loramerge.merge.full import sized_by
 from loramerge.merge.plan import Plan
 from loramerge.request.budgets import Budget
@@ -32,9 +31,10 @@ from loramerge.sources.sources import Sources, open_together, work_weights
 from loramerge.sources.units import Units
 
 if TYPE_CHECKING:
+    from loramerge.merge.fit import Seen
     from loramerge.merge.tailor import Tailor
 
-Observe = Callable[[Method, Sources, Schedule], Sequence[Seen]]
+Observe = Callable[[Method, Sources, Schedule], "Sequence[Seen]"]
 
 
 class Known(NamedTuple):
@@ -169,7 +169,7 @@ def _check_strength(plan: Plan) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Sizes:
     """A plan whose ranks are open, and how to look at the modules that decide them."""
 
@@ -179,10 +179,7 @@ class _Sizes:
     def settled(self) -> Plan:
         """The plan with its ranks: those of the method, of a budget, or of a consumer."""
         plan = self.plan
-        if plan.budget is not None:
-            looking(plan.method, plan.budget)  # says what does not go together, before anything is read
-        share = plan.request.energy_per_module
-        if share is not None:
+        if (share := plan.request.energy_per_module) is not None:
             settled = self.each(share)
         else:
             settled = self.found(plan.method) if plan.budget is None else self.within(plan.budget)
@@ -209,6 +206,9 @@ class _Sizes:
         return method
 
     def within(self, budget: Budget) -> Plan:
+        from loramerge.merge.fit import Fitting, looking  # few merges have a budget
+
+        looking(self.plan.method, budget)  # says what does not go together, before anything is read
         plan, method = self.plan, self.known(self.plan.method)
         seen = self.observe(looking(method, budget), plan.work, plan.schedule)
         bare = is_bare(plan.default_out("merged")) if plan.request.bare is None else plan.request.bare
@@ -216,6 +216,8 @@ class _Sizes:
 
     def each(self, share: float | str) -> Plan:
         """The plan with as many units in every module as it needs; a rank of the method is the most."""
+        from loramerge.merge.fit import looking  # few merges size every module
+
         plan, asked = self.plan, Budget("energy_per_module", parsed(share)[1])
         most = getattr(plan.method, "rank", None)
         free = replace(plan.method, **{"rank": None}) if most else plan.method

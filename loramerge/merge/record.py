@@ -111,7 +111,7 @@ def hashing(
 
         def digests() -> list[dict[str, str]]:
             with Stage(tell, "hashing", len(adapters)) as stage:
-                return list(stage.over(thread.result(job, stage.tick) for job in jobs))
+                return list(stage.over(job.result(stage.tick) for job in jobs))
 
         yield digests
 

@@ -71,7 +71,7 @@ class Module:
         return None if self.rounding is None else _root(_ratio(self.rounding, self.merged))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """What a whole merge kept and lost.
 

@@ -20,13 +20,11 @@ from loramerge.arrays.workers import go_on
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats import load, output
 from loramerge.formats.peft.beside import parted
-from loramerge.merge.fit import file_size
 from loramerge.merge.measure import measure, measure_fit, unfolded
 from loramerge.merge.plan import Plan
 from loramerge.merge.prove import check_honest, check_limits, check_something, check_written, fingerprint
 from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
-from loramerge.merge.spread import write_spread
 from loramerge.merge.strength import best_smallest_cosine, rescaled, strength
 from loramerge.request.progress import Stage
 from loramerge.sources.units import Units
@@ -39,7 +37,7 @@ Keep = Callable[[Target, Mapping[str, Array]], None]
 Factors = Callable[[], tuple[Array, Array]]  # up (out, k) and down (k, in), computed when asked for
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Merge:
     """What `combine` returns: the merged adapter and the report of what it kept.
 
@@ -82,6 +80,8 @@ class Merge:
             UsageError: the weights are no shares, as those of `Sg` and `Average` are.
             OutputError: as `combine`.
         """
+        from loramerge.merge.spread import write_spread  # few merges have one
+
         write_spread(self.plan, Path(out), overwrite)
 
     def __repr__(self) -> str:
@@ -292,6 +292,8 @@ def _check_size(plan: Plan, out: Path) -> None:
     """A plan for a folder may be too large as one file, whose header tells how it was made."""
     if plan.budget is None or not plan.budget.in_bytes:
         return
+    from loramerge.merge.fit import file_size  # few merges have a budget
+
     if (found := file_size(plan, output.is_bare(out))) > plan.budget.limit:
         raise UsageError(
             f"{printable(out)} would have {found} bytes, and size is {plan.budget.limit:.0f}: the merge was "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -25,6 +24,8 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 def columns() -> int:
     """The width of the terminal; without end where the output goes elsewhere."""
+    import shutil  # it loads compressors, and a quiet merge shows no table
+
     return shutil.get_terminal_size((ENDLESS, 24)).columns
 
 

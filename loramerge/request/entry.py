@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, alike, printable
 from loramerge.request.default import DEFAULT
 from loramerge.request.doors import MERGING, why_not
 from loramerge.request.field import Field
@@ -87,7 +86,7 @@ def _unknown(name: str, door: str, method: str | Method | None, options: Iterabl
     called = method if method is None or isinstance(method, str) else type(method).__name__
     if called is not None and any(name in cls.names() for cls in METHODS.values()):
         return not_an_option(name, called)
-    near = difflib.get_close_matches(name, [*taken(door), *options], n=2, cutoff=0.7)
+    near = alike(name, [*taken(door), *options], 2, 0.7)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     if called is None:
         return f"{name} is not a setting of {door}.{hint}"

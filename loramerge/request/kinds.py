@@ -137,7 +137,7 @@ class Device(Kind):
     offers = ("auto", "cpu", "cuda")
 
     def fit(self, value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+        if not isinstance(value, str) or not (value in self.offers or re.fullmatch(r"cuda:\d{1,3}", value)):
             raise Unfit("is not one of auto, cpu, cuda, cuda:0, cuda:1 …")
         return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loramerge.adapters.late import late
 from loramerge.adapters.limits import MOST
@@ -15,9 +15,11 @@ from loramerge.hub.names import COMMIT
 from loramerge.hub.names import parse as parse_name
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
-from loramerge.request.reader import Reader
 from loramerge.request.request import PLAIN, Request
 from loramerge.request.rules import Weight, plain
+
+if TYPE_CHECKING:
+    from loramerge.request.reader import Reader
 
 SCHEMA = 1
 SHA256 = late(r"[0-9a-f]{64}")
@@ -159,6 +161,8 @@ def parse(values: Mapping[str, Any], where: str) -> Record:
     Raises:
         SourceError: they are none, or of another version; the message calls them `where`.
     """
+    from loramerge.request.reader import Reader  # a merge writes a record, and reads none
+
     reader = Reader(f"{where} cannot be replayed", SourceError)
     if values.get("kind", "merge") != "merge":
         reader.fail(f"it is a {printable(values['kind'], 40)}, which loramerge route makes of its sources")

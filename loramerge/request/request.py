@@ -37,7 +37,7 @@ GRAINS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Request:
     """Everything that a merge can be asked for beside its sources and its method.
 

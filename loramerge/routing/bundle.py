@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import FLOATS, wide
 from loramerge.charts.table import Table, numbers, texts
-from loramerge.errors import IncompatibleError, UsageError, printable, say
+from loramerge.errors import IncompatibleError, UsageError, alike, printable, say
 from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.explanation import Explanation
 from loramerge.routing.gates.gate import DataFree, Gate, Seen, stored_as
@@ -100,7 +99,7 @@ class Bundle(Mapping[Target, Bank]):
             return name  # type: ignore[return-value]  # only a target is equal to one
         found = next((target for target in self.layouts if str(target) == str(name)), None)
         if found is None:
-            near = difflib.get_close_matches(str(name), map(str, self.layouts), n=1)
+            near = alike(str(name), map(str, self.layouts))
             hint = f" Did you mean {printable(near[0])}?" if near else ""
             raise NoModule(f"The bundle has no module {printable(name)}.{hint}")
         return found

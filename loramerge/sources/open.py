@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import compare_bases
@@ -27,6 +26,9 @@ from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 from loramerge.sources.aid import aid
 from loramerge.sources.broken import BROKEN, Broken, of_all
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 EXPERT = late(r"\.\d+\.[^.]+$")  # one expert's own layer, below the module of all experts
 Value = TypeVar("Value")
@@ -90,6 +92,8 @@ def opened(sources: Sequence[Ingredient], load: Load, watch: Watch = iter) -> li
     waiting = sum(map(_is_of_hub, sources))
     if waiting < 2:
         return _all_of(sources, load, watch)
+    from concurrent.futures import ThreadPoolExecutor  # it loads logging, and most sources lie on the disk
+
     with ThreadPoolExecutor(min(waiting, CONNECTIONS)) as pool:
         jobs = [pool.submit(load, source) for source in sources]
         try:
@@ -104,6 +108,8 @@ def opened(sources: Sequence[Ingredient], load: Load, watch: Watch = iter) -> li
 
 def _rest_broken(sources: Sequence[Ingredient], jobs: Sequence[Future[Adapter]], load: Load) -> list[Broken]:
     """Why sources cannot be read, in order; of those that were not fetched to the end, by their headers."""
+
+    from concurrent.futures import ThreadPoolExecutor
 
     def look(pair: tuple[Ingredient, Future[Adapter]]) -> Broken | None:
         source, job = pair

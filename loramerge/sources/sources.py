@@ -40,7 +40,7 @@ from loramerge.sources.select import check_exclude, select
 from loramerge.sources.units import Units, ahead, align, batches, needs, there
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sources:
     """Adapters that were found to belong together.
 

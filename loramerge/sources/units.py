@@ -36,7 +36,7 @@ Side = Callable[[int], Array]  # up (m, out, R) of some modules, of 0, and down 
 SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged, if no method says otherwise
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Units:
     """The units of M modules with one rank signature; R = Σ r_t of them in each.
 

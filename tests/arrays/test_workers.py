@@ -88,5 +88,5 @@ def test_whoever_has_no_crew_goes_on():
 def test_a_crew_that_is_done_leaves_no_thread():
     before = threading.active_count()
     with crew(4) as made:
-        assert made.result(made.submit(str, 1), lambda: None) == "1"
+        assert made.submit(str, 1).result(lambda: None) == "1"
     assert threading.active_count() == before

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-from loramerge.adapters.patterns import regex
 from loramerge.adapters.patterns.positions import Budget, Exhausted, Step, Text
 from loramerge.errors import IncompatibleError, UsageError, printable
 
@@ -32,6 +31,8 @@ def searcher(pattern: str, option: str, trusted: bool = True) -> Found:
     >>> [searcher("v$|mlp", "--only")(name) for name in ("layers.0.v", "layers.0.mlp.up", "v.0")]
     [True, True, False]
     """
+    from loramerge.adapters.patterns import regex  # most merges name no modules
+
     if len(pattern) > MAX_PATTERN:
         raise IncompatibleError(
             f"{option} has {len(pattern)} characters, and {MAX_PATTERN} is the limit: name modules by what "

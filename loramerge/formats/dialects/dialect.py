@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +34,7 @@ Widths = Mapping[Target, int]  # target -> the units that it is stored with
 Scales = Mapping[Target, float]  # target -> the scale of its factors, where that is not 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Header:
     """What the files of an adapter say before a number is read.
 
@@ -59,6 +60,11 @@ class Header:
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         return self.file.tensors
+
+    @cached_property
+    def lines(self) -> str:
+        """All keys, each on a line of its own, with an empty line before and after."""
+        return "\n".join(["", *self.tensors, ""])
 
     @property
     def metadata(self) -> Mapping[str, str]:

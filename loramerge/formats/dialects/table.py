@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from loramerge.adapters.table import Table
@@ -29,14 +29,18 @@ class Row(NamedTuple):
 
     def may(self, header: Header) -> bool:
         """Whether a file can be of it; a config that is not PEFT's can be of any."""
-        return bool(header.config and "peft_type" not in header.config) or any(map(self._own, header.tensors))
-
-    def _own(self, key: str) -> bool:
+        if header.config and "peft_type" not in header.config:
+            return True
         if self.never:
-            return not key.startswith(self.never)
-        return (
-            key.startswith(self.starts) or key.endswith(self.ends) or any(word in key for word in self.holds)
-        )
+            return not all(key.startswith(self.never) for key in header.tensors)
+        return any(word in header.lines for word in self.words)
+
+    @property
+    def words(self) -> Iterator[str]:
+        """What to look for in the keys of a file, each on a line of its own; a key of two lines has more."""
+        yield from (f"\n{start}" for start in self.starts)
+        yield from self.holds
+        yield from (f"{end}\n" for end in self.ends)
 
 
 PARTS = ("unet.", "transformer.", "transformer_2.", "text_", "connectors.", "prior.")

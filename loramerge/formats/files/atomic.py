@@ -13,7 +13,6 @@ two, so a crash exactly between them leaves OUT absent; the next run that reads 
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -251,6 +250,8 @@ def _flush(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        import shutil  # it loads compressors
+
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)

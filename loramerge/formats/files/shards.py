@@ -94,7 +94,7 @@ def _check_listed(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
 
 def check_alone(path: Path, name: str) -> None:
     """Raises SourceError: a file is one shard of several, which would be a part of the adapter."""
-    found = SHARD.fullmatch(path.name)
+    found = SHARD.fullmatch(path.name) if "-of-" in path.name else None
     if found is not None and int(found["count"]) > 1:
         raise SourceError(
             f"{printable(name)} is one shard of {int(found['count'])}, a part of the adapter: name its "

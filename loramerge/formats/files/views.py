@@ -17,7 +17,7 @@ from loramerge.arrays.backend import Array
 SMALL_FLOATS = ("F8_E4M3", "F8_E5M2")  # bfloat16 holds every value of both
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class View:
     """A tensor of this shape and dtype, which `make` takes from arrays of the tensors behind it."""
 
@@ -30,7 +30,7 @@ class View:
         return self.make(*(part.read() for part in self.parts))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Shared:
     """A tensor that many views cut from: read once as long as any cut of it is alive."""
 

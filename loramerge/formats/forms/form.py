@@ -75,7 +75,7 @@ class Aid(NamedTuple):
 NO_AID = Aid()
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Given:
     """What is known of a module beside its tensors.
 
@@ -136,7 +136,7 @@ class Given:
         return value
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Update:
     """A module's update before its scale.
 
@@ -161,7 +161,7 @@ class Update:
     full: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Form:
     """One row of the table of forms.
 

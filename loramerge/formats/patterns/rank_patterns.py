@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable
 
 from loramerge.adapters.late import late
-from loramerge.adapters.patterns import regex
 from loramerge.adapters.patterns.positions import Budget, Exhausted, Step, Text
 from loramerge.errors import IncompatibleError, SourceError, printable
 
@@ -97,6 +96,8 @@ class Patterns:
         return plain
 
     def _parse(self, key: str) -> Step:
+        from loramerge.adapters.patterns import regex  # most keys are plain names
+
         try:
             self._budget.spend(PARSING * len(key))
             return regex.parse(key)

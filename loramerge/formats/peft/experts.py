@@ -131,7 +131,7 @@ def stacked(path: str, parts: Parts, where: str) -> Pair | None:
 
     None where the module is no such stack.
     """
-    stack = STACKED.fullmatch(path)
+    stack = STACKED.fullmatch(path) if "experts" in path else None
     if stack is None or not {"up", "down"} <= parts.keys() or len(parts["down"].shape) != 3:
         return None
     up, down = parts["up"], parts["down"]

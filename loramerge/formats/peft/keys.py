@@ -96,7 +96,7 @@ def within(target: Target, down: Array, up: Array) -> tuple[Array, Array]:
     return _block(down, index, blocks), _block(up, index, blocks)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Shelf:
     """Factors on their way out: each tensor is handed to `done` once all blocks of it are there.
 

@@ -19,7 +19,7 @@ from loramerge.formats.routed import refuse_routed
 ORIGINAL = ".original_module."  # what PEFT keeps of a module that is saved as a whole: the weights before
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pair:
     """Two factors as matrices, before they are told apart into modules.
 
@@ -50,7 +50,7 @@ class Pair:
             yield replace(whole, index=block), Slot(left, rows(down, block, blocks), scale)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stored:
     """The tensors of a file, sorted by what their keys say.
 

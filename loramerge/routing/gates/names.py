@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from loramerge.errors import UsageError, printable, say
+from loramerge.errors import UsageError, alike, printable, say
 from loramerge.routing.gates.arrow import Arrow
 from loramerge.routing.gates.gate import DataFree, Gate
 from loramerge.routing.gates.lag import Lag
@@ -60,7 +59,7 @@ def make(gate: str | Gate, options: Mapping[str, Any]) -> Gate:
             raise UsageError(f"{next(iter(options))} is given beside a gate that has its options already.")
         return gate
     if gate not in GATES:
-        near = difflib.get_close_matches(str(gate), GATES, n=1)
+        near = alike(str(gate), GATES)
         hint = f" Did you mean {near[0]}?" if near else ""
         said = say("gate", gate) if isinstance(gate, str) else f"gate={gate!r}"
         raise UsageError(f"{printable(said, 60)} is not one of {', '.join(GATES)}.{hint}")

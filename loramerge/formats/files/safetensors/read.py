@@ -4,13 +4,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.original import open_original
+from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.files.safetensors import header
 from loramerge.formats.files.safetensors.dtypes import numpy_dtype
@@ -22,7 +21,7 @@ MAX_HEADER = 16 * 2**20  # some 100 000 tensors; the format itself allows 100 MB
 Fill = Callable[[memoryview, int], None]  # fills a buffer with the bytes from a place on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stored:
     """Where bytes come from: a name for messages, a place, a size, and what fills a buffer from there."""
 
@@ -49,7 +48,7 @@ class TensorRef:
     nbytes: int
     file: Stored
 
-    def read(self) -> NDArray[Any]:
+    def read(self) -> Array:
         """The tensor, in an array of its own. Any number of threads may read at once.
 
         Raises:
@@ -58,7 +57,7 @@ class TensorRef:
         """
         return self.part(0, self.shape)
 
-    def part(self, start: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    def part(self, start: int, shape: tuple[int, ...]) -> Array:
         """So many of its entries, from one on, in their order. Errors as for `read`."""
         dtype = numpy_dtype(self.dtype)
         if dtype is None:
@@ -71,7 +70,7 @@ class TensorRef:
         return array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class File(Stored):
     """A safetensors file: its metadata, and its tensors in the order of their bytes.
 

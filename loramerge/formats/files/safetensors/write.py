@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from loramerge.arrays.backend import Array
 from loramerge.formats.files.atomic import writing
 from loramerge.formats.files.safetensors.dtypes import BITS, numpy_dtype
 
@@ -56,7 +56,7 @@ class Writer:
             self._release()
             raise
 
-    def write(self, key: str, array: NDArray[Any]) -> None:
+    def write(self, key: str, array: Array) -> None:
         """Put one tensor in its place; several threads may write different tensors at once."""
         wanted = self._layout.get(key)
         if wanted != (array.dtype, array.shape) or key in self._written:
