@@ -11,14 +11,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Kind
 from loramerge.consumers import comfy_names
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.consumers.finding import CLOSE, Effect, Finding, strength
 from loramerge.consumers.support import Support
 from loramerge.errors import printable
-from loramerge.formats.dialects import named
+from loramerge.formats.dialects import Dialect, named
 from loramerge.formats.peft.names import UNKNOWN
+from loramerge.formats.peft.turned import KIND as TURNED
 from loramerge.formats.wrappers import plainly, wrapped
 
 Scale = Callable[[Mapping[str, Any], Module], float]
@@ -72,6 +74,7 @@ class Consumer:
         untold: why nobody can tell what it makes of a file; "" where it can be told.
         models: which classes of models it has a place for; None if that is no matter.
         shards: whether it reads weights in several files; None if that is not known.
+        lays: a format as it wants the merge of these adapters laid out in it.
         rank_option, rank_choices: by which option one tells it, and the values that this may have.
     """
 
@@ -99,6 +102,7 @@ class Consumer:
     models: Support | None = None
     shards: bool | None = False
     untold: Callable[[Facts], str] = lambda facts: ""
+    lays: Callable[[Dialect, Sequence[Adapter]], Dialect] = lambda dialect, adapters: dialect
 
     @property
     def patterns(self) -> bool:
@@ -128,7 +132,9 @@ class Consumer:
             return [self._foreign(facts)]
         limit = max_rank or self.max_rank
         if self.folder and facts.folder and facts.dialect == "peft" and facts.peft_type not in self.types:
-            found = [self.rejecting(f"it knows no adapter of type {printable(facts.peft_type, 40)}")]
+            # and what stays true of a LoRA that is made of it: else a command is offered that is then refused
+            lasting = [each for each in (*self._of_model(facts), *self.rules(facts)) if not each.command]
+            found = [self.rejecting(_unknown_type(facts.peft_type)), *lasting]
         else:
             first = [*self._bare(facts), *self._special(facts)]
             ruled = list(self.rules(facts))
@@ -346,3 +352,10 @@ class Consumer:
 def _listed(words: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _unknown_type(kind: str) -> str:
+    """Why it does not load an adapter of a type that it does not know."""
+    if kind == TURNED:
+        return "it was written for llama.cpp's converter, with the factors of some layers exchanged"
+    return f"it knows no adapter of type {printable(kind, 40)}"

@@ -194,6 +194,8 @@ def open_together(recipe: Recipe, read: Sequence[Adapter] = (), again: bool = Fa
     if request.keep_form and format is None:
         format = PEFT.name  # of the plain sum that the merge is held against; some forms are only read
     dialect = writer.written(found if request.consumer is None else _unspelled(found), format)
+    if request.consumer is not None:
+        dialect = _laid(request.consumer, dialect, found)
     if not again:
         check_exclude(found, request.exclude)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
@@ -256,6 +258,13 @@ def _for(consumer: str, format: str | None, found: Sequence[Adapter]) -> str | N
         said = f"{wanted.title} does not load the format {format} (it loads {' and '.join(wanted.formats)})"
         raise UsageError(f"{said}: drop {say('format')} or {say('consumer')}.")
     return format
+
+
+def _laid(consumer: str, dialect: Dialect, found: Sequence[Adapter]) -> Dialect:
+    """The format as the program wants a merge of these laid out in it."""
+    from loramerge.consumers import find
+
+    return find(consumer).lays(dialect, found)
 
 
 def _read(consumer: str, usual: str, found: Sequence[Adapter]) -> str | None:

@@ -1,5 +1,6 @@
 """llama.cpp's own converter, out of the archive of llama-cpp-python: what it stops at, and the strength."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from loramerge.consumers.check import facts_of
 from tests.consumers.hostile import HOSTILE
 from tests.consumers.inputs import SCALINGS, write
 from tests.consumers.own_code import archive, unpacked
-from tests.helpers.files import folder
+from tests.consumers.turning import SQUARE, turning
 
 pytestmark = pytest.mark.conformance
 LLAMA_CPP = CONSUMERS["llama.cpp"]
@@ -28,8 +29,6 @@ BASE = {
 @pytest.fixture(scope="module")
 def converter(tmp_path_factory):
     """Its folder, with a base model's config in it."""
-    import json
-
     place = unpacked(
         archive("llama_cpp_python-*.tar.gz"), "vendor/llama.cpp", tmp_path_factory.mktemp("llama")
     )
@@ -98,30 +97,39 @@ def test_its_scaling_rule_is_the_one_that_we_hold_it_to(converter, scaling, tmp_
         assert np.allclose(found[name], off * delta, rtol=1e-5, atol=1e-6)
 
 
-def test_it_turns_what_is_for_a_conv1d(converter, tmp_path):
-    import json
+GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 1, "n_embd": 6, "n_head": 2}
 
-    said = {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "n_layer": 1,
-        "n_embd": 6,
-        "n_head": 2,
-    }
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text(
-        json.dumps(said | {"n_ctx": 32, "layer_norm_epsilon": 1e-5})
-    )
-    rng, path = np.random.default_rng(0), "base_model.model.transformer.h.0.attn.c_proj.lora_"
-    pair = {f"{path}{side}.weight": rng.standard_normal(s) for side, s in {"A": (2, 6), "B": (6, 2)}.items()}
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["c_proj"]}
-    place = folder(tmp_path / "a", {key: value.astype("f4") for key, value in pair.items()}, config=config)
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """A folder with the config of a GPT-2."""
+    place = tmp_path_factory.mktemp("gpt2")
+    (place / "config.json").write_text(json.dumps(GPT2 | {"n_ctx": 32, "layer_norm_epsilon": 1e-5}))
+    return place
+
+
+def conv1d(converter, base, place, out):
+    """What llama.cpp adds to each of the layers of a GPT-2."""
     script = converter / "convert_lora_to_gguf.py"
-    words = [sys.executable, script, "--base", tmp_path / "base", "--outfile", tmp_path / "a.gguf", place]
+    words = [sys.executable, script, "--base", base, "--outfile", out, place]
     subprocess.run(words, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    found = deltas(converter, tmp_path / "a.gguf")["blk.0.attn_output.weight"]
-    (wanted,) = [update.dense() for update in lm.load(place).values()]
-    assert np.allclose(found, wanted.T, rtol=1e-5, atol=1e-6)
+    return deltas(converter, out)
+
+
+def test_it_turns_what_is_for_a_conv1d(converter, gpt2, tmp_path):
+    found = conv1d(converter, gpt2, turning(tmp_path / "a", 0), tmp_path / "a.gguf")
+    wanted = {target.path: update.dense() for target, update in lm.load(tmp_path / "a").items()}
+    assert np.allclose(found["blk.0.attn_output.weight"], wanted[SQUARE].T, rtol=1e-5, atol=1e-6)
+
+
+def test_a_merge_that_is_written_for_it_comes_out_as_it_is_meant(converter, gpt2, tmp_path):
+    places = [turning(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    merge = lm.combine(places, "cat", weights=[0.7, -0.3], consumer="llama.cpp", out=tmp_path / "m")
+    found = conv1d(converter, gpt2, tmp_path / "m", tmp_path / "m.gguf")
+    names = {"c_attn": "attn_qkv", "attn.c_proj": "attn_output", "c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+    for end, name in names.items():
+        (wanted,) = [merge.adapter[target].dense() for target in merge.adapter if target.path.endswith(end)]
+        assert np.allclose(found[f"blk.0.{name}.weight"], wanted, rtol=1e-5, atol=1e-6)
 
 
 BASELESS = ("gpt2", "one file", "sd15", "kohya", "numbered", "mlx")  # for no Llama, or no folder

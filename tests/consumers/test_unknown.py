@@ -211,14 +211,25 @@ def test_a_class_that_is_not_known_is_not_taken_for_another_by_its_modules(tmp_p
         {"auto_mapping": {"base_model_class": "GPT2ForSequenceClassification"}},
     ],
 )
-def test_conv1d_of_gpt2_is_no_adapter_for_llama_cpp(said, tmp_path):
+def test_conv1d_of_gpt2_is_written_turned_for_llama_cpp(said, tmp_path):
     shapes = {"transformer.h.0.attn.c_proj": (6, 6)}
     source = llama(tmp_path / "a", shapes=shapes, fan_in_fan_out=True, **said)
     (finding,) = lm.check(source, "llama.cpp")
-    assert "turns the Conv1D layers of GPT-2" in finding.sentence
-    assert "(transformer.h.0.attn.c_proj)" in finding.sentence
-    with pytest.raises(lm.IncompatibleError, match="loramerge fuse"):
-        lm.combine([source], "linear", consumer="llama.cpp", out=tmp_path / "m")
+    assert "out transposed (transformer.h.0.attn.c_proj)" in finding.sentence
+    assert finding.command
+    lm.combine([source], "linear", consumer="llama.cpp", out=tmp_path / "m")
+    assert lm.check(tmp_path / "m", "llama.cpp") == []
+
+
+# A kind from the wild: B2, two models of the same names, of which one has Conv1D layers.
+def test_names_that_a_model_without_conv1d_has_too_do_not_tell_what_the_converter_turns(tmp_path):
+    shapes = {"transformer.h.0.attn.c_proj": (6, 6)}
+    unsaid = llama(tmp_path / "a", shapes=shapes, base_model_name_or_path=None)
+    (finding,) = lm.check(unsaid, "llama.cpp")
+    assert finding.effect == "unknown"
+    assert "GPT2LMHeadModel or GPTBigCodeForCausalLM" in finding.sentence
+    told = llama(tmp_path / "b", shapes=shapes, base_model_name_or_path=None, fan_in_fan_out=True)
+    assert lm.check(told, "llama.cpp")[0].effect == "rejects"  # PEFT says so of a Conv1D
 
 
 # A kind from the wild: B2, bias without tensors.

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
+from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.grain import regrained
 from loramerge.formats.dialects.model import Model, model_of
 from loramerge.formats.dialects.places import is_flat
 from loramerge.formats.models.family import OURS
-from loramerge.formats.peft.keys import Keys
+from loramerge.formats.peft.keys import Keys, Shape, laid, shapes
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.read import CONFIG, read_file
+from loramerge.formats.peft.turned import HEADER, is_turned, marked
 
 
 class Peft(Dialect):
@@ -32,6 +34,7 @@ class Peft(Dialect):
     sidecar = True
     model: Model | None = None  # where a source has other names than diffusers' for it
     naming: str = OURS
+    turned: frozenset[str] = frozenset()  # how the names of layers end whose factors are exchanged
 
     def detects(self, header: Header) -> bool:
         return True
@@ -71,11 +74,32 @@ class Peft(Dialect):
     def keys(self, targets: Iterable[Target]) -> Names:
         return Keys(targets).of
 
+    def turning(self, names: Collection[str]) -> Peft:
+        """The same with the factors of layers of these names exchanged, for a converter that turns them."""
+        made = copy(self)
+        made.turned = frozenset(names)
+        return made
+
+    def shapes(self, target: Target, size: tuple[int, int], width: int) -> tuple[Shape, Shape]:
+        return shapes(target, size[::-1] if self._turns(target) else size, width)
+
+    def lay(self, target: Target, up: Array, down: Array) -> tuple[Array, Array]:
+        return laid(target, down.T, up.T) if self._turns(target) else laid(target, up, down)
+
     def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
-        return {} if bare else {"format": "pt"}
+        ends = self._ends(widths)
+        return {} if bare else {"format": "pt", **({HEADER: " ".join(ends)} if ends else {})}
 
     def sidecars(self, widths: Widths, config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        return {CONFIG: config}
+        ends = self._ends(widths)
+        return {CONFIG: marked(config, ends) if ends else config}
+
+    def _turns(self, target: Target) -> bool:
+        return target.kind == "linear" and is_turned(target.path, self.turned)
+
+    def _ends(self, targets: Iterable[Target]) -> list[str]:
+        """How the names of those of these targets end that are exchanged."""
+        return sorted({target.path.rpartition(".")[2] for target in targets if self._turns(target)})
 
 
 PEFT = Peft()

@@ -17,6 +17,7 @@ from loramerge.formats.peft.config import Rule, check_mergeable, scales
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.number import fitting, number, scale
 from loramerge.formats.peft.pairs import Pairs, Stored
+from loramerge.formats.peft.turned import plain
 from loramerge.formats.peft.updates import understood
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B
@@ -177,7 +178,7 @@ def _sidecar(file: File, stored: Stored) -> Said | None:
     if not os.path.isfile(shared) or not _is_only_adapter(file.path):
         return None
     where = f"adapter_config.json beside {file.name}"
-    config = read_object(shared, where)
+    config = plain(read_object(shared, where))
     check_mergeable(config, where)
     rule = scales(config, where)
     pairs = understood(stored, config, rule, where)

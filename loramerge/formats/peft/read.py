@@ -31,6 +31,7 @@ from loramerge.formats.peft.beside import label_map
 from loramerge.formats.peft.config import check_mergeable, scales
 from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
+from loramerge.formats.peft.turned import HEADER, KIND, returned
 from loramerge.formats.peft.updates import understood
 from loramerge.formats.routed import marked
 from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
@@ -84,6 +85,8 @@ def load_folder(
     if aid.kept and is_fly(config):
         return _fly(folder, name, config, open_weights(folder / WEIGHTS, name, allow_pickle))
     even: Sequence[str] = ()
+    if config.get("peft_type") == KIND:
+        config, file, even = returned(config, file or _weights(folder, name, allow_pickle), name)
     if marked(config):
         from loramerge.formats.peft.even import evened  # few adapters have a gate
 
@@ -143,12 +146,15 @@ def read_file(
         SourceError, IncompatibleError: as `of_bare_file` and `given` say.
         UsageError: an `alpha` is given for a file that says its own, and it is not `optional`.
     """
+    notes: Sequence[str] = ()
+    if HEADER in file.metadata:
+        _, file, notes = returned({}, file, name)
     stored = sort_tensors(file.tensors, name, base)
     said = of_bare_file(file, stored)
     unused = _unused(alpha, optional, name) if said else []
     pairs, scale_of, config = said or given(file, stored, alpha)
     check_tensors(scale_of, pairs, name)
-    adapter = _adapter(file, pairs, scale_of, config, name, unused)
+    adapter = noted(_adapter(file, pairs, scale_of, config, name, unused), notes)
     return adapter if said else replace(adapter, provenance=replace(adapter.provenance, alpha=alpha))
 
 
