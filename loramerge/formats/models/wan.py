@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+import re
 
-_END = r"(?=[\W_]?(v?\d|lora|fp\d|bf\d|rank|r\d|ep|step|[it]2v|wan|$)|\s)"  # what may follow `high` in a name
+from loramerge.formats.models.family import Family, word
+
+_NOUNS = (  # what is high or low in names of styles
+    "quality|res|resolution|details?|detailed|def|definition|contrast|key|angle|speed|poly|fidelity|fps|v?ram|heels?"
+    "|fashion|school|light|motion|dynamic|saturation|end|level|strength|rise|cut|waist|tech|fantasy"
+)
+_NOT = rf"(?![\W_]*({_NOUNS})(?![a-zA-Z]))"
 
 WAN = Family(
     "wan",
@@ -27,10 +33,11 @@ WAN = Family(
     variants={
         "version": (("2.2", r"wan\W?_?2[._]?2"), ("2.1", r"wan\W?_?2[._]?1")),
         "noise": (
-            ("high noise", rf"high[\W_]?noise|(^|[\W_])high{_END}"),
-            ("low noise", rf"low[\W_]?noise|(^|[\W_])low{_END}"),
+            ("high noise", word(r"high[\W_]?noise", "high", "hn") + _NOT),
+            ("low noise", word(r"low[\W_]?noise", "low", "ln") + _NOT),
         ),
-        "task": (("TI2V", r"ti2v"), ("I2V", r"i2v|k_img|add_k_proj"), ("T2V", r"t2v")),
+        "task": (("TI2V", word("ti2v")), ("I2V", rf"{word('i2v')}|k_img|add_k_proj"), ("T2V", word("t2v"))),
+        "size": tuple((size, word(rf"(?<![\d.])a?{re.escape(size)}")) for size in ("1.3B", "5B", "14B")),
     },
     converter="convert_wan_transformer_to_diffusers",
     model="WanTransformer3DModel",
