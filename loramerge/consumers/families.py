@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from loramerge.consumers.finding import Finding
 
 LOADERS, LOADERLESS = "its loaders, run", "it has no loader for the family"
-WITHOUT = frozenset({"pixart", "ace-step-1"})  # families whose adapters no pipeline of diffusers loads
+WITHOUT = frozenset(
+    {"pixart", "ace-step-1", "hunyuan-video-1.5"}
+)  # families whose adapters no pipeline of diffusers loads
 _READ = """
 diffusion_model.: flux.2:first wan:first qwen-image z-image ltx-video:first ltx-2:first hidream lumina-2:first
 diffusion_model.: cosmos:first hunyuan-video:authors
 diffusion_model. with alphas: wan:first flux.1:first
 lora_unet_: flux.1:first flux.2:first wan:first qwen-image z-image:first z-image chroma:first
 transformer.: flux.1 flux.2 chroma sd3 wan qwen-image z-image hunyuan-video ltx-video ltx-2 hidream lumina-2
-transformer.: auraflow cosmos cogvideox mochi sana ace-step-1.5 hunyuan-video:authors
+transformer.: auraflow cosmos cogvideox mochi sana ace-step-1.5 hunyuan-video:authors wan-vace wan-animate
 no prefix, default: qwen-image z-image
 no prefix, with alphas: qwen-image
 base_model.model.: flux.2:first ace-step-1.5:first

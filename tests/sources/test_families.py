@@ -236,7 +236,8 @@ def test_a_whole_number_is_an_alpha_in_every_spelling(tmp_path):
 
 
 STRANGERS = {  # what a model of its kind, unknown here, has beside the modules of a known one
-    "Wan VACE": ("diffusion_model.blocks.0.self_attn.q", "diffusion_model.vace_blocks.0.self_attn.q"),
+    "Wan S2V": ("diffusion_model.blocks.0.self_attn.q", "diffusion_model.audio_injector.injector.0.q"),
+    "Wan with a camera": ("diffusion_model.blocks.0.self_attn.q", "diffusion_model.control_adapter.conv"),
     "a controller of Z-Image": (
         "diffusion_model.layers.0.attention.to_q",
         "diffusion_model.control_layers.0.attention.to_q",
@@ -260,6 +261,16 @@ def test_a_model_that_is_only_partly_known_is_not_merged_under_two_names(names, 
     lm.convert(mixed, tmp_path / "c.safetensors", "comfy", exclude=odd.removeprefix("diffusion_model."))
     assert len(lm.combine([whole, tmp_path / "c.safetensors"], "linear").adapter) == 1
     assert len(lm.combine([mixed, mixed], "linear").adapter) == 2
+
+
+def test_a_model_with_blocks_for_control_is_known_and_not_mixed_with_the_plain_one(tmp_path):
+    block, control = (f"diffusion_model.{stem}.0.self_attn.q" for stem in ("blocks", "vace_blocks"))
+    plain = saved(tmp_path / "a.safetensors", pairs({block: (4, 4)}, NEW, seed=1))
+    vace = saved(tmp_path / "b.safetensors", pairs({block: (4, 4), control: (4, 4)}, NEW, seed=2))
+    assert described(lm.load(vace)) == "Wan VACE"
+    with pytest.raises(lm.IncompatibleError, match=r"for Wan and .* for Wan VACE"):
+        lm.combine([plain, vace], "cat")
+    assert len(lm.combine([plain, vace], "cat", allow_base_mismatch=True).adapter) == 2
 
 
 def test_a_unet_and_a_transformer_are_no_parts_of_one_pipeline(tmp_path):

@@ -49,7 +49,7 @@ HUNYUAN_VIDEO = Family(
     "HunyuanVideo",
     _FIRST
     + _BESIDE.format(*_REFINER, ".", "{0,2}", "{in,out}_layer", "{in,out}_layer", "in_layer", "out_layer"),
-    said=r"hunyuan\W?(video)?",
+    said=r"hunyuan(?!\W?(video)?[\W_]?1[._]5)",
     others={"authors": _authors()},
     blocks={
         "transformer_blocks": 20,

@@ -12,10 +12,7 @@ _NOUNS = (  # what is high or low in names of styles
 )
 _NOT = rf"(?![\W_]*({_NOUNS})(?![a-zA-Z]))"
 
-WAN = Family(
-    "wan",
-    "Wan",
-    """
+NAMES = """
     blocks.*.attn1.{to_q,to_k,to_v,to_out.0} = blocks.*.self_attn.{q,k,v,o} 1:1
     blocks.*.attn2.{to_q,to_k,to_v,to_out.0} = blocks.*.cross_attn.{q,k,v,o} 1:1
     blocks.*.attn2.{add_k_proj,add_v_proj} = blocks.*.cross_attn.{k_img,v_img} 1:1
@@ -26,7 +23,12 @@ WAN = Family(
     condition_embedder.time_proj = time_projection.1 6:1
     condition_embedder.image_embedder.ff.net.{0.proj,2} = img_emb.proj.{1,3}
     proj_out = head.head
-    """,
+"""
+
+WAN = Family(
+    "wan",
+    "Wan",
+    NAMES,
     said=r"wan\W?(ai|video|2|_?[ti]2v|t2v|i2v)|\bwan\b",
     blocks={"blocks": 40},
     widths={1536: "1.3B", 3072: "5B", 5120: "14B"},
