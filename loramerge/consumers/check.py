@@ -25,6 +25,7 @@ from loramerge.errors import (
 )
 from loramerge.formats.bundles import record_of, task
 from loramerge.formats.dialects import FOLDER_FILES, PEFT, named
+from loramerge.formats.dialects.grain import placed, twice
 from loramerge.formats.dialects.together import named_family, stranger, written_family
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.form import NO_AID, Aid
@@ -205,6 +206,7 @@ def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
         families=families,
         namings=namings,
         stranger=strange,
+        twice=tuple(str(each) for each in twice(placed(adapter)) or ()),
         full=adapter.full_rank,
     )
     scales = {target: slot.scale for target, slot in adapter.slots.items()}

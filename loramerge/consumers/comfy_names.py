@@ -59,7 +59,7 @@ _SEEN = """
 - lycoris_ | ltx-video | ComfyUI#14349
 - lycoris_ | sana | ComfyUI#6136
 - transformer. | z-image:first | ComfyUI#14182
-- transformer. | wan | WanVideoWrapper#176
+- transformer. | wan wan-vace wan-animate | WanVideoWrapper#176
 - transformer. | ltx-video | ComfyUI#6174
 - transformer. | ltx-2 | ComfyUI#14349
 - transformer. | lumina-2 | ComfyUI#7502
@@ -77,7 +77,9 @@ UNSEEN = {  # (family, naming) -> keys of which it cannot be told, beside those 
     ("hunyuan-video", "first"): r"(time|guidance|txt)_in",
     ("hunyuan-video", "authors"): r"(time|guidance|txt)_in",
 }
-_FOREIGN = frozenset({"sana", "ace-step-1.5"})  # whose tensors it has under other names, or not at all
+_FOREIGN = frozenset(
+    {"sana", "ace-step-1.5", "hunyuan-video-1.5"}
+)  # whose tensors it has under other names, or not at all
 
 
 @cache

@@ -69,6 +69,7 @@ class Facts:
             None if it does not say that.
         families: of image models that it can be of.   namings: those of them that have all of its names.
         stranger: a module of an image model that is none of those known here; "" if there is none.
+        twice: a module and a part of it, where it has both; empty if it has none.
         full: a merge of it has full rank, unless its size is said.
     """
 
@@ -98,6 +99,7 @@ class Facts:
     families: tuple[str, ...] = ()
     namings: tuple[str, ...] = ()
     stranger: str = ""
+    twice: tuple[str, ...] = ()
     full: bool = False
 
     def settings(self, module: Module) -> Settings:

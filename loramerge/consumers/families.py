@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from loramerge.consumers.finding import Finding
 
 LOADERS, LOADERLESS = "its loaders, run", "it has no loader for the family"
-WITHOUT = frozenset({"pixart", "ace-step-1"})  # families whose adapters no pipeline of diffusers loads
+WITHOUT = frozenset(
+    {"pixart", "ace-step-1", "hunyuan-video-1.5"}
+)  # families whose adapters no pipeline of diffusers loads
 _READ = """
 diffusion_model.: flux.2:first wan:first qwen-image z-image ltx-video:first ltx-2:first hidream lumina-2:first
 diffusion_model.: cosmos:first hunyuan-video:authors
 diffusion_model. with alphas: wan:first flux.1:first
 lora_unet_: flux.1:first flux.2:first wan:first qwen-image z-image:first z-image chroma:first
 transformer.: flux.1 flux.2 chroma sd3 wan qwen-image z-image hunyuan-video ltx-video ltx-2 hidream lumina-2
-transformer.: auraflow cosmos cogvideox mochi sana ace-step-1.5 hunyuan-video:authors
+transformer.: auraflow cosmos cogvideox mochi sana ace-step-1.5 hunyuan-video:authors wan-vace wan-animate
 no prefix, default: qwen-image z-image
 no prefix, with alphas: qwen-image
 base_model.model.: flux.2:first ace-step-1.5:first
@@ -150,9 +152,24 @@ def rules(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
         yield from _tripped(consumer, facts, rows)
 
 
+def _split(rows: list[Met]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(the trips of all families that a file can be of, those of some of them only)."""
+    own: dict[str, set[tuple[str, str]]] = {}
+    for row in rows:
+        own.setdefault(row.family.name, set()).update(trips(row))
+    found = dict.fromkeys(trip for row in rows for trip in trips(row))
+    shared = [trip for trip in found if all(trip in each for each in own.values())]
+    return shared, [trip for trip in found if trip not in shared]
+
+
+def _in_dispute(facts: Facts, rows: list[Met]) -> str | None:
+    """A key that diffusers reads of one family that a file can be of, and not of another."""
+    return next((key for _, pattern in _split(rows)[1] if (key := _first(pattern, facts))), None)
+
+
 def _tripped(consumer: Consumer, facts: Facts, rows: list[Met]) -> Iterator[Finding]:
     """What becomes of modules that diffusers has no place for in a spelling."""
-    for effect, pattern in dict.fromkeys(trip for row in rows for trip in trips(row)):
+    for effect, pattern in _split(rows)[0]:
         if odd := printable(_first(pattern, facts) or "", 80):
             if effect == "refuses":
                 yield consumer.rejecting(f"of {rows[0].family.title} in such names it reads no {odd}")
@@ -181,9 +198,15 @@ def untold(consumer: str, facts: Facts) -> str:
     if facts.stranger:
         some = printable(facts.stranger, 80)
         return f"by names and sizes, such as those of {some}, it is of no image model that is known here"
+    if facts.twice:
+        whole, part = (printable(each, 80) for each in facts.twice)
+        return f"it has {whole} and also {part}, which is a part of it: one weight under two names"
     if not facts.families:
         return ""
     rows = met(facts)
+    if consumer == "diffusers" and (odd := _in_dispute(facts, rows)):
+        titles = " or ".join(dict.fromkeys(row.family.title for row in rows))
+        return f"it is for {titles}, and not of all of them it reads {printable(odd, 80)}"
     for row in rows if consumer == "comfyui" else ():
         pattern = comfy_names.UNSEEN.get((row.family.name, row.naming))
         if reads(consumer, row) and (odd := _first(pattern, facts)):

@@ -31,7 +31,7 @@ sd-scripts | sd-scripts | lora_unet_ | U-Net flux.1:first chroma:first sd3:first
 comfyui | ComfyUI | diffusion_model. | flux.1:first flux.2:first chroma:first sd3:first wan:first qwen-image
 comfyui | ComfyUI | diffusion_model. | z-image:first hunyuan-video:first ltx-video:first ltx-2:first hidream
 comfyui | ComfyUI | diffusion_model. | lumina-2:first auraflow:first cosmos:first mochi:first pixart:first
-comfyui | ComfyUI | diffusion_model. | ace-step-1
+comfyui | ComfyUI | diffusion_model. | ace-step-1 wan-vace:first wan-animate:first
 comfyui | ComfyUI | diffusion_model. | U-Net
 comfyui | ComfyUI | base_model.model. | ace-step-1.5:first
 ai-toolkit | AI-toolkit | diffusion_model. | flux.2:first chroma:first wan:first qwen-image z-image hidream

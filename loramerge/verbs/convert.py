@@ -16,6 +16,7 @@ from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect, named
 from loramerge.formats.dialects.dialect import check_ranks
+from loramerge.formats.dialects.grain import check_once
 from loramerge.formats.files.destination import a_path
 from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.alpha import DIFFUSERS, OURS
@@ -129,6 +130,7 @@ def convert(
     written = _profile(request.profile, dialect)
     unchanged = not dialect.asked and request.base is None and _changes_nothing(request)
     if unchanged and _copies(adapter, dialect, where):
+        check_once(adapter)
         writer.copy(adapter, where, request.overwrite)
         made = load(where)
         same = diff(adapter, made, progress=request.progress)

@@ -17,6 +17,10 @@ CUT = (
 MORE = {  # what a class wants beyond its defaults
     "FluxTransformer2DModel": {"guidance_embeds": True},
     "WanTransformer3DModel": {"added_kv_proj_dim": 5120, "image_dim": 8},
+    "WanVACETransformer3DModel": {"vace_layers": (0, 1), "added_kv_proj_dim": 5120, "image_dim": 8},
+    "WanAnimateTransformer3DModel": {
+        "inject_face_latents_blocks": 1, "added_kv_proj_dim": 5120, "image_dim": 8,
+    },
     "SD3Transformer2DModel": {"dual_attention_layers": (0,)},
     "PixArtTransformer2DModel": {"caption_channels": 8},
     "HiDreamImageTransformer2DModel": {

@@ -11,6 +11,7 @@ from tests.helpers.families import layers
 
 MIXINS = {  # family -> the loader of its pipelines
     "flux.1": "Flux", "flux.2": "Flux2", "chroma": "Flux", "sd3": "SD3", "wan": "Wan",
+    "wan-vace": "Wan", "wan-animate": "Wan",
     "qwen-image": "QwenImage", "z-image": "ZImage", "hunyuan-video": "HunyuanVideo",
     "ltx-video": "LTXVideo", "ltx-2": "LTX2", "hidream": "HiDreamImage", "lumina-2": "Lumina2",
     "auraflow": "AuraFlow", "cosmos": "Anima", "cogvideox": "CogVideoX", "mochi": "Mochi1", "sana": "Sana",

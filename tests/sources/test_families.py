@@ -116,12 +116,93 @@ def test_one_adapter_is_found_equal_under_both_names_of_its_model(tmp_path):
         "HIGH-wan-rank64": "high noise",
         "wan_low_poly": "",
         "wan_highlands": "",
+        "wan22_I2V_HN_style": "high noise",
+        "wan22-ln": "low noise",
+        "WanT2VHighNoise": "high noise",
+        "wan22_high_rank64": "high noise",
+        "wan_high_quality": "",
+        "wan_hnx_slow": "",
+        "wan_low_and_high": "",
     }.items(),
 )
 def test_a_name_says_which_noise_it_is_for(name, noise, tmp_path):
     said = described(lm.load(wan(tmp_path, name)))
     assert noise in said
     assert ("noise" in said) is bool(noise)
+
+
+def test_a_title_in_the_metadata_says_it_too(tmp_path):
+    high = wan(tmp_path, "a", metadata={"modelspec.title": "Ink 2.2 HN"})
+    low = wan(tmp_path, "b", metadata={"ss_output_name": "ink-low-noise"})
+    with pytest.raises(lm.IncompatibleError, match=r"high noise.*low noise"):
+        lm.combine([high, low])
+
+
+def test_the_size_is_told_by_a_name_where_widths_do_not(tmp_path):
+    block = {"diffusion_model.double_blocks.0.img_mlp.2": (4, 12)}
+    small = saved(tmp_path / "flux2-klein-4b-ink.safetensors", pairs(block, NEW))
+    large = saved(tmp_path / "flux2-klein-9b-oil.safetensors", pairs(block, NEW))
+    with pytest.raises(lm.IncompatibleError, match=r"4B.*9B"):
+        lm.combine([small, large])
+
+
+LTX = {  # name of a file -> (names of modules, width, what is said of it)
+    "video": ("attn2.to_k", 4096, "LTX-Video 13B or LTX-2 19B, the tensors do not tell"),
+    "small": ("attn2.to_k", 2048, "LTX-Video, 2B"),
+    "ltxv-13b-ink": ("attn2.to_k", 4096, "LTX-Video, 13B"),
+    "ltx-2-ink": ("attn2.to_k", 4096, "LTX-2, 19B"),
+    "sound": ("audio_attn1.to_q", 2048, "LTX-2"),
+}
+
+
+def ltx(tmp_path, name):
+    module, width, _ = LTX[name]
+    key = f"diffusion_model.transformer_blocks.0.{module}"
+    return saved(tmp_path / f"{name}.safetensors", pairs({key: (width, width)}, NEW, rank=1))
+
+
+@pytest.mark.parametrize("name", LTX)
+def test_what_tensors_do_not_tell_is_said(name, tmp_path):
+    assert described(lm.load(ltx(tmp_path, name))) == LTX[name][2]
+
+
+LTX_PAIRS = ["ltxv-13b-ink sound", "ltxv-13b-ink ltx-2-ink", "small sound", "small video"]
+
+
+@pytest.mark.parametrize("names", LTX_PAIRS)
+def test_two_models_of_ltx_are_not_mixed_unasked(names, tmp_path):
+    paths = [ltx(tmp_path, name) for name in names.split()]
+    for order in (paths, paths[::-1]):
+        with pytest.raises(lm.IncompatibleError, match="two different models"):
+            lm.combine(order, "cat")
+
+
+def test_a_file_that_does_not_tell_goes_with_either(tmp_path):
+    for name in ("ltxv-13b-ink", "sound"):
+        assert lm.combine([ltx(tmp_path, "video"), ltx(tmp_path, name)], "cat").adapter
+
+
+QWEN = "diffusion_model.transformer_blocks.0.txt_mlp.net.0.proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    {
+        "qwen_edit_2511_ink": "Edit-2511",
+        "Qwen-Image-Edit": "Edit",
+        "qwen_layered": "Layered",
+        "qwen_edited": "",
+    }.items(),
+)
+def test_the_models_of_qwen_image_are_told_by_names_and_merge_with_a_note(name, model, tmp_path):
+    one = saved(
+        tmp_path / f"{name}.safetensors", pairs({QWEN: (16, 4), "diffusion_model.img_in": (4, 4)}, NEW)
+    )
+    other = saved(tmp_path / "qwen_edit_2509.safetensors", pairs({QWEN: (16, 4)}, NEW))
+    assert described(lm.load(one)) == ", ".join(filter(None, ["Qwen-Image", model]))
+    notes = [note for note in lm.combine([one, other], "cat").report.notes if "another source" in note]
+    assert len(notes) == (2 if model else 0)
+    assert all(model in note and "Edit-2509" in note for note in notes)
 
 
 def test_the_model_is_called_as_its_makers_call_it(tmp_path):
@@ -155,7 +236,8 @@ def test_a_whole_number_is_an_alpha_in_every_spelling(tmp_path):
 
 
 STRANGERS = {  # what a model of its kind, unknown here, has beside the modules of a known one
-    "Wan VACE": ("diffusion_model.blocks.0.self_attn.q", "diffusion_model.vace_blocks.0.self_attn.q"),
+    "Wan S2V": ("diffusion_model.blocks.0.self_attn.q", "diffusion_model.audio_injector.injector.0.q"),
+    "Wan with a camera": ("diffusion_model.blocks.0.self_attn.q", "diffusion_model.control_adapter.conv"),
     "a controller of Z-Image": (
         "diffusion_model.layers.0.attention.to_q",
         "diffusion_model.control_layers.0.attention.to_q",
@@ -179,6 +261,16 @@ def test_a_model_that_is_only_partly_known_is_not_merged_under_two_names(names, 
     lm.convert(mixed, tmp_path / "c.safetensors", "comfy", exclude=odd.removeprefix("diffusion_model."))
     assert len(lm.combine([whole, tmp_path / "c.safetensors"], "linear").adapter) == 1
     assert len(lm.combine([mixed, mixed], "linear").adapter) == 2
+
+
+def test_a_model_with_blocks_for_control_is_known_and_not_mixed_with_the_plain_one(tmp_path):
+    block, control = (f"diffusion_model.{stem}.0.self_attn.q" for stem in ("blocks", "vace_blocks"))
+    plain = saved(tmp_path / "a.safetensors", pairs({block: (4, 4)}, NEW, seed=1))
+    vace = saved(tmp_path / "b.safetensors", pairs({block: (4, 4), control: (4, 4)}, NEW, seed=2))
+    assert described(lm.load(vace)) == "Wan VACE"
+    with pytest.raises(lm.IncompatibleError, match=r"for Wan and .* for Wan VACE"):
+        lm.combine([plain, vace], "cat")
+    assert len(lm.combine([plain, vace], "cat", allow_base_mismatch=True).adapter) == 2
 
 
 def test_a_unet_and_a_transformer_are_no_parts_of_one_pipeline(tmp_path):
@@ -205,10 +297,13 @@ def test_a_module_that_is_there_whole_and_in_parts_is_refused(format, tmp_path):
     layer = "diffusion_model.layers.0.attention"
     both = pairs({f"{layer}.qkv": (12, 4), f"{layer}.to_q": (4, 4)}, NEW)
     source = saved(tmp_path / "a.safetensors", both)
-    for work in (lm.combine, lm.convert) if format != "comfy" else (lm.combine,):  # else it stays as it is
+    for work in (lm.combine, lm.convert):
         more = () if work is lm.combine else (tmp_path / "b.safetensors", format)
         with pytest.raises(lm.IncompatibleError, match=r"one weight .*convert` with exclude"):
             work(source if more else [source], *more, **({} if more else {"format": format}))
+    assert all(
+        "one weight under two names" in str(lm.check(source, each)) for each in ("comfyui", "diffusers")
+    )
     lm.convert(source, tmp_path / "c.safetensors", "comfy", exclude="to_q$")
     left = lm.combine([tmp_path / "c.safetensors"], "linear").adapter
     assert [target.path for target in left] == ["layers.0.attention.qkv"]

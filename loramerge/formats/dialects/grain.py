@@ -45,16 +45,30 @@ def regrained(adapter: Adapter, model: Model, naming: str) -> Adapter:
     return replace(adapter, slots=dict(sorted(slots.items()))) if groups else replace(adapter, slots=slots)
 
 
-def _check_once(adapter: Adapter, model: Model) -> None:
-    for target in adapter.slots if model.families else ():
-        parts = model.first.parts(target.path) if model.holds(target) else None
+def check_once(adapter: Adapter) -> None:
+    """Raises IncompatibleError: it has a module both whole and in parts."""
+    whole = placed(adapter)
+    _check_once(whole, model_of([whole]))
+
+
+def twice(adapter: Adapter, model: Model | None = None) -> tuple[Target, Target] | None:
+    """(a module, a part of it) that an adapter has both; None if it has every weight once."""
+    known = model or model_of([adapter])
+    for target in adapter.slots if known.families else ():
+        parts = known.first.parts(target.path) if known.holds(target) else None
         for name in parts[1] if parts else ():
             if (part := replace(target, path=name)) != target and part in adapter.slots:
-                raise IncompatibleError(
-                    f"{printable(adapter.name)} has {printable(target)} and also a part of it "
-                    f"({printable(part.path)}): one weight under two names, of which a program loads "
-                    f"only one. Take one of them out by `loramerge convert` with {say('exclude')}."
-                )
+                return target, part
+    return None
+
+
+def _check_once(adapter: Adapter, model: Model) -> None:
+    if found := twice(adapter, model):
+        raise IncompatibleError(
+            f"{printable(adapter.name)} has {printable(found[0])} and also a part of it "
+            f"({printable(found[1].path)}): one weight under two names, of which a program loads "
+            f"only one. Take one of them out by `loramerge convert` with {say('exclude')}."
+        )
 
 
 def _cut(target: Target, slot: Slot, model: Model) -> dict[Target, Slot]:

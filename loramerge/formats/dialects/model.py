@@ -18,6 +18,8 @@ RAW = ("unet", *PARTS)  # where modules lie whose family is not known
 VARIANT = "loramerge.variant"  # what the file's names said of its model before they were changed
 SAID = ("loramerge.family", "modelspec.architecture", "ss_base_model_version", "ss_network_module")
 
+TITLES = ("modelspec.title", "ss_output_name", "ss_sd_model_name")
+
 
 @dataclass(frozen=True)
 class Model:
@@ -68,8 +70,17 @@ def model_of(adapters: Iterable[Adapter]) -> Model:
 def families_of(adapter: Adapter) -> tuple[Family, ...]:
     """The families that the model of an adapter can be of."""
     if adapter.families:
-        return tuple(FAMILIES[name] for name in adapter.families)
-    return possible(own_sizes(adapter.slots), said(adapter.metadata, adapter.base.name))
+        found = tuple(FAMILIES[name] for name in adapter.families)
+    else:
+        found = possible(own_sizes(adapter.slots), said(adapter.metadata, adapter.base.name))
+    named = tuple(each for each in found if each.named(called(adapter)))
+    return named if len(named) == 1 else found
+
+
+def called(adapter: Adapter) -> str:
+    """What makers and users call an adapter: its file, and the titles in its metadata."""
+    titles = [adapter.metadata.get(key, "") for key in TITLES]
+    return " ".join([adapter.provenance.name.removesuffix(".safetensors"), *titles])
 
 
 def own_sizes(slots: Mapping[Target, Slot]) -> dict[str, tuple[int, int]]:

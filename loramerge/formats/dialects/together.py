@@ -13,10 +13,10 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
-from loramerge.formats.dialects.model import PARTS, RAW, Model, families_of, model_of, own_sizes, said
+from loramerge.formats.dialects.model import PARTS, RAW, Model, called, families_of, model_of, own_sizes, said
 from loramerge.formats.dialects.peft import Peft
 from loramerge.formats.models.families import likely, naming, ours
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, Sizes
 
 UNET = late(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
@@ -36,7 +36,8 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
         if not allowed:
             _check(first, other)
     model = model_of(known)
-    return [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
+    named = [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
+    return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
 
 
 def _check(first: Adapter, other: Adapter) -> None:
@@ -44,12 +45,26 @@ def _check(first: Adapter, other: Adapter) -> None:
     shared = [family for family in mine if family in theirs]
     if not shared:
         _refuse(first, mine[0].title, other, theirs[0].title)
+    _check_fits(first, other)
     _check_widths(first, other, shared)
     one, two = variant(first), variant(other)
     for kind in APART:
         if one.get(kind, "") != two.get(kind, "") and kind in one and kind in two:
             title = shared[0].title
             _refuse(first, f"{title}, {one[kind]}", other, f"{title}, {two[kind]}")
+
+
+def _check_fits(first: Adapter, other: Adapter) -> None:
+    """Raises IncompatibleError: the published models with the widths of both are of different families."""
+    mine, theirs = _wide(first), _wide(other)
+    if not set(mine) & set(theirs):
+        _refuse(first, mine[0].title, other, theirs[0].title)
+
+
+def _wide(adapter: Adapter) -> Sequence[Family]:
+    """The families that an adapter can be of, if any has models of its width those."""
+    found, sizes = families_of(adapter), own_sizes(adapter.slots)
+    return [each for each in found if each.sizes(sizes)] or found
 
 
 def _check_widths(first: Adapter, other: Adapter, shared: Sequence[Family]) -> None:
@@ -60,6 +75,14 @@ def _check_widths(first: Adapter, other: Adapter, shared: Sequence[Family]) -> N
     if known and not any(one & two for _, one, two in known):
         title, one, two = known[0]
         _refuse(first, f"{title}, {', '.join(sorted(one))}", other, f"{title}, {', '.join(sorted(two))}")
+
+
+def _told(adapter: Adapter, others: Sequence[Adapter]) -> Adapter:
+    """The adapter with a note on each other model of its family that another source is for."""
+    mine = variant(adapter).get("model")
+    each = {said for other in others if (said := variant(other).get("model", "")) and mine and said != mine}
+    notes = tuple(f"it is for {mine}, and another source for {printable(said)}" for said in sorted(each))
+    return replace(adapter, oddities=(*adapter.oddities, *notes)) if notes else adapter
 
 
 def _refuse(first: Adapter, ours: str, other: Adapter, theirs: str) -> None:
@@ -124,11 +147,17 @@ def described(adapter: Adapter) -> str:
     """
     found = likely(families_of(adapter), own_sizes(adapter.slots))
     if len(found) != 1:
-        return " or ".join(each.title for each in found)
+        return _several(found, own_sizes(adapter.slots))
     known = variant(adapter)
     first, last = known.pop("version", ""), known.pop("size", "")
     task = f"{known.pop('task', '')} {last}".strip()
     return ", ".join(filter(None, [f"{found[0].title} {first}".strip(), *known.values(), task]))
+
+
+def _several(found: Sequence[Family], sizes: Sizes) -> str:
+    """Families of which nothing tells one from the others."""
+    each = [" ".join([f.title, *(f.sizes(sizes) if len(f.sizes(sizes)) == 1 else [])]) for f in found]
+    return f"{' or '.join(each)}, the tensors do not tell" if each else ""
 
 
 def variant(adapter: Adapter) -> dict[str, str]:
@@ -137,9 +166,8 @@ def variant(adapter: Adapter) -> dict[str, str]:
     if one is None:
         return {}
     sizes = own_sizes(adapter.slots)
-    name = adapter.provenance.name.removesuffix(".safetensors")
     some = next((path for path in sizes if "add_k_proj" in path and one.name == "wan"), "")
-    found = one.variant(sizes, " ".join([name, said(adapter.metadata, adapter.base.name), some]))
+    found = one.variant(sizes, " ".join([called(adapter), said(adapter.metadata, adapter.base.name), some]))
     if one.name == "wan" and {target.component for target in adapter.slots} == {PARTS[1]}:
         found["noise"] = "low noise"  # as diffusers keeps the two models of Wan 2.2
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 from loramerge.formats.models.flux import BLOCKS
 
 CHROMA = Family(
@@ -22,10 +22,10 @@ CHROMA = Family(
     distilled_guidance_layer.{in,out}_proj
     distilled_guidance_layer.layers.*.linear_{1,2} = distilled_guidance_layer.layers.*.{in,out}_layer 1:1
     """,  # noqa: E501
-    said=r"chroma",
+    said=r"chroma([\W_]?(1|hd|radiance|v\d))?",
     blocks=BLOCKS,
     widths={3072: "8.9B"},
-    variants={"model": (("HD", r"\bhd\b"), ("Radiance", r"radiance"))},
+    variants={"model": (("HD", word("hd")), ("Radiance", r"radiance"))},
     converter="convert_chroma_transformer_checkpoint_to_diffusers",
     model="ChromaTransformer2DModel",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 COGVIDEOX = Family(
     "cogvideox",
@@ -20,6 +20,6 @@ COGVIDEOX = Family(
     said=r"cogvideo",
     blocks={"transformer_blocks": 42},
     widths={1920: "2B", 3072: "5B"},
-    variants={"task": (("I2V", r"i2v"), ("T2V", r"t2v"))},
+    variants={"task": (("I2V", word("i2v")), ("T2V", word("t2v")))},
     model="CogVideoXTransformer3DModel",
 )

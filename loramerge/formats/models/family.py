@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from loramerge.adapters.late import late
 from loramerge.formats.models.rules import Naming, Numbers, Place, Rule, filled, rules
 
+_CAMEL = late(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])")  # where a word begins inside a name
 OURS, FIRST = "diffusers", "first"
 Sizes = Mapping[str, tuple[int, int]]  # name of a module -> (outs, ins)
 
@@ -144,6 +146,10 @@ class Family:
         """Whether what is said of a model says this family."""
         return re.search(self.said, text, re.IGNORECASE) is not None
 
+    def named(self, text: str) -> bool:
+        """Whether the name of a file, or a title, says this family in words of their own."""
+        return re.search(rf"(?<![a-z])({self.said})(?![a-z])", text, re.IGNORECASE) is not None
+
     def variant(self, names: Sizes, text: str) -> dict[str, str]:
         """What tells its models apart: kind -> value, as far as widths, names and metadata say.
 
@@ -151,12 +157,10 @@ class Family:
         >>> WAN.variant({"blocks.0.self_attn.q": (5120, 5120)}, "wan2.2_t2v_low_noise")
         {'version': '2.2', 'noise': 'low noise', 'task': 'T2V', 'size': '14B'}
         """
-        found = {
-            kind: next((value for value, words in values if re.search(words, text, re.IGNORECASE)), "")
-            for kind, values in self.variants.items()
-        }
+        words = f"{text} {_CAMEL.sub(' ', text)}"
+        found = {kind: _only(values, words) for kind, values in self.variants.items()}
         size = self.sizes(names)
-        found["size"] = size[0] if len(size) == 1 else ""
+        found["size"] = size[0] if len(size) == 1 else found.get("size", "")
         return {kind: value for kind, value in found.items() if value}
 
     def sizes(self, names: Sizes) -> list[str]:
@@ -175,10 +179,25 @@ class Family:
         return bool(last) and all(number + 1 == self.blocks.get(stem) for stem, number in last.items())
 
 
+def word(*options: str) -> str:
+    """A pattern for these where they stand as words: beside no other letter.
+
+    >>> [bool(re.search(word("t2v"), name)) for name in ("wan2.1_t2v14b", "art2van")]
+    [True, False]
+    """
+    return rf"(?<![a-zA-Z])({'|'.join(options)})(?![a-zA-Z])"
+
+
+def _only(values: Iterable[tuple[str, str]], text: str) -> str:
+    """The value that a text says; "" if it says none, or two that exclude each other."""
+    said = [value for value, words in values if re.search(words, text, re.IGNORECASE)]
+    return said[0] if len(said) == 1 else ""
+
+
 def _single(rule: Rule, part: int) -> Rule:
     """The module of diffusers that is one part of a rule."""
     name = rule.ours[part]
     return Rule((name,), name, "equal", () if rule.fused else rule.ratios)
 
 
-__all__ = ["FIRST", "OURS", "Family", "Numbers", "Sizes"]
+__all__ = ["FIRST", "OURS", "Family", "Numbers", "Sizes", "word"]

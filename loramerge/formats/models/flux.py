@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 DOUBLE, SINGLE = 19, 38
 
@@ -105,9 +105,11 @@ FLUX = Family(
     variants={
         "model": (
             ("Kontext", r"kontext"),
-            ("Fill", r"\bfill\b"),
+            ("Fill", word("fill")),
+            ("Redux", word("redux")),
+            ("Krea", word("krea")),
             ("schnell", r"schnell"),
-            ("dev", r"\bdev\b"),
+            ("dev", rf"^(?!.*(kontext|fill|redux|krea)).*{word('dev')}"),
         )
     },
     converter="convert_flux_transformer_checkpoint_to_diffusers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 FLUX_2 = Family(
     "flux.2",
@@ -27,7 +27,10 @@ FLUX_2 = Family(
     said=r"flux\W?2|klein",
     blocks={"transformer_blocks": 8, "single_transformer_blocks": 48},
     widths={6144: "dev", 4096: "9B", 3072: "4B"},
-    variants={"model": (("Klein", r"klein"), ("dev", r"\bdev\b"))},
+    variants={
+        "model": (("Klein", word("klein")), ("dev", word("dev"))),
+        "size": (("4B", word(r"(?<!\d)4b")), ("9B", word(r"(?<!\d)9b"))),
+    },
     converter="convert_flux2_transformer_checkpoint_to_diffusers",
     model="Flux2Transformer2DModel",
 )

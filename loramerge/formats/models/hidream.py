@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 HIDREAM = Family(
     "hidream",
@@ -23,7 +23,7 @@ HIDREAM = Family(
     said=r"hidream",
     blocks={"double_stream_blocks": 16, "single_stream_blocks": 32},
     widths={2560: "17B"},
-    variants={"model": (("Full", r"\bfull\b"), ("Dev", r"\bdev\b"), ("Fast", r"\bfast\b"), ("E1", r"e1"))},
+    variants={"model": tuple((name, word(name)) for name in ("Full", "Dev", "Fast", "E1"))},
     converter="convert_hidream_transformer_to_diffusers",
     model="HiDreamImageTransformer2DModel",
 )

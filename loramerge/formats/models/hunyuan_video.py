@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 _BESIDE = """
     context_embedder.proj_in = txt_in.input_embedder
@@ -49,7 +49,7 @@ HUNYUAN_VIDEO = Family(
     "HunyuanVideo",
     _FIRST
     + _BESIDE.format(*_REFINER, ".", "{0,2}", "{in,out}_layer", "{in,out}_layer", "in_layer", "out_layer"),
-    said=r"hunyuan\W?(video)?",
+    said=r"hunyuan(?!\W?(video)?[\W_]?1[._]5)",
     others={"authors": _authors()},
     blocks={
         "transformer_blocks": 20,
@@ -57,7 +57,7 @@ HUNYUAN_VIDEO = Family(
         "context_embedder.token_refiner.refiner_blocks": 2,
     },
     widths={3072: "13B"},
-    variants={"task": (("I2V", r"i2v"), ("T2V", r"t2v")), "model": (("FramePack", r"framepack"),)},
+    variants={"task": (("I2V", word("i2v")), ("T2V", word("t2v"))), "model": (("FramePack", r"framepack"),)},
     converter="convert_hunyuan_video_transformer_to_diffusers",
     model="HunyuanVideoTransformer3DModel",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from loramerge.formats.models.family import Family
 
 _EMBEDDED = "{emb.timestep_embedder.linear_1,emb.timestep_embedder.linear_2,linear}"
+_2 = r"[\W_]?2(?![\d_.]*b)"  # of LTX-2, and not of `ltxv-2b`
 _ATTENTION = "{to_q,to_k,to_v,to_out.0}"
 LTX = Family(
     "ltx-video",
@@ -15,10 +16,11 @@ LTX = Family(
     transformer_blocks.*.ff.net.2 1:4
     proj_in = patchify_proj
     time_embed.{_EMBEDDED} = adaln_single.{_EMBEDDED}
-    caption_projection.linear_{{1,2}}
+    caption_projection.linear_1 1:1|1:2
+    caption_projection.linear_2 1:1
     proj_out
     """,
-    said=r"ltx\W?(video|v)?(?!\W?2)",
+    said=rf"ltx[\W_]?(video|v(?!ideo))(?!{_2})|ltx[\W_]?0[._]?9",
     blocks={"transformer_blocks": 48},
     widths={2048: "2B", 4096: "13B"},
     converter="convert_ltx_transformer_checkpoint_to_diffusers",
@@ -34,19 +36,23 @@ LTX_2 = Family(
     f"""
     transformer_blocks.*.{{attn1,attn2,audio_attn1,audio_attn2}}.{_ATTENTION} 1:1
     transformer_blocks.*.{{audio_to_video_attn,video_to_audio_attn}}.{_ATTENTION}
+    transformer_blocks.*.{{attn1,attn2,audio_attn1,audio_attn2,audio_to_video_attn,video_to_audio_attn}}.to_gate_logits
     transformer_blocks.*.{{ff,audio_ff}}.net.0.proj 4:1
     transformer_blocks.*.{{ff,audio_ff}}.net.2 1:4
     {{proj_in,audio_proj_in}} = {{patchify_proj,audio_patchify_proj}}
     time_embed.{_EMBEDDED} = adaln_single.{_EMBEDDED}
     audio_time_embed.{_EMBEDDED} = audio_adaln_single.{_EMBEDDED}
+    prompt_adaln.{_EMBEDDED} = prompt_adaln_single.{_EMBEDDED}
+    audio_prompt_adaln.{_EMBEDDED} = audio_prompt_adaln_single.{_EMBEDDED}
     {_GATES}.{_EMBEDDED} = {_THEIRS}.{_EMBEDDED}
-    {{caption_projection,audio_caption_projection}}.linear_{{1,2}}
+    caption_projection.linear_1 16:15
+    audio_caption_projection.linear_1 8:15
+    {{caption_projection,audio_caption_projection}}.linear_2 1:1
     {{proj_out,audio_proj_out}}
     """,
-    said=r"ltx\W?v?\W?2",
+    said=rf"ltx[\W_]?(video|v)?{_2}",
     blocks={"transformer_blocks": 48},
-    widths={4096: "19B", 2048: "19B"},
-    tells="audio",
+    widths={4096: "19B"},  # of the video; what is trained without sound may be LTX-Video's
     converter="convert_ltx2_transformer_to_diffusers",
     model="LTX2VideoTransformer3DModel",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
+
+_EDIT = word("edit", "editplus")
 
 QWEN_IMAGE = Family(
     "qwen-image",
@@ -21,6 +23,14 @@ QWEN_IMAGE = Family(
     said=r"qwen\W?image",
     blocks={"transformer_blocks": 60},
     widths={3072: "20B"},
-    variants={"task": (("Edit", r"\bedit\b|image.?edit"), ("Layered", r"layered"))},
+    variants={
+        "model": (
+            ("Edit-2509", rf"{_EDIT}.*2509"),
+            ("Edit-2511", rf"{_EDIT}.*2511"),
+            ("Edit", rf"{_EDIT}(?!.*25(09|11))"),
+            ("Layered", word("layered")),
+            ("text to image", r"qwen/qwen-image(-2512)?($|\s)"),
+        )
+    },
     model="QwenImageTransformer2DModel",
 )

@@ -55,6 +55,7 @@ _WAYS = {  # spelling -> (format, prefix, ends, flat, alpha)
 }
 _LINES = """
 diffusion_model.: flux.1:first flux.2:first chroma:first sd3:first wan:first qwen-image z-image:first
+diffusion_model.: wan-vace:first wan-animate:first
 diffusion_model.: z-image hunyuan-video:first hunyuan-video:authors ltx-video:first ltx-2:first hidream
 diffusion_model.: lumina-2:first auraflow:first cosmos:first mochi:first pixart:first sana:first
 diffusion_model.: ace-step-1 ace-step-1.5:first
@@ -62,13 +63,14 @@ diffusion_model. with alphas: wan:first flux.1:first
 lora_unet_: flux.1:first flux.2:first chroma:first sd3:first wan:first qwen-image z-image:first z-image
 lora_unet_: hunyuan-video:first hunyuan-video:authors ltx-video:first hidream lumina-2:first auraflow:first
 lora_unet_: cosmos:first pixart
+lora_unet_: wan-vace:first wan-animate:first
 lora_unet__: wan:first
 lora_transformer_: flux.1 sd3 chroma pixart
 lycoris_: flux.1 flux.2 chroma sd3 qwen-image z-image z-image:first hidream auraflow ltx-video pixart sana
 lycoris_: ace-step-1
 transformer.: flux.1 flux.2 chroma sd3 wan qwen-image z-image z-image:first hunyuan-video ltx-video ltx-2
 transformer.: hunyuan-video:authors hidream lumina-2 auraflow cosmos cogvideox mochi pixart sana ace-step-1
-transformer.: ace-step-1.5
+transformer.: ace-step-1.5 wan-vace wan-animate hunyuan-video-1.5
 transformer_2.: wan
 transformer. with alphas: qwen-image flux.1 chroma flux.2 z-image hidream
 no prefix: wan:first qwen-image z-image ltx-video ace-step-1

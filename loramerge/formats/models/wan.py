@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+import re
 
-_END = r"(?=[\W_]?(v?\d|lora|fp\d|bf\d|rank|r\d|ep|step|[it]2v|wan|$)|\s)"  # what may follow `high` in a name
+from loramerge.formats.models.family import Family, word
 
-WAN = Family(
-    "wan",
-    "Wan",
-    """
+_NOUNS = (  # what is high or low in names of styles
+    "quality|res|resolution|details?|detailed|def|definition|contrast|key|angle|speed|poly|fidelity|fps|v?ram|heels?"
+    "|fashion|school|light|motion|dynamic|saturation|end|level|strength|rise|cut|waist|tech|fantasy"
+)
+_NOT = rf"(?![\W_]*({_NOUNS})(?![a-zA-Z]))"
+
+NAMES = """
     blocks.*.attn1.{to_q,to_k,to_v,to_out.0} = blocks.*.self_attn.{q,k,v,o} 1:1
     blocks.*.attn2.{to_q,to_k,to_v,to_out.0} = blocks.*.cross_attn.{q,k,v,o} 1:1
     blocks.*.attn2.{add_k_proj,add_v_proj} = blocks.*.cross_attn.{k_img,v_img} 1:1
@@ -20,17 +23,23 @@ WAN = Family(
     condition_embedder.time_proj = time_projection.1 6:1
     condition_embedder.image_embedder.ff.net.{0.proj,2} = img_emb.proj.{1,3}
     proj_out = head.head
-    """,
+"""
+
+WAN = Family(
+    "wan",
+    "Wan",
+    NAMES,
     said=r"wan\W?(ai|video|2|_?[ti]2v|t2v|i2v)|\bwan\b",
     blocks={"blocks": 40},
     widths={1536: "1.3B", 3072: "5B", 5120: "14B"},
     variants={
         "version": (("2.2", r"wan\W?_?2[._]?2"), ("2.1", r"wan\W?_?2[._]?1")),
         "noise": (
-            ("high noise", rf"high[\W_]?noise|(^|[\W_])high{_END}"),
-            ("low noise", rf"low[\W_]?noise|(^|[\W_])low{_END}"),
+            ("high noise", word(r"high[\W_]?noise", "high", "hn") + _NOT),
+            ("low noise", word(r"low[\W_]?noise", "low", "ln") + _NOT),
         ),
-        "task": (("TI2V", r"ti2v"), ("I2V", r"i2v|k_img|add_k_proj"), ("T2V", r"t2v")),
+        "task": (("TI2V", word("ti2v")), ("I2V", rf"{word('i2v')}|k_img|add_k_proj"), ("T2V", word("t2v"))),
+        "size": tuple((size, word(rf"(?<![\d.])a?{re.escape(size)}")) for size in ("1.3B", "5B", "14B")),
     },
     converter="convert_wan_transformer_to_diffusers",
     model="WanTransformer3DModel",

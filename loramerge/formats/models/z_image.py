@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 _LAYER = """
     {0}.*.attention.to_{{q,k,v}} = {0}.*.attention.qkv 3:1
@@ -26,7 +26,7 @@ Z_IMAGE = Family(
     blocks={"layers": 30, "noise_refiner": 2, "context_refiner": 2},
     widths={3840: "6B"},
     tells=r"attention|adaLN|refiner|_embedder|final_layer",
-    variants={"model": (("Turbo", r"turbo"), ("Edit", r"\bedit\b"), ("Base", r"\bbase\b"))},
+    variants={"model": tuple((name, word(name)) for name in ("Turbo", "Edit", "Base"))},
     converter="convert_z_image_transformer_checkpoint_to_diffusers",
     model="ZImageTransformer2DModel",
 )

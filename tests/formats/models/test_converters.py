@@ -18,6 +18,7 @@ UNLISTED = {  # layers that no adapter is known to be for, and names that depend
     "ace-step-1.5": ("proj_in_conv",),
     "hunyuan-video": ("x_embedder.proj",),
 }
+LATER = {"ltx-2": "prompt_adaln"}  # of LTX-2.3, which diffusers renames in adapters alone
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -69,6 +70,8 @@ def test_diffusers_moves_every_row_of_a_checkpoint_as_the_rules_say(name):
     last = {"joint_blocks.1.none.weight": torch.zeros(6, 1)} if name == "sd3" else {}  # which is another
     found = getattr(theirs, family.converter)(Checkpoint({**made, **last}, naming), config={})
     for rule in naming.rules:
+        if LATER.get(name, "none") in rule.ours[0]:
+            continue
         whole = made[filled_key(rule.theirs)]
         spans = rule.spans(len(whole), width) if rule.fused else [[slice(None)]]
         for part, rows in zip(rule.ours, spans, strict=True):
