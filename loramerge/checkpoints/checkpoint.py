@@ -12,6 +12,7 @@ from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.near import nearby
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.bundles import refuse_bundle
+from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_file
 
@@ -79,6 +80,7 @@ class Checkpoint:
 
 def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
     """The model at a path; `origin` is where it came from. Errors as for `open_checkpoint`."""
+    put_back(path)
     if not os.path.lexists(path):
         raise SourceError(f"{printable(name, 1000)} does not exist.{nearby(path) or ' Check the path.'}")
     if not path.is_dir():

@@ -15,6 +15,7 @@ from typing import Any
 
 from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, LoramergeError, printable, say, spoken
+from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.json import read_object
 from loramerge.formats.peft.names import WEIGHTS
@@ -43,6 +44,7 @@ def record_of(path: object) -> dict[str, Any] | None:
         return None
     place = Path(path) / RECORD
     try:
+        put_back(Path(path))
         if not os.path.isfile(place):
             return None
         said = read_object(place, str(place))

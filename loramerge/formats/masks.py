@@ -21,6 +21,7 @@ from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
+from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import open_file
 
 # in a folder of their own: servers load every .safetensors beside the weights
@@ -120,6 +121,7 @@ def open_masks(folder: Path, task: str, shown: str | None = None) -> Masks:
     Raises:
         SourceError: there are none, or they are malformed.   UsageError: no such task.
     """
+    put_back(folder)
     path, shown = folder / PLACE, printable(folder) if shown is None else printable(shown)
     if not os.path.isfile(path):
         raise SourceError(

@@ -10,7 +10,7 @@ from typing import Any
 from loramerge.charts.draw import drawn
 from loramerge.charts.facts import rows_html
 from loramerge.errors import UsageError, printable
-from loramerge.formats.files.atomic import check_output, new_file
+from loramerge.formats.files.atomic import Confirm, check_output, new_file
 from loramerge.pages.section import Section
 
 
@@ -60,9 +60,7 @@ class Page:
         """
         path = Path(out)
         check_page(path, overwrite)
-        text = self.html()
-        with new_file(path, overwrite) as new:
-            new.write_text(text, encoding="utf-8")
+        write_page(self, path, overwrite)
         return path
 
     def __repr__(self) -> str:
@@ -85,6 +83,13 @@ def check_page(path: Path, overwrite: bool) -> None:
 
     check_installed()
     check_output(path, overwrite, folder=False)
+
+
+def write_page(page: Page, path: Path, overwrite: bool, confirm: Confirm = lambda: None) -> None:
+    """What `Page.save` does. `confirm` is called last of all, and may raise."""
+    text = page.html()
+    with new_file(path, overwrite, confirm) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 class Plots:

@@ -10,7 +10,7 @@ from loramerge.adapters.arguments import checked
 from loramerge.algorithms import find
 from loramerge.errors import UsageError
 from loramerge.merge.run import Merge
-from loramerge.pages.page import Page, check_page
+from loramerge.pages.page import Page, check_page, write_page
 from loramerge.pages.sections.table import SECTIONS
 from loramerge.pages.subject import Subject, subject_of
 from loramerge.request.recipe import Recipe, Source
@@ -40,7 +40,7 @@ def report(
         Page: `save("page.html")` writes it as one file, `plot.spectra()` draws one of its charts.
 
     Raises:
-        UsageError, SourceError: a sentence each.
+        UsageError, SourceError: a sentence each; a source that changes meanwhile is one.
 
     >>> page = report(["fixtures/a.safetensors", "fixtures/b.safetensors"], methods=["svd"])
     >>> page.names[:3], page["losses"].table.names
@@ -58,9 +58,10 @@ def report(
     out, overwrite = recipe.request.out, recipe.request.overwrite
     if out is not None:
         check_page(out, overwrite)
-    page = page_of(Subject(expanded(recipe.asking(out=None, overwrite=False)), rank, given))
+    subject = Subject(expanded(recipe.asking(out=None, overwrite=False)), rank, given)
+    page = page_of(subject)
     if out is not None:
-        page.save(out, overwrite=overwrite)
+        write_page(page, out, overwrite, subject.confirm)
     return page
 
 
@@ -72,4 +73,6 @@ def page_of(subject: Subject) -> Page:
     title = f"{names} and {more} more" if more > 0 else names
     if subject.merge is not None:
         title = f"A merge of {title}"
-    return Page(title, tuple(section for section in made if section is not None))
+    page = Page(title, tuple(section for section in made if section is not None))
+    subject.confirm()
+    return page

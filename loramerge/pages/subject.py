@@ -77,6 +77,15 @@ class Subject:
         (chosen,) = select([adapter], request.only, request.exclude)
         return Inspection(adapter, modules(chosen, request.tell))
 
+    def confirm(self) -> None:
+        """Raises SourceError: a source is no longer what was looked at, so the page would be of two."""
+        if self.merge is not None:
+            return self.merge.plan.sources.confirm()
+        for each in self.looked:
+            if isinstance(each, Inspection):
+                each.adapter.provenance.confirm()
+        return None
+
     @cached_property
     def names(self) -> list[str]:
         """The sources as the page calls them, each with its number."""

@@ -22,6 +22,7 @@ from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.errors import SourceError, UsageError, printable
 from loramerge.formats.bundles import ROUTER
+from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.npz import read_npz
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.masks import FOLDER
@@ -119,6 +120,7 @@ def load_router(folder: str | Path, name: str | None = None) -> Router:
         SourceError: there is none, or it cannot be read.
     """
     place, shown = Path(folder), printable(folder if name is None else name)
+    put_back(place)
     if not os.path.isfile(place / PLACE):
         raise SourceError(f"{shown} has no {PLACE}: name the task, or merge it again with mergevla.")
     file = open_file(place / PLACE, f"{shown}/{PLACE}")

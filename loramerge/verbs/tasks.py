@@ -13,6 +13,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.dtypes import wide
 from loramerge.formats import load
+from loramerge.formats.files.atomic import put_back
 from loramerge.formats.peft import portable
 from loramerge.merge.record import hashing, scales_digest
 from loramerge.request.request import Request
@@ -26,7 +27,10 @@ from loramerge.verbs.restore import restore
 
 def has_tasks(source: object) -> bool:
     """Whether a folder is a merge with masks and a router."""
-    return isinstance(source, str | Path) and os.path.isfile(Path(source) / PLACE)
+    if not isinstance(source, str | Path):
+        return False
+    put_back(Path(source))
+    return os.path.isfile(Path(source) / PLACE)
 
 
 def bundle_of_tasks(place: Path, request: Request) -> Bundle:

@@ -7,62 +7,40 @@ import errno
 import os
 import traceback
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import loramerge as lm
 from loramerge.errors import LoramergeError
-from tests.helpers.files import content, folder, tensors
-from tests.helpers.models import random_model, save_model
+from loramerge.formats.files import atomic
+from tests.helpers.files import content
+from tests.helpers.writers import WRITERS, hands, make_inputs, noting, places
 
-Q = "model.layers.0.self_attn.q_proj.weight"
 CALLS = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "fsync")
 DEAD, REFUSED, BUG = 9, 1, 70
 FULL = [errno.ENOSPC, errno.EIO]
-
-
-def merged(out, new, seed=0):
-    lm.combine(["a", "b"][: 1 + new], "svd", rank=1, out=out, overwrite=True, threads=1)
-
-
-def masked(out, new):
-    lm.combine(["a", "b"][: 1 + new], "mergevla", rank=1, out=out, overwrite=True, threads=1)
-
-
-def fused(out, new):
-    lm.fuse("tiny", "base", out, scale=1.0 + new, overwrite=True, threads=1)
-
-
-def extracted(out, new):
-    lm.extract("tuned", "base", out, rank=1 + new, overwrite=True, threads=1)
-
-
-def converted(out, new):
-    lm.resize("a", rank=1 + new, out=out, overwrite=True)
-
-
-WRITERS = {  # what is written -> (how, the name)
-    "a folder": (merged, "m"),
-    "a file": (merged, "m.safetensors"),
-    "a folder with masks": (masked, "m"),
-    "a smaller adapter": (converted, "m"),
-    "a fused model": (fused, "m"),
-    "an extracted adapter": (extracted, "m.safetensors"),
+HANDS = {  # files that change the disk themselves: all but the last two below an output that is to appear
+    "formats/files/atomic.py": "",
+    "formats/files/safetensors/write.py": "a file of weights",
+    "formats/output.py": "a config, a folder of masks",
+    "formats/coefficients.py": "a config, a record",
+    "formats/writer.py": "files that are copied",
+    "checkpoints/copy.py": "a file of weights",
+    "checkpoints/write.py": "a config, an index, small files",
+    "routing/folder.py": "a config, a record, a README.md",
+    "pages/page.py": "a page",
+    "cuda/load.py": "a kernel that was compiled, in the cache of CuPy",
+    "cli/failures.py": "what to report of a bug, in the system's folder for such",
 }
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate("ab"):
-        folder(tmp_path / name, tensors(seed))
-    base = random_model(0)
-    moved = {**base, Q: base[Q] + np.outer(np.arange(16.0), np.ones(16)).astype(base[Q].dtype)}
-    save_model(tmp_path / "base", base)
-    save_model(tmp_path / "tuned", moved)
-    folder(tmp_path / "tiny", tensors(2, shapes={Q.removesuffix(".weight"): (16, 16)}))
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # that it is asked for is what counts
+    make_inputs(tmp_path)
     return tmp_path
 
 
@@ -90,6 +68,14 @@ def child(act, at, before, error=None):
 
         return call
 
+    try:
+        os._exit(_acted(act, counted, lambda: count))
+    finally:  # a child never goes on with the tests of its parent
+        os._exit(BUG)
+
+
+def _acted(act, counted, count):
+    """What became of it, with every call counted."""
     status = 0
     try:
         Path("count").write_text("")
@@ -102,13 +88,14 @@ def child(act, at, before, error=None):
     except BaseException:
         status = BUG
         Path("said").write_text(traceback.format_exc())
-    Path("count").write_text(str(count))
-    os._exit(status)
+    Path("count").write_text(str(count()))
+    return status
 
 
 CASES = pytest.mark.parametrize("overwriting", [False, True], ids=["new", "overwriting"])
+FEW = ("a folder", "a file")
 KINDS = pytest.mark.parametrize(
-    "kind", [k if i < 2 else pytest.param(k, marks=pytest.mark.slow) for i, k in enumerate(WRITERS)]
+    "kind", [k if k in FEW else pytest.param(k, marks=pytest.mark.slow) for k in WRITERS]
 )
 
 
@@ -118,6 +105,7 @@ class Cases:
     def __init__(self, here, kind, overwriting):
         self.write, self.name = WRITERS[kind]
         self.here, self.overwriting = here, overwriting
+        self.inputs = content(here)
         self.old, self.new = (self.made(here / f"whole{new}", new) for new in (0, 1))
 
     def made(self, place, new):
@@ -134,14 +122,19 @@ class Cases:
             if self.overwriting:
                 self.write(out, 0)
             status = child(lambda out=out: self.write(out, 1), n, before, error)
+            left = {f".{self.name}.loramerge-{role}" for role in ("lock", "new", "old")}
+            assert {*os.listdir(place)} <= {self.name, *left}, f"call {n}: something else is left"
+            atomic.put_back(out)  # as every reader does
             there = content(out) if out.exists() else None
-            possible = [self.new, None, *([self.old] if self.overwriting else [])]
+            possible = [self.new, self.old if self.overwriting else None]
             assert there in possible, f"call {n}: half an output"
             self.write(out, 1)
             assert content(out) == self.new
             assert os.listdir(place) == [self.name]
             if n > int((self.here / "count").read_text() or n):
                 assert n > 4, "nothing was counted"
+                now = content(self.here)
+                assert {path: now[path] for path in self.inputs} == self.inputs, "a source was changed"
                 return
             yield n, status
 
@@ -150,6 +143,8 @@ class Cases:
 @CASES
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_death_at_every_call(here, kind, overwriting, before):
+    if kind == "a page" and not pages_are_drawn():
+        pytest.skip("pages are not installed")
     for n, status in Cases(here, kind, overwriting).at_every_call(before):
         assert status == DEAD, n
 
@@ -158,5 +153,58 @@ def test_death_at_every_call(here, kind, overwriting, before):
 @CASES
 @pytest.mark.parametrize("error", FULL, ids=errno.errorcode.get)
 def test_an_error_at_every_call(here, kind, overwriting, error):
+    if kind == "a page" and not pages_are_drawn():
+        pytest.skip("pages are not installed")
     for n, status in Cases(here, kind, overwriting).at_every_call(error=error):
         assert status in (0, REFUSED), f"call {n}: {(here / 'said').read_text()}"
+
+
+def test_every_writer_is_in_the_table_and_flushes_what_it_wrote(here, monkeypatch):
+    seen, flushed = set(), set()
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.fstat(fd).st_ino))
+    for kind, (write, name) in WRITERS.items():
+        if kind == "a page" and not pages_are_drawn():
+            seen.add(("pages/page.py", "new_file"))
+            continue
+        place = here / kind
+        place.mkdir()
+        with noting(seen):
+            write(place / name, 0)
+        made = {place, *place.rglob("*")}
+        assert not [path for path in made if path.stat().st_ino not in flushed], kind
+    assert seen == places(), "a place that writes is tried by no writer of tests/helpers/writers.py"
+
+
+def test_nobody_else_changes_the_disk():
+    """Who writes goes through `new_file` or `new_folder`; who is new here says why it does not have to."""
+    assert hands() == HANDS.keys()
+
+
+READERS = {  # of what was left aside by a death between the two renames of an overwrite
+    "a": [lambda: lm.load("a"), lambda: lm.combine(["a", "b"]), lambda: lm.inspect("a"),
+          lambda: lm.diff("a", "b"),
+          lambda: lm.check("a", "peft"), lambda: lm.resize("a", rank=1), lambda: lm.convert("a", "x"),
+          lambda: lm.route(["a", "b"]), lambda: lm.open(["a", "b"]), lambda: lm.plan(["b", "a"])],
+    "masks": [lambda: lm.restore("masks", "a"), lambda: lm.replay("masks"), lambda: lm.load_router("masks"),
+              lambda: lm.route(["masks"])],
+    "bundle": [lambda: lm.load_bundle("bundle"), lambda: lm.check("bundle", "peft")],
+    "base": [lambda: lm.fuse("tiny", "base", "f"), lambda: lm.extract("tuned", "base", "e"),
+             lambda: lm.combine(["tiny"], base="base"), lambda: lm.check("tiny", "peft", base="base")],
+    "tuned": [lambda: lm.extract("tuned", "base", "e")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [(name, n) for name, each in READERS.items() for n in range(len(each))]
+)
+def test_whoever_reads_it_puts_back_what_a_death_left_aside(here, name, n):
+    if name == "bundle":
+        lm.route(["a", "b"], out="bundle")
+    os.rename(name, f".{name}.loramerge-old")
+    READERS[name][n]()
+    assert os.path.isdir(name)
+    assert not os.path.lexists(f".{name}.loramerge-old")
+
+
+def pages_are_drawn():
+    return all(find_spec(name) is not None for name in ("altair", "vl_convert"))

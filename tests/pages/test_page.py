@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapters.adapter import Held, Slot
-from tests.helpers.files import tensors
+from tests.helpers.files import folder, tensors
 from tests.pages.reading import read
 from tests.pages.subjects import PAIR, STRANGE, SUBJECTS, here
 
@@ -90,6 +91,29 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(lm.OutputError, match="exists"):
         page.save(out)
     assert page.save(out, overwrite=True) == out
+
+
+@pytest.mark.parametrize("at", ["drawn", "written"])
+def test_a_source_that_changes_before_the_page_is_written_leaves_no_page(tmp_path, monkeypatch, at):
+    from loramerge.errors import SourceError
+    from loramerge.pages import report as module
+    from loramerge.pages.page import Page
+
+    where, real, html = tmp_path / "a", module.Page, Page.html
+    folder(where, tensors())
+    weights, acted = where / "adapter_model.safetensors", []
+
+    def saved_over():
+        if not acted:
+            acted.append(weights.write_bytes(weights.read_bytes()[:-1] + b"\1"))
+
+    if at == "drawn":
+        monkeypatch.setattr(module, "Page", lambda *args: (saved_over(), real(*args))[1])
+    else:
+        monkeypatch.setattr(Page, "html", lambda page: (saved_over(), html(page))[1])
+    with pytest.raises(SourceError, match="was changed"):
+        lm.report([where], methods=["svd"], out=tmp_path / "page.html")
+    assert sorted(os.listdir(tmp_path)) == ["a"]
 
 
 def test_report_writes_where_it_is_told(tmp_path):
