@@ -1,7 +1,7 @@
 """The forward pass that measures merges: what stack.py says, up to rounding, in half the time.
 
 Strengths share the embedding, and q, k and v are one product. Of strings only the letters that count
-go through the end of the last block. Attention over sixteen places is written out: torch's is for longer texts.
+go through the end of the last block. Attention is written out, because that of torch is for longer texts.
 """
 
 from __future__ import annotations
