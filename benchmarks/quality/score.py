@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import loramerge as lm
-from benchmarks.quality import stack
+from benchmarks.quality import forward
 from benchmarks.quality.contenders import Contender
 from benchmarks.quality.domains import DOMAINS, Samples
 from benchmarks.quality.merges import Deltas, Sources
@@ -21,8 +21,32 @@ from benchmarks.quality.store import kept, key, measuring
 from benchmarks.quality.train import HEAD, RANK, adapter, base, name_of
 from loramerge.routing.torch import attach
 
+IGNORED = -100  # a label that is not counted
 ASKED = {"tune": 0, "test": 1}  # where a sample comes from, and its seed
-AT_ONCE = 128  # samples times strengths: what the models write then stays in a core's cache
+AT_ONCE = 192  # samples times strengths: what the models write then stays in a core's cache
+
+
+NEAR = 1e-5  # directions nearer than this are one merge: what is left is rounding
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Direction:
+    """What is known of all merges that differ only in their strength.
+
+    Args:
+        unit: (D,) all ΔW, of length 1.   curve: (10,) accuracy at each of RHO, once it was tuned.
+        tests: ρ -> (T,) accuracy on the samples for the result.
+    """
+
+    unit: np.ndarray
+    curve: list[float] = field(default_factory=list)
+    tests: dict[float, list[float]] = field(default_factory=dict)
+
+    def met(self, unit: np.ndarray) -> bool:
+        """Whether this is it, too; a few places show most that are not."""
+        few = slice(None, None, 997)
+        small = np.linalg.norm(self.unit[few] - unit[few]) < NEAR
+        return bool(small and np.linalg.norm(self.unit - unit) < NEAR)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,6 +58,7 @@ class Bench:
     model: Transformer
     sources: Sources
     norm: float  # mean_t ‖ΔW_t‖
+    directions: list[Direction] = field(default_factory=list)
 
     @classmethod
     def of(cls, cell: Cell, size: Size, work: Path) -> Bench:
@@ -53,25 +78,24 @@ class Bench:
         for path, delta in deltas.items():
             each = torch.tensor(strengths).float()[:, None, None] * torch.tensor(delta).float()
             state[f"{path}.weight"] = state[f"{path}.weight"] + each
+        whole = forward.joined(state, len(strengths), len(self.model.blocks))
         if not self.sources.heads:
-            right = self._right(state, x, y, len(strengths))
-            return right.view(len(strengths), self.cell.count, -1).double().mean(dim=2).numpy()
+            right = self._right(whole, x, y, len(strengths))
+            return right.view(len(right), self.cell.count, -1).double().mean(dim=2).numpy()
         each = zip(self.sources.heads, x.chunk(self.cell.count), y.chunk(self.cell.count), strict=True)
         right = [
-            self._right(state | {HEAD: head}, some, wanted, len(strengths)) for head, some, wanted in each
+            self._right({**whole, HEAD: head}, some, wanted, len(strengths)) for head, some, wanted in each
         ]
         return torch.stack(right, dim=1).double().mean(dim=2).numpy()
 
-    def _right(
-        self, state: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, many: int
-    ) -> torch.Tensor:
+    def _right(self, state: forward.State, x: torch.Tensor, y: torch.Tensor, many: int) -> torch.Tensor:
         """(S, N) which samples are right at each strength."""
-        found = []
+        found, start = [], int((y != IGNORED).any(dim=0).nonzero()[0])  # the first place that is counted
         for part, wanted in zip(*(whole.split(AT_ONCE // many) for whole in (x, y)), strict=True):
-            each = part.expand(many, *part.shape)
             with torch.no_grad():
-                said = stack.logits(state, self.model.causal, each, len(self.model.blocks)).argmax(dim=-1)
-            found.append(((said == wanted) | (wanted == -100)).all(dim=2))
+                said = forward.logits(state, self.model.causal, part, len(self.model.blocks), start)
+            each = wanted[:, start:]
+            found.append(((said.argmax(dim=-1) == each) | (each == IGNORED)).all(dim=2))
         return torch.cat(found, dim=1)
 
     def results(self, one: Contender, rank: int) -> dict[str, dict[str, Any]]:
@@ -91,7 +115,7 @@ class Bench:
         """(T,) on the task of each source, with all adapters on the model and a gate that weighs them."""
         x, y = _samples(self.cell.trainings, "test", self.size)
         said = self.gated(one, x).argmax(dim=-1)
-        right = ((said == y) | (y == -100)).all(dim=1)
+        right = ((said == y) | (y == IGNORED)).all(dim=1)
         return right.view(self.cell.count, -1).double().mean(dim=1).tolist()
 
     def gated(self, one: Contender, x: torch.Tensor) -> torch.Tensor:
@@ -103,20 +127,41 @@ class Bench:
     def measured(self, deltas: Deltas, tune: bool) -> dict[str, Any]:
         """Accuracies untuned, and at the strength that is best on the samples for tuning."""
         length = float(np.sqrt(sum(np.square(delta, dtype=float).sum() for delta in deltas.values())))
+        shipped, known = length / self.norm, self.direction(deltas, length)
+        one = self.norm / length if length > 0 else 0.0  # λ at ρ = 1
         if not tune:
-            untuned = self.accuracy(deltas, [1.0], "test")[0]
-            return {"untuned": untuned.tolist(), "norm": length / self.norm}
-        grid = [rho * self.norm / length for rho in RHO] if length > 0 else [0.0]
-        curve = self.accuracy(deltas, grid, "tune").mean(axis=1)
-        tuned = grid[int(curve.argmax())]
-        untuned, best = self.accuracy(deltas, [1.0, tuned], "test")
+            return {"untuned": self.tested(known, deltas, one, [shipped])[0], "norm": shipped}
+        if not known.curve:
+            grid = [rho * one for rho in RHO] if length > 0 else [0.0]
+            known.curve.extend(self.accuracy(deltas, grid, "tune").mean(axis=1).tolist())
+        best = RHO[int(np.argmax(known.curve))]
+        untuned, tuned = self.tested(known, deltas, one, [shipped, best])
         return {
-            "untuned": untuned.tolist(),
-            "tuned": best.tolist(),
-            "strength": tuned,
-            "curve": [round(share, 4) for share in curve.tolist()],
-            "norm": length / self.norm,
+            "untuned": untuned,
+            "tuned": tuned,
+            "strength": best * one,
+            "curve": [round(share, 4) for share in known.curve],
+            "norm": shipped,
         }
+
+    def direction(self, deltas: Deltas, length: float) -> Direction:
+        """What is known of merges that differ from this one in strength alone."""
+        whole = np.concatenate([np.ravel(deltas[path]) for path in sorted(deltas)]) / max(length, 1e-30)
+        unit = whole.astype(np.float32)
+        for each in self.directions:
+            if each.met(unit):
+                return each
+        self.directions.append(Direction(unit))
+        return self.directions[-1]
+
+    def tested(self, known: Direction, deltas: Deltas, one: float, wanted: list[float]) -> list[list[float]]:
+        """(T,) accuracies on the samples for the result, at each strength ρ."""
+        names = [round(rho, 6) for rho in wanted]
+        if missing := [rho for rho in dict.fromkeys(names) if rho not in known.tests]:
+            exact = dict(zip(names, wanted, strict=True))
+            found = self.accuracy(deltas, [exact[rho] * one for rho in missing], "test")
+            known.tests.update(zip(missing, found.tolist(), strict=True))
+        return [known.tests[rho] for rho in names]
 
     def alone(self) -> dict[str, Any]:
         """What each source does on its own task, and what the base does on it."""

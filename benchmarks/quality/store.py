@@ -52,7 +52,7 @@ def training() -> str:
 
 def measuring() -> str:
     """A hash of the code that measures a merge."""
-    return code(*(Path(__file__).with_name(f"{name}.py") for name in ("score", "merges")))
+    return code(*(Path(__file__).with_name(f"{name}.py") for name in ("score", "forward", "merges")))
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

@@ -14,7 +14,7 @@ pytest.importorskip("peft", reason="the benchmark compares with it")
 import torch
 
 import loramerge as lm
-from benchmarks.quality import domains, merges, plan, run, score, stack, train
+from benchmarks.quality import domains, forward, merges, plan, run, score, stack, train
 from benchmarks.quality.contenders import CONTENDERS, Contender
 from benchmarks.quality.plan import TOY, Cell, Training
 from tests.benchmarks.rows import row
@@ -232,6 +232,47 @@ def test_a_grid_of_strengths_is_measured_as_one_after_another(domain, work):
         for name in "qkv":
             getattr(model.blocks[0], name).weight.data += 0.3 * strength
         assert exact(model, x, y).view(2, -1).mean(dim=1).numpy() == pytest.approx(shares)
+
+
+@pytest.mark.parametrize("scale", [0.3, 30.0])  # at 30 the scores of attention are beyond exp
+@pytest.mark.parametrize("domain", ["digits", "strings"])
+def test_measuring_says_what_the_stacked_model_says(domain, scale, work):
+    model = train.base(domain, SMALL, work)
+    x, _ = domains.DOMAINS[domain].draw(0, "test", 5, np.random.default_rng(0))
+    noise = torch.Generator().manual_seed(0)
+    state = {
+        name: value + scale * torch.randn(3, *value.shape, generator=noise) if ".q." in name else value
+        for name, value in model.state_dict().items()
+        if not name.endswith("q.bias")
+    } | {f"blocks.{n}.q.bias": model.blocks[n].q.bias for n in range(3)}
+    start = 7 if model.causal else 0
+    found = forward.logits(forward.joined(state, 3, 3), model.causal, x, 3, start)
+    wanted = stack.logits(state, model.causal, x.expand(3, *x.shape), 3)
+    torch.testing.assert_close(found, wanted[:, :, start:], rtol=1e-4, atol=1e-5)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+def test_merges_that_differ_in_strength_alone_are_tuned_once(bench, monkeypatch):
+    """And get what they get when nothing is known before."""
+    fresh = replace(bench, directions=[])
+    deltas = bench.sources.merged(CONTENDERS["level"], 4, bench.model)
+    double = {path: 2 * delta for path, delta in deltas.items()}
+    other = {path: delta + 1e-3 * np.abs(delta).max() for path, delta in deltas.items()}
+    first, alone = fresh.measured(deltas, True), replace(bench, directions=[]).measured(double, True)
+    asked = []
+    accuracy = score.Bench.accuracy
+    monkeypatch.setattr(
+        score.Bench, "accuracy", lambda *given: asked.append(len(given[2])) or accuracy(*given)
+    )
+    second = fresh.measured(double, True)
+    assert second == alone | {
+        "strength": pytest.approx(alone["strength"]),
+        "norm": pytest.approx(alone["norm"]),
+    }
+    assert second["curve"] == first["curve"]
+    assert asked == [1]  # untuned, on the samples for the result
+    fresh.measured(other, True)
+    assert len(plan.RHO) in asked
 
 
 def one_by_one(one, size, work, steps):
