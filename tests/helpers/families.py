@@ -21,6 +21,9 @@ MORE = {  # what a class wants beyond its defaults
     "WanAnimateTransformer3DModel": {
         "inject_face_latents_blocks": 1, "added_kv_proj_dim": 5120, "image_dim": 8,
     },
+    "LTX2VideoTransformer3DModel": {  # as LTX-2.3 is
+        "gated_attn": True, "audio_gated_attn": True, "cross_attn_mod": True, "audio_cross_attn_mod": True,
+    },
     "SD3Transformer2DModel": {"dual_attention_layers": (0,)},
     "PixArtTransformer2DModel": {"caption_channels": 8},
     "HiDreamImageTransformer2DModel": {

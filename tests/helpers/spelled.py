@@ -47,10 +47,12 @@ def modules(
     return found
 
 
-def tensors(met: Met, seed: int, width: int = 12, around: bool = False) -> dict[str, np.ndarray]:
+def tensors(
+    met: Met, seed: int, width: int = 12, around: bool = False, block: int = 0
+) -> dict[str, np.ndarray]:
     """A file with random factors."""
     rng, made = np.random.default_rng(seed), {}
-    for name, (_, (outs, ins), _) in modules(met, width=width, around=around).items():
+    for name, (_, (outs, ins), _) in modules(met, block, width, around).items():
         stem = met.stem(name)
         made[f"{stem}{met.ends[0]}"] = rng.standard_normal((RANK, ins)).astype("f4")
         made[f"{stem}{met.ends[1]}"] = rng.standard_normal((outs, RANK)).astype("f4")

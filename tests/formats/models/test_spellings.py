@@ -68,6 +68,31 @@ def test_two_spellings_merge_exactly_into_either(one, two, tmp_path):
         close(updates(ROWS[row], found), wanted)
 
 
+SOME = [
+    pytest.param(*pair, format, marks=[pytest.mark.slow] if (n + m) % 40 else [])
+    for n, pair in enumerate(PAIRS)
+    for m, format in enumerate(("kohya", "comfy", "peft"))
+]
+
+
+# A kind from the wild: A6, the union of two spellings in one output.
+@pytest.mark.parametrize(("one", "two", "format"), SOME)
+def test_what_is_made_of_two_spellings_has_one(one, two, format, tmp_path):
+    """The sources share no module, so that nothing has to be united for the merge."""
+    for block, row in enumerate((one, two)):
+        bare(tmp_path / f"{block}.safetensors", tensors(ROWS[row], block, block=block), told(ROWS[row]))
+    files, out = [tmp_path / f"{n}.safetensors" for n in (0, 1)], tmp_path / "m.safetensors"
+    lm.combine(files, "cat", format=format, alpha="rank", out=out)
+    found, family = stems(load_file(out)), ROWS[one].family
+    prefixes = sorted({row.prefix for row in ROWS.values()} | {""}, key=len, reverse=True)
+    ways = [(prefix, own) for prefix in prefixes for own in family.namings]
+    assert any(
+        all(s.startswith(prefix) and family.find(s.removeprefix(prefix), own) for s in found)
+        for prefix, own in ways
+    )
+    assert {n for n in (0, 1) if any(f"_{n}_" in s.replace(".", "_") for s in found)} == {0, 1}
+
+
 def close(found, wanted):
     assert found.keys() == wanted.keys()
     for name, update in wanted.items():
