@@ -28,4 +28,5 @@ def test_a_layer_beyond_those_of_the_model_is_refused(config):
 def test_other_stacks_and_repeated_layers_are_no_matter():
     first = replace(adapter(LLAMA, layers=(0, 1)), model={"num_hidden_layers": 2})
     united(first, adapter({"attn.qkv": (36, 12)}, "model.visual.blocks", layers=(0, 5), seed=1))
-    united(first, replace(adapter(LLAMA, layers=(0, 5), seed=1), config={"layer_replication": [[0, 2]]}))
+    twice = {"layer_replication": [[0, 2], [0, 2]]}
+    united(replace(first, config=twice), replace(adapter(LLAMA, layers=(0, 3), seed=1), config=twice))
