@@ -16,8 +16,8 @@ from loramerge.formats.files.safetensors import File
 from loramerge.formats.models.stems import unnumbered
 from loramerge.formats.peft.names import PREFIX
 
-# `_orig_mod`, `_fsdp_wrapped_module`, `_forward_module`, …: each ends so, and begins with `_`; and DDP's own.
-_SEGMENT = late(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule)?|module)\\?\.")
+# `_orig_mod`, `_fsdp_wrapped_module`, `_wrapped_model`, …: each ends so, and begins with `_`; and DDP's own.
+_SEGMENT = late(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule|el)?_?|_hf_hook|module)\\?\.")
 _FLAT = late(r"^(?P<start>lora_[a-z0-9]+_)_orig_mod_|(?<=_)_orig_mod_")  # kohya writes `_` for dots
 _LORA = late(r"\.lora_(?:up|down)\.weight$|\.alpha$")
 DOUBLED = {PREFIX: PREFIX, "lora_unet_": "unet_"}  # prefixes that some tools write twice
@@ -29,7 +29,7 @@ _HOLDER = late(  # what holds an image model while it is trained
     r"|trainable_modules?|inner_model|wrapped_model|ema_model|transformer(?:_2)?)\.)+"
 )
 USUAL = ("diffusion_model.", "transformer.", "transformer_2.", PREFIX)  # that tools write and read
-_MARKS = ("module", "_mod.", "_mod_", "_mod\\")  # one of these is in any of both
+_MARKS = ("module", "._", "_mod.", "_mod_", "_mod\\", "_wrapped_")  # one of these is in any of both
 _OWN = late(r"(?:^|\.)levit\.")  # whose layers really have a `module`
 LISTS = ("target_modules", "modules_to_save", "target_parameters", "exclude_modules")
 TABLES = ("rank_pattern", "alpha_pattern")

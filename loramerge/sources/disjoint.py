@@ -19,6 +19,10 @@ from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted
 
 UNET = RAW[0]
 TEXTS = {("text_model",), ("decoder",)}
+ENCODERS = (  # of one kind, by all its names: a model has one
+    {"visual", "vision_tower", "vision_model", "vision_encoder", "image_encoder"},
+    {"audio_tower", "audio_encoder"},
+)
 LAYERS = "they adapt other layers of one model"
 FEW = 5  # names in a sentence
 
@@ -197,6 +201,9 @@ def _towers(first: Group, other: Group) -> bool:
     sides = [{core(stem) for stem in group.stems} for group in (first, other)]
     # no model has a language model, whose core is empty, and another stack of text without an encoder
     if any(() in one and other & TEXTS for one, other in (sides, sides[::-1])):
+        return False
+    parts = [{part for each in one for part in each} for one in sides]
+    if any(kind & parts[0] and kind & parts[1] for kind in ENCODERS):
         return False
     return not sides[0] & sides[1] and all(part in TOWERS for each in sides for one in each for part in one)
 

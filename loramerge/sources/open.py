@@ -26,6 +26,7 @@ from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 from loramerge.sources.aid import aid
 from loramerge.sources.broken import BROKEN, Broken, of_all
+from loramerge.sources.depth import check as check_depth
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -248,6 +249,7 @@ def check_together(adapters: Sequence[Adapter], allow_base_mismatch: bool, cut: 
     _check_kinds(adapters)
     _check_experts(adapters)
     _check_replication(adapters)
+    check_depth(adapters, allow_base_mismatch)
     doubts = compare_bases(adapters, allow_base_mismatch, cut)
     return [*(f"{printable(a.name)}: {oddity}" for a in adapters for oddity in a.oddities), *doubts]
 

@@ -33,9 +33,46 @@ _FUSED = late(r".*(qkv|q_k_v|query_key_value|in_proj|pack|c_attn|kqv).*", re.IGN
 
 def check(adapters: Sequence[Adapter]) -> None:
     """Raises IncompatibleError: one weight seems to have two names in the merge."""
+    _check_inserted(adapters)
     every = [_rests(adapter) for adapter in adapters]
     for where in {where for own in every for where in own}:
         _check(adapters, [own[where] for own in every if where in own])
+
+
+def _check_inserted(adapters: Sequence[Adapter]) -> None:
+    """Of single layers: a wrapper around one of them leaves the names of the others as they are.
+
+    Raises:
+        IncompatibleError: a module is another's with one more name in its layer, and no source has both.
+    """
+    if len(adapters) < 2:
+        return
+    found = [{t.path: slot.shape for t, slot in a.slots.items() if t.component == "model"} for a in adapters]
+    every: dict[str, Shape] = {}
+    for own in found:
+        every.update(own)
+    if all(len(own) == len(every) for own in found):
+        return
+    for path, shape in every.items():
+        for short in _shorter(path):
+            if every.get(short) != shape or any(path in own and short in own for own in found):
+                continue
+            if not known({unnumbered(parted(each)[1]) for each in (path, short)}):
+                raise _twice(adapters, path, short)
+
+
+def _shorter(path: str) -> Iterator[str]:
+    """A path without one of the names in its layer, or two that follow each other.
+
+    >>> list(_shorter("layers.0.inner.q_proj"))
+    ['layers.0.q_proj', 'layers.0', 'layers.0.inner']
+    """
+    parts = path.split(".")
+    first = next((turn for turn, part in enumerate(parts) if part.isdigit()), len(parts))
+    for turn in range(first + 1, len(parts)):
+        for end in range(turn + 1, min(turn + 2, len(parts)) + 1):
+            if not any(part.isdigit() for part in parts[turn:end]):
+                yield ".".join(parts[:turn] + parts[end:])
 
 
 def _check(adapters: Sequence[Adapter], every: Sequence[Mapping[str, Shape]]) -> None:
@@ -136,7 +173,7 @@ def _holds(last: str) -> bool:
 
 
 def _twice(adapters: Sequence[Adapter], one: str, two: str) -> IncompatibleError:
-    names = [f"{_holder(adapters, rest)} has {printable(rest)}" for rest in (one, two)]
+    names = [f"{_holder(adapters, name)} has {printable(name)}" for name in (one, two)]
     return IncompatibleError(
         f"{' where '.join(names)}, and no model with both is known here: this may be one weight under two "
         f"names, of which a program loads only one. If it is, say so with {say('rename', {'OLD': 'NEW'})}; "
@@ -144,6 +181,8 @@ def _twice(adapters: Sequence[Adapter], one: str, two: str) -> IncompatibleError
     )
 
 
-def _holder(adapters: Sequence[Adapter], rest: str) -> str:
-    """The first source that has a module of this name."""
-    return printable(next(a.name for a in adapters if any(rest in own for own in _rests(a).values())))
+def _holder(adapters: Sequence[Adapter], name: str) -> str:
+    """The first source that has a module of this path, or one called so in its layer."""
+    holders = (a for a in adapters if any(name in own for own in _rests(a).values()))
+    paths = (a for a in adapters if any(target.path == name for target in a.slots))
+    return printable(next(a.name for each in (paths, holders) for a in each))

@@ -57,7 +57,8 @@ def test_a_tensor_that_is_no_pair_does_not_load(consumer, tmp_path):
 FINE_TUNES = {"meta-llama/Llama-3.1-8B": True, "me/llama-2-7b-sql": True, "Qwen/Qwen3-4B-Base": True,
               "Qwen/Qwen2.5-0.5B": True, "google/gemma-2-2b": True, "mistralai/Mistral-7B-v0.1": True,
               "stabilityai/stablelm-2-1_6b": False, "tiiuae/falcon-7b-instruct": False,
-              "bigscience/bloomz-7b1": False}  # fmt: skip
+              "bigscience/bloomz-7b1": False, "acme/llama-nova": None, "meta-llama/Llama-5-8B": None,
+              "mistralai/Mistral-Small-4": None, "acme/mixtral-nova": None}  # fmt: skip
 
 
 @pytest.mark.parametrize("base", FINE_TUNES)

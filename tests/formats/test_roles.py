@@ -190,6 +190,12 @@ def test_labels_are_found_wherever_a_config_says_them(spelling, tmp_path):
     assert any("their labels differ" in note for note in notes)
 
 
+def test_a_pair_in_what_peft_keeps_of_the_base_is_not_left_out(tmp_path):
+    values = {key.replace(".lora_", ".original_module.lora_", 1): value for key, value in tensors().items()}
+    with pytest.raises(lm.IncompatibleError, match=r"also saved whole \(base_model.*original_module\.lora_"):
+        lm.load(folder(tmp_path / "a", tensors() | values))
+
+
 def test_what_peft_keeps_of_the_base_is_no_part_of_a_merge(tmp_path):
     values = {
         f"{P}score.{end}.weight": np.ones((3, 5), "f4") for end in ("original_module", "modules_to_save")

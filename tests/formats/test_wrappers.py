@@ -28,6 +28,8 @@ WRAPPED = {  # a key as training left it, of PEFT's names
     "TRL with a value head": lambda key: f"pretrained_model.{key}",
     "PEFT twice": lambda key: f"base_model.model.{key}",
     "several": lambda key: f"module._orig_mod.base_model.model._fsdp_wrapped_module.{key}",
+    "a model around a layer": lambda key: key.replace(".mlp", "._wrapped_model.mlp"),
+    "hooks": lambda key: key.replace(".mlp", "._hf_hook.mlp"),
     "one that is not known yet": lambda key: f"_shiny_module.{key}",
 }
 

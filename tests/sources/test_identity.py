@@ -210,6 +210,11 @@ APART = {
         adapter(LLAMA, "model.text_model.layers"),
         "rename={'model.text_model': 'model'}",
     ),
+    "two names of what sees": (
+        adapter(ATTENTION, "vision_model.encoder.layers"),
+        adapter(ATTENTION, "vision_tower.encoder.layers"),
+        "rename={'vision_tower.encoder': 'vision_model.encoder'}",
+    ),
     "a decoder": (adapter(LLAMA, "decoder.layers"), adapter(LLAMA), "rename={'decoder': 'model'}"),
 }
 

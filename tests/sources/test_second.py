@@ -1,6 +1,7 @@
 """No merge holds one weight under two names, also where the sources share other modules."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,24 @@ def test_two_names_of_one_weight_are_refused_whatever_else_is_shared(name, turn)
         united(*pair)
     assert "rename=" in str(caught.value)
     assert len(united(*pair, allow_disjoint=True).adapter) > 2
+
+
+# A kind from the wild: A1, what is wrapped around a few layers under a name that nobody knows.
+@pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.parametrize("name", ["inner.attn.q_proj", "attn.q_proj.linear", "attn.q_proj.wrapped.weight"])
+def test_a_wrapper_of_one_layer_is_refused(name, turn):
+    whole = {"attn.q_proj": (H, H)} | SHARED
+    partly = {f"model.layers.{layer}.{path}": each for layer in (0, 1) for path, each in whole.items()}
+    partly[f"model.layers.0.{name}"] = partly.pop("model.layers.0.attn.q_proj")
+    pair = [adapter(whole), adapter(partly, stem="", layers=[""])]
+    pair[1] = replace(
+        pair[1], slots={replace(t, path=t.path.strip(".")): s for t, s in pair[1].slots.items()}
+    )
+    with pytest.raises(IncompatibleError, match="one weight under two names"):
+        united(*pair[::turn])
+    assert len(united(*pair, allow_disjoint=True).adapter) == 5
+    both = adapter({"attn.q_proj": (H, H), name: (H, H)}, seed=2)
+    united(*pair, both)  # a source that has both says that they are two
 
 
 @pytest.mark.parametrize("name", DIFFERENT)

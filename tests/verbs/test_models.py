@@ -145,13 +145,14 @@ def test_norms_and_biases_that_are_kept_are_loaded_by_peft(tmp_path):
     assert distance(logits(reopened(tmp_path / "f")), logits(model)) < 1e-4
 
 
-def test_what_is_said_of_gpt2_for_llama_cpp_gives_the_model_with_its_adapter(tmp_path, capsys):
-    """`check` names `fuse`: what comes out is plain GPT-2, which its converter knows."""
+def test_gpt2_that_is_written_for_llama_cpp_is_fused_as_it_was(tmp_path, capsys):
+    """PEFT's own model is the oracle: the factors are exchanged in the file, and read back."""
     model = prepared(tmp_path, "gpt2")
     wanted = logits(model)
     (finding,) = lm.check(tmp_path / "a", "llama.cpp")
     assert finding.effect == "rejects"
-    assert "`loramerge fuse`" in finding.mend
-    assert Cli(capsys)("combine", tmp_path / "a", "--for", "llama.cpp", "-o", tmp_path / "m").code == 3
+    assert Cli(capsys)("combine", tmp_path / "a", "--for", "llama.cpp", "-o", tmp_path / "m").code == 0
+    assert Cli(capsys)("fuse", tmp_path / "m", tmp_path / "base", "-o", tmp_path / "fm").code == 0
+    assert distance(logits(reopened(tmp_path / "fm")), wanted) < 1e-5
     assert Cli(capsys)("fuse", tmp_path / "a", tmp_path / "base", "-o", tmp_path / "f").code == 0
     assert distance(logits(reopened(tmp_path / "f")), wanted) < 1e-5

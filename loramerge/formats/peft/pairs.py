@@ -98,6 +98,11 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = N
     shared = {part: tensors[key] for key in tensors if (part := shared_part(key))}
     tensors = {key: tensor for key, tensor in tensors.items() if not shared_part(key)}
     own = [key for key in tensors if ORIGINAL in key]
+    if trained := next(filter(parse, own), None):
+        raise IncompatibleError(
+            f"{printable(name)} holds factors of a module that is also saved whole "
+            f"({printable(trained, 80)}), and nothing tells which of both counts: save it with one of them."
+        )
     tensors = {key: tensor for key, tensor in tensors.items() if ORIGINAL not in key}
     names = {key: found for key in tensors if (found := parse(key))}
     refuse_routed(tensors, name)

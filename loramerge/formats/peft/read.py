@@ -55,6 +55,7 @@ ELSEWHERE = (  # what a folder may hold in place of one file of weights -> what 
     (r".*\.(h5|keras|msgpack|onnx|tflite)", "weights of another framework, which are not read"),
     (r".*\.(zip|tar|tgz|gz|bz2|xz|7z|rar|zst)", "an archive: unpack it, and name what is in it"),
     (r"adapter_\d+\.pt", "a checkpoint of torchtune: use the PEFT adapter that its checkpointer writes"),
+    (r".*\.npz", "an archive of NumPy: name that file"),
     (r"(?!optimizer|scheduler|scaler|rng_state|training_args).*\.(bin|pt|pth|ckpt|pkl)", "another pickle: if "
      "the adapter is in it, save it as adapter_model.safetensors"),
 )  # fmt: skip
