@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
@@ -24,6 +24,7 @@ ENCODERS = (  # of one kind, by all its names: a model has one
     {"audio_tower", "audio_encoder"},
 )
 LAYERS = "they adapt other layers of one model"
+PARAMETERS = "they adapt other parameters of one module"
 FEW = 5  # names in a sentence
 
 
@@ -43,6 +44,10 @@ class Group:
     def shapes(self) -> set[tuple[str, str]]:
         """Component and name without numbers of every module."""
         return {(target.component, _name(target)) for target in self.targets}
+
+    @cached_property
+    def paths(self) -> set[str]:
+        return {target.path for target in self.targets}
 
     @cached_property
     def rests(self) -> set[str]:
@@ -89,8 +94,45 @@ def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
         Group(kind[0].turn, kind[0].name, frozenset().union(*(each.targets for each in kind)))
         for kind in kinds
     ]
-    apart = [(_reason_together(first, other), [first, other]) for first, other in combinations(wholes, 2)]
-    return _notes([*alike, *apart])
+    return _notes([*alike, *_apart(wholes)])
+
+
+def _apart(wholes: Sequence[Group]) -> list[tuple[str, Sequence[Group]]]:
+    """For every two of them why both are merged into one; not pair by pair where one reason holds for many.
+
+    Raises:
+        IncompatibleError: nothing tells that two are of one model.
+    """
+    found: list[tuple[str, Sequence[Group]]] = []
+    bundles = _bundled(wholes)
+    found += [(why, bundle) for why, bundle in bundles]
+    for (_, some), (_, others) in combinations(bundles, 2):
+        if not some[0].components & others[0].components:  # all of a bundle have the same
+            found.append((_reason_together(some[0], others[0]), [*some, *others]))
+            continue
+        pairs = product(some, others)
+        found += [(_reason_together(*sorted(pair, key=_turn)), pair) for pair in pairs]
+    return found
+
+
+def _bundled(wholes: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """All of a bundle are in the same components, and have one name, or else one module, in common."""
+    shapes = Counter(shape for whole in wholes for shape in whole.shapes)
+    paths = Counter(path for whole in wholes for path in whole.paths)
+    found: dict[tuple[frozenset[str], str, object], list[Group]] = defaultdict(list)
+    for whole in wholes:
+        shape, path = (
+            max(whole.shapes, key=lambda s: (shapes[s], s)),
+            max(whole.paths, key=lambda p: (paths[p], p)),
+        )
+        by_name = shapes[shape] > 1 or paths[path] == 1
+        key = (LAYERS, shape) if by_name else (PARAMETERS, path)
+        found[frozenset(whole.components), *key].append(whole)
+    return [(why, bundle) for (_, why, _), bundle in found.items()]
+
+
+def _turn(group: Group) -> int:
+    return group.turn
 
 
 def _kinds(groups: Sequence[Group]) -> list[list[Group]]:
@@ -182,8 +224,8 @@ def _one_model(first: Group, other: Group) -> str:
         return "they are parts of one pipeline"
     if first.shapes & other.shapes:
         return LAYERS
-    if {target.path for target in first.targets} & {target.path for target in other.targets}:
-        return "they adapt other parameters of one module"
+    if first.paths & other.paths:
+        return PARAMETERS
     if _in_pipeline(first, other):
         return "they adapt other modules of one model"
     if not (first.rests and other.rests):

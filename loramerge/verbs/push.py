@@ -11,12 +11,14 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import is_local, without_folders
 from loramerge.adapters.near import nearby
+from loramerge.adapters.original import read_text
 from loramerge.arrays import dtypes
 from loramerge.consumers import find
 from loramerge.consumers.check import facts_of
 from loramerge.errors import LoramergeError, SourceError, printable
 from loramerge.formats import load
 from loramerge.formats.bundles import Files, is_bundle
+from loramerge.formats.cards.readme import LIMIT
 from loramerge.formats.dialects import named
 from loramerge.formats.files.destination import ADAPTER_FILES
 from loramerge.formats.masks import PLACE, tasks_in
@@ -138,7 +140,7 @@ def _push_bundle(place: Path, target: HubName, private: bool, create_pr: bool, t
     files: dict[str, Path | bytes] = {name: path for name, path in found.items() if name in Files()}
     now = prepare(target, private)
     notes = [_aside(aside)] if (aside := sorted(found.keys() - files.keys())) else []
-    if MARK in (place / CARD).read_text("utf-8", "replace") if CARD in files else True:
+    if CARD not in files or MARK.encode() in read_text(place / CARD, CARD, LIMIT):
         files.pop(CARD, None)
         if kept_card(target, now):
             notes.append(f"{target.repo} has a card that loramerge did not write: it was left as it is")

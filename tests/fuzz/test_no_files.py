@@ -1,9 +1,11 @@
 """Pipes, sockets, devices and folders in the place of every file that is read: a sentence, at once."""
 
+import ast
 import os
 import shutil
 import signal
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ import loramerge as lm
 from loramerge.consumers import CONSUMERS
 from loramerge.errors import LoramergeError
 from loramerge.request.recipe_text import read
+from loramerge.routing.rows import read_rows
 from tests.helpers.files import bare, folder, tensors
 from tests.helpers.models import random_model, save_model
+from tests.helpers.writers import PACKAGE
+from tests.helpers.writers import _changes as writes
 
 Q = "model.layers.0.self_attn.q_proj"
 
@@ -43,6 +48,7 @@ def made(tmp_path_factory):
         folder(place / name, tensors(seed))
         (place / name / "README.md").write_text("---\nbase_model: tiny\n---\nWrites poems.\n")
     lm.combine([place / "a", place / "b"], "mergevla", rank=1, out=place / "m", threads=1)
+    lm.route([place / "a", place / "b"], out=place / "r", threads=1)
     save_model(place / "base", random_model(0), shards=2)
     folder(place / "tiny", tensors(2, shapes={Q: (16, 16)}))
     return place
@@ -72,7 +78,32 @@ def fused():
     return lm.fuse("tiny", "base", "f")
 
 
+def gated(name):
+    return lambda: lm.load("a", prompt_gate=name)
+
+
+def table(name):
+    return lambda: read_rows(Path(name))
+
+
+def bundled():
+    lm.load_bundle("r").save("again")
+
+
 READERS = {  # the file -> what reads it
+    "rows.json": table("rows.json"),
+    "rows.npz": table("rows.npz"),
+    "rows.safetensors": table("rows.safetensors"),
+    "gate.npz": gated("gate.npz"),
+    "gate.safetensors": gated("gate.safetensors"),
+    "inputs.npz": lambda: lm.restore("m", inputs="inputs.npz"),
+    "m/masks/router.safetensors": lambda: lm.load_router("m"),
+    "r/loramerge.json": lambda: lm.load_bundle("r"),
+    "r/router.safetensors": lambda: lm.load_bundle("r"),
+    "r/task_0/adapter_model.safetensors": bundled,
+    "r/task_1/adapter_config.json": bundled,
+    "r/task_1/adapter_model.safetensors": lambda: lm.check("r", "peft"),
+    "report.safetensors": lambda: lm.report(["report.safetensors"], methods=["svd"]),
     "a/adapter_model.safetensors": lambda: lm.combine(["a", "b"]),
     "a/adapter_config.json": lambda: lm.combine(["a", "b"]),
     "lone.safetensors": lambda: lm.combine(["lone.safetensors"], alpha=1),
@@ -101,6 +132,43 @@ READERS = {  # the file -> what reads it
 }
 
 
+OWN = {  # what is read by other ways than `opened`, which refuses what is no file: nothing that a user names
+    "adapters/original.py": "`opened` itself",
+    "checkpoints/remote.py": "the Hub, by range",
+    "checkpoints/write.py": "what it has opened, or has just written",
+    "cuda/load.py": "its own kernels",
+    "cli/failures.py": "nothing: the null device",
+    "formats/files/atomic.py": "what it has just written",
+    "formats/files/npz.py": "an entry of an archive that was opened",
+    "formats/remote.py": "the Hub, by range",
+    "formats/output.py": "what it has just written",
+    "formats/training.py": "what it has just written",
+    "formats/writer.py": "a config that was opened, and is confirmed after",
+    "hub/commits.py": "what the Hub's client has just downloaded",
+    "pages/bundle.py": "its own script and style",
+}
+
+
+def test_every_file_is_read_through_one_door():
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and _reads(node):
+                found.add(str(path.relative_to(PACKAGE)))
+    assert found == OWN.keys()
+
+
+def _reads(call):
+    name, owner = getattr(call.func, "attr", ""), ast.unparse(getattr(call.func, "value", ast.Name("")))
+    if isinstance(call.func, ast.Name):
+        return call.func.id in ("open", "safe_open") and not writes(call)
+    return (
+        (name in ("read_text", "read_bytes", "fromfile", "memmap") and owner != "original")
+        or (name == "open" and not writes(call))
+        or (name == "load" and owner in ("np", "torch", "pickle"))
+    )
+
+
 @pytest.mark.parametrize("kind", [k if k == "a pipe" else pytest.param(k, marks=SLOW) for k in KINDS])
 @pytest.mark.parametrize("name", READERS)
 def test_what_is_no_file(here, name, kind):
@@ -124,6 +192,4 @@ def test_the_readers_read():
 
 
 def here_now():
-    from pathlib import Path
-
     return Path.cwd()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.adapter import Adapter, Held, Slot
+from loramerge.adapters.target import Target
 from loramerge.algorithms.entries.chance import own_names
 from loramerge.consumers import CONSUMERS
 from loramerge.consumers.check import facts_of
@@ -188,6 +189,33 @@ def test_sources_that_share_no_module_grow_with_their_number(allowed):
         paths = [f"model.layers.{i}.self_attn.{'qk'[i % 2]}_proj" for i in range(count)]
         apart = [Adapter.of({path: update}) for path in paths]
         return lambda: check_shared(apart, allowed)
+
+    grows_evenly(make, 40)
+
+
+APART = {  # how sources may be apart, each of another kind -> the modules of the i-th
+    "names of their own beside a common one": lambda i: [
+        ("model", f"layers.{i}.q"),
+        ("model", f"layers.{i}.{_word(i)}"),
+    ],
+    "two parts of a pipeline": lambda i: [
+        (("unet", "text_encoder")[i % 2], f"layers.{i}.{name}") for name in ("q", _word(i))
+    ],
+}
+
+
+def _word(number):
+    """A name without a number."""
+    return "w" + "".join(chr(ord("a") + int(digit)) for digit in str(number))
+
+
+@pytest.mark.parametrize("modules", APART.values(), ids=APART)
+def test_sources_of_many_kinds_that_share_no_module_grow_with_their_number(modules):
+    def make(count):
+        slot = Slot(Held(np.ones((1, 1))), Held(np.ones((1, 1))), 1.0)
+        targets = [[Target(path, component=part) for part, path in modules(i)] for i in range(count)]
+        apart = [Adapter(f"{i}", dict.fromkeys(each, slot)) for i, each in enumerate(targets)]
+        return lambda: check_shared(apart, False)
 
     grows_evenly(make, 40)
 
