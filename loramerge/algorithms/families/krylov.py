@@ -60,7 +60,8 @@ def leading(
     An orthonormal V begins with what is strong in a sketch of A. The factors are the best within A V Vᵀ:
     with θ_i² and z_i of (A V)ᵀ A V they are A V z_i and V z_i. How far AᵀA V z_i leaves the span of V, ρ_i,
     bounds what θ_i² may still gain, by min(ρ_i, ρ_i² / (θ_i² - θ_g²)), if what is not seen is no stronger
-    than θ_g. What leaves it is added to V (Davidson's way). V has more vectors than are asked for from the
+    than θ_g. What leaves it is added to V (Davidson's way). The end is u_i = A V z_i / θ_i and u_iᵀA, which
+    the bound has cost already, and which are nearer. V has more vectors than are asked for from the
     start, so equal σ are all found.
 
     Args:
@@ -78,8 +79,8 @@ def leading(
         lost = max(whole - kept, 0.0)
         if gain <= max(excess * whole, of_lost * lost) or not basis.grow(z):
             break
-    if basis.image is not None:
-        return _turned(basis.u, basis.image)
+    if basis.left is not None:
+        return _turned(*basis.left)
     return basis.product @ z[:, :rank], (basis.v @ z[:, :rank]).T
 
 
@@ -96,9 +97,13 @@ class Basis:
         self.block, self.guard = min(rank + spare, *matrix.shape), spare // GUARD
         self.v = _strong(sketch, self.block)
         self.product = matrix @ self.v
+        self.left: tuple[Array, Array] | None = None  # U and AᵀU of what is sharp enough to be told by them
 
-    def look(self) -> tuple[Array, Array, float]:
-        """(θ² of all, z (K, K), what the leading ones may still gain)."""
+    def look(self) -> tuple[float, Array, float]:
+        """(‖·‖² of what is found, z (K, K), what it may still gain).
+
+        From the left, u_iᵀA has all of A that u_i sees: more than θ_i z_iᵀVᵀ, by what leaves the span of V.
+        """
         xp, wide = namespace(self.matrix), dtypes.wide(self.product)
         squares, z = (each[..., ::-1] for each in np.linalg.eigh(wide.T @ wide))
         theta = xp.sqrt(xp.maximum(squares, 0.0))
@@ -113,9 +118,9 @@ class Basis:
         gap = squares[: self.rank] - squares[min(self.rank + self.guard, len(squares)) - 1]
         gain = xp.where(gap > rho, ratio(rho**2, gap, gap > rho), rho)
         kept = squares[: self.rank]
-        self.u = self.image = None
+        self.left = None
         if float(theta[: self.rank][-1]) > SHARP * float(theta[0]):
-            self.u, self.image = u[:, : self.rank], image[:, : self.rank]
+            self.left = u[:, : self.rank], image[:, : self.rank]
             kept, gain = kept + rest**2, xp.maximum(gain - rest**2, 0.0)
         return float(kept.sum()), z.astype(self.matrix.dtype), float(gain.sum())
 
