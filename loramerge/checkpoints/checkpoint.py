@@ -83,6 +83,8 @@ def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
     put_back(path)
     if not os.path.lexists(path):
         raise SourceError(f"{printable(name, 1000)} does not exist.{nearby(path) or ' Check the path.'}")
+    if path.suffix == ".gguf" and not path.is_dir():
+        raise _gguf(name)
     if not path.is_dir():
         return Checkpoint(name, path, True, {"file": _single(path, name)}, **origin)
     refuse_bundle(path, name)
@@ -152,7 +154,7 @@ def _weights(place: Path, name: str) -> str:
         some = ", ".join(map(printable, found[:4]))
         raise SourceError(f"{printable(name)} has several files of weights ({some}): name one of them.")
     if any(file.suffix == ".gguf" for file in place.iterdir()):
-        raise IncompatibleError(f"{printable(name)} is a GGUF model: name the model that it was made from.")
+        raise _gguf(name)
     if any(file.suffix in PICKLES for file in place.iterdir()):
         raise _unsafe(name)
     raise SourceError(f"{printable(name)} has no .safetensors: it is no model that can be read.")
@@ -165,6 +167,10 @@ def _check_once(shards: Mapping[str, File], name: str) -> None:
             if key in seen:
                 raise SourceError(f"{printable(key)} is in two files of {printable(name)}: it is damaged.")
             seen[key] = file
+
+
+def _gguf(name: str) -> IncompatibleError:
+    return IncompatibleError(f"{printable(name)} is a GGUF model: name the model that it was made from.")
 
 
 def _unsafe(name: str) -> IncompatibleError:

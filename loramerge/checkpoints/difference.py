@@ -18,12 +18,12 @@ from loramerge.arrays.noise import Noise, rounding
 from loramerge.checkpoints import quantised
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
-from loramerge.checkpoints.subtract import Apart, subtracted
+from loramerge.checkpoints.subtract import Apart, Room, subtracted
 from loramerge.errors import IncompatibleError, printable
 
 PAIRED: tuple[Kind, ...] = ("linear", "conv", "expert")  # embeddings are taken whole, if at all
 EXACT = 1e-12  # of ‖ΔW‖², that a fit may lose more than the best: planted differences come back
-OF_LOST = 5e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
+OF_LOST = 3e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
 ROUGH = 0.05  # enough to see whether there is more than rounding
 FIRST = 16  # units, where a share of the energy says how many
 CLEAR = 1e-2  # of ‖ΔW‖²: more that is lost is known from what is kept
@@ -110,6 +110,10 @@ class Pair:
         return {k for k in self.base.tensors if not (k[0] in tied and k[1].startswith("lm_head."))} - scales
 
     @cached_property
+    def _room(self) -> Room:
+        return Room()
+
+    @cached_property
     def weights(self) -> list[tuple[Weight, Weight]]:
         """The matrices of both that a low-rank update can belong to: (tuned, base).
 
@@ -129,7 +133,8 @@ class Pair:
     def module(self, pair: tuple[Weight, Weight], rank: int | None, share: float | None) -> Module:
         """How one module differs, with so many units, or as many as hold this share of its energy."""
         tuned, base = pair
-        apart = subtracted(tuned.rows_of(self.tuned.tensors), base.rows_of(self.base.tensors), tuned.stored)
+        rows = tuned.rows_of(self.tuned.tensors), base.rows_of(self.base.tensors)
+        apart = subtracted(*rows, tuned.stored, self._room)
         if not np.isfinite(apart.energy):
             raise IncompatibleError(
                 f"{printable(tuned.target)} holds values that are no finite numbers: one of the models "

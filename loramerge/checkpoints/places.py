@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.checkpoints import kinds, single
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import is_conv1d
+from loramerge.checkpoints.regrained import Piece, others, pieces
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located
-from loramerge.formats.models.projections import PROJECTIONS
 
 EXPERTS = {  # fused parameter -> its parts as modules of one expert, in the order of the rows
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
@@ -97,7 +98,8 @@ class Places:
         part = self.part(component)
         known = {key.rpartition(".")[0] for where, key in self.shapes if where == part}
         known |= {key for (where, key), shape in self.shapes.items() if where == part and len(shape) == 3}
-        for old, new in _candidates(min(paths), known):
+        first = min(paths)
+        for old, new in chain.from_iterable(_candidates(each, known) for each in (first, *others(first))):
             if all(self._holds(known, new + path.removeprefix(old)) for path in paths):
                 return old, new
         return "", ""
@@ -105,6 +107,8 @@ class Places:
     def _holds(self, known: set[str], path: str) -> bool:
         """Whether a model has a module, or those that a parameter of experts is stored as."""
         if path in known or path.rpartition(".")[2] == "lm_head":  # which may be tied
+            return True
+        if any(other in known for other in others(path)):
             return True
         experts, _, parameter = path.rpartition(".")
         return parameter in EXPERTS and any(_first(each, parameter) & known for each in _spellings(experts))
@@ -151,7 +155,8 @@ class Places:
             return
         found = self.tensor(target.component, target.path, target.parameter)
         if found is None:
-            raise self._absent(target)
+            yield from self._in_other_grain(target)
+            return
         key, rows, turned = found
         if target.kind == "embedding":
             turned = not turned
@@ -161,6 +166,33 @@ class Places:
             high = self.adapter.slots[target].shape[0]
             rows = (slice(target.index * high, (target.index + 1) * high),)
         yield self._checked(target, Place(key, None, rows, turned=turned))
+
+    def _in_other_grain(self, target: Target) -> Iterator[Place]:
+        outs, path = self.adapter.slots[target].shape[0], self.path(target.component, target.path)
+        found: list[Piece] = []
+        if target.kind == "linear" and self._image is None:
+            found = pieces(path, outs, *self._heights(self.part(target.component), target))
+        if not found:
+            raise self._absent(target)
+        for name, some, rows in found:
+            key = self.part(target.component), f"{name}.{target.parameter}"
+            yield self._checked(target, Place(key, some, rows))
+
+    def _heights(self, part: str, target: Target) -> tuple[dict[str, int], dict[str, int]]:
+        """The outputs of the model's modules beside this one, and of the adapter's, by their paths there."""
+        end = f".{target.parameter}"
+        parent = self.path(target.component, target.path).rpartition(".")[0]
+        ours = {
+            key.removesuffix(end): shape[0]
+            for (where, key), shape in self.shapes.items()
+            if where == part and key.startswith(f"{parent}.") and key.endswith(end) and len(shape) == 2
+        }
+        theirs = {
+            self.path(each.component, each.path): slot.shape[0]
+            for each, slot in self.adapter.slots.items()
+            if each.component == target.component
+        }
+        return ours, theirs
 
     def _of_expert(self, target: Target) -> Iterator[Place]:
         part = self.part(target.component)
@@ -204,13 +236,13 @@ class Places:
 
     def _regrained(self, target: Target) -> str:
         """Why a module is absent: the model may have it as a part of another, or in parts."""
-        parent, _, last = self.path(target.component, target.path).rpartition(".")
-        there = {key.removeprefix(f"{parent}.").removesuffix(".weight") for _, key in self.shapes}
-        for projection in PROJECTIONS:
-            if last in projection.parts and projection.whole in there:
-                return f"the model has it in {projection.whole}. Say {say('grain', 'fused')}"
-            if last == projection.whole and there.issuperset(projection.parts):
-                return f"the model has its parts apart. Say {say('grain', 'split')}"
+        path = self.path(target.component, target.path)
+        there = {key.removesuffix(f".{target.parameter}") for _, key in self.shapes}
+        if known := [each.rpartition(".")[2] for each in others(path) if each in there]:
+            return (
+                f"the model has {' and '.join(known)} in its place, and which rows belong together is not "
+                f"known; leave it out with {say('exclude')}"
+            )
         return "it was trained on another model"
 
 

@@ -60,8 +60,8 @@ def _method(config: Mapping[str, Any]) -> str | None:
 def _refused(checkpoint: Checkpoint, part: str, method: str) -> IncompatibleError:
     where = "" if part in ("model", "file") else f" ({part})"
     return IncompatibleError(
-        f"{printable(checkpoint.name, 1000)}{where} is quantised with {printable(method)}: adding to such "
-        "weights would quantise them anew. Name the model that it was made from, and quantise the result."
+        f"{printable(checkpoint.name, 1000)}{where} is quantised with {printable(method)}: its weights "
+        "are not exact. Name the model that it was made from; the result can be quantised anew."
     )
 
 

@@ -85,3 +85,10 @@ def test_what_is_no_model_is_refused_by_name(tmp_path, name):
     prepare(tmp_path / "m")
     with pytest.raises(error, match=words):
         open_checkpoint(tmp_path / "m")
+
+
+def test_a_gguf_file_is_refused_as_a_model_not_as_an_adapter(tmp_path):
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(IncompatibleError, match="is a GGUF model: name the model that it was made from"):
+        open_checkpoint(file)

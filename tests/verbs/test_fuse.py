@@ -288,12 +288,69 @@ def test_projections_are_added_where_the_model_has_them_in_the_grain_asked_for(g
         path: lm.LowRank(rng.standard_normal((outs, 2)), rng.standard_normal((2, 16))) for path in given
     }
     lm.save(lm.Adapter.of(updates), tmp_path / "a")
-    with pytest.raises(IncompatibleError, match=f"Say grain='{grain}'"):
-        lm.fuse(tmp_path / "a", base, tmp_path / "none")
     lm.fuse(tmp_path / "a", base, tmp_path / "f", grain=grain)
+    lm.fuse(tmp_path / "a", base, tmp_path / "none")
+    assert content(tmp_path / "none") == content(tmp_path / "f")
     after = read_model(tmp_path / "f")
     moved = np.vstack([after[key] - before[key] for key in shapes])
     np.testing.assert_allclose(moved, np.vstack([each.dense() for each in updates.values()]), atol=1e-5)
+
+
+SIZES = {"q_proj": 8, "k_proj": 4, "v_proj": 4}
+ATTENTION = "model.layers.0.self_attn"
+
+
+def attention(grain, prefix="", leave=()):
+    """The modules of grouped queries in a grain, with their outputs."""
+    if grain == "fused":
+        return {f"{prefix}{ATTENTION}.qkv_proj": 16}
+    return {f"{prefix}{ATTENTION}.{name}": rows for name, rows in SIZES.items() if name not in leave}
+
+
+def moved(folder, base, names):
+    after, before = read_model(folder), read_model(base)
+    return np.vstack([after[f"{name}.weight"] - before[f"{name}.weight"] for name in names])
+
+
+@pytest.mark.parametrize("prefix", ["", "language_model."])
+@pytest.mark.parametrize(("mine", "theirs"), [("fused", "split"), ("split", "fused")])
+def test_grouped_queries_are_added_in_the_other_grain_by_the_sizes_of_the_model(
+    mine, theirs, prefix, tmp_path
+):
+    rng = np.random.default_rng(6)
+    shapes = {f"{path}.weight": (rows, 16) for path, rows in attention(theirs, prefix).items()}
+    base = save_model(tmp_path / "b", random_model(shapes=shapes))
+    updates = {
+        path: lm.LowRank(rng.standard_normal((rows, 2)), rng.standard_normal((2, 16)))
+        for path, rows in attention(mine).items()
+    }
+    lm.save(lm.Adapter.of(updates), tmp_path / "a")
+    lm.fuse(tmp_path / "a", base, tmp_path / "f")
+    wanted = np.vstack([each.dense() for each in updates.values()])
+    found = moved(tmp_path / "f", base, attention(theirs, prefix))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_part_alone_is_added_to_its_rows_if_these_are_known(tmp_path):
+    base = save_model(tmp_path / "b", random_model(shapes={f"{ATTENTION}.qkv_proj.weight": (16, 16)}))
+    shapes = {path: (rows, 16) for path, rows in attention("split").items()}
+    key = f"{ATTENTION}.k_proj"
+    lm.save(adapter(key, shapes=shapes), tmp_path / "a")
+    lm.fuse(tmp_path / "a", base, tmp_path / "f")
+    found = moved(tmp_path / "f", base, attention("fused"))
+    np.testing.assert_allclose(found[8:12], adapter(key, shapes=shapes)[lm.Target(key)].dense(), atol=1e-5)
+    assert not found[:8].any()
+    assert not found[12:].any()
+
+
+def test_rows_whose_order_is_not_known_are_refused_with_what_helps(tmp_path):
+    base = save_model(tmp_path / "b", random_model(shapes={f"{ATTENTION}.query_key_value.weight": (16, 16)}))
+    shapes = {path: (rows, 16) for path, rows in attention("split").items()}
+    lm.save(adapter(*shapes, shapes=shapes), tmp_path / "a")
+    with pytest.raises(
+        IncompatibleError, match=r"has query_key_value in its place.*leave it out with exclude"
+    ):
+        lm.fuse(tmp_path / "a", base, tmp_path / "f")
 
 
 def run(main, args, code=0):

@@ -4,63 +4,64 @@ from __future__ import annotations
 
 import numpy as np
 
-from loramerge.algorithms.families.refit import SMALL, energy, whole_svd
+from loramerge.algorithms.families.refit import SMALL, whole_svd
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.workers import go_on
 
-LEAST, MOST = 8, 32  # vectors more than asked for, which save passes over the matrix
-GUARD = 4  # the share of these, counted from the rank on, whose last σ stands for those which are not seen
+LEAST, MOST = 16, 32  # vectors more than asked for, which save passes over the matrix
+GUARD = 2  # the share of these, counted from the rank on, whose last σ stands for those which are not seen
 BLOCKS = 4  # that a basis has at most, before only its leading part is kept
 PARTS = 4  # rows that are added up in one of a sketch
-ROUNDS = 2  # of powers over a sketch
+ROUNDS = 1  # of powers over a sketch, whose own error no more of them would lessen
+SHARP = 1e-3  # of the largest σ: what is no smaller is exact from the left, too
 NOTHING = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}  # of a column: no more than rounding
 
 
 class Sketch:
     """S A (s, in), where S adds up rows of A with signs by chance, four in one; the rows come in pieces.
 
-    What A does to a few strong directions, it does too, at a quarter of the cost.
+    What A does to a few strong directions, it does too, at a quarter of the cost. `energy` is ‖A‖².
 
     Args:
         shape: (out, in) of the matrix.   rows: of a piece.   like: of its kind.
     """
 
     def __init__(self, shape: tuple[int, int], rows: int, like: Array) -> None:
-        self.rows, self.places = rows, max(1, -(-shape[0] // rows) // PARTS)
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (shape[0], 1))
+        self.energy, self.rows, self.places = 0.0, rows, max(1, -(-shape[0] // rows) // PARTS)
+        rng, count = np.random.default_rng(0), -(-shape[0] // rows)
+        self._places, self._adds = rng.permutation(count) % self.places, rng.random(count) < 0.5
         xp = namespace(like)
-        self.signs = xp.asarray(signs, like.dtype)
         self.matrix = xp.zeros((min(self.places * rows, shape[0]), shape[1]), like.dtype)
-        self._piece = xp.empty((rows, shape[1]), like.dtype)
 
     def add(self, piece: Array, top: int) -> None:
-        """Counts in the rows from `top` on."""
-        start = top // self.rows % self.places * self.rows
-        signed, there = self._piece[: len(piece)], self.matrix[start : start + len(piece)]
-        xp = namespace(piece)
-        xp.multiply(piece, self.signs[top : top + len(piece)], out=signed)
-        xp.add(there, signed, out=there)
+        """Counts in the rows from `top` on, all with one sign: no product, so one pass over them."""
+        number, xp = top // self.rows, namespace(piece)
+        self.energy += float(xp.vdot(piece, piece))
+        start = int(self._places[number]) * self.rows
+        there = self.matrix[start : start + len(piece)]
+        (xp.add if self._adds[number] else xp.subtract)(there, piece, out=there)
 
 
-def sketched(matrix: Array) -> Array:
+def sketched(matrix: Array) -> Sketch:
     """The sketch of a matrix that is there."""
     rows = max(1, len(matrix) // (2 * PARTS))
     sketch = Sketch(matrix.shape, rows, matrix)
     for top in range(0, len(matrix), rows):
         sketch.add(matrix[top : top + rows], top)
-    return sketch.matrix
+    return sketch
 
 
 def leading(
-    matrix: Array, rank: int, excess: float, of_lost: float, sketch: Array | None = None
+    matrix: Array, rank: int, excess: float, of_lost: float, sketch: Sketch | None = None
 ) -> tuple[Array, Array]:
     """The factors U Σ (out, k) and Vᵀ (k, in) nearest to a matrix A (out, in), k = `rank` at most.
 
     An orthonormal V begins with what is strong in a sketch of A. The factors are the best within A V Vᵀ:
     with θ_i² and z_i of (A V)ᵀ A V they are A V z_i and V z_i. How far AᵀA V z_i leaves the span of V, ρ_i,
     bounds what θ_i² may still gain, by min(ρ_i, ρ_i² / (θ_i² - θ_g²)), if what is not seen is no stronger
-    than θ_g. What leaves it is added to V (Davidson's way). V has more vectors than are asked for from the
+    than θ_g. What leaves it is added to V (Davidson's way). The end is u_i = A V z_i / θ_i and u_iᵀA, which
+    the bound has cost already, and which are nearer. V has more vectors than are asked for from the
     start, so equal σ are all found.
 
     Args:
@@ -70,14 +71,16 @@ def leading(
     if min(matrix.shape) <= SMALL:
         u, sigma, vt = whole_svd(matrix)
         return (u * sigma)[:, :rank], vt[:rank]
-    whole = energy(matrix)
-    basis = Basis(matrix, rank, sketched(matrix) if sketch is None else sketch)
+    sketch = sketch or sketched(matrix)
+    whole, basis = sketch.energy, Basis(matrix, rank, sketch.matrix)
     while True:
         go_on()
-        squares, z, gain = basis.look()
-        lost = max(whole - float(squares[:rank].sum()), 0.0)
+        kept, z, gain = basis.look()
+        lost = max(whole - kept, 0.0)
         if gain <= max(excess * whole, of_lost * lost) or not basis.grow(z):
             break
+    if basis.left is not None:
+        return _turned(*basis.left)
     return basis.product @ z[:, :rank], (basis.v @ z[:, :rank]).T
 
 
@@ -89,31 +92,41 @@ class Basis:
     """
 
     def __init__(self, matrix: Array, rank: int, sketch: Array) -> None:
-        self.matrix, self.rank, self.most = matrix, rank, min(matrix.shape)
+        self.matrix, self.rank = matrix, rank
         spare = min(max(rank, LEAST), MOST)
-        self.block, self.guard = min(rank + spare, self.most), spare // GUARD
+        self.block, self.guard = min(rank + spare, *matrix.shape), spare // GUARD
         self.v = _strong(sketch, self.block)
         self.product = matrix @ self.v
+        self.left: tuple[Array, Array] | None = None  # U and AᵀU of what is sharp enough to be told by them
 
-    def look(self) -> tuple[Array, Array, float]:
-        """(θ² of all, z (K, K), what the leading ones may still gain)."""
+    def look(self) -> tuple[float, Array, float]:
+        """(‖·‖² of what is found, z (K, K), what it may still gain).
+
+        From the left, u_iᵀA has all of A that u_i sees: more than θ_i z_iᵀVᵀ, by what leaves the span of V.
+        """
         xp, wide = namespace(self.matrix), dtypes.wide(self.product)
         squares, z = (each[..., ::-1] for each in np.linalg.eigh(wide.T @ wide))
-        z, theta = z.astype(self.matrix.dtype), xp.sqrt(xp.maximum(squares, 0.0))
+        theta = xp.sqrt(xp.maximum(squares, 0.0))
         first = max(self.rank, LEAST)
-        u = ratio(self.product @ z[:, :first], theta[:first], theta[:first] > 0).astype(z.dtype)
+        u = ratio(wide @ z[:, :first], theta[:first], theta[:first] > 0).astype(self.matrix.dtype)
         # of A itself, as squares would lose half of the digits; from the left, which BLAS does faster
         image = (xp.ascontiguousarray(u.T) @ self.matrix).T
         self.least = NOTHING[image.dtype] * float(theta[0])
         self.leaving = _without(_without(image, self.v), self.v)
-        rho = xp.linalg.norm(self.leaving[:, : self.rank], axis=0).astype(np.float64) * theta[: self.rank]
+        rest = xp.linalg.norm(self.leaving[:, : self.rank], axis=0).astype(np.float64)
+        rho = rest * theta[: self.rank]
         gap = squares[: self.rank] - squares[min(self.rank + self.guard, len(squares)) - 1]
         gain = xp.where(gap > rho, ratio(rho**2, gap, gap > rho), rho)
-        return squares, z, float(gain.sum())
+        kept = squares[: self.rank]
+        self.left = None
+        if float(theta[: self.rank][-1]) > SHARP * float(theta[0]):
+            self.left = u[:, : self.rank], image[:, : self.rank]
+            kept, gain = kept + rest**2, xp.maximum(gain - rest**2, 0.0)
+        return float(kept.sum()), z.astype(self.matrix.dtype), float(gain.sum())
 
     def grow(self, z: Array) -> bool:
         """Add what the leading ones leave the span by; false where that is nothing."""
-        new = _orthonormal(self.leaving, self.least, self.v)[:, : self.most - self.v.shape[1]]
+        new = _orthonormal(self.leaving, self.least, self.v)[:, : len(self.v) - self.v.shape[1]]
         if not new.shape[1]:
             return False
         if self.v.shape[1] + new.shape[1] > BLOCKS * self.block:
@@ -165,6 +178,14 @@ def _upright(columns: Array, least: float) -> Array:
     squares, z = np.linalg.eigh(wide.T @ wide)
     kept = squares > least**2
     return (wide @ (z[:, kept] / namespace(wide).sqrt(squares[kept]))).astype(columns.dtype)
+
+
+def _turned(u: Array, image: Array) -> tuple[Array, Array]:
+    """U Σ and Vᵀ of u @ image.T, with u at right angles."""
+    xp, wide = namespace(u), dtypes.wide(image)
+    squares, z = (each[..., ::-1] for each in np.linalg.eigh(wide.T @ wide))
+    sigma = xp.sqrt(squares)
+    return ((dtypes.wide(u) @ (z * sigma)).astype(u.dtype), (wide @ (z / sigma)).T.astype(u.dtype))
 
 
 def _without(columns: Array, others: Array) -> Array:

@@ -23,7 +23,8 @@ def matrices():
     noise = rng.standard_normal(SHAPE)
     return {
         "noise": noise,
-        **{f"i to the -{p}": (u * np.arange(1, SHAPE[1] + 1) ** -p) @ v.T for p in (0.1, 0.7, 2.0)},
+        **{f"i to the -{p}": (u * np.arange(1, SHAPE[1] + 1) ** -p) @ v.T for p in (0.1, 0.3, 0.7, 2.0)},
+        "a few strong ones in noise": (u[:, :60] * np.arange(1, 61) ** -0.7) @ v[:, :60].T + 0.01 * noise,
         "equal values": u @ v.T,
         "values on a diagonal, of which most are equal": np.eye(*SHAPE) * np.where(np.arange(260) % 4, 2, 1),
         "low rank": noise[:, :5] @ noise[:5],
@@ -37,12 +38,13 @@ def matrices():
 
 @pytest.mark.parametrize("kind", matrices())
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_excess_over_the_best_is_within_what_is_asked(kind, dtype):
-    matrix = matrices()[kind]
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_excess_over_the_best_is_within_what_is_asked(kind, dtype, turned):
+    matrix = matrices()[kind].T if turned else matrices()[kind]
     sigma = np.linalg.svd(matrix, compute_uv=False)
     whole, digits = (sigma**2).sum(), 1e-12 if dtype is np.float32 else 1e-20
-    for rank in (1, 8, 32):
-        left, right = leading(matrix.astype(dtype), rank, digits, 5e-4)
+    for rank in (1, 8, 32, 64):
+        left, right = leading(matrix.astype(dtype), rank, digits, 3e-4)
         lost, least = np.square(matrix - left.astype(float) @ right).sum(), (sigma[rank:] ** 2).sum()
         assert least * (1 - 1e-9) - digits * whole < lost < least * 1.001 + digits * whole
         assert np.allclose(right @ right.T, np.eye(len(right)), atol=1e-5)
@@ -50,8 +52,8 @@ def test_the_excess_over_the_best_is_within_what_is_asked(kind, dtype):
 
 def test_a_sketch_keeps_every_row_and_a_quarter_of_the_size():
     matrix = np.random.default_rng(0).standard_normal((401, 7))
-    sketch = sketched(matrix)
+    sketch = sketched(matrix).matrix
     assert len(sketch) <= 401 / 3
     assert np.square(sketch).sum() == pytest.approx(np.square(matrix).sum(), rel=0.2)
     for row in range(401):
-        assert np.abs(sketched(matrix * (np.arange(401) == row)[:, None])).sum() > 0
+        assert np.abs(sketched(matrix * (np.arange(401) == row)[:, None]).matrix).sum() > 0
