@@ -17,6 +17,7 @@ __all__ = [
     "Method",
     "Traits",
     "find",
+    "from_record",
     "make",
     "name_of",
     "name_of_class",
@@ -48,6 +49,23 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         if name not in cls.names():
             raise UsageError(not_an_option(name, method))
     return cls(**options)
+
+
+def from_record(method: str, options: Mapping[str, Any]) -> Method:
+    """The method of a record, as it was when the record was written. Errors as for `make`."""
+    return make(method, _then(method, options))
+
+
+def _then(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {
+        name: {**value, "options": _then(value["name"], value["options"])}
+        for name, value in options.items()
+        if isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("options"), dict)
+    }
+    given = {**options, **inner}
+    return given if method == "only" else dict(find(method).then(given))
 
 
 def options_of(method: Method) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from loramerge.algorithms.entries.masks import HELD, Masks, Pair, masked, masks, wanted_by, weighted_sources
 from loramerge.algorithms.families.refit import refit
 from loramerge.algorithms.families.size import Ranked
-from loramerge.algorithms.method import Interval, Traits, formerly, option
+from loramerge.algorithms.method import Interval, Traits, formerly, option, recorded
 from loramerge.algorithms.table import METHODS, RULES
 from loramerge.algorithms.ties import Ties
 from loramerge.arrays.backend import Array
@@ -23,6 +24,13 @@ from loramerge.errors import UsageError
 SHARED = ("linear", *RULES, "tsv", "wudi")
 
 
+def _then(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Records had no ridge while that of `wudi` was 0.1."""
+    old = "wudi" in (given.get("rule"), given.get("base")) and "ridge" not in given
+    return {**given, "ridge": 0.1} if old else dict(given)
+
+
+@recorded(_then)
 @formerly(base="rule")
 @dataclass(frozen=True, kw_only=True)
 class MergeVla(Ranked):
@@ -41,7 +49,8 @@ class MergeVla(Ranked):
     them counts as cut by the rank.
 
     `rule=ties` is the one of MergeVLA: nothing is trimmed, and the entries of the elected sign are added.
-    Its KnOTS with a sum is `linear`, exactly. Every other rule is the method of that name without options.
+    Its KnOTS with a sum is `linear`, exactly. Every other rule is the method of that name without options;
+    only the ridge of `wudi` can be given.
 
     Source: MergeVLA, 2025 (λ = 0.6, best from 0.6 to 0.9); masks: TALL, Wang et al. 2024, arXiv:2405.07813.
 
@@ -62,10 +71,13 @@ class MergeVla(Ranked):
 
     rule: str = option("linear", "The method of the merge that tasks share.", choices=SHARED)
     mask_lambda: float = option(0.6, "λ: the larger, the fewer entries a mask keeps.", Interval(low=0))
+    ridge: float | None = option(None, "The ridge of rule=wudi [default: 1].", Interval(low=1e-12))
     consensus: int = option(0, "Keep only entries that so many tasks want; 0 keeps all.", Interval(low=0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.ridge is not None and self.rule != "wudi":
+            raise UsageError("ridge belongs to rule=wudi.")
         if self.consensus and self.energy is not None:
             raise UsageError("With consensus entries are chosen after the rank: give a rank, no other size.")
 
@@ -85,7 +97,8 @@ class MergeVla(Ranked):
         if self.rule == "ties":
             return Ties(density=1, divisor="none", rank=self.rank, energy=self.energy)
         cls = cast(type[Ranked], METHODS[self.rule])
-        return cls(rank=self.rank, energy=self.energy)
+        more: dict[str, Any] = {} if self.ridge is None else {"ridge": self.ridge}
+        return cls(rank=self.rank, energy=self.energy, **more)
 
     @property
     def traits(self) -> Traits:

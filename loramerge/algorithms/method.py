@@ -25,6 +25,7 @@ from loramerge.errors import UsageError, printable
 
 Default = TypeVar("Default")
 Made = TypeVar("Made", bound="Method")
+Then = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class Method(ABC):
     """
 
     former: ClassVar[Mapping[str, str]] = {}  # a name that an option had -> its name, by `formerly`
+    then: ClassVar[Then] = dict  # options of a record -> what they meant when it was written, by `recorded`
 
     @property
     @abstractmethod
@@ -242,6 +244,16 @@ def formerly(**names: str) -> Callable[[type[Made]], type[Made]]:
         return cls
 
     return renamed
+
+
+def recorded(then: Then) -> Callable[[type[Made]], type[Made]]:
+    """What a record means that was written before a default changed: ``@recorded(then)`` says it in full."""
+
+    def dated(cls: type[Made]) -> type[Made]:
+        cls.then = staticmethod(then)
+        return cls
+
+    return dated
 
 
 def check_options(declared: Any) -> None:

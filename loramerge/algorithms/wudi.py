@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from loramerge.algorithms.families.span import RANK_TOL, Span, lengths
-from loramerge.algorithms.method import Interval, Traits, option
+from loramerge.algorithms.method import Interval, Traits, option, recorded
 from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
@@ -16,6 +17,13 @@ from loramerge.errors import UsageError
 RIDGE = 1.0  # 0.1 is worse for adapters that share A, and everywhere at a rank limit: docs/quality.md
 
 
+def _then(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Records named the ridge with filter=top, too, where it does nothing."""
+    top = given.get("filter") == "top"
+    return {name: value for name, value in given.items() if not (top and name == "ridge")}
+
+
+@recorded(_then)
 @dataclass(frozen=True, kw_only=True)
 class Wudi(Span):
     """On the inputs that the rows of a source span, the merge acts as that source does, as nearly as it can.

@@ -235,6 +235,7 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='rule', type='str', default='linear', help='The method of the merge that tasks share.', choices=('linear', 'ties', 'dare', 'dare_ties', 'magnitude', 'della', 'breadcrumbs', 'sce', 'emr', 'tsv', 'wudi')),
         Spec(name='mask_lambda', type='float', default=0.6, help='λ: the larger, the fewer entries a mask keeps.', low=0),
+        Spec(name='ridge', type='float', default=None, help='The ridge of rule=wudi [default: 1].', low=1e-12),
         Spec(name='consensus', type='int', default=0, help='Keep only entries that so many tasks want; 0 keeps all.', low=0),
     ), (('base', 'rule'),)),
     'sg': Entry('semantic', 'consensus', 'A mixture of the experts whose descriptions are nearest to what you describe.', (

@@ -12,7 +12,7 @@ from loramerge import formats
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import without_folders
-from loramerge.algorithms import Method, make
+from loramerge.algorithms import Method, from_record
 from loramerge.checkpoints.extracted import extracted
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable, say
@@ -161,7 +161,7 @@ def _check_heads(said: Record, request: Request) -> None:
 def _method(said: Record, where: str) -> Method:
     """The method of then. What the record says badly is the record's fault, not the user's."""
     try:
-        return make(said.method, said.options)
+        return from_record(said.method, said.options)
     except UsageError as error:
         raise _not(where, error) from None
     except RecursionError:
