@@ -105,6 +105,7 @@ def test_many_adapters_are_merged_by_the_best_with_eight(monkeypatch):
         assert {ranks for count, _, ranks in seen if count == 16} == {(8,)}
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
     """Other processes find the stages by name, also when the benchmark is run as a module."""
     from subprocess import check_output

@@ -68,7 +68,7 @@ BOMBS = {  # what is made at a path, exit code, words
 }
 
 
-@pytest.mark.parametrize("command", ["inspect", "combine"])
+@pytest.mark.parametrize("command", [pytest.param("inspect", marks=pytest.mark.slow), "combine"])
 @pytest.mark.parametrize(("make", "code", "words"), BOMBS.values(), ids=BOMBS)
 def test_a_bomb_is_refused_in_bounded_memory_and_time(tmp_path, make, code, words, command):
     make(tmp_path / "bomb.safetensors")

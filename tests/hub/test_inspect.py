@@ -269,7 +269,7 @@ ANYWAY = {
 
 @pytest.mark.parametrize(("said", "odd"), ANYWAY.values(), ids=ANYWAY)
 def test_a_file_that_does_not_state_its_alphas_is_downloaded(hub, tmp_path, said, odd):
-    path = put(hub, numbered(tmp_path / "k", said=said, odd=odd))
+    path = put(hub, numbered(tmp_path / "k", said=said, odd=odd, shapes=dict([*KOHYA.items()][:12]) | CLIP))
     far = lm.inspect("org/k")
     assert not far.peeked
     assert far.norm == lm.inspect(path).norm

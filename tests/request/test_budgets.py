@@ -103,7 +103,7 @@ def test_a_size_is_met_on_the_disk_and_one_more_unit_would_be_too_much(profile, 
     path = tmp_path / out
     least = lm.combine(SOURCES, method, rank=1, profile=profile, out=path).out
     base = weights_of(least).stat().st_size
-    for extra in (0, 1, 77, 150, 333, 500, 10**6):
+    for extra in (0, 1, 150, 500, 10**6):
         size = base + extra + 400 * bool(path.suffix)
         merge = lm.combine(
             SOURCES, method, size=size, profile=profile, out=path, overwrite=True, dtype="float32"

@@ -19,7 +19,7 @@ LINES = 30  # of what print shows
 def large(seed):
     rng = np.random.default_rng(seed)
     unit = [lm.LowRank(rng.standard_normal((64, 8)), rng.standard_normal((8, 64))) for _ in range(4)]
-    return lm.Adapter.of({f"model.layers.{i}.self_attn.q_proj": unit[i % 4] for i in range(200)}, f"a{seed}")
+    return lm.Adapter.of({f"model.layers.{i}.self_attn.q_proj": unit[i % 4] for i in range(40)}, f"a{seed}")
 
 
 @pytest.fixture(scope="module")

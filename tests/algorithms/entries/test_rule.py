@@ -293,13 +293,13 @@ def kept_by(sources, method, weights=None):
 @pytest.mark.parametrize("space", ["dense", "core"])
 @pytest.mark.parametrize("rescale", ["density", "none"])
 def test_dare_is_the_sum_on_average_over_seeds(space, rescale):
-    """Mean of 400 seeds within five standard errors of every entry; without rescaling, the share kept."""
+    """Mean of 150 seeds within five standard errors of every entry; without rescaling, the share kept."""
     sources = random_adapters(1, (3, 2), {"q": (7, 6)})
     plain = merged(sources, "linear", [1, -0.5])["q"]
     wanted = plain if rescale == "density" else 0.4 * plain
     seeds = [
         merged(sources, Dare(density=0.4, seed=s, space=space, rescale=rescale, rank=6), [1, -0.5])["q"]
-        for s in range(400)
+        for s in range(150)
     ]
     error = np.std(seeds, axis=0) / np.sqrt(len(seeds))
     assert (np.abs(np.mean(seeds, axis=0) - wanted) < 5 * error + 1e-12).all()
@@ -307,13 +307,13 @@ def test_dare_is_the_sum_on_average_over_seeds(space, rescale):
 
 
 def test_della_keeps_large_entries_more_often():
-    """Over 600 seeds: each entry of a row at the rate of its rank."""
+    """Over 200 seeds: each entry of a row at the rate of its rank."""
     source = of([[5.0, 1.0, -3.0], [1.0, -2.0, 3.0], [0.5, 0.4, 0.3]])
     beside = LowRank(np.eye(40), np.eye(40))  # of which something always stays: a merge of nothing is refused
     source = [Adapter.of({"q": source[0][Target("q")], "rest": beside})]
-    kept = [kept_by(source, Della(density=0.5, epsilon=0.3, seed=s, rank=40)) for s in range(600)]
+    kept = [kept_by(source, Della(density=0.5, epsilon=0.3, seed=s, rank=40)) for s in range(200)]
     wanted = np.array([[0.8, 0.2, 0.5], [0.2, 0.5, 0.8], [0.8, 0.5, 0.2]])
-    assert (np.abs(np.mean(kept, axis=0) - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 600)).all()
+    assert (np.abs(np.mean(kept, axis=0) - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 200)).all()
 
 
 def test_another_seed_keeps_others_and_the_same_seed_the_same():
