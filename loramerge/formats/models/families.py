@@ -65,6 +65,8 @@ def likely(found: Iterable[Family], names: Sizes, naming: str = "") -> tuple[Fam
     kept = tuple(found)
     for holds in (lambda f: _called(f, names, naming), lambda f: _wide(f, names), lambda f: _whole(f, names)):
         kept = tuple(filter(holds, kept)) or kept
+    if not any(_wide(family, names) for family in kept):
+        kept = tuple(family for family in kept if not family.seldom) or kept
     return kept
 
 

@@ -26,6 +26,7 @@ class Family:
         said: what metadata, or the name of the base, calls it: a regular expression.
         blocks: list of layers, in diffusers' names -> how many the largest model has.
         widths: the inputs that its attention has in published models.
+        seldom: a file of other widths that could as well be of another family is taken for that one's.
         tells: modules of which one must be there, where other kinds of models share the rest.
         variants: what tells its models apart: kind -> (value, what the name or the metadata says).
         converter: the function of diffusers that renames a checkpoint, against which the names are held.
@@ -39,6 +40,7 @@ class Family:
     others: Mapping[str, str] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
     widths: Mapping[int, str] = field(default_factory=dict)
+    seldom: bool = False
     tells: str = ""
     variants: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     converter: str = ""

@@ -32,6 +32,7 @@ HUNYUAN_VIDEO_15 = Family(
     said=r"(hunyuan\W?(video)?|hv)[\W_]?1[._]5",
     blocks={"transformer_blocks": 54, "context_embedder.token_refiner.refiner_blocks": 2},
     widths={2048: "8.3B"},
+    seldom=True,
     variants={"task": (("I2V", word("i2v")), ("T2V", word("t2v")))},
     model="HunyuanVideo15Transformer3DModel",
 )

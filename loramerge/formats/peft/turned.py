@@ -60,7 +60,7 @@ def returned(config: Mapping[str, Any], file: File, name: str) -> tuple[dict[str
     if not names and config.get("peft_type") == KIND:
         raise SourceError(
             f"{printable(name)} was written for llama.cpp, with the factors of some layers exchanged, and "
-            f"its config does not list under {SETTING} which: write it again with combine --for llama.cpp."
+            f"its config does not list under {SETTING} which: write it again, for llama.cpp."
         )
     if not names:
         return dict(config), file, ()
