@@ -122,7 +122,8 @@ class Facts:
         """The keys that name no factor and no alpha."""
         if self.beyond is not None:
             return tuple(sorted(self.beyond))
-        return tuple(sorted(k for k in self.tensors if k not in self.names and alpha_of(k) is None))
+        beside = (key for key in self.tensors if key not in self.names and alpha_of(key) is None)
+        return tuple(sorted(key for key in beside if not FACTOR.search(key)))
 
     @property
     def strange(self) -> list[str]:
@@ -209,6 +210,7 @@ PART = re.compile(  # how the keys of parts of an update end, in the names of to
     r"|_lora\d?\.(?:up|down)\.weight|\.(?:alpha|rescale|diff|(?:hada|lokr|oft)_\w+|[ab][12]\.weight))",
     re.DOTALL,
 )
+FACTOR = re.compile(r"\.lora(?:_[ab]|[._](?:up|down)\.weight)$")  # of other tools than PEFT
 MUTATES = ("pissa", "olora", "corda", "loftq")  # inits that PEFT repeats on the base when it loads them
 SPECIAL = {  # settings beyond a plain LoRA -> what is lost where they are not heeded
     "use_dora": "the magnitudes of DoRA",

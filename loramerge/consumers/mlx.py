@@ -25,7 +25,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     if facts.weights != WEIGHTS:
         yield MLX.rejecting(
             f"it reads {WEIGHTS}, and the weights are in {printable(facts.weights)}",
-            f"rename the file to {WEIGHTS}",
+            f"rename the file to {WEIGHTS}" if facts.weights.endswith(".safetensors") else "",
         )
     said = facts.config.get("lora_parameters")
     said = said if isinstance(said, dict) else {}

@@ -1,7 +1,9 @@
 """Every sentence that a user gets of a consumer, from a folder that provokes it; and what mends it does."""
 
+import json
 import shlex
 
+import numpy as np
 import pytest
 
 import loramerge as lm
@@ -209,3 +211,22 @@ def test_pairs_in_other_names_than_those_of_peft_are_pairs(name, tmp_path):
     assert finding.command
     assert "--extras" not in finding.command
     assert "no pair" not in finding.mend
+
+
+def test_an_npz_of_mlx_is_rewritten_and_no_name_is_changed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    arrays = {"model.layers.0.self_attn.q_proj.lora_a": np.ones((6, 2), "f4"),
+              "model.layers.0.self_attn.q_proj.lora_b": np.ones((2, 5), "f4")}  # fmt: skip
+    np.savez(tmp_path / "a" / "adapters.npz", **arrays)
+    said = {
+        "fine_tune_type": "lora",
+        "num_layers": 1,
+        "lora_parameters": {"rank": 2, "scale": 3.0, "dropout": 0},
+    }
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(said))
+    (finding,) = lm.check("a", "mlx")
+    assert "the weights are in adapters.npz" in finding.sentence
+    assert not finding.mend
+    assert Cli(capsys)(*shlex.split(finding.command)[1:]).code == 0
+    assert lm.check(shlex.split(finding.command)[-1], "mlx") == []

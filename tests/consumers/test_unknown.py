@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.consumers.models import UNTOLD, by_name
 from tests.helpers.files import Cli, bare, folder, key, tensors
 
 P = "base_model.model."
@@ -59,6 +60,16 @@ FINE_TUNES = {"meta-llama/Llama-3.1-8B": True, "me/llama-2-7b-sql": True, "Qwen/
               "stabilityai/stablelm-2-1_6b": False, "tiiuae/falcon-7b-instruct": False,
               "bigscience/bloomz-7b1": False, "acme/llama-nova": None, "meta-llama/Llama-5-8B": None,
               "mistralai/Mistral-Small-4": None, "acme/mixtral-nova": None}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt-oss-200b", "gpt-oss2-20b", "gpt20", "gpt2-moe", "phi-45", "phi-4-mini-flash", "exaone-3000",
+             "deepseek-v40", "deepseek-v4.1", "llama-3-moe-8x8b", "llama-3-like", "qwen3-9000b", "dbrx2",
+             "olmoe2", "olmo-2-mamba", "lfm2-8b-a1b", "glm-4.6v", "glm-4.7-flash", "zephyr-7b-gemma-v0.1",
+             "opt-9000b"]
+)  # fmt: skip
+def test_a_name_that_only_begins_as_one_that_is_known_tells_no_model(name):
+    assert by_name(f"acme/{name}") in ("", UNTOLD)
 
 
 @pytest.mark.parametrize("base", FINE_TUNES)

@@ -69,13 +69,20 @@ WRONG = {
     ),
     "an index of other tensors": (
         lambda p: (p / f"{WEIGHTS}.index.json").write_text(
-            '{"weight_map": {"x": "adapter_model-00001-of-00002.safetensors"}}'
+            '{"weight_map": {"x": "adapter_model-00001-of-00002.safetensors",'
+            ' "y": "adapter_model-00002-of-00002.safetensors"}}'
         ),
         "holds x",
     ),
+    "an index of half of them": (
+        lambda p: (p / f"{WEIGHTS}.index.json").write_text(
+            '{"weight_map": {"x": "adapter_model-00001-of-00002.safetensors"}}'
+        ),
+        "names 1 of 2 shards",
+    ),
     "an index that leads elsewhere": (
         lambda p: (p / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"x": "../b.safetensors"}}'),
-        "no weight_map",
+        "no shard of this folder",
     ),
     "an index without a table": (
         lambda p: (p / f"{WEIGHTS}.index.json").write_text('{"weight_map": [1]}'), "no weight_map",

@@ -28,9 +28,10 @@ def shards(folder: Path, name: str) -> list[str]:
     if (folder / INDEX).is_file():
         table = read_object(folder / INDEX, f"{INDEX} of {name}").get("weight_map")
         names = set(table.values()) if isinstance(table, dict) and _texts(table.values()) else set()
-        if not names or not all(each.endswith(".safetensors") and Path(each).name == each for each in names):
+        if not names:
             raise SourceError(f"{INDEX} of {printable(name)} has no weight_map of tensors to shards.")
         listed = sorted(names)
+        _check_index(listed, name)
     else:
         listed = _numbered(folder, name)
     if len(listed) > MOST:
@@ -41,6 +42,21 @@ def shards(folder: Path, name: str) -> list[str]:
                 f"{printable(name)} lacks the shard {printable(each)}: the download is incomplete."
             )
     return listed
+
+
+def _check_index(listed: list[str], name: str) -> None:
+    """Raises SourceError: it names what is no shard of this folder, or not all shards that there are."""
+    for each in listed:
+        if not each.endswith(".safetensors") or Path(each).name != each:
+            raise SourceError(
+                f"{INDEX} of {printable(name)} names {printable(each)}, no shard of this folder."
+            )
+        shard = SHARD.fullmatch(each)
+        if shard and len(listed) < int(shard["count"]):
+            raise SourceError(
+                f"{INDEX} of {printable(name)} names {len(listed)} of {int(shard['count'])} shards: "
+                "the rest would be left out. Save the adapter again, or delete the index to read all of them."
+            )
 
 
 def _texts(values: Iterable[object]) -> bool:

@@ -27,7 +27,7 @@ class Stream(io.RawIOBase):  # read as zipfile reads: by `read`, `seek` and `tel
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = (0, self._at, self._stored.size)[whence]
         if base + offset < 0:
-            raise ValueError("a place before its begin")
+            raise OSError("a place before its begin")  # as a file does: zipfile then says what is none
         self._at = base + offset
         return self._at
 
