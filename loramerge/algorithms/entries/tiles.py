@@ -19,7 +19,7 @@ from loramerge.arrays.workers import go_on
 
 TILE = 64, 512  # entries of one source stay in cache
 SAMPLE = 1 << 15
-SAFE = 1e-25, 1e25  # sizes of entries for which float32 neither overflows nor loses digits
+SAFE = 1e-15, 1e15  # sizes of entries whose squares too neither overflow nor lose digits in float32
 
 Tile = tuple[slice, slice]
 
@@ -125,6 +125,7 @@ def of_units(
         return None
     sides = [(up[:, mine[t]], down[mine[t]]) for t in present]
     peaks = [float(abs(u).max() * abs(d).max()) for u, d in sides]
+    peaks += [peak * abs(float(weights[t])) for t, peak in zip(present, peaks, strict=True)]
     kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
     ups, downs = zip(*[(u.astype(kind), d.astype(kind)) for u, d in sides], strict=True)
     strengths = [float(grams.kernel[module][np.ix_(mine[t], mine[t])].sum()) for t in present]
