@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 
 from loramerge.algorithms.families.refit import SMALL, whole_svd
@@ -14,6 +16,9 @@ GUARD = 2  # the share of these, counted from the rank on, whose last σ stands 
 BLOCKS = 4  # that a basis has at most, before only its leading part is kept
 PARTS = 4  # rows that are added up in one of a sketch
 ROUNDS = 1  # of powers over a sketch, whose own error no more of them would lessen
+HEAVY, HEAVIEST = 4.0, 256  # times the mean ‖row‖² of those after it: looked at by itself; at most so many
+BLIND = 2.0  # times what is taken for the strongest that is not seen: more than that its mean cannot be
+UNSEEN = 1e-6  # of ‖A‖²: less that is not seen is rounding
 SHARP = 1e-3  # of the largest σ: what is no smaller is exact from the left, too
 NOTHING = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}  # of a column: no more than rounding
 
@@ -21,26 +26,42 @@ NOTHING = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}  # of a colu
 class Sketch:
     """S A (s, in), where S adds up rows of A with signs by chance, four in one; the rows come in pieces.
 
-    What A does to a few strong directions, it does too, at a quarter of the cost. `energy` is ‖A‖².
+    What A does to a few strong directions, it does too, at a quarter of the cost. `squares` are ‖row‖².
 
     Args:
         shape: (out, in) of the matrix.   rows: of a piece.   like: of its kind.
     """
 
     def __init__(self, shape: tuple[int, int], rows: int, like: Array) -> None:
-        self.energy, self.rows, self.places = 0.0, rows, max(1, -(-shape[0] // rows) // PARTS)
-        rng, count = np.random.default_rng(0), -(-shape[0] // rows)
-        self._places, self._adds = rng.permutation(count) % self.places, rng.random(count) < 0.5
+        self.rows, self.places = rows, max(1, -(-shape[0] // rows) // PARTS)
+        rng, pieces = np.random.default_rng(0), -(-shape[0] // rows)
+        self._places, self._adds = rng.permutation(pieces) % self.places, rng.random(pieces) < 0.5
         xp = namespace(like)
         self.matrix = xp.zeros((min(self.places * rows, shape[0]), shape[1]), like.dtype)
+        self.squares = xp.zeros(shape[0], like.dtype)
 
     def add(self, piece: Array, top: int) -> None:
         """Counts in the rows from `top` on, all with one sign: no product, so one pass over them."""
         number, xp = top // self.rows, namespace(piece)
-        self.energy += float(xp.vdot(piece, piece))
+        self.squares[top : top + len(piece)] = xp.vecdot(piece, piece)
         start = int(self._places[number]) * self.rows
         there = self.matrix[start : start + len(piece)]
         (xp.add if self._adds[number] else xp.subtract)(there, piece, out=there)
+
+    @property
+    def energy(self) -> float:
+        """‖A‖²."""
+        return float(self.squares.astype(np.float64).sum())
+
+    def beside(self, matrix: Array) -> Array:
+        """S A, and below it the rows that are far longer than others: of two in one only the sum is seen."""
+        xp = namespace(matrix)
+        order = xp.argsort(-self.squares)
+        found = self.squares[order].astype(np.float64)  # largest first
+        rest = found[::-1].cumsum()[::-1] - found
+        outlying = xp.flatnonzero(found * xp.arange(len(found) - 1, -1, -1) > HEAVY * rest)
+        heavy = order[: int(outlying[outlying < HEAVIEST].max(initial=-1)) + 1]
+        return xp.concatenate([self.matrix, matrix[heavy]]) if len(heavy) else self.matrix
 
 
 def sketched(matrix: Array) -> Sketch:
@@ -72,11 +93,13 @@ def leading(
         u, sigma, vt = whole_svd(matrix)
         return (u * sigma)[:, :rank], vt[:rank]
     sketch = sketch or sketched(matrix)
-    whole, basis = sketch.energy, Basis(matrix, rank, sketch.matrix)
-    while True:
+    whole, basis = sketch.energy, Basis(matrix, rank, sketch.beside(matrix))
+    for turn in count():
         go_on()
         kept, z, gain = basis.look()
         lost = max(whole - kept, 0.0)
+        if turn < BLOCKS - 1 and basis.blind(whole) and basis.grow_by_rows(sketch.squares):
+            continue
         if gain <= max(excess * whole, of_lost * lost) or not basis.grow(z):
             break
     if basis.left is not None:
@@ -118,19 +141,36 @@ class Basis:
         gap = squares[: self.rank] - squares[min(self.rank + self.guard, len(squares)) - 1]
         gain = xp.where(gap > rho, ratio(rho**2, gap, gap > rho), rho)
         kept = squares[: self.rank]
+        self.seen = float(squares.sum())
+        self.guarded = float(squares[min(self.rank + self.guard, len(squares)) - 1])
         self.left = None
         if float(theta[: self.rank][-1]) > SHARP * float(theta[0]):
             self.left = u[:, : self.rank], image[:, : self.rank]
             kept, gain = kept + rest**2, xp.maximum(gain - rest**2, 0.0)
         return float(kept.sum()), z.astype(self.matrix.dtype), float(gain.sum())
 
+    def blind(self, whole: float) -> bool:
+        """Whether what is not seen cannot be as weak as is taken for granted: its mean alone is stronger."""
+        unseen = whole * (1 - UNSEEN) - self.seen
+        return unseen > BLIND * max(self.guarded, 0.0) * (min(self.matrix.shape) - self.v.shape[1])
+
+    def grow_by_rows(self, squares: Array) -> bool:
+        """Add the rows of A, of these ‖·‖², that have most beside V; false where that is nothing."""
+        rest = squares - (self.product * self.product).sum(axis=1)
+        most = namespace(rest).argsort(-rest)[: self.block]
+        return self._join(_orthonormal(self.matrix[most].T, self.least, self.v))
+
     def grow(self, z: Array) -> bool:
         """Add what the leading ones leave the span by; false where that is nothing."""
-        new = _orthonormal(self.leaving, self.least, self.v)[:, : len(self.v) - self.v.shape[1]]
-        if not new.shape[1]:
-            return False
+        new = _orthonormal(self.leaving, self.least, self.v)
         if self.v.shape[1] + new.shape[1] > BLOCKS * self.block:
             self.v, self.product = (each @ z[:, : self.block] for each in (self.v, self.product))
+        return self._join(new)
+
+    def _join(self, new: Array) -> bool:
+        new = new[:, : len(self.v) - self.v.shape[1]]
+        if not new.shape[1]:
+            return False
         join = namespace(new).concatenate
         self.v = join([self.v, new], axis=1)
         self.product = join([self.product, self.matrix @ new], axis=1)

@@ -16,6 +16,11 @@ def one_thread():
         yield
 
 
+def scattered(rng, count):
+    """1 at so many rows, which a sketch may add up with each other, and 0 elsewhere."""
+    return (rng.permutation(SHAPE[0]) < count).astype(float)
+
+
 def matrices():
     rng = np.random.default_rng(5)
     u, v = (np.linalg.qr(rng.standard_normal((n, SHAPE[1])))[0] for n in SHAPE)
@@ -29,6 +34,11 @@ def matrices():
         "values on a diagonal, of which most are equal": np.eye(*SHAPE) * np.where(np.arange(260) % 4, 2, 1),
         "low rank": noise[:, :5] @ noise[:5],
         "few rows": np.where(np.arange(SHAPE[0])[:, None] < 5, noise, 0),
+        "more rows than units": scattered(rng, 70)[:, None] * noise,
+        "strong rows in noise": (1e-2 + scattered(rng, 40)[:, None]) * noise,
+        "rows of six times the energy": np.sqrt(1 + 5 * scattered(rng, 40)[:, None]) * noise,
+        "few entries, one in a row": np.eye(*SHAPE) * scattered(rng, 90)[:, None] * noise,
+        "few equal entries": np.eye(*SHAPE) * scattered(rng, 90)[:, None],
         "rows that come twice": np.vstack([noise[:200]] * 2),
         "two strong rows that a sketch may take from each other": np.vstack(
             [row, np.zeros((99, SHAPE[1])), row, 1e-3 * noise[:299]]
