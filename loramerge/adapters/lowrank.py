@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.arrays.backend import Array
+from loramerge.arrays.linalg import svd
 from loramerge.charts.facts import facts_html
 
 
@@ -96,7 +97,7 @@ class LowRank:
         """
         left, core_up = np.linalg.qr(_wide(self.up) * self.scale)
         right, core_down = np.linalg.qr(_wide(self.down).T)
-        u, sigma, vt = np.linalg.svd(core_up @ core_down.T, full_matrices=False)
+        u, sigma, vt = svd(core_up @ core_down.T, full_matrices=False)
         root = np.sqrt(sigma[:rank])
         return LowRank(left @ (u[:, :rank] * root), (root[:, None] * vt[:rank]) @ right.T)
 

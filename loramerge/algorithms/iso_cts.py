@@ -12,6 +12,7 @@ from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, host, like
 from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.linalg import svd
 from loramerge.arrays.polar import nearest, singular
 
 Side = tuple[Array, Array, float]  # one source: up (R, r) and down (R, r) of its core, and its norm
@@ -82,7 +83,7 @@ class IsoCTS(Span):
             return np.zeros((1, 0)), np.zeros(0), np.zeros((1, 0))
         own = min(round((room - int(room * self.common)) / len(sides)), room // len(sides))
         up, down = (np.concatenate([side[n] for side in sides], axis=1) for n in (0, 1))
-        u, sigma, vt = np.linalg.svd(up @ down.T)
+        u, sigma, vt = svd(up @ down.T)
         count = min(room - own * len(sides), int((sigma > self.rank_tol * sigma[0]).sum()))
         shared = u[:, :count], sigma[:count], vt[:count].T
         kept = [shared, *self._own(sides, shared[0], own)]
@@ -93,6 +94,6 @@ class IsoCTS(Span):
         """The strongest directions of what each source adds to the shared ones."""
         for up, down, norm in sides if count else ():
             (q_up, r_up), (q_down, r_down) = np.linalg.qr(up - shared @ (shared.T @ up)), np.linalg.qr(down)
-            u, sigma, vt = np.linalg.svd(r_up @ r_down.T)
+            u, sigma, vt = svd(r_up @ r_down.T)
             k = min(count, int((sigma > self.rank_tol * norm).sum()))
             yield q_up @ u[:, :k], sigma[:k], q_down @ vt[:k].T

@@ -20,6 +20,7 @@ RESIDUAL = 1e-10  # of A = V Λ Vᵀ, of A = L Lᵀ and of A X = B, above which 
 EVEN = (
     0.1  # sine of a column against those before it, above which A = Q Lᵀ by Cholesky loses two digits at most
 )
+ORDERS = 4  # that are tried where LAPACK does not converge
 DEFINITE = 1e-10  # smallest eigenvalue over the largest, above which a Cholesky that fails is the GPU's fault
 
 
@@ -91,7 +92,7 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
     """Eigenvalues (…, R), smallest first, and eigenvectors (…, R, R) of symmetric matrices."""
     xp = namespace(matrices)
     if xp is np:
-        return np.linalg.eigh(matrices)
+        return _numpy_eigh(matrices)
     flat = matrices.reshape(-1, *matrices.shape[-2:])
     values, vectors = xp.linalg.eigh(flat)
     for wrong in positions(_wrong(flat, values, vectors)):
@@ -139,7 +140,7 @@ def svd(matrices: Array, full_matrices: bool = True) -> tuple[Array, Array, Arra
     of a σ that is rounding have any length, where NumPy completes the bases.
     """
     if namespace(matrices) is np:
-        return np.linalg.svd(matrices, full_matrices=full_matrices)
+        return _numpy_svd(matrices, full_matrices)
     if matrices.shape[-2] < matrices.shape[-1]:
         u, sigma, vt = svd(matrices.swapaxes(-1, -2))
         return vt.swapaxes(-1, -2), sigma, u.swapaxes(-1, -2)
@@ -152,8 +153,58 @@ def svd(matrices: Array, full_matrices: bool = True) -> tuple[Array, Array, Arra
 def singular_values(matrices: Array) -> Array:
     """σ (…, k), largest first."""
     if namespace(matrices) is np:
-        return np.linalg.svd(matrices, compute_uv=False)
+        try:
+            return np.linalg.svd(matrices, compute_uv=False)
+        except np.linalg.LinAlgError:
+            pass
     return svd(matrices)[1]
+
+
+def _numpy_svd(matrices: Array, full_matrices: bool) -> tuple[Array, Array, Array]:
+    """NumPy's. LAPACK does not converge on a few matrices, and does with their rows in another order."""
+    try:
+        return np.linalg.svd(matrices, full_matrices=full_matrices)
+    except np.linalg.LinAlgError:
+        if matrices.ndim == 2:
+            return _reordered_svd(matrices, full_matrices)
+    lead, flat = matrices.shape[:-2], matrices.reshape(-1, *matrices.shape[-2:])
+    each = [_numpy_svd(matrix, full_matrices) for matrix in flat]
+    return tuple(np.stack(part).reshape(*lead, *part[0].shape) for part in zip(*each, strict=True))  # type: ignore[return-value]
+
+
+def _reordered_svd(matrix: Array, full_matrices: bool) -> tuple[Array, Array, Array]:
+    """With A = U Σ Vᵀ, P A = (P U) Σ Vᵀ. Raises LinAlgError: a number is none, or no order helps."""
+    for attempt in range(ORDERS if np.isfinite(matrix).all() else 0):
+        order = np.random.default_rng(attempt).permutation(len(matrix))
+        try:
+            u, sigma, vt = np.linalg.svd(matrix[order], full_matrices=full_matrices)
+        except np.linalg.LinAlgError:
+            continue
+        return u[order.argsort()], sigma, vt
+    raise np.linalg.LinAlgError("SVD did not converge in any order of the rows")
+
+
+def _numpy_eigh(matrices: Array) -> tuple[Array, Array]:
+    """NumPy's, as for the SVD: P A Pᵀ has the eigenvectors P V."""
+    try:
+        return np.linalg.eigh(matrices)
+    except np.linalg.LinAlgError:
+        if matrices.ndim == 2:
+            return _reordered_eigh(matrices)
+    lead, flat = matrices.shape[:-2], matrices.reshape(-1, *matrices.shape[-2:])
+    each = [_numpy_eigh(matrix) for matrix in flat]
+    return tuple(np.stack(part).reshape(*lead, *part[0].shape) for part in zip(*each, strict=True))  # type: ignore[return-value]
+
+
+def _reordered_eigh(matrix: Array) -> tuple[Array, Array]:
+    for attempt in range(ORDERS if np.isfinite(matrix).all() else 0):
+        order = np.random.default_rng(attempt).permutation(len(matrix))
+        try:
+            values, vectors = np.linalg.eigh(matrix[np.ix_(order, order)])
+        except np.linalg.LinAlgError:
+            continue
+        return values, vectors[order.argsort()]
+    raise np.linalg.LinAlgError("Eigenvalues did not converge in any order of the rows")
 
 
 def _embedded(matrices: Array) -> tuple[Array, Array, Array]:

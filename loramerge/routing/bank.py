@@ -12,6 +12,7 @@ import numpy as np
 from loramerge.adapters.lowrank import LowRank
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
+from loramerge.arrays.linalg import svd
 
 Basis = Literal["stored", "canonical"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -115,5 +116,5 @@ def _decomposed(update: LowRank) -> tuple[Array, Array, Array]:
     """U (out, k), σ (k,) and Vᵀ (k, in) of ΔW, by QR of both factors and a small SVD."""
     left, core_up = np.linalg.qr(wide(update.up) * update.scale)
     right, core_down = np.linalg.qr(wide(update.down).T)
-    u, sigma, vt = np.linalg.svd(core_up @ core_down.T, full_matrices=False)
+    u, sigma, vt = svd(core_up @ core_down.T, full_matrices=False)
     return left @ u, sigma, vt @ right.T

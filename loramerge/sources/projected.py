@@ -14,6 +14,7 @@ from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
+from loramerge.arrays.linalg import svd
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.files.views import View
 
@@ -65,6 +66,6 @@ def span(up: Array, down: Array) -> Array:
     (2, 1)
     """
     core = up @ np.asarray(np.linalg.qr(down.T, mode="r")).T
-    left, sigma, _ = np.linalg.svd(core, full_matrices=False)
+    left, sigma, _ = svd(core, full_matrices=False)
     found: Array = left[:, sigma > LEAST * sigma[:1].max(initial=0.0)]
     return found

@@ -147,3 +147,36 @@ class TestChecks:
     def test_it_is_on_the_device_that_they_are_made(self):
         assert all(isinstance(each, Away) for each in linalg.svd(AWAY.asarray(self.matrices)))
         assert namespace(linalg.singular_values(AWAY.asarray(self.matrices))) is AWAY
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_lapack_does_not_find_is_found_in_another_order(batch, monkeypatch):
+    """As OpenBLAS did not converge on one matrix of 256 rows that `level` made of 32 adapters."""
+    rng = np.random.default_rng(0)
+    bad, others = rng.standard_normal((6, 4)), rng.standard_normal((2, 6, 4))
+    symmetric = np.stack([each.T @ each for each in (*others, bad)])
+    real_svd, real_eigh, refused = np.linalg.svd, np.linalg.eigh, []
+
+    def failing(real, worst):
+        def call(matrices, *args, **named):
+            if any(np.array_equal(each, worst) for each in matrices.reshape(-1, *matrices.shape[-2:])):
+                refused.append(real)
+                raise np.linalg.LinAlgError("did not converge")
+            return real(matrices, *args, **named)
+
+        return call
+
+    monkeypatch.setattr(np.linalg, "svd", failing(real_svd, bad))
+    monkeypatch.setattr(np.linalg, "eigh", failing(real_eigh, symmetric[2]))
+    given = np.stack([*others, bad]) if batch else bad
+    u, sigma, vt = linalg.svd(given, full_matrices=False)
+    np.testing.assert_allclose((u * sigma[..., None, :]) @ vt, given, atol=1e-12)
+    np.testing.assert_allclose(linalg.singular_values(given), sigma, atol=1e-12)
+    squares = symmetric if batch else symmetric[2]
+    values, vectors = linalg.eigh(squares)
+    np.testing.assert_allclose(
+        (vectors * values[..., None, :]) @ vectors.swapaxes(-1, -2), squares, atol=1e-12
+    )
+    assert len(refused) > 2
+    with pytest.raises(np.linalg.LinAlgError):
+        linalg.svd(np.full((2, 2), np.nan))

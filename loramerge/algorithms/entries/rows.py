@@ -14,6 +14,7 @@ from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.entries.tiles import Tiles, is_single, of_units
 from loramerge.arrays.backend import Array, namespace, ratio
 from loramerge.arrays.gram import Grams
+from loramerge.arrays.linalg import eigh, svd
 from loramerge.arrays.remix import Fit
 
 NOTHING = 1e-12  # of the square of the longest row
@@ -53,7 +54,7 @@ def rows(grams: Grams, module: int, rank_tol: float, by_rows: bool = False) -> R
     up, down = (half[module] * used for half in grams.halves)  # (R, R) each
     xp = namespace(up)
     length = xp.linalg.norm(down, axis=0)
-    x, sigma, yt = np.linalg.svd(up * length)
+    x, sigma, yt = svd(up * length)
     kept = sigma > rank_tol * sigma[0]
     lift = length[:, None] * yt[kept].T / sigma[kept]  # U in units
     stored = grams.read(module)
@@ -98,7 +99,7 @@ def fitted(found: Rows, merged: Array, rank: int | None) -> Fit:
         merged: (ρ, in).
     """
     gram, xp = _gram(merged), namespace(merged)
-    x = np.linalg.eigh(gram)[1][:, ::-1][:, :rank]
+    x = eigh(gram)[1][:, ::-1][:, :rank]
     low = x.T @ merged  # (k, in), its rows at right angles
     square = xp.einsum("ij,ij->i", low, low)
     root = square**0.25  # the strength is split evenly

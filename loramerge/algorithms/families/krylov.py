@@ -9,6 +9,7 @@ import numpy as np
 from loramerge.algorithms.families.refit import SMALL, whole_svd
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, like, namespace, ratio
+from loramerge.arrays.linalg import eigh
 from loramerge.arrays.workers import go_on
 
 LEAST, MOST = 16, 32  # vectors more than asked for, which save passes over the matrix
@@ -128,7 +129,7 @@ class Basis:
         From the left, u_iᵀA has all of A that u_i sees: more than θ_i z_iᵀVᵀ, by what leaves the span of V.
         """
         xp, wide = namespace(self.matrix), dtypes.wide(self.product)
-        squares, z = (each[..., ::-1] for each in np.linalg.eigh(wide.T @ wide))
+        squares, z = (each[..., ::-1] for each in eigh(wide.T @ wide))
         theta = xp.sqrt(xp.maximum(squares, 0.0))
         first = max(self.rank, LEAST)
         u = ratio(wide @ z[:, :first], theta[:first], theta[:first] > 0).astype(self.matrix.dtype)
@@ -215,7 +216,7 @@ def _orthonormal(columns: Array, least: float, others: Array) -> Array:
 def _upright(columns: Array, least: float) -> Array:
     """Columns that span the same, nearly at right angles, but for those shorter than `least`."""
     wide = dtypes.wide(columns)
-    squares, z = np.linalg.eigh(wide.T @ wide)
+    squares, z = eigh(wide.T @ wide)
     kept = squares > least**2
     return (wide @ (z[:, kept] / namespace(wide).sqrt(squares[kept]))).astype(columns.dtype)
 
@@ -223,7 +224,7 @@ def _upright(columns: Array, least: float) -> Array:
 def _turned(u: Array, image: Array) -> tuple[Array, Array]:
     """U Σ and Vᵀ of u @ image.T, with u at right angles."""
     xp, wide = namespace(u), dtypes.wide(image)
-    squares, z = (each[..., ::-1] for each in np.linalg.eigh(wide.T @ wide))
+    squares, z = (each[..., ::-1] for each in eigh(wide.T @ wide))
     sigma = xp.sqrt(squares)
     return ((dtypes.wide(u) @ (z * sigma)).astype(u.dtype), (wide @ (z / sigma)).T.astype(u.dtype))
 

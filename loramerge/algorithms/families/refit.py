@@ -7,6 +7,7 @@ from itertools import count
 import numpy as np
 
 from loramerge.arrays.backend import Array, like, namespace, ratio
+from loramerge.arrays.linalg import singular_values, svd
 from loramerge.arrays.remix import Fit
 from loramerge.arrays.workers import go_on
 
@@ -50,7 +51,7 @@ def refit(matrix: Array, rank: int, start: Array, excess: float = EXCESS) -> Fit
 
 def whole_svd(matrix: Array) -> tuple[Array, Array, Array]:
     """U (out, m), σ (m,) and Vᵀ (m, in) of a small matrix, in float64."""
-    u, sigma, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    u, sigma, vt = svd(matrix.astype(np.float64), full_matrices=False)
     return u, sigma, vt
 
 
@@ -62,7 +63,7 @@ def _iterated(matrix: Array, rank: int, start: Array, enough: float) -> tuple[Ar
     for turn in count(1):
         go_on()
         q, triangle = np.linalg.qr(matrix @ v)
-        x, theta, zt = np.linalg.svd(triangle)
+        x, theta, zt = svd(triangle)
         u, v = (q @ x)[:, :block], (v @ zt.T)[:, :block]
         theta = theta[:block]
         w = matrix.T @ u  # (in, b)
@@ -76,7 +77,7 @@ def _iterated(matrix: Array, rank: int, start: Array, enough: float) -> tuple[Ar
         if turn % PATIENCE == 0:  # too flat a spectrum for so few vectors
             block = min(2 * block, most)
             v = _orthonormal(_begun(v.T, block).T.astype(matrix.dtype))
-    x, theta, zt = np.linalg.svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
+    x, theta, zt = svd(triangle)  # A ≈ U Wᵀ, W = V x θ zᵀ
     return u @ zt.T, theta, (v @ x).T
 
 
@@ -102,7 +103,7 @@ def squares(matrix: Array, share: float = 1.0, start: Array | None = None) -> Ar
     """
     xp = namespace(matrix)
     if min(matrix.shape) <= SMALL:
-        return np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
+        return singular_values(matrix.astype(np.float64)) ** 2
     if share < 1 and start is not None and (found := _leading(matrix, share, start)) is not None:
         return found
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T

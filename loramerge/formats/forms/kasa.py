@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from loramerge.arrays.backend import Array
+from loramerge.arrays.linalg import svd
 from loramerge.errors import SourceError
 from loramerge.formats.forms.checks import check_matrices, check_rank, misfit
 from loramerge.formats.forms.factors import Pair, Product
@@ -35,7 +36,7 @@ def make(parts: Parts, given: Given) -> Update:
     cut = max(0, min(outs, ins) - kept)
 
     def pair(up: Array, down: Array, middle: Array, weight: Array) -> Pair:
-        weak = np.linalg.svd(weight, full_matrices=False)[2][min(outs, ins) - cut :]
+        weak = svd(weight, full_matrices=False)[2][min(outs, ins) - cut :]
         left = np.concatenate([scale * up * middle, -(weight @ weak.T)], axis=1)
         return left, np.concatenate([down, weak])
 
