@@ -83,7 +83,7 @@ class Extraction:
         rounded += [name_of(each.key) for each in self.beside if each.rounded]
         if rounded:
             yield (
-                f"{len(rounded)} tensors differ by no more than rounding, and nothing is extracted from them "
+                f"{counted(len(rounded), 'tensor')} differ by no more than rounding, and nothing is extracted from them "
                 f"({told(rounded)})"
             )
         if 0 < self.energy_lost <= 2 * self.rounding:
@@ -93,7 +93,7 @@ class Extraction:
             yield f"no module has more than {counted(most, 'unit')} above what rounding makes"
         if others := [name_of(each.key) for each in self.beside if not each.rounded]:
             names, done = told(others), "kept whole" if self.kept else "left out"
-            yield f"{len(others)} other tensors differ and are {done} ({names})"
+            yield f"{counted(len(others), 'other tensor')} differ and are {done} ({names})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -274,7 +274,7 @@ class _Extractor:
         real = [name_of(each.key) for each in found if not each.rounded]
         if real and self.request.extras == "refuse":
             raise IncompatibleError(
-                f"{printable(self.pair.tuned.name)} also changes {len(real)} tensors of which no low-rank "
+                f"{printable(self.pair.tuned.name)} also changes {counted(len(real), 'tensor')} of which no low-rank "
                 f"update is made: norms, biases, embeddings ({told(real)}). Decide with {say('extras')}: "
                 "drop leaves them out, first keeps them whole, which vLLM and llama.cpp do not load."
             )

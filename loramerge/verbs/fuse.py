@@ -21,7 +21,7 @@ from loramerge.checkpoints.quantised import check_readable
 from loramerge.checkpoints.write import check_place, write
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.destination import check_apart
-from loramerge.merge.tables import as_html, headed
+from loramerge.merge.tables import as_html, counted, headed
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
 from loramerge.request.recipe import Source
@@ -93,7 +93,8 @@ class Fusion:
         return f"<Fusion in {printable(self.out)}: {self}>"
 
     def __str__(self) -> str:
-        return f"{len(self.tensors)} tensors changed, rounding cost {100 * self.rounding:.2g} % of the update"
+        many = counted(len(self.tensors), "tensor")
+        return f"{many} changed, rounding cost {100 * self.rounding:.2g} % of the update"
 
 
 @spelled("fuse")

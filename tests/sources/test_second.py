@@ -30,6 +30,7 @@ TWO_NAMES = {
     "a name that tells no task": ({"mlp.linear_v": (20, H)}, {"mlp.up_proj": (20, H)}),
     "two names that tell none": ({"attn.foo": (H, H)}, {"attn.bar": (H, H)}),
     "another name of the part": ({"attn.q_proj": (H, H)}, {"self_attn.q_proj": (H, H)}),
+    "a gate of experts and their router": ({"mlp.gate": (4, H)}, {"mlp.router": (4, H)}),
     "another home of experts": ({"moe.experts.0.up_proj": (20, H)}, {"ffn.experts.0.up_proj": (20, H)}),
 }
 DIFFERENT = {

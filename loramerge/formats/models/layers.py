@@ -19,8 +19,9 @@ _LINES = {
     "Llama": f"layers.* {_QKVO} {_GATED}",
     "Llama 4": f"layers.* {_QKVO} feed_forward.{{gate,up,down}}_proj feed_forward.router "
     f"feed_forward.shared_expert.{{gate,up,down}}_proj {_EXPERTS.format('feed_forward')}",
-    "Qwen's mixture of experts": f"layers.* {_QKVO} {_GATED} mlp.gate mlp.router mlp.shared_expert_gate "
+    "Qwen's mixture of experts": f"layers.* {_QKVO} {_GATED} mlp.gate mlp.shared_expert_gate "
     f"mlp.shared_expert.{{gate,up,down}}_proj {_EXPERTS.format('mlp')}",
+    "gpt-oss": f"layers.* {_QKVO} mlp.router {_EXPERTS.format('mlp')}",
     "DeepSeek's mixture of experts": f"layers.* {_QKVO} {_MLA} {_GATED} mlp.gate "
     f"mlp.shared_experts.{{gate,up,down}}_proj {_EXPERTS.format('mlp')}",
     "Mixtral": f"layers.* {_QKVO} block_sparse_moe.gate block_sparse_moe.experts.*.{{w1,w2,w3}}",
