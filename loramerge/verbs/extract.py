@@ -83,7 +83,7 @@ class Extraction:
         rounded += [name_of(each.key) for each in self.beside if each.rounded]
         if rounded:
             yield (
-                f"{counted(len(rounded), 'tensor')} differ by no more than rounding, and nothing is extracted from them "
+                f"{_differ(len(rounded), 'tensor')} by no more than rounding, and nothing is extracted there "
                 f"({told(rounded)})"
             )
         if 0 < self.energy_lost <= 2 * self.rounding:
@@ -93,7 +93,7 @@ class Extraction:
             yield f"no module has more than {counted(most, 'unit')} above what rounding makes"
         if others := [name_of(each.key) for each in self.beside if not each.rounded]:
             names, done = told(others), "kept whole" if self.kept else "left out"
-            yield f"{counted(len(others), 'other tensor')} differ and are {done} ({names})"
+            yield f"{_differ(len(others), 'other tensor')}: {done} ({names})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -138,6 +138,10 @@ class Extraction:
             f"{100 * min(1.0, self.rounding / self.energy_lost if self.energy_lost else 1.0):.3g} %",
             f"most lost in: {worst}",
         ])  # fmt: skip
+
+
+def _differ(count: int, noun: str) -> str:
+    return f"{counted(count, noun)} {'differs' if count == 1 else 'differ'}"
 
 
 def _told(module: Module) -> dict[str, Any]:
@@ -274,9 +278,10 @@ class _Extractor:
         real = [name_of(each.key) for each in found if not each.rounded]
         if real and self.request.extras == "refuse":
             raise IncompatibleError(
-                f"{printable(self.pair.tuned.name)} also changes {counted(len(real), 'tensor')} of which no low-rank "
-                f"update is made: norms, biases, embeddings ({told(real)}). Decide with {say('extras')}: "
-                "drop leaves them out, first keeps them whole, which vLLM and llama.cpp do not load."
+                f"{printable(self.pair.tuned.name)} also changes {counted(len(real), 'tensor')} of which no "
+                f"low-rank update is made: norms, biases, embeddings ({told(real)}). Decide with "
+                f"{say('extras')}: drop leaves them out, first keeps them whole, which vLLM and "
+                "llama.cpp do not load."
             )
         return found
 

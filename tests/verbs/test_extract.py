@@ -163,7 +163,7 @@ def test_what_is_no_module_is_refused_kept_or_left_out_as_asked(tmp_path):
     config = json.loads((tmp_path / "left" / "adapter_config.json").read_text())
     assert not config["modules_to_save"]
     assert not left.adapter.extras
-    assert "2 other tensors differ and are left out" in " ".join(left.notes)
+    assert "2 other tensors differ: left out" in " ".join(left.notes)
     kept = lm.extract(*pair, tmp_path / "kept", rank=2, extras="first")
     config = json.loads((tmp_path / "kept" / "adapter_config.json").read_text())
     assert config["modules_to_save"] == ["model.embed_tokens", "model.norm"]
@@ -249,7 +249,7 @@ def test_the_command_says_what_was_lost_and_left_out(tmp_path, capsys):
     assert ended.value.code == 0
     said = capsys.readouterr()
     assert "2 of 5 modules, 3 are the same in both models" in said.out
-    assert "1 other tensors differ and are left out (model.norm.weight)" in said.err
+    assert "1 other tensor differs: left out (model.norm.weight)" in said.err
     assert len(lm.load(tmp_path / "a")) == 2
 
 
