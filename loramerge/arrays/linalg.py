@@ -11,10 +11,15 @@ look at the error codes of its solvers; what fails is done again, and told.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
 from loramerge.arrays.backend import Array, host, like, namespace, positions, ratio
+
+Solver = Callable[[Array], tuple[Array, ...]]
 
 RESIDUAL = 1e-10  # of A = V Λ Vᵀ, of A = L Lᵀ and of A X = B, above which a result is wrong, not rounded
 EVEN = (
@@ -92,7 +97,8 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
     """Eigenvalues (…, R), smallest first, and eigenvectors (…, R, R) of symmetric matrices."""
     xp = namespace(matrices)
     if xp is np:
-        return _numpy_eigh(matrices)
+        values, vectors = _on_host(np.linalg.eigh, matrices, 2)
+        return values, vectors
     flat = matrices.reshape(-1, *matrices.shape[-2:])
     values, vectors = xp.linalg.eigh(flat)
     for wrong in positions(_wrong(flat, values, vectors)):
@@ -140,7 +146,8 @@ def svd(matrices: Array, full_matrices: bool = True) -> tuple[Array, Array, Arra
     of a σ that is rounding have any length, where NumPy completes the bases.
     """
     if namespace(matrices) is np:
-        return _numpy_svd(matrices, full_matrices)
+        u, sigma, vt = _on_host(partial(np.linalg.svd, full_matrices=full_matrices), matrices, 1)
+        return u, sigma, vt
     if matrices.shape[-2] < matrices.shape[-1]:
         u, sigma, vt = svd(matrices.swapaxes(-1, -2))
         return vt.swapaxes(-1, -2), sigma, u.swapaxes(-1, -2)
@@ -153,58 +160,36 @@ def svd(matrices: Array, full_matrices: bool = True) -> tuple[Array, Array, Arra
 def singular_values(matrices: Array) -> Array:
     """σ (…, k), largest first."""
     if namespace(matrices) is np:
-        try:
+        with suppress(np.linalg.LinAlgError):
             return np.linalg.svd(matrices, compute_uv=False)
-        except np.linalg.LinAlgError:
-            pass
     return svd(matrices)[1]
 
 
-def _numpy_svd(matrices: Array, full_matrices: bool) -> tuple[Array, Array, Array]:
-    """NumPy's. LAPACK does not converge on a few matrices, and does with their rows in another order."""
+def _on_host(solve: Solver, matrices: Array, sides: int) -> tuple[Array, ...]:
+    """NumPy's. LAPACK does not converge on a few matrices, and does with their rows in another order.
+
+    Args:
+        sides: 1, as P A = (P U) Σ Vᵀ has the vectors first; 2, as P A Pᵀ = (P V) Λ (P V)ᵀ has them last.
+
+    Raises:
+        numpy.linalg.LinAlgError: a number is none, or no order helps.
+    """
     try:
-        return np.linalg.svd(matrices, full_matrices=full_matrices)
+        return solve(matrices)
     except np.linalg.LinAlgError:
-        if matrices.ndim == 2:
-            return _reordered_svd(matrices, full_matrices)
-    lead, flat = matrices.shape[:-2], matrices.reshape(-1, *matrices.shape[-2:])
-    each = [_numpy_svd(matrix, full_matrices) for matrix in flat]
-    return tuple(np.stack(part).reshape(*lead, *part[0].shape) for part in zip(*each, strict=True))  # type: ignore[return-value]
-
-
-def _reordered_svd(matrix: Array, full_matrices: bool) -> tuple[Array, Array, Array]:
-    """With A = U Σ Vᵀ, P A = (P U) Σ Vᵀ. Raises LinAlgError: a number is none, or no order helps."""
-    for attempt in range(ORDERS if np.isfinite(matrix).all() else 0):
-        order = np.random.default_rng(attempt).permutation(len(matrix))
-        try:
-            u, sigma, vt = np.linalg.svd(matrix[order], full_matrices=full_matrices)
-        except np.linalg.LinAlgError:
-            continue
-        return u[order.argsort()], sigma, vt
-    raise np.linalg.LinAlgError("SVD did not converge in any order of the rows")
-
-
-def _numpy_eigh(matrices: Array) -> tuple[Array, Array]:
-    """NumPy's, as for the SVD: P A Pᵀ has the eigenvectors P V."""
-    try:
-        return np.linalg.eigh(matrices)
-    except np.linalg.LinAlgError:
-        if matrices.ndim == 2:
-            return _reordered_eigh(matrices)
-    lead, flat = matrices.shape[:-2], matrices.reshape(-1, *matrices.shape[-2:])
-    each = [_numpy_eigh(matrix) for matrix in flat]
-    return tuple(np.stack(part).reshape(*lead, *part[0].shape) for part in zip(*each, strict=True))  # type: ignore[return-value]
-
-
-def _reordered_eigh(matrix: Array) -> tuple[Array, Array]:
-    for attempt in range(ORDERS if np.isfinite(matrix).all() else 0):
-        order = np.random.default_rng(attempt).permutation(len(matrix))
-        try:
-            values, vectors = np.linalg.eigh(matrix[np.ix_(order, order)])
-        except np.linalg.LinAlgError:
-            continue
-        return values, vectors[order.argsort()]
-    raise np.linalg.LinAlgError("Eigenvalues did not converge in any order of the rows")
+        if matrices.ndim == 2 and not np.isfinite(matrices).all():
+            raise
+    if matrices.ndim > 2:
+        lead, flat = matrices.shape[:-2], matrices.reshape(-1, *matrices.shape[-2:])
+        each = [_on_host(solve, matrix, sides) for matrix in flat]
+        return tuple(np.stack(part).reshape(*lead, *part[0].shape) for part in zip(*each, strict=True))
+    for attempt in range(ORDERS):
+        order = np.random.default_rng(attempt).permutation(len(matrices))
+        with suppress(np.linalg.LinAlgError):
+            found = list(solve(matrices[order] if sides == 1 else matrices[np.ix_(order, order)]))
+            found[sides - 1] = found[sides - 1][order.argsort()]
+            return tuple(found)
+    raise np.linalg.LinAlgError("it did not converge in any order of the rows")
 
 
 def _embedded(matrices: Array) -> tuple[Array, Array, Array]:

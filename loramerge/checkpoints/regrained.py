@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from loramerge.formats.models.projections import PROJECTIONS, Projection
 
-Piece = tuple[
-    str, slice | None, tuple[slice, ...]
-]  # (module of the model, rows of the update, of the tensor)
+# (module of the model, rows of the update, of the tensor)
+Piece = tuple[str, slice | None, tuple[slice, ...]]
 
 
 def pieces(path: str, outs: int, heights: Mapping[str, int], adapted: Mapping[str, int]) -> list[Piece]:

@@ -77,9 +77,8 @@ UNSEEN = {  # (family, naming) -> keys of which it cannot be told, beside those 
     ("hunyuan-video", "first"): r"(time|guidance|txt)_in",
     ("hunyuan-video", "authors"): r"(time|guidance|txt)_in",
 }
-_FOREIGN = frozenset(
-    {"sana", "ace-step-1.5", "hunyuan-video-1.5"}
-)  # whose tensors it has under other names, or not at all
+# whose tensors it has under other names, or not at all
+_FOREIGN = frozenset({"sana", "ace-step-1.5", "hunyuan-video-1.5"})
 
 
 @cache

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from loramerge.consumers.finding import Finding
 
 LOADERS, LOADERLESS = "its loaders, run", "it has no loader for the family"
-WITHOUT = frozenset(
-    {"pixart", "ace-step-1", "hunyuan-video-1.5"}
-)  # families whose adapters no pipeline of diffusers loads
+# families whose adapters no pipeline of diffusers loads
+WITHOUT = frozenset({"pixart", "ace-step-1", "hunyuan-video-1.5"})
 _READ = """
 diffusion_model.: flux.2:first wan:first qwen-image z-image ltx-video:first ltx-2:first hidream lumina-2:first
 diffusion_model.: cosmos:first hunyuan-video:authors
