@@ -26,5 +26,6 @@ PIXART = Family(
     blocks={"transformer_blocks": 28},
     widths={1152: "0.6B"},
     variants={"model": (("Sigma", r"sigma"), ("Alpha", r"alpha"))},
+    shows={"model": (("Alpha", r"resolution_embedder|aspect_ratio_embedder"),)},
     model="PixArtTransformer2DModel",
 )
