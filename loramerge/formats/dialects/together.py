@@ -116,7 +116,7 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return (), ()
     first, paths = found[0], [target.path for target in adapter.slots]
     if not alone:
-        own = adapter.spelling.naming if adapter.spelling else ""
+        own = adapter.spelling.of(first.name) if adapter.spelling else ""
         paths = [name for path in own_sizes(whole.slots) if own and (name := first.spelled(path, own))]
     namings = [each for each in first.namings if paths and all(first.find(p, each) for p in paths)]
     return tuple(each.name for each in found), tuple(namings)
@@ -185,7 +185,7 @@ def variant(adapter: Adapter) -> dict[str, str]:
 def _renewed(adapter: Adapter, model: Model) -> Adapter:
     """An adapter whose family its own file does not tell, under the names of the model that others tell."""
     loose = [target for target in adapter.slots if target.component in ("model", *RAW)]
-    if not loose or families_of(adapter) or any(map(model.holds, adapter.slots)):
+    if not loose or families_of(adapter) or all(map(model.holds, loose)):
         return adapter
     table = ours(model.families, [target.path for target in loose])
     if table is None:
@@ -195,7 +195,9 @@ def _renewed(adapter: Adapter, model: Model) -> Adapter:
     there = {t: replace(t, path=table[t.path], component=_part(t)) for t in loose}
     slots = {there.get(target, target): slot for target, slot in adapter.slots.items()}
     known = tuple(each.name for each in model.families)
-    spelling = Spelling(naming(model.first, [target.path for target in loose]))
+    own = adapter.spelling or Spelling()
+    prefixes = {part if part in PARTS else PARTS[0]: prefix for part, prefix in own.prefixes.items()}
+    spelling = replace(own, naming=naming(model.first, [t.path for t in loose]), prefixes=prefixes)
     return replace(adapter, slots=slots, families=known, spelling=spelling, renamed=True)
 
 
