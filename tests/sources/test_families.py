@@ -37,7 +37,7 @@ def test_sources_of_two_families_are_refused_by_their_names(tmp_path):
         saved(tmp_path / "z.safetensors", pairs({"diffusion_model.layers.0.attention.qkv": (12, 4)}, NEW)),
         saved(tmp_path / "l.safetensors", pairs({"diffusion_model.layers.0.attention.qkv": (20, 12)}, NEW)),
     ]
-    with pytest.raises(lm.IncompatibleError, match=r"z.*Z-Image.*l.*Lumina 2.*allow_base_mismatch=True"):
+    with pytest.raises(lm.IncompatibleError, match=r"z.*Z-Image.*l.*Lumina 2.*has two sizes"):
         lm.combine(paths)
 
 
@@ -426,3 +426,56 @@ def test_modules_are_believed_before_names(tmp_path):
     keys = {"diffusion_model.joint_blocks.2.x_block.attn2.qkv": (4608, 1536)}
     path = saved(tmp_path / "sd3_medium.safetensors", pairs(keys, NEW, rank=1))
     assert described(lm.load(path)) == "Stable Diffusion 3.5, medium"
+
+
+CROSS = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+LEVEL = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+DEEP = "down_blocks.2.attentions.0.transformer_blocks.5.attn1.to_q"
+UNETS = {  # name of a file -> (a module, its size, what the file is called)
+    "one": (CROSS, (640, 768), "Stable Diffusion 1"),
+    "two": (CROSS, (640, 1024), "Stable Diffusion 2"),
+    "early": (LEVEL, (320, 320), "Stable Diffusion 1 or Stable Diffusion 2, the tensors do not tell"),
+    "xl": (CROSS, (640, 2048), "Stable Diffusion XL"),
+    "deep": (DEEP, (1280, 1280), "Stable Diffusion XL"),
+    "refiner": (CROSS, (768, 1280), "Stable Diffusion XL's refiner"),
+    "small": (CROSS.replace("attn2.to_k", "attn1.to_q"), (640, 640), ""),
+    "strange": (CROSS, (640, 4096), ""),
+}
+
+
+def unet(tmp_path, name, prefix="unet."):
+    path, size, _ = UNETS[name]
+    return saved(tmp_path / f"{name}.safetensors", pairs({f"{prefix}{path}": size}, NEW, rank=1))
+
+
+@pytest.mark.parametrize("prefix", ["unet.", "base_model.model."])
+@pytest.mark.parametrize("name", UNETS)
+def test_a_unet_is_told_by_the_width_of_what_describes_an_image_and_by_its_blocks(name, prefix, tmp_path):
+    path = unet(tmp_path, name, prefix)
+    assert described(lm.load(path, "rank", optional=True)) == UNETS[name][2]
+
+
+MIXED = {  # names of two files -> how they are refused, or ""
+    "one two": "has two sizes",
+    "one xl": "has two sizes",
+    "early xl": "allow_base_mismatch=True",
+    "two deep": "allow_base_mismatch=True",
+    "early deep": "allow_base_mismatch=True",
+    "one early": "",
+    "deep xl": "",
+    "small xl": "",
+}
+
+
+@pytest.mark.parametrize("names", MIXED)
+def test_unets_of_two_models_are_not_mixed_unasked(names, tmp_path):
+    """Sources that share no module passed for other layers of one model."""
+    paths, words = [unet(tmp_path, name) for name in names.split()], MIXED[names]
+    if not words:
+        assert lm.combine(paths, "cat", allow_disjoint=True).adapter
+        return
+    for order in (paths, paths[::-1]):
+        with pytest.raises(lm.IncompatibleError, match=f"two different models.*{words}"):
+            lm.combine(order, "cat")
+    if "allow" in words:
+        assert lm.combine(paths, "cat", allow_base_mismatch=True).adapter

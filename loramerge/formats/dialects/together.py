@@ -17,6 +17,7 @@ from loramerge.formats.dialects.model import PARTS, RAW, Model, called, families
 from loramerge.formats.dialects.peft import Peft
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family, Sizes
+from loramerge.formats.models.unet_kinds import kinds
 
 UNET = late(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
@@ -31,6 +32,7 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
     Raises:
         IncompatibleError: two are of different families or variants, and that is not allowed.
     """
+    _check_unets(adapters, allowed)
     known = [adapter for adapter in adapters if families_of(adapter)]
     for first, other in combinations(known, 2):
         if not allowed:
@@ -38,6 +40,17 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
     model = model_of(known)
     named = [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
     return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
+
+
+def _check_unets(adapters: Sequence[Adapter], allowed: bool) -> None:
+    """Raises IncompatibleError: the U-Nets of two are of different models, and that is not allowed."""
+    seen: dict[tuple[str, ...], Adapter] = {}
+    for adapter in adapters if not allowed else ():
+        if own := _unets(adapter):
+            seen.setdefault(own, adapter)
+    for (mine, first), (theirs, other) in combinations(seen.items(), 2):
+        if not set(mine) & set(theirs):
+            _refuse(first, " or ".join(mine), other, " or ".join(theirs))
 
 
 def _check(first: Adapter, other: Adapter) -> None:
@@ -95,9 +108,12 @@ def _told(adapter: Adapter, others: Sequence[Adapter]) -> Adapter:
 
 
 def _refuse(first: Adapter, ours: str, other: Adapter, theirs: str) -> None:
+    told = f"{printable(first.name)} is for {ours} and {printable(other.name)} for {theirs}: two different"
+    sizes = ((t, slot.shape, other.slots[t].shape) for t, slot in first.slots.items() if t in other.slots)
+    if odd := next((target for target, mine, its in sizes if mine != its), None):
+        raise IncompatibleError(f"{told} models, in which {printable(odd)} has two sizes.")
     raise IncompatibleError(
-        f"{printable(first.name)} is for {ours} and {printable(other.name)} for {theirs}: two different "
-        f"models. If you want to merge them anyway, add {say('allow_base_mismatch', True)}."
+        f"{told} models. If you want to merge them anyway, add {say('allow_base_mismatch', True)}."
     )
 
 
@@ -155,6 +171,9 @@ def described(adapter: Adapter) -> str:
     `Wan 2.2, low noise, T2V 14B`.
     """
     found = likely(families_of(adapter), own_sizes(adapter.slots))
+    if not found:
+        titles = _unets(adapter)
+        return f"{' or '.join(titles)}{', the tensors do not tell' if len(titles) > 1 else ''}"
     if len(found) != 1:
         return _several(found, own_sizes(adapter.slots))
     known = variant(adapter)
@@ -162,6 +181,12 @@ def described(adapter: Adapter) -> str:
     first, last = known.pop("version", ""), known.pop("size", "")
     task = f"{known.pop('task', '')} {last}".strip()
     return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task]))
+
+
+def _unets(adapter: Adapter) -> tuple[str, ...]:
+    """The models with a U-Net that an adapter can be of; () where it has none, or nothing tells."""
+    sizes = {t.path: slot.shape for t, slot in adapter.slots.items() if t.component in ("unet", "model")}
+    return kinds(sizes) if sizes and UNET.match(next(iter(sizes))) else ()
 
 
 def _several(found: Sequence[Family], sizes: Sizes) -> str:
