@@ -1,5 +1,7 @@
 """Sources of image and video models: one family for all of them together, or a refusal by name."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -479,3 +481,35 @@ def test_unets_of_two_models_are_not_mixed_unasked(names, tmp_path):
             lm.combine(order, "cat")
     if "allow" in words:
         assert lm.combine(paths, "cat", allow_base_mismatch=True).adapter
+
+
+PEFT = {  # what an adapter says of its base -> what it is called; the names could be any model's
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": "Wan 2.2, T2V 14B",
+    "timm/vit_giant": "",
+    None: "",
+}
+
+
+def peft(folder, base):
+    size = {"base_model.model.blocks.0.attn1.to_q": (5120, 5120)}
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["to_q"]}))
+    saved(folder / "adapter_model.safetensors", pairs(size, NEW, rank=1))
+    return folder
+
+
+@pytest.mark.parametrize("base", PEFT)
+def test_a_folder_of_peft_is_of_the_image_model_that_it_names(base, tmp_path):
+    assert described(lm.load(peft(tmp_path / "a", base))) == PEFT[base]
+
+
+def test_folders_of_peft_for_two_models_are_not_mixed_unasked(tmp_path):
+    base = "Wan-AI/Wan2.2-T2V-A14B-Diffusers"
+    high, low = (peft(tmp_path / f"ink_{noise}", base) for noise in ("HN", "LN"))
+    with pytest.raises(lm.IncompatibleError, match=r"high noise.*low noise"):
+        lm.combine([high, low], "cat")
+    comfy = wan(tmp_path, "wan_low_noise", (5120, 5120))
+    with pytest.raises(lm.IncompatibleError, match=r"high noise.*low noise"):
+        lm.combine([high, comfy], "cat", format="comfy")
+    assert lm.combine([low, comfy], "cat", format="comfy", alpha="rank").adapter

@@ -23,6 +23,7 @@ UNET = late(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
     r"|(time|add|class)_embed\w*)(\.|$)"
 )
+IMAGE = late(r"\w*blocks\.\d|layers\.\d|(time|text|context|patch|img|txt|x|t|cap)_\w+\.")
 APART = ("name", "noise", "task", "size")  # variants that are different weights
 
 
@@ -33,13 +34,23 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
         IncompatibleError: two are of different families or variants, and that is not allowed.
     """
     _check_unets(adapters, allowed)
-    known = [adapter for adapter in adapters if families_of(adapter)]
+    known = [seen for adapter in adapters if families_of(seen := _seen(adapter))]
     for first, other in combinations(known, 2):
         if not allowed:
             _check(first, other)
-    model = model_of(known)
+    model = model_of(adapter for adapter in adapters if families_of(adapter))
     named = [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
     return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
+
+
+def _seen(adapter: Adapter) -> Adapter:
+    """An adapter of PEFT's names in its place: they can be any model's, so its base or name must say which."""
+    some = next(iter(adapter.slots), None)
+    if some is None or some.component != "model" or not IMAGE.match(some.path):
+        return adapter
+    whole, words = placed(adapter), f"{said(adapter.metadata, adapter.base.name)} {called(adapter)}"
+    named = tuple(each.name for each in families_of(whole) if each.means(words))
+    return replace(whole, families=named) if named else adapter
 
 
 def _check_unets(adapters: Sequence[Adapter], allowed: bool) -> None:
@@ -170,6 +181,7 @@ def described(adapter: Adapter) -> str:
 
     `Wan 2.2, low noise, T2V 14B`.
     """
+    adapter = _seen(adapter)
     found = likely(families_of(adapter), own_sizes(adapter.slots))
     if not found:
         titles = _unets(adapter)
@@ -197,6 +209,7 @@ def _several(found: Sequence[Family], sizes: Sizes) -> str:
 
 def variant(adapter: Adapter) -> dict[str, str]:
     """What tells its model from others of its family: kind -> value."""
+    adapter = _seen(adapter)
     one = family(adapter)
     if one is None:
         return {}
