@@ -44,7 +44,7 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
 
 
 def _seen(adapter: Adapter) -> Adapter:
-    """An adapter of PEFT's names in its place: they can be any model's, so its base or name must say which."""
+    """An adapter of PEFT's names in its place: they can be any model's, so base or name must say which."""
     some = next(iter(adapter.slots), None)
     if some is None or some.component != "model" or not IMAGE.match(some.path):
         return adapter
