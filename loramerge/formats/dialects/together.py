@@ -167,7 +167,7 @@ def variant(adapter: Adapter) -> dict[str, str]:
         return {}
     sizes = own_sizes(adapter.slots)
     some = next((path for path in sizes if "add_k_proj" in path and one.name == "wan"), "")
-    found = one.variant(sizes, " ".join([called(adapter), said(adapter.metadata, adapter.base.name), some]))
+    found = one.variant(sizes, "\n".join([called(adapter), said(adapter.metadata, adapter.base.name), some]))
     if one.name == "wan" and {target.component for target in adapter.slots} == {PARTS[1]}:
         found["noise"] = "low noise"  # as diffusers keeps the two models of Wan 2.2
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 COSMOS = Family(
     "cosmos",
@@ -21,10 +21,10 @@ COSMOS = Family(
     norm_out.linear_{1,2} = final_layer.adaln_modulation.{1,2}
     proj_out = final_layer.linear
     """,
-    said=r"cosmos|anima\b",
+    said=rf"cosmos|{word('anima')}",
     blocks={"transformer_blocks": 36},
     widths={2048: "2B", 4096: "7B", 5120: "14B"},
-    variants={"model": (("Anima", r"anima\b"), ("Cosmos", r"cosmos"))},
+    variants={"model": (("Anima", word("anima")), ("Cosmos", word("cosmos")))},
     converter="convert_cosmos_transformer_checkpoint_to_diffusers",
     model="CosmosTransformer3DModel",
 )

@@ -149,18 +149,26 @@ class Family:
         return re.search(self.said, text, re.IGNORECASE) is not None
 
     def named(self, text: str) -> bool:
-        """Whether the name of a file, or a title, says this family in words of their own."""
-        return re.search(rf"(?<![a-z])({self.said})(?![a-z])", text, re.IGNORECASE) is not None
+        """Whether the name of a file, or a title, says this family in words of their own.
+
+        >>> from loramerge.formats.models.flux import FLUX
+        >>> [FLUX.named(name) for name in ("InkFlux_v2", "flux1-dev", "influx")]
+        [True, True, False]
+        """
+        return re.search(word(self.said), words(text), re.IGNORECASE) is not None
 
     def variant(self, names: Sizes, text: str) -> dict[str, str]:
         """What tells its models apart: kind -> value, as far as widths, names and metadata say.
+
+        The names of its models are words of every day, as "edit" and "turbo" are. So a line counts for them
+        only if it names the family, too.
 
         >>> from loramerge.formats.models.wan import WAN
         >>> WAN.variant({"blocks.0.self_attn.q": (5120, 5120)}, "wan2.2_t2v_low_noise")
         {'version': '2.2', 'noise': 'low noise', 'task': 'T2V', 'size': '14B'}
         """
-        words = f"{text} {_CAMEL.sub(' ', text)}"
-        found = {kind: _only(values, words) for kind, values in self.variants.items()}
+        own = "\n".join(line for line in text.splitlines() if self.named(line))
+        found = {k: _only(v, words(own if k == "model" else text)) for k, v in self.variants.items()}
         size = self.sizes(names)
         found["size"] = size[0] if len(size) == 1 else found.get("size", "")
         return {kind: value for kind, value in found.items() if value}
@@ -179,6 +187,15 @@ class Family:
                 stem = place.rule.ours[0].partition(".*")[0]
                 last[stem] = max(last.get(stem, 0), int(place.numbers[0]))
         return bool(last) and all(number + 1 == self.blocks.get(stem) for stem, number in last.items())
+
+
+def words(text: str) -> str:
+    """A text, and the same with a space where a word begins inside a name.
+
+    >>> words("InkHigh")
+    'InkHigh\\nInk High'
+    """
+    return f"{text}\n{_CAMEL.sub(' ', text)}"
 
 
 def word(*options: str) -> str:

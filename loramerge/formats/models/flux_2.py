@@ -24,7 +24,7 @@ FLUX_2 = Family(
     proj_out = final_layer.linear
     norm_out.linear = final_layer.adaLN_modulation.1 turned 2:1
     """,
-    said=r"flux\W?2|klein",
+    said=r"flux[\W_]?2([\W_]?(dev|klein))?|klein",
     blocks={"transformer_blocks": 8, "single_transformer_blocks": 48},
     widths={6144: "dev", 4096: "9B", 3072: "4B"},
     variants={

@@ -19,7 +19,7 @@ SANA = Family(
     patch_embed.proj = x_embedder.proj
     proj_out = final_layer.linear
     """,
-    said=r"\bsana",
+    said=r"(?<![a-zA-Z])sana",
     blocks={"transformer_blocks": 60},
     widths={2240: "1.6B", 1152: "0.6B"},
     converter="convert_sana_transformer_to_diffusers",
