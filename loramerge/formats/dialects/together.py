@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -23,7 +23,7 @@ UNET = late(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
     r"|(time|add|class)_embed\w*)(\.|$)"
 )
-APART = ("noise", "task", "size")  # variants that are different weights
+APART = ("name", "noise", "task", "size")  # variants that are different weights
 
 
 def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter]:
@@ -52,9 +52,18 @@ def _check(first: Adapter, other: Adapter) -> None:
     _check_widths(first, other, shared)
     one, two = variant(first), variant(other)
     for kind in APART:
-        if one.get(kind, "") != two.get(kind, "") and kind in one and kind in two:
-            title = shared[0].title
-            _refuse(first, f"{title}, {one[kind]}", other, f"{title}, {two[kind]}")
+        if kind in one and kind in two and not _alike(one[kind], two[kind]):
+            _refuse(first, _headed(shared[0], one, kind), other, _headed(shared[0], two, kind))
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two words for a model can mean one: `19B or 22B` and `22B`."""
+    return not set(one.split(" or ")).isdisjoint(other.split(" or "))
+
+
+def _headed(family: Family, variant: Mapping[str, str], kind: str) -> str:
+    """A model, and what tells it from another."""
+    return variant[kind] if kind == "name" else f"{variant.get('name', family.title)}, {variant[kind]}"
 
 
 def _check_fits(first: Adapter, other: Adapter) -> None:
@@ -154,9 +163,10 @@ def described(adapter: Adapter) -> str:
     if len(found) > 1:
         return _several(found, own_sizes(adapter.slots))
     known = variant(adapter)
+    title = known.pop("name", found[0].untold or found[0].title)
     first, last = known.pop("version", ""), known.pop("size", "")
     task = f"{known.pop('task', '')} {last}".strip()
-    return ", ".join(filter(None, [f"{found[0].title} {first}".strip(), *known.values(), task]))
+    return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task]))
 
 
 def _several(found: Sequence[Family], sizes: Sizes) -> str:
@@ -171,8 +181,7 @@ def variant(adapter: Adapter) -> dict[str, str]:
     if one is None:
         return {}
     sizes = own_sizes(adapter.slots)
-    some = next((path for path in sizes if "add_k_proj" in path and one.name == "wan"), "")
-    found = one.variant(sizes, "\n".join([called(adapter), said(adapter.metadata, adapter.base.name), some]))
+    found = one.variant(sizes, "\n".join([called(adapter), said(adapter.metadata, adapter.base.name)]))
     if one.name == "wan" and {target.component for target in adapter.slots} == {PARTS[1]}:
         found["noise"] = "low noise"  # as diffusers keeps the two models of Wan 2.2
     return found

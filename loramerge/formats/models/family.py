@@ -12,7 +12,9 @@ from loramerge.formats.models.rules import Naming, Numbers, Place, Rule, filled,
 
 _CAMEL = late(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])")  # where a word begins inside a name
 OURS, FIRST = "diffusers", "first"
+BESIDE = ("text_conditioner",)  # parts of diffusers' pipelines with modules that others keep in the model
 Sizes = Mapping[str, tuple[int, int]]  # name of a module -> (outs, ins)
+Variants = Mapping[str, tuple[tuple[str, str], ...]]  # kind -> (value, pattern)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +30,13 @@ class Family:
         widths: the inputs that its attention has in published models.
         seldom: a file of other widths that could as well be of another family is taken for that one's.
         tells: modules of which one must be there, where other kinds of models share the rest.
-        variants: what tells its models apart: kind -> (value, what the name or the metadata says).
+        variants: what tells its models apart: kind -> (value, what the name or the metadata says). The
+            kind `name` is the title of one of them.
+        shows: likewise, but told by modules: a pattern for `module outs×ins outs/ins`. These do not lie.
+        untold: how sentences call a model of it that nothing tells from the others; "" if by its title.
         converter: the function of diffusers that renames a checkpoint, against which the names are held.
         model: the class of diffusers that has these modules.
+        beside: another part of its pipelines that has some of them, which `BESIDE` has -> its class.
     """
 
     name: str
@@ -42,9 +48,12 @@ class Family:
     widths: Mapping[int, str] = field(default_factory=dict)
     seldom: bool = False
     tells: str = ""
-    variants: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    variants: Variants = field(default_factory=dict)
+    shows: Variants = field(default_factory=dict)
+    untold: str = ""
     converter: str = ""
     model: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def namings(self) -> Mapping[str, Naming]:
@@ -158,7 +167,7 @@ class Family:
         return re.search(word(self.said), words(text), re.IGNORECASE) is not None
 
     def variant(self, names: Sizes, text: str) -> dict[str, str]:
-        """What tells its models apart: kind -> value, as far as widths, names and metadata say.
+        """What tells its models apart: kind -> value, as far as modules, widths, names and metadata say.
 
         The names of its models are words of every day, as "edit" and "turbo" are. So a line counts for them
         only if it names the family, too.
@@ -169,8 +178,11 @@ class Family:
         """
         own = "\n".join(line for line in text.splitlines() if self.named(line))
         found = {k: _only(v, words(own if k == "model" else text)) for k, v in self.variants.items()}
+        shown = {kind: _only(_inline(values), _shapes(names)) for kind, values in self.shows.items()}
+        found |= {kind: value for kind, value in shown.items() if value}
         size = self.sizes(names)
-        found["size"] = size[0] if len(size) == 1 else found.get("size", "")
+        if len(size) == 1 and found.get("size") not in size[0].split(" or "):
+            found["size"] = size[0]
         return {kind: value for kind, value in found.items() if value}
 
     def sizes(self, names: Sizes) -> list[str]:
@@ -198,6 +210,16 @@ def words(text: str) -> str:
     return f"{text}\n{_CAMEL.sub(' ', text)}"
 
 
+def part_of(path: str) -> str:
+    """The part of diffusers' pipelines that has a module of diffusers' name; "" for the model itself.
+
+    >>> part_of("text_conditioner.blocks.0.mlp.0"), part_of("transformer_blocks.0.attn1.to_q")
+    ('text_conditioner', '')
+    """
+    part, dot, _ = path.partition(".")
+    return part if dot and part in BESIDE else ""
+
+
 def word(*options: str) -> str:
     """A pattern for these where they stand as words: beside no other letter.
 
@@ -213,10 +235,24 @@ def _only(values: Iterable[tuple[str, str]], text: str) -> str:
     return said[0] if len(said) == 1 else ""
 
 
+def _inline(values: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """The same patterns, for which every line is a text of its own."""
+    return ((value, f"(?m){pattern}") for value, pattern in values)
+
+
+def _shapes(names: Sizes) -> str:
+    """What patterns of `shows` are looked for in: a line for every module.
+
+    >>> _shapes({"norm1.linear": (27, 3)})
+    'norm1.linear 27x3 9:1'
+    """
+    return "\n".join(f"{name} {outs}x{ins} {outs / ins:g}:1" for name, (outs, ins) in names.items())
+
+
 def _single(rule: Rule, part: int) -> Rule:
     """The module of diffusers that is one part of a rule."""
     name = rule.ours[part]
     return Rule((name,), name, "equal", () if rule.fused else rule.ratios)
 
 
-__all__ = ["FIRST", "OURS", "Family", "Numbers", "Sizes", "word"]
+__all__ = ["BESIDE", "FIRST", "OURS", "Family", "Numbers", "Sizes", "part_of", "word"]

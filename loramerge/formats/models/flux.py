@@ -112,6 +112,7 @@ FLUX = Family(
             ("dev", rf"(?s)\A(?!.*(kontext|{word('fill')}|{word('redux')}|krea)).*{word('(flux)?1?dev')}"),
         )
     },
+    shows={"model": (("Fill", r"^x_embedder \d+x384 "), ("Canny or Depth", r"^x_embedder \d+x128 "))},
     converter="convert_flux_transformer_checkpoint_to_diffusers",
     model="FluxTransformer2DModel",
 )

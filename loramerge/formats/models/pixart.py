@@ -27,5 +27,6 @@ PIXART = Family(
     blocks={"transformer_blocks": 28},
     widths={1152: "0.6B"},
     variants={"model": (("Sigma", _SIGMA), ("Alpha", rf"(?s)\A(?!.*{_SIGMA}).*{word('alpha')}"))},
+    shows={"model": (("Alpha", r"resolution_embedder|aspect_ratio_embedder"),)},
     model="PixArtTransformer2DModel",
 )

@@ -42,6 +42,14 @@ NAMES = """
     proj_out = head.head
 """
 
+SHOWS = {  # by a second attention to the image, and by the channels that a patch has
+    "task": (
+        ("I2V", r"k_img|add_k_proj|^patch_embedding \d+x144 "),
+        ("T2V", r"^patch_embedding \d+x64 "),
+        ("TI2V", r"^patch_embedding \d+x192 "),
+    )
+}
+
 WAN = Family(
     "wan",
     "Wan",
@@ -55,9 +63,10 @@ WAN = Family(
             ("high noise", _half(_HIGH, _LOW)),
             ("low noise", _half(_LOW, _HIGH)),
         ),
-        "task": (("TI2V", word("ti2v")), ("I2V", word("i2v", "k_img", "add_k_proj")), ("T2V", word("t2v"))),
+        "task": (("TI2V", word("ti2v")), ("I2V", word("i2v")), ("T2V", word("t2v"))),
         "size": tuple((size, word(rf"(?<![\d.])a?{re.escape(size)}")) for size in ("1.3B", "5B", "14B")),
     },
+    shows=SHOWS,
     converter="convert_wan_transformer_to_diffusers",
     model="WanTransformer3DModel",
 )
