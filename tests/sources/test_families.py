@@ -493,3 +493,37 @@ def test_modules_are_believed_before_names(tmp_path):
     keys = {"diffusion_model.joint_blocks.2.x_block.attn2.qkv": (4608, 1536)}
     path = saved(tmp_path / "sd3_medium.safetensors", pairs(keys, NEW, rank=1))
     assert described(lm.load(path)) == "Stable Diffusion 3.5, medium"
+
+
+def chosen(numbers, width, name="double_blocks.{}.img_attn.proj"):
+    return {f"diffusion_model.{name}".format(n): (width, width) for n in numbers}
+
+
+SELF = "blocks.{}.self_attn.q"
+FOUR = "Flux.1 12B or Flux.2 4B or Chroma 8.9B or HunyuanVideo 13B, the tensors do not tell"
+DEEP = {  # what is trained of a model -> what is said of it
+    "a block that the Flux.2 of this width lacks": (chosen([7], 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "as many as the Flux.2 of another width": (chosen(range(8), 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "five of Flux.1, or all of the smallest Flux.2": (chosen(range(5), 3072), FOUR),
+    "the last of Flux.1 alone": (chosen([18], 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "all of Flux.1": (chosen(range(19), 3072), "Flux.1 12B or Chroma 8.9B, the tensors do not tell"),
+    "all of Sana 0.6B, or PixArt": (
+        chosen(range(28), 1152, "transformer_blocks.{}.attn1.to_q"),
+        "PixArt 0.6B or Sana 0.6B, the tensors do not tell",
+    ),
+    "a block that the Wan of this width lacks": (
+        chosen([39], 1536, SELF),
+        "Wan, unlike the published models",
+    ),
+    "HunyuanImage": (
+        chosen([19], 3584),
+        "HunyuanVideo, unlike the published models",
+    ),
+    "a block that it has": (chosen([29], 1536, SELF), "Wan, 1.3B"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_blocks_that_are_chosen_are_no_other_model(name, tmp_path):
+    shapes, said = DEEP[name]
+    assert described(lm.load(saved(tmp_path / "a.safetensors", pairs(shapes, NEW, rank=1)))) == said

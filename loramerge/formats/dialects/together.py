@@ -166,7 +166,8 @@ def described(adapter: Adapter) -> str:
     title = known.pop("name", found[0].untold or found[0].title)
     first, last = known.pop("version", ""), known.pop("size", "")
     task = f"{known.pop('task', '')} {last}".strip()
-    return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task]))
+    odd = "unlike the published models" if found[0].unusual(own_sizes(adapter.slots)) else ""
+    return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task, odd]))
 
 
 def _several(found: Sequence[Family], sizes: Sizes) -> str:

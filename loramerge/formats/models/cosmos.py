@@ -30,6 +30,7 @@ COSMOS = Family(
     said=rf"cosmos|{word('anima')}",
     blocks={"transformer_blocks": 36, "text_conditioner.blocks": 6},
     widths={2048: "2B", 4096: "7B", 5120: "14B"},
+    depths={"2B": {"transformer_blocks": 28}, "7B": {"transformer_blocks": 28}},
     variants={"name": (("Anima", word("anima")), ("Cosmos", word("cosmos")))},
     shows={"name": (("Anima", r"^(text_conditioner|llm_adapter)\."),)},
     converter="convert_cosmos_transformer_checkpoint_to_diffusers",

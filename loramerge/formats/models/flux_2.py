@@ -27,6 +27,10 @@ FLUX_2 = Family(
     said=r"flux[\W_]?2([\W_]?(dev|klein))?|klein",
     blocks={"transformer_blocks": 8, "single_transformer_blocks": 48},
     widths={6144: "dev", 4096: "9B", 3072: "4B"},
+    depths={
+        "4B": {"transformer_blocks": 5, "single_transformer_blocks": 20},
+        "9B": {"single_transformer_blocks": 24},
+    },
     variants={
         "model": (("Klein", word("klein")), ("dev", word("dev"))),
         "size": (("4B", word(r"(?<!\d)4b")), ("9B", word(r"(?<!\d)9b"))),

@@ -57,6 +57,7 @@ WAN = Family(
     said=r"wan\W?(ai|video|2|_?[ti]2v|t2v|i2v)|\bwan\b",
     blocks={"blocks": 40},
     widths={1536: "1.3B", 3072: "5B", 5120: "14B"},
+    depths={"1.3B": {"blocks": 30}, "5B": {"blocks": 30}},
     variants={
         "version": (("2.2", _22), ("2.1", r"wan[\W_]?(video[\W_]?)?2[\W_]?1(?!\d)")),
         "noise": (
