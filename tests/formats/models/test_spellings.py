@@ -117,7 +117,7 @@ def close(found, wanted):
 
 @pytest.mark.parametrize("family", FIRST)
 def test_every_module_has_a_name_for_peft(family, tmp_path):
-    """Also one without dots, as `patch_embedding`. The text_conditioner is a model apart, which PEFT refuses."""
+    """Also one without dots, as `patch_embedding`. PEFT refuses the text_conditioner, a model apart."""
     met = ROWS[FIRST[family]]
     values = tensors(met, 0, around=True)
     kept = {key: value for key, value in values.items() if not key.startswith(met.stem("llm_adapter."))}
