@@ -15,6 +15,7 @@ from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, called, families_of, model_of, own_sizes, said
 from loramerge.formats.dialects.peft import Peft
+from loramerge.formats.dialects.unets import check_unets, unet_of
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family, Sizes
 
@@ -35,6 +36,8 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
     for first, other in combinations(known, 2):
         if not allowed:
             _check(first, other)
+    if not allowed:
+        check_unets(adapters)
     model = model_of(known)
     named = [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
     return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
@@ -155,19 +158,22 @@ def described(adapter: Adapter) -> str:
     `Wan 2.2, low noise, T2V 14B`.
     """
     found = likely(families_of(adapter), own_sizes(adapter.slots))
-    if len(found) != 1:
+    if not found:
+        return unet_of(adapter)
+    if len(found) > 1:
         return _several(found, own_sizes(adapter.slots))
     known = variant(adapter)
     title = known.pop("name", found[0].untold or found[0].title)
     first, last = known.pop("version", ""), known.pop("size", "")
     task = f"{known.pop('task', '')} {last}".strip()
-    return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task]))
+    odd = "unlike the published models" if found[0].unusual(own_sizes(adapter.slots)) else ""
+    return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task, odd]))
 
 
 def _several(found: Sequence[Family], sizes: Sizes) -> str:
     """Families of which nothing tells one from the others."""
     each = [" ".join([f.title, *(f.sizes(sizes) if len(f.sizes(sizes)) == 1 else [])]) for f in found]
-    return f"{' or '.join(each)}, the tensors do not tell" if each else ""
+    return f"{' or '.join(each)}, the tensors do not tell"
 
 
 def variant(adapter: Adapter) -> dict[str, str]:
@@ -176,7 +182,7 @@ def variant(adapter: Adapter) -> dict[str, str]:
     if one is None:
         return {}
     sizes = own_sizes(adapter.slots)
-    found = one.variant(sizes, " ".join([called(adapter), said(adapter.metadata, adapter.base.name)]))
+    found = one.variant(sizes, "\n".join([called(adapter), said(adapter.metadata, adapter.base.name)]))
     if one.name == "wan" and {target.component for target in adapter.slots} == {PARTS[1]}:
         found["noise"] = "low noise"  # as diffusers keeps the two models of Wan 2.2
     return found
