@@ -21,7 +21,7 @@ SAID = ("loramerge.family", "modelspec.architecture", "ss_base_model_version", "
 TITLES = ("modelspec.title", "ss_output_name", "ss_sd_model_name")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """The families that a model can be of; of several, those that nothing tells apart."""
 

@@ -15,7 +15,7 @@ OURS, FIRST = "diffusers", "first"
 Sizes = Mapping[str, tuple[int, int]]  # name of a module -> (outs, ins)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Family:
     """One family.
 
