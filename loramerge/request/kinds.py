@@ -7,7 +7,6 @@ line, recipes and records all ask it, so that a wrong value gets the same senten
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.limits import FACTOR, beyond
-from loramerge.adapters.original import read_text
 from loramerge.errors import SourceError, printable
 from loramerge.request.progress import Bar, Tell
 
@@ -306,6 +304,8 @@ def _renaming(text: str) -> dict[str, str]:
     old, equals, new = text.partition("=")
     if equals:
         return {old: new}
+    from loramerge.adapters.original import read_text  # help reads no file
+
     try:
         raw = read_text(Path(text), text, NAMES)
         said = raw.decode("utf-8")
@@ -322,6 +322,8 @@ def _renaming(text: str) -> dict[str, str]:
 
 
 def _object(text: str) -> Any:
+    import json  # help reads none
+
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -64,7 +64,7 @@ class Line(NamedTuple):
         return np.where(self.first == self.last, self.first, between)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Schedule:
     """What each module is merged with.
 

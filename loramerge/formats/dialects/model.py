@@ -29,7 +29,7 @@ LONGEST = 400  # letters of a title or a name that are looked at
 TITLES = ("modelspec.title", "ss_output_name", "ss_sd_model_name")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """The families that a model can be of; of several, those that nothing tells apart.
 
