@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from loramerge.adapters.limits import FAINT, SIDE, UNIT
+from loramerge.adapters.lowrank import LowRank
 from loramerge.arrays.backend import Array, positions
+from loramerge.arrays.dtypes import wide
 from loramerge.errors import SourceError, printable
 
 
@@ -41,6 +43,23 @@ def suspects(left: Array, right: Array, scale: Array, owner: Array) -> Iterator[
         mine = np.flatnonzero(owner == source)
         for module in positions(size[:, mine].max(axis=1) < 1 / UNIT):
             yield Suspect("weak", source, module, mine.tolist())
+
+
+def check_sizes(name: str, module: str, update: LowRank) -> None:
+    """Refuse an update that is looked at by itself, as one of a merge is.
+
+    Raises:
+        SourceError: squares of a unit of it leave float64.
+    """
+    up, down = wide(update.up), wide(update.down)
+    if not (np.isfinite(up).all() and np.isfinite(down).all()):
+        return  # another sentence tells of it
+    with np.errstate(over="ignore", under="ignore"):
+        left, right = np.linalg.norm(up, axis=0)[None], np.linalg.norm(down, axis=1)[None]
+    alive = up.any(axis=0) & down.any(axis=1)
+    for how, _, _, units in suspects(left, right, np.full_like(left, update.scale), np.zeros(left.size, int)):
+        if alive[list(units)].any() and update.scale:
+            raise refusal(how, name, module)
 
 
 def refusal(how: str, name: str, module: str) -> SourceError:

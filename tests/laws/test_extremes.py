@@ -160,3 +160,13 @@ def test_the_sentence_of_a_weight():
 def test_a_scale_is_a_number():
     with pytest.raises(lm.UsageError, match=r"The scale of q is inf: give a number\."):
         lm.Adapter.of({"q": LowRank(np.eye(2), np.eye(2), float("inf"))})
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "scale"), [(1e160, 1e-160, 2), (1e-200, 1, 2e200), (1, 1e300, 2e-300)]
+)
+def test_a_norm_is_that_of_the_update_and_not_of_its_factors(up, down, scale):
+    update = LowRank(np.array([[3 * up], [4 * up]]), np.array([[down]]), scale)
+    assert update.norm() == pytest.approx(10)
+    assert update.inner(update) == pytest.approx(100)
+    assert (update * 1e200).norm() == pytest.approx(1e201)
