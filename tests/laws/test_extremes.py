@@ -169,4 +169,4 @@ def test_a_norm_is_that_of_the_update_and_not_of_its_factors(up, down, scale):
     update = LowRank(np.array([[3 * up], [4 * up]]), np.array([[down]]), scale)
     assert update.norm() == pytest.approx(10)
     assert update.inner(update) == pytest.approx(100)
-    assert (update * 1e200).norm() == pytest.approx(1e201)
+    assert (update * 1e100).norm() == pytest.approx(1e101)
