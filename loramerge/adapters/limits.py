@@ -11,7 +11,8 @@ STRONG = 1.5  # times the mean norm of its sources: a merge beyond it is told to
 SMALL = 1024  # units that need no look at the shape
 FACTOR = 1e30  # a weight or strength is 0 or between its inverse and this
 UNIT = 1e40  # likewise for ‖b‖‖a‖ of a unit: methods square squares of both, and float64 ends at 1e±308
-SIDE = 1e75  # and for each half, scale and all, of a unit as it is stored
+SIDE = 1e75  # the largest half, scale and all, of a unit as it is stored
+FAINT = 1e-140  # the smallest half, without its scale: the square of a smaller one loses digits
 
 
 def check_units(name: str, shape: tuple[int, int], ranks: Sequence[int]) -> None:

@@ -36,6 +36,8 @@ class Traits:
         family: where the `methods` listing puts it.
         weights: ``additive``: N copies at w/N equal one at w. ``consensus``: N copies at w equal one
             at w. ``none``: neither.
+        common: what a factor c > 0 of all weights does. ``times``: the merge is c times as large. ``same``:
+            nothing, as only ratios count. ``neither``.
         gauge: ``invariant``: only ΔW matters. ``raw``: bound to the factors as stored.
         identity: one adapter at weight 1 comes back as itself.
         homogeneous: all sources times c > 0 give the merge times c.
@@ -52,6 +54,7 @@ class Traits:
 
     family: str
     weights: Literal["additive", "consensus", "none"]
+    common: Literal["times", "same", "neither"] = "times"
     gauge: Literal["invariant", "raw"] = "invariant"
     identity: bool = True
     homogeneous: bool = True

@@ -67,7 +67,9 @@ class Sg(Sized):
 
     @property
     def traits(self) -> Traits:
-        return Traits("semantic", weights="consensus", exact=True, sums=True, given="similarity")
+        return Traits(
+            "semantic", weights="consensus", common="neither", exact=True, sums=True, given="similarity"
+        )
 
     @property
     def query(self) -> str | None:
