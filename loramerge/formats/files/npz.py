@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from loramerge.adapters.adapter import Held
+from loramerge.adapters.limits import NAME, too_long
 from loramerge.arrays.backend import Array
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.safetensors import File, Stored
@@ -54,6 +55,8 @@ def _arrays(stream: Any) -> Iterator[tuple[str, Array]]:
         ):  # no small file holds more
             raise ValueError(f"it has more than {MOST // 2**20} MiB of numbers")
         for entry in entries:
+            if len(entry.filename) > NAME:
+                raise ValueError(too_long(entry.filename))
             with archive.open(entry) as part:
                 yield entry.filename.removesuffix(".npy"), _array(part, entry.file_size)
 
