@@ -82,13 +82,14 @@ class Column:
 
 @cache
 def run(label: str) -> Run:
-    """A run: of a file, or of that in later.json whose label ends so.
+    """A run: of a file, or of that in later.json whose label ends so, or says so before its seeds.
 
     The file has two numbers a row, the mean and the worst task. Two tasks that have these stand for all.
     """
     if (path := PLACE / f"{label}.json").exists():
         return Run(_rows(json.loads(path.read_text())))
-    (found,) = [one for one in json.loads((PLACE / "later.json").read_text()) if one["label"].endswith(label)]
+    later = json.loads((PLACE / "later.json").read_text())
+    (found,) = [one for one in later if f": {label}, " in one["label"] or one["label"].endswith(label)]
     return Run(_rows(found))
 
 
@@ -220,7 +221,18 @@ ALL_RANKS = (
     "level", "karcher", "pico", "shrunk_tsv", "iso_c", "average", "PEFT magnitude_prune_svd", "PEFT svd",
     "wudi, ridge 1", "tsv", "PEFT ties_svd",
 )  # fmt: skip
+MANY = "16 and 32 adapters of 8 tasks by the ten best with 8, rank 8"
 GATES = ("smile", "seqr", "arrow", "spectr", "lag", "rank-self", "rank-absproj", "static")
+
+
+def _many() -> str:
+    whole, columns = run(MANY), []
+    for kind in ("untuned", "tuned"):
+        for count in (16, 32):
+            columns.append(Column(f"{kind} T={count}", kind, count))
+            columns.append(Column("worst", kind, count, worst=True))
+    columns += [Column(f"tuned to PEFT svd, T={n}", "tuned", n, to="PEFT svd", sure=True) for n in (16, 32)]
+    return grid(whole, ordered(whole, Column("", "untuned", 16)), columns)
 
 
 def _routed() -> str:
@@ -294,6 +306,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lego": _lego,
     "ranks": lambda: _ranks("without a limit, seeds 8 to 10"),
     "more at ranks": lambda: _ranks("without a limit, seed 8", ALL_RANKS),
+    "many": _many,
     "routed": _routed,
     "one head": _one_head,
     "heads": _heads,

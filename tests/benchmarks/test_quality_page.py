@@ -95,6 +95,17 @@ def conflicting(name, kind):
     return f"{float(mean(name, kind, plan.HARD, (2,))):.2f}"
 
 
+def many_seeds():
+    return sorted({row["seed"] for row in run(page.MANY).rows})
+
+
+def many():
+    """How far `level` is below, as it is, with 16 and 32 adapters, and what the sum keeps."""
+    whole = run(page.MANY)
+    apart = [Column("", "untuned", n, to="level", sure=True).cell(whole, "shrunk_tsv") for n in (16, 32)]
+    return f"As it is, `shrunk_tsv` is better: {apart[0]} with 16 adapters, {apart[1]} with 32."
+
+
 SENTENCES = {
     "the sum": lambda: f"four kept {short('linear', 4)} of what they do alone, eight {short('linear', 8)}.",
     "the lead": lambda: f"PEFT's types, tuned, is {overall(8)[:6].lstrip('+')}.",
@@ -124,6 +135,8 @@ SENTENCES = {
         f"{conflicting('level', 'tuned')}; the best of PEFT tuned, `ties_svd`, "
         f"{conflicting('PEFT ties_svd', 'tuned')}."
     ),
+    "many": many,
+    "seeds of many": lambda: f"reporting seeds {many_seeds()[0]} to {many_seeds()[-1]}. These are the ten",
     "ridge": lambda: several(
         *(Column("", "tuned", n, to="wudi").cell(run("reporting"), "wudi, ridge 1") for n in COUNTS)
     ),
