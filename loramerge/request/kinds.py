@@ -183,15 +183,18 @@ def size(count: float) -> str:
 
 
 class Strength(Kind):
-    """A finite number, or the name of a policy."""
+    """A finite number, or the name of a policy; `former` policies are understood, but offered to nobody."""
 
-    def __init__(self, *, policies: tuple[str, ...], metavar: str | None = None) -> None:
+    def __init__(
+        self, *, policies: tuple[str, ...], former: tuple[str, ...] = (), metavar: str | None = None
+    ) -> None:
         super().__init__(metavar=metavar)
         self.policies = self.offers = policies
+        self.former = former
 
     def fit(self, value: Any) -> float | str:
         if isinstance(value, str):
-            if value in self.policies:
+            if value in (*self.policies, *self.former):
                 return value
             value = _float(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
