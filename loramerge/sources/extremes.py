@@ -56,7 +56,7 @@ def check_sizes(name: str, module: str, update: LowRank) -> None:
         return  # another sentence tells of it
     with np.errstate(over="ignore", under="ignore"):
         left, right = np.linalg.norm(up, axis=0)[None], np.linalg.norm(down, axis=1)[None]
-    alive = up.any(axis=0) & down.any(axis=1)
+    alive = np.logical_and(up.any(axis=0), down.any(axis=1))
     for how, _, _, units in suspects(left, right, np.full_like(left, update.scale), np.zeros(left.size, int)):
         if alive[list(units)].any() and update.scale:
             raise refusal(how, name, module)
