@@ -28,7 +28,7 @@ Made = TypeVar("Made", bound="Method")
 Then = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Traits:
     """What holds for a method; the laws in the tests and the driver read it.
 
@@ -68,7 +68,7 @@ class Traits:
     given: Literal["weight", "similarity"] = "weight"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Interval:
     """The values an option may take; the text is what help and errors show. `endless`: inf too."""
 

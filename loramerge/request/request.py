@@ -17,7 +17,7 @@ from loramerge.request import kinds
 from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort
 from loramerge.request.field import Field, ask, fields_of
-from loramerge.request.rules import rule, weight
+from loramerge.request.rules import UNBOUNDED, rule, weight
 from loramerge.request.share import Share
 from loramerge.request.tables import consumers, formats, policies, profiles, spellings
 
@@ -37,7 +37,7 @@ GRAINS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, repr=False, kw_only=True, eq=False)
 class Request:
     """Everything that a merge can be asked for beside its sources and its method.
 
@@ -139,7 +139,7 @@ class Request:
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`, every module as strong as its "
         "sources on average; `cosine`, modules weighed for the largest smallest cosine with a source, the "
         "whole no stronger than the sources are on average.", "strength",
-        kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
+        kinds.Strength(metavar="S", policies=SCALES, former=(UNBOUNDED,)), shown="1")  # fmt: skip
     max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
         "its norm.", "output", kinds.Number())  # fmt: skip
     max_lost: float | None = ask(None, "Fail (exit 4) if the merge misses more than this share of the energy "
@@ -171,6 +171,12 @@ class Request:
 
     def __repr__(self) -> str:
         return f"Request({', '.join(f'{each.name}={value!r}' for each, value in self.given())})"
+
+    def __eq__(self, other: object) -> bool:  # to generate it for 45 fields slows start-up
+        return list(self.given()) == list(other.given()) if isinstance(other, Request) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.given()))
 
     def _repr_html_(self) -> str:
         return facts_html({each.name: value for each, value in self.given()} or {"request": "as usual"})

@@ -10,7 +10,7 @@ from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.target import Target
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.dialects.blocks import BESIDE, TEXT, blocks_of, lists
-from loramerge.formats.dialects.model import families_of
+from loramerge.formats.dialects.model import families_of, own_sizes
 from loramerge.formats.dialects.places import is_t5
 from loramerge.request.blocks import Named, Strengths, strengths
 
@@ -102,7 +102,11 @@ def _orders(adapter: Adapter, own: set[str]) -> list[tuple[str, ...]]:
     for family in families_of(adapter):
         names = list(lists(family))
         here = {name: _count(own, name) for name in names}
-        sizes = [dict(zip(names, family.blocks.values(), strict=True))] + [here] * all(here.values())
+        models = family.sizes(own_sizes(adapter.slots)) or ["", *family.depths]
+        sizes = [
+            {n: c for n, (_, c) in zip(names, family.counts(m, family.blocks), strict=True)} for m in models
+        ]
+        sizes += [here] * all(here.values())
         found += [tuple(f"{name}.{n:02}" for name in names for n in range(size[name])) for size in sizes]
     *front, end = AROUND
     whole = [(*front, *each, end) for each in found if len(each) == sum(FLUX)]

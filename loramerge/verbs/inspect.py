@@ -22,7 +22,7 @@ from loramerge.errors import IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha
 from loramerge.formats.dialects import named
 from loramerge.formats.dialects.together import described
-from loramerge.merge.tables import as_html, fitted, wrapped
+from loramerge.merge.tables import as_html, counted, fitted, wrapped
 from loramerge.request.progress import Tell
 from loramerge.request.request import Request
 from loramerge.sources.blocks import norms
@@ -139,7 +139,7 @@ class Inspection:
 
     def _head(self) -> str:
         head = (
-            f"{printable(self.adapter.name)}: {self.kind}, {len(self.modules)} modules, "
+            f"{printable(self.adapter.name)}: {self.kind}, {counted(len(self.modules), 'module')}, "
             f"{dtypes.word(self.adapter.dtype)}, "
             f"{self._model}"
             f"{'' if self.norm is None else f', ‖ΔW‖ {self.norm:.4g}'}"

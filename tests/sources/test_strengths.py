@@ -129,6 +129,20 @@ def test_every_family_takes_a_strength_for_each_of_its_blocks(family, tmp_path):
     assert found == {name: 0.5 if name.startswith(counted) else 1 for name in found}
 
 
+@pytest.mark.parametrize(("width", "count"), [(1536, 30), (5120, 40)])
+def test_a_smaller_model_of_a_family_takes_as_many_as_it_has_blocks(width, count, tmp_path):
+    """Of which the file may have a few."""
+    names = {f"diffusion_model.blocks.{n}.self_attn.q": (width, width) for n in range(3)}
+    (adapter,) = lm.open(
+        [saved(tmp_path / "a.safetensors", pairs(names, rank=1))], alpha="rank"
+    ).sources.adapters
+    assert strengths(adapter, ",".join(["0.5"] * count)) == {f"blocks.0{n}": 0.5 for n in range(3)}
+    with pytest.raises(
+        UsageError, match=rf"has 35 strengths for a.safetensors: 3 or 4 or {count} or {count + 1} "
+    ):
+        lm.combine([tmp_path / "a.safetensors"], blocks=[0.5] * 35)
+
+
 @pytest.mark.parametrize(
     ("asked", "why"),
     {
