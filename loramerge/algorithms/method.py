@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 
 from loramerge.adapters.arguments import WORDS
-from loramerge.adapters.limits import FACTOR, beyond
+from loramerge.adapters.limits import FACTOR, WHOLE, beyond
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, weigh
@@ -278,6 +278,8 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
     allowed = typing.get_args(hint) if _is_union(hint) else (hint,)
     if value is None and type(None) in allowed:
         return
+    if isinstance(value, int) and abs(value) > WHOLE:
+        raise UsageError(f"{of.name} is above {WHOLE} in size, the largest whole number here.")
     name, shown, interval = of.name, printable(repr(value), 60), of.metadata.get("interval")
     if words := choices(of, hint):
         if not isinstance(value, str) or value not in words:
