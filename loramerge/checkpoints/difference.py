@@ -23,7 +23,7 @@ from loramerge.errors import IncompatibleError, printable
 
 PAIRED: tuple[Kind, ...] = ("linear", "conv", "expert")  # embeddings are taken whole, if at all
 EXACT = 1e-12  # of ‖ΔW‖², that a fit may lose more than the best: planted differences come back
-OF_LOST = 3e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
+OF_LOST = 4e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
 ROUGH = 0.05  # enough to see whether there is more than rounding
 FIRST = 16  # units, where a share of the energy says how many
 CLEAR = 1e-2  # of ‖ΔW‖²: more that is lost is known from what is kept
