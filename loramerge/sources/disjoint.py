@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
@@ -15,7 +15,7 @@ from loramerge.formats import models
 from loramerge.formats.dialects.model import RAW
 from loramerge.formats.models.families import having
 from loramerge.formats.models.layers import ENCODED, known
-from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
+from loramerge.formats.models.stems import BESIDE, TOWERS, core, parted, place, unnumbered
 
 UNET = RAW[0]
 TEXTS = {("text_model",), ("decoder",)}
@@ -77,15 +77,13 @@ def _name(target: Target) -> str:
     return unnumbered(_path(target))
 
 
-def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
-    """Sentences about sources that share no module with the others.
+def told(adapters: Sequence[Adapter], apart: Mapping[int, Iterable[Target]], allowed: bool) -> list[str]:
+    """Sentences about groups of sources, each called by its first, that share no module with each other.
 
     Raises:
         IncompatibleError: and nothing tells that they are parts of one model.
     """
-    if not allowed:
-        _check_numbered(adapters)
-    groups = _groups(adapters)
+    groups = [Group(turn, adapters[turn].name, frozenset(targets)) for turn, targets in apart.items()]
     if allowed:
         return _notes([(f"{say('allow_disjoint', True)} says so", groups)])
     kinds = _kinds(groups)
@@ -168,52 +166,6 @@ def _some(names: Sequence[str]) -> str:
     if len(shown) > FEW:
         shown = [*shown[: FEW - 1], f"{len(shown) - FEW + 1} more"]
     return f"{', '.join(shown[:-1])} and {shown[-1]}"
-
-
-def _check_numbered(adapters: Sequence[Adapter]) -> None:
-    """Modules without names are matched by number: that means something between files of one length alone.
-
-    Raises:
-        IncompatibleError: two have other numbers.
-    """
-    seen: dict[str, tuple[Adapter, set[str]]] = {}  # component -> the first that has it, and its numbers
-    for adapter in adapters:
-        own: dict[str, set[str]] = {}
-        for target in adapter:
-            if target.path.startswith("numbered."):
-                own.setdefault(target.component, set()).add(target.path)
-        for component, paths in own.items():
-            first, others = seen.setdefault(component, (adapter, paths))
-            if paths != others:
-                raise IncompatibleError(
-                    f"{printable(first.name)} has {len(others)} numbered modules and "
-                    f"{printable(adapter.name)} {len(paths)}: one number may mean two modules. If it does "
-                    f"not, add {say('allow_disjoint', True)}."
-                )
-
-
-def _groups(adapters: Sequence[Adapter]) -> list[Group]:
-    """The sources grouped by the modules that they share, in the order in which the user names them."""
-    heads = list(range(len(adapters)))  # source -> one before it in its group, or itself
-    inside = [{each for each in adapter if layered(each.path)} or set(adapter) for adapter in adapters]
-    seen: dict[Target, int] = {}
-    for turn, targets in enumerate(inside):
-        for target in targets:
-            one, other = sorted((_head(heads, turn), _head(heads, seen.setdefault(target, turn))))
-            heads[other] = one
-    found: dict[int, set[Target]] = {}
-    for turn, targets in enumerate(inside):
-        if targets:
-            found.setdefault(_head(heads, turn), set()).update(targets)
-    return [Group(head, adapters[head].name, frozenset(targets)) for head, targets in found.items()]
-
-
-def _head(heads: list[int], turn: int) -> int:
-    """The first source of a group; the way to it is shortened for who asks next."""
-    while heads[turn] != turn:
-        heads[turn] = heads[heads[turn]]
-        turn = heads[turn]
-    return turn
 
 
 def _one_model(first: Group, other: Group) -> str:

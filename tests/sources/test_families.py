@@ -125,6 +125,16 @@ def test_one_adapter_is_found_equal_under_both_names_of_its_model(tmp_path):
         "wan_high_quality": "",
         "wan_hnx_slow": "",
         "wan_low_and_high": "",
+        "high_low": "",
+        "HN_portrait": "",
+        "low_battery": "",
+        "wan_high_voltage": "",
+        "wan22_highres_detail": "",
+        "high_v_neck": "",
+        "wan22_high_ink": "high noise",
+        "ink_LN_v2": "low noise",
+        "ink_i2v_HIGH_e320": "high noise",
+        "wan_hn-fp16": "high noise",
     }.items(),
 )
 def test_a_name_says_which_noise_it_is_for(name, noise, tmp_path):
@@ -203,6 +213,10 @@ QWEN = "diffusion_model.transformer_blocks.0.txt_mlp.net.0.proj"
         "Qwen-Image-Edit": "Edit",
         "qwen_layered": "Layered",
         "qwen_edited": "",
+        "edit-2511-multi": "Edit-2511",
+        "edit_tool": "",
+        "layered_hair": "",
+        "style_2509": "",
     }.items(),
 )
 def test_the_models_of_qwen_image_are_told_by_names_and_merge_with_a_note(name, model, tmp_path):
@@ -328,6 +342,59 @@ def test_two_sizes_of_one_family_are_refused_even_where_others_could_be_meant(tm
         lm.combine([small, large], "linear")
 
 
+QKV = {"diffusion_model.double_blocks.0.img_attn.qkv": (9216, 3072)}  # of four families
+Z = {"diffusion_model.layers.0.attention.qkv": (11520, 3840)}
+CALLED = {  # name of a file -> (its modules, the model that is said)
+    "flux_2_klein_ink": (QKV, "Flux.2, Klein, 4B"),
+    "InkFlux_v2": (QKV, "Flux.1, 12B"),
+    "kontext_dev": (QKV, "Flux.1, Kontext, 12B"),
+    "ink_fluxdev": (QKV, "Flux.1, dev, 12B"),
+    "framepack-ink": (QKV, "HunyuanVideo, FramePack, 13B"),
+    "z_image_turbo": (Z, "Z-Image, Turbo, 6B"),
+    "ink_zit_v2": (Z, "Z-Image, Turbo, 6B"),
+    "turbo_charged": (Z, "Z-Image, 6B"),
+    "base_edit": (Z, "Z-Image, 6B"),
+}
+
+
+@pytest.mark.parametrize("name", ["flux_3", "influx", "chromakey", "hunyuan_image_ink", "fill_light"])
+def test_a_name_that_only_contains_that_of_a_model_tells_none(name, tmp_path):
+    path = saved(tmp_path / f"{name}.safetensors", pairs(QKV, NEW, rank=1))
+    assert "the tensors do not tell" in described(lm.load(path))
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_a_word_of_every_day_tells_a_model_only_beside_the_name_of_its_family(name, tmp_path):
+    shapes, said = CALLED[name]
+    assert described(lm.load(saved(tmp_path / f"{name}.safetensors", pairs(shapes, NEW, rank=1)))) == said
+
+
+def test_a_name_tells_no_family_that_has_no_model_of_this_width(tmp_path):
+    """Sana is a name of people, too."""
+    shapes = {"transformer.transformer_blocks.0.attn1.to_q": (1920, 1920)}
+    path = saved(tmp_path / "sana.safetensors", pairs(shapes, NEW, rank=1))
+    assert described(lm.load(path)) == "CogVideoX, 2B"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    {
+        "wan22_low_noise/pytorch_lora_weights": "Wan 2.2, low noise",
+        "wan22_low_noise/epoch10/adapter_model": "Wan 2.2, low noise",
+        "wan22_low_noise/ink": "Wan",
+    }.items(),
+)
+def test_a_file_that_a_tool_has_named_is_called_as_its_folder_is(place, said, tmp_path):
+    path = tmp_path / f"{place}.safetensors"
+    path.parent.mkdir(parents=True)
+    assert described(lm.load(saved(path, pairs({WAN.format(0): (4, 4)}, NEW)))) == said
+
+
+def test_a_long_title_takes_no_long_time(tmp_path):
+    path = saved(tmp_path / "a.safetensors", pairs(Z, NEW, rank=1), {"modelspec.title": "qwen edit " * 99999})
+    assert described(lm.load(path)) == "Z-Image, 6B"
+
+
 ANIMA = {  # a spelling -> the keys of a block, and of the text adapter beside it
     "comfy": ("diffusion_model.blocks.0.self_attn.q_proj", "diffusion_model.llm_adapter.blocks.0.mlp.0"),
     "kohya": ("lora_unet_blocks_0_self_attn_q_proj", "lora_unet_llm_adapter_blocks_0_mlp_0"),
@@ -430,15 +497,49 @@ def test_modules_are_believed_before_names(tmp_path):
     assert described(lm.load(path)) == "Stable Diffusion 3.5, medium"
 
 
+def chosen(numbers, width, name="double_blocks.{}.img_attn.proj"):
+    return {f"diffusion_model.{name}".format(n): (width, width) for n in numbers}
+
+
+SELF = "blocks.{}.self_attn.q"
+FOUR = "Flux.1 12B or Flux.2 4B or Chroma 8.9B or HunyuanVideo 13B, the tensors do not tell"
+DEEP = {  # what is trained of a model -> what is said of it
+    "a block that the Flux.2 of this width lacks": (chosen([7], 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "as many as the Flux.2 of another width": (chosen(range(8), 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "five of Flux.1, or all of the smallest Flux.2": (chosen(range(5), 3072), FOUR),
+    "the last of Flux.1 alone": (chosen([18], 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "all of Flux.1": (chosen(range(19), 3072), "Flux.1 12B or Chroma 8.9B, the tensors do not tell"),
+    "all of Sana 0.6B, or PixArt": (
+        chosen(range(28), 1152, "transformer_blocks.{}.attn1.to_q"),
+        "PixArt 0.6B or Sana 0.6B, the tensors do not tell",
+    ),
+    "a block that the Wan of this width lacks": (
+        chosen([39], 1536, SELF),
+        "Wan, unlike the published models",
+    ),
+    "HunyuanImage": (
+        chosen([19], 3584),
+        "HunyuanVideo, unlike the published models",
+    ),
+    "a block that it has": (chosen([29], 1536, SELF), "Wan, 1.3B"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_blocks_that_are_chosen_are_no_other_model(name, tmp_path):
+    shapes, said = DEEP[name]
+    assert described(lm.load(saved(tmp_path / "a.safetensors", pairs(shapes, NEW, rank=1)))) == said
+
+
 CROSS = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 LEVEL = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-DEEP = "down_blocks.2.attentions.0.transformer_blocks.5.attn1.to_q"
+INNER = "down_blocks.2.attentions.0.transformer_blocks.5.attn1.to_q"
 UNETS = {  # name of a file -> (a module, its size, what the file is called)
     "one": (CROSS, (640, 768), "Stable Diffusion 1"),
     "two": (CROSS, (640, 1024), "Stable Diffusion 2"),
     "early": (LEVEL, (320, 320), "Stable Diffusion 1 or Stable Diffusion 2, the tensors do not tell"),
     "xl": (CROSS, (640, 2048), "Stable Diffusion XL"),
-    "deep": (DEEP, (1280, 1280), "Stable Diffusion XL"),
+    "deep": (INNER, (1280, 1280), "Stable Diffusion XL"),
     "refiner": (CROSS, (768, 1280), "Stable Diffusion XL's refiner"),
     "small": (CROSS.replace("attn2.to_k", "attn1.to_q"), (640, 640), ""),
     "strange": (CROSS, (640, 4096), ""),

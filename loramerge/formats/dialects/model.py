@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.late import late
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
@@ -18,10 +20,16 @@ RAW = ("unet", *PARTS)  # where modules lie whose family is not known
 VARIANT = "loramerge.variant"  # what the file's names said of its model before they were changed
 SAID = ("loramerge.family", "modelspec.architecture", "ss_base_model_version", "ss_network_module")
 
+USUAL = late(  # names that tools give
+    r"pytorch_lora_weights|adapter_model|diffusion_pytorch_model|adapters?|model|lora|final|last"
+    r"|(epoch|step|checkpoint|global_step)[-_]?\d*",
+    re.IGNORECASE,
+)
+LONGEST = 400  # letters of a title or a name that are looked at
 TITLES = ("modelspec.title", "ss_output_name", "ss_sd_model_name")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """The families that a model can be of; of several, those that nothing tells apart.
 
@@ -83,14 +91,23 @@ def families_of(adapter: Adapter) -> tuple[Family, ...]:
         found = tuple(FAMILIES[name] for name in adapter.families)
     else:
         found = possible(own_sizes(adapter.slots), said(adapter.metadata, adapter.base.name))
-    named = tuple(each for each in found if each.named(called(adapter)))
+    wide = tuple(each for each in found if each.sizes(own_sizes(adapter.slots))) or found
+    named = tuple(each for each in wide if each.named(called(adapter)))
     return named if len(named) == 1 else found
 
 
 def called(adapter: Adapter) -> str:
-    """What makers and users call an adapter: its file, and the titles in its metadata."""
-    titles = [adapter.metadata.get(key, "") for key in TITLES]
-    return " ".join([adapter.provenance.name.removesuffix(".safetensors"), *titles])
+    """What makers and users call an adapter, a line each: its file, and the titles in its metadata."""
+    own = adapter.provenance
+    at = own.hub.split("/") if own.hub else own.files[0].parts[:-1] if own.files else ()
+    name = own.name.removesuffix(".safetensors")
+    if USUAL.fullmatch(name):  # every file of that tool is called so: the folder is the maker's
+        name = next((part for part in reversed(at) if not USUAL.fullmatch(part)), name)
+    return _lines([name, *(adapter.metadata.get(key) for key in TITLES)])
+
+
+def _lines(texts: Iterable[str | None]) -> str:
+    return "\n".join(text[:LONGEST] for text in texts if text)
 
 
 def own_sizes(slots: Mapping[Target, Slot]) -> dict[str, tuple[int, int]]:
@@ -103,7 +120,7 @@ def said(metadata: Mapping[str, str], base: str | None = None) -> str:
     words = [*(metadata.get(key) for key in SAID), base]
     if (own := metadata.get(SAID[0])) is not None:
         words = [FAMILIES[own].title if own in FAMILIES else ""]
-    return " ".join(filter(None, [*words, metadata.get(VARIANT)]))
+    return _lines([*words, metadata.get(VARIANT)])
 
 
 class Placed(NamedTuple):

@@ -15,9 +15,9 @@ from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, called, families_of, model_of, own_sizes, said
 from loramerge.formats.dialects.peft import Peft
+from loramerge.formats.dialects.unets import apart, unet_of
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family, Sizes
-from loramerge.formats.models.unet_kinds import kinds
 
 UNET = late(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
@@ -33,11 +33,12 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
     Raises:
         IncompatibleError: two are of different families or variants, and that is not allowed.
     """
-    _check_unets(adapters, allowed)
     known = [seen for adapter in adapters if families_of(seen := _seen(adapter))]
     for first, other in combinations(known, 2):
         if not allowed:
             _check(first, other)
+    for differing in apart(adapters) if not allowed else ():
+        _refuse(*differing)
     model = model_of(adapter for adapter in adapters if families_of(adapter))
     named = [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
     return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
@@ -51,17 +52,6 @@ def _seen(adapter: Adapter) -> Adapter:
     whole, words = placed(adapter), f"{said(adapter.metadata, adapter.base.name)} {called(adapter)}"
     named = tuple(each.name for each in families_of(whole) if each.means(words))
     return replace(whole, families=named) if named else adapter
-
-
-def _check_unets(adapters: Sequence[Adapter], allowed: bool) -> None:
-    """Raises IncompatibleError: the U-Nets of two are of different models, and that is not allowed."""
-    seen: dict[tuple[str, ...], Adapter] = {}
-    for adapter in adapters if not allowed else ():
-        if own := _unets(adapter):
-            seen.setdefault(own, adapter)
-    for (mine, first), (theirs, other) in combinations(seen.items(), 2):
-        if not set(mine) & set(theirs):
-            _refuse(first, " or ".join(mine), other, " or ".join(theirs))
 
 
 def _check(first: Adapter, other: Adapter) -> None:
@@ -184,27 +174,21 @@ def described(adapter: Adapter) -> str:
     adapter = _seen(adapter)
     found = likely(families_of(adapter), own_sizes(adapter.slots))
     if not found:
-        titles = _unets(adapter)
-        return f"{' or '.join(titles)}{', the tensors do not tell' if len(titles) > 1 else ''}"
-    if len(found) != 1:
+        return unet_of(adapter)
+    if len(found) > 1:
         return _several(found, own_sizes(adapter.slots))
     known = variant(adapter)
     title = known.pop("name", found[0].untold or found[0].title)
     first, last = known.pop("version", ""), known.pop("size", "")
     task = f"{known.pop('task', '')} {last}".strip()
-    return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task]))
-
-
-def _unets(adapter: Adapter) -> tuple[str, ...]:
-    """The models with a U-Net that an adapter can be of; () where it has none, or nothing tells."""
-    sizes = {t.path: slot.shape for t, slot in adapter.slots.items() if t.component in ("unet", "model")}
-    return kinds(sizes) if sizes and UNET.match(next(iter(sizes))) else ()
+    odd = "unlike the published models" if found[0].unusual(own_sizes(adapter.slots)) else ""
+    return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task, odd]))
 
 
 def _several(found: Sequence[Family], sizes: Sizes) -> str:
     """Families of which nothing tells one from the others."""
     each = [" ".join([f.title, *(f.sizes(sizes) if len(f.sizes(sizes)) == 1 else [])]) for f in found]
-    return f"{' or '.join(each)}, the tensors do not tell" if each else ""
+    return f"{' or '.join(each)}, the tensors do not tell"
 
 
 def variant(adapter: Adapter) -> dict[str, str]:
@@ -214,7 +198,7 @@ def variant(adapter: Adapter) -> dict[str, str]:
     if one is None:
         return {}
     sizes = own_sizes(adapter.slots)
-    found = one.variant(sizes, " ".join([called(adapter), said(adapter.metadata, adapter.base.name)]))
+    found = one.variant(sizes, "\n".join([called(adapter), said(adapter.metadata, adapter.base.name)]))
     if one.name == "wan" and {target.component for target in adapter.slots} == {PARTS[1]}:
         found["noise"] = "low noise"  # as diffusers keeps the two models of Wan 2.2
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 COSMOS = Family(
     "cosmos",
@@ -27,10 +27,11 @@ COSMOS = Family(
     text_conditioner.blocks.*.mlp.2 = llm_adapter.blocks.*.mlp.2 1:4
     text_conditioner.{in,out}_proj = llm_adapter.{in,out}_proj
     """,
-    said=r"cosmos|anima\b",
+    said=rf"cosmos|{word('anima')}",
     blocks={"transformer_blocks": 36, "text_conditioner.blocks": 6},
     widths={2048: "2B", 4096: "7B", 5120: "14B"},
-    variants={"name": (("Anima", r"anima\b"), ("Cosmos", r"cosmos"))},
+    depths={"2B": {"transformer_blocks": 28}, "7B": {"transformer_blocks": 28}},
+    variants={"name": (("Anima", word("anima")), ("Cosmos", word("cosmos")))},
     shows={"name": (("Anima", r"^(text_conditioner|llm_adapter)\."),)},
     converter="convert_cosmos_transformer_checkpoint_to_diffusers",
     model="CosmosTransformer3DModel",

@@ -23,6 +23,7 @@ LTX = Family(
     said=rf"ltx[\W_]?(video|v(?!ideo))(?!{_2})|ltx[\W_]?0[._]?9",
     blocks={"transformer_blocks": 48},
     widths={2048: "2B", 4096: "13B"},
+    depths={"2B": {"transformer_blocks": 28}},
     converter="convert_ltx_transformer_checkpoint_to_diffusers",
     model="LTXVideoTransformer3DModel",
 )

@@ -27,6 +27,7 @@ SD3 = Family(
     said=r"sd3|stable\W?diffusion\W?(v?3)|sd_?3",
     blocks={"transformer_blocks": 38},
     widths={1536: "medium", 2432: "large"},
+    depths={"medium": {"transformer_blocks": 24}},
     variants={
         "name": (
             ("Stable Diffusion 3.5", r"(sd|diffusion)[\W_]*v?3[\W_]?5|3[\W_]5[\W_]?(m|l)"),
