@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 TEXT, NEVER = late(r"text_encoder|lora_te\d?_"), late(r"(?!)")
 HEARD = {"chroma": TEXT, "sd3": late(r"text_encoder(_2)?\.")}  # text encoders that diffusers' loaders take
-DECODED = r"^lora_te_layers_\d"  # language models that encode text, in the names of sd-scripts
+# language models that encode text, in the names of sd-scripts; what LTX-2 has before its connectors
+DECODED = r"^lora_te_layers_\d|text_embedding_projection\."
 LOADERS, LOADERLESS = "its loaders, run", "it has no loader for the family"
 # families whose adapters no pipeline of diffusers loads
 WITHOUT = frozenset({"pixart", "ace-step-1", "hunyuan-video-1.5"})
@@ -52,6 +53,7 @@ refuses | lora_unet_ | wan:first | _(patch|time|text)_embedding|time_projection|
 refuses | diffusion_model. with alphas | wan:first | [.](patch|time|text)_embedding|time_projection|img_emb|head.head
 refuses | diffusion_model. | wan:first | [.]patch_embedding
 ignores | diffusion_model. | ltx-video:first | patchify_proj|adaln_single
+ignores | diffusion_model. | ltx-2:first | embeddings_connector
 refuses | diffusion_model. | lumina-2:first | [.](x|cap|t)_embedder|final_layer
 """  # what diffusers does with modules of such names, in spellings that it reads  # noqa: E501
 

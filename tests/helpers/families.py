@@ -25,6 +25,7 @@ MORE = {  # what a class wants beyond its defaults
         "gated_attn": True, "audio_gated_attn": True, "cross_attn_mod": True, "audio_cross_attn_mod": True,
     },
     "SD3Transformer2DModel": {"dual_attention_layers": (0,)},
+    "LTX2TextConnectors": {"video_gated_attn": True, "audio_gated_attn": True},
     "AnimaTextConditioner": {"model_dim": 512},
     "PixArtTransformer2DModel": {"caption_channels": 8},
     "HiDreamImageTransformer2DModel": {
@@ -70,8 +71,9 @@ def model(name: str):
     """A model of diffusers' class with one block of each kind and no numbers."""
     import diffusers
     import torch
+    from diffusers.pipelines.ltx2 import connectors
 
-    made = getattr(diffusers, name)
+    made = getattr(diffusers, name, None) or getattr(connectors, name)
     known = inspect.signature(made.__init__).parameters
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

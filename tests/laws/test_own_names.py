@@ -119,6 +119,16 @@ PIPELINES = {  # models with their text encoders, and U-Nets
         f"text_encoders.qwen3_06b.transformer.model.{QUERY}",
         "diffusion_model.blocks.0.self_attn.output_proj",
     ),
+    "LTX-2": (
+        "text_embedding_projection.aggregate_embed",
+        "diffusion_model.transformer_blocks.0.audio_attn1.to_q",
+    ),
+    "LTX-2, all behind a prefix": (
+        "diffusion_model.text_embedding_projection.aggregate_embed",
+        "diffusion_model.transformer_blocks.0.audio_attn1.to_q",
+    ),
+    "LTX-2, diffusers": ("connectors.text_proj_in", "transformer.transformer_blocks.0.audio_attn1.to_q"),
+    "Anima, diffusers": ("text_conditioner.blocks.0.mlp.0", "transformer.transformer_blocks.0.attn1.to_q"),
     "Lumina 2": ("lora_te_layers_0_self_attn_q_proj", "lora_unet_layers_0_attention_qkv"),
     "Lumina 2, comfy": (
         f"text_encoders.gemma2_2b.transformer.model.{QUERY}",
@@ -129,7 +139,7 @@ PIPELINES = {  # models with their text encoders, and U-Nets
 
 def pipeline(path, names, seed):
     old = names[0].startswith("lora_")
-    sizes = {name: (20, 12) if "qkv" in name else (12, 12) for name in names}
+    sizes = {name: (20, 12) if "qkv" in name else (48, 12) if "mlp.0" in name else (12, 12) for name in names}
     return saved(
         path, pairs(sizes, ("lora_down", "lora_up") if old else ("lora_A", "lora_B"), seed=seed, alpha=2.0)
     )

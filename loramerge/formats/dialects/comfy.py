@@ -27,7 +27,7 @@ from loramerge.formats.dialects.reader import read_modules
 from loramerge.formats.dialects.spelled import AB, Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
-from loramerge.formats.models.family import FIRST
+from loramerge.formats.models.family import FIRST, PROJECTION
 
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 DECODERS = {"cosmos": "qwen3_06b", "lumina-2": "gemma2_2b"}  # family -> what ComfyUI calls its text encoder
@@ -66,7 +66,13 @@ class FirstNames(Spelled):
         )
 
     def _prefix(self, key: str) -> str | None:
-        return next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
+        found = next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
+        return "" if found is None and key.startswith(PROJECTION) else found
+
+    @staticmethod
+    def _holder(path: str, component: str = PARTS[0]) -> str:
+        """Of what a file keeps the prefix: the part of a pipeline, or a module that stands without it."""
+        return PROJECTION if path.startswith(PROJECTION) else component
 
     def _places(self, said: str, changes: Mapping[str, Update]) -> Placed:
         """What the names of modules mean."""
@@ -74,7 +80,7 @@ class FirstNames(Spelled):
         for module in changes:
             name = self.spelled(module)
             prefix = self._prefix(name) or ""
-            named[module] = (self.prefixes[prefix], prefix, name.removeprefix(prefix))
+            named[module] = (self.prefixes.get(prefix, "unet"), prefix, name.removeprefix(prefix))
         own = {module: path for module, (component, _, path) in named.items() if component == "unet"}
         sizes = {path: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, path in own.items()}
         found = identified(sizes, said, self.hint)
@@ -86,7 +92,7 @@ class FirstNames(Spelled):
             for module, (component, _, path) in named.items()
         }
         prefixes = {targets[m].component: prefix for m, (_, prefix, _) in named.items() if m not in own}
-        prefixes |= {PARTS[0]: named[next(iter(own))][1]} if families else {}
+        prefixes |= {self._holder(path): named[module][1] for module, path in own.items()} if families else {}
         return Placed(targets, families, found.spelling(prefixes))
 
     def keys(self, targets: Iterable[Target]) -> Names:
@@ -98,7 +104,8 @@ class FirstNames(Spelled):
         def names(target: Target) -> tuple[str, str]:
             path = self.spells(target)
             kept = path or target.component.startswith("text_encoder")
-            prefix = self.own.prefixes.get(target.component) if kept else None
+            prefix = self.own.prefixes.get(self._holder(path or "", target.component)) if kept else None
+            prefix = "" if prefix is None and path and path.startswith(PROJECTION) else prefix
             prefix = self._written(target) if prefix is None else prefix
             module = f"{prefix}{path or first_name(target, xl)}"
             return f"{module}{down}", f"{module}{up}"

@@ -15,7 +15,8 @@ _OWN = late(r"\.\d+\.(attn1?|attention)\.")  # attention of a block to itself
 OURS, FIRST = "diffusers", "first"
 WIDE = 1024  # inputs of the attention of models that are no toys
 FEW = 10  # blocks that a user would choose
-BESIDE = ("text_conditioner",)  # parts of diffusers' pipelines with modules that others keep in the model
+BESIDE = ("text_conditioner", "connectors")  # parts of diffusers' pipelines that others keep in the model
+PROJECTION = "text_embedding_projection."  # begins first names that stand in files without a prefix: LTX-2's
 Sizes = Mapping[str, tuple[int, int]]  # name of a module -> (outs, ins)
 Variants = Mapping[str, tuple[tuple[str, str], ...]]  # kind -> (value, pattern)
 
@@ -290,4 +291,4 @@ def _single(rule: Rule, part: int) -> Rule:
     return Rule((name,), name, "equal", () if rule.fused else rule.ratios)
 
 
-__all__ = ["BESIDE", "FIRST", "OURS", "Family", "Numbers", "Sizes", "part_of", "word"]
+__all__ = ["BESIDE", "FIRST", "OURS", "PROJECTION", "Family", "Numbers", "Sizes", "part_of", "word"]

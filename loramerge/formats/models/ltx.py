@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family, word
+from loramerge.formats.models.family import PROJECTION, Family, word
 
 _EMBEDDED = "{emb.timestep_embedder.linear_1,emb.timestep_embedder.linear_2,linear}"
 _2 = r"[\W_]?2(?![\d_.]*b)"  # of LTX-2, and not of `ltxv-2b`
@@ -32,6 +32,8 @@ _GATES = "{av_cross_attn_video_scale_shift,av_cross_attn_video_a2v_gate,"
 _GATES += "av_cross_attn_audio_scale_shift,av_cross_attn_audio_v2a_gate}"
 _THEIRS = "{av_ca_video_scale_shift_adaln_single,av_ca_a2v_gate_adaln_single,"
 _THEIRS += "av_ca_audio_scale_shift_adaln_single,av_ca_v2a_gate_adaln_single}"
+_OURS = "connectors.{video,audio}_connector.transformer_blocks.*"
+_IN = "{video,audio}_embeddings_connector.transformer_1d_blocks.*"
 LTX_2 = Family(
     "ltx-2",
     "LTX-2",
@@ -51,6 +53,11 @@ LTX_2 = Family(
     audio_caption_projection.linear_1 8:15
     {{caption_projection,audio_caption_projection}}.linear_2 1:1
     {{proj_out,audio_proj_out}}
+    connectors.text_proj_in = {PROJECTION}aggregate_embed
+    {_OURS}.attn1.{_ATTENTION} = {_IN}.attn1.{_ATTENTION} 1:1
+    {_OURS}.attn1.to_gate_logits = {_IN}.attn1.to_gate_logits
+    {_OURS}.ff.net.0.proj = {_IN}.ff.net.0.proj 4:1
+    {_OURS}.ff.net.2 = {_IN}.ff.net.2 1:4
     """,
     said=rf"ltx[\W_]?(video|v)?{_2}",
     blocks={"transformer_blocks": 48},
@@ -68,5 +75,6 @@ LTX_2 = Family(
     },
     untold="LTX-2 or 2.3",
     converter="convert_ltx2_transformer_to_diffusers",
+    beside={"connectors": "LTX2TextConnectors"},
     model="LTX2VideoTransformer3DModel",
 )

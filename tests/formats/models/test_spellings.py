@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 import loramerge as lm
 from loramerge.formats.dialects.together import described
 from loramerge.formats.models.families import FAMILIES
+from loramerge.formats.models.family import part_of
 from loramerge.formats.peft.names import WEIGHTS
 from tests.helpers.files import bare
 from tests.helpers.spelled import ROWS, modules, stems, tensors, updates
@@ -117,12 +118,14 @@ def close(found, wanted):
 
 @pytest.mark.parametrize("family", FIRST)
 def test_every_module_has_a_name_for_peft(family, tmp_path):
-    """Also one without dots, as `patch_embedding`. PEFT refuses the text_conditioner, a model apart."""
+    """Also one without dots, as `patch_embedding`. PEFT refuses what is in a model apart."""
     met = ROWS[FIRST[family]]
     values = tensors(met, 0, around=True)
-    kept = {key: value for key, value in values.items() if not key.startswith(met.stem("llm_adapter."))}
+    named = {met.stem(name): parts for name, (parts, *_) in modules(met, around=True).items()}
+    own = {stem for stem, parts in named.items() if not part_of(parts[0])}
+    kept = {key: values[key] for key in values if key.partition(".lora_")[0].removesuffix(".alpha") in own}
     bare(tmp_path / "a.safetensors", kept, told(met))
     lm.convert(tmp_path / "a.safetensors", tmp_path / "b", "peft", alpha="rank")
-    wanted = {part for parts, *_ in modules(met, around=True).values() for part in parts}
+    wanted = {part for stem in own for part in named[stem]}
     found = {stem.removeprefix("base_model.model.") for stem in stems(load_file(tmp_path / "b" / WEIGHTS))}
-    assert found == {path for path in wanted if not path.startswith("text_conditioner.")}
+    assert found == wanted
