@@ -427,9 +427,18 @@ SHOWN = {  # what a file has -> what it is called; the last one tells nothing
     "Stable Diffusion 3.5, large": {"joint_blocks.2.x_block.attn.qkv": (7296, 2432)},
     "Stable Diffusion 3 or 3.5, medium": {"joint_blocks.2.x_block.attn.qkv": (4608, 1536)},
     "Stable Diffusion 3 or 3.5, medium ": {"joint_blocks.20.x_block.adaLN_modulation.1": (9216, 1536)},
+    "Wan 2.2, TI2V 5B": {"blocks.0.self_attn.q": (3072, 3072)},
     "Wan, I2V 14B": {"blocks.0.cross_attn.k_img": (5120, 5120)},
     "Flux.1, Fill, 12B": {"img_in": (3072, 384), "vector_in.out_layer": (3072, 3072)},
     "Flux.1, 12B": {"img_in": (3072, 64), "vector_in.out_layer": (3072, 3072)},
+    "Flux.2, Klein, 4B": {
+        "double_blocks.0.img_attn.proj": (3072, 3072),
+        "single_blocks.0.linear2": (3072, 12288),
+    },
+    "Flux.2, dev, 32B": {
+        "double_blocks.0.img_attn.proj": (6144, 6144),
+        "single_blocks.0.linear2": (6144, 24576),
+    },
     "Sana, 4.8B": {"blocks.21.attn.qkv": (6720, 2240)},
     "Sana, 1.6B or 4.8B": {"blocks.19.attn.qkv": (6720, 2240)},
     "Sana, 0.6B": {"blocks.21.attn.qkv": (3456, 1152)},
@@ -482,6 +491,7 @@ def test_what_no_block_tells_goes_with_either(words, tmp_path):
         "stable-diffusion-3-5-medium": "Stable Diffusion 3.5, medium",
         "sd3_medium_ink": "Stable Diffusion 3, medium",
         "sd3-ink": "Stable Diffusion 3 or 3.5, medium",
+        "ink_v3.5_my": "Stable Diffusion 3 or 3.5, medium",
         "ink_v3.5": "Stable Diffusion 3 or 3.5, medium",
     }.items(),
 )

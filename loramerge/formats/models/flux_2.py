@@ -26,7 +26,7 @@ FLUX_2 = Family(
     """,
     said=r"flux[\W_]?2([\W_]?(dev|klein))?|klein",
     blocks={"transformer_blocks": 8, "single_transformer_blocks": 48},
-    widths={6144: "dev", 4096: "9B", 3072: "4B"},
+    widths={6144: "32B", 4096: "9B", 3072: "4B"},
     depths={
         "4B": {"transformer_blocks": 5, "single_transformer_blocks": 20},
         "9B": {"single_transformer_blocks": 24},
@@ -35,6 +35,7 @@ FLUX_2 = Family(
         "model": (("Klein", word("klein")), ("dev", word("dev"))),
         "size": (("4B", word(r"(?<!\d)4b")), ("9B", word(r"(?<!\d)9b"))),
     },
+    shows={"model": (("dev", r" 6144x6144 "), ("Klein", r" (3072x3072|4096x4096) "))},
     converter="convert_flux2_transformer_checkpoint_to_diffusers",
     model="Flux2Transformer2DModel",
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from loramerge.formats.models.family import Family
 
+_SIZES = "m(edium)?|l(arge)?"
+
 SD3 = Family(
     "sd3",
     "Stable Diffusion 3",
@@ -30,7 +32,7 @@ SD3 = Family(
     depths={"medium": {"transformer_blocks": 24}},
     variants={
         "name": (
-            ("Stable Diffusion 3.5", r"(sd|diffusion)[\W_]*v?3[\W_]?5|3[\W_]5[\W_]?(m|l)"),
+            ("Stable Diffusion 3.5", rf"(sd|diffusion)[\W_]*v?3[\W_]?5|3[\W_]5[\W_]?({_SIZES})(?![a-z])"),
             ("Stable Diffusion 3", r"(?<!3[\W_])(?<!\d)3[\W_]?m(edium)?(?![a-z])"),
         )
     },

@@ -42,12 +42,13 @@ NAMES = """
     proj_out = head.head
 """
 
-SHOWS = {  # by a second attention to the image, and by the channels that a patch has
+SHOWS = {  # by a second attention to the image, the channels that a patch has, and the width of 2.2's 5B
+    "version": (("2.2", r" 3072x3072 "),),
     "task": (
         ("I2V", r"k_img|add_k_proj|^patch_embedding \d+x144 "),
         ("T2V", r"^patch_embedding \d+x64 "),
-        ("TI2V", r"^patch_embedding \d+x192 "),
-    )
+        ("TI2V", r"^patch_embedding \d+x192 | 3072x3072 "),
+    ),
 }
 
 WAN = Family(
