@@ -129,6 +129,11 @@ PIPELINES = {  # models with their text encoders, and U-Nets
     ),
     "LTX-2, diffusers": ("connectors.text_proj_in", "transformer.transformer_blocks.0.audio_attn1.to_q"),
     "Anima, diffusers": ("text_conditioner.blocks.0.mlp.0", "transformer.transformer_blocks.0.attn1.to_q"),
+    "HiDream": (
+        f"text_encoders.llama.transformer.model.{QUERY}",
+        f"text_encoders.clip_l.transformer.{DOTTED}",
+        "diffusion_model.double_stream_blocks.0.block.attn1.to_q",
+    ),
     "Lumina 2": ("lora_te_layers_0_self_attn_q_proj", "lora_unet_layers_0_attention_qkv"),
     "Lumina 2, comfy": (
         f"text_encoders.gemma2_2b.transformer.model.{QUERY}",

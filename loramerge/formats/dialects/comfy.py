@@ -29,6 +29,7 @@ from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
 from loramerge.formats.models.family import FIRST, PROJECTION
 
+ENCODERS = "text_encoders."  # begins what ComfyUI calls text encoders
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 DECODERS = {"cosmos": "qwen3_06b", "lumina-2": "gemma2_2b"}  # family -> what ComfyUI calls its text encoder
 
@@ -40,6 +41,7 @@ class FirstNames(Spelled):
     differences = True
     prefixes: ClassVar[Mapping[str, str]]  # what a key begins with -> component; T5 is told by its modules
     never: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")  # names that its tools do not give
+    encoders: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")  # prefixes of text encoders that nobody lists
     hint: ClassVar[str] = FIRST  # the naming that its tools use
 
     @abstractmethod
@@ -67,6 +69,8 @@ class FirstNames(Spelled):
 
     def _prefix(self, key: str) -> str | None:
         found = next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
+        if found is None and (other := self.encoders.match(key)):
+            return other[0]
         return "" if found is None and key.startswith(PROJECTION) else found
 
     @staticmethod
@@ -80,7 +84,8 @@ class FirstNames(Spelled):
         for module in changes:
             name = self.spelled(module)
             prefix = self._prefix(name) or ""
-            named[module] = (self.prefixes.get(prefix, "unet"), prefix, name.removeprefix(prefix))
+            component = self.prefixes.get(prefix, prefix.removesuffix(".") or "unet")
+            named[module] = (component, prefix, name.removeprefix(prefix))
         own = {module: path for module, (component, _, path) in named.items() if component == "unet"}
         sizes = {path: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, path in own.items()}
         found = identified(sizes, said, self.hint)
@@ -124,6 +129,8 @@ class FirstNames(Spelled):
         """What stands before the name of a module."""
         if not target.component.startswith("text_encoder"):
             return next(iter(self.prefixes))
+        if target.component.startswith(ENCODERS):
+            return f"{target.component}."
         if is_decoder(target.path):
             return f"text_encoders.{self._decoder()}.transformer.model."
         model = "t5xxl" if is_t5(target.path) else CLIP.get(target.component, "t5xxl")
@@ -147,6 +154,8 @@ class Comfy(FirstNames):
         "text_encoders.t5xxl.transformer.": "text_encoder_3",
         **{f"text_encoders.{each}.transformer.model.": "text_encoder" for each in DECODERS.values()},
     }
+
+    encoders = re.compile(rf"{re.escape(ENCODERS)}\w+\.transformer\.")
 
     def detects(self, header: Header) -> bool:
         return any(self._prefix(key) and taken_apart(key) for key in header.tensors)
