@@ -105,7 +105,10 @@ SAID = {"a": "Writes.", "b": "Counts."}
 ROWS = {"a": [0.5, 1], "b": [1, 0]}
 TABLES = {
     "rows.json": (ROWS, route),
-    "vectors.json": ({"Counts.": [1, 0], **ROWS}, lambda: chosen(embedding="vectors.json", descriptions=SAID)),
+    "vectors.json": (
+        {"Counts.": [1, 0], **ROWS},
+        lambda: chosen(embedding="vectors.json", descriptions=SAID),
+    ),
     "descriptions.json": (SAID, chosen),
     "said.json": (SAID, lambda: chosen(descriptions="said.json")),
     "lone.json": (
