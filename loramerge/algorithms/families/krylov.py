@@ -164,9 +164,11 @@ class Basis:
         self.leaving = _without(image, self.v)
         rest = xp.linalg.norm(self.leaving, axis=0).astype(np.float64)
         self.seen = float(squares.sum())
-        self.guarded = float(squares[min(self.rank + self.guard, len(squares)) - 1])
-        rho, gap = rest * theta, squares[:first] - self.guarded
-        gain = xp.where(gap > rho, ratio(rho**2, gap, gap > rho), rho)
+        last = min(self.rank + self.guard, len(squares)) - 1
+        self.guarded, rho = float(squares[last]), rest * theta
+        gain = _gains(squares[:first], rho, self.guarded)
+        if last < first:  # what that one may become itself is known
+            gain = _gains(squares[:first], rho, self.guarded + float(gain[last]))
         sharp = theta > SHARP * theta[0]
         self.left = (u[:, sharp], image[:, sharp]) if bool(sharp[: self.rank].all()) else None
         found = squares[:first] + xp.where(sharp, rest**2, 0.0) if self.left else squares[:first]
@@ -213,6 +215,12 @@ class Basis:
         self.v = join([self.v, new], axis=1)
         self.product = join([self.product, self.matrix @ new], axis=1)
         return True
+
+
+def _gains(squares: Array, rho: Array, unseen: float) -> Array:
+    """What λ may gain by what leaves the span, if what is not seen is no stronger."""
+    gap = squares - unseen
+    return namespace(squares).where(gap > rho, ratio(rho**2, gap, gap > rho), rho)
 
 
 def _strong(sketch: Array, block: int) -> Array:
