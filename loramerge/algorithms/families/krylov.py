@@ -258,18 +258,20 @@ def _longest(columns: Array) -> float:
 def _orthonormal(columns: Array, least: float, others: Array) -> Array:
     """Orthonormal columns that span the same beside what others span, but for those shorter than `least`."""
     once = _upright(_without(columns, others), least)
-    return _without(_upright(_without(once, others), 0.5), others)
+    return _upright(_without(once, others), 0.5)
 
 
 def _upright(columns: Array, least: float) -> Array:
     """Columns that span the same, nearly at right angles, but for those shorter than `least`."""
-    own, z = eigh(dtypes.wide(columns.T @ columns))
-    if float(own.min(initial=0.0 if not len(own) else np.inf)) <= max(EVEN * float(own[-1]), least**2):
-        wide = dtypes.wide(columns)
-        own, z = eigh(wide.T @ wide)
-        z, own = z[:, own > least**2], own[own > least**2]
-        return (wide @ (z / namespace(wide).sqrt(own))).astype(columns.dtype)
-    return columns @ (z / namespace(z).sqrt(own)).astype(columns.dtype)
+    if not columns.shape[1]:
+        return columns
+    squares, z = eigh(dtypes.wide(columns.T @ columns))
+    if float(squares[0]) > max(EVEN * float(squares[-1]), least**2):
+        return columns @ (z / namespace(z).sqrt(squares)).astype(columns.dtype)
+    wide = dtypes.wide(columns)
+    squares, z = eigh(wide.T @ wide)
+    kept = squares > least**2
+    return (wide @ (z[:, kept] / namespace(wide).sqrt(squares[kept]))).astype(columns.dtype)
 
 
 def _turned(u: Array, image: Array) -> tuple[Array, Array]:
