@@ -6,6 +6,7 @@ python docs/generate.py --check    fail if they are stale (a test does the same)
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -292,11 +293,14 @@ TABLES = {  # page -> name of a table in it -> what writes it
 
 def main() -> None:
     """Write the documents, or say which are stale."""
-    stale = [p for p, text in documents().items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    texts = documents()
+    stale = [p for p, text in texts.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:
         sys.exit(f"stale: {', '.join(p.name for p in stale)}; run python docs/generate.py" if stale else 0)
-    for path, text in documents().items():
-        path.write_text(text, encoding="utf-8")
+    for path in stale:
+        path.write_text(texts[path], encoding="utf-8")
+    if any(path.suffix == ".py" for path in stale):  # pages are made of these, and the old ones are loaded
+        os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 if __name__ == "__main__":

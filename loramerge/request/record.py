@@ -62,7 +62,7 @@ class SourceRecord:
 
     @property
     def pinned(self) -> str | None:
-        """Its name on the Hub with the commit of then, if it was from there."""
+        """Its name on the Hub with the commit that was merged, if it came from there."""
         if self.hub is None:
             return None
         return str(replace(parse_name(f"hf://{self.hub}"), revision=self.revision))

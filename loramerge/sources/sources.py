@@ -29,7 +29,6 @@ from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
 from loramerge.sources.crowded import crowded, folded
-from loramerge.sources.disjoint import check_shared
 from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
@@ -37,6 +36,7 @@ from loramerge.sources.open import check_together, matched, missing_modules, ope
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
 from loramerge.sources.select import check_exclude, select
+from loramerge.sources.shared import check_shared
 from loramerge.sources.units import Units, ahead, align, batches, needs, there
 
 
