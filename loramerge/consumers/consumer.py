@@ -63,7 +63,7 @@ class Consumer:
         dialects: the formats whose names it reads.   folder: it wants a folder with a config.
         scale: (config, module) -> the factor of ``up @ down`` that it uses. Its docstring says the rule.
         rules: its own findings, beyond those that all share.   remarks: what they are about, in words.
-        formats: of `combine --format`, those that it loads as they are meant, the best first.
+        formats: of `combine --format`, those that it loads as they are meant, the best first; at least one.
         asked: the formats for which `check` asks it where nobody says whom to ask.
         partly: format -> what it loads of it, in words, where that is not all.
         rejects, heeds: which of `SPECIAL` it refuses, and which it carries out; it ignores the others.
