@@ -2,6 +2,7 @@
 
     LoramergeError                 exit 1   anything we can explain
     ├── SourceError                exit 1   a source cannot be read: absent, cut short, malformed
+    │     ├── ChangedError                  it changed while it was read
     │     ├── hub.failures.Missing          the Hub has no such repository, or does not show it
     │     └── hub.failures.Unreachable      the Hub does not answer: only the cache can help
     ├── OutputError                exit 1   OUT cannot be written, or would destroy something
@@ -43,6 +44,10 @@ class SourceError(LoramergeError):
     """A source cannot be read: absent, cut short, malformed."""
 
 
+class ChangedError(SourceError):
+    """A file is no longer what was opened: what is known of it is of two states, so nothing is told."""
+
+
 class OutputError(LoramergeError):
     """The output cannot be written, or writing it would destroy something."""
 
@@ -72,12 +77,14 @@ class VerificationError(LoramergeError):
 def alike(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
     """Those of these names that a mistyped one may have meant, the likeliest first.
 
-    >>> alike("lgeo", ["lego", "ties"])
-    ['lego']
+    >>> alike("lgeo", ["lego", "ties"]), alike("ComfyUI", ["comfy", "comfyui"])
+    (['lego'], ['comfyui'])
     """
     from difflib import get_close_matches  # for those who mistype
 
-    return get_close_matches(name, list(names), most, cutoff)
+    listed = list(names)
+    same = [each for each in listed if each.lower() == name.lower()]
+    return same[:most] or get_close_matches(name, listed, most, cutoff)
 
 
 def printable(text: object, limit: int = 200) -> str:

@@ -23,11 +23,12 @@ from loramerge.errors import IncompatibleError, printable
 
 PAIRED: tuple[Kind, ...] = ("linear", "conv", "expert")  # embeddings are taken whole, if at all
 EXACT = 1e-12  # of ‖ΔW‖², that a fit may lose more than the best: planted differences come back
-OF_LOST = 3e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
+OF_LOST = 4e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
 ROUGH = 0.05  # enough to see whether there is more than rounding
 FIRST = 16  # units, where a share of the energy says how many
 CLEAR = 1e-2  # of ‖ΔW‖²: more that is lost is known from what is kept
 ROWS = 1024  # of a table, that are looked at together
+STRONG = 1e150  # ‖ΔW‖², above which roots of its singular values, and units of them, may leave float32
 
 Chosen = Callable[[str], bool]
 
@@ -135,10 +136,10 @@ class Pair:
         tuned, base = pair
         rows = tuned.rows_of(self.tuned.tensors), base.rows_of(self.base.tensors)
         apart = subtracted(*rows, tuned.stored, self._room)
-        if not np.isfinite(apart.energy):
+        if not apart.energy <= STRONG:
             raise IncompatibleError(
-                f"{printable(tuned.target)} holds values that are no finite numbers: one of the models "
-                "is damaged."
+                f"{printable(tuned.target)} holds values that are no finite numbers, or differs by more than "
+                "float32 holds: one of the models is damaged."
             )
         if apart.energy == 0.0:
             return _nothing(tuned, 0.0, 0.0)

@@ -120,7 +120,7 @@ def loramerge(ctx: click.Context) -> None:
 
     \b
     Example:
-      loramerge combine a.safetensors b.safetensors --method lego -o merged
+      loramerge combine a.safetensors b.safetensors -o merged
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -49,7 +49,7 @@ def combine(ctx: click.Context, /, **given: Any) -> None:
 
     \b
     Example:
-      loramerge combine a.safetensors b.safetensors --method lego --rank 16 -o merged
+      loramerge combine a.safetensors b.safetensors --rank 16 -o merged
     """
     from loramerge.cli.work import work  # help needs no numbers
 

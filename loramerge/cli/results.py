@@ -15,12 +15,12 @@ from loramerge.errors import printable
 from loramerge.formats import output
 from loramerge.merge.plan import Plan
 from loramerge.merge.run import Merge
-from loramerge.merge.tables import fitted, wrapped
+from loramerge.merge.tables import counted, fitted, wrapped
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
     from loramerge.merge.curve import Point
-    from loramerge.verbs.extract import Extraction
+    from loramerge.verbs.extraction import Extraction
     from loramerge.verbs.fuse import Fusion
 
 Printed = Literal["words", "json", "path"]
@@ -152,7 +152,7 @@ def facts_of(merge: Merge, plan: Plan, out: Path) -> dict[str, Any]:
 def what(plan: Plan, out: Path) -> str:
     outline = plan.outline
     return (
-        f"{printable(out)}: {plan.named}, {len(plan.sources.signatures)} modules, "
+        f"{printable(out)}: {plan.named}, {counted(len(plan.sources.signatures), 'module')}, "
         f"{_form(plan)}, {dtypes.word(outline.dtype)}, {show.size(outline.nbytes)}"
     )
 

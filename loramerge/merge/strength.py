@@ -4,7 +4,7 @@
 norm       every module as strong as its sources are on average:  λ_m = mean_t ‖ΔW_t‖ / ‖ΔW‖
 cosine     modules weighed against each other so that the smallest cosine of the whole merge with a
            source is as large as can be; the strength of the whole stays, but where it is more than the
-           mean strength of the sources, it becomes that
+           mean strength of the sources, it becomes that. Records from before it had this bound go without it
 
 The policy belongs to the merge, not to a method, because it multiplies the result of any method. One factor
 for the whole merge changes no cosine, so ``cosine`` looks at all modules before it weighs them. It uses only
@@ -20,8 +20,9 @@ import numpy as np
 
 from loramerge.errors import UsageError
 from loramerge.merge.report import Module
-from loramerge.request.rules import Scale
+from loramerge.request.rules import UNBOUNDED, Scale
 
+COSINES = ("cosine", UNBOUNDED)
 NOTHING = 1e-7  # of the strength of the sources: a merge so faint is rounding of what cancels, in its Grams
 
 
@@ -40,11 +41,14 @@ def _as_sources(fact: Module) -> float:
     return float(present.mean()) / fact.merged**0.5
 
 
-def best_smallest_cosine(facts: Sequence[Module]) -> dict[str, float]:
+def best_smallest_cosine(facts: Sequence[Module], scale: Scale = "cosine") -> dict[str, float]:
     """The factors (≥ 0) of modules that make the smallest cosine with a source largest.
 
     With y_m = λ_m‖ΔW_m‖ and d_tm = ⟨ΔW, ΔW_t⟩_m / (‖ΔW_m‖‖ΔW_t‖) this is max min_t d_t·y over ‖y‖ = 1,
     or min ‖y‖ with d_t·y ≥ 1, which non-negative least squares solves (Lawson and Hanson, 1974, ch. 23).
+
+    Args:
+        scale: which of COSINES.
 
     Raises:
         UsageError: no strengths bring the merge nearer to every source than a right angle.
@@ -53,13 +57,13 @@ def best_smallest_cosine(facts: Sequence[Module]) -> dict[str, float]:
     lengths = np.sqrt([fact.merged for fact in alive])  # (M,)
     sources = np.sqrt(np.sum([fact.squares for fact in facts], axis=0))  # (T,)
     trained = sources > 0
-    strength = min(np.linalg.norm(lengths), sources[trained].mean()) if trained.any() else 0.0
+    whole = float(np.linalg.norm(lengths))
     overlaps = np.array([fact.overlaps for fact in alive]).reshape(len(alive), -1).T  # (T, M)
     if not alive or not trained.any():
         return {}
     directions = overlaps[trained] / lengths / sources[trained, None]
-    y = _shortest(directions)
-    factors = y * strength / lengths
+    strength = whole if scale == UNBOUNDED else min(whole, sources[trained].mean())
+    factors = _shortest(directions) * strength / lengths
     return {fact.name: float(factor) for fact, factor in zip(alive, factors, strict=True)}
 
 

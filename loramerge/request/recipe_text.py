@@ -23,6 +23,7 @@ from loramerge.request.rules import Rule, plain
 from loramerge.request.strangers import check_patterns, patterns_of
 
 LIMIT = 2**18
+DIGITS = 24  # of a whole number
 SOURCE = ("source", "weight", "revision")
 TUNED = ("tuned", "base", "rank", "weight")  # a tuned model in the place of an adapter
 OWN = ("sources", "method", "parameters")  # keys that are no field of the request
@@ -157,6 +158,11 @@ def _loader() -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise yaml.constructor.ConstructorError(problem="aliases (*name) are not read")
             return super().compose_node(parent, index)
+
+        def construct_scalar(self, node: Any) -> Any:
+            if str(node.tag).endswith(":int") and len(node.value) > DIGITS:
+                raise yaml.constructor.ConstructorError(problem="a number in it is too large")
+            return super().construct_scalar(node)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: set[str] = set()

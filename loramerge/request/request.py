@@ -17,7 +17,7 @@ from loramerge.request import kinds
 from loramerge.request.blocks import Blocks
 from loramerge.request.effort import MEMORY, Effort
 from loramerge.request.field import Field, ask, fields_of
-from loramerge.request.rules import rule, weight
+from loramerge.request.rules import UNBOUNDED, rule, weight
 from loramerge.request.share import Share
 from loramerge.request.tables import consumers, formats, policies, profiles, spellings
 
@@ -139,7 +139,7 @@ class Request:
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`: every module is as strong as "
         "its sources on average; `cosine`: modules are weighed so that the source that fits worst fits as "
         "well as possible, and the whole is no stronger than the sources on average.", "strength",
-        kinds.Strength(metavar="S", policies=SCALES), shown="1")  # fmt: skip
+        kinds.Strength(metavar="S", policies=SCALES, former=(UNBOUNDED,)), shown="1")  # fmt: skip
     max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
         "its norm.", "output", kinds.Number())  # fmt: skip
     max_lost: float | None = ask(None, "Fail (exit 4) if the merge lacks more than this share of the energy "

@@ -110,7 +110,7 @@ class Schedule:
         for rule, found in zip(self.rules, self.found, strict=True):
             if not any(found(name) for target in whole for name in self._names(target)):
                 raise UsageError(
-                    f"The rule for {printable(repr(rule.match))} fits no module; a module here is called "
+                    f"The rule for '{printable(rule.match)}' fits no module; a module here is called "
                     f"{printable(names[0])}."
                 )
 
@@ -155,7 +155,7 @@ class Schedule:
                 for name, ramp in ramps
             ),
             *(
-                f"{at.count(i)} modules follow the rule for {printable(repr(rule.match))}"
+                f"{_modules(at.count(i))} the rule for '{printable(rule.match)}'"
                 for i, rule in enumerate(self.rules, 1)
             ),
         ]
@@ -195,3 +195,7 @@ def sized(method: Method, rank: int | None) -> Method:
         raise UsageError(not_an_option("rank", name_of(method)))
     changes: dict[str, Any] = {"rank": rank, **({"energy": None} if "energy" in fields else {})}
     return dataclasses.replace(method, **changes)
+
+
+def _modules(count: int) -> str:
+    return "1 module follows" if count == 1 else f"{count} modules follow"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
@@ -14,7 +14,7 @@ from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.model import RAW
 from loramerge.formats.models.families import having
-from loramerge.formats.models.layers import known
+from loramerge.formats.models.layers import ENCODED, known
 from loramerge.formats.models.stems import BESIDE, TOWERS, core, parted, place, unnumbered
 
 UNET = RAW[0]
@@ -184,10 +184,24 @@ def _one_model(first: Group, other: Group) -> str:
         return "one adapts what lies beside the layers" if known(first.rests | other.rests) else ""
     together, towers = known(first.rests | other.rests), first.places != other.places
     if together and first.stems == other.stems:
-        return f"they adapt other modules of one model ({together[0]})"
+        titles = _titles(together, first.stems | other.stems)
+        return f"they adapt other modules of one model{titles and f', such as {titles}'}"
     if towers and known(first.rests) and known(other.rests) and _towers(first, other):
         return "they adapt other parts of one model"
     return ""
+
+
+def _titles(found: Sequence[str], stems: Collection[str]) -> str:
+    """Models that have some names, if they are few; what stands before the layers tells encoders from others.
+
+    >>> _titles(["Phi", "CLIP"], {"text_model.encoder"}), _titles(["Phi", "CLIP"], {"model"})
+    ('CLIP', 'Phi')
+    >>> _titles(["Llama", "GLM", "OPT"], {"model"})
+    ''
+    """
+    encoded = any("encoder" in core(stem) for stem in stems)
+    likely = [name for name in found if (name in ENCODED) is encoded] or found
+    return " or ".join(likely) if len(likely) < 3 else ""
 
 
 def _towers(first: Group, other: Group) -> bool:
@@ -248,8 +262,9 @@ def _reason(first: Group, other: Group) -> str:
         )
     ours, theirs = known(first.rests), known(other.rests)
     if ours and theirs:
-        whose = f"the first has the names of {ours[0]}, the second those of {theirs[0]}"
-        return f"{whose}, so they are for two models. {_anyway()}"
+        each = [(_titles(ours, first.stems), first.some), (_titles(theirs, other.stems), other.some)]
+        one, two = (f"the names of {title}" if title else f"modules such as {some}" for title, some in each)
+        return f"the first has {one}, the second {two}, so they are for two models. {_anyway()}"
     odd = other if ours else first
     return (
         f"{odd.some} of {printable(odd.name)} is a name of no model that is known here, so the same weights "

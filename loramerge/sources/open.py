@@ -73,10 +73,11 @@ def open_all(
 
 def _told(ingredients: Sequence[Ingredient], request: Request) -> Tell | None:
     """Who is told of the reading; downloads have a bar of their own."""
-    return None if any(_is_of_hub(each) for each in ingredients) else request.tell
+    return None if any(is_of_hub(each) for each in ingredients) else request.tell
 
 
-def _is_of_hub(each: Ingredient) -> bool:
+def is_of_hub(each: Ingredient) -> bool:
+    """Whether a source has to be fetched."""
     return not isinstance(each.source, Tuned) and hub_name(each.source) is not None
 
 
@@ -90,7 +91,7 @@ def _marked(adapter: Adapter, revision: str | None) -> Adapter:
 
 def opened(sources: Sequence[Ingredient], load: Load, watch: Watch = iter) -> list[Adapter]:
     """Every source loaded, in order; several of the Hub at once, since each waits for its answers."""
-    waiting = sum(map(_is_of_hub, sources))
+    waiting = sum(map(is_of_hub, sources))
     if waiting < 2:
         return _all_of(sources, load, watch)
     from concurrent.futures import ThreadPoolExecutor  # it loads logging, and most sources lie on the disk

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.target import Target
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.dialects.blocks import BESIDE, TEXT, blocks_of, lists
-from loramerge.formats.dialects.model import families_of
+from loramerge.formats.dialects.model import families_of, own_sizes
 from loramerge.formats.dialects.places import is_t5
 from loramerge.request.blocks import Named, Strengths, strengths
 
@@ -102,7 +103,11 @@ def _orders(adapter: Adapter, own: set[str]) -> list[tuple[str, ...]]:
     for family in families_of(adapter):
         names = list(lists(family))
         here = {name: _count(own, name) for name in names}
-        sizes = [dict(zip(names, family.blocks.values(), strict=True))] + [here] * all(here.values())
+        models = family.sizes(own_sizes(adapter.slots)) or ["", *family.depths]
+        sizes = [
+            {n: c for n, (_, c) in zip(names, family.counts(m, family.blocks), strict=True)} for m in models
+        ]
+        sizes += [here] * all(here.values())
         found += [tuple(f"{name}.{n:02}" for name in names for n in range(size[name])) for size in sizes]
     *front, end = AROUND
     whole = [(*front, *each, end) for each in found if len(each) == sum(FLUX)]
@@ -158,9 +163,19 @@ def _shown(each: Named) -> str:
 
 
 def _some(own: set[str]) -> str:
-    """The lists of blocks that there are, from the first to the last of each."""
-    ends: dict[str, list[int]] = {}
-    for first, number in map(_apart, own):
-        ends.setdefault(first, []).extend([] if number is None else [number])
-    words = [f"{name} {min(n)}-{max(n)}" if n else name for name, n in sorted(ends.items())]
+    """The lists of blocks that there are, and which of each."""
+    numbers: dict[str, list[int]] = {}
+    for first, number in map(_apart, sorted(own)):
+        numbers.setdefault(first, []).extend([] if number is None else [number])
+    words = [f"{name} {' '.join(_runs(sorted(n)))}".strip() for name, n in sorted(numbers.items())]
     return printable(", ".join(words), 200)
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[str]:
+    """
+    >>> list(_runs([0, 1, 2, 7]))
+    ['0-2', '7']
+    """
+    for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0]):
+        own = [number for _, number in run]
+        yield f"{own[0]}-{own[-1]}" if len(own) > 1 else f"{own[0]}"

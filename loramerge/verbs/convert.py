@@ -22,7 +22,7 @@ from loramerge.formats.output import Outline, is_bare
 from loramerge.formats.peft.alpha import DIFFUSERS, OURS
 from loramerge.formats.peft.profiles import Profile, check_profile
 from loramerge.formats.records import left_behind
-from loramerge.merge.tables import as_html
+from loramerge.merge.tables import as_html, counted
 from loramerge.request.entry import part
 from loramerge.request.recipe import Source
 from loramerge.request.request import Request
@@ -82,7 +82,7 @@ class Conversion:
     def __str__(self) -> str:
         words = named(self.source.dialect).words, named(self.adapter.dialect).words
         how = "copied tensor by tensor" if self.copied else f"largest error of a module {self.error:.1e}"
-        return f"{words[0]} → {words[1]}: {len(self.adapter)} modules, {how}"
+        return f"{words[0]} → {words[1]}: {counted(len(self.adapter), 'module')}, {how}"
 
 
 @spelled("convert")

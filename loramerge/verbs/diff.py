@@ -21,7 +21,7 @@ from loramerge.charts.facts import as_frame
 from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
 from loramerge.formats.dialects.together import side_by_side
-from loramerge.merge.tables import as_html, fitted, wrapped
+from loramerge.merge.tables import as_html, counted, fitted, wrapped
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
 from loramerge.request.recipe import Ingredient
@@ -162,7 +162,7 @@ class Difference:
         """The line below the table."""
         lacking = f", {len(self.missing)} only in one of them" if self.missing else ""
         return (
-            f"{len(self.modules)} modules{lacking}; error {_tiny(self.error)} over all, "
+            f"{counted(len(self.modules), 'module')}{lacking}; error {_tiny(self.error)} over all, "
             f"{_tiny(self.largest)} in the worst; cosine {_show(self.cosine)}"
         )
 
@@ -211,7 +211,7 @@ def diff(
     A old, B new
     module    error  cosine  ‖B‖/‖A‖
     q       5.0e-01   1.000    1.500
-    1 modules; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
+    1 module; error 5.0e-01 over all, 5.0e-01 in the worst; cosine 1.000
     """
     request = Request(**part("diff", None, asked)[0])
     opened = identified(open_all([Ingredient(a), Ingredient(b)], request), request)

@@ -18,11 +18,11 @@ from loramerge.charts.facts import as_frame
 from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.finding import loads
-from loramerge.errors import IncompatibleError, LoramergeError, printable
+from loramerge.errors import ChangedError, IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha
 from loramerge.formats.dialects import named
 from loramerge.formats.dialects.together import described
-from loramerge.merge.tables import as_html, fitted, wrapped
+from loramerge.merge.tables import as_html, counted, fitted, wrapped
 from loramerge.request.progress import Tell
 from loramerge.request.request import Request
 from loramerge.sources.blocks import norms
@@ -78,6 +78,8 @@ class Inspection:
             return {}
         try:
             facts = facts_of(self.adapter)
+        except ChangedError:
+            raise
         except LoramergeError:
             return {}
         if facts.dialect == "peft" and not facts.folder:
@@ -139,7 +141,7 @@ class Inspection:
 
     def _head(self) -> str:
         head = (
-            f"{printable(self.adapter.name)}: {self.kind}, {len(self.modules)} modules, "
+            f"{printable(self.adapter.name)}: {self.kind}, {counted(len(self.modules), 'module')}, "
             f"{dtypes.word(self.adapter.dtype)}, "
             f"{self._model}"
             f"{'' if self.norm is None else f', ‖ΔW‖ {self.norm:.4g}'}"

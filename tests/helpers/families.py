@@ -25,6 +25,7 @@ MORE = {  # what a class wants beyond its defaults
         "gated_attn": True, "audio_gated_attn": True, "cross_attn_mod": True, "audio_cross_attn_mod": True,
     },
     "SD3Transformer2DModel": {"dual_attention_layers": (0,)},
+    "AnimaTextConditioner": {"model_dim": 512},
     "PixArtTransformer2DModel": {"caption_channels": 8},
     "HiDreamImageTransformer2DModel": {
         "patch_size": 2, "in_channels": 4, "attention_head_dim": 8, "num_attention_heads": 2,

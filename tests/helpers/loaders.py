@@ -39,7 +39,9 @@ def loaded(family, tensors: dict[str, np.ndarray]) -> dict[str, tuple] | None:
     found, alphas = found if isinstance(found, tuple) else (found, {})
     parts = {k.partition(".")[2]: v for k, v in found.items() if k.startswith("transformer.")}
     parts = convert_unet_state_dict_to_peft(parts) if parts else {}
+    parts |= {key: value for key, value in found.items() if key.partition(".")[0] in family.beside}
     own, made = layers(family.model), {}
+    own |= {f"{part}.{path}": size for part, c in family.beside.items() for path, size in layers(c).items()}
     for key, down in parts.items():
         if ".lora_A." in key and (module := key.partition(".lora_A.")[0]) in own:
             up = parts[key.replace("lora_A", "lora_B")]

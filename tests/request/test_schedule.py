@@ -94,14 +94,14 @@ def test_a_rank_in_a_rule_takes_the_place_of_energy():
 
 
 def test_the_report_compares_every_module_with_its_own_weighted_sum():
-    rules = [lm.Rule("v", (2.0, 0.0)), lm.Rule("head", (lm.Ramp(1, 3), 0.0))]
+    rules = [lm.Rule(r"v\b", (2.0, 0.0)), lm.Rule("head", (lm.Ramp(1, 3), 0.0))]
     report = lm.combine(SOURCES, rules=rules, weights=[lm.Ramp(0, 1), 1.0], dtype="float64").report
     assert report.energy_lost < 1e-15
     assert report.weights == (0.5, 1.0)
     assert report.notes[:3] == (
         "the weight of source0 goes from 0 in layer 0 to 1 in layer 4; the table shows the middle",
-        "5 modules follow the rule for 'v'",
-        "1 modules follow the rule for 'head'",
+        r"5 modules follow the rule for 'v\b'",
+        "1 module follows the rule for 'head'",
     )
 
 

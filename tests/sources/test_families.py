@@ -123,6 +123,16 @@ def test_one_adapter_is_found_equal_under_both_names_of_its_model(tmp_path):
         "wan_high_quality": "",
         "wan_hnx_slow": "",
         "wan_low_and_high": "",
+        "high_low": "",
+        "HN_portrait": "",
+        "low_battery": "",
+        "wan_high_voltage": "",
+        "wan22_highres_detail": "",
+        "high_v_neck": "",
+        "wan22_high_ink": "high noise",
+        "ink_LN_v2": "low noise",
+        "ink_i2v_HIGH_e320": "high noise",
+        "wan_hn-fp16": "high noise",
     }.items(),
 )
 def test_a_name_says_which_noise_it_is_for(name, noise, tmp_path):
@@ -147,11 +157,14 @@ def test_the_size_is_told_by_a_name_where_widths_do_not(tmp_path):
 
 
 LTX = {  # name of a file -> (names of modules, width, what is said of it)
-    "video": ("attn2.to_k", 4096, "LTX-Video 13B or LTX-2 19B, the tensors do not tell"),
+    "video": ("attn2.to_k", 4096, "LTX-Video 13B or LTX-2 19B or 22B, the tensors do not tell"),
     "small": ("attn2.to_k", 2048, "LTX-Video, 2B"),
     "ltxv-13b-ink": ("attn2.to_k", 4096, "LTX-Video, 13B"),
-    "ltx-2-ink": ("attn2.to_k", 4096, "LTX-2, 19B"),
-    "sound": ("audio_attn1.to_q", 2048, "LTX-2"),
+    "ltx-2-ink": ("attn2.to_k", 4096, "LTX-2 or 2.3, 19B or 22B"),
+    "ltx-2.3-ink": ("attn2.to_k", 4096, "LTX-2.3, 19B or 22B"),
+    "ltx-2-19b-ink": ("attn2.to_k", 4096, "LTX-2, 19B"),
+    "sound": ("audio_attn1.to_q", 2048, "LTX-2 or 2.3"),
+    "gate": ("attn1.to_gate_logits", 4096, "LTX-2.3, 22B"),
 }
 
 
@@ -166,7 +179,13 @@ def test_what_tensors_do_not_tell_is_said(name, tmp_path):
     assert described(lm.load(ltx(tmp_path, name))) == LTX[name][2]
 
 
-LTX_PAIRS = ["ltxv-13b-ink sound", "ltxv-13b-ink ltx-2-ink", "small sound", "small video"]
+LTX_PAIRS = [
+    "ltx-2-19b-ink gate",
+    "ltxv-13b-ink sound",
+    "ltxv-13b-ink ltx-2-ink",
+    "small sound",
+    "small video",
+]
 
 
 @pytest.mark.parametrize("names", LTX_PAIRS)
@@ -192,6 +211,10 @@ QWEN = "diffusion_model.transformer_blocks.0.txt_mlp.net.0.proj"
         "Qwen-Image-Edit": "Edit",
         "qwen_layered": "Layered",
         "qwen_edited": "",
+        "edit-2511-multi": "Edit-2511",
+        "edit_tool": "",
+        "layered_hair": "",
+        "style_2509": "",
     }.items(),
 )
 def test_the_models_of_qwen_image_are_told_by_names_and_merge_with_a_note(name, model, tmp_path):
@@ -315,3 +338,192 @@ def test_two_sizes_of_one_family_are_refused_even_where_others_could_be_meant(tm
     large = saved(tmp_path / "b.safetensors", pairs({block.format(1): (4096, 4096)}, NEW))
     with pytest.raises(lm.IncompatibleError, match=r"2B.*13B.*two different models"):
         lm.combine([small, large], "linear")
+
+
+QKV = {"diffusion_model.double_blocks.0.img_attn.qkv": (9216, 3072)}  # of four families
+Z = {"diffusion_model.layers.0.attention.qkv": (11520, 3840)}
+CALLED = {  # name of a file -> (its modules, the model that is said)
+    "flux_2_klein_ink": (QKV, "Flux.2, Klein, 4B"),
+    "InkFlux_v2": (QKV, "Flux.1, 12B"),
+    "kontext_dev": (QKV, "Flux.1, Kontext, 12B"),
+    "ink_fluxdev": (QKV, "Flux.1, dev, 12B"),
+    "framepack-ink": (QKV, "HunyuanVideo, FramePack, 13B"),
+    "z_image_turbo": (Z, "Z-Image, Turbo, 6B"),
+    "ink_zit_v2": (Z, "Z-Image, Turbo, 6B"),
+    "turbo_charged": (Z, "Z-Image, 6B"),
+    "base_edit": (Z, "Z-Image, 6B"),
+}
+
+
+@pytest.mark.parametrize("name", ["flux_3", "influx", "chromakey", "hunyuan_image_ink", "fill_light"])
+def test_a_name_that_only_contains_that_of_a_model_tells_none(name, tmp_path):
+    path = saved(tmp_path / f"{name}.safetensors", pairs(QKV, NEW, rank=1))
+    assert "the tensors do not tell" in described(lm.load(path))
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_a_word_of_every_day_tells_a_model_only_beside_the_name_of_its_family(name, tmp_path):
+    shapes, said = CALLED[name]
+    assert described(lm.load(saved(tmp_path / f"{name}.safetensors", pairs(shapes, NEW, rank=1)))) == said
+
+
+def test_a_name_tells_no_family_that_has_no_model_of_this_width(tmp_path):
+    """Sana is a name of people, too."""
+    shapes = {"transformer.transformer_blocks.0.attn1.to_q": (1920, 1920)}
+    path = saved(tmp_path / "sana.safetensors", pairs(shapes, NEW, rank=1))
+    assert described(lm.load(path)) == "CogVideoX, 2B"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    {
+        "wan22_low_noise/pytorch_lora_weights": "Wan 2.2, low noise",
+        "wan22_low_noise/epoch10/adapter_model": "Wan 2.2, low noise",
+        "wan22_low_noise/ink": "Wan",
+    }.items(),
+)
+def test_a_file_that_a_tool_has_named_is_called_as_its_folder_is(place, said, tmp_path):
+    path = tmp_path / f"{place}.safetensors"
+    path.parent.mkdir(parents=True)
+    assert described(lm.load(saved(path, pairs({WAN.format(0): (4, 4)}, NEW)))) == said
+
+
+def test_a_long_title_takes_no_long_time(tmp_path):
+    path = saved(tmp_path / "a.safetensors", pairs(Z, NEW, rank=1), {"modelspec.title": "qwen edit " * 99999})
+    assert described(lm.load(path)) == "Z-Image, 6B"
+
+
+ANIMA = {  # a spelling -> the keys of a block, and of the text adapter beside it
+    "comfy": ("diffusion_model.blocks.0.self_attn.q_proj", "diffusion_model.llm_adapter.blocks.0.mlp.0"),
+    "kohya": ("lora_unet_blocks_0_self_attn_q_proj", "lora_unet_llm_adapter_blocks_0_mlp_0"),
+    "diffusers": ("transformer.transformer_blocks.0.attn1.to_q", "text_conditioner.blocks.0.mlp.0"),
+}
+
+
+@pytest.mark.parametrize("format", ANIMA)
+@pytest.mark.parametrize("source", ANIMA)
+def test_the_text_adapter_of_anima_has_its_name_in_every_spelling(source, format, tmp_path):
+    """diffusers has it in a model of its own, and other tools in the model that it is for."""
+    block, text = ANIMA[source]
+    one = saved(tmp_path / "a.safetensors", pairs({block: (4, 4), text: (16, 4)}, NEW))
+    other = saved(tmp_path / "b.safetensors", pairs({ANIMA[format][1]: (16, 4)}, NEW, seed=1))
+    out = tmp_path / "m.safetensors"
+    merge = lm.combine([one, other], "cat", format=format, alpha="rank", out=out)
+    assert {key.partition(".lora_")[0] for key in load_file(out)} - {f"{k}.alpha" for k in ANIMA[format]} == {
+        *ANIMA[format]
+    }
+    assert described(merge.adapter) == described(lm.load(out, "rank", optional=True)) == "Anima"
+    chosen = lm.combine([one], "cat", alpha="rank", only="llm_adapter").adapter
+    assert chosen.keys() == lm.combine([one], "cat", alpha="rank", only="text_conditioner").adapter.keys()
+    assert len(chosen) == 1
+
+
+SHOWN = {  # what a file has -> what it is called; the last one tells nothing
+    "Stable Diffusion 3.5, medium": {"joint_blocks.2.x_block.attn2.qkv": (4608, 1536)},
+    "Stable Diffusion 3.5, medium ": {"joint_blocks.2.x_block.adaLN_modulation.1": (13824, 1536)},
+    "Stable Diffusion 3, medium": {"joint_blocks.2.x_block.adaLN_modulation.1": (9216, 1536)},
+    "Stable Diffusion 3.5, large": {"joint_blocks.2.x_block.attn.qkv": (7296, 2432)},
+    "Stable Diffusion 3 or 3.5, medium": {"joint_blocks.2.x_block.attn.qkv": (4608, 1536)},
+    "Stable Diffusion 3 or 3.5, medium ": {"joint_blocks.20.x_block.adaLN_modulation.1": (9216, 1536)},
+    "Wan, I2V 14B": {"blocks.0.cross_attn.k_img": (5120, 5120)},
+    "Flux.1, Fill, 12B": {"img_in": (3072, 384), "vector_in.out_layer": (3072, 3072)},
+    "Flux.1, 12B": {"img_in": (3072, 64), "vector_in.out_layer": (3072, 3072)},
+    "Sana, 4.8B": {"blocks.21.attn.qkv": (6720, 2240)},
+    "Sana, 1.6B or 4.8B": {"blocks.19.attn.qkv": (6720, 2240)},
+    "Sana, 0.6B": {"blocks.21.attn.qkv": (3456, 1152)},
+    "PixArt, Alpha, 0.6B": {"csize_embedder.mlp.0": (4, 4), "blocks.0.attn.proj": (1152, 1152)},
+    "Cosmos or Anima, 2B": {"blocks.0.self_attn.q_proj": (2048, 2048)},
+    "Anima": {"llm_adapter.blocks.0.self_attn.q_proj": (1024, 1024)},
+}
+
+
+def shown(tmp_path, name, modules):
+    keys = {f"diffusion_model.{module}": size for module, size in modules.items()}
+    said = {"modelspec.architecture": "sana"} if name.startswith("Sana") else {}
+    said = {"modelspec.architecture": "pixart"} if name.startswith("PixArt") else said
+    return saved(tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors", pairs(keys, NEW, rank=1), said)
+
+
+@pytest.mark.parametrize("words", SHOWN)
+def test_two_models_of_one_width_are_told_by_their_blocks(words, tmp_path):
+    """Words that end in a space are told in a second way."""
+    path = shown(tmp_path, words, SHOWN[words])
+    assert described(lm.load(path)) == words.strip()
+    assert f"for {words.strip()}" in str(lm.inspect(path))
+
+
+APART = [
+    ("Stable Diffusion 3.5, medium", "Stable Diffusion 3, medium"),
+    ("Stable Diffusion 3.5, large", "Stable Diffusion 3, medium"),
+    ("Sana, 4.8B", "Sana, 0.6B"),
+]
+
+
+@pytest.mark.parametrize("pair", APART)
+def test_two_models_that_their_blocks_tell_apart_are_not_mixed_unasked(pair, tmp_path):
+    paths = [shown(tmp_path, words, SHOWN[words]) for words in pair]
+    with pytest.raises(lm.IncompatibleError, match="two different models"):
+        lm.combine(paths, "cat")
+
+
+@pytest.mark.parametrize("words", ["Stable Diffusion 3.5, medium", "Stable Diffusion 3, medium"])
+def test_what_no_block_tells_goes_with_either(words, tmp_path):
+    names = (words, "Stable Diffusion 3 or 3.5, medium")
+    assert lm.combine([shown(tmp_path, name, SHOWN[name]) for name in names], "cat").adapter
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    {
+        "sd35_medium_ink": "Stable Diffusion 3.5, medium",
+        "sd3.5m-oil": "Stable Diffusion 3.5, medium",
+        "stable-diffusion-3-5-medium": "Stable Diffusion 3.5, medium",
+        "sd3_medium_ink": "Stable Diffusion 3, medium",
+        "sd3-ink": "Stable Diffusion 3 or 3.5, medium",
+        "ink_v3.5": "Stable Diffusion 3 or 3.5, medium",
+    }.items(),
+)
+def test_a_name_says_which_stable_diffusion_it_is_for(name, words, tmp_path):
+    keys = {"diffusion_model.joint_blocks.2.x_block.attn.qkv": (4608, 1536)}
+    path = saved(tmp_path / f"{name}.safetensors", pairs(keys, NEW, rank=1))
+    assert described(lm.load(path)) == words
+
+
+def test_modules_are_believed_before_names(tmp_path):
+    keys = {"diffusion_model.joint_blocks.2.x_block.attn2.qkv": (4608, 1536)}
+    path = saved(tmp_path / "sd3_medium.safetensors", pairs(keys, NEW, rank=1))
+    assert described(lm.load(path)) == "Stable Diffusion 3.5, medium"
+
+
+def chosen(numbers, width, name="double_blocks.{}.img_attn.proj"):
+    return {f"diffusion_model.{name}".format(n): (width, width) for n in numbers}
+
+
+SELF = "blocks.{}.self_attn.q"
+FOUR = "Flux.1 12B or Flux.2 4B or Chroma 8.9B or HunyuanVideo 13B, the tensors do not tell"
+DEEP = {  # what is trained of a model -> what is said of it
+    "a block that the Flux.2 of this width lacks": (chosen([7], 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "as many as the Flux.2 of another width": (chosen(range(8), 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "five of Flux.1, or all of the smallest Flux.2": (chosen(range(5), 3072), FOUR),
+    "the last of Flux.1 alone": (chosen([18], 3072), FOUR.replace(" or Flux.2 4B", "")),
+    "all of Flux.1": (chosen(range(19), 3072), "Flux.1 12B or Chroma 8.9B, the tensors do not tell"),
+    "all of Sana 0.6B, or PixArt": (
+        chosen(range(28), 1152, "transformer_blocks.{}.attn1.to_q"),
+        "PixArt 0.6B or Sana 0.6B, the tensors do not tell",
+    ),
+    "a block that the Wan of this width lacks": (
+        chosen([39], 1536, SELF),
+        "Wan, unlike the published models",
+    ),
+    "HunyuanImage": (
+        chosen([19], 3584),
+        "HunyuanVideo, unlike the published models",
+    ),
+    "a block that it has": (chosen([29], 1536, SELF), "Wan, 1.3B"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_blocks_that_are_chosen_are_no_other_model(name, tmp_path):
+    shapes, said = DEEP[name]
+    assert described(lm.load(saved(tmp_path / "a.safetensors", pairs(shapes, NEW, rank=1)))) == said

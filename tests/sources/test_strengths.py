@@ -129,11 +129,28 @@ def test_every_family_takes_a_strength_for_each_of_its_blocks(family, tmp_path):
     assert found == {name: 0.5 if name.startswith(counted) else 1 for name in found}
 
 
+@pytest.mark.parametrize(("width", "count"), [(1536, 30), (5120, 40)])
+def test_a_smaller_model_of_a_family_takes_as_many_as_it_has_blocks(width, count, tmp_path):
+    """Of which the file may have a few."""
+    names = {f"diffusion_model.blocks.{n}.self_attn.q": (width, width) for n in range(3)}
+    (adapter,) = lm.open(
+        [saved(tmp_path / "a.safetensors", pairs(names, rank=1))], alpha="rank"
+    ).sources.adapters
+    assert strengths(adapter, ",".join(["0.5"] * count)) == {f"blocks.0{n}": 0.5 for n in range(3)}
+    with pytest.raises(
+        UsageError, match=rf"has 35 strengths for a.safetensors: 3 or 4 or {count} or {count + 1} "
+    ):
+        lm.combine([tmp_path / "a.safetensors"], blocks=[0.5] * 35)
+
+
 @pytest.mark.parametrize(
     ("asked", "why"),
     {
         "1,0": "has 2 strengths for ink.safetensors: 57 or 58 or 61",
-        "IN04=1": "names IN 4, and ink.safetensors has other blocks: single_transformer_blocks 0-37",
+        "IN04=1": "names IN 4, and ink.safetensors has other blocks: single_transformer_blocks 0 37, ",
+        "double 4-7": "names double 4-7, and .* has other blocks: .*, transformer_blocks 3 18",
+        "double 3, 18=0.3": "gives some blocks a strength and others none",
+        "double=nan": "which is not a list of strengths",
         "single 0=0, double": "gives some blocks a strength and others none",
         "<lora:ink:1:lbw=single:stop=3>": "'stop=3', which means something while an image is made only",
         "single 7-3": "whose end is before its beginning",

@@ -16,7 +16,6 @@ from functools import partial
 from typing import ClassVar
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats import models
@@ -77,7 +76,8 @@ class FirstNames(Spelled):
             named[module] = (self.prefixes[prefix], prefix, name.removeprefix(prefix))
         own = {module: path for module, (component, _, path) in named.items() if component == "unet"}
         sizes = {path: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, path in own.items()}
-        table, families, naming = identified(sizes, said, self.hint)
+        found = identified(sizes, said, self.hint)
+        table, families = found.table, found.families
         targets = {
             module: Target(table[path], component=PARTS[0])
             if module in own and path in table
@@ -85,7 +85,7 @@ class FirstNames(Spelled):
             for module, (component, _, path) in named.items()
         }
         prefixes = {PARTS[0]: named[next(iter(own))][1]} if families else {}
-        return Placed(targets, families, Spelling(naming, prefixes))
+        return Placed(targets, families, found.spelling(prefixes))
 
     def keys(self, targets: Iterable[Target]) -> Names:
         whole = list(targets)

@@ -33,7 +33,7 @@ from loramerge.formats.files.json import parse_object
 from loramerge.formats.forms.checks import missing
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
-from loramerge.formats.models.family import OURS
+from loramerge.formats.models.family import BESIDE, OURS, part_of
 from loramerge.formats.peft.alpha import DIFFUSERS as SETTINGS
 from loramerge.formats.peft.config import Rule, check_mergeable, scales
 from loramerge.formats.peft.names import LANGUAGE
@@ -121,8 +121,9 @@ class Diffusers(Spelled):
         down, up = self.own.ends or AB
 
         def names(target: Target) -> tuple[str, str]:
+            path = self.spells(target) or target.path
             prefix = self.own.prefixes.get(target.component, f"{target.component}.")
-            module = f"{prefix}{self.spells(target) or target.path}"
+            module = path if _part(target) != target.component else f"{prefix}{path}"
             return f"{module}{down}", f"{module}{up}"
 
         return names
@@ -131,7 +132,8 @@ class Diffusers(Spelled):
         """PEFT's settings, where ranks differ: without them older versions scale such modules wrongly."""
         parts: dict[str, dict[Target, int]] = defaultdict(dict)
         for target, width in widths.items():
-            parts[target.component][replace(target, component="model")] = width
+            inside = target.path.removeprefix(f"{part_of(target.path)}.")
+            parts[_part(target)][replace(target, path=inside, component="model")] = width
         settings: dict[str, Any] = {}
         mixed = len(set(widths.values())) > 1 and not self.keeps_alpha
         for component, units in sorted(parts.items()) if mixed else ():
@@ -151,6 +153,11 @@ class Diffusers(Spelled):
 
 
 DIFFUSERS = Diffusers()
+
+
+def _part(target: Target) -> str:
+    """The part of a pipeline under whose name a module is written."""
+    return (part_of(target.path) if target.component in MODELS else "") or target.component
 
 
 def _end(path: str) -> str:
@@ -199,10 +206,17 @@ def _projection(module: str, which: str) -> str:
 def _places(said: str, changes: Mapping[str, Update]) -> Placed:
     split = {module: module.partition(".") for module in changes}
     own = {module: path for module, (part, _, path) in split.items() if part in MODELS}
+    own |= {module: module for module, (part, _, _) in split.items() if part in BESIDE}
     sizes = {path: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, path in own.items()}
-    table, families, naming = identified(sizes, said, OURS)
-    targets = {m: Target(table.get(path, path), component=part) for m, (part, _, path) in split.items()}
-    return Placed(targets, families, Spelling(naming))
+    found = identified(sizes, said, OURS)
+    table = found.table
+    targets = {
+        m: Target(table[m], component=MODELS[0])
+        if part in BESIDE and table
+        else Target(table.get(path, path), component=part)
+        for m, (part, _, path) in split.items()
+    }
+    return Placed(targets, found.families, found.spelling({}))
 
 
 def _set(modules: Found, header: Header) -> str | None:
@@ -215,18 +229,18 @@ def _set(modules: Found, header: Header) -> str | None:
     settings = parse_object(header.metadata[SETTINGS], where)
     rules: dict[str, Rule] = {}
     for target, slot in modules.slots.items():
-        part = target.component
+        part, path = _part(target), target.path.removeprefix(f"{part_of(target.path)}.")
         if part not in rules:
             own = {k.removeprefix(f"{part}."): v for k, v in settings.items() if k.startswith(f"{part}.")}
             check_mergeable(own, where)
             rules[part] = scales(own or settings, where)
         if settings.get(f"{part}.use_dora") and target not in modules.turned:
             raise missing("lora_magnitude_vector", f"{printable(target)} in {printable(header.name)}")
-        if rules[part].rank(target.path) != slot.rank:
+        if rules[part].rank(path) != slot.rank:
             raise SourceError(
-                f"{printable(where)} gives {printable(target)} rank {rules[part].rank(target.path)}, but its "
+                f"{printable(where)} gives {printable(target)} rank {rules[part].rank(path)}, but its "
                 f"tensors have rank {slot.rank}: they do not belong together, and the scale would be wrong."
             )
-        modules.slots[target] = Slot(slot.up, slot.down, rules[part].scale(target.path))
+        modules.slots[target] = Slot(slot.up, slot.down, rules[part].scale(path))
     named = (value for key, value in settings.items() if key.endswith("base_model_name_or_path"))
     return next((value for value in named if isinstance(value, str) and value), None)

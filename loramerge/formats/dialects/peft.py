@@ -13,9 +13,9 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header, Names, Scales, Widths
 from loramerge.formats.dialects.grain import regrained
-from loramerge.formats.dialects.model import Model, model_of
+from loramerge.formats.dialects.model import PARTS, Model, model_of
 from loramerge.formats.dialects.places import is_flat
-from loramerge.formats.models.family import OURS
+from loramerge.formats.models.family import OURS, part_of
 from loramerge.formats.peft.keys import Keys, Shape, laid, shapes
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.read import CONFIG, read_file
@@ -69,7 +69,14 @@ class Peft(Dialect):
                 "PEFT needs its dotted name."
             )
         name = self.model.name(target, self.naming) if self.model and self.model.holds(target) else None
-        return replace(target, path=name or target.path, component="model")
+        path = name or target.path
+        if target.component in PARTS and part_of(path):
+            raise IncompatibleError(
+                f"{printable(target)} is in a model of its own in diffusers ({part_of(path)}), and a PEFT "
+                f"adapter is for one: leave it out with {say('exclude', f'{part_of(path)}[.]')}, or write "
+                f"another {say('format')}."
+            )
+        return replace(target, path=path, component="model")
 
     def keys(self, targets: Iterable[Target]) -> Names:
         return Keys(targets).of

@@ -9,7 +9,8 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
-from loramerge.formats.models.families import likely, ours, possible
+from loramerge.formats.dialects.model import PARTS as MODELS
+from loramerge.formats.models.families import likely, listed, ours, possible
 
 PARTS = {"unet": "unet", "transformer": "transformer", "text_encoder": "text_encoder", "t5": "text_encoder_2"}
 
@@ -77,7 +78,9 @@ def part(target: Target) -> str:
 
 def is_flat(target: Target) -> bool:
     """Whether a path is a flat name that no table knows: what its dots were cannot be told."""
-    return "." not in target.path and target.path not in models.known(part(target))
+    if "." in target.path or target.path in models.known(part(target)):
+        return False
+    return target.component not in MODELS or not listed(target.path)
 
 
 def is_t5(path: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -15,6 +15,7 @@ from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, called, families_of, model_of, own_sizes, said
 from loramerge.formats.dialects.peft import Peft
+from loramerge.formats.dialects.unets import check_unets, unet_of
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family, Sizes
 
@@ -22,7 +23,7 @@ UNET = late(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
     r"|(time|add|class)_embed\w*)(\.|$)"
 )
-APART = ("noise", "task", "size")  # variants that are different weights
+APART = ("name", "noise", "task", "size")  # variants that are different weights
 
 
 def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter]:
@@ -35,6 +36,8 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
     for first, other in combinations(known, 2):
         if not allowed:
             _check(first, other)
+    if not allowed:
+        check_unets(adapters)
     model = model_of(known)
     named = [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
     return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
@@ -49,9 +52,18 @@ def _check(first: Adapter, other: Adapter) -> None:
     _check_widths(first, other, shared)
     one, two = variant(first), variant(other)
     for kind in APART:
-        if one.get(kind, "") != two.get(kind, "") and kind in one and kind in two:
-            title = shared[0].title
-            _refuse(first, f"{title}, {one[kind]}", other, f"{title}, {two[kind]}")
+        if kind in one and kind in two and not _alike(one[kind], two[kind]):
+            _refuse(first, _headed(shared[0], one, kind), other, _headed(shared[0], two, kind))
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two words for a model can mean one: `19B or 22B` and `22B`."""
+    return not set(one.split(" or ")).isdisjoint(other.split(" or "))
+
+
+def _headed(family: Family, variant: Mapping[str, str], kind: str) -> str:
+    """A model, and what tells it from another."""
+    return variant[kind] if kind == "name" else f"{variant.get('name', family.title)}, {variant[kind]}"
 
 
 def _check_fits(first: Adapter, other: Adapter) -> None:
@@ -107,7 +119,7 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return (), ()
     first, paths = found[0], [target.path for target in adapter.slots]
     if not alone:
-        own = adapter.spelling.naming if adapter.spelling else ""
+        own = adapter.spelling.of(first.name) if adapter.spelling else ""
         paths = [name for path in own_sizes(whole.slots) if own and (name := first.spelled(path, own))]
     namings = [each for each in first.namings if paths and all(first.find(p, each) for p in paths)]
     return tuple(each.name for each in found), tuple(namings)
@@ -146,18 +158,22 @@ def described(adapter: Adapter) -> str:
     `Wan 2.2, low noise, T2V 14B`.
     """
     found = likely(families_of(adapter), own_sizes(adapter.slots))
-    if len(found) != 1:
+    if not found:
+        return unet_of(adapter)
+    if len(found) > 1:
         return _several(found, own_sizes(adapter.slots))
     known = variant(adapter)
+    title = known.pop("name", found[0].untold or found[0].title)
     first, last = known.pop("version", ""), known.pop("size", "")
     task = f"{known.pop('task', '')} {last}".strip()
-    return ", ".join(filter(None, [f"{found[0].title} {first}".strip(), *known.values(), task]))
+    odd = "unlike the published models" if found[0].unusual(own_sizes(adapter.slots)) else ""
+    return ", ".join(filter(None, [f"{title} {first}".strip(), *known.values(), task, odd]))
 
 
 def _several(found: Sequence[Family], sizes: Sizes) -> str:
     """Families of which nothing tells one from the others."""
     each = [" ".join([f.title, *(f.sizes(sizes) if len(f.sizes(sizes)) == 1 else [])]) for f in found]
-    return f"{' or '.join(each)}, the tensors do not tell" if each else ""
+    return f"{' or '.join(each)}, the tensors do not tell"
 
 
 def variant(adapter: Adapter) -> dict[str, str]:
@@ -166,8 +182,7 @@ def variant(adapter: Adapter) -> dict[str, str]:
     if one is None:
         return {}
     sizes = own_sizes(adapter.slots)
-    some = next((path for path in sizes if "add_k_proj" in path and one.name == "wan"), "")
-    found = one.variant(sizes, " ".join([called(adapter), said(adapter.metadata, adapter.base.name), some]))
+    found = one.variant(sizes, "\n".join([called(adapter), said(adapter.metadata, adapter.base.name)]))
     if one.name == "wan" and {target.component for target in adapter.slots} == {PARTS[1]}:
         found["noise"] = "low noise"  # as diffusers keeps the two models of Wan 2.2
     return found
@@ -176,7 +191,7 @@ def variant(adapter: Adapter) -> dict[str, str]:
 def _renewed(adapter: Adapter, model: Model) -> Adapter:
     """An adapter whose family its own file does not tell, under the names of the model that others tell."""
     loose = [target for target in adapter.slots if target.component in ("model", *RAW)]
-    if not loose or families_of(adapter) or any(map(model.holds, adapter.slots)):
+    if not loose or families_of(adapter) or all(map(model.holds, loose)):
         return adapter
     table = ours(model.families, [target.path for target in loose])
     if table is None:
@@ -186,7 +201,9 @@ def _renewed(adapter: Adapter, model: Model) -> Adapter:
     there = {t: replace(t, path=table[t.path], component=_part(t)) for t in loose}
     slots = {there.get(target, target): slot for target, slot in adapter.slots.items()}
     known = tuple(each.name for each in model.families)
-    spelling = Spelling(naming(model.first, [target.path for target in loose]))
+    own = adapter.spelling or Spelling()
+    prefixes = {part if part in PARTS else PARTS[0]: prefix for part, prefix in own.prefixes.items()}
+    spelling = replace(own, naming=naming(model.first, [t.path for t in loose]), prefixes=prefixes)
     return replace(adapter, slots=slots, families=known, spelling=spelling, renamed=True)
 
 

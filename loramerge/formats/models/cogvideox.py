@@ -20,6 +20,7 @@ COGVIDEOX = Family(
     said=r"cogvideo",
     blocks={"transformer_blocks": 42},
     widths={1920: "2B", 3072: "5B"},
+    depths={"2B": {"transformer_blocks": 30}},
     variants={"task": (("I2V", word("i2v")), ("T2V", word("t2v")))},
     model="CogVideoXTransformer3DModel",
 )

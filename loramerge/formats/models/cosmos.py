@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 COSMOS = Family(
     "cosmos",
@@ -20,11 +20,20 @@ COSMOS = Family(
     patch_embed.proj = x_embedder.proj.1
     norm_out.linear_{1,2} = final_layer.adaln_modulation.{1,2}
     proj_out = final_layer.linear
+    text_conditioner.blocks.*.self_attn.{q,k,v,o}_proj = llm_adapter.blocks.*.self_attn.{q,k,v,o}_proj 1:1
+    text_conditioner.blocks.*.cross_attn.{q,o}_proj = llm_adapter.blocks.*.cross_attn.{q,o}_proj 1:1
+    text_conditioner.blocks.*.cross_attn.{k,v}_proj = llm_adapter.blocks.*.cross_attn.{k,v}_proj
+    text_conditioner.blocks.*.mlp.0 = llm_adapter.blocks.*.mlp.0 4:1
+    text_conditioner.blocks.*.mlp.2 = llm_adapter.blocks.*.mlp.2 1:4
+    text_conditioner.{in,out}_proj = llm_adapter.{in,out}_proj
     """,
-    said=r"cosmos|anima\b",
-    blocks={"transformer_blocks": 36},
+    said=rf"cosmos|{word('anima')}",
+    blocks={"transformer_blocks": 36, "text_conditioner.blocks": 6},
     widths={2048: "2B", 4096: "7B", 5120: "14B"},
-    variants={"model": (("Anima", r"anima\b"), ("Cosmos", r"cosmos"))},
+    depths={"2B": {"transformer_blocks": 28}, "7B": {"transformer_blocks": 28}},
+    variants={"name": (("Anima", word("anima")), ("Cosmos", word("cosmos")))},
+    shows={"name": (("Anima", r"^(text_conditioner|llm_adapter)\."),)},
     converter="convert_cosmos_transformer_checkpoint_to_diffusers",
     model="CosmosTransformer3DModel",
+    beside={"text_conditioner": "AnimaTextConditioner"},
 )

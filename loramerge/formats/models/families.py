@@ -82,6 +82,16 @@ def ours(found: Iterable[Family], names: Iterable[str]) -> dict[str, str] | None
     return tables[0] if alike else None
 
 
+def listed(path: str) -> bool:
+    """Whether a family has a module of just this name, which may have no dots of its own.
+
+    >>> listed("patch_embedding"), listed("time_in_in_layer")
+    (True, False)
+    """
+    namings = (naming for family in FAMILIES.values() for naming in family.namings.values())
+    return any(rule.theirs == path for naming in namings for rule in naming.rules)
+
+
 def naming(family: Family, names: Iterable[str]) -> str:
     """The naming in which a family has all these names; the first of them that fits.
 

@@ -11,8 +11,13 @@ from loramerge.adapters.late import late
 from loramerge.formats.models.rules import Naming, Numbers, Place, Rule, filled, rules
 
 _CAMEL = late(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])")  # where a word begins inside a name
+_OWN = late(r"\.\d+\.(attn1?|attention)\.")  # attention of a block to itself
 OURS, FIRST = "diffusers", "first"
+WIDE = 1024  # inputs of the attention of models that are no toys
+FEW = 10  # blocks that a user would choose
+BESIDE = ("text_conditioner",)  # parts of diffusers' pipelines with modules that others keep in the model
 Sizes = Mapping[str, tuple[int, int]]  # name of a module -> (outs, ins)
+Variants = Mapping[str, tuple[tuple[str, str], ...]]  # kind -> (value, pattern)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,11 +31,16 @@ class Family:
         said: what metadata, or the name of the base, calls it: a regular expression.
         blocks: list of layers, in diffusers' names -> how many the largest model has.
         widths: the inputs that its attention has in published models.
+        depths: published model, as `widths` calls it -> the same of it, where it has fewer blocks.
         seldom: a file of other widths that could as well be of another family is taken for that one's.
         tells: modules of which one must be there, where other kinds of models share the rest.
-        variants: what tells its models apart: kind -> (value, what the name or the metadata says).
+        variants: what tells its models apart: kind -> (value, what the name or the metadata says). The
+            kind `name` is the title of one of them.
+        shows: likewise, but told by modules: a pattern for `module outs×ins outs/ins`. These do not lie.
+        untold: how sentences call a model of it that nothing tells from the others; "" if by its title.
         converter: the function of diffusers that renames a checkpoint, against which the names are held.
         model: the class of diffusers that has these modules.
+        beside: another part of its pipelines that has some of them, which `BESIDE` has -> its class.
     """
 
     name: str
@@ -40,11 +50,15 @@ class Family:
     others: Mapping[str, str] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
     widths: Mapping[int, str] = field(default_factory=dict)
+    depths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     seldom: bool = False
     tells: str = ""
-    variants: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    variants: Variants = field(default_factory=dict)
+    shows: Variants = field(default_factory=dict)
+    untold: str = ""
     converter: str = ""
     model: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def namings(self) -> Mapping[str, Naming]:
@@ -149,36 +163,96 @@ class Family:
         return re.search(self.said, text, re.IGNORECASE) is not None
 
     def named(self, text: str) -> bool:
-        """Whether the name of a file, or a title, says this family in words of their own."""
-        return re.search(rf"(?<![a-z])({self.said})(?![a-z])", text, re.IGNORECASE) is not None
+        """Whether the name of a file, or a title, says this family in words of their own.
+
+        >>> from loramerge.formats.models.flux import FLUX
+        >>> [FLUX.named(name) for name in ("InkFlux_v2", "flux1-dev", "influx")]
+        [True, True, False]
+        """
+        return re.search(word(self.said), words(text), re.IGNORECASE) is not None
 
     def variant(self, names: Sizes, text: str) -> dict[str, str]:
-        """What tells its models apart: kind -> value, as far as widths, names and metadata say.
+        """What tells its models apart: kind -> value, as far as modules, widths, names and metadata say.
+
+        The names of its models are words of every day, as "edit" and "turbo" are. So a line counts for them
+        only if it names the family, too.
 
         >>> from loramerge.formats.models.wan import WAN
         >>> WAN.variant({"blocks.0.self_attn.q": (5120, 5120)}, "wan2.2_t2v_low_noise")
         {'version': '2.2', 'noise': 'low noise', 'task': 'T2V', 'size': '14B'}
         """
-        words = f"{text} {_CAMEL.sub(' ', text)}"
-        found = {kind: _only(values, words) for kind, values in self.variants.items()}
+        own = "\n".join(line for line in text.splitlines() if self.named(line))
+        found = {k: _only(v, words(own if k == "model" else text)) for k, v in self.variants.items()}
+        shown = {kind: _only(_inline(values), _shapes(names)) for kind, values in self.shows.items()}
+        found |= {kind: value for kind, value in shown.items() if value}
         size = self.sizes(names)
-        found["size"] = size[0] if len(size) == 1 else found.get("size", "")
+        if len(size) == 1 and found.get("size") not in size[0].split(" or "):
+            found["size"] = size[0]
         return {kind: value for kind, value in found.items() if value}
 
     def sizes(self, names: Sizes) -> list[str]:
-        """The published models that have modules of this width."""
+        """The published models that have modules of this width, and so many blocks."""
         inputs = {ins for outs, ins in names.values()}
-        return [model for width, model in self.widths.items() if width in inputs]
+        found = [model for width, model in self.widths.items() if width in inputs]
+        if self.depths.keys().isdisjoint(found):
+            return found
+        own = self._numbers(names)
+        return [m for m in found if all(max(own[stem]) < count for stem, count in self.counts(m, own))]
 
-    def whole(self, names: Iterable[str]) -> bool:
-        """Whether the last block of every list that is there is there."""
-        last: dict[str, int] = {}
+    def unusual(self, names: Sizes) -> bool:
+        """Whether its own attention is wide, and as in no published model. What is beside it may differ."""
+        first = next(iter(self.blocks))
+        squares = (name for name, (outs, ins) in names.items() if outs == ins >= WIDE)
+        own = any(name.startswith(f"{first}.") and _OWN.search(name) for name in squares)
+        return own and not self.sizes(names)
+
+    def counts(self, model: str, lists: Iterable[str]) -> list[tuple[str, int]]:
+        """How many blocks a published model has in these lists.
+
+        >>> from loramerge.formats.models.wan import WAN
+        >>> WAN.counts("1.3B", ["blocks"]), WAN.counts("14B", ["blocks"])
+        ([('blocks', 30)], [('blocks', 40)])
+        """
+        return [(s, self.depths.get(model, {}).get(s, self.blocks[s])) for s in lists if s in self.blocks]
+
+    def whole(self, names: Sizes) -> bool:
+        """Whether all blocks of every list that is there are there, and no others.
+
+        A few are no sign: they can as well be chosen out of the many of another model.
+        """
+        own = self._numbers(names)
+        models = self.sizes(names) or [""]
+        return max(map(len, own.values()), default=0) > FEW and any(
+            all(len(own[stem]) == count for stem, count in self.counts(model, own)) for model in models
+        )
+
+    def _numbers(self, names: Iterable[str]) -> dict[str, set[int]]:
+        """List of blocks -> the numbers of those that are there."""
+        found: dict[str, set[int]] = {}
         for name in names:
             place = self.place(self.find(name) or "")
             if place is not None and place.numbers:
-                stem = place.rule.ours[0].partition(".*")[0]
-                last[stem] = max(last.get(stem, 0), int(place.numbers[0]))
-        return bool(last) and all(number + 1 == self.blocks.get(stem) for stem, number in last.items())
+                found.setdefault(place.rule.ours[0].partition(".*")[0], set()).add(int(place.numbers[0]))
+        return found
+
+
+def words(text: str) -> str:
+    """A text, and the same with a space where a word begins inside a name.
+
+    >>> words("InkHigh")
+    'InkHigh\\nInk High'
+    """
+    return f"{text}\n{_CAMEL.sub(' ', text)}"
+
+
+def part_of(path: str) -> str:
+    """The part of diffusers' pipelines that has a module of diffusers' name; "" for the model itself.
+
+    >>> part_of("text_conditioner.blocks.0.mlp.0"), part_of("transformer_blocks.0.attn1.to_q")
+    ('text_conditioner', '')
+    """
+    part, dot, _ = path.partition(".")
+    return part if dot and part in BESIDE else ""
 
 
 def word(*options: str) -> str:
@@ -196,10 +270,24 @@ def _only(values: Iterable[tuple[str, str]], text: str) -> str:
     return said[0] if len(said) == 1 else ""
 
 
+def _inline(values: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """The same patterns, for which every line is a text of its own."""
+    return ((value, f"(?m){pattern}") for value, pattern in values)
+
+
+def _shapes(names: Sizes) -> str:
+    """What patterns of `shows` are looked for in: a line for every module.
+
+    >>> _shapes({"norm1.linear": (27, 3)})
+    'norm1.linear 27x3 9:1'
+    """
+    return "\n".join(f"{name} {outs}x{ins} {outs / ins:g}:1" for name, (outs, ins) in names.items())
+
+
 def _single(rule: Rule, part: int) -> Rule:
     """The module of diffusers that is one part of a rule."""
     name = rule.ours[part]
     return Rule((name,), name, "equal", () if rule.fused else rule.ratios)
 
 
-__all__ = ["FIRST", "OURS", "Family", "Numbers", "Sizes", "word"]
+__all__ = ["BESIDE", "FIRST", "OURS", "Family", "Numbers", "Sizes", "part_of", "word"]

@@ -98,7 +98,7 @@ FLUX = Family(
     "flux.1",
     "Flux.1",
     "\n".join(_lines()),
-    said=r"flux(?!\W?2|\W?3)",
+    said=r"flux(?![\W_]?[23])([\W_]?1?[\W_]?(dev|schnell|krea|fill))?|(flux[\W_]?1?[\W_]?)?kontext",
     others={"onetrainer": "x_embedder = img_in.proj"},
     blocks=BLOCKS,
     widths={3072: "12B"},
@@ -109,9 +109,10 @@ FLUX = Family(
             ("Redux", word("redux")),
             ("Krea", word("krea")),
             ("schnell", r"schnell"),
-            ("dev", rf"^(?!.*(kontext|fill|redux|krea)).*{word('dev')}"),
+            ("dev", rf"(?s)\A(?!.*(kontext|{word('fill')}|{word('redux')}|krea)).*{word('(flux)?1?dev')}"),
         )
     },
+    shows={"model": (("Fill", r"^x_embedder \d+x384 "), ("Canny or Depth", r"^x_embedder \d+x128 "))},
     converter="convert_flux_transformer_checkpoint_to_diffusers",
     model="FluxTransformer2DModel",
 )

@@ -24,9 +24,13 @@ FLUX_2 = Family(
     proj_out = final_layer.linear
     norm_out.linear = final_layer.adaLN_modulation.1 turned 2:1
     """,
-    said=r"flux\W?2|klein",
+    said=r"flux[\W_]?2([\W_]?(dev|klein))?|klein",
     blocks={"transformer_blocks": 8, "single_transformer_blocks": 48},
     widths={6144: "dev", 4096: "9B", 3072: "4B"},
+    depths={
+        "4B": {"transformer_blocks": 5, "single_transformer_blocks": 20},
+        "9B": {"single_transformer_blocks": 24},
+    },
     variants={
         "model": (("Klein", word("klein")), ("dev", word("dev"))),
         "size": (("4B", word(r"(?<!\d)4b")), ("9B", word(r"(?<!\d)9b"))),

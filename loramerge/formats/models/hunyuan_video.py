@@ -49,7 +49,7 @@ HUNYUAN_VIDEO = Family(
     "HunyuanVideo",
     _FIRST
     + _BESIDE.format(*_REFINER, ".", "{0,2}", "{in,out}_layer", "{in,out}_layer", "in_layer", "out_layer"),
-    said=r"hunyuan(?!\W?(video)?[\W_]?1[._]5)",
+    said=r"hunyuan(?![\W_]?(video)?[\W_]?1[._]5|[\W_]?(image|dit|3d))(video)?|framepack",
     others={"authors": _authors()},
     blocks={
         "transformer_blocks": 20,

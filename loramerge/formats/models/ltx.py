@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 _EMBEDDED = "{emb.timestep_embedder.linear_1,emb.timestep_embedder.linear_2,linear}"
 _2 = r"[\W_]?2(?![\d_.]*b)"  # of LTX-2, and not of `ltxv-2b`
@@ -23,9 +23,11 @@ LTX = Family(
     said=rf"ltx[\W_]?(video|v(?!ideo))(?!{_2})|ltx[\W_]?0[._]?9",
     blocks={"transformer_blocks": 48},
     widths={2048: "2B", 4096: "13B"},
+    depths={"2B": {"transformer_blocks": 28}},
     converter="convert_ltx_transformer_checkpoint_to_diffusers",
     model="LTXVideoTransformer3DModel",
 )
+_LATER, _EARLIER = r"to_gate_logits|prompt_adaln", r"caption_projection"  # in LTX-2.3; in LTX-2 before it
 _GATES = "{av_cross_attn_video_scale_shift,av_cross_attn_video_a2v_gate,"
 _GATES += "av_cross_attn_audio_scale_shift,av_cross_attn_audio_v2a_gate}"
 _THEIRS = "{av_ca_video_scale_shift_adaln_single,av_ca_a2v_gate_adaln_single,"
@@ -52,7 +54,19 @@ LTX_2 = Family(
     """,
     said=rf"ltx[\W_]?(video|v)?{_2}",
     blocks={"transformer_blocks": 48},
-    widths={4096: "19B"},  # of the video; what is trained without sound may be LTX-Video's
+    widths={4096: "19B or 22B"},  # of the video; what is trained without sound may be LTX-Video's
+    variants={
+        "name": (
+            ("LTX-2.3", rf"ltx[\W_]?(video|v)?{_2}[._]?3(?!\d)"),
+            ("LTX-2", r"ltx[\W_]?(video|v)?[\W_]?2[\W_]19b"),
+        ),
+        "size": (("19B", word("19b")), ("22B", word("22b"))),
+    },
+    shows={
+        "name": (("LTX-2.3", _LATER), ("LTX-2", _EARLIER)),
+        "size": (("22B", _LATER), ("19B", _EARLIER)),
+    },
+    untold="LTX-2 or 2.3",
     converter="convert_ltx2_transformer_to_diffusers",
     model="LTX2VideoTransformer3DModel",
 )

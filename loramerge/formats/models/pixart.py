@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+from loramerge.formats.models.family import Family, word
 
 _EMBEDDED = "{timestep,resolution,aspect_ratio}_embedder.linear_"
+_SIGMA = word("sigma")
 PIXART = Family(
     "pixart",
     "PixArt",
@@ -25,6 +26,7 @@ PIXART = Family(
     said=r"pixart",
     blocks={"transformer_blocks": 28},
     widths={1152: "0.6B"},
-    variants={"model": (("Sigma", r"sigma"), ("Alpha", r"alpha"))},
+    variants={"model": (("Sigma", _SIGMA), ("Alpha", rf"(?s)\A(?!.*{_SIGMA}).*{word('alpha')}"))},
+    shows={"model": (("Alpha", r"resolution_embedder|aspect_ratio_embedder"),)},
     model="PixArtTransformer2DModel",
 )

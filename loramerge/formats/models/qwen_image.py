@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loramerge.formats.models.family import Family, word
 
-_EDIT = word("edit", "editplus")
+_EDIT = word(r"(qwen|image)?edit(plus)?")
 
 QWEN_IMAGE = Family(
     "qwen-image",
@@ -20,7 +20,7 @@ QWEN_IMAGE = Family(
     proj_out
     time_text_embed.timestep_embedder.linear_{1,2}
     """,
-    said=r"qwen\W?image",
+    said=r"qwen([\W_]?image)?([\W_]?edit(plus)?|[\W_]?layered)?|edit(plus)?[\W_]?25(09|11)",
     blocks={"transformer_blocks": 60},
     widths={3072: "20B"},
     variants={

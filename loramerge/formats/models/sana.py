@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from loramerge.formats.models.family import Family
+import re
+
+from loramerge.formats.models.family import Family, word
 
 SANA = Family(
     "sana",
@@ -19,9 +21,12 @@ SANA = Family(
     patch_embed.proj = x_embedder.proj
     proj_out = final_layer.linear
     """,
-    said=r"\bsana",
+    said=r"(?<![a-zA-Z])sana",
     blocks={"transformer_blocks": 60},
-    widths={2240: "1.6B", 1152: "0.6B"},
+    widths={2240: "1.6B or 4.8B", 1152: "0.6B"},
+    depths={"0.6B": {"transformer_blocks": 28}},
+    variants={"size": tuple((size, word(re.escape(size))) for size in ("0.6B", "1.6B", "4.8B"))},
+    shows={"size": (("4.8B", r"blocks\.[2-5]\d\..*[ x]2240\b"),)},  # which has three times as many blocks
     converter="convert_sana_transformer_to_diffusers",
     model="SanaTransformer2DModel",
 )

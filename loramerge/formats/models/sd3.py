@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5."""
+"""Stable Diffusion 3 and 3.5. Medium 3.5 has more attention in its first blocks; large is 3.5 only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,20 @@ SD3 = Family(
     said=r"sd3|stable\W?diffusion\W?(v?3)|sd_?3",
     blocks={"transformer_blocks": 38},
     widths={1536: "medium", 2432: "large"},
-    variants={"version": (("3.5", r"3\W5"),)},
+    depths={"medium": {"transformer_blocks": 24}},
+    variants={
+        "name": (
+            ("Stable Diffusion 3.5", r"(sd|diffusion)[\W_]*v?3[\W_]?5|3[\W_]5[\W_]?(m|l)"),
+            ("Stable Diffusion 3", r"(?<!3[\W_])(?<!\d)3[\W_]?m(edium)?(?![a-z])"),
+        )
+    },
+    shows={
+        "name": (
+            ("Stable Diffusion 3.5", r"\battn2\b|norm1\.linear .* 9:1$|[ x]2432\b"),
+            ("Stable Diffusion 3", r"^transformer_blocks\.(\d|1[0-2])\.norm1\.linear 9216x1536 "),
+        )
+    },
+    untold="Stable Diffusion 3 or 3.5",
     converter="convert_sd3_transformer_checkpoint_to_diffusers",
     model="SD3Transformer2DModel",
 )

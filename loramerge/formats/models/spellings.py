@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loramerge.formats.models.families import FAMILIES
-from loramerge.formats.models.family import OURS, Family
+from loramerge.formats.models.family import OURS, Family, part_of
 
 AB, DOWN_UP = (".lora_A.weight", ".lora_B.weight"), (".lora_down.weight", ".lora_up.weight")
 DEFAULT = (".lora_A.default.weight", ".lora_B.default.weight")
@@ -35,6 +35,8 @@ class Met:
 
     def stem(self, name: str) -> str:
         """The keys of a module up to their ends, by its name in the naming."""
+        if self.dialect == "diffusers" and part_of(name):
+            return name
         return f"{self.prefix}{name.replace('.', '_') if self.flat else name}"
 
 

@@ -19,6 +19,7 @@ WAN_VACE = Family(
     said="vace",
     blocks={"blocks": 40, "vace_blocks": 15},
     widths={1536: "1.3B", 5120: "14B"},
+    depths={"1.3B": {"blocks": 30}, "14B": {"vace_blocks": 8}},
     tells="vace_",
     variants={"version": WAN.variants["version"], "noise": WAN.variants["noise"]},
     converter="convert_wan_transformer_to_diffusers",

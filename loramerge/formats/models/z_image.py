@@ -22,11 +22,11 @@ Z_IMAGE = Family(
     all_final_layer.2-1.linear = final_layer.linear
     all_final_layer.2-1.adaLN_modulation.1 = final_layer.adaLN_modulation.1
     """,
-    said=r"z\W?image",
+    said=rf"z[\W_]?image([\W_]?(turbo|edit|base))?|{word('zit')}",
     blocks={"layers": 30, "noise_refiner": 2, "context_refiner": 2},
     widths={3840: "6B"},
     tells=r"attention|adaLN|refiner|_embedder|final_layer",
-    variants={"model": tuple((name, word(name)) for name in ("Turbo", "Edit", "Base"))},
+    variants={"model": (("Turbo", word("turbo", "zit")), *((name, word(name)) for name in ("Edit", "Base")))},
     converter="convert_z_image_transformer_checkpoint_to_diffusers",
     model="ZImageTransformer2DModel",
 )
