@@ -19,8 +19,8 @@ from loramerge.consumers.finding import CLOSE, Effect, Finding, strength
 from loramerge.consumers.support import Support
 from loramerge.errors import printable
 from loramerge.formats.dialects import Dialect, named
+from loramerge.formats.peft.exchange import KIND as TURNED
 from loramerge.formats.peft.names import UNKNOWN
-from loramerge.formats.peft.turned import KIND as TURNED
 from loramerge.formats.wrappers import plainly, wrapped
 
 Scale = Callable[[Mapping[str, Any], Module], float]

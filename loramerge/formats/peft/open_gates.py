@@ -12,7 +12,7 @@ import numpy as np
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.late import late
 from loramerge.formats.files.safetensors import File
-from loramerge.formats.routed import OWN, system_of
+from loramerge.formats.routers import OWN, system_of
 
 USUAL = 8  # units of a token, where the config does not say it
 CHOSEN = {"smora": "activate_r", "flylora": "top_k"}  # the setting of how many units a token gets
