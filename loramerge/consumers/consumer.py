@@ -168,8 +168,8 @@ class Consumer:
     def passing_over(self, keys: Sequence[str]) -> Iterator[Finding]:
         """What it says of tensors that it has no use for, if there are any."""
         if keys:
-            count = "a tensor that is" if len(keys) == 1 else f"{len(keys)} tensors that are"
-            yield self.ignoring(f"{count} no pair ({printable(keys[0])})")
+            count = "a tensor beside" if len(keys) == 1 else f"{len(keys)} tensors beside"
+            yield self.ignoring(f"{count} the pairs ({printable(keys[0])})")
 
     def scaling(self, why: str, factors: Mapping[str, float]) -> Iterator[Finding]:
         """A finding, if one of the factors by which it scales modules otherwise than is meant is not 1."""
@@ -243,7 +243,7 @@ class Consumer:
         said = ["give its training alpha for A, or `rank` if the weights hold the scale"] * facts.asks_alpha
         said += ["its full rank is cut, and the report says how much is lost"] * (facts.full and not foreign)
         if lost := self._lost(facts):
-            said.append(f"leave out what is no pair ({printable(lost[0], 80)} …)")
+            said.append(f"leave out all but the pairs ({printable(lost[0], 80)} …)")
         return "; ".join(said)
 
     def _lost(self, facts: Facts) -> list[str]:

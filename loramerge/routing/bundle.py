@@ -199,7 +199,7 @@ class Bundle(Mapping[Target, Bank]):
         """One plain adapter that does the same for every token, exactly.
 
         Args:
-            row: of a table or a task.   prompt: hidden states of the one prompt that it shall be for.
+            row: of a table or a task.   prompt: hidden states of the one prompt that it is for.
 
         Raises:
             IncompatibleError: a gate goes by its input, so that no adapter does the same.

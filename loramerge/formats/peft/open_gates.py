@@ -1,4 +1,4 @@
-"""A gate that lets every unit through alike is none: such a file of SMoRA or FlyLoRA is a plain LoRA."""
+"""A gate that lets every unit through alike does nothing: such a file of SMoRA or FlyLoRA is a plain LoRA."""
 
 from __future__ import annotations
 
