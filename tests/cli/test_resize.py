@@ -128,7 +128,7 @@ def test_what_cannot_be_meant_is_refused(cli, tmp_path, words, sentence):
 
 def test_the_library_refuses_the_same():
     with pytest.raises(
-        UsageError, match="one of rank, energy, total_rank, size or energy_per_module, for there is none"
+        UsageError, match="size or energy_per_module, for there is none"
     ):
         lm.resize("a")
 
