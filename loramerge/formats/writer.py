@@ -87,7 +87,7 @@ def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, 
 
 
 def check_beside(adapters: Sequence[Adapter], dialect: Dialect, keys: Sequence[str]) -> None:
-    """Refuse what is no pair and has no name in the dialect.
+    """Refuse tensors beside the pairs that have no name in the dialect.
 
     Raises:
         IncompatibleError: there is such a tensor.
