@@ -24,7 +24,7 @@ from loramerge.formats.dialects.diffusers import PUBLISHED, of_authors
 from loramerge.formats.dialects.model import PARTS, Placed, identified, said
 from loramerge.formats.dialects.places import first_name, is_decoder, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
-from loramerge.formats.dialects.spelled import AB, Spelled
+from loramerge.formats.dialects.spelling import AB, Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
 from loramerge.formats.models.family import FIRST, PROJECTION

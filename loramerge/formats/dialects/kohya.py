@@ -23,7 +23,7 @@ from loramerge.formats.dialects.dialect import Header, Names, Scales, Widths
 from loramerge.formats.dialects.model import PARTS, RAW, Identity, Placed, identified, said
 from loramerge.formats.dialects.places import first_name, is_decoder, is_flat, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
-from loramerge.formats.dialects.spelled import Spelled
+from loramerge.formats.dialects.spelling import Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module
 from loramerge.formats.models.family import FIRST, OURS
