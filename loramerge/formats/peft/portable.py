@@ -59,7 +59,11 @@ def _where_it_matters(adapters: Sequence[Adapter], targets: Iterable[Target]) ->
 def _target_parameters(adapters: Sequence[Adapter], full: set[str]) -> list[str]:
     """What all sources say, if that means just these parameters; else their full names."""
     said = [sorted(map(str, a.config.get("target_parameters") or [])) for a in adapters]
-    meant = [{name for name in full if f".{name}".endswith(f".{each}")} for each in said[0]]
+    ends = defaultdict[str, set[str]](set)
+    for name in full:
+        for dot in (-1, *(at for at, letter in enumerate(name) if letter == ".")):
+            ends[name[dot + 1 :]].add(name)
+    meant = [ends.get(each, set[str]()) for each in said[0]]
     met = all(each == said[0] for each in said) and all(meant) and set().union(*meant) == full
     return said[0] if met else sorted(full)
 
