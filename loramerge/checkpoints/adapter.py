@@ -18,6 +18,7 @@ from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.dialects.kohya import KOHYA
+from loramerge.formats.models.architectures import architectures
 from loramerge.formats.peft.names import PREFIX
 
 TASKS = {  # how the class of a model ends -> PEFT's name of its task; those of heads make PEFT look for one
@@ -77,8 +78,8 @@ def adapter(pair: Pair, modules: Iterable[Module], beside: Sequence[Beside], nam
 
 
 def _task(base: Checkpoint) -> str | None:
-    said = base.config("model").get("architectures") or [""]
-    return next((task for end, task in TASKS.items() if str(said[0]).endswith(end)), None)
+    first = next(iter(architectures(base.config("model"))), "")
+    return next((task for end, task in TASKS.items() if first.endswith(end)), None)
 
 
 def _beside(

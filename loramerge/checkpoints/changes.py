@@ -17,6 +17,7 @@ from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.kohya import COMPONENTS
 from loramerge.formats.dialects.kohya import KEY as FLAT
+from loramerge.formats.models.architectures import architectures
 from loramerge.formats.peft import beside
 from loramerge.formats.peft.names import PREFIX, unmarked
 
@@ -118,8 +119,8 @@ def _untie(found: Changes, places: Places) -> Key | None:
 def _input(checkpoint: Checkpoint) -> Key | None:
     """The input embedding that a head is tied to; None if there is no head, or it has weights of its own."""
     config = checkpoint.config("model")
-    classes = [str(each) for each in config.get("architectures") or []]
-    if not any(each.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration")) for each in classes):
+    speaks = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
+    if not any(each.endswith(speaks) for each in architectures(config)):
         return None
     ends = tuple(f"{name}.weight" for name in INPUTS)
     found = [key for key in checkpoint.tensors if key[1].rpartition(".")[0].rpartition(".")[2] in INPUTS]
@@ -209,11 +210,9 @@ def _resized(found: Changes, change: Change, tensor: Tensor) -> None:
 
 def _tokens(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
     path = unmarked(key).removeprefix(PREFIX).removesuffix(f".{beside.TOKENS}").removesuffix(".token_adapter")
-    said = found.adapter.config.get("trainable_token_indices")
-    if isinstance(said, Mapping):
-        said = next((value for name, value in said.items() if f".{path}".endswith(f".{name}")), None)
+    said = beside.token_ids(found.adapter.config, path)
     known = places.tensor("model", path, "weight")
-    if not isinstance(said, list) or len(said) != tensor.shape[0] or known is None:
+    if not said or len(said) != tensor.shape[0] or known is None:
         raise IncompatibleError(
             f"{printable(found.adapter.name)} holds token rows of {printable(path)}, and its config does not "
             "say which tokens they are, or the model has no such embedding."

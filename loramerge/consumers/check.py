@@ -30,6 +30,7 @@ from loramerge.formats.dialects.grain import placed, twice
 from loramerge.formats.dialects.together import named_family, stranger, written_family
 from loramerge.formats.files.json import read_object
 from loramerge.formats.forms.form import NO_AID, Aid
+from loramerge.formats.models.architectures import architectures
 from loramerge.formats.output import Outline
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.alpha import check_ranks
@@ -193,13 +194,13 @@ def _architectures(raw: Raw) -> tuple[str, ...]:
     places += [Path(base)] if isinstance(base, str) and is_local(base) else []
     for place in places:
         try:
-            said = read_object(place / "config.json", "config.json").get("architectures")
+            config = read_object(place / "config.json", "config.json")
         except ChangedError:
             raise
         except (LoramergeError, ValueError):  # it is no part of the adapter, and only helps to know it
             continue
-        if isinstance(said, list):
-            return tuple(str(each) for each in said)
+        if said := architectures(config):
+            return tuple(said)
     return ()
 
 

@@ -14,6 +14,7 @@ from loramerge.consumers.support import LLAMA_CPP as MODELS
 from loramerge.errors import printable
 from loramerge.formats.dialects import Dialect
 from loramerge.formats.dialects.peft import Peft
+from loramerge.formats.models.architectures import architectures
 from loramerge.formats.peft.exchange import KIND, is_turned, turned_names
 
 TURNS = {  # the classes whose converter turns layers, and how their names end
@@ -72,9 +73,8 @@ def _lays(dialect: Dialect, adapters: Sequence[Adapter]) -> Dialect:
 
 
 def _classes(adapter: Adapter) -> tuple[str, ...]:
-    said = adapter.model.get("architectures")
     paths = [target.path for target in adapter.slots]
-    return candidates(adapter.config, said if isinstance(said, list) else (), paths)
+    return candidates(adapter.config, architectures(adapter.model), paths)
 
 
 def _untold(facts: Facts) -> str:

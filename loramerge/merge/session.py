@@ -96,6 +96,8 @@ class Session:
                 "for all."
             )
 
+        effort = plan.effort  # worked out from all modules, so it is asked for once
+
         def merge(batch: Batch) -> tuple[list[Module], list[Slot]]:
             units, grams, seen = batch
             made = decided(plan, units, seen)
@@ -104,12 +106,12 @@ class Session:
                 facts = [measure_fit(grams, m, f, plan.weights, units.signature) for m, f in enumerate(fits)]
                 return facts, [Slot(Held(fit.up), Held(fit.down), 1.0) for fit in fits]
             facts = measure(grams, made, plan.weights, units.signature)
-            return facts, [_promised(plan.effort, units, m, made) for m in range(len(units.targets))]
+            return facts, [_promised(effort, units, m, made) for m in range(len(units.targets))]
 
         modules: list[Module] = []
         slots: dict[Target, Slot] = {}
         batches = self._batches(plan.method.frame)
-        with self._stage("merging") as stage, plan.effort.crew(stage.tick) as run:
+        with self._stage("merging") as stage, effort.crew(stage.tick) as run:
             for (units, _, _), (facts, promised) in zip(batches, run(merge, batches), strict=True):
                 modules += facts
                 slots |= zip(units.targets, promised, strict=True)

@@ -75,7 +75,9 @@ def load_bundle(path: str | Path, name: str | None = None) -> Bundle:
     own = {targets[name]: each for name, each in gates.items()}
     for target, layout in layouts.items():
         _check_tensors(own.get(target, gate), layout, parts[target], f"{target} of {shown}")
-        _check_known(own.get(target, gate), layout, target, router, shown)
+        _check_known(
+            own.get(target, gate), layout, {f"{target}.{n}": n for n in parts[target]}, router, shown
+        )
 
     def read(target: Target) -> Bank:
         bank = _bank(tasks, target, layouts[target], parts[target])
@@ -157,11 +159,15 @@ def _check_tensors(gate: Gate, layout: Layout, parts: Tensors, where: str) -> No
             raise SourceError(f"{ROUTER} lacks {name} {shape} of {printable(where)}, which its gate needs.")
 
 
-def _check_known(gate: Gate, layout: Layout, target: Target, router: Tensors, shown: str) -> None:
-    """Raises SourceError: there is a tensor that the gate does not know, so that it may be of another."""
-    known = {f"{target}.{name}" for name in (STARTS, *gate.shapes(layout))}
-    for key in router:
-        if key.rpartition(".")[0] == str(target) and key not in known:
+def _check_known(gate: Gate, layout: Layout, keys: Mapping[str, str], router: Tensors, shown: str) -> None:
+    """Raises SourceError: there is a tensor that the gate does not know, so that it may be of another.
+
+    Args:
+        keys: the key that each tensor of the module would have, and its name; some are shared, and have none.
+    """
+    known = {STARTS, *gate.shapes(layout)}
+    for key, name in keys.items():
+        if name not in known and key in router:
             raise SourceError(f"{ROUTER} of {shown} has {printable(key)}, which its gate does not know.")
 
 

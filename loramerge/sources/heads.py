@@ -9,7 +9,7 @@ Servers load such pairs. No adapter holds the weights before training, so they a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from loramerge.checkpoints.checkpoint import Checkpoint
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.places import Places
 from loramerge.errors import IncompatibleError, printable, say
+from loramerge.formats.models.architectures import architectures
 from loramerge.formats.peft import beside
 from loramerge.formats.peft.names import PREFIX, unmarked
 from loramerge.formats.vocabulary import INPUTS
@@ -121,11 +122,8 @@ class _Heads:
         return Rows(numbers, change[numbers], len(change))
 
     def _tokens(self, path: str, tensor: Tensor, before: Tensor) -> Rows:
-        said = self.adapter.config.get("trainable_token_indices")
-        if isinstance(said, Mapping):
-            said = next((ids for name, ids in said.items() if f".{path}".endswith(f".{name}")), None)
-        ids: list[int] = said if isinstance(said, list) else []
-        inside = all(0 <= i < before.shape[0] for i in ids) and len(set(ids)) == tensor.shape[0] == len(ids)
+        ids = beside.token_ids(self.adapter.config, path)
+        inside = all(i < before.shape[0] for i in ids) and len(set(ids)) == tensor.shape[0] == len(ids)
         if not inside or before.shape[1:] != tensor.shape[1:]:
             raise self._resized(path, tensor, before)
         return Rows(np.array(ids), _wide(tensor) - _wide(before)[ids], before.shape[0])
@@ -134,8 +132,7 @@ class _Heads:
         """Token rows change a head too, if it is tied to the embedding."""
         yield _target(path), rows
         config = self.base.config("model")
-        classes = [str(each) for each in config.get("architectures") or []]
-        speaks = any(each.endswith(("CausalLM", "LMHeadModel")) for each in classes)
+        speaks = any(each.endswith(("CausalLM", "LMHeadModel")) for each in architectures(config))
         own = ("model", "lm_head.weight") in self.base.tensors
         if speaks and not own and config.get("tie_word_embeddings", True):
             yield Target("lm_head"), rows

@@ -16,7 +16,7 @@ from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.dialects.together import together
 from loramerge.formats.models.renames import EXPERTS, FAMILIES, is_new, old
 from loramerge.formats.models.stems import NUMBER, best, parted, place
-from loramerge.formats.models.templates import Template
+from loramerge.formats.models.templates import Beginnings, Template
 from loramerge.formats.peft.names import PREFIX
 from loramerge.request.request import Request
 from loramerge.sources import experts, projections
@@ -71,14 +71,17 @@ def renamed(adapters: Sequence[Adapter], names: Mapping[str, str]) -> list[Adapt
     """
     rules = [Template(_bare(o), _bare(n), first=True) for o, n in names.items()]
     rules.sort(key=lambda rule: -len(rule.old))
+    beginnings = Beginnings(rules)
 
     def rename(path: str) -> str:
-        return next((made for rule in rules if (made := rule.rewrite(path)) is not None), path)
+        made = next((rules[number].rewrite(path) for number in sorted(beginnings.of(path))), None)
+        return path if made is None else made
 
     found = [moved(adapter, rename, f"as {say('rename')} says") for adapter in adapters]
     paths = [target.path for adapter in adapters for target in adapter]
-    for rule in rules:
-        if all(rule.rewrite(path) is None for path in paths):
+    used = {number for path in paths for number in beginnings.of(path)}
+    for number, rule in enumerate(rules):
+        if number not in used:
             some = next(iter(paths), "none")
             asked = say("rename", {printable(rule.old): printable(rule.new)})
             raise UsageError(

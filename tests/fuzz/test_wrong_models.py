@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import loramerge as lm
@@ -68,11 +69,58 @@ def test_a_model(here, name, wrong):
     assert found.count["fine"] == len(ACTS)
     for turn, path in enumerate(paths(said)):
         for step, value in enumerate(wrong):
-            text = json.dumps(put(said, path, value))
-            place.write_text(text)
-            acts = ACTS if wrong is WRONG else [list(ACTS)[(turn + step) % len(ACTS)]]
+            place.write_text(json.dumps(put(said, path, value)))
+            every = wrong is WRONG or path == ("architectures",)
+            acts = ACTS if every else [list(ACTS)[(turn + step) % len(ACTS)]]
             for told in acts:
                 found.of(ACTS[told], (told, path, value))
+    found.check()
+
+
+def with_rows(place, said):
+    """An adapter that has rows of an embedding, and a head."""
+    numbers = {
+        **tensors(0, shapes={Q: (16, 16)}),
+        "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": np.ones((2, 16), "f4"),
+        "base_model.model.lm_head.weight": np.ones((24, 16), "f4"),
+    }
+    return folder(
+        place, numbers, trainable_token_indices={"embed_tokens": [1, 2]}, modules_to_save=["lm_head"], **said
+    )
+
+
+@MANY
+def test_a_config_beside_a_model(here, wrong):
+    """What an adapter says of rows and heads, where they are added to a model or made to pairs."""
+    place, found = with_rows(here / "rows", {}) / "adapter_config.json", Outcomes()
+    said = json.loads(place.read_text())
+    acts = {
+        "fuse": lambda: lm.fuse("rows", "base", "f", overwrite=True),
+        "heads": lambda: lm.combine(["rows"], "svd", rank=1, base="base", heads_as_lora="base"),
+    }
+    for act in acts.values():
+        found.of(act, "as it was")
+    assert found.count["fine"] == len(acts), found.count
+    for path in paths(said):
+        if path and path[0] in (
+            "trainable_token_indices",
+            "modules_to_save",
+            "bias",
+            "task_type",
+            "target_modules",
+        ):
+            for value in [
+                *wrong,
+                [0.5, 1],
+                [True, False],
+                [-1, 0],
+                ["1", "2"],
+                [10**400, 0],
+                {"embed_tokens": [[1], [2]]},
+            ]:
+                place.write_text(json.dumps(put(said, path, value)))
+                for told, act in acts.items():
+                    found.of(act, (told, path, value))
     found.check()
 
 

@@ -227,3 +227,36 @@ def test_the_row_of_a_task_grows_with_the_tasks():
         return lambda: members("x", {"gate": gate, "experts": names}, "t1")
 
     grows_evenly(make, 40)
+
+
+def test_a_bundle_grows_with_the_modules(tmp_path):
+    def make(count):
+        place = written(tmp_path / str(count), count)
+        lm.route([place, place], out=tmp_path / f"bundle{count}", threads=1)
+        return lambda: lm.load_bundle(tmp_path / f"bundle{count}")
+
+    grows_evenly(make, 100)
+
+
+def test_a_session_grows_with_the_modules(tmp_path):
+    def make(count):
+        place = written(tmp_path / str(count), count)
+        return lambda: lm.open([place, place]).combine("svd", rank=1)
+
+    grows_evenly(make, 60)
+
+
+def test_a_table_of_names_grows_with_its_rows(tmp_path):
+    """Every module gets an end of its own, which `target_modules` then lists."""
+
+    def make(count):
+        place = written(tmp_path / str(count), count)
+        names = {str(target): f"x{i}" for i, target in enumerate(lm.load(place))}
+
+        def act():
+            lm.plan([place], "svd", rank=1, rename=names)
+
+        act()  # patterns are made once for a process
+        return act
+
+    grows_evenly(make, 200)

@@ -7,6 +7,7 @@ A template stands for whole segments of a path. A `*` is one segment, which the 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -42,6 +43,36 @@ class Template(NamedTuple):
         middle = ".".join(next(groups, "*") if part == "*" else part for part in self.new.split("."))
         whole = [path[: found.start()].rstrip("."), middle, path[found.end() :].lstrip(".")]
         return ".".join(part for part in whole if part)
+
+
+class Beginnings:
+    """Templates of beginnings, found by the segments of a path: a table may have one for every module.
+
+    >>> rules = [Template("model.*", "m", first=True), Template("model", "", first=True)]
+    >>> sorted(Beginnings(rules).of("model.layers.0")), sorted(Beginnings(rules).of("models.0"))
+    ([0, 1], [])
+    """
+
+    def __init__(self, rules: Iterable[Template]) -> None:
+        self._root = _Node({}, [])
+        for number, rule in enumerate(rules):
+            node = self._root
+            for part in filter(None, rule.old.split(".")):
+                node = node.after.setdefault(part, _Node({}, []))
+            node.rules.append(number)
+
+    def of(self, path: str) -> set[int]:
+        """The numbers of those that are meant."""
+        nodes, found = [self._root], set(self._root.rules)
+        for part in path.split("."):
+            nodes = [node.after[key] for node in nodes for key in (part, "*") if part and key in node.after]
+            found.update(number for node in nodes for number in node.rules)
+        return found
+
+
+class _Node(NamedTuple):
+    after: dict[str, _Node]
+    rules: list[int]
 
 
 def _search(template: str, first: bool, path: str) -> re.Match[str] | None:

@@ -74,6 +74,21 @@ def _token_ids(adapter: Adapter, module: str) -> Any:
     return next((ids for name, ids in said.items() if f".{module}".endswith(f".{name}")), said)
 
 
+def token_ids(config: Mapping[str, Any], path: str) -> list[int]:
+    """The tokens whose rows an embedding has of its own; none where the config does not say them.
+
+    >>> token_ids({"trainable_token_indices": {"embed_tokens": [3, 5]}}, "model.embed_tokens")
+    [3, 5]
+    >>> token_ids({"trainable_token_indices": ["x"]}, "model.embed_tokens")
+    []
+    """
+    said = config.get("trainable_token_indices")
+    if isinstance(said, Mapping):
+        said = next((ids for name, ids in said.items() if f".{path}".endswith(f".{name}")), None)
+    known = isinstance(said, list) and all(type(each) is int and each >= 0 for each in said)
+    return said if known else []
+
+
 def is_labelled(module: str) -> bool:
     """Whether the rows of a head mean labels: not if they are tokens, or it is a norm."""
     last = module.removesuffix(BASE).rpartition(".")[2]

@@ -59,7 +59,11 @@ def _where_it_matters(adapters: Sequence[Adapter], targets: Iterable[Target]) ->
 def _target_parameters(adapters: Sequence[Adapter], full: set[str]) -> list[str]:
     """What all sources say, if that means just these parameters; else their full names."""
     said = [sorted(map(str, a.config.get("target_parameters") or [])) for a in adapters]
-    meant = [{name for name in full if f".{name}".endswith(f".{each}")} for each in said[0]]
+    ends = defaultdict[str, set[str]](set)
+    for name in full:
+        for dot in (-1, *(at for at, letter in enumerate(name) if letter == ".")):
+            ends[name[dot + 1 :]].add(name)
+    meant = [ends.get(each, set[str]()) for each in said[0]]
     met = all(each == said[0] for each in said) and all(meant) and set().union(*meant) == full
     return said[0] if met else sorted(full)
 
@@ -73,28 +77,31 @@ def _agreed(values: list[Any]) -> Any:
 def target_modules(adapters: Sequence[Adapter], paths: Iterable[str]) -> list[str]:
     """A sorted list of names: the last part of the path where that meant exactly these modules in a
     source too, full paths otherwise (a bare suffix could match more modules of the base)."""
-    by_suffix: dict[str, set[str]] = defaultdict(set)
-    for path in paths:
-        by_suffix[path.rpartition(".")[2]].add(path)
+    by_suffix, everywhere, meant = _endings(paths), defaultdict[str, set[str]](set), set[str]()
+    for adapter in adapters:
+        own, listed = _endings(target.path for target in adapter), _listed(adapter)
+        for suffix, modules in own.items():
+            everywhere[suffix] |= modules
+        meant |= {suffix for suffix in own if suffix in listed and own[suffix] == by_suffix.get(suffix)}
     named: set[str] = set()
     for suffix, modules in by_suffix.items():
-        more = any(_ending(suffix, a) - modules for a in adapters)
-        named |= {suffix} if not more and any(_meant(suffix, modules, a) for a in adapters) else modules
+        named |= {suffix} if suffix in meant and everywhere[suffix] <= modules else modules
     return sorted(named)
 
 
-def _meant(suffix: str, modules: set[str], adapter: Adapter) -> bool:
-    listed, narrowing = (
-        adapter.config.get("target_modules"),
-        ("exclude_modules", "layers_to_transform"),
-    )
-    if not isinstance(listed, list) or suffix not in listed or any(map(adapter.config.get, narrowing)):
-        return False
-    return _ending(suffix, adapter) == modules
+def _endings(paths: Iterable[str]) -> dict[str, set[str]]:
+    """Last parts of paths, each with the paths that end so."""
+    found = defaultdict[str, set[str]](set)
+    for path in paths:
+        found[path.rpartition(".")[2]].add(path)
+    return found
 
 
-def _ending(suffix: str, adapter: Adapter) -> set[str]:
-    return {target.path for target in adapter if target.path.rpartition(".")[2] == suffix}
+def _listed(adapter: Adapter) -> set[str]:
+    """The ends that a source names its modules by; none where something else narrows them."""
+    listed = adapter.config.get("target_modules")
+    narrowed = any(map(adapter.config.get, ("exclude_modules", "layers_to_transform")))
+    return set() if narrowed or not isinstance(listed, list) else {e for e in listed if isinstance(e, str)}
 
 
 def summary(values: Mapping[str, Any]) -> dict[str, Any]:
