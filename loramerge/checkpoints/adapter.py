@@ -12,7 +12,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.checkpoint import PIPELINE, Checkpoint
 from loramerge.checkpoints.deltas import deltas, without_place
-from loramerge.checkpoints.difference import Beside, Module, Pair, name_of
+from loramerge.checkpoints.difference import Beside, Module, Pair, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.tuned import Tuned
@@ -34,7 +34,7 @@ def extracted(model: Tuned, threads: int, whole: bool) -> Adapter:
     Args:
         whole: tensors that differ, but of which no update is made, are in its extras.
     """
-    pair = Pair(open_checkpoint(model.tuned), open_checkpoint(model.base))
+    pair = paired(open_checkpoint(model.tuned), open_checkpoint(model.base))
     beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
     with workers(threads) as run:
         modules = list(run(lambda each: pair.module(each, model.rank, None), pair.weights))

@@ -10,6 +10,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.near import nearby
+from loramerge.adapters.whole import are_factors, no_model
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.files.atomic import put_back
@@ -89,7 +90,7 @@ def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
         return Checkpoint(name, path, True, {"file": _single(path, name)}, **origin)
     refuse_bundle(path, name)
     if (path / ADAPTER).is_file():
-        raise IncompatibleError(f"{printable(name, 1000)} is an adapter, and a whole model is asked for.")
+        raise IncompatibleError(no_model(name))
     if (path / PIPELINE).is_file():
         return Checkpoint(name, path, False, _pipeline(path, name), **origin)
     return Checkpoint(name, path, False, {"model": _model(path, "", name)}, **origin)
@@ -98,7 +99,10 @@ def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
 def _single(path: Path, name: str) -> Model:
     if path.suffix.lower() in PICKLES:
         raise _unsafe(name)
-    return Model("", {}, {path.name: open_file(path, name)})
+    file = open_file(path, name)
+    if are_factors(file.tensors):
+        raise IncompatibleError(no_model(name))
+    return Model("", {}, {path.name: file})
 
 
 def _pipeline(path: Path, name: str) -> dict[str, Model]:
@@ -126,6 +130,8 @@ def _model(root: Path, folder: str, name: str) -> Model:
     index = _index(place)
     files = _listed(place / index, shown) if index else [_weights(place, shown)]
     shards = {file: open_file(place / file, f"{shown}/{file}") for file in files}
+    if are_factors([key for shard in shards.values() for key in shard.tensors]):
+        raise IncompatibleError(no_model(name))
     _check_once(shards, shown)
     return Model(folder, config, shards, index)
 

@@ -18,6 +18,7 @@ from loramerge.arrays.noise import Noise, rounding
 from loramerge.checkpoints import quantisation
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
+from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.subtract import Apart, Room, subtracted
 from loramerge.errors import IncompatibleError, printable
 
@@ -97,10 +98,12 @@ class Pair:
         for each in (self.tuned, self.base):
             quantisation.check_readable(each)
         if missing := sorted(self._needed - self.tuned.tensors.keys()):
+            why = "they are different models, or named by different versions of a library"
+            if ("file" in self.tuned.models) != ("file" in self.base.models):
+                why = "one is a file and one a folder, whose names differ: give two files, or two folders"
             raise IncompatibleError(
                 f"{printable(self.tuned.name)} has no {printable(missing[0][1])}, which "
-                f"{printable(self.base.name)} has: they are different models, or named by different versions "
-                "of a library."
+                f"{printable(self.base.name)} has: {why}."
             )
 
     @property
@@ -164,6 +167,20 @@ class Pair:
                 yield Beside(key, None)
             elif any(apart := _apart(tensor, known)):
                 yield Beside(key, apart[0], apart[0] <= apart[1])
+
+
+def paired(tuned: Checkpoint, base: Checkpoint) -> Pair:
+    """Both, where one may be a folder and one a file with the names of a folder. Errors as for `Pair`."""
+    if tuned.bare != base.bare:
+        tuned, base = map(_as_folder, (tuned, base))
+    return Pair(tuned, base)
+
+
+def _as_folder(checkpoint: Checkpoint) -> Checkpoint:
+    """A file whose tensors have the names that transformers or diffusers gives them, as the model it is."""
+    if not checkpoint.bare or is_image(key for _, key in checkpoint.tensors):
+        return checkpoint
+    return replace(checkpoint, models={"model": checkpoint.models["file"]})
 
 
 def name_of(key: Key) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.whole import is_whole, no_adapter
 from loramerge.errors import LoramergeError, SourceError, printable
 from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.dialects import FOLDER_FILES, PEFT, Header, find
@@ -121,6 +122,8 @@ def _weights(place: Path, names: list[str], name: str) -> str:
     """The file of weights among these."""
     known = [each for each in (WEIGHTS, PICKLED, *reversed(FOLDER_FILES), EARLY_MLX) if each in names]
     found = known or [each for each in names if each.endswith(".safetensors")]
+    if is_whole(names) and len(found) != 1:
+        raise SourceError(no_adapter(name))
     if not found:
         if what := instead(place):
             raise SourceError(f"{printable(name)} holds no file of weights: {what}.")

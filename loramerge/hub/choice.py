@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 
+from loramerge.adapters.whole import no_adapter
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.hub.client import Listing
 from loramerge.hub.escape import shell
@@ -144,7 +145,7 @@ def _no_adapter(name: HubName, listing: Listing, inside: set[str]) -> SourceErro
             f"{name} holds adapters in folders ({_some(nested)}): name one, such as {printable(first)}"
         )
     if "config.json" in inside or any(f.endswith(FILES) and "/" not in f for f in inside):
-        return SourceError(f"{name} has no {CONFIG}: it is a model, not an adapter.")
+        return SourceError(no_adapter(str(name), f"has no {CONFIG}: it is a model, not an adapter"))
     return SourceError(
         f"{name} has no {CONFIG} and no .safetensors: it is not an adapter{_others(name, listing)}."
     )

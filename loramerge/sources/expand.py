@@ -13,6 +13,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
+from loramerge.adapters.whole import is_model_folder
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import SourceError, UsageError, printable, spoken
 from loramerge.formats.bundles import folders, record_of
@@ -164,7 +165,7 @@ def _members(name: str) -> list[str]:
 
 def _is_collection(name: str) -> bool:
     """A folder without a config, with an adapter in a folder of its own or with several files."""
-    if not os.path.isdir(name) or _is_folder(Path(name)):
+    if not os.path.isdir(name) or _is_one(Path(name)):
         return False
     inside = [path for path in _visible(name) if _is_adapter(path)]
     return len(inside) > 1 or any(path.is_dir() for path in inside)
@@ -177,6 +178,11 @@ def _is_adapter(path: Path) -> bool:
 def _is_folder(path: Path) -> bool:
     """Whether a folder holds one adapter, by the names that its files have."""
     return any((path / name).is_file() for name in (CONFIG, *FOLDER_FILES))
+
+
+def _is_one(path: Path) -> bool:
+    """Whether a folder is one adapter, or a model in the place of one, rather than many adapters."""
+    return _is_folder(path) or is_model_folder(path)
 
 
 def _visible(folder: str) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from loramerge.adapters.arguments import checked
 from loramerge.checkpoints.adapter import adapter as adapter_of
-from loramerge.checkpoints.difference import Beside, Pair, name_of
+from loramerge.checkpoints.difference import Beside, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.write import check_outside
 from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable, say
@@ -58,10 +58,11 @@ def extract(
     where = Path(out) if out is not None else request.out
     check_size(request, rank, energy)
     if request.extras == "average":
-        raise UsageError("extras='average' is for several sources: one of refuse, first, drop is for one.")
+        several = say("extras", request.extras)
+        raise UsageError(f"{several} is for several sources: one of refuse, first, drop is for one.")
     bare = request.bare if where is None else is_bare(where)
     name = Path(str(tuned)).name or str(tuned)
-    draft = Draft(Pair(open_checkpoint(tuned), open_checkpoint(base)), request, name)
+    draft = Draft(paired(open_checkpoint(tuned), open_checkpoint(base)), request, name)
     return _Extractor(draft, Ranks(draft, rank, energy, bool(bare))).run(where)
 
 

@@ -316,3 +316,26 @@ def test_the_cosine_of_a_limit_is_that_of_the_adapter_with_the_difference(tmp_pa
         else:
             with pytest.raises(lm.VerificationError, match="cosine"):
                 lm.extract(*pair, rank=1, min_cosine=least)
+
+
+@pytest.mark.parametrize("bare", ["tuned", "base"])
+def test_one_of_both_may_be_a_file(tmp_path, bare):
+    before = random_model()
+    after = tuned(before, [*Q, *UP], rank=3)
+    pair = models(tmp_path, after, before, shards=2)
+    file = save_model(tmp_path / "f.safetensors", after if bare == "tuned" else before)
+    pair = (file, pair[1]) if bare == "tuned" else (pair[0], file)
+    done = lm.extract(*pair, tmp_path / "a", rank=3)
+    assert done.energy_lost < 1e-12
+    assert {target.path for target in lm.load(tmp_path / "a")} == {*Q, *UP}
+    one, other = (lm.Tuned(*each, rank=3) for each in (pair, (tmp_path / "t", tmp_path / "b")))
+    merge = lm.combine([one, other], "linear", weights=[1, -1], allow_base_mismatch=True)
+    assert all(np.abs(update.dense()).max() < 1e-5 for update in merge.adapter.values())
+
+
+def test_a_file_under_first_names_and_a_folder_are_two_spellings(tmp_path):
+    names = {f"model.diffusion_model.input_blocks.{i}.0.weight": (4, 4) for i in range(3)}
+    file = save_model(tmp_path / "f.safetensors", random_model(0, names))
+    folder = save_model(tmp_path / "b", random_model(0, {"down_blocks.0.weight": (4, 4)}))
+    with pytest.raises(IncompatibleError, match=r"names differ: give two files, or two folders\."):
+        lm.extract(file, folder)

@@ -11,7 +11,8 @@ from math import prod
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Layout, Target
-from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable, say
+from loramerge.adapters.whole import no_pair
+from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.lycoris import leaves_open, whole_scale
 from loramerge.formats.dialects.model import Placed
@@ -103,8 +104,7 @@ def read_modules(
         SourceError, IncompatibleError: as `table.update`; two modules of one target; an alpha that is none.
     """
     if not found.modules:
-        some = ", ".join(printable(key, 40) for key in list(found.rest)[:3]) or "no tensors"
-        raise EmptyError(f"{printable(header.name)} holds no LoRA pair ({some}): it is not a LoRA adapter.")
+        raise no_pair(header.name, found.rest)
     shown = {module: f"{printable(module)} in {printable(header.name)}" for module in found.modules}
     changes = {
         module: change

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from loramerge.adapters.adapter import Slot, Tensor
 from loramerge.adapters.target import Target
-from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
+from loramerge.adapters.whole import no_pair
+from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import Shared, every, rows
 from loramerge.formats.forms.form import Base, Parts
 from loramerge.formats.forms.refusals import refuse_keys
@@ -112,8 +113,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = N
     refuse_keys(extras, "peft", name)
     _refuse(OTHER, extras, name)
     if not modules:
-        some = ", ".join(printable(key, 40) for key in list(extras)[:3]) or "no tensors"
-        raise EmptyError(f"{printable(name)} holds no LoRA pair ({some}): it is not a LoRA adapter.")
+        raise no_pair(name, extras)
     oddities = _oddities(names.values(), name)
     if own:
         oddities.append(f"{printable(own[0])} is the base's own beside what was trained, and left out")

@@ -12,6 +12,7 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
 from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
+from loramerge.adapters.whole import is_whole, no_adapter
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.files.json import read_object
@@ -301,6 +302,8 @@ def _no_config(folder: Path, name: str) -> SourceError:
             files = sorted(entry.name for entry in entries if entry.is_file())
     except OSError as error:
         return SourceError(f"{printable(name)} cannot be read: {error.strerror}. Check its rights.")
+    if is_whole(files):
+        return SourceError(no_adapter(name))
     weights = [f for f in files if f.endswith(".safetensors")]
     if weights:
         return SourceError(
