@@ -106,6 +106,23 @@ def many():
     return f"As it is, `shrunk_tsv` is better: {apart[0]} with 16 adapters, {apart[1]} with 32."
 
 
+def gains():
+    """What `fade` gains over `norm`, in the mean over numbers of adapters."""
+    words = []
+    for name in page.FADING:
+        found = {}
+        for count in COUNTS:
+            faded, norm = (
+                Column("", "untuned", count).values(run(page.RULE), name + end)
+                for end in (", fade", " · norm")
+            )
+            for place, value in faded.items():
+                found.setdefault(place, []).append(value - norm[place])
+        gain = told(interval({place: float(np.mean(values)) for place, values in found.items()}))
+        words.append(f"{gain} for {page.written(name)}")
+    return f"it gains {'; '.join(words)}."
+
+
 SENTENCES = {
     "the sum": lambda: f"four kept {short('linear', 4)} of what they do alone, eight {short('linear', 8)}.",
     "the lead": lambda: f"PEFT's types, tuned, is {overall(8)[:6].lstrip('+')}.",
@@ -137,6 +154,7 @@ SENTENCES = {
     ),
     "many": many,
     "seeds of many": lambda: f"reporting seeds {many_seeds()[0]} to {many_seeds()[-1]}. These are the ten",
+    "fade of any method": gains,
     "ridge": lambda: several(
         *(Column("", "tuned", n, to="wudi").cell(run("reporting"), "wudi, ridge 1") for n in COUNTS)
     ),
