@@ -161,6 +161,20 @@ SENTENCES = {
 }
 
 
+def test_what_decided_the_default_is_so():
+    def whole(name, rank):
+        each = [Column("", "untuned", count, rank).values(run("reporting"), name) for count in COUNTS]
+        return np.mean([np.mean(list(one.values())) for one in each]) if all(each) else 0.0
+
+    names = {row["contender"] for row in EASY}
+    for rank in (4, 8, 16, 0):
+        assert max(names, key=lambda name, rank=rank: whole(name, rank)) == "level", rank
+    assert whole("level · norm", 0) - whole("level", 0) == pytest.approx(0.003, abs=0.0005)
+    for kind in ("untuned", "tuned"):
+        level, sce, emr = (float(mean(name, kind, plan.HARD, (2,))) for name in ("level", "sce", "emr"))
+        assert min(sce, emr) > level
+
+
 @pytest.mark.parametrize("name", SENTENCES)
 def test_a_sentence_has_the_numbers_of_the_results(name):
     assert SENTENCES[name]() in SAID
