@@ -84,6 +84,16 @@ def test_at_the_top_are_rooms_and_four_modules() -> None:
     assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(ROOMS) - top
 
 
+IRREGULAR = {"broken", "found", "given", "held", "kept", "known", "made", "said", "shown", "told", "written"}
+TYPED = {"tuned"}  # by the user: TUNED of `extract`, `tuned:` of a recipe, `lm.Tuned`
+
+
+def test_no_file_is_a_participle() -> None:
+    names = {path.stem for path in PACKAGE.rglob("*.py")}
+
+    assert {name for name in names if name.endswith("ed") or name in IRREGULAR} == TYPED
+
+
 BESIDE = {"laws", "fuzz", "parity", "benchmarks"}  # of all methods, hostile input, other programs, scripts
 
 

@@ -62,8 +62,8 @@ TOLD: Mapping[tuple[str, str], Told] = {
         "that of such models: peft, diffusers or kohya",
     ),
     ("extract", "extras"): Told(
-        "What becomes of tensors that differ and are no pair (heads, norms, biases, new token rows): keep "
-        "them whole (first), or drop them.",
+        "What becomes of tensors that differ and have no low rank (heads, norms, biases, new token rows): "
+        "keep them whole (first), or drop them.",
         words=("refuse", "first", "drop"),
     ),
     ("extract", "dtype"): Told("Number type of the output.", "the widest of TUNED"),

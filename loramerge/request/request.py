@@ -101,7 +101,7 @@ class Request:
         "span of its outputs is taken out of every source, module by module.", "sources",
         kinds.Text(metavar="ADAPTER", path=True))  # fmt: skip
     drop_below: float | None = ask(None, "Leave out the blocks of a source whose factors together have a "
-        "norm of zero, or below this; `inspect --groups` shows the norms.", "sources",
+        "norm of zero, or below this; `inspect` with `groups` shows the norms.", "sources",
         kinds.Number())  # fmt: skip
     allow_pickle: bool = ask(False, "Also read .bin and .pt files, without running what they contain.",
         "sources", kinds.Flag())  # fmt: skip

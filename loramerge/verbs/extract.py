@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.arguments import checked
+from loramerge.checkpoints.adapter import adapter as adapter_of
 from loramerge.checkpoints.difference import Beside, Pair, name_of
-from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.write import check_outside
 from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable, say

@@ -14,9 +14,9 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
+from loramerge.checkpoints.adapter import adapter as adapter_of
 from loramerge.checkpoints.deltas import of_all
 from loramerge.checkpoints.difference import Module, Pair
-from loramerge.checkpoints.extracted import adapter as adapter_of
 from loramerge.checkpoints.tuned import RANK
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats import writer

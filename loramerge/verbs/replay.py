@@ -13,7 +13,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import without_folders
 from loramerge.algorithms import Method, from_record
-from loramerge.checkpoints.extracted import extracted
+from loramerge.checkpoints.adapter import extracted
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable, say
 from loramerge.formats.output import is_bare

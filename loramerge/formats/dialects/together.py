@@ -141,7 +141,7 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def written_family(dialect: Dialect, targets: Iterable[Target]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The same of what a dialect writes, which knows its model."""
-    from loramerge.formats.dialects.spelled import Spelled  # of merges for a program
+    from loramerge.formats.dialects.spelling import Spelled  # of merges for a program
 
     if not isinstance(dialect, Spelled | Peft) or dialect.model is None or not dialect.model.families:
         return (), ()
