@@ -221,6 +221,7 @@ ALL_RANKS = (
     "level", "karcher", "pico", "shrunk_tsv", "iso_c", "average", "PEFT magnitude_prune_svd", "PEFT svd",
     "wudi, ridge 1", "tsv", "PEFT ties_svd",
 )  # fmt: skip
+RANKS = "the ten best and PEFT at ranks 4, 16 and without a limit"
 MANY = "16 and 32 adapters of 8 tasks by the ten best with 8, rank 8"
 GATES = ("smile", "seqr", "arrow", "spectr", "lag", "rank-self", "rank-absproj", "static")
 
@@ -344,7 +345,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": _methods,
     "apart": _apart,
     "lego": _lego,
-    "ranks": lambda: _ranks("without a limit, seeds 8 to 10"),
+    "ranks": lambda: _ranks(RANKS),
     "more at ranks": lambda: _ranks("without a limit, seed 8", ALL_RANKS),
     "many": _many,
     "routed": _routed,

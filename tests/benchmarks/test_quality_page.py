@@ -106,6 +106,30 @@ def many():
     return f"As it is, `shrunk_tsv` is better: {apart[0]} with 16 adapters, {apart[1]} with 32."
 
 
+NONE = "no interval is clear of zero"
+
+
+@cache
+def kin():
+    """At other ranks: how far `level` is above the best of the others, and in how many of 18 columns surely."""
+    whole, found = run(page.RANKS), []
+    names = {row["contender"] for row in whole.rows} - {"level"}
+    for kind in ("tuned", "untuned"):
+        for count in COUNTS:
+            for rank in (4, 16, 0):
+                column = Column("", kind, count, rank)
+                means = {name: np.mean(list(column.values(whole, name).values())) for name in names}
+                best = column.values(whole, max(means, key=means.get))
+                level = column.values(whole, "level")
+                found.append(interval({place: level[place] - value for place, value in best.items()}))
+    clear = sum(low > 0 for _, low, _ in found), sum(high < 0 for _, _, high in found)
+    least, most = min(found)[0], max(found)[0]
+    seeds = sorted({row["seed"] for row in whole.rows})
+    sure = f"{clear[0]} of the 18 intervals are above zero, {clear[1]} below"
+    told = f"it is between {least:+.3f} and {most:+.3f}, and {sure if any(clear) else NONE}"
+    return f"reporting seeds {seeds[0]} to {seeds[-1]}, rank by rank:", told
+
+
 def gains():
     """What `fade` gains over `norm`, in the mean over numbers of adapters."""
     words = []
@@ -155,6 +179,8 @@ SENTENCES = {
     "many": many,
     "seeds of many": lambda: f"reporting seeds {many_seeds()[0]} to {many_seeds()[-1]}. These are the ten",
     "fade of any method": gains,
+    "seeds of other ranks": lambda: kin()[0],
+    "other ranks": lambda: kin()[1],
     "ridge": lambda: several(
         *(Column("", "tuned", n, to="wudi").cell(run("reporting"), "wudi, ridge 1") for n in COUNTS)
     ),
