@@ -111,7 +111,7 @@ NONE = "no interval is clear of zero"
 
 @cache
 def kin():
-    """At other ranks: how far `level` is above the best of the others, and in how many of 18 columns surely."""
+    """At other ranks: how far `level` is above the best of the others, and in how many columns surely."""
     whole, found = run(page.RANKS), []
     names = {row["contender"] for row in whole.rows} - {"level"}
     for kind in ("tuned", "untuned"):
