@@ -221,6 +221,7 @@ ALL_RANKS = (
     "level", "karcher", "pico", "shrunk_tsv", "iso_c", "average", "PEFT magnitude_prune_svd", "PEFT svd",
     "wudi, ridge 1", "tsv", "PEFT ties_svd",
 )  # fmt: skip
+RANKS = "the ten best and PEFT at ranks 4, 16 and without a limit"
 MANY = "16 and 32 adapters of 8 tasks by the ten best with 8, rank 8"
 GATES = ("smile", "seqr", "arrow", "spectr", "lag", "rank-self", "rank-absproj", "static")
 
@@ -299,18 +300,60 @@ def _options() -> str:
     return _table(["what", *(each.head for each in columns)], lines)
 
 
+RULE = "the rule in T as a policy of strength, seeds 8 to 15"
+FADING = ("svd", "shrunk_tsv", "pico, both sides")
+
+
+def _fade() -> str:
+    whole = run(RULE)
+    head = ["method", *(f"norm T={n}" if n == 2 else f"T={n}" for n in COUNTS)]
+    head += [f"fade T={n}" if n == 2 else f"T={n}" for n in COUNTS]
+    head += [f"tuned T={n}" if n == 2 else f"T={n}" for n in COUNTS]
+    lines = []
+    for name in FADING:
+        untuned, tuned = by("untuned", COUNTS), by("tuned", COUNTS)
+        cells = [each.cell(whole, f"{name} · norm") for each in untuned]
+        cells += [each.cell(whole, f"{name}, fade") for each in untuned]
+        lines.append([written(name), *cells, *(each.cell(whole, name) for each in tuned)])
+    return _table(head, lines)
+
+
+POWERS = (0.0, 0.2, 0.3, 0.4, 0.5)
+
+
+def powers() -> dict[str, list[float]]:
+    """Method -> accuracy on the samples for tuning, at T^-p of the strength of one adapter, for POWERS."""
+    later = json.loads((PLACE / "later.json").read_text())
+    (kept,) = [one for one in later if "curves" in one]
+    found: dict[str, list[list[float]]] = {}
+    for each in kept["curves"]:
+        rho = [each["count"] ** -power for power in POWERS]
+        means = np.interp(np.log(rho), np.log(kept["rho"]), each["accuracy"])
+        found.setdefault(each["contender"], []).append(means.tolist())
+    whole = {name: each for name, each in found.items() if len(each) == len(COUNTS)}
+    return {name: np.mean(each, axis=0).tolist() for name, each in whole.items()}
+
+
+def _powers() -> str:
+    lines = [[written(name), *(f"{one:.3f}" for one in each)] for name, each in powers().items()]
+    head = ["method", "as `norm`", "T^−0.2", "T^−0.3, `fade`", *(f"T^−{power}" for power in POWERS[3:])]
+    return _table(head, lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "peft": _peft,
     "methods": _methods,
     "apart": _apart,
     "lego": _lego,
-    "ranks": lambda: _ranks("without a limit, seeds 8 to 10"),
+    "ranks": lambda: _ranks(RANKS),
     "more at ranks": lambda: _ranks("without a limit, seed 8", ALL_RANKS),
     "many": _many,
     "routed": _routed,
     "one head": _one_head,
     "heads": _heads,
     "options": _options,
+    "powers": _powers,
+    "fade": _fade,
 }
 
 

@@ -20,6 +20,7 @@ from loramerge.merge.tables import counted, fitted, wrapped
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
     from loramerge.merge.curve import Point
+    from loramerge.merge.report import Report
     from loramerge.verbs.extraction import Extraction
     from loramerge.verbs.fuse import Fusion
 
@@ -49,7 +50,7 @@ def show_deltas(plan: Plan, out: Path, printed: Printed) -> None:
     asked = plan.request
     made = write_deltas(plan, out, overwrite=asked.overwrite, effort=asked.effort, progress=asked.tell)
     if printed == "json":
-        return show.data({"out": str(out), **made.to_dict()})
+        return show.data({"out": str(out), **_told(made)})
     if printed == "path":
         return click.echo(str(out))
     for note in made.notes:
@@ -144,9 +145,15 @@ def show_merge(merge: Merge, plan: Plan, out: Path, printed: Printed, done: Push
 def facts_of(merge: Merge, plan: Plan, out: Path) -> dict[str, Any]:
     """All that is known of a merge that was written."""
     marks = merge.adapter.provenance.sha256()
-    said = merge.report.to_dict()
+    said = _told(merge.report)
     said["modules"] = [{**dict.fromkeys(MEASURED), **module} for module in said["modules"]]
     return {**_output(plan, out), "dry_run": False, "sha256": marks, **said, "curve": []}
+
+
+def _told(report: Report) -> dict[str, Any]:
+    """Its plain values, and among the notes that the merge is too strong; a record has the number alone."""
+    said = report.to_dict()
+    return {**said, "notes": [*said["notes"], *filter(None, [report.too_strong])]}
 
 
 def what(plan: Plan, out: Path) -> str:

@@ -23,7 +23,7 @@ from loramerge.errors import UsageError
 from loramerge.merge.report import Module
 from loramerge.request.rules import UNBOUNDED, Scale
 
-FADE = 0.3  # for most methods the best of five on the seeds for choosing: docs/quality.md
+FADE = 0.3  # as in `level`; for `svd` and others the best of five on the seeds for choosing: docs/quality.md
 COSINES = ("cosine", UNBOUNDED)
 NOTHING = 1e-7  # of the strength of the sources: a merge so faint is rounding of what cancels, in its Grams
 

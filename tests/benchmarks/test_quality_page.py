@@ -106,6 +106,47 @@ def many():
     return f"As it is, `shrunk_tsv` is better: {apart[0]} with 16 adapters, {apart[1]} with 32."
 
 
+NONE = "no interval is clear of zero"
+
+
+@cache
+def kin():
+    """At other ranks: how far `level` is above the best of the others, and in how many columns surely."""
+    whole, found = run(page.RANKS), []
+    names = {row["contender"] for row in whole.rows} - {"level"}
+    for kind in ("tuned", "untuned"):
+        for count in COUNTS:
+            for rank in (4, 16, 0):
+                column = Column("", kind, count, rank)
+                means = {name: np.mean(list(column.values(whole, name).values())) for name in names}
+                best = column.values(whole, max(means, key=means.get))
+                level = column.values(whole, "level")
+                found.append(interval({place: level[place] - value for place, value in best.items()}))
+    clear = sum(low > 0 for _, low, _ in found), sum(high < 0 for _, _, high in found)
+    least, most = min(found)[0], max(found)[0]
+    seeds = sorted({row["seed"] for row in whole.rows})
+    sure = f"{clear[0]} of the 18 intervals are above zero, {clear[1]} below"
+    told = f"it is between {least:+.3f} and {most:+.3f}, and {sure if any(clear) else NONE}"
+    return f"reporting seeds {seeds[0]} to {seeds[-1]}, rank by rank:", told
+
+
+def gains():
+    """What `fade` gains over `norm`, in the mean over numbers of adapters."""
+    words = []
+    for name in page.FADING:
+        found = {}
+        for count in COUNTS:
+            faded, norm = (
+                Column("", "untuned", count).values(run(page.RULE), name + end)
+                for end in (", fade", " · norm")
+            )
+            for place, value in faded.items():
+                found.setdefault(place, []).append(value - norm[place])
+        gain = told(interval({place: float(np.mean(values)) for place, values in found.items()}))
+        words.append(f"{gain} for {page.written(name)}")
+    return f"it gains {'; '.join(words)}."
+
+
 SENTENCES = {
     "the sum": lambda: f"four kept {short('linear', 4)} of what they do alone, eight {short('linear', 8)}.",
     "the lead": lambda: f"PEFT's types, tuned, is {overall(8)[:6].lstrip('+')}.",
@@ -137,10 +178,27 @@ SENTENCES = {
     ),
     "many": many,
     "seeds of many": lambda: f"reporting seeds {many_seeds()[0]} to {many_seeds()[-1]}. These are the ten",
+    "fade of any method": gains,
+    "seeds of other ranks": lambda: kin()[0],
+    "other ranks": lambda: kin()[1],
     "ridge": lambda: several(
         *(Column("", "tuned", n, to="wudi").cell(run("reporting"), "wudi, ridge 1") for n in COUNTS)
     ),
 }
+
+
+def test_what_decided_the_default_is_so():
+    def whole(name, rank):
+        each = [Column("", "untuned", count, rank).values(run("reporting"), name) for count in COUNTS]
+        return np.mean([np.mean(list(one.values())) for one in each]) if all(each) else 0.0
+
+    names = {row["contender"] for row in EASY}
+    for rank in (4, 8, 16, 0):
+        assert max(names, key=lambda name, rank=rank: whole(name, rank)) == "level", rank
+    assert whole("level · norm", 0) - whole("level", 0) == pytest.approx(0.003, abs=0.0005)
+    for kind in ("untuned", "tuned"):
+        level, sce, emr = (float(mean(name, kind, plan.HARD, (2,))) for name in ("level", "sce", "emr"))
+        assert min(sce, emr) > level
 
 
 @pytest.mark.parametrize("name", SENTENCES)

@@ -31,7 +31,7 @@ def test_a_sum_of_eight_is_said_to_be_strong_and_its_remedies_help():
     assert WORDS in str(report)
     assert "scale='norm'" in str(report)
     assert "method='level'" in str(report)
-    for remedy in ({"scale": "norm"}, {"method": "average"}, {"method": "level"}):
+    for remedy in ({"scale": "norm"}, {"scale": "fade"}, {"method": "average"}, {"method": "level"}):
         assert WORDS not in str(lm.combine(EIGHT, **{"method": "linear", **remedy}).report)
 
 
@@ -63,6 +63,14 @@ def test_the_command_says_it_in_its_own_words(tmp_path, monkeypatch, capsys):
     )
     assert WORDS not in cli.out
     assert json.loads((tmp_path / "m" / "loramerge.json").read_text())["report"]["strength"] > 1.5
+    for scale, notes in (("3", 1), ("norm", 0)):
+        assert (
+            cli(
+                "combine", "a0", "a1", "--method", "linear", "--scale", scale, "--json", "-o", f"j{scale}"
+            ).code
+            == 0
+        )
+        assert sum(WORDS in note for note in json.loads(cli.out)["notes"]) == notes
 
 
 @pytest.mark.parametrize(("strength", "told"), [(1.4, False), (2.5, True)])
