@@ -56,7 +56,7 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
         if tool := TOOLS.get(format) or SPELLINGS.get(format):
             return tool.dialect(adapters)
         if format not in FORMATS:
-            raise UsageError(f"format={format!r} is not one of {', '.join((*FORMATS, *TOOLS))}.")
+            raise UsageError(f"{say('format', format)} is not one of {', '.join((*FORMATS, *TOOLS))}.")
         return named(format).bound(adapters)
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:

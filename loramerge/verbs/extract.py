@@ -58,7 +58,7 @@ def extract(
     where = Path(out) if out is not None else request.out
     check_size(request, rank, energy)
     if request.extras == "average":
-        raise UsageError("extras='average' is for several sources: one of refuse, first, drop is for one.")
+        raise UsageError(f"{say('extras', 'average')} is for several sources: take refuse, first or drop.")
     bare = request.bare if where is None else is_bare(where)
     name = Path(str(tuned)).name or str(tuned)
     draft = Draft(Pair(open_checkpoint(tuned), open_checkpoint(base)), request, name)

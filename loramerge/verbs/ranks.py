@@ -158,13 +158,13 @@ class Ranks:
 def check_size(request: Request, rank: int | None, energy: float | None) -> None:
     """Before a model is read. Raises UsageError: two sizes, or one that is none."""
     sizes = {"rank": rank, "energy": energy, "total_rank": request.total_rank, "size": request.size}
-    given = [name for name, value in sizes.items() if value is not None]
+    given = [say(name, value) for name, value in sizes.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} both set the size: give one of them.")
     if rank is not None and rank < 1:
         raise UsageError(f"{say('rank', rank)} must be at least 1.")
     if energy is not None and not 0 < energy <= 1:
-        raise UsageError(f"energy={energy} must be above 0 and at most 1.")
+        raise UsageError(f"{say('energy', energy)} must be above 0 and at most 1.")
     check_profile(request.profile or "portable")
 
 

@@ -127,9 +127,7 @@ def test_what_cannot_be_meant_is_refused(cli, tmp_path, words, sentence):
 
 
 def test_the_library_refuses_the_same():
-    with pytest.raises(
-        UsageError, match="size or energy_per_module, for there is none"
-    ):
+    with pytest.raises(UsageError, match="size or energy_per_module, for there is none"):
         lm.resize("a")
 
 

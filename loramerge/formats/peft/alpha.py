@@ -90,7 +90,7 @@ def check_alpha(alpha: Alpha | None) -> None:
         UsageError: it is none of a number above 0, ``"rank"`` and ``"rslora:16"``.
     """
     if alpha is not None and fitting(alpha) is None:
-        raise UsageError(f"alpha={alpha!r} is neither a number above 0 nor 'rank' or 'rslora:A'.")
+        raise UsageError(f"{say('alpha', alpha)} is neither a number above 0 nor 'rank' or 'rslora:A'.")
 
 
 def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
