@@ -12,7 +12,7 @@ SMALL = 1024  # units that need no look at the shape
 FACTOR = 1e30  # a weight or strength is 0 or between its inverse and this
 UNIT = 1e40  # likewise for ‖b‖‖a‖ of a unit: methods square squares of both, and float64 ends at 1e±308
 SIDE = 1e75  # the largest half, scale and all, of a unit as it is stored
-WHOLE = 2**63 - 1  # the largest whole number of an option: a larger one may fit no float and no text
+WHOLE = 10**300  # the largest whole number of an option: a larger one may fit no float and no text
 FAINT = 1e-140  # the smallest half, without its scale: the square of a smaller one loses digits
 NAME = 500  # letters in the name of a tensor: patterns over names may take the square of that
 

@@ -279,7 +279,7 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
     if value is None and type(None) in allowed:
         return
     if isinstance(value, int) and abs(value) > WHOLE:
-        raise UsageError(f"{of.name} is above {WHOLE} in size, the largest whole number here.")
+        raise UsageError(f"{of.name} is above {WHOLE:g} in size, the largest whole number here.")
     name, shown, interval = of.name, printable(repr(value), 60), of.metadata.get("interval")
     if words := choices(of, hint):
         if not isinstance(value, str) or value not in words:

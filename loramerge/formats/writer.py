@@ -56,7 +56,8 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
         if tool := TOOLS.get(format) or SPELLINGS.get(format):
             return tool.dialect(adapters)
         if format not in FORMATS:
-            raise UsageError(f"{say('format', format)} is not one of {', '.join((*FORMATS, *TOOLS))}.")
+            some = ", ".join((*FORMATS, *TOOLS))
+            raise UsageError(f"There is no format {printable(repr(format), 60)}: there are {some}.")
         return named(format).bound(adapters)
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:

@@ -16,7 +16,7 @@ from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import limits
 from loramerge.formats.extras import settle as settle_extras
-from loramerge.formats.files.destination import check_apart, check_unread
+from loramerge.formats.files.destination import check_apart
 from loramerge.formats.output import Outline, is_bare
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
@@ -182,8 +182,7 @@ class Plan:
 
     def check_apart(self, out: Path) -> None:
         """Raises OutputError: writing there would destroy what is read, or hide it among the results."""
-        check_apart(out, self.sources.whole, self.request.places)
-        check_unread(out, self.sources.read)
+        check_apart(out, self.sources.whole, [*self.request.places, *self.sources.read])
 
     def check_destination(self, out: Path) -> None:
         """Whether it can be written there.

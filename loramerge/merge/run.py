@@ -118,7 +118,7 @@ def execute(plan: Plan, put: Put, keep: Keep) -> Report:
             modules += facts
     found = report(plan, modules)
     if not plan.method.traits.vanishes and plan.request.scale != 0:
-        check_something(found)
+        check_something(found, plan.method)
     return found
 
 
@@ -240,7 +240,7 @@ def _in_memory(plan: Plan) -> Merge:
             masks.setdefault(task, {})[target] = packed
 
     made = execute(plan, put, keep)
-    check_limits(made, plan.request)
+    check_limits(made, plan.request, plan.method)
     return Merge(merged(plan, slots), made, plan, masks=masks)
 
 
@@ -276,7 +276,7 @@ def _to_disk(plan: Plan, out: Path) -> Merge:
 
         with hashing(plan.sources.whole, plan.request.tell) as digests:
             made = execute(plan, put, draft.keep)
-            check_limits(made, plan.request)
+            check_limits(made, plan.request, plan.method)
             if plan.outline.masks is not None:
                 from loramerge.formats.masks import mark_of  # few merges have tasks to choose from
                 from loramerge.routing.router import write_router

@@ -80,7 +80,7 @@ class Whole(Kind):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise Unfit("must be a whole number from 1 on")
         if value > WHOLE:
-            raise Unfit(f"is above {WHOLE}, the largest whole number here")
+            raise Unfit(f"is above {WHOLE:g}, the largest whole number here")
         return value
 
 

@@ -31,7 +31,7 @@ if typing.TYPE_CHECKING:
 TFIDF = "tfidf"  # how texts are compared, if nothing is said
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 SHORT = ("bf16", "fp16", "fp32", "fp64", "BF16", "F16", "F32", "F64")  # as PEFT and safetensors say it
-SCALES = ("norm", "cosine")
+SCALES = ("norm", "fade", "cosine")
 GRAINS = (
     "fused", "split", "fused-experts", "split-experts", "fused-projections", "split-projections",
 )  # fmt: skip
@@ -137,8 +137,9 @@ class Request:
     allow_unknown: bool = ask(False, "Write the output even if nobody can tell whether this program loads "
         "it.", "output", kinds.Flag())  # fmt: skip
     scale: float | str = ask(1.0, "Strength of the merge: a number; `norm`: every module is as strong as "
-        "its sources on average; `cosine`: modules are weighed so that the source that fits worst fits as "
-        "well as possible, and the whole is no stronger than the sources on average.", "strength",
+        "its sources on average; `fade`: that times T^−0.3 for T sources; `cosine`: modules are weighed so "
+        "that the source that fits worst fits as well as possible, and the whole is no stronger than the "
+        "sources on average.", "strength",
         kinds.Strength(metavar="S", policies=SCALES, former=(UNBOUNDED,)), shown="1")  # fmt: skip
     max_error: float | None = ask(None, "Fail (exit 4) if rounding costs a module more than this share of "
         "its norm.", "output", kinds.Number())  # fmt: skip

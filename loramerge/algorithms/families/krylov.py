@@ -164,9 +164,11 @@ class Basis:
         self.leaving = _without(image, self.v)
         rest = xp.linalg.norm(self.leaving, axis=0).astype(np.float64)
         self.seen = float(squares.sum())
-        self.guarded = float(squares[min(self.rank + self.guard, len(squares)) - 1])
-        rho, gap = rest * theta, squares[:first] - self.guarded
-        gain = xp.where(gap > rho, ratio(rho**2, gap, gap > rho), rho)
+        last = min(self.rank + self.guard, len(squares)) - 1
+        self.guarded, rho = float(squares[last]), rest * theta
+        gain = _gains(squares[:first], rho, self.guarded)
+        if last < first:  # what that one may become itself is known
+            gain = _gains(squares[:first], rho, self.guarded + float(gain[last]))
         sharp = theta > SHARP * theta[0]
         self.left = (u[:, sharp], image[:, sharp]) if bool(sharp[: self.rank].all()) else None
         found = squares[:first] + xp.where(sharp, rest**2, 0.0) if self.left else squares[:first]
@@ -215,6 +217,12 @@ class Basis:
         return True
 
 
+def _gains(squares: Array, rho: Array, unseen: float) -> Array:
+    """What λ may gain by what leaves the span, if what is not seen is no stronger."""
+    gap = squares - unseen
+    return namespace(squares).where(gap > rho, ratio(rho**2, gap, gap > rho), rho)
+
+
 def _strong(sketch: Array, block: int) -> Array:
     """(in, b) orthonormal directions that are strong in a sketch; by chance where it has too few."""
     xp, found = namespace(sketch), _from_left(_chance(sketch, len(sketch), block), sketch)
@@ -250,18 +258,20 @@ def _longest(columns: Array) -> float:
 def _orthonormal(columns: Array, least: float, others: Array) -> Array:
     """Orthonormal columns that span the same beside what others span, but for those shorter than `least`."""
     once = _upright(_without(columns, others), least)
-    return _without(_upright(_without(once, others), 0.5), others)
+    return _upright(_without(once, others), 0.5)
 
 
 def _upright(columns: Array, least: float) -> Array:
     """Columns that span the same, nearly at right angles, but for those shorter than `least`."""
-    own, z = eigh(dtypes.wide(columns.T @ columns))
-    if float(own.min(initial=0.0 if not len(own) else np.inf)) <= max(EVEN * float(own[-1]), least**2):
-        wide = dtypes.wide(columns)
-        own, z = eigh(wide.T @ wide)
-        z, own = z[:, own > least**2], own[own > least**2]
-        return (wide @ (z / namespace(wide).sqrt(own))).astype(columns.dtype)
-    return columns @ (z / namespace(z).sqrt(own)).astype(columns.dtype)
+    if not columns.shape[1]:
+        return columns
+    squares, z = eigh(dtypes.wide(columns.T @ columns))
+    if float(squares[0]) > max(EVEN * float(squares[-1]), least**2):
+        return columns @ (z / namespace(z).sqrt(squares)).astype(columns.dtype)
+    wide = dtypes.wide(columns)
+    squares, z = eigh(wide.T @ wide)
+    kept = squares > least**2
+    return (wide @ (z[:, kept] / namespace(wide).sqrt(squares[kept]))).astype(columns.dtype)
 
 
 def _turned(u: Array, image: Array) -> tuple[Array, Array]:

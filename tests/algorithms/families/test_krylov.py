@@ -98,3 +98,15 @@ def test_rows_of_one_head_are_not_added_to_each_other():
     for top in range(0, 4096, 32):
         sketch.add(matrix[top : top + 32], top)
     assert (np.abs(sketch.matrix).sum(axis=1) > 0).sum() == 256
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_columns_that_others_span_add_nothing(dtype):
+    others = np.linalg.qr(np.random.default_rng(0).standard_normal((90, 6)))[0].astype(dtype)
+    new = krylov._orthonormal(others[:, :2] + others[:, 3:5], 1e-5, others)
+    assert new.shape == (90, 0)
+    both = np.hstack([others[:, :2], np.eye(90, 3, dtype=dtype)])
+    new = krylov._orthonormal(both, 1e-5, others)
+    assert new.shape == (90, 3)
+    assert np.allclose(new.T @ new, np.eye(3), atol=1e-6)
+    assert np.abs(others.T @ new).max() < 1e-6
