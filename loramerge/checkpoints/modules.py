@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.adapters.adapter import Tensor
-from loramerge.adapters.target import Kind, Target
+from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints import kinds, quantisation, single
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
@@ -104,8 +104,3 @@ def _of_image(key: Key, shape: tuple[int, ...]) -> Iterator[Weight]:
         layout = kinds.layout(kind, shape, False)
         target = Target(part.path, part.parameter, part.component, kind=kind, layout=layout)
         yield Weight(key, target, size, part.rows, turned)
-
-
-def of_kinds(found: Iterator[Weight], wanted: tuple[Kind, ...]) -> list[Weight]:
-    """Those of these kinds."""
-    return [weight for weight in found if weight.target.kind in wanted]
