@@ -128,7 +128,7 @@ PARAMETERS = {  # a word of PEFT's add_weighted_adapter or of mergekit -> the se
 
 
 def foreign(name: str) -> str | None:
-    """What is told of a word of PEFT or mergekit; None if it is none.
+    """The answer to a word of PEFT or mergekit; None for other words.
 
     >>> print(foreign("svd_rank"))
     svd_rank is PEFT's word: here it is rank=.
@@ -162,7 +162,7 @@ def known(name: str, names: Collection[str]) -> str | None:
 
 
 def unknown(name: str, names: Collection[str]) -> str:
-    """What is told of a name that is none of these."""
+    """The answer to a name that is unknown here."""
     wanted = plain(name)
     for other, told in OTHERWISE.items():
         if plain(other) == wanted:

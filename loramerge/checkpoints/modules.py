@@ -92,7 +92,7 @@ def is_conv1d(checkpoint: Checkpoint, part: str, path: str) -> bool:
 
 
 def _of_image(key: Key, shape: tuple[int, ...]) -> Iterator[Weight]:
-    """Of a file under first names: whole tensors, but the parts of what OpenCLIP keeps together."""
+    """The weights of a file under first names; tensors that OpenCLIP keeps together are split."""
     parts = single.parts(key[1], shape)
     for part in parts[:1] if len(parts) > 1 and not parts[0].rows else parts:
         kind = kinds.kind(part.path, part.parameter, shape)

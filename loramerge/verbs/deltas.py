@@ -1,4 +1,4 @@
-"""A merge written as dense deltas: one full matrix per parameter, for whoever adds it to the base weights."""
+"""A merge written as dense deltas: one full matrix per parameter, to be added to the base weights."""
 
 from __future__ import annotations
 
