@@ -196,7 +196,7 @@ class Method(ABC):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences that whoever merges with it should read."""
+        """Sentences that everybody who merges with it should read."""
         return ()
 
     @classmethod

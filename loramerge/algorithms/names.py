@@ -63,7 +63,7 @@ OTHERWISE = {  # a name of something else, and how to come near to it here
     "ramplus_tl": "sce and ties tell shared entries from those of one source, too",
     "regmean": "it needs activations of the base model; wudi is it with a Gram matrix made of the weights",
     "fisher": "it needs gradients on data; average and wudi need none",
-    "adamerging": "it needs unlabelled data; scale=norm and scale=cosine find strengths without data",
+    "adamerging": "it needs unlabelled data; the scales norm and cosine find strengths without data",
     "lorahub": "it searches weights on examples: loop over the weights of an opened session, as "
     "docs/python.md shows",
     "generalized_task_arithmetic": "it is the family of linear, ties, dare and dare_ties: name one of these",
@@ -94,8 +94,8 @@ OTHERWISE = {  # a name of something else, and how to come near to it here
     "add_difference": "A + α (B - C) is linear with the weights 1, α and -α",
     "sum_twice": "((1 - a) A + a B)(1 - b) + b C is linear with the weights (1 - a)(1 - b), a (1 - b) and b",
     "triple_sum": "(1 - a - b) A + a B + b C is linear with the weights 1 - a - b, a and b",
-    "block_weighted": "it is linear with blocks=, which takes the weights of supermerger and of lbw",
-    "supermerger": "its sums are linear, with blocks= for the weights of blocks",
+    "block_weighted": "it is linear with blocks, which takes the weights of supermerger and of lbw",
+    "supermerger": "its sums are linear, with blocks for the weights of blocks",
     "merge_lora": "kohya's script adds A and B apart, or stacks them with --concat: that is cat",
     "svd_merge_lora": "kohya's script cuts the sum to a rank: that is svd with a rank",
     **dict.fromkeys(
@@ -128,7 +128,7 @@ PARAMETERS = {  # a word of PEFT's add_weighted_adapter or of mergekit -> the se
 
 
 def foreign(name: str) -> str | None:
-    """What is told of a word of PEFT or mergekit; None if it is none.
+    """The answer to a word of PEFT or mergekit; None for other words.
 
     >>> print(foreign("svd_rank"))
     svd_rank is PEFT's word: here it is rank=.
@@ -162,7 +162,7 @@ def known(name: str, names: Collection[str]) -> str | None:
 
 
 def unknown(name: str, names: Collection[str]) -> str:
-    """What is told of a name that is none of these."""
+    """The answer to a name that is unknown here."""
     wanted = plain(name)
     for other, told in OTHERWISE.items():
         if plain(other) == wanted:

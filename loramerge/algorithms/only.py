@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Self
 
 from loramerge.adapters.arguments import checked
-from loramerge.adapters.patterns.search import Found, searcher
+from loramerge.adapters.patterns.search import Matcher, searcher
 from loramerge.algorithms.method import Method, Traits
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
@@ -56,7 +56,7 @@ class Only(Method):
         return Traits(a.family, weights=weights, common=common, gauge=gauge, **both, **either)
 
     @cached_property
-    def _found(self) -> Found:
+    def _found(self) -> Matcher:
         return searcher(self.match, "only")
 
     def at(self, module: str) -> Method:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def triangle(columns: Array) -> Array:
     """
     xp = namespace(columns)
     if xp is np:
-        return np.asarray(np.linalg.qr(columns, mode="r"))  # its type has both results
+        return cast(Array, np.linalg.qr(columns, mode="r"))  # its type has both results
     return sharp(lambda turn: square(columns @ turn), xp.eye(columns.shape[-1]), square(columns))
 
 

@@ -131,7 +131,7 @@ class Layers(Mapping[str, Layer]):
 
 
 def open_base(base: str | Path | Base) -> Base:
-    """A model by its path or its name on the Hub, of which only headers are read now.
+    """A model by its path or its name on the Hub; only its headers are read now.
 
     Raises:
         SourceError, IncompatibleError: as for `open_headers`.

@@ -77,7 +77,7 @@ def changes(checkpoint: Checkpoint, adapter: Adapter) -> Changes:
     """
     found = Changes(checkpoint, adapter)
     places = Places(checkpoint, adapter)
-    untied = _untie(found, places)
+    untied = _untie(found)
     for target in adapter.slots:
         if untied is not None and target.path.rpartition(".")[2] == "lm_head":
             found.tensors[untied].added.append((target, Place(untied)))
@@ -91,7 +91,7 @@ def changes(checkpoint: Checkpoint, adapter: Adapter) -> Changes:
     return found
 
 
-def _untie(found: Changes, places: Places) -> Key | None:
+def _untie(found: Changes) -> Key | None:
     """A separate head for a model with tied weights, if the adapter changes the head or the embedding alone.
 
     transformers ties the head to the input embedding. An update of one of them was trained while the other

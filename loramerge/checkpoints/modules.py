@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.adapters.adapter import Tensor
-from loramerge.adapters.target import Kind, Target
+from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints import kinds, quantisation, single
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
@@ -92,7 +92,7 @@ def is_conv1d(checkpoint: Checkpoint, part: str, path: str) -> bool:
 
 
 def _of_image(key: Key, shape: tuple[int, ...]) -> Iterator[Weight]:
-    """Of a file under first names: whole tensors, but the parts of what OpenCLIP keeps together."""
+    """The weights of a file under first names; tensors that OpenCLIP keeps together are split."""
     parts = single.parts(key[1], shape)
     for part in parts[:1] if len(parts) > 1 and not parts[0].rows else parts:
         kind = kinds.kind(part.path, part.parameter, shape)
@@ -104,8 +104,3 @@ def _of_image(key: Key, shape: tuple[int, ...]) -> Iterator[Weight]:
         layout = kinds.layout(kind, shape, False)
         target = Target(part.path, part.parameter, part.component, kind=kind, layout=layout)
         yield Weight(key, target, size, part.rows, turned)
-
-
-def of_kinds(found: Iterator[Weight], wanted: tuple[Kind, ...]) -> list[Weight]:
-    """Those of these kinds."""
-    return [weight for weight in found if weight.target.kind in wanted]

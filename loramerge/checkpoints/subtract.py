@@ -1,4 +1,4 @@
-"""The difference of two matrices, made some rows at a time, with all that can be told of it on the way."""
+"""The difference of two matrices, made some rows at a time, with all that can be learned on the way."""
 
 from __future__ import annotations
 

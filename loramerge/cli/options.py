@@ -169,7 +169,7 @@ def typed(ctx: click.Context, door: str) -> dict[str, Any]:
 
 
 def _canonical(method: str) -> str:
-    """The name of ours that is meant. Raises UsageError: there is none, with those that are near."""
+    """Our own name of the method. Raises UsageError: it is unknown; the sentence gives near names."""
     if method in METHODS:
         return method
     from loramerge.algorithms import find, name_of_class

@@ -157,7 +157,7 @@ def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
         options="--allow-pickle" if Path(raw.weights).suffix in PICKLES else "",
     )
     try:
-        return _understood(facts, raw, raw.read(None, allow_pickle))
+        return _understood(facts, raw.read(None, allow_pickle))
     except EmptyError as error:
         return replace(facts, unread=str(error), empty=True)
     except IncompatibleError as error:
@@ -204,7 +204,7 @@ def _architectures(raw: Raw) -> tuple[str, ...]:
     return ()
 
 
-def _understood(facts: Facts, raw: Raw, adapter: Adapter) -> Facts:
+def _understood(facts: Facts, adapter: Adapter) -> Facts:
     """With the modules and the scales that are meant."""
     families, namings = named_family(adapter)
     strange = "" if families else stranger(adapter)

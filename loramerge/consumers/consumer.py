@@ -193,7 +193,7 @@ class Consumer:
         return verdicts.pop() if len(verdicts) == 1 else None
 
     def _untold(self, facts: Facts) -> Iterator[Finding]:
-        """Of what has no finding: what keeps us from saying that it loads."""
+        """Why we cannot say that it loads, although there is no finding."""
         why = ""
         if facts.unread and not (facts.plain and set(facts.bent) <= self.heeds):
             why = f"loramerge does not read it, so nobody has looked inside. {facts.unread}"

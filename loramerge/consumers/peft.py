@@ -9,7 +9,7 @@ from loramerge.consumers.consumer import LANGUAGE, Consumer
 from loramerge.consumers.facts import SCALING, SPECIAL, Facts, Module
 from loramerge.consumers.finding import Finding
 from loramerge.consumers.models import renamed
-from loramerge.formats.peft.config import Rule, scales
+from loramerge.formats.peft.config import Scaling, scales
 from loramerge.formats.peft.names import PREFIX, UNKNOWN
 
 TYPES = frozenset(  # peft.PeftType of 0.21.2
@@ -25,10 +25,10 @@ def scale(config: Mapping[str, Any], module: Module) -> float:
     return _rule(config).scale(module.place)
 
 
-_last: list[tuple[Mapping[str, Any], Rule]] = []
+_last: list[tuple[Mapping[str, Any], Scaling]] = []
 
 
-def _rule(config: Mapping[str, Any]) -> Rule:
+def _rule(config: Mapping[str, Any]) -> Scaling:
     """What a config says of scales, understood once for all modules that ask one after the other."""
     kept = _last[-1:]  # at most one; replaced as a whole, so that threads may ask
     if kept and kept[0][0] is config:

@@ -57,7 +57,7 @@ def settle(
         IncompatibleError: there are such tensors and the policy is to refuse, or a dtype is not written.
     """
     if policy not in POLICIES:
-        raise UsageError(f"extras={policy!r} is not one of {', '.join(POLICIES)}.")
+        raise UsageError(f"{say('extras', policy)} is not one of {', '.join(POLICIES)}.")
     merged = list(targets)
     adapted = {target.path for target in merged}
     adapters = [beside.respelt(adapter, adapted) for adapter in adapters]

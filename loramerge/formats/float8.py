@@ -35,7 +35,7 @@ NUNCHAKU = late(
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Scaled:
-    """A tensor that is another times a number; whoever multiplies by numbers anyway takes it apart."""
+    """A tensor that is another one times a number; code that multiplies by numbers anyway takes it apart."""
 
     tensor: Tensor
     factor: float

@@ -89,7 +89,7 @@ def destination(repo: str, revision: str | None = None, create_pr: bool = False)
 
 
 def prepare(name: HubName, private: bool = False) -> Listing:
-    """The repository, made if there is none (and its branch), as it is now.
+    """The repository and its branch as they are now; they are created if they do not exist.
 
     Raises:
         OutputError: it may not be written to, or is public although `private` is asked for.

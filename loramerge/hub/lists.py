@@ -20,14 +20,14 @@ HOW = "such as base_model=org/base, author=me, tag=math, search=text or limit=50
 
 
 @dataclass(frozen=True)
-class Found:
+class Members:
     """The members of a list, and sentences about it."""
 
     members: tuple[HubName, ...]
     notes: tuple[str, ...] = ()
 
 
-def members(text: str) -> Found:
+def members(text: str) -> Members:
     """The adapters that `hf://collections/owner/slug` or `hf://?base_model=org/base` stands for.
 
     Raises:
@@ -71,7 +71,7 @@ def _asked(query: str, text: str) -> dict[str, str]:
     return found
 
 
-def _filtered(asked: Mapping[str, str]) -> Found:
+def _filtered(asked: Mapping[str, str]) -> Members:
     base, limit = asked.get("base_model"), int(asked.get("limit", LIMIT))
     tags = [f"base_model:adapter:{base}" if base else "peft", *([asked["tag"]] if "tag" in asked else [])]
     with explained(HubName(base if base and REPOSITORY.fullmatch(base) else "the list of adapters")):
@@ -89,10 +89,10 @@ def _filtered(asked: Mapping[str, str]) -> Found:
         raise SourceError(f"The Hub has no adapter with {words}.")
     names = tuple(HubName(model.id) for model in found[:limit] if REPOSITORY.fullmatch(model.id))
     more = f", the {limit} most downloaded; add limit=N for more" if len(found) > limit else ""
-    return Found(names, (f"{len(names)} adapters of the Hub with {words}{more}: {_listed(names)}",))
+    return Members(names, (f"{len(names)} adapters of the Hub with {words}{more}: {_listed(names)}",))
 
 
-def _collected(slug: str) -> Found:
+def _collected(slug: str) -> Members:
     where = HubName(f"collections/{printable(slug)}")
     if slug.count("/") != 1 or not all(slug.split("/")) or not slug.isprintable() or " " in slug:
         raise SourceError(f"{printable(slug)} is not a collection: write hf://collections/OWNER/SLUG.")
@@ -113,7 +113,7 @@ def _collected(slug: str) -> Found:
     if not adapters:
         raise SourceError(f"The collection {printable(slug)} holds no adapter, only {aside} other things.")
     note = f"the collection {printable(slug)} also holds {aside} things that are not adapters"
-    return Found(adapters, (note,) if aside else ())
+    return Members(adapters, (note,) if aside else ())
 
 
 def _is_adapter(name: HubName) -> bool:

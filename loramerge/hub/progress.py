@@ -1,4 +1,4 @@
-"""One bar over all downloads: every file tells its bytes to whoever watches, and ends when told to."""
+"""One bar over all downloads: every file reports its bytes, and stops when it is told to."""
 
 from __future__ import annotations
 

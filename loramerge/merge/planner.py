@@ -164,8 +164,8 @@ def _check_strength(plan: Plan) -> None:
     """Raises UsageError: a strength is given, although the method writes masks for the merge as it is."""
     if plan.method.masks and plan.scale != 1.0:
         raise UsageError(
-            f"scale={plan.scale} would give the merge of {name_of(plan.method)} another strength than its "
-            "masks are for: give the sources weights instead."
+            f"{say('scale', plan.scale)} would give a merge by {name_of(plan.method)} another strength than "
+            "its masks are for: give the sources weights instead."
         )
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 from loramerge.merge.report import Module
 from loramerge.request.rules import UNBOUNDED, Scale
 
@@ -79,8 +79,8 @@ def _shortest(directions: np.ndarray) -> np.ndarray:
     residual = np.append(bounds.T @ shares, limits @ shares - 1.0)
     if rest < 1e-9:
         raise UsageError(
-            "scale=cosine: whatever the strengths of its modules, the merge is at a right angle or more to "
-            "some source. Take scale=norm, or other weights."
+            f"{say('scale', 'cosine')}: whatever the strengths of its modules, the merge is at a right angle "
+            f"or more to some source. Take {say('scale', 'norm')}, or other weights."
         )
     y = np.maximum(-residual[:-1] / residual[-1], 0.0)
     return np.asarray(y / np.linalg.norm(y))

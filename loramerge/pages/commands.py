@@ -31,7 +31,7 @@ IMPORT = "import loramerge as lm\n\n"
 
 
 def looked(subject: Subject, name: str) -> How:
-    """Of a picture that only a page has."""
+    """For a picture that only a page has."""
     if subject.merge is not None:
         made = merged(subject)
         lines = made.python.rpartition("\n")[0]
@@ -42,7 +42,7 @@ def looked(subject: Subject, name: str) -> How:
 
 
 def inspected(subject: Subject) -> How:
-    """Of what `inspect` tells too, unless something was asked that it does not know."""
+    """For what `inspect` tells too, unless something was asked that it does not know."""
     if any(_fits(subject.recipe.request, READ)):
         return How(_look(subject), f'{IMPORT}print({_report(subject)}["sources"].table.rows)')
     each = f"lm.inspect(source{_arguments(subject.recipe.request, READ)})"
@@ -51,7 +51,7 @@ def inspected(subject: Subject) -> How:
 
 
 def measured(subject: Subject) -> How:
-    """Of the spectra, which `inspect` lists."""
+    """For the spectra, which `inspect` lists."""
     found = looked(subject, "spectra")
     if any(_fits(subject.recipe.request, READ)):
         return found
@@ -59,14 +59,14 @@ def measured(subject: Subject) -> How:
 
 
 def checked(subject: Subject) -> How:
-    """Of what `check` tells."""
+    """For what `check` tells."""
     each = f'lm.check(source, "vllm"{_arguments(subject.recipe.request, HEADS)})'
     python = f"{IMPORT}for source in {_sources(subject)}:\n    print({each})"
     return How(_command(subject, "check", HEADS), python)
 
 
 def compared(subject: Subject) -> How:
-    """Of what `diff` tells of two sources."""
+    """For what `diff` tells about two sources."""
     found, names = looked(subject, "overlaps"), taken("diff")
     if len(subject.named) != 2 or any(_fits(subject.recipe.request, names)):
         return found
@@ -74,7 +74,7 @@ def compared(subject: Subject) -> How:
 
 
 def forgone(subject: Subject) -> How:
-    """Of what merges of other sizes lose."""
+    """For what merges of other sizes lose."""
     found = looked(subject, "losses")
     if subject.merge is not None:
         return replace(found, command=_by_recipe(subject, "--dry-run"))
@@ -82,7 +82,7 @@ def forgone(subject: Subject) -> How:
 
 
 def combined(subject: Subject, method: str, options: Mapping[str, Any], after: str) -> How:
-    """Of a merge of the sources by a method. `after`: what ends the command."""
+    """For a merge of the sources by a method. `after`: what ends the command."""
     request = Request(**dict(_given(subject.recipe.request, taken("report"))))  # all that methods share here
     recipe = replace(subject.recipe, method=method, parameters=options, request=request)
     if [*request.given()]:
@@ -97,7 +97,7 @@ def combined(subject: Subject, method: str, options: Mapping[str, Any], after: s
 
 
 def merged(subject: Subject) -> How:
-    """Of the merge that a page is about."""
+    """For the merge that a page is about."""
     method = subject.recipe.named()[0].method
     options = "".join(f", {name}={_python(value)}" for name, value in subject.recipe.parameters.items())
     first = _method(method) if isinstance(method, Method) else f'"{method}"{options}'

@@ -21,7 +21,7 @@ class How:
     recipe: str = ""
 
     def items(self) -> list[tuple[str, str]]:
-        """(title, code) of those that there are."""
+        """(title, code) of each way that exists."""
         named = (("Command", self.command), ("Recipe", self.recipe), ("Python", self.python))
         return [(title, code) for title, code in named if code]
 

@@ -119,7 +119,7 @@ class Subject:
 
     @cached_property
     def facts(self) -> list[Facts | LoramergeError]:
-        """What programs see of each source; of some nothing can be told."""
+        """What programs see of each source; for some, nothing can be told."""
         return [self._facts(source) for source in self.named]
 
     def _facts(self, source: Source) -> Facts | LoramergeError:

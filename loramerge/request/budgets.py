@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loramerge.arrays.backend import Array
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 from loramerge.request.kinds import in_bytes
 
 SLIP = 512  # bytes by which a header may shrink when a module gets one more unit
@@ -26,7 +26,8 @@ class Budget:
     def of(cls, total_rank: int | None, size: float | str | None) -> Budget | None:
         """Raises UsageError: both are given."""
         if total_rank is not None and size is not None:
-            raise UsageError(f"total_rank={total_rank} and size={size} both set the size: give one of them.")
+            both = f"{say('total_rank', total_rank)} and {say('size', size)}"
+            raise UsageError(f"{both} both set the size: give one of them.")
         if size is not None:
             return cls("size", in_bytes(size))
         if total_rank is None:

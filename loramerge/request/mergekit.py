@@ -47,7 +47,7 @@ def _left(tables: Iterable[Mapping[Any, Any]], here: Mapping[str, Any]) -> Itera
 
 
 def _method(name: str) -> tuple[str, str]:
-    """Our name of a method; or the nearest plain one, and what is told of theirs."""
+    """Our name of a method; or the nearest plain one, and a remark about theirs."""
     try:
         return name_of_class(find(name)), ""
     except UsageError as error:

@@ -81,7 +81,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def _method(theirs: str) -> tuple[str, dict[str, str], list[str]]:
-    """Our method for a combination_type, the options that make it theirs, and what is told of the rest."""
+    """Our method for a combination_type, the options that make it theirs, and a remark about the rest."""
     whole = theirs.removesuffix("_svd")
     if theirs in ELECTING:
         return whole, {"election": ELECTIONS["total"], "divisor": "count"}, []

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loramerge.adapters.patterns.search import Found, searchers
+from loramerge.adapters.patterns.search import Matcher, searchers
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of, not_an_option
 from loramerge.arrays.backend import Array
@@ -79,7 +79,7 @@ class Schedule:
     weights: tuple[Weight, ...]
     rules: tuple[Rule, ...]
     lines: tuple[Line, ...]
-    found: tuple[Found, ...]
+    found: tuple[Matcher, ...]
     layers: tuple[int, int]
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     names: Mapping[Target, tuple[str, ...]] = dataclasses.field(default_factory=dict)

@@ -80,7 +80,7 @@ class Bank:
         return LowRank(self.up[:, mine], self.down[mine])
 
     def spectra(self) -> list[tuple[Array, Array]]:
-        """Of each expert the singular values (r_e,) and right singular vectors (r_e, in) of its ΔW."""
+        """The singular values (r_e,) and right singular vectors (r_e, in) of the ΔW of each expert."""
         return [_right(self.expert(e)) for e in range(self.layout.experts)]
 
 

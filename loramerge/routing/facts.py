@@ -15,7 +15,7 @@ from loramerge.routing.gates.gate import Gate
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of one module.
+    """What is known of one module.
 
     Args:
         weights: (E,) of the experts where the gate gives every token the same; else None.

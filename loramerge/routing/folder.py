@@ -57,8 +57,8 @@ def write_bundle(
     effort: Effort = EFFORT,
     tell: Tell | None = None,
 ) -> None:
-    """What `save_bundle` does, with what the machine may do and who is told. `confirm` is asked before the
-    rename."""
+    """As `save_bundle`, with limits for the machine and a listener for progress; `confirm` is asked before
+    the rename."""
     out = a_path(out, "out")
     if is_bare(out):
         raise UsageError(f"A bundle is a folder: give {say('out')} a name without .safetensors.")

@@ -180,7 +180,7 @@ def _bank(tasks: list[Adapter], target: Target, layout: Layout, parts: Tensors) 
 
 
 def _check_finite(bank: Bank, target: Target, shown: str) -> None:
-    """Raises SourceError: a number of its units or of its gate is none."""
+    """Raises SourceError: its units or its gate hold something that is not a number."""
     for name, array in {"lora_A": bank.down, "lora_B": bank.up, **bank.tensors}.items():
         if not np.isfinite(wide(array)).all():
             raise SourceError(

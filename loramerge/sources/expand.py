@@ -47,7 +47,7 @@ def expanded(recipe: Recipe) -> Recipe:
 
 
 def _record(source: Ingredient) -> dict[str, Any] | None:
-    """Of a bundle."""
+    """The record of a bundle."""
     return None if isinstance(source.source, Adapter | Tuned) else record_of(str(source.source))
 
 

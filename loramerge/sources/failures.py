@@ -1,4 +1,4 @@
-"""Sources that cannot be read, told of in one sentence."""
+"""Sources that cannot be read, all in one sentence."""
 
 from __future__ import annotations
 

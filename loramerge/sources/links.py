@@ -1,4 +1,4 @@
-"""Which sources share modules; what is to be said of those that share none stands in `disjoint`."""
+"""Which sources share modules. What is said about those that share none is in `disjoint`."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def open_all(
 
 
 def _told(ingredients: Sequence[Ingredient], request: Request) -> Tell | None:
-    """Who is told of the reading; downloads have a bar of their own."""
+    """Who hears about the progress of reading; downloads have a bar of their own."""
     return None if any(is_of_hub(each) for each in ingredients) else request.tell
 
 

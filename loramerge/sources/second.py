@@ -40,7 +40,7 @@ def check(adapters: Sequence[Adapter]) -> None:
 
 
 def _check_inserted(adapters: Sequence[Adapter]) -> None:
-    """Of single layers: a wrapper around one of them leaves the names of the others as they are.
+    """Refuse a wrapper around a single layer, which leaves the names of the others as they are.
 
     Raises:
         IncompatibleError: a module is another's with one more name in its layer, and no source has both.
@@ -76,7 +76,7 @@ def _shorter(path: str) -> Iterator[str]:
 
 
 def _check(adapters: Sequence[Adapter], every: Sequence[Mapping[str, Shape]]) -> None:
-    """Of one list of layers."""
+    """The same within one list of layers."""
     kinds = list({frozenset(own.items()): own for own in every}.values())  # thousands may be alike
     both = {frozenset(pair) for own in every for pair in combinations(own, 2)} if len(kinds) > 1 else set()
     for first, other in combinations(kinds, 2):
@@ -109,7 +109,7 @@ def _seconds(first: Mapping[str, Shape], other: Mapping[str, Shape]) -> Iterator
 
 
 def _alike(one: str, two: str) -> bool:
-    """Of one shape: whether they may do one thing, in one place of a layer."""
+    """Whether two modules of one shape may have one task, in one place of a layer."""
     (above, last), (over, end) = (name.rpartition(".")[::2] for name in (one, two))
     parts = above.split("."), over.split(".")
     if last == end and (_within(*parts) or _within(*parts[::-1])):  # is something left out?

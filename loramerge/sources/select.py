@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.adapters.patterns.search import Found, searcher
+from loramerge.adapters.patterns.search import Matcher, searcher
 from loramerge.adapters.target import Target
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.dialects.blocks import called
@@ -51,5 +51,5 @@ def check_exclude(adapters: Sequence[Adapter], exclude: str | None) -> None:
         raise UsageError(f"{say('exclude', exclude)} matches no module; one here is called {some}.")
 
 
-def _pattern(text: str | None, option: str) -> Found | None:
+def _pattern(text: str | None, option: str) -> Matcher | None:
     return None if text is None else searcher(text, say(option))

@@ -52,7 +52,7 @@ def similarities(
 
 
 def _cosines(vectors: Array, names: Sequence[str]) -> list[float]:
-    """Of the last row with the others."""
+    """The cosines of the last row with the others."""
     largest = np.abs(vectors).max(axis=1)
     fine = (largest > 0) & (largest < np.inf)  # squares of what is left neither overflow nor vanish
     vectors = vectors / np.where(fine, largest, 1.0)[:, None]

@@ -163,7 +163,7 @@ def _shown(each: Named) -> str:
 
 
 def _some(own: set[str]) -> str:
-    """The lists of blocks that there are, and which of each."""
+    """The lists of blocks, and which blocks of each are there."""
     numbers: dict[str, list[int]] = {}
     for first, number in map(_apart, sorted(own)):
         numbers.setdefault(first, []).extend([] if number is None else [number])

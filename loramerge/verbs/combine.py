@@ -82,7 +82,7 @@ def as_run(recipe: Recipe) -> Recipe:
 
 
 def _averaged(recipe: Recipe) -> Recipe:
-    """Of FlyLoRA: the mean, unless a method is named."""
+    """The mean for FlyLoRA, unless a method is named."""
     return replace(recipe, method="average") if recipe.method is None else recipe
 
 

@@ -122,7 +122,7 @@ def convert(
     fields, _ = part("convert", None, asked)
     request = Request(**fields)
     if request.extras == "average":
-        raise UsageError("extras='average' is for several sources: one of refuse, first, drop is for one.")
+        raise UsageError(f"{say('extras', 'average')} is for several sources: take refuse, first or drop.")
     where = a_path(out, "out")
     opened = as_pairs([_whole(open_one(source, request), pruned, request)], request.heads_as_lora)
     (adapter,) = identified(opened, request)

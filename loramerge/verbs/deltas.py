@@ -1,4 +1,4 @@
-"""A merge written as dense deltas: one full matrix per parameter, for whoever adds it to the base weights."""
+"""A merge written as dense deltas: one full matrix per parameter, to be added to the base weights."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _check(todo: Plan, out: Path) -> None:
     if todo.budget is not None:
         raise UsageError(f"{todo.budget.name} shares ranks, and dense deltas have none: leave it out.")
     if todo.scale in COSINES:
-        raise UsageError("scale='cosine' is not for dense deltas: give a number, norm or fade.")
+        raise UsageError(f"{say('scale', 'cosine')} is not for dense deltas: give a number, norm or fade.")
     for target in todo.sources.signatures:
         if target.layout.blocks > 1 or target.index >= 0:
             raise IncompatibleError(

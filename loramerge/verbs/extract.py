@@ -59,7 +59,7 @@ def extract(
     check_size(request, rank, energy)
     if request.extras == "average":
         several = say("extras", request.extras)
-        raise UsageError(f"{several} is for several sources: one of refuse, first, drop is for one.")
+        raise UsageError(f"{several} is for several sources: take refuse, first or drop.")
     bare = request.bare if where is None else is_bare(where)
     name = Path(str(tuned)).name or str(tuned)
     draft = Draft(paired(open_checkpoint(tuned), open_checkpoint(base)), request, name)

@@ -124,7 +124,7 @@ def _sent(
     tell: Tell | None,
     message: str = MESSAGE,
 ) -> Pushed:
-    """The commit; who wants to know is told of every file, and of the commit as one more."""
+    """The commit. Progress counts every file, and the commit as one more."""
     if tell is None:
         return send(target, files, parent, message, create_pr)
     with Stage(tell, "pushing", len(files) + 1) as stage:

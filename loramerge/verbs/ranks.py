@@ -156,7 +156,7 @@ class Ranks:
 
 
 def check_size(request: Request, rank: int | None, energy: float | None) -> None:
-    """Before a model is read. Raises UsageError: two sizes, or one that is none."""
+    """Before a model is read. Raises UsageError: two sizes, or one that is not a size."""
     sizes = {"rank": rank, "energy": energy, "total_rank": request.total_rank, "size": request.size}
     given = [say(name, value) for name, value in sizes.items() if value is not None]
     if len(given) > 1:

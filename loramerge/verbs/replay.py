@@ -147,7 +147,7 @@ def replayed(record: str | Path, search: Search, request: Request = PLAIN) -> Re
 
 
 def _check_heads(said: Record, request: Request) -> None:
-    """The base that heads were compared with is named again, by whoever has it."""
+    """The base that heads were compared with must be named again."""
     base, here = said.request.heads_as_lora, request.heads_as_lora
     if base is not None and here is None:
         raise UsageError(

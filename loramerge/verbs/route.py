@@ -290,5 +290,5 @@ def base_of(adapters: Sequence[Adapter]) -> BaseModel:
 
 
 def config_of(sources: Sources, experts: Experts) -> dict[str, Any]:
-    """What PEFT must be told beside ranks; where the experts say suffixes of names, so does it."""
+    """What PEFT must know beside ranks. If the experts give suffixes of names, so does this."""
     return portable.config(sources.whole, experts.layouts(), 1)

@@ -170,19 +170,25 @@ COMMANDS = (  # they tell commands, of ours and of others, to be pasted into a s
 ROOMS = Path(lm.__file__).parent
 
 
-def test_no_sentence_types_an_option_by_hand():
-    """`errors.say` does, in the language of whoever asks."""
-    typed = []
+def sentences():
+    """(place, text) of every string of the package that is no docstring."""
     for path in ROOMS.rglob("*.py"):
-        place = str(path.relative_to(ROOMS))
-        if place.startswith(COMMANDS):
-            continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         defined = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.FunctionDef | ast.ClassDef)]
         told = {id(n.body[0].value) for n in defined if n.body and isinstance(n.body[0], ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
-                typed += [(place, word) for word in re.findall(r"(?<![\w-])--[a-z][\w-]+", node.value)]
+                yield str(path.relative_to(ROOMS)), node.value
+
+
+def test_no_sentence_types_an_option_by_hand():
+    """`errors.say` does, in the language of whoever asks."""
+    typed = [
+        (place, word)
+        for place, text in sentences()
+        if not place.startswith(COMMANDS)
+        for word in re.findall(r"(?<![\w-])--[a-z][\w-]+", text)
+    ]
     commands = {
         ("algorithms/names.py", "--concat"),  # of a script of kohya
         ("checkpoints/changes.py", "--extras"),  # `loramerge convert --extras drop`
@@ -196,3 +202,31 @@ def test_no_sentence_types_an_option_by_hand():
         *(("merge/full.py", option) for option in ("--dense-delta", "--fuse")),  # `loramerge combine`
     }
     assert set(typed) - commands == set()
+
+
+PYTHON = {  # what only a caller in Python can do wrong, or is offered
+    ("formats/state_dict.py", "alpha"),
+    ("formats/state_dict.py", "config"),
+    ("merge/run.py", "bare"),
+    ("request/effort.py", "memory"),
+    ("request/effort.py", "threads"),
+    ("request/entry.py", "method"),
+    ("request/recipe.py", "weights"),
+    ("request/request.py", "rank"),
+    ("routing/gates/names.py", "gate"),
+    ("routing/router.py", "inputs"),
+    ("sources/bundles.py", "row"),
+}
+SETTINGS = (*FIELDS, "method", "rank", "energy", "task", "inputs", "gate", "config")
+
+
+def test_no_sentence_writes_a_setting_of_python_by_hand():
+    """It would be read in a shell, too."""
+    setting = re.compile(rf"(?<![\w.(-])({'|'.join(SETTINGS)})=(?!=)")
+    found = {
+        (place, name)
+        for place, text in sentences()
+        if not place.startswith(("cli/", "pages/", "charts/"))
+        for name in setting.findall(text)
+    }
+    assert found == PYTHON

@@ -97,7 +97,7 @@ def test_one_source_comes_back_by_cosine(method):
 
 def test_cosine_is_refused_where_no_strength_brings_the_merge_nearer():
     a = random_adapters(1, (2,))[0]
-    with pytest.raises(UsageError, match="scale=cosine"):
+    with pytest.raises(UsageError, match="scale='cosine'"):
         combine([a, a], weights=[1, -2], scale="cosine")
 
 

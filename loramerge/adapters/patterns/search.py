@@ -9,14 +9,14 @@ from functools import cache
 from loramerge.adapters.patterns.positions import Budget, Exhausted, Step, Text
 from loramerge.errors import IncompatibleError, UsageError, printable
 
-Found = Callable[[str], bool]
+Matcher = Callable[[str], bool]
 MAX_PATTERN = 10_000
 MAX_NAME = 4096
 BUDGET = 30_000_000  # steps for all names: some 100 for an honest one, a few seconds at worst
 ALL = 8 * BUDGET  # for all rules together: a thousand of them, three thousand modules
 
 
-def searchers(patterns: Iterable[str], option: str) -> tuple[Found, ...]:
+def searchers(patterns: Iterable[str], option: str) -> tuple[Matcher, ...]:
     """The same for many patterns, which share their steps: a thousand may not take a thousand times as long.
 
     >>> [found("layers.0.v") for found in searchers(["q$", "v$"], "match")]
@@ -26,7 +26,7 @@ def searchers(patterns: Iterable[str], option: str) -> tuple[Found, ...]:
     return tuple(searcher(pattern, option, budget=budget) for pattern in patterns)
 
 
-def searcher(pattern: str, option: str, trusted: bool = True, budget: Budget | None = None) -> Found:
+def searcher(pattern: str, option: str, trusted: bool = True, budget: Budget | None = None) -> Matcher:
     """Whether the pattern occurs in a module name.
 
     Nearly all patterns go through a matcher that does not backtrack. Look-around and other rare things
@@ -67,7 +67,7 @@ def searcher(pattern: str, option: str, trusted: bool = True, budget: Budget | N
     return lambda name: compiled.search(name) is not None
 
 
-def _counted(step: Step, pattern: str, option: str, budget: Budget) -> Found:
+def _counted(step: Step, pattern: str, option: str, budget: Budget) -> Matcher:
     @cache  # adapters share their names
     def found(name: str) -> bool:
         if len(name) > MAX_NAME:  # a step costs the more, the longer the name

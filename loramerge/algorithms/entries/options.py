@@ -10,12 +10,12 @@ SHARE = Interval(low=0, high=1, low_open=True)
 
 
 def density(default: float = 0.2, help: str = "The share of entries of a source that is kept.") -> float:
-    """Of a rule that keeps entries by size."""
+    """For a rule that keeps entries by size."""
     return option(default, help, SHARE)
 
 
 def scope() -> Scope:
-    """Of a rule that keeps entries by size."""
+    """For a rule that keeps entries by size."""
     words = "Whether entries are compared within a module or over the whole adapter."
     return option("module", words)
 
@@ -26,7 +26,7 @@ def chance() -> float:
 
 
 def rescale() -> Rescale:
-    """Of a rule that keeps entries by chance."""
+    """For a rule that keeps entries by chance."""
     return option(
         "density",
         "How kept entries make up for dropped ones: divided by their probability, or scaled so that the sum "
@@ -35,7 +35,7 @@ def rescale() -> Rescale:
 
 
 def seed() -> int:
-    """Of a rule that keeps entries by chance."""
+    """For a rule that keeps entries by chance."""
     return option(0, "Another seed keeps other entries.", Interval(low=0))
 
 
@@ -47,10 +47,10 @@ DIVISOR = "What the sum of those that agree is divided by: their weights, their 
 
 
 def election(default: Election = "weighted", help: str = ELECTION) -> Election:
-    """Of a rule in which the sources vote."""
+    """For a rule in which the sources vote."""
     return option(default, help)
 
 
 def divisor(default: Divisor = "weight", help: str = DIVISOR) -> Divisor:
-    """Of a rule in which the sources vote."""
+    """For a rule in which the sources vote."""
     return option(default, help)

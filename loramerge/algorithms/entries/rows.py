@@ -80,7 +80,7 @@ def shares_merged(rule: Rule, entries: Tiles) -> Array:
 
 
 def _lengths(up: Array, down: Array) -> Array:
-    """(ρ,) of the rows of up @ down; what is rounding beside the longest row is none."""
+    """(ρ,) of the rows of up @ down; a row that is only rounding beside the longest does not count."""
     xp = namespace(up)
     square = xp.einsum("ij,ij->i", up @ (down @ down.T), up)
     return xp.sqrt(xp.where(square > NOTHING * square.max(), square, 0.0))

@@ -50,7 +50,7 @@ class Trim:
         return self.density if self.scope == "module" and not self.outliers else 0.0
 
     def counts(self, count: int) -> tuple[int, int]:
-        """Of `count` entries: how many of the largest are left out, and how many of the next are kept.
+        """How many of `count` entries are left out as the largest, and how many of the next are kept.
 
         Shares are rounded down, but at least one entry is kept.
         """

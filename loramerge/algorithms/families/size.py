@@ -12,7 +12,7 @@ from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, balanced, leading, spectrum
 from loramerge.arrays.remix import Remix
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,8 @@ class Ranked(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rank is not None and self.energy is not None:
-            raise UsageError(
-                f"rank={self.rank} and energy={self.energy} both set the size: give one of them."
-            )
+            both = f"{say('rank', self.rank)} and {say('energy', self.energy)}"
+            raise UsageError(f"{both} both set the size: give one of them.")
 
     @property
     @abstractmethod

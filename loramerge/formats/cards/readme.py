@@ -50,7 +50,7 @@ UNKNOWN = re.compile(
 
 
 def card(folder: Path, name: str) -> str | None:
-    """The text of the model card in a folder; empty if it is only a template, None if there is none.
+    """The text of the model card in a folder; empty if it is only a template, None if the folder has no card.
 
     Raises:
         SourceError: it cannot be read.

@@ -46,7 +46,7 @@ class Pair(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight that they update."""
+        """The shape of the weight that they update."""
         return self.up.shape[0], *self.down.shape[1:]
 
 

@@ -275,7 +275,9 @@ def check_dtype(dialect: Dialect, kind: str) -> None:
 def check_ranks(dialect: Dialect, profile: str) -> None:
     """Raises UsageError: the tools of this dialect have no rank for each module."""
     if dialect.one_rank and profile == "compact":
-        raise UsageError(f"profile='compact' gives modules ranks of their own, and {dialect.words} has one.")
+        raise UsageError(
+            f"{say('profile', profile)} gives modules ranks of their own, and {dialect.words} has one."
+        )
 
 
 def check_place(dialect: Dialect, bare: bool, out: Path) -> None:

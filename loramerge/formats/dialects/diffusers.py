@@ -35,7 +35,7 @@ from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
 from loramerge.formats.models.family import BESIDE, OURS, part_of
 from loramerge.formats.peft.alpha import DIFFUSERS as SETTINGS
-from loramerge.formats.peft.config import Rule, check_mergeable, scales
+from loramerge.formats.peft.config import Scaling, check_mergeable, scales
 from loramerge.formats.peft.names import LANGUAGE
 from loramerge.formats.peft.profiles import arranged, patterns
 
@@ -227,7 +227,7 @@ def _set(modules: Found, header: Header) -> str | None:
     """
     where = f"the {SETTINGS} of {header.name}"
     settings = parse_object(header.metadata[SETTINGS], where)
-    rules: dict[str, Rule] = {}
+    rules: dict[str, Scaling] = {}
     for target, slot in modules.slots.items():
         part, path = _part(target), target.path.removeprefix(f"{part_of(target.path)}.")
         if part not in rules:

@@ -108,5 +108,5 @@ def _check_place(path: str, tensors: Mapping[str, Tensor], name: str) -> None:
 
 
 def _grouped(up: Tensor) -> Tensor:
-    """Of a MergedLinear: a convolution in groups, as PEFT's first versions stored it."""
+    """The factor of a MergedLinear: a convolution in groups, as PEFT's first versions stored it."""
     return View((up,), (*up.shape, 1), up.dtype, lambda array: array[..., None])

@@ -235,7 +235,7 @@ def _turned(target: Target, slot: Slot, lengths: Tensor, weight: Tensor, where: 
 def _experts(
     path: str, down: Tensor, up: Tensor, scale_of: Callable[[int], float], name: str
 ) -> Iterator[tuple[Target, Slot]]:
-    """Of a SwitchLinear; older versions keep its lora_a as one matrix (E·r, in), expert by expert."""
+    """The experts of a SwitchLinear; older versions keep lora_a as one matrix (E·r, in), expert by expert."""
     experts, outs, rank = up.shape
     ins = down.shape[-1]
     if tuple(down.shape) not in ((experts, rank, ins), (experts * rank, ins)):

@@ -128,7 +128,7 @@ def _work(out: Path, overwrite: bool, folder: bool, own: Collection[str] = ()) -
 
 @contextmanager
 def _filling(out: Path) -> Iterator[None]:
-    """A disk that gets full is told of, whatever was being written below the work."""
+    """If the disk gets full, the message says so, whatever was being written."""
     try:
         yield
     except OSError as error:

@@ -28,7 +28,7 @@ MODEL = ("model", "diffusion_pytorch_model", "pytorch_model", "config.json", "mo
 
 
 def a_path(value: object, setting: str) -> Path:
-    """A place to write to. Raises UsageError: it is none."""
+    """A place to write to. Raises UsageError: nothing can be written there."""
     if not isinstance(value, str | Path) or not str(value):
         raise UsageError(f"{setting}={printable(repr(value), 60)} is not a path.")
     return Path(value)

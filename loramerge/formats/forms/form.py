@@ -21,7 +21,7 @@ LARGEST = 1e30  # of a number in a config: far above any real one
 
 
 class Layer(NamedTuple):
-    """A layer of the base model, of which nothing but the header is read until its numbers are asked for.
+    """A layer of the base model. Only its header is read until its numbers are asked for.
 
     Args:
         size: (out, in · Π kernel).   weight: as that matrix.   bias: (out,), if it has one.

@@ -26,7 +26,7 @@ def framed(over: Tensor, under: Tensor, given: Given, name: str, times: int = 1)
     check_vectors(given.where, {"lambda_b": over, "lambda_d": under})
     rank, rest = divmod(under.shape[0], times)
     check_rank(given, rank)
-    a, b = drawn(given, name, (rank * times, rank)) if _is_drawn(given) else map(given.borrow, named(name))
+    a, b = drawn(given, (rank * times, rank)) if _is_drawn(given) else map(given.borrow, named(name))
     shown = {f"{name}_A": a, f"{name}_B": b, "lambda_b": over, "lambda_d": under}
     if rest or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank * times or b.shape[1] != rank:
         raise misfit(given.where, shown)
@@ -47,7 +47,7 @@ def named(name: str) -> tuple[str, str]:
     return f"{name}_A", f"{name}_B"
 
 
-def drawn(given: Given, name: str, ranks: tuple[int, int]) -> list[Tensor]:
+def drawn(given: Given, ranks: tuple[int, int]) -> list[Tensor]:
     """The frame of an adapter that keeps only its seed: as large as the largest of its layers."""
     outs, ins = (max(layer.size[axis] for layer in given.layers.values()) for axis in (0, 1))
     return frame(given.whole("projection_prng_key"), (ranks[0], ins), (outs, ranks[1]))

@@ -61,7 +61,7 @@ def having(names: Iterable[str]) -> tuple[Family, ...]:
 
 
 def likely(found: Iterable[Family], names: Sizes, naming: str = "") -> tuple[Family, ...]:
-    """Of possible families those that tools call so, that have models of this width, and so many blocks."""
+    """The families that fit best: tools call them so, and they have models of this width and depth."""
     kept = tuple(found)
     for holds in (lambda f: _called(f, names, naming), lambda f: _wide(f, names), lambda f: _whole(f, names)):
         kept = tuple(filter(holds, kept)) or kept

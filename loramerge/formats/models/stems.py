@@ -87,7 +87,7 @@ def core(stem: str) -> tuple[str, ...]:
 
 
 def best(stems: Iterable[str]) -> str:
-    """Of the stems of one list of layers, that of the whole model in the newest transformers.
+    """The stem that the whole model has in the newest transformers, from the stems of one list of layers.
 
     >>> best(["model", "model.language_model", ""])
     'model.language_model'

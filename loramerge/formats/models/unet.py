@@ -76,6 +76,6 @@ def _attention(name: str, first: str) -> Iterator[tuple[str, str]]:
 
 
 def kernel(path: str) -> tuple[int, ...]:
-    """Of the convolution of this name; () for other modules, and where a model decides (proj_in)."""
+    """The kernel of a convolution, by its name; () for other modules, and where a model decides (proj_in)."""
     last = path.rpartition(".")[2]
     return (3, 3) if last in THREE_BY_THREE else (1, 1) if last == "conv_shortcut" else ()

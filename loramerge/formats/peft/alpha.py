@@ -13,7 +13,7 @@ from loramerge.errors import IncompatibleError, SourceError, UsageError, printab
 from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.table import TYPES
-from loramerge.formats.peft.config import Rule, check_mergeable, scales
+from loramerge.formats.peft.config import Scaling, check_mergeable, scales
 from loramerge.formats.peft.exchange import plain
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.number import fitting, number, scale
@@ -90,7 +90,7 @@ def check_alpha(alpha: Alpha | None) -> None:
         UsageError: it is none of a number above 0, ``"rank"`` and ``"rslora:16"``.
     """
     if alpha is not None and fitting(alpha) is None:
-        raise UsageError(f"alpha={alpha!r} is neither a number above 0 nor 'rank' or 'rslora:A'.")
+        raise UsageError(f"{say('alpha', alpha)} is neither a number above 0 nor 'rank' or 'rslora:A'.")
 
 
 def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:
@@ -205,7 +205,7 @@ def _fitting(config: Mapping[str, Any], stored: Stored, where: str) -> Said:
     return pairs, rule.scale, dict(config)
 
 
-def check_ranks(rule: Rule, pairs: Pairs, where: str) -> None:
+def check_ranks(rule: Scaling, pairs: Pairs, where: str) -> None:
     """The config must give every module the rank that its tensors have.
 
     Raises:

@@ -85,8 +85,9 @@ def token_ids(config: Mapping[str, Any], path: str) -> list[int]:
     said = config.get("trainable_token_indices")
     if isinstance(said, Mapping):
         said = next((ids for name, ids in said.items() if f".{path}".endswith(f".{name}")), None)
-    known = isinstance(said, list) and all(type(each) is int and each >= 0 for each in said)
-    return said if known else []
+    if isinstance(said, list) and all(type(each) is int and each >= 0 for each in said):
+        return said
+    return []
 
 
 def is_labelled(module: str) -> bool:

@@ -40,7 +40,7 @@ def _instead(kind: str) -> str:
     return PROMPTS if PROMPTING.fullmatch(kind) else MERGES
 
 
-class Rule(Protocol):
+class Scaling(Protocol):
     """How a config decides the rank and the scale of a module."""
 
     def rank(self, path: str) -> int: ...
@@ -80,7 +80,7 @@ class Scales:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-def scales(config: Mapping[str, Any], name: str) -> Rule:
+def scales(config: Mapping[str, Any], name: str) -> Scaling:
     """The scale rule of a config: LoRA's, under the name that its type has for alpha.
 
     Raises:
@@ -108,7 +108,7 @@ def scales(config: Mapping[str, Any], name: str) -> Rule:
     )
 
 
-def _adaptive(config: Mapping[str, Any], name: str) -> Rule:
+def _adaptive(config: Mapping[str, Any], name: str) -> Scaling:
     from loramerge.formats.peft.rules import Adaptive  # LoRA needs none of it
 
     masks = _table(config, "rank_pattern", name)

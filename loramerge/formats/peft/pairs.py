@@ -114,7 +114,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = N
     _refuse(OTHER, extras, name)
     if not modules:
         raise no_pair(name, extras)
-    oddities = _oddities(names.values(), name)
+    oddities = _oddities(names.values())
     if own:
         oddities.append(f"{printable(own[0])} is the base's own beside what was trained, and left out")
     return Stored(modules, alphas, extras, tuple(oddities), shared, base)
@@ -164,7 +164,7 @@ def _others(
     return alphas, extras
 
 
-def _oddities(names: Iterable[Name], name: str) -> list[str]:
+def _oddities(names: Iterable[Name]) -> list[str]:
     found = list(names)
     adapters = {each.adapter for each in found if each.adapter}
     odd = [f"its keys hold the adapter name {printable(each)}" for each in adapters]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from loramerge.adapters.target import Target
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 from loramerge.formats.peft.keys import common_rank, own_ranks
 
 Profile = Literal["portable", "compact"]
@@ -24,7 +24,7 @@ def check_profile(profile: str) -> Profile:
     for known in PROFILES:
         if profile == known:
             return known
-    raise UsageError(f"profile={profile!r} is not one of {', '.join(map(repr, PROFILES))}.")
+    raise UsageError(f"{say('profile', profile)} is not one of {', '.join(map(repr, PROFILES))}.")
 
 
 def arranged(profile: Profile, units: Mapping[Target, int]) -> tuple[int, dict[str, int]]:

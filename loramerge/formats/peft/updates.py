@@ -17,7 +17,7 @@ from loramerge.formats.forms.form import Given, Update
 from loramerge.formats.forms.table import FORMS, count, counted, update
 from loramerge.formats.forms.table import whole as whole_forms
 from loramerge.formats.models import unet
-from loramerge.formats.peft.config import Rule
+from loramerge.formats.peft.config import Scaling
 from loramerge.formats.peft.experts import stacked, unfold
 from loramerge.formats.peft.names import PREFIX, WRAPPED
 from loramerge.formats.peft.pairs import Pair, Pairs, Stored
@@ -25,7 +25,7 @@ from loramerge.formats.peft.pairs import Pair, Pairs, Stored
 CONV = late(r"(?:^|\.)\w*conv\w*$", re.IGNORECASE)
 
 
-def understood(stored: Stored, config: Mapping[str, Any], rule: Rule | None, name: str) -> Pairs:
+def understood(stored: Stored, config: Mapping[str, Any], rule: Scaling | None, name: str) -> Pairs:
     """The updates that a config makes of what is stored, still without their scales.
 
     Raises:

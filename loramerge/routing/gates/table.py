@@ -51,5 +51,5 @@ def named(rows: Mapping[str, Sequence[float]], name: str | None) -> tuple[float,
     if name is None or name not in rows:
         some = ", ".join(map(printable, list(rows)[:5])) + (", …" if len(rows) > 5 else "")
         what = "This gate goes by a row" if name is None else f"There is no row {printable(name)}"
-        raise UsageError(f"{what}: name one with row=. There are {some}.")
+        raise UsageError(f"{what}: name one with {say('row')}. There are {some}.")
     return tuple(rows[name])

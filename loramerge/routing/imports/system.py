@@ -128,7 +128,7 @@ def _is_positive(value: object) -> bool:
 
 
 def matrix(tensor: Tensor, where: str) -> tuple[int, int]:
-    """The shape of a matrix. Raises SourceError: it is none, or has no numbers."""
+    """The shape of a matrix. Raises SourceError: it is not a matrix, or has no numbers."""
     if len(tensor.shape) != 2 or 0 in tensor.shape:
         raise SourceError(f"{where} has a factor of shape {tensor.shape}, no matrix.")
     return tensor.shape[0], tensor.shape[1]
