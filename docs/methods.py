@@ -34,6 +34,13 @@ Below, each method has a formula, its source, its limits, and a line of facts:
 """
 
 
+TWICE = {
+    "times": "twice all weights make it twice as large",
+    "same": "twice all weights change nothing",
+    "neither": "twice all weights make another merge",
+}
+
+
 def methods_table() -> str:
     """One row a method."""
     rows = ["| method | family | N copies | what it does |", "|---|---|---|---|"]
@@ -89,7 +96,7 @@ def section(name: str) -> str:
     records = [option.get_help_record(context) for option in options_of(name)]
     options = [f"* `{flag}`: {help}" for flag, help in filter(None, records)]
     facts = (
-        f"Family {traits.family}; weights {traits.weights}; gauge {traits.gauge}; "
+        f"Family {traits.family}; weights {traits.weights}; {TWICE[traits.common]}; gauge {traits.gauge}; "
         f"one adapter at weight 1 {'is' if traits.identity else 'is not'} returned as it is; "
         f"{'exact without a rank' if traits.exact else 'truncating'}."
     )

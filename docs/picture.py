@@ -1,8 +1,8 @@
-"""Draw docs/merge.svg: the update of one module in both fixtures, in their merge, and in what the merge lost.
+"""Draw docs/merge.svg: one module of both fixtures, of their merge, and how far that is from their sum.
 
 python docs/picture.py
 
-The numbers are those of the README's own command, `combine fixtures/a… fixtures/b… --method lego`.
+The numbers are those of the README's own command, `combine fixtures/a… fixtures/b…`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import loramerge as lm
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = lm.Target("model.layers.0.self_attn.q_proj")
 SIDE, GAP, TOP = 168, 30, 32  # pixels
-SIGNS = ("", "+", "≈", "")  # before each panel
+SIGNS = ("", "+", "→", "")  # before each panel
 BLUE, WHITE, RED = (33, 102, 172), (255, 255, 255), (178, 24, 43)
 
 
 def picture() -> str:
     """The whole SVG."""
     a, b = (lm.load(ROOT / "fixtures" / f"{name}.safetensors") for name in "ab")
-    merge = lm.combine([a, b], method="lego")
+    merge = lm.combine([a, b])
     ours, theirs, merged = (np.asarray(adapter[TARGET].dense()) for adapter in (a, b, merge.adapter))
-    lost = ours + theirs - merged
-    share = (lost**2).sum() / ((ours + theirs) ** 2).sum()
+    away = ours + theirs - merged
+    share = (away**2).sum() / ((ours + theirs) ** 2).sum()
     panels = [
         ("a: reverses a word", ours),
         ("b: shifts its letters", theirs),
-        ("the merge, rank 8", merged),
-        (f"lost: {share:.1%} of the energy", lost),
+        ("their merge by level", merged),
+        (f"away from a + b: {share:.0%}", away),
     ]
     largest = np.quantile(np.abs(ours + theirs), 0.995)
     body = "\n".join(_panel(at, words, values / largest) for at, (words, values) in enumerate(panels))

@@ -2,6 +2,7 @@
 
     LoramergeError                 exit 1   anything we can explain
     ├── SourceError                exit 1   a source cannot be read: absent, cut short, malformed
+    │     ├── ChangedError                  it changed while it was read
     │     ├── hub.failures.Missing          the Hub has no such repository, or does not show it
     │     └── hub.failures.Unreachable      the Hub does not answer: only the cache can help
     ├── OutputError                exit 1   OUT cannot be written, or would destroy something
@@ -41,6 +42,10 @@ class LoramergeError(Exception):
 
 class SourceError(LoramergeError):
     """A source cannot be read: absent, cut short, malformed."""
+
+
+class ChangedError(SourceError):
+    """A file is no longer what was opened: what is known of it is of two states, so nothing is told."""
 
 
 class OutputError(LoramergeError):

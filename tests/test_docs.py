@@ -85,7 +85,7 @@ def test_the_recipe_works(workplace: Path) -> None:
 
 
 def test_the_output_shown_in_the_readme_is_what_the_main_job_prints(workplace: Path) -> None:
-    (shown,) = blocks("text", "output: lego")
+    (shown,) = blocks("text", "output: install")
     (install,) = blocks("bash", "run: install")
     command = install.splitlines()[-1].removeprefix(".venv/bin/")
     done = run(command.split(), workplace)

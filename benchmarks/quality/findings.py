@@ -110,6 +110,24 @@ def short(rows: list[Row]) -> dict[str, Any]:
     return {"columns": COLUMNS, "places": places, "lines": lines}
 
 
+def beside(rows: list[Row], name: str, rank: int) -> list[dict[str, Any]]:
+    """By domain and number of adapters: the median of the best strengths, and what the base alone keeps."""
+    found: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        plain = row["policy"] == "as shipped" and row["rank"] == rank and "strength" in row
+        if plain and row["contender"] == name and sum(row["own"]) > 0:
+            found.setdefault((row["domain"], row["count"]), []).append(row)
+    return [
+        {
+            "domain": domain,
+            "count": count,
+            "strength": round(float(np.median([row["strength"] * row["norm"] for row in each])), 3),
+            "base": round(float(np.mean([normalised(row, "base")[0] for row in each])), 4),
+        }
+        for (domain, count), each in sorted(found.items())
+    ]
+
+
 def curves(rows: list[Row], names: Sequence[str], rank: int) -> list[dict[str, Any]]:
     """The accuracy on the samples for tuning at every strength, in the mean over places, without a policy."""
     found: dict[tuple[str, int], list[Any]] = {}

@@ -51,10 +51,11 @@ def interval(pairs: Mapping[Place, float]) -> tuple[float, float, float]:
     by_domain: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for (domain, _, seed), value in pairs.items():
         by_domain[domain][seed].append(value)
-    rng, drawn = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
     seeds = [np.array([np.mean(values) for values in each.values()]) for each in by_domain.values()]
-    for _ in range(DRAWS):
-        drawn.append(np.mean([rng.choice(values, len(values)).mean() for values in seeds]))
+    picks = [[rng.integers(0, len(values), len(values)) for values in seeds] for _ in range(DRAWS)]
+    each = zip(seeds, zip(*picks, strict=True), strict=True)
+    drawn = np.mean([values[np.array(some)].mean(axis=1) for values, some in each], axis=0)
     mean = float(np.mean([values.mean() for values in seeds]))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return round(mean, 6), round(float(low), 6), round(float(high), 6)

@@ -75,7 +75,8 @@ def main(given: list[str] | None = None) -> None:
             "seeds": seeds[: size.seeds],
             "rho": plan.RHO,
         }
-        kept = facts | {"curves": findings.curves(easy, CURVES, RANK)} | findings.short(rows)
+        kept = facts | {"curves": findings.curves(easy, CURVES, RANK)}
+        kept |= {"beside": findings.beside(easy, CHOSEN, RANK)} | findings.short(rows)
         asked.json.write_text(lined(kept))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -221,6 +222,8 @@ class Adapter(Mapping[Target, LowRank]):
         """
         if not isinstance(updates, Mapping) or not all(isinstance(u, LowRank) for u in updates.values()):
             raise UsageError("An adapter is made of {module: LowRank(up, down, scale)}.")
+        if endless := next((path for path, u in updates.items() if not isfinite(u.scale)), None):
+            raise UsageError(f"The scale of {printable(endless)} is {updates[endless].scale}: give a number.")
         slots = {Target(path): Slot(Held(u.up), Held(u.down), u.scale) for path, u in updates.items()}
         return cls(name, slots)
 

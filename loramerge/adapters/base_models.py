@@ -20,6 +20,7 @@ QUANTISED = late(
 LAYER = late(r"(?P<stack>.*?)\.(?P<number>\d+)\.(?:.*\.)?(?P<last>[^.]+)", re.DOTALL)
 VERSIONS = ("ss_base_model_version", "modelspec.architecture")  # in the headers of image adapters
 NOISE = late(r"(high|low)[-_ ]?noise", re.IGNORECASE)
+LONGEST = 200  # letters of a name of the Hub, which allows fewer: a pattern takes the square of them
 FEW = 32  # names of bases that are all compared with each other; more only with the first
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
@@ -133,7 +134,7 @@ def twins(one: str, two: str) -> bool:
     (True, False)
     """
     bare = [name.rpartition("/")[2].lower() for name in (one, two)]
-    plain = [QUANTISED.sub("", name) for name in bare]
+    plain = list(map(_unquantised, bare))
     return plain[0] == plain[1] and (plain != bare or "/" not in one or "/" not in two)
 
 
@@ -145,8 +146,12 @@ def common_base(adapters: Sequence[Adapter]) -> str | None:
     names = sorted({a.base.name for a in adapters if a.base.name})
     names = [name for name in names if not is_local(name)] or names
     if len(names) > 1:
-        names.sort(key=lambda name: (QUANTISED.search(name) is not None, "/" not in name))
+        names.sort(key=lambda name: (_unquantised(name) != name, "/" not in name))
     return names[0] if names and all(twins(names[0], other) for other in names[1:]) else None
+
+
+def _unquantised(name: str) -> str:
+    return QUANTISED.sub("", name) if len(name) <= LONGEST else name
 
 
 def _built_differently(adapters: Sequence[Adapter]) -> list[Adapter]:

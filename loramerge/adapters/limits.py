@@ -1,4 +1,4 @@
-"""How many units a module may have: Grams are (R, R), and a small file could ask for terabytes."""
+"""What a small file may ask for: units of a module (Grams are (R, R)), letters of a name, strength."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ STRONG = 1.5  # times the mean norm of its sources: a merge beyond it is told to
 SMALL = 1024  # units that need no look at the shape
 FACTOR = 1e30  # a weight or strength is 0 or between its inverse and this
 UNIT = 1e40  # likewise for ‖b‖‖a‖ of a unit: methods square squares of both, and float64 ends at 1e±308
-SIDE = 1e75  # and for each half, scale and all, of a unit as it is stored
+SIDE = 1e75  # the largest half, scale and all, of a unit as it is stored
+WHOLE = 10**300  # the largest whole number of an option: a larger one may fit no float and no text
+FAINT = 1e-140  # the smallest half, without its scale: the square of a smaller one loses digits
+NAME = 500  # letters in the name of a tensor: patterns over names may take the square of that
 
 
 def check_units(name: str, shape: tuple[int, int], ranks: Sequence[int]) -> None:
@@ -31,6 +34,15 @@ def check_units(name: str, shape: tuple[int, int], ranks: Sequence[int]) -> None
             f"{printable(name)} has {units} units for {shape[0]}×{shape[1]} weights, and {limit} is the "
             "limit there: merge fewer adapters at once, or lower their ranks first."
         )
+
+
+def too_long(name: str) -> str:
+    """What is wrong with a name that is longer than any model's, as the end of a sentence.
+
+    >>> too_long("qkv_proj." * 60)
+    'the name of its tensor qkv_proj.qkv_proj.qkv_proj.qkv_proj.qkv… has 540 letters, and 500 is the limit'
+    """
+    return f"the name of its tensor {printable(name, 40)} has {len(name)} letters, and {NAME} is the limit"
 
 
 def beyond(value: float, limit: float = FACTOR) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,13 +81,12 @@ class LowRank:
 
     def inner(self, other: LowRank) -> float:
         """⟨ΔW₁, ΔW₂⟩_F from the factors: sum of (up₁ᵀ up₂) ∘ (down₁ down₂ᵀ)."""
-        up = _wide(self.up).T @ _wide(other.up)  # (r1, r2)
-        down = _wide(self.down) @ _wide(other.down).T  # (r1, r2)
-        return self.scale * other.scale * float((up * down).sum())
+        return _times(*_inner(self, other))
 
     def norm(self) -> float:
         """‖ΔW‖_F, from the Grams: exact to about 1e-8 of the largest unit."""
-        return float(np.sqrt(max(self.inner(self), 0.0)))
+        square, power = _inner(self, self)
+        return _times(math.sqrt(max(square, 0.0)), power // 2)
 
     def compress(self, rank: int) -> LowRank:
         """The best approximation of this rank (Eckart-Young), by QR of the factors and a small SVD.
@@ -100,6 +100,34 @@ class LowRank:
         u, sigma, vt = svd(core_up @ core_down.T, full_matrices=False)
         root = np.sqrt(sigma[:rank])
         return LowRank(left @ (u[:, :rank] * root), (root[:, None] * vt[:rank]) @ right.T)
+
+
+def _inner(one: LowRank, two: LowRank) -> tuple[float, int]:
+    """x and n with ⟨ΔW₁, ΔW₂⟩_F = x · 2ⁿ: products of factors may leave float64 where no update does."""
+    (up1, down1, scale1), power1 = _near_one(one)
+    (up2, down2, scale2), power2 = _near_one(two)
+    product = ((up1.T @ up2) * (down1 @ down2.T)).sum()
+    return scale1 * scale2 * float(product), power1 + power2
+
+
+def _near_one(update: LowRank) -> tuple[tuple[Array, Array, float], int]:
+    """Both factors, with entries up to 1, and the scale, without a power of two that they have together."""
+    (up, first), (down, second) = (_without_power(_wide(factor)) for factor in (update.up, update.down))
+    scale, third = math.frexp(update.scale)
+    return (up, down, scale), first + second + third
+
+
+def _without_power(factor: Array) -> tuple[Array, int]:
+    power = int(np.frexp(abs(factor).max(initial=0.0))[1])
+    return np.ldexp(factor, -power), power
+
+
+def _times(value: float, power: int) -> float:
+    """value · 2ⁿ; infinite where that is beyond float64."""
+    try:
+        return math.ldexp(value, power)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def _wide(factor: Array) -> Array:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from loramerge.adapters.near import nearby
 from loramerge.adapters.reading import note_read
-from loramerge.errors import SourceError, printable
+from loramerge.errors import ChangedError, SourceError, printable
 
 MOST = 256  # descriptors that are kept; beyond them a file is opened for each read
 CHUNK = 2**20
@@ -53,7 +53,7 @@ class Original:
     """A file as it was when it was opened.
 
     Args:
-        name: for messages.   identity: of then.   fd: kept open, or None.
+        name: for messages.   identity: when it was opened.   fd: kept open, or None.
         digest: the SHA-256 of its bytes, where they were all read at once.
     """
 
@@ -284,9 +284,9 @@ def _unreadable(name: str, error: Exception) -> SourceError:
     return SourceError(f"{_shown(name)} cannot be read: {reason}. Check the path and its rights.")
 
 
-def changed(name: str, how: str) -> SourceError:
+def changed(name: str, how: str) -> ChangedError:
     """A file is no longer what was opened."""
-    return SourceError(f"{_shown(name)} {how} while it was read. Wait until it is complete, then run again.")
+    return ChangedError(f"{_shown(name)} {how} while it was read. Wait until it is complete, then run again.")
 
 
 def _shown(name: str) -> str:

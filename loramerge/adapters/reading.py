@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _files: ContextVar[dict[str, bool] | None] = ContextVar("files", default=None)  # path -> it was written here
 
@@ -26,6 +29,8 @@ def reading() -> Iterator[None]:
 
 def files_read() -> list[Path]:
     """The files that were opened within `reading`, but for what it wrote itself."""
+    from pathlib import Path  # --help reads none
+
     read = _files.get() or {}
     made = [path for path, is_made in read.items() if is_made]
     return [Path(path) for path in read if not any(f"{path}/".startswith(f"{each}/") for each in made)]

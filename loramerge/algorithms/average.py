@@ -36,7 +36,7 @@ class Average(Sized):
 
     @property
     def traits(self) -> Traits:
-        return Traits("linear", weights="consensus", exact=True, sums=True, shares=True)
+        return Traits("linear", weights="consensus", common="same", exact=True, sums=True, shares=True)
 
     def weights(self, weights: Array) -> Array:
         return shares(weights)

@@ -47,4 +47,4 @@ class Breadcrumbs(Elementwise):
     def rule(self) -> Rule:
         vote = Vote(self.election, self.divisor)
         trim = Trim(self.density, self.scope, outliers=self.gamma)
-        return Rule(vote, vote.copies, vote.linear, trim=trim)
+        return Rule(vote, vote.copies, vote.common, vote.linear, trim=trim)

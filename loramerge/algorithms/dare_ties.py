@@ -43,4 +43,6 @@ class DareTies(Elementwise):
     @property
     def rule(self) -> Rule:
         vote = Vote(self.election, self.divisor)
-        return Rule(vote, vote.copies, vote.linear, drop=Drop(self.density, self.rescale, self.seed))
+        return Rule(
+            vote, vote.copies, vote.common, vote.linear, drop=Drop(self.density, self.rescale, self.seed)
+        )

@@ -57,4 +57,4 @@ class Della(Elementwise):
     def rule(self) -> Rule:
         vote = Vote(self.election, self.divisor)
         drop = Drop(self.density, self.rescale, self.seed, spread=self.epsilon)
-        return Rule(vote, vote.copies, vote.linear, drop=drop)
+        return Rule(vote, vote.copies, vote.common, vote.linear, drop=drop)

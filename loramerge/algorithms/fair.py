@@ -49,7 +49,13 @@ class Fair(Federated):
     @property
     def traits(self) -> Traits:
         return Traits(
-            "federated", weights="consensus", gauge="raw", shares=True, negative=False, units="equal"
+            "federated",
+            weights="consensus",
+            common="same",
+            gauge="raw",
+            shares=True,
+            negative=False,
+            units="equal",
         )
 
     def factors(self, grams: Grams, rank: int) -> Remix:

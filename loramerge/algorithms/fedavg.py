@@ -43,7 +43,13 @@ class FedAvg(Federated):
     @property
     def traits(self) -> Traits:
         return Traits(
-            "federated", weights="consensus", gauge="raw", shares=True, negative=False, units="equal"
+            "federated",
+            weights="consensus",
+            common="same",
+            gauge="raw",
+            shares=True,
+            negative=False,
+            units="equal",
         )
 
     @property

@@ -49,6 +49,7 @@ class Ffa(Federated):
         return Traits(
             "federated",
             weights="consensus",
+            common="same",
             gauge="raw",
             exact=True,
             shares=True,

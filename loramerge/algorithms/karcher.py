@@ -52,7 +52,7 @@ class Karcher(Mixture):
 
     @property
     def traits(self) -> Traits:
-        return Traits("coefficients", weights="consensus", shares=True, negative=False)
+        return Traits("coefficients", weights="consensus", common="same", shares=True, negative=False)
 
     def weights(self, weights: Array) -> Array:
         return positive_shares(weights, "karcher")

@@ -106,6 +106,7 @@ class MergeVla(Ranked):
         return Traits(
             "masks",
             weights="none" if self.consensus else shared.weights,
+            common=shared.common,
             identity=shared.identity and self.consensus <= 1,
             exact=shared.exact and self.consensus == 0,
             vanishes=shared.vanishes or self.consensus > 0,

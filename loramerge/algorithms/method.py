@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 
 from loramerge.adapters.arguments import WORDS
-from loramerge.adapters.limits import FACTOR, beyond
+from loramerge.adapters.limits import FACTOR, WHOLE, beyond
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, weigh
@@ -28,7 +28,7 @@ Made = TypeVar("Made", bound="Method")
 Then = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Traits:
     """What holds for a method; the laws in the tests and the driver read it.
 
@@ -36,6 +36,8 @@ class Traits:
         family: where the `methods` listing puts it.
         weights: ``additive``: N copies at w/N equal one at w. ``consensus``: N copies at w equal one
             at w. ``none``: neither.
+        common: what a factor c > 0 of all weights does. ``times``: the merge is c times as large. ``same``:
+            nothing, as only ratios count. ``neither``.
         gauge: ``invariant``: only ΔW matters. ``raw``: bound to the factors as stored.
         identity: one adapter at weight 1 comes back as itself.
         homogeneous: all sources times c > 0 give the merge times c.
@@ -52,6 +54,7 @@ class Traits:
 
     family: str
     weights: Literal["additive", "consensus", "none"]
+    common: Literal["times", "same", "neither"] = "times"
     gauge: Literal["invariant", "raw"] = "invariant"
     identity: bool = True
     homogeneous: bool = True
@@ -65,7 +68,7 @@ class Traits:
     given: Literal["weight", "similarity"] = "weight"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Interval:
     """The values an option may take; the text is what help and errors show. `endless`: inf too."""
 
@@ -275,6 +278,8 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
     allowed = typing.get_args(hint) if _is_union(hint) else (hint,)
     if value is None and type(None) in allowed:
         return
+    if isinstance(value, int) and abs(value) > WHOLE:
+        raise UsageError(f"{of.name} is above {WHOLE:g} in size, the largest whole number here.")
     name, shown, interval = of.name, printable(repr(value), 60), of.metadata.get("interval")
     if words := choices(of, hint):
         if not isinstance(value, str) or value not in words:

@@ -42,7 +42,9 @@ class ModelStock(Mixture):
 
     @property
     def traits(self) -> Traits:
-        return Traits("coefficients", weights="consensus", shares=True, vanishes=True, negative=False)
+        return Traits(
+            "coefficients", weights="consensus", common="same", shares=True, vanishes=True, negative=False
+        )
 
     def weights(self, weights: Array) -> Array:
         return positive_shares(weights, "model_stock")

@@ -51,8 +51,9 @@ class Only(Method):
         }
         either = {name: getattr(a, name) or getattr(b, name) for name in ("shares", "vanishes")}
         weights = a.weights if a.weights == b.weights else "none"
+        common = a.common if a.common == b.common else "neither"
         gauge = a.gauge if a.gauge == b.gauge else "raw"
-        return Traits(a.family, weights=weights, gauge=gauge, **both, **either)
+        return Traits(a.family, weights=weights, common=common, gauge=gauge, **both, **either)
 
     @cached_property
     def _found(self) -> Found:

@@ -62,7 +62,7 @@ class Pico(ByRule, Cored):
     @property
     def traits(self) -> Traits:
         of_rule = self.chosen().traits("spectral", diagonal=True, whole=False)
-        return replace(of_rule, weights="none")
+        return replace(of_rule, weights="none", common="times")
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return weigh(grams, weights, even=True)  # w ΔW is the update, balanced again

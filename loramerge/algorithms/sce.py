@@ -46,7 +46,7 @@ class Sce(Elementwise):
     @property
     def rule(self) -> Rule:
         select = Trim(self.density, self.scope, ranking=variance, together=True)
-        return Rule(erased, "consensus", trim=select, measure=energies)
+        return Rule(erased, "consensus", "same", trim=select, measure=energies)
 
 
 def variance(x: Array) -> Array:

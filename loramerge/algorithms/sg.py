@@ -59,7 +59,7 @@ class Sg(Sized):
     )
 
     def __post_init__(self) -> None:
-        if str(self.temperature) == "inf":  # as a record holds it: JSON has no infinity
+        if isinstance(self.temperature, str) and self.temperature == "inf":  # as JSON says it
             object.__setattr__(self, "temperature", math.inf)
         super().__post_init__()
         if self.describe is not None and not self.describe.strip():
@@ -67,7 +67,9 @@ class Sg(Sized):
 
     @property
     def traits(self) -> Traits:
-        return Traits("semantic", weights="consensus", exact=True, sums=True, given="similarity")
+        return Traits(
+            "semantic", weights="consensus", common="neither", exact=True, sums=True, given="similarity"
+        )
 
     @property
     def query(self) -> str | None:

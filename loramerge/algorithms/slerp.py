@@ -52,7 +52,7 @@ class Slerp(Mixture):
 
     @property
     def traits(self) -> Traits:
-        return Traits("coefficients", weights="consensus", shares=True, most=2)
+        return Traits("coefficients", weights="consensus", common="same", shares=True, most=2)
 
     def weights(self, weights: Array) -> Array:
         if (count := np.count_nonzero(weights)) > 2:

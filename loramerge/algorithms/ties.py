@@ -47,4 +47,4 @@ class Ties(Elementwise):
     @property
     def rule(self) -> Rule:
         vote = Vote(self.election, self.divisor)
-        return Rule(vote, vote.copies, vote.linear, trim=Trim(self.density, self.scope))
+        return Rule(vote, vote.copies, vote.common, vote.linear, trim=Trim(self.density, self.scope))

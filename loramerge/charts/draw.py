@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,8 +30,19 @@ def drawn(draw: Draw, table: Table) -> Chart:
     """The chart of a table, for a notebook or a file (`chart.save("name.svg")`)."""
     alt = altair()
     chart = draw(alt, table)
-    chart.data = alt.Data(values=table.records())
+    rows = [{name: inert(value) for name, value in row.items()} for row in table.records()]
+    chart.data = alt.Data(values=rows)
     return chart.properties(width=WIDTH).configure(**config("light"))
+
+
+# Altair puts a chart's data between tags of a script as they are, for `chart.save("name.html")` and notebooks
+def inert(value: Any) -> Any:
+    """Text that ends or begins no tag: another sign stands for its `<`.
+
+    >>> inert("</script>"), inert("a < b"), inert(0.5)
+    ('‹/script>', 'a < b', 0.5)
+    """
+    return re.sub("<(?=[/!?A-Za-z])", "‹", value) if isinstance(value, str) else value
 
 
 def spec(draw: Draw, table: Table) -> dict[str, Any]:

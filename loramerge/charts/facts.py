@@ -47,8 +47,12 @@ def rows_html(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells under their names, as a table that nbconvert keeps."""
     import html  # notebooks only
 
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in rows)
+    def cells(kind: str, texts: Sequence[str]) -> str:
+        safe = (html.escape(printable(text, 2000)) for text in texts)
+        return "".join(f"<{kind}>{text}</{kind}>" for text in safe)
+
+    head = cells("th", names)
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Tensor
+from loramerge.adapters.lowrank import LowRank
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.checkpoints import quantised
+from loramerge.checkpoints import quantisation
 from loramerge.checkpoints.changes import Change
 from loramerge.checkpoints.checkpoint import Key
 from loramerge.checkpoints.places import Place
@@ -43,11 +44,11 @@ def applied(
     Raises:
         IncompatibleError: a value does not fit the type of the model.
     """
-    scale = None if change.fresh else quantised.scale_of(tensors, change.key)
+    scale = None if change.fresh else quantisation.scale_of(tensors, change.key)
     if scale is not None:
         return _rescaled(change, adapter, tensors, scale)
     kind = numpy_dtype(change.dtype)
-    if kind is None or change.dtype not in (*dtypes.FLOATS, *quantised.FLOAT8):
+    if kind is None or change.dtype not in (*dtypes.FLOATS, *quantisation.FLOAT8):
         raise IncompatibleError(
             f"{printable(change.key[1])} is stored as {change.dtype}, to which nothing can be added."
         )
@@ -58,10 +59,11 @@ def applied(
         whole[indices] = rows.read().astype(kind)
     wide = np.dtype(np.float32 if kind.itemsize < 4 else np.float64)
     added = rounding = 0.0
-    for place, left, right in _updates(change, adapter, wide):
-        for view, part in _views(whole, place, left):
-            added += _energy(part, right)
-            rounding += _add(view, part, right, change)
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused by `_add`
+        for place, left, right in _updates(change, adapter, wide):
+            for view, part in _views(whole, place, left):
+                added += _energy(part, right)
+                rounding += _add(view, part, right, change)
     return {change.key: whole}, Fused(change.key[1], added, rounding)
 
 
@@ -92,8 +94,8 @@ def _views(whole: Array, place: Place, left: Array) -> Iterator[tuple[Array, Arr
 
 def _energy(left: Array, right: Array) -> float:
     """‖left @ right‖², by products of the factors with themselves."""
-    wide = dtypes.wide(left), dtypes.wide(right)
-    return max(float(((wide[0].T @ wide[0]) * (wide[1] @ wide[1].T)).sum()), 0.0)
+    update = LowRank(left, right)
+    return max(update.inner(update), 0.0)
 
 
 def _add(view: Array, left: Array, right: Array, change: Change) -> float:
@@ -101,7 +103,7 @@ def _add(view: Array, left: Array, right: Array, change: Change) -> float:
     step = max(1, ENTRIES // max(1, view.shape[1]))
     sums, before = (np.empty((step, view.shape[1]), left.dtype) for _ in range(2))
     tops = range(0, len(view), step)
-    every, off, seen, most = 1 if len(tops) < FEW else SAMPLED, 0.0, 0, _largest(change.dtype)
+    every, off, seen, most = 1 if len(tops) < FEW else SAMPLED, 0.0, 0, _largest(change.dtype, left, right)
     for piece, top in enumerate(tops):
         rows = view[top : top + step]
         total, known = sums[: len(rows)], before[: len(rows)]
@@ -118,9 +120,13 @@ def _add(view: Array, left: Array, right: Array, change: Change) -> float:
     return off * len(view) / max(seen, 1)
 
 
-def _largest(dtype: str) -> float | None:
-    """The largest value of a type with a small range."""
-    return quantised.FLOAT8.get(dtype, dtypes.largest(dtype) if dtype == "F16" else None)
+def _largest(dtype: str, left: Array, right: Array) -> float | None:
+    """The largest value of a type, if it has a small range or the update may come near it."""
+    if dtype in quantisation.FLOAT8:
+        return quantisation.FLOAT8[dtype]
+    most = dtypes.largest(dtype)
+    reach = float(abs(left).max(initial=0.0)) * float(abs(right).max(initial=0.0)) * len(right)
+    return None if reach < most / 4 and dtype != "F16" else most
 
 
 def _too_large(change: Change) -> IncompatibleError:
@@ -134,16 +140,19 @@ def _rescaled(
     change: Change, adapter: Adapter, tensors: Mapping[Key, Tensor], scale: Key
 ) -> tuple[dict[Key, Array], Fused]:
     """A weight in 8-bit floats with its scales. A scale grows only where the sum does not fit."""
-    before = quantised.numbers(tensors, change.key)
+    before = quantisation.numbers(tensors, change.key)
     after = before.copy()
     for place, left, right in _updates(change, adapter, np.dtype(np.float64)):
         for view, part in _views(after, place, left):
-            view += part @ right
+            with np.errstate(over="ignore", invalid="ignore"):
+                view += part @ right
+    if not np.isfinite(after).all():
+        raise _too_large(change)
     kind = numpy_dtype(change.dtype)
     assert kind is not None
-    scales = quantised.rescaled(after, tensors[scale].read(), change.dtype)
-    factors = quantised.spread(scales.astype(np.float64), after.shape, change.key)
-    most = quantised.FLOAT8[change.dtype]
+    scales = quantisation.rescaled(after, tensors[scale].read(), change.dtype)
+    factors = quantisation.spread(scales.astype(np.float64), after.shape, change.key)
+    most = quantisation.FLOAT8[change.dtype]
     stored = np.clip(after / factors, -most, most).astype(kind)
     off = float(np.square(stored.astype(np.float64) * factors - after).sum())
     return {change.key: stored, scale: scales}, Fused(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loramerge.charts.facts import fields_html
-from loramerge.errors import UsageError, say
+from loramerge.errors import UsageError, printable, say
 
 RANK = 32  # if no size is asked for
 
@@ -34,4 +34,4 @@ class Tuned:
         return fields_html(self)
 
     def __str__(self) -> str:
-        return Path(self.tuned).name or str(self.tuned)
+        return printable(Path(self.tuned).name or self.tuned)

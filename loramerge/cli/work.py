@@ -32,7 +32,7 @@ from loramerge.request.doors import LIMITS, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import FIELDS
-from loramerge.verbs.combine import planned_alike
+from loramerge.verbs.combine import as_run, planned_alike
 
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
@@ -87,7 +87,7 @@ def _print_recipe(recipe: Recipe) -> None:
         field = FIELDS[name]
         why = why_not("recipe", name, field.part)
         show.note(f"note: a recipe does not say --{field.option.replace('_', '-')}: {why}")
-    click.echo(written(recipe), nl=False)
+    click.echo(written(as_run(recipe)), nl=False)
 
 
 def _check_dense(given: dict[str, Any], recipe: Recipe) -> None:

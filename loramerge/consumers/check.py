@@ -17,6 +17,7 @@ from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import (
+    ChangedError,
     EmptyError,
     IncompatibleError,
     LoramergeError,
@@ -161,6 +162,8 @@ def _of_raw(raw: Raw, path: str, allow_pickle: bool) -> Facts:
     except IncompatibleError as error:
         facts = replace(facts, unread=str(error), plain=_is_plain(facts, raw))
         return _without_scales(facts, raw, allow_pickle)
+    except ChangedError:
+        raise
     except LoramergeError as error:
         return replace(facts, unread=str(error), broken=True)
 
@@ -176,6 +179,8 @@ def _is_plain(facts: Facts, raw: Raw) -> bool:
         stored, rule = sort_tensors(tensors, raw.header.name), scales(config, raw.header.name)
         pairs = understood(stored, config, rule, raw.header.name)
         check_ranks(rule, pairs, raw.header.name)
+    except ChangedError:
+        raise
     except LoramergeError:  # that it is not read has been said with a better reason
         return False
     return True
@@ -189,6 +194,8 @@ def _architectures(raw: Raw) -> tuple[str, ...]:
     for place in places:
         try:
             said = read_object(place / "config.json", "config.json").get("architectures")
+        except ChangedError:
+            raise
         except (LoramergeError, ValueError):  # it is no part of the adapter, and only helps to know it
             continue
         if isinstance(said, list):
@@ -233,6 +240,8 @@ def _without_scales(facts: Facts, raw: Raw, allow_pickle: bool) -> Facts:
         return facts
     try:
         adapter = raw.read("rank", allow_pickle)
+    except ChangedError:
+        raise
     except LoramergeError:
         return facts
     units = {target: slot.rank for target, slot in adapter.slots.items()}
@@ -245,6 +254,8 @@ def _unfit(adapter: Adapter, name: str) -> str:
     """Why an adapter has no names in that format; "" if it has."""
     try:
         named(name).adopt(adapter)
+    except ChangedError:
+        raise
     except LoramergeError as error:
         return str(error)
     return ""

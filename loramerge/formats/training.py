@@ -39,9 +39,9 @@ def trained(adapters: Sequence[Adapter]) -> dict[str, str]:
         return kept | {k: said[k] for k in TOOLKIT if k in said and "training_info" in said}
     found = {}
     for key, between in JOINED.items():
-        own = dict.fromkeys(a.metadata[key] for a in adapters if a.metadata.get(key))
-        if own:
-            found[key] = between.join(own)
+        values = dict.fromkeys(a.metadata[key] for a in adapters if a.metadata.get(key))
+        if values:
+            found[key] = between.join(values)
     tags = _tags([adapter.metadata for adapter in adapters])
     return found | ({TAGS: json.dumps(tags, sort_keys=True)} if tags else {})
 

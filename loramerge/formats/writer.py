@@ -56,7 +56,8 @@ def written(adapters: Sequence[Adapter], format: str | None) -> Dialect:
         if tool := TOOLS.get(format) or SPELLINGS.get(format):
             return tool.dialect(adapters)
         if format not in FORMATS:
-            raise UsageError(f"format={format!r} is not one of {', '.join((*FORMATS, *TOOLS))}.")
+            some = ", ".join((*FORMATS, *TOOLS))
+            raise UsageError(f"There is no format {printable(repr(format), 60)}: there are {some}.")
         return named(format).bound(adapters)
     found = {adapter.dialect: adapter for adapter in adapters}
     if len(found) > 1:
@@ -86,7 +87,7 @@ def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, 
 
 
 def check_beside(adapters: Sequence[Adapter], dialect: Dialect, keys: Sequence[str]) -> None:
-    """Refuse what is no pair and has no name in the dialect.
+    """Refuse tensors beside the pairs that have no name in the dialect.
 
     Raises:
         IncompatibleError: there is such a tensor.

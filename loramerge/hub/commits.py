@@ -39,7 +39,7 @@ class Pushed:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return self.url
+        return printable(self.url)
 
     def _repr_html_(self) -> str:
         return fields_html(self)

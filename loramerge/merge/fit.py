@@ -78,7 +78,7 @@ class Fitting:
         if (least := self.cost(smallest, budget)) > budget.limit:
             raise UsageError(
                 f"{budget.name}={budget.limit:.0f} is too little: with rank 1 in every module it would be "
-                f"{least:.0f}. Leave modules out with {say('only')} or {say('exclude')}"
+                f"{least:.0f}. Give it that much, or leave modules out"
                 + (f", or take a smaller {say('dtype')}." if budget.in_bytes else ".")
             )
         if smallest.outline.profile == "portable":

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.gram import Grams, inner
@@ -127,11 +128,10 @@ def recount(
         merged: up' (out, k) and down' (k, in) of the merge.
     """
     present = [(t, a[target]) for t, a in enumerate(adapters) if target in a.slots]
-    size, many = len(adapters), len(adapters) > PAIRS
+    made, size, many = LowRank(*merged), len(adapters), len(adapters) > PAIRS
     overlaps, inners = np.zeros(size), np.zeros(size if many else (size, size))
     for t, update in present:
-        cross = (merged[0].T @ update.up) * (merged[1] @ np.asarray(update.down, np.float64).T)
-        overlaps[t] = update.scale * float(cross.sum())
+        overlaps[t] = update.inner(made)
         if many:
             inners[t] = update.inner(update)
         for u, other in () if many else present:

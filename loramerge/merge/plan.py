@@ -16,7 +16,7 @@ from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
 from loramerge.formats.extras import limits
 from loramerge.formats.extras import settle as settle_extras
-from loramerge.formats.files.destination import check_apart, check_unread
+from loramerge.formats.files.destination import check_apart
 from loramerge.formats.output import Outline, is_bare
 from loramerge.merge.tables import as_html, headed
 from loramerge.request.budgets import Budget
@@ -48,7 +48,7 @@ class Plan:
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
-        strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
+        strengths: what ``cosine`` found, by module.   sized: someone chose its size.
         default: how the method was come by, if nobody named one.
         asked: the recipe as its user gave it, collections expanded; None if nobody knows it.
     """
@@ -182,8 +182,7 @@ class Plan:
 
     def check_apart(self, out: Path) -> None:
         """Raises OutputError: writing there would destroy what is read, or hide it among the results."""
-        check_apart(out, self.sources.whole, self.request.places)
-        check_unread(out, self.sources.read)
+        check_apart(out, self.sources.whole, [*self.request.places, *self.sources.read])
 
     def check_destination(self, out: Path) -> None:
         """Whether it can be written there.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
+from loramerge.algorithms import Method
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.rounding import bound
@@ -17,6 +18,12 @@ from loramerge.errors import VerificationError, printable, say
 from loramerge.merge.report import Report
 from loramerge.request.progress import Stage, Tell
 from loramerge.request.request import Request
+
+LARGER = {  # a field that says how large a merge is -> what more of it is called
+    "total_rank": "a larger total rank",
+    "size": "a larger size",
+    "energy_per_module": "more energy per module",
+}
 
 
 def fingerprint(up: Array, down: Array) -> str:
@@ -74,7 +81,7 @@ def check_honest(target: Target, error: float, stored: tuple[Array, Array], dtyp
         )
 
 
-def check_limits(report: Report, request: Request) -> None:
+def check_limits(report: Report, request: Request, method: Method) -> None:
     """Check a merge against the limits that the user gave.
 
     Raises:
@@ -83,13 +90,14 @@ def check_limits(report: Report, request: Request) -> None:
     check_rounding(report, request.max_error)
     lost, most = report.energy_lost, request.max_lost
     alone = len(report.sources) == 1  # no weight helps there, and the commands for it take no method
+    room = larger(request, method)
     if most is not None and lost is not None and lost > most:
         raise VerificationError(
             f"The merge misses {lost:.3g} of the energy of the weighted sum, more than "
-            f"{say('max_lost', most)}: give it a larger rank{'' if alone else ', or another method'}."
+            f"{say('max_lost', most)}: give it {either([*room, *([] if alone else ['another method'])])}."
         )
     least = request.min_cosine
-    remedy = "a larger rank" if alone else "more weight, a larger rank, or another method"
+    remedy = either(room if alone else ["more weight", *room, "another method"])
     for name, weight, cosine in zip(report.sources, report.weights, report.cosines, strict=True):
         if least is not None and weight > 0 and cosine is not None and cosine < least:
             raise VerificationError(
@@ -98,16 +106,39 @@ def check_limits(report: Report, request: Request) -> None:
             )
 
 
-def check_something(report: Report) -> None:
+def larger(request: Request, method: Method) -> list[str]:
+    """What makes this merge larger, as its user says how large it is."""
+    said = [words for name, words in LARGER.items() if getattr(request, name) is not None]
+    return said or (["a larger rank"] if takes(method, "rank") else [])
+
+
+def takes(method: Method, option: str) -> bool:
+    """Whether it has this option, or a method inside it has."""
+    inside = (getattr(method, name) for name in method.names())
+    return option in method.names() or any(takes(each, option) for each in inside if isinstance(each, Method))
+
+
+def either(ways: Sequence[str]) -> str:
+    """The ways as part of a sentence.
+
+    >>> either(["more weight", "a larger rank", "another method"]), either([])
+    ('more weight, a larger rank or another method', 'another limit')
+    """
+    *first, last = ways or ["another limit"]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def check_something(report: Report, method: Method) -> None:
     """Refuse a merge that holds nothing although the weighted sum of its sources does.
 
     Raises:
         VerificationError: it is zero everywhere.
     """
     if not any(module.merged for module in report.modules) and any(m.wanted for m in report.modules):
+        more = ["a larger density, which keeps more entries"] if takes(method, "density") else []
         raise VerificationError(
             "The merge is zero in every module, and its sources are not: the method leaves nothing of them. "
-            "Keep more entries, by a larger density, or take another method or other weights."
+            f"Give it {either([*more, 'other weights'])}, or take another method."
         )
 
 

@@ -25,7 +25,7 @@ from loramerge.merge.plan import Plan
 from loramerge.merge.prove import check_honest, check_limits, check_something, check_written, fingerprint
 from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
-from loramerge.merge.strength import best_smallest_cosine, rescaled, strength
+from loramerge.merge.strength import COSINES, best_smallest_cosine, rescaled, strength
 from loramerge.request.progress import Stage
 from loramerge.sources.units import Units
 
@@ -118,7 +118,7 @@ def execute(plan: Plan, put: Put, keep: Keep) -> Report:
             modules += facts
     found = report(plan, modules)
     if not plan.method.traits.vanishes and plan.request.scale != 0:
-        check_something(found)
+        check_something(found, plan.method)
     return found
 
 
@@ -192,13 +192,13 @@ def _emit(plan: Plan, target: Target, fact: Module, factors: Factors, put: Put) 
 
 def strengths(plan: Plan, facts: Sequence[Module]) -> dict[str, float]:
     """The factor of every module."""
-    found = best_smallest_cosine(facts) if plan.scale == "cosine" else {}
+    found = best_smallest_cosine(facts, plan.scale) if plan.scale in COSINES else {}
     return {fact.name: strength(plan.scale, fact, found) for fact in facts}
 
 
 def strengthened(plan: Plan) -> Plan:
     """The plan with the strengths of its modules, where all must be seen before one can be scaled."""
-    if plan.scale != "cosine":
+    if plan.scale not in COSINES:
         return plan
 
     def look(units: Units) -> list[Module]:
@@ -213,7 +213,7 @@ def strengthened(plan: Plan) -> Plan:
         plan.effort.crew(stage.tick) as run,
     ):
         facts = [fact for batch in run(look, plan.batches(plan.effort)) for fact in batch]
-    return replace(plan, strengths=best_smallest_cosine(facts))
+    return replace(plan, strengths=best_smallest_cosine(facts, plan.scale))
 
 
 def run(plan: Plan) -> Merge:
@@ -240,7 +240,7 @@ def _in_memory(plan: Plan) -> Merge:
             masks.setdefault(task, {})[target] = packed
 
     made = execute(plan, put, keep)
-    check_limits(made, plan.request)
+    check_limits(made, plan.request, plan.method)
     return Merge(merged(plan, slots), made, plan, masks=masks)
 
 
@@ -276,7 +276,7 @@ def _to_disk(plan: Plan, out: Path) -> Merge:
 
         with hashing(plan.sources.whole, plan.request.tell) as digests:
             made = execute(plan, put, draft.keep)
-            check_limits(made, plan.request)
+            check_limits(made, plan.request, plan.method)
             if plan.outline.masks is not None:
                 from loramerge.formats.masks import mark_of  # few merges have tasks to choose from
                 from loramerge.routing.router import write_router

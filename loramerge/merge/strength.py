@@ -2,9 +2,10 @@
 
 λ          the merge times a number
 norm       every module as strong as its sources are on average:  λ_m = mean_t ‖ΔW_t‖ / ‖ΔW‖
+fade       that times T^−0.3 for the T sources that have the module: more of them disturb each other more
 cosine     modules weighed against each other so that the smallest cosine of the whole merge with a
            source is as large as can be; the strength of the whole stays, but where it is more than the
-           mean strength of the sources, it becomes that
+           mean strength of the sources, it becomes that. Records from before it had this bound go without it
 
 The policy belongs to the merge, not to a method, because it multiplies the result of any method. One factor
 for the whole merge changes no cosine, so ``cosine`` looks at all modules before it weighs them. It uses only
@@ -20,31 +21,36 @@ import numpy as np
 
 from loramerge.errors import UsageError
 from loramerge.merge.report import Module
-from loramerge.request.rules import Scale
+from loramerge.request.rules import UNBOUNDED, Scale
 
+FADE = 0.3  # for most methods the best of five on the seeds for choosing: docs/quality.md
+COSINES = ("cosine", UNBOUNDED)
 NOTHING = 1e-7  # of the strength of the sources: a merge so faint is rounding of what cancels, in its Grams
 
 
 def strength(scale: Scale, fact: Module, found: Mapping[str, float]) -> float:
     """The factor of one module. `found` are those of ``cosine``, by module."""
-    if scale == "norm":
-        return _as_sources(fact)
+    if scale in ("norm", "fade"):
+        return _as_sources(fact, FADE if scale == "fade" else 0.0)
     return found.get(fact.name, 1.0) if isinstance(scale, str) else scale
 
 
-def _as_sources(fact: Module) -> float:
+def _as_sources(fact: Module, fade: float) -> float:
     norms = np.sqrt(np.maximum(fact.squares, 0.0))
     present = norms[norms > 0]
     if not len(present) or fact.merged <= (NOTHING * present.mean()) ** 2:
         return 1.0
-    return float(present.mean()) / fact.merged**0.5
+    return float(present.mean()) / fact.merged**0.5 / len(present) ** fade
 
 
-def best_smallest_cosine(facts: Sequence[Module]) -> dict[str, float]:
+def best_smallest_cosine(facts: Sequence[Module], scale: Scale = "cosine") -> dict[str, float]:
     """The factors (≥ 0) of modules that make the smallest cosine with a source largest.
 
     With y_m = λ_m‖ΔW_m‖ and d_tm = ⟨ΔW, ΔW_t⟩_m / (‖ΔW_m‖‖ΔW_t‖) this is max min_t d_t·y over ‖y‖ = 1,
     or min ‖y‖ with d_t·y ≥ 1, which non-negative least squares solves (Lawson and Hanson, 1974, ch. 23).
+
+    Args:
+        scale: which of COSINES.
 
     Raises:
         UsageError: no strengths bring the merge nearer to every source than a right angle.
@@ -53,13 +59,13 @@ def best_smallest_cosine(facts: Sequence[Module]) -> dict[str, float]:
     lengths = np.sqrt([fact.merged for fact in alive])  # (M,)
     sources = np.sqrt(np.sum([fact.squares for fact in facts], axis=0))  # (T,)
     trained = sources > 0
-    strength = min(np.linalg.norm(lengths), sources[trained].mean()) if trained.any() else 0.0
+    whole = float(np.linalg.norm(lengths))
     overlaps = np.array([fact.overlaps for fact in alive]).reshape(len(alive), -1).T  # (T, M)
     if not alive or not trained.any():
         return {}
     directions = overlaps[trained] / lengths / sources[trained, None]
-    y = _shortest(directions)
-    factors = y * strength / lengths
+    strength = whole if scale == UNBOUNDED else min(whole, sources[trained].mean())
+    factors = _shortest(directions) * strength / lengths
     return {fact.name: float(factor) for fact, factor in zip(alive, factors, strict=True)}
 
 

@@ -13,7 +13,7 @@ from loramerge.algorithms.families.size import Ranked
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.facts import Facts
-from loramerge.errors import IncompatibleError, LoramergeError, say
+from loramerge.errors import ChangedError, IncompatibleError, LoramergeError, say
 from loramerge.formats.output import is_bare
 from loramerge.hub.escape import shell
 from loramerge.merge.columns import Measured, numbered
@@ -106,6 +106,8 @@ class Subject:
             return self.merge.plan.sources
         try:
             return open_together(self.recipe.weighed(), self._read)
+        except ChangedError:
+            raise
         except LoramergeError as error:
             return str(error)
 
@@ -123,6 +125,8 @@ class Subject:
     def _facts(self, source: Source) -> Facts | LoramergeError:
         try:
             return facts_of(source, self.recipe.request.allow_pickle)  # type: ignore[arg-type]
+        except ChangedError:
+            raise
         except LoramergeError as error:
             return error
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
-from loramerge.errors import LoramergeError
+from loramerge.errors import ChangedError, LoramergeError
 
 SAID = ("modelspec.trigger_phrase", "trigger_phrase", "trigger_words", "instance_prompt", "activation text")
 TAGS = "ss_tag_frequency"  # how often the captions of its training had which words
@@ -33,6 +33,8 @@ def _card(adapter: Adapter) -> Iterator[str]:
         return
     try:
         text = read_text(place, "README.md", LIMIT).decode("utf-8", "replace")
+    except ChangedError:
+        raise
     except LoramergeError:  # a card is no part of an adapter
         return
     if text.startswith("---"):

@@ -16,7 +16,7 @@ from loramerge.adapters.late import late
 from loramerge.errors import printable
 from loramerge.request.kinds import Kind, Unfit, factor
 
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 PIECE = late(
     rf"(?P<list>[A-Za-z_]*)[ .]*(?:(?P<low>\d{{1,4}})(?: *- *(?P<word>[A-Za-z_]*)(?P<high>\d{{1,4}}))?)?"
     rf"(?: *= *(?P<value>{NUMBER}))?"

@@ -13,7 +13,7 @@ Part = Literal["sources", "strength", "size", "output", "effort"]  # of the hous
 Default = TypeVar("Default")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Field:
     """What is known of one field.
 
@@ -47,7 +47,14 @@ class Field:
         try:
             return self.kind.fit(value)
         except Unfit as error:
-            raise UsageError(f"{self.name}={printable(repr(value))} {error}.") from None
+            raise UsageError(f"{self.name}={_shown(value)} {error}.") from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return printable(repr(value))
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def ask(

@@ -7,7 +7,6 @@ line, recipes and records all ask it, so that a wrong value gets the same senten
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -15,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapters.limits import FACTOR, beyond
-from loramerge.adapters.original import read_text
+from loramerge.adapters.limits import FACTOR, WHOLE, beyond
 from loramerge.errors import SourceError, printable
 from loramerge.request.progress import Bar, Tell
 
@@ -81,6 +79,8 @@ class Whole(Kind):
     def fit(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise Unfit("must be a whole number from 1 on")
+        if value > WHOLE:
+            raise Unfit(f"is above {WHOLE:g}, the largest whole number here")
         return value
 
 
@@ -165,6 +165,8 @@ def in_bytes(size: Any) -> float:
     >>> in_bytes("20MB")
     20000000.0
     """
+    if isinstance(size, int) and abs(size) > WHOLE:
+        raise Unfit("is not a size such as 500MB or 1GB")
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", str(size), re.IGNORECASE | re.ASCII)
     if match is None or isinstance(size, bool) or not 0 < float(match[1]) < LARGEST:
         raise Unfit("is not a size such as 500MB or 1GB")
@@ -185,15 +187,18 @@ def size(count: float) -> str:
 
 
 class Strength(Kind):
-    """A finite number, or the name of a policy."""
+    """A finite number, or the name of a policy; `former` policies are understood, but offered to nobody."""
 
-    def __init__(self, *, policies: tuple[str, ...], metavar: str | None = None) -> None:
+    def __init__(
+        self, *, policies: tuple[str, ...], former: tuple[str, ...] = (), metavar: str | None = None
+    ) -> None:
         super().__init__(metavar=metavar)
         self.policies = self.offers = policies
+        self.former = former
 
     def fit(self, value: Any) -> float | str:
         if isinstance(value, str):
-            if value in self.policies:
+            if value in (*self.policies, *self.former):
                 return value
             value = _float(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
@@ -306,6 +311,8 @@ def _renaming(text: str) -> dict[str, str]:
     old, equals, new = text.partition("=")
     if equals:
         return {old: new}
+    from loramerge.adapters.original import read_text  # help reads no file
+
     try:
         raw = read_text(Path(text), text, NAMES)
         said = raw.decode("utf-8")
@@ -322,6 +329,8 @@ def _renaming(text: str) -> dict[str, str]:
 
 
 def _object(text: str) -> Any:
+    import json  # help reads none
+
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -23,6 +23,7 @@ from loramerge.request.rules import Rule, plain
 from loramerge.request.strangers import check_patterns, patterns_of
 
 LIMIT = 2**18
+DIGITS = 24  # of a whole number
 SOURCE = ("source", "weight", "revision")
 TUNED = ("tuned", "base", "rank", "weight")  # a tuned model in the place of an adapter
 OWN = ("sources", "method", "parameters")  # keys that are no field of the request
@@ -91,7 +92,7 @@ def read(path: Path) -> Recipe:
 
 def parse(values: Any, where: str) -> Recipe:
     """The recipe that these values are; messages call it `where`."""
-    reader = Reader(f"{where} is no recipe", UsageError)
+    reader = Reader(f"{where} is not a recipe", UsageError)
     if not isinstance(values, dict):
         reader.fail("it is not a table of settings such as `sources:` and `method:`")
     if "schema" in values:
@@ -158,6 +159,11 @@ def _loader() -> Any:
                 raise yaml.constructor.ConstructorError(problem="aliases (*name) are not read")
             return super().compose_node(parent, index)
 
+        def construct_scalar(self, node: Any) -> Any:
+            if str(node.tag).endswith(":int") and len(node.value) > DIGITS:
+                raise yaml.constructor.ConstructorError(problem="a number in it is too large")
+            return super().construct_scalar(node)
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: set[str] = set()
             for key, _ in node.value:
@@ -175,7 +181,7 @@ def _load(path: Path) -> Any:
     name = printable(path, 1000)
     text = read_text(path, str(path), LIMIT)
     if len(text) > LIMIT:
-        raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
+        raise SourceError(f"{name} has more than 256 KiB: it is not a recipe.")
     refuse_call(text.decode("utf-8", "replace"))
     try:
         return yaml.load(text, Loader=_loader())

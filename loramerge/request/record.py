@@ -16,7 +16,7 @@ from loramerge.hub.names import parse as parse_name
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
 from loramerge.request.request import PLAIN, Request
-from loramerge.request.rules import Weight, plain
+from loramerge.request.rules import UNBOUNDED, Weight, plain
 
 if TYPE_CHECKING:
     from loramerge.request.reader import Reader
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 SHA256 = late(r"[0-9a-f]{64}")
 APART = ("tuned", "base", "rank")
+# setting -> its word in a record -> the word of today: a word in a record means one formula for ever
+WORDS: Mapping[str, Mapping[str, str]] = {"scale": {"cosine": UNBOUNDED, "bounded cosine": "cosine"}}
 BY_SOURCE = ("weights", "alpha", "initial")  # fields that stand in the entry of each source
 
 
@@ -60,7 +62,7 @@ class SourceRecord:
 
     @property
     def pinned(self) -> str | None:
-        """Its name on the Hub with the commit of then, if it was from there."""
+        """Its name on the Hub with the commit that was merged, if it came from there."""
         if self.hub is None:
             return None
         return str(replace(parse_name(f"hf://{self.hub}"), revision=self.revision))
@@ -125,7 +127,7 @@ class Record:
         """Plain values; `parse` reads them again. Holds no path and no time."""
         given = {each.name for each, _ in self.request.given()}
         settings = {
-            each.setting: _plain(getattr(self.request, each.name))
+            each.setting: _written(each.setting, _plain(getattr(self.request, each.name)))
             for each in kept()
             if each.always or each.name in given
         }
@@ -153,6 +155,17 @@ def kept() -> Iterator[Field]:
 
 def _plain(value: Any) -> Any:
     return [rule.to_plain() for rule in value] if isinstance(value, tuple) else value
+
+
+def _written(setting: str, value: Any) -> Any:
+    """What a record says for a value of today."""
+    words = {today: then for then, today in WORDS.get(setting, {}).items()}
+    return words.get(value, value) if isinstance(value, str) else value
+
+
+def _read(setting: str, value: Any) -> Any:
+    """What a value of a record is called today."""
+    return WORDS.get(setting, {}).get(value, value) if isinstance(value, str) else value
 
 
 def parse(values: Mapping[str, Any], where: str) -> Record:
@@ -201,7 +214,7 @@ def _source(reader: Reader, value: Any) -> SourceRecord:
     given = next((field for field in ("weight", "similarity") if field in value), "weight")
     weight, alpha = reader.weight(value.get(given), given), _alpha(reader, value)
     if given == "similarity" and not (isinstance(weight, float) and weight > 0):
-        reader.fail(f"similarity of {printable(name)} is none above 0, and only such sources are merged")
+        reader.fail(f"similarity of {printable(name)} is not above 0, and only sources above 0 are merged")
     hub, start = _hub(reader, value, revision), _start(reader, value, marks)
     apart = _apart(reader, value)
     return SourceRecord(name, revision, marks, weight, alpha, scales, hub, given, initial=start, apart=apart)
@@ -260,7 +273,9 @@ def _request(reader: Reader, settings: Mapping[str, Any], sources: Sequence[Sour
     for name in settings:
         if name not in (*known, "ranks", "left_out"):
             reader.fail(f"it has the setting {printable(name)}, which this version does not know")
-    given = {name: value for name, value in settings.items() if value is not None and name in known}
+    given = {
+        name: _read(name, value) for name, value in settings.items() if value is not None and name in known
+    }
     fields = {known[name].name: reader.field(known[name], value, name) for name, value in given.items()}
     return Request(weights=[source.weight for source in sources], **fields)
 

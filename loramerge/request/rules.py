@@ -29,6 +29,7 @@ class Ramp:
 
 Weight = float | Ramp
 Scale = float | str  # a number, or the name of a policy
+UNBOUNDED = "unbounded cosine"  # what `cosine` was at first; only records have it
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.bundle import Bundle, gated
 from loramerge.routing.gates.gate import DataFree, stored_as
+from loramerge.sources.extremes import check_sizes
 
 KINDS = {"embedding": "an embedding", "expert": "a fused expert"}
 
@@ -46,6 +47,9 @@ class Experts:
 
     def bank(self, target: Target, layout: Layout, gate: DataFree) -> Bank:
         """The units of a module as they are stored, with the tensors of the gate."""
+        for each in (*self.adapters, *self.general):
+            if target in each.slots:
+                check_sizes(each.name, str(target), each[target])
         updates = [self._update(adapter, target) for adapter in self.adapters]
         if gate.basis == "canonical":
             updates = [canonical(update) for update in updates]

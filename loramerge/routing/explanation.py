@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.arrays.backend import Array
-from loramerge.charts.draw import drawn
+from loramerge.charts.draw import drawn, inert
 from loramerge.charts.table import Column, Table, numbers
 from loramerge.charts.units import CHOSEN, EXPERT, SCORE, TOKEN, UNIT, WEIGHT, units
 from loramerge.errors import printable
@@ -180,4 +180,4 @@ class Explanation:
         Raises:
             UsageError: Altair is not installed.
         """
-        return drawn(units, self.table).properties(title=f"{printable(self.module)}: {self._gate()}")
+        return drawn(units, self.table).properties(title=inert(f"{printable(self.module)}: {self._gate()}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
@@ -14,8 +14,8 @@ from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.model import RAW
 from loramerge.formats.models.families import having
-from loramerge.formats.models.layers import known
-from loramerge.formats.models.stems import BESIDE, TOWERS, core, layered, parted, place, unnumbered
+from loramerge.formats.models.layers import ENCODED, known
+from loramerge.formats.models.stems import BESIDE, TOWERS, core, parted, place, unnumbered
 
 UNET = RAW[0]
 TEXTS = {("text_model",), ("decoder",)}
@@ -77,15 +77,13 @@ def _name(target: Target) -> str:
     return unnumbered(_path(target))
 
 
-def check_shared(adapters: Sequence[Adapter], allowed: bool) -> list[str]:
-    """Sentences about sources that share no module with the others.
+def told(adapters: Sequence[Adapter], apart: Mapping[int, Iterable[Target]], allowed: bool) -> list[str]:
+    """Sentences about groups of sources, each called by its first, that share no module with each other.
 
     Raises:
         IncompatibleError: and nothing tells that they are parts of one model.
     """
-    if not allowed:
-        _check_numbered(adapters)
-    groups = _groups(adapters)
+    groups = [Group(turn, adapters[turn].name, frozenset(targets)) for turn, targets in apart.items()]
     if allowed:
         return _notes([(f"{say('allow_disjoint', True)} says so", groups)])
     kinds = _kinds(groups)
@@ -170,52 +168,6 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _check_numbered(adapters: Sequence[Adapter]) -> None:
-    """Modules without names are matched by number: that means something between files of one length alone.
-
-    Raises:
-        IncompatibleError: two have other numbers.
-    """
-    seen: dict[str, tuple[Adapter, set[str]]] = {}  # component -> the first that has it, and its numbers
-    for adapter in adapters:
-        own: dict[str, set[str]] = {}
-        for target in adapter:
-            if target.path.startswith("numbered."):
-                own.setdefault(target.component, set()).add(target.path)
-        for component, paths in own.items():
-            first, others = seen.setdefault(component, (adapter, paths))
-            if paths != others:
-                raise IncompatibleError(
-                    f"{printable(first.name)} has {len(others)} numbered modules and "
-                    f"{printable(adapter.name)} {len(paths)}: one number may mean two modules. If it does "
-                    f"not, add {say('allow_disjoint', True)}."
-                )
-
-
-def _groups(adapters: Sequence[Adapter]) -> list[Group]:
-    """The sources grouped by the modules that they share, in the order in which the user names them."""
-    heads = list(range(len(adapters)))  # source -> one before it in its group, or itself
-    inside = [{each for each in adapter if layered(each.path)} or set(adapter) for adapter in adapters]
-    seen: dict[Target, int] = {}
-    for turn, targets in enumerate(inside):
-        for target in targets:
-            one, other = sorted((_head(heads, turn), _head(heads, seen.setdefault(target, turn))))
-            heads[other] = one
-    found: dict[int, set[Target]] = {}
-    for turn, targets in enumerate(inside):
-        if targets:
-            found.setdefault(_head(heads, turn), set()).update(targets)
-    return [Group(head, adapters[head].name, frozenset(targets)) for head, targets in found.items()]
-
-
-def _head(heads: list[int], turn: int) -> int:
-    """The first source of a group; the way to it is shortened for who asks next."""
-    while heads[turn] != turn:
-        heads[turn] = heads[heads[turn]]
-        turn = heads[turn]
-    return turn
-
-
 def _one_model(first: Group, other: Group) -> str:
     """Why both may be parts of one model; empty if nothing says so."""
     if _two_models(first, other):
@@ -232,10 +184,24 @@ def _one_model(first: Group, other: Group) -> str:
         return "one adapts what lies beside the layers" if known(first.rests | other.rests) else ""
     together, towers = known(first.rests | other.rests), first.places != other.places
     if together and first.stems == other.stems:
-        return f"they adapt other modules of one model ({together[0]})"
+        titles = _titles(together, first.stems | other.stems)
+        return f"they adapt other modules of one model{titles and f', such as {titles}'}"
     if towers and known(first.rests) and known(other.rests) and _towers(first, other):
         return "they adapt other parts of one model"
     return ""
+
+
+def _titles(found: Sequence[str], stems: Collection[str]) -> str:
+    """Models that have some names, if they are few; what stands before the layers tells encoders from others.
+
+    >>> _titles(["Phi", "CLIP"], {"text_model.encoder"}), _titles(["Phi", "CLIP"], {"model"})
+    ('CLIP', 'Phi')
+    >>> _titles(["Llama", "GLM", "OPT"], {"model"})
+    ''
+    """
+    encoded = any("encoder" in core(stem) for stem in stems)
+    likely = [name for name in found if (name in ENCODED) is encoded] or found
+    return " or ".join(likely) if len(likely) < 3 else ""
 
 
 def _towers(first: Group, other: Group) -> bool:
@@ -296,8 +262,9 @@ def _reason(first: Group, other: Group) -> str:
         )
     ours, theirs = known(first.rests), known(other.rests)
     if ours and theirs:
-        whose = f"the first has the names of {ours[0]}, the second those of {theirs[0]}"
-        return f"{whose}, so they are for two models. {_anyway()}"
+        each = [(_titles(ours, first.stems), first.some), (_titles(theirs, other.stems), other.some)]
+        one, two = (f"the names of {title}" if title else f"modules such as {some}" for title, some in each)
+        return f"the first has {one}, the second {two}, so they are for two models. {_anyway()}"
     odd = other if ours else first
     return (
         f"{odd.some} of {printable(odd.name)} is a name of no model that is known here, so the same weights "

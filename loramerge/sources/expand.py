@@ -99,8 +99,10 @@ def told(path: Path) -> None:
     from loramerge.request.recipe_text import read  # for those who have one
 
     read(path)
-    how = "--recipe" if spoken() == "shell" else "loramerge combine --recipe, in a shell"
-    raise UsageError(f"{printable(path)} is a recipe, not an adapter: it is given by {how}.")
+    where = "" if spoken() == "shell" else " in a shell"
+    raise UsageError(
+        f"{printable(path)} is a recipe, not an adapter: loramerge combine takes it by --recipe{where}."
+    )
 
 
 def left_aside(name: str) -> list[str]:

@@ -25,8 +25,8 @@ from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 from loramerge.sources.aid import aid
-from loramerge.sources.broken import BROKEN, Broken, of_all
 from loramerge.sources.depth import check as check_depth
+from loramerge.sources.failures import BROKEN, Broken, of_all
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -73,10 +73,11 @@ def open_all(
 
 def _told(ingredients: Sequence[Ingredient], request: Request) -> Tell | None:
     """Who is told of the reading; downloads have a bar of their own."""
-    return None if any(_is_of_hub(each) for each in ingredients) else request.tell
+    return None if any(is_of_hub(each) for each in ingredients) else request.tell
 
 
-def _is_of_hub(each: Ingredient) -> bool:
+def is_of_hub(each: Ingredient) -> bool:
+    """Whether a source has to be fetched."""
     return not isinstance(each.source, Tuned) and hub_name(each.source) is not None
 
 
@@ -90,7 +91,7 @@ def _marked(adapter: Adapter, revision: str | None) -> Adapter:
 
 def opened(sources: Sequence[Ingredient], load: Load, watch: Watch = iter) -> list[Adapter]:
     """Every source loaded, in order; several of the Hub at once, since each waits for its answers."""
-    waiting = sum(map(_is_of_hub, sources))
+    waiting = sum(map(is_of_hub, sources))
     if waiting < 2:
         return _all_of(sources, load, watch)
     from concurrent.futures import ThreadPoolExecutor  # it loads logging, and most sources lie on the disk
@@ -159,7 +160,7 @@ def open_one(
         SourceError, IncompatibleError, UsageError: as `load`.
     """
     if isinstance(source, Tuned):
-        from loramerge.checkpoints.extracted import extracted  # few merges have a model among their sources
+        from loramerge.checkpoints.adapter import extracted  # few merges have a model among their sources
 
         return extracted(source, request.effort.workers, request.extras != "drop")
     alpha: Any = request.alpha

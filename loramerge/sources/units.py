@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Slot
-from loramerge.adapters.limits import SIDE, UNIT, check_units
+from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array, host, namespace, positions, ratio
@@ -23,6 +23,7 @@ from loramerge.arrays.workers import go_on
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.vocabulary import named
 from loramerge.request.effort import MEMORY
+from loramerge.sources.extremes import refusal, suspects
 from loramerge.sources.labels import has_labels
 
 if TYPE_CHECKING:
@@ -173,36 +174,16 @@ class Units:
         )
 
     def _check_sizes(self, up: Array, down: Array, scale: Array) -> None:
-        """Refuse units (M, R) whose squares leave float64: sums of them would be infinite, or zero."""
+        """Refuse units whose squares leave float64, from the Grams (M, R, R)."""
         left, right = (host(namespace(side).sqrt(side.diagonal(axis1=-2, axis2=-1))) for side in (up, down))
-        with np.errstate(over="ignore", under="ignore"):
-            left = host(abs(scale)) * left
-            size = left * right
-        far = (size > UNIT) | (left > SIDE) | (right > SIDE)
-        for m, unit in np.argwhere(far).tolist():
-            if self._lives(m, unit):
-                raise self._beyond(m, int(self.owner[unit]), "strong")
-        for source in sorted(set(self.owner.tolist())):
-            mine = np.flatnonzero(self.owner == source)
-            for m in positions(size[:, mine].max(axis=1) < 1 / UNIT):
-                if any(self._lives(m, unit) for unit in mine.tolist()):
-                    raise self._beyond(m, source, "weak")
+        for how, source, m, units in suspects(left, right, host(scale), self.owner):
+            if any(self._lives(m, unit) for unit in units):
+                raise refusal(how, self.adapters[source].name, str(self.targets[m]))
 
     def _lives(self, module: int, unit: int) -> bool:
         """Whether both halves of a unit hold a number: its squares may be zero although it is not."""
         halves = self.up(module)[:, unit], self.down(module)[unit], self.scale[module, unit]
         return all(bool(np.any(host(half))) for half in halves)
-
-    def _beyond(self, module: int, source: int, how: str) -> SourceError:
-        remedy = {
-            "strong": "its training diverged, or its alpha is wrong.",
-            "weak": "it is as good as untrained there: leave the module out.",
-        }
-        return SourceError(
-            f"{printable(self.adapters[source].name)} is too {how} in {printable(self.targets[module])}: "
-            f"a unit of it is not between {1 / UNIT:g} and {UNIT:g}, where float64 holds its squares; "
-            f"{remedy[how]}"
-        )
 
     def settle(self, result: Result) -> Remix | Fitted:
         """The remix of a result, after measuring what the Grams do not tell."""

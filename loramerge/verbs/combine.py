@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.algorithms import Method
-from loramerge.errors import IncompatibleError, UsageError
+from loramerge.errors import IncompatibleError, LoramergeError, UsageError
 from loramerge.formats.output import is_bare
 from loramerge.merge.full import check_low
 from loramerge.merge.plan import Plan
@@ -17,7 +17,8 @@ from loramerge.merge.run import Merge, run
 from loramerge.request.recipe import Recipe, Source
 from loramerge.request.rules import Weight
 from loramerge.request.signature import spelled
-from loramerge.sources.broken import OneFrame
+from loramerge.sources.failures import OneFrame
+from loramerge.sources.open import is_of_hub, open_all
 
 
 @spelled("combine", options=True)
@@ -68,6 +69,23 @@ def combine(
     return kept(plan)
 
 
+def as_run(recipe: Recipe) -> Recipe:
+    """The recipe with the method that runs where nobody names one, as far as files that are here tell it."""
+    if recipe.method is None and not any(map(is_of_hub, recipe.sources)):
+        try:
+            open_all(recipe.sources, replace(recipe.request, base=None))  # a base may have to be fetched
+        except OneFrame:
+            return _averaged(recipe)
+        except LoramergeError:
+            pass  # it is told where they are merged
+    return recipe
+
+
+def _averaged(recipe: Recipe) -> Recipe:
+    """Of FlyLoRA: the mean, unless a method is named."""
+    return replace(recipe, method="average") if recipe.method is None else recipe
+
+
 def planned_alike(recipe: Recipe) -> Plan:
     """The plan of a merge that is written. Of FlyLoRA, whose gate no plain adapter has, it stays FlyLoRA.
 
@@ -82,8 +100,7 @@ def planned_alike(recipe: Recipe) -> Plan:
         told = error
     from loramerge.verbs.keep_form import check_asked  # few merges keep a form
 
-    method = "average" if recipe.method is None else recipe.method
-    plan = planned(replace(recipe.asking(keep_form=True), method=method))
+    plan = planned(_averaged(recipe.asking(keep_form=True)))
     try:
         check_asked(plan)
     except UsageError as error:  # nobody has said that the form is kept

@@ -12,7 +12,7 @@ from typing import Any
 from loramerge.adapters.adapter import Tensor
 from loramerge.arrays import dtypes
 from loramerge.charts.facts import as_frame
-from loramerge.errors import LoramergeError, printable
+from loramerge.errors import ChangedError, LoramergeError, printable
 from loramerge.formats.bundles import ROUTER, folders, record_of
 from loramerge.formats.dialects import named
 from loramerge.formats.files.safetensors import open_file
@@ -98,6 +98,8 @@ def contents(source: str | Path, why: LoramergeError, allow_pickle: bool = False
         return _bundle(str(source), record, why)
     try:
         raw = _looked(source, allow_pickle)
+    except ChangedError:
+        raise
     except LoramergeError:
         raise why from None
     settings = {key: value for key, value in raw.config.items() if TELLING.fullmatch(key) and value}
@@ -112,6 +114,8 @@ def _bundle(place: str, record: Mapping[str, Any], why: LoramergeError) -> Conte
         file = Path(part, ROUTER if part == place else WEIGHTS)
         try:
             found = open_file(file, str(file)).tensors
+        except ChangedError:
+            raise
         except LoramergeError:
             raise why from None
         held |= {f"{file.parent.name}/{key}": tensor for key, tensor in found.items()}

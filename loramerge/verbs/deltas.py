@@ -29,7 +29,7 @@ from loramerge.merge.plan import Plan
 from loramerge.merge.record import hashing, record, unhashed
 from loramerge.merge.report import Module, Report
 from loramerge.merge.run import decided, report
-from loramerge.merge.strength import rescaled, strength
+from loramerge.merge.strength import COSINES, rescaled, strength
 from loramerge.request.effort import EFFORT, Effort
 from loramerge.request.progress import Stage, Tell
 from loramerge.request.request import Request
@@ -102,8 +102,8 @@ def _check(todo: Plan, out: Path) -> None:
         raise UsageError(f"Dense deltas are one file: {printable(out)} must end in .safetensors.")
     if todo.budget is not None:
         raise UsageError(f"{todo.budget.name} shares ranks, and dense deltas have none: leave it out.")
-    if todo.scale == "cosine":
-        raise UsageError("scale='cosine' is not for dense deltas: give a number, or norm.")
+    if todo.scale in COSINES:
+        raise UsageError("scale='cosine' is not for dense deltas: give a number, norm or fade.")
     for target in todo.sources.signatures:
         if target.layout.blocks > 1 or target.index >= 0:
             raise IncompatibleError(

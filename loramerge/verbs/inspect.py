@@ -18,7 +18,7 @@ from loramerge.charts.facts import as_frame
 from loramerge.consumers import meant
 from loramerge.consumers.check import facts_of
 from loramerge.consumers.finding import loads
-from loramerge.errors import IncompatibleError, LoramergeError, printable
+from loramerge.errors import ChangedError, IncompatibleError, LoramergeError, printable
 from loramerge.formats import Alpha
 from loramerge.formats.dialects import named
 from loramerge.formats.dialects.together import described
@@ -78,6 +78,8 @@ class Inspection:
             return {}
         try:
             facts = facts_of(self.adapter)
+        except ChangedError:
+            raise
         except LoramergeError:
             return {}
         if facts.dialect == "peft" and not facts.folder:

@@ -36,5 +36,6 @@ def plot_spectra(inspection: Inspection, axes: Any = None) -> Any:
         assert module.sigma is not None
         sigma = module.sigma[module.sigma > 0]
         axes.plot(range(1, len(sigma) + 1), sigma, color="tab:blue", alpha=0.3)
-    axes.set(yscale="log", xlabel="unit", ylabel="σ of ΔW", title=inspection.adapter.name)
+    title = printable(inspection.adapter.name).replace("$", r"\$")  # which begins a formula there
+    axes.set(yscale="log", xlabel="unit", ylabel="σ of ΔW", title=title)
     return axes

@@ -209,7 +209,9 @@ def test_a_recipe_among_the_sources_is_told_where_it_belongs(cli, tmp_path):
     (tmp_path / "r.yaml").write_text("sources: [a, b]\nmethod: ties\n")
     (tmp_path / "mk.yml").write_text("merge_method: ties\nmodels: [{model: x+a}]\n")
     for command in ("combine", "inspect", "check", "route"):
-        cli(command, "r.yaml").refused(2, "r.yaml is a recipe, not an adapter: it is given by --recipe")
+        cli(command, "r.yaml").refused(
+            2, "r.yaml is a recipe, not an adapter: loramerge combine takes it by --rec"
+        )
         told = cli(command, "mk.yml")
         assert told.code == 2
         assert "it is a recipe of mergekit" in told.err

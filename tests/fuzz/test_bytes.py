@@ -111,7 +111,9 @@ TENSOR = (
     b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
     b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQK\x00K\x04\x85K\x01\x85\x89}tR"
 )
-PIECES = st.lists(FAVOURITES | ANY | st.just(TENSOR), max_size=40).map(b"".join)
+STATE = b"X\x0a\x00\x00\x00state_dict}X\x01\x00\x00\x00w" + TENSOR + b"s"
+REPEATS = st.sampled_from([TENSOR, STATE, b"]q\x01", b"}q\x02", b"h\x01h\x01e", b"h\x02s", b"h\x01a", b"u"])
+PIECES = st.lists(FAVOURITES | ANY | REPEATS, max_size=40).map(b"".join)
 PROGRAMS = st.tuples(st.sampled_from([b"\x80\x02", b"\x80\x02}(X\x01\x00\x00\x00a"]), PIECES).map(
     lambda parts: b"".join(parts) + b"."
 )

@@ -12,6 +12,8 @@ READ = """
 import resource, sys
 import loramerge as lm
 from loramerge.errors import LoramergeError
+from loramerge.adapters.base_models import twins
+from loramerge.formats.cards.readme import said
 from loramerge.request.recipe_text import read
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
@@ -21,6 +23,10 @@ for path in sys.argv[1:]:
             lm.replay(path)
         elif path.endswith("yaml"):
             read(path)
+        elif path.endswith((".md", ".base")):  # these decide nothing, and must only end
+            text = open(path).read()
+            said(text) or twins(text, "a/b")
+            print(path, "refused", "nothing")
         else:
             lm.combine([path], alpha=1, allow_pickle=True)
     except LoramergeError as error:

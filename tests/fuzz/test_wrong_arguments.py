@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 
 import loramerge as lm
 from loramerge.algorithms import METHODS
+from loramerge.request.share import RULES
+from loramerge.routing.gates.names import GATES
 from tests.fuzz.walk import Outcomes
 from tests.helpers.adapters import random_adapters
 from tests.helpers.files import folder, tensors
@@ -92,6 +97,39 @@ def parameters(verb):
     return [each.name for each in said if each.kind is not each.VAR_KEYWORD and each.name != "self"]
 
 
+def advised(verb, call):
+    """Call it; a sentence names no argument that it, or a function that the sentence names, does not have."""
+    try:
+        function(verb)(**call)
+    except lm.LoramergeError as error:
+        said = re.sub(r"\w+\([^()…]*[)…]", "", str(error))  # values that are shown as they are written
+        words = {word for word in re.findall(r"(?<![\w.'\"-])([a-z_]{3,})=", said)} - call.keys()
+        known = {word for other in VERBS if re.search(rf"\b{other}\b", said) for word in known_to(other)}
+        assert words <= known | known_to(verb), (verb, words, said)
+        raise
+
+
+@cache
+def known_to(verb):
+    """The arguments of a function, and the options of what it takes by name."""
+    named = set(parameters(verb))
+    takes = {"method": METHODS, "methods": METHODS, "gate": GATES}
+    return (
+        named
+        | {*RULES}
+        | {
+            option
+            for way in named & takes.keys()
+            for each in takes[way].values()
+            for option in fields_of(each)
+        }
+    )
+
+
+def fields_of(kind):
+    return {each.name for each in dataclasses.fields(kind)}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """What the verbs are called with, made once: no call may harm it."""
@@ -126,7 +164,7 @@ def test_a_verb_answers_every_wrong_type_with_a_sentence(verb, place, monkeypatc
             if name == "out" and isinstance(value, str | Path):
                 continue  # these are right
             call = {"overwrite": True, **good, name: value} if "out" in good else {**good, name: value}
-            found.of(lambda call=call: function(verb)(**call), (verb, name, value))
+            found.of(lambda call=call: advised(verb, call), (verb, name, value))
     found.check()
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from loramerge.cli import main
+from loramerge.algorithms import METHODS
+from loramerge.cli import COMMANDS, loramerge, main
+from loramerge.cli.options import options_of
 
 SHAPES = {"layers.0.q": (6, 5), "layers.0.v": (4, 7), "layers.1.q": (6, 5), "layers.1.v": (4, 7)}
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "tiny"}
@@ -80,6 +85,18 @@ def content(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
+@cache
+def _options(name: str) -> frozenset[str]:
+    command = loramerge.get_command(click.Context(loramerge), name)
+    return frozenset(opt for each in command.params for opt in (*each.opts, *each.secondary_opts))
+
+
+def options(commands, methods=()) -> set[str]:
+    """All options of these commands and methods."""
+    own = (each.opts for name in methods for each in options_of(name))
+    return {"--help"}.union(*map(_options, commands), *own)
+
+
 class Cli:
     """`loramerge` in this process: `cli("combine", …)` gives the exit code and what was printed."""
 
@@ -93,7 +110,17 @@ class Cli:
         except SystemExit as stop:
             self.code = stop.code
         self.out, self.err = self._capsys.readouterr()
+        self._check_advice(list(map(str, args)))
         return self
+
+    def _check_advice(self, typed: list[str]) -> None:
+        """An error names no option that its command, or another command that it names, does not have."""
+        errors = [line for line in self.err.splitlines() if line.startswith("Error: ")]
+        words = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", "\n".join(errors)))
+        strange = {word for word in words if not any(word in arg or arg in word for arg in typed[1:])}
+        if strange and typed[0] in COMMANDS:
+            said = {word.strip("'\"`,.:;()") for word in " ".join([*typed, *errors]).split()}
+            assert strange <= options({typed[0], *COMMANDS} & said, METHODS.keys() & said), (typed, errors)
 
     def json(self) -> Any:
         return json.loads(self.out, parse_constant=lambda name: 1 / 0)

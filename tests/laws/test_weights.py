@@ -65,6 +65,18 @@ def test_all_sources_times_a_number_give_the_merge_times_it(method, chosen):
     claim(declared, (apart(s, w, c) for s, w in merges for c in (30.0, 0.01)))
 
 
+@every_method
+def test_all_weights_times_a_number_do_what_the_method_declares(method, chosen):
+    def apart(sources, weights, c, times):
+        more = merged(sources, method, [c * weight for weight in weights])
+        return distance({path: x / times for path, x in more.items()}, merged(sources, method, weights))
+
+    for common, times in (("times", lambda c: c), ("same", lambda c: 1.0)):
+        declared = method.traits.common == common
+        merges = merges_for(method, declared, chosen)
+        claim(declared, (apart(s, w, c, times(c)) for s, w in merges for c in (30.0, 0.01)))
+
+
 @every_pair
 @pytest.mark.parametrize(("weight", "length"), [(0.0, 1.0), (1.0, 1.0), (1.0, 1e8)])
 def test_an_untrained_adapter_adds_nothing(method, sources, weights, weight, length):

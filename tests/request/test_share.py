@@ -50,7 +50,7 @@ def test_a_rank_beside_it_is_the_most_and_other_sizes_are_refused(tmp_path):
     kept = lm.resize(path, energy_per_module=1.0, rank=2).adapter
     assert {update.rank for update in kept.values()} == {2}
     for other in ({"size": "1MB"}, {"energy": 0.9}, {"total_rank": 3}):
-        with pytest.raises(UsageError, match=r"give one of them|says how small"):
+        with pytest.raises(UsageError, match=r"[Gg]ive one of"):
             lm.resize(path, energy_per_module=0.9, **other)
         with pytest.raises(UsageError, match="both set the size"):
             lm.combine([path], "svd", energy_per_module=0.9, **other)

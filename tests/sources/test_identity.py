@@ -195,13 +195,21 @@ TOGETHER = {
         "other parts of one model",
     ),
 }
+CLIP = ({"self_attn.q_proj": (H, H)}, {"mlp.fc1": (MID, H)})
+TOGETHER |= {  # names that models share are called by what stands before them, or by none
+    "attention and MLP of Phi": (*map(adapter, CLIP), "one model, such as Phi"),
+    "attention and MLP of CLIP": (
+        *(adapter(part, "vision_model.encoder.layers") for part in CLIP),
+        "as CLIP",
+    ),
+}
 TOGETHER["layers and a head"] = (
     adapter(LLAMA),
     lm.Adapter.of({"lm_head": update(np.random.default_rng(0), 2)}, "head"),
     "beside the layers",
 )
 APART = {
-    "two models": (adapter(LLAMA), adapter(GPT2, "transformer.h"), "those of GPT-2"),
+    "two models": (adapter(LLAMA), adapter(GPT2, "transformer.h"), "the second the names of GPT-2"),
     "a name that nobody knows": (adapter(LLAMA), adapter(UNKNOWN), "no model that is known"),
     "two that nobody knows": (adapter(UNKNOWN), adapter({"blk.gamma": (Q, H)}), "no model that is known"),
     "another beginning": (adapter(LLAMA), adapter(LLAMA, "foo.layers"), "rename={'foo': 'model'}"),
@@ -224,6 +232,11 @@ def test_parts_of_one_model_are_merged_with_a_note(first, second, said):
     merge = united(first, second)
     assert len(merge.adapter) == len(first) + len(second)
     assert any("share no module" in note and said in note for note in merge.report.notes)
+
+
+def test_names_that_many_models_have_are_called_by_none():
+    notes = united(adapter(ATTENTION), adapter({"mlp.up_proj": (MID, H)})).report.notes
+    assert "they adapt other modules of one model" in [note.partition("; ")[2] for note in notes]
 
 
 # A kind from the wild: A2, nothing shared.

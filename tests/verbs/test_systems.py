@@ -238,6 +238,22 @@ def fly(path, rng, frame, **config):
     return folder(path, values, r=3, lora_alpha=6, **said), values
 
 
+def test_flylora_is_averaged_by_default_and_its_recipe_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli, rng = Cli(capsys), np.random.default_rng(28)
+    frame = n(rng, 3, 8)
+    for name in "ab":
+        fly(tmp_path / name, rng, frame)
+    for weights in ([], ["--weights", "0.25,0.75"]):
+        assert cli("combine", "a", "b", *weights, "--print-recipe").code == 0
+        (tmp_path / "r.yaml").write_text(cli.out)
+        assert "\nmethod: average\n" in cli.out
+        assert cli("combine", "a", "b", *weights, "-o", "m", "--overwrite").code == 0, cli.err
+        assert cli("combine", "--recipe", "r.yaml", "-o", "again", "--overwrite").code == 0, cli.err
+        read = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("m", "again")]
+        assert read[0] == read[1]
+
+
 def test_row_27_flylora_of_one_seed_is_averaged_and_stays_flylora(tmp_path, capsys):
     rng = np.random.default_rng(27)
     frame = n(rng, 3, 8)

@@ -42,6 +42,7 @@ class Rule:
         merge: the merged entries (M, a, b) of a block in which the others are zero.
         copies: what `merge` makes of N copies of one source: ``additive``: N times as much; ``consensus``:
             the same as of one.
+        common: what a factor of all weights does to what `merge` makes, as in `Traits`.
         linear: `merge` is the weighted sum.
         trim, drop: which entries are kept; None: all.
         measure: (F, M) sums over whole matrices that `merge` needs; they add up over tiles.
@@ -50,6 +51,7 @@ class Rule:
 
     merge: Callable[[Block], Array]
     copies: Literal["additive", "consensus"]
+    common: Literal["times", "same"] = "times"
     linear: bool = False
     trim: Trim | None = None
     drop: Drop | None = None
@@ -91,6 +93,7 @@ class Rule:
         return Traits(
             family,
             weights="none" if self.drops else self.copies,
+            common=self.common,
             identity=not self.drops and alone >= (0.5 if diagonal else 1.0),
             exact=whole and plain and self.linear,
             vanishes=self.vanishes,

@@ -42,6 +42,11 @@ class Vote:
         return "additive" if self.divisor == "none" else "consensus"
 
     @property
+    def common(self) -> Literal["times", "same"]:
+        """What a factor of all weights does: of a mean by weights, nothing."""
+        return "same" if self.divisor == "weight" else "times"
+
+    @property
     def linear(self) -> bool:
         """Whether it is the weighted sum."""
         return self.election == self.divisor == "none"

@@ -11,7 +11,7 @@ from loramerge.adapters.original import read_text
 
 CARD = "README.md"
 LIMIT = 2**20
-FRONT = re.compile(r"\A\s*---\s*\n.*?\n(?:---|\.\.\.)\s*(?:\n|\Z)", re.DOTALL)
+FRONT = re.compile(r"\A\s*---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 NOISE = re.compile(r"<!--.*?(?:-->|\Z)|^(```|~~~).*?(?:^\1|\Z)", re.DOTALL | re.MULTILINE)
 IMAGE = re.compile(r"!\[[^][]{0,500}\]\([^)]{0,1000}\)")  # bounds, here and below: a card is a stranger's
 LINK = re.compile(r"\[([^][]{0,500})\]\([^)]{0,1000}\)")
@@ -104,6 +104,8 @@ def _nothing(text: str) -> bool:
 
 def _plain(line: str) -> str:
     line = line.strip()
+    if not line:
+        return ""
     if heading := HEADING.match(line):
         title = re.sub(r"(?i)^model card for\s+", "", _unmarked(heading[2]))
         return "" if _title(title) in HEADS else title

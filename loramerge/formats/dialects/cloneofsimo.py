@@ -119,9 +119,9 @@ def _is_list(header: Header) -> bool:
 
 def _of_list(header: Header) -> tuple[dict[str, Numbered], dict[str, Tensor]]:
     tensors = list(header.tensors.values())
+    sides = ("up", "down")
     numbered = {
-        number: {side: tensor for side, tensor in zip(("up", "down"), tensors[2 * number :], strict=False)}
-        for number in range(-(-len(tensors) // 2))
+        at // 2: dict(zip(sides, tensors[at : at + 2], strict=False)) for at in range(0, len(tensors), 2)
     }
     component = "text_encoder" if header.file.path.name.endswith(TEXT_FILE) else "unet"
     return {component: numbered}, {}

@@ -28,7 +28,7 @@ from loramerge.formats.dialects.model import PARTS as MODELS
 from loramerge.formats.dialects.model import Placed, identified, said
 from loramerge.formats.dialects.places import is_flat, unnamed
 from loramerge.formats.dialects.reader import Found, read_modules
-from loramerge.formats.dialects.spelled import AB, Spelled
+from loramerge.formats.dialects.spelling import AB, Spelled
 from loramerge.formats.files.json import parse_object
 from loramerge.formats.forms.checks import missing
 from loramerge.formats.forms.form import Update
@@ -208,14 +208,15 @@ def _places(said: str, changes: Mapping[str, Update]) -> Placed:
     own = {module: path for module, (part, _, path) in split.items() if part in MODELS}
     own |= {module: module for module, (part, _, _) in split.items() if part in BESIDE}
     sizes = {path: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, path in own.items()}
-    table, families, naming = identified(sizes, said, OURS)
+    found = identified(sizes, said, OURS)
+    table = found.table
     targets = {
         m: Target(table[m], component=MODELS[0])
         if part in BESIDE and table
         else Target(table.get(path, path), component=part)
         for m, (part, _, path) in split.items()
     }
-    return Placed(targets, families, Spelling(naming))
+    return Placed(targets, found.families, found.spelling({}))
 
 
 def _set(modules: Found, header: Header) -> str | None:

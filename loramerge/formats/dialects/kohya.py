@@ -20,10 +20,10 @@ from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Header, Names, Scales, Widths
-from loramerge.formats.dialects.model import PARTS, RAW, Placed, identified, said
-from loramerge.formats.dialects.places import first_name, is_flat, is_sdxl, is_t5, part, unnamed
+from loramerge.formats.dialects.model import PARTS, RAW, Identity, Placed, identified, said
+from loramerge.formats.dialects.places import first_name, is_decoder, is_flat, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
-from loramerge.formats.dialects.spelled import Spelled
+from loramerge.formats.dialects.spelling import Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module
 from loramerge.formats.models.family import FIRST, OURS
@@ -167,10 +167,9 @@ def _places(said: str, changes: Mapping[str, Update]) -> Placed:
     sizes = {flat: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, flat in own.items()}
     known = [unets[flat] for flat in own.values() if flat in unets]
     hint = FIRST if "lora_unet_" in prefixes.values() else ""
-    names, families, naming = ({}, (), "") if known else identified(sizes, said, hint)
+    found = Identity({}, {}) if known else identified(sizes, said, hint)
+    families, names = found.families, unets if known else found.table
     there = PARTS[0] if families else "unet" if known else ""
-    if known:
-        names, naming = unets, OURS if set(map(models.flat, known)) <= set(own.values()) else FIRST
     targets = {
         module: Target(names[flat], component=there)
         if module in own and flat in names
@@ -178,7 +177,11 @@ def _places(said: str, changes: Mapping[str, Update]) -> Placed:
         for module, (prefix, flat) in split.items()
     }
     spelled = {there or part: prefix for part, prefix in prefixes.items() if part in RAW}
-    return Placed(targets, families, Spelling(naming, spelled))
+    spelled |= {targets[m].component: prefix for m, (prefix, _) in split.items() if m not in own}
+    if known:
+        naming = OURS if set(map(models.flat, known)) <= set(own.values()) else FIRST
+        return Placed(targets, (), Spelling(naming, spelled))
+    return Placed(targets, families, found.spelling(spelled))
 
 
 def _split(module: str) -> tuple[str, str]:
@@ -202,13 +205,16 @@ def _target(component: str, flat: str, sd3: bool) -> Target:
         return Target(flat, component=component)
     if flat in models.by_flat("t5"):
         return Target(models.by_flat("t5")[flat], component="text_encoder_3" if sd3 else "text_encoder_2")
-    return Target(models.by_flat("text_encoder").get(flat, flat), component=component)
+    decoded = models.by_flat("decoder").get(flat, flat)
+    return Target(models.by_flat("text_encoder").get(flat, decoded), component=component)
 
 
 def _prefix(target: Target, several: bool) -> str:
     """`several`: the pipeline has more text encoders than one."""
     if target.component in PARTS:
         return "lora_transformer"
+    if is_decoder(target.path) and target.component == "text_encoder":
+        return "lora_te"  # as sd-scripts has it
     if target.component.startswith("text_encoder"):
         number = (
             "3" if is_t5(target.path) else target.component.removeprefix("text_encoder").lstrip("_") or "1"

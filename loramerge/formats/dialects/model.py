@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from loramerge.adapters.adapter import Adapter, Slot
@@ -13,7 +13,7 @@ from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.models.families import FAMILIES, likely, naming, ours, possible
-from loramerge.formats.models.family import Family, Sizes
+from loramerge.formats.models.family import FIRST, Family, Sizes
 
 PARTS = ("transformer", "transformer_2")  # of a pipeline that a model with a family is
 RAW = ("unet", *PARTS)  # where modules lie whose family is not known
@@ -29,11 +29,16 @@ LONGEST = 400  # letters of a title or a name that are looked at
 TITLES = ("modelspec.title", "ss_output_name", "ss_sd_model_name")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """The families that a model can be of; of several, those that nothing tells apart."""
+    """The families that a model can be of; of several, those that nothing tells apart.
+
+    Args:
+        namings: family -> how it is to be called, where that depends on the family.
+    """
 
     families: tuple[Family, ...] = ()
+    namings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> Family:
@@ -49,12 +54,17 @@ class Model:
         Raises:
             IncompatibleError: its families call it differently.
         """
-        return self._alike(target, [family.spelled(target.path, naming) for family in self.families])
+        return self._alike(target, [f.spelled(target.path, self._of(f, naming)) for f in self.families])
 
     def owner(self, target: Target, naming: str) -> str | None:
         """The module of which a naming has it as a part. Errors as for `name`."""
-        found = [family.owner(target.path, naming) for family in self.families]
+        found = [family.owner(target.path, self._of(family, naming)) for family in self.families]
         return self._alike(target, [each and each[0] for each in found])
+
+    def _of(self, family: Family, naming: str) -> str:
+        """A naming as a family has it."""
+        own = self.namings.get(family.name, naming)
+        return own if own in family.namings else FIRST
 
     def _alike(self, target: Target, found: Sequence[str | None]) -> str | None:
         if len(set(found)) > 1:
@@ -76,8 +86,8 @@ def model_of(adapters: Iterable[Adapter]) -> Model:
 
 
 def families_of(adapter: Adapter) -> tuple[Family, ...]:
-    """The families that the model of an adapter can be of."""
-    if adapter.families:
+    """The families that the model of an adapter can be of; none where its own file did not tell."""
+    if adapter.families or adapter.spelling is not None:
         found = tuple(FAMILIES[name] for name in adapter.families)
     else:
         found = possible(own_sizes(adapter.slots), said(adapter.metadata, adapter.base.name))
@@ -121,10 +131,27 @@ class Placed(NamedTuple):
     spelling: Spelling | None = None
 
 
-def identified(names: Sizes, said: str, hint: str = "") -> tuple[Mapping[str, str], tuple[str, ...], str]:
-    """(name -> our name, the families that have them, the naming) of the modules of a model.
+class Identity(NamedTuple):
+    """What the names of modules say of their model.
 
-    All empty where no family has them, or several have that call them differently.
+    Args:
+        table: name -> our name.   namings: family that can be meant -> its naming that has them.
+    """
+
+    table: Mapping[str, str]
+    namings: Mapping[str, str]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        return tuple(self.namings)
+
+    def spelling(self, prefixes: Mapping[str, str]) -> Spelling:
+        """How the file calls its modules, behind these prefixes."""
+        return Spelling(next(iter(self.namings.values()), ""), prefixes, namings=self.namings)
+
+
+def identified(names: Sizes, said: str, hint: str = "") -> Identity:
+    """What the names of modules say; nothing where no family has them, or some call them differently.
 
     Args:
         hint: the naming that tools use where such names stand.
@@ -133,5 +160,6 @@ def identified(names: Sizes, said: str, hint: str = "") -> tuple[Mapping[str, st
     best = likely(found, names, hint)
     table = ours(best, names)
     if table is None:
-        return {}, (), ""
-    return table, tuple(family.name for family in found), naming(best[0], names)
+        return Identity({}, {})
+    alike = [*best, *(each for each in found if each not in best and ours([each], names) == table)]
+    return Identity(table, {family.name: naming(family, names) for family in alike})

@@ -1,8 +1,10 @@
 """Whether OUT may be written: asked before any work, so that the user hears a refusal at once."""
 
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.reading import files_read
@@ -52,7 +54,7 @@ def check_output(out: Path, overwrite: bool, folder: bool, own: Collection[str] 
             _check_folder(name, real, overwrite, own)
         else:
             _check_file(name, real, overwrite)
-        check_unread(out, files_read())
+        check_apart(out)
     except OSError as error:
         reason = f"{name} cannot be written: {error.strerror}."
         raise OutputError(f"{reason} Choose another {say('out')}.") from error
@@ -60,57 +62,76 @@ def check_output(out: Path, overwrite: bool, folder: bool, own: Collection[str] 
         raise OutputError(f"{name} cannot be the name of a file. Choose another {say('out')}.") from error
 
 
-def check_apart(out: Path, adapters: Iterable[Adapter], others: Iterable[Path] = ()) -> None:
-    """Refuse an OUT that is a source, holds one, or lies in the folder of one; through links too.
-
-    A folder that merely holds adapters is no source.
+class Read(NamedTuple):
+    """A file or folder that is read.
 
     Args:
-        others: more files and folders that are read.
+        name: for messages.   how: `merged` or `read`.
+        whole: its folder is the adapter, whatever else lies there.
+    """
+
+    path: str
+    name: str
+    how: str = "read"
+    whole: bool = False
+
+
+def check_apart(out: Path, adapters: Iterable[Adapter] = (), others: Iterable[Path] = ()) -> None:
+    """Refuse an OUT that is something that is read, holds it, or lies in its folder; through links too.
+
+    Read is what was opened for this request (`reading`), what the adapters were loaded from, and the others,
+    which may be folders. A folder that merely holds adapters is no source.
 
     Raises:
         OutputError: it does; `overwrite` changes nothing in that.
     """
-    read = [(path, a.name, not a.bare, "merged") for a in adapters for path in a.provenance.files]
-    read += [(path, path.name, False, "read") for path in others]
-    name = printable(out, limit=1000)
-    try:
-        real = real_path(out)
-    except ValueError:  # `check_output` says so
-        return
-    for path, source, whole, what in read:
-        if how := _meets(path, real, whole):
-            raise OutputError(
-                f"{name} {how} {printable(source)}, which is {what}. Choose another {say('out')}."
-            )
-
-
-def check_unread(out: Path, read: Iterable[Path]) -> None:
-    """The same of all other files that were read: base models, tables, recipes, records."""
     try:
         real = os.path.realpath(out)
     except ValueError:  # `check_output` says so
         return
-    there, folders = _inode(real), dict[str, list[str]]()
-    for path in map(os.fspath, read):
-        folders.setdefault(os.path.dirname(path), []).append(path)
-    for folder, paths in folders.items():
-        if how := _how(real, there, os.path.realpath(folder), paths):
-            name, shown = printable(out, limit=1000), printable(how[1], limit=1000)
-            raise OutputError(f"{name} {how[0]} {shown}, which is read. Choose another {say('out')}.")
+    files = [(os.fspath(path), adapter) for adapter in adapters for path in adapter.provenance.files]
+    read = {path: Read(path, adapter.name, "merged", not adapter.bare) for path, adapter in files}
+    for path in map(os.fspath, (*files_read(), *others)):
+        read.setdefault(path, Read(path, path))
+    there = _inode(real)
+    for home, held in _by_folder(read.values()).items():
+        if found := _meets(real, there, home, held):
+            how, file = found
+            name, shown = printable(out, limit=1000), printable(file.name, limit=1000)
+            raise OutputError(f"{name} {how} {shown}, which is {file.how}. Choose another {say('out')}.")
 
 
-def _how(real: str, there: tuple[int, int] | None, home: str, paths: Sequence[str]) -> tuple[str, str] | None:
-    """What a place has to do with files in one folder, and with which; None if nothing."""
-    for path in paths if there else ():
-        if _inode(path) == there:
-            return "is", path
+def _by_folder(read: Iterable[Read]) -> dict[str, list[Read]]:
+    """Real folder -> what lies there; of a link both the link and the file."""
+    found = defaultdict[str, list[Read]](list)
+    for each in read:
+        found[os.path.dirname(each.path)].append(each)
+        if os.path.islink(each.path):
+            target = os.path.realpath(each.path)
+            found[os.path.dirname(target)].append(each._replace(path=target))
+    real = defaultdict[str, list[Read]](list)
+    for folder, files in found.items():
+        real[os.path.realpath(folder)] += files
+    return real
+
+
+def _meets(
+    real: str, there: tuple[int, int] | None, home: str, files: Sequence[Read]
+) -> tuple[str, Read] | None:
+    """What OUT has to do with files in one folder, and with which; None if nothing."""
+    for file in files:
+        place = f"{home.rstrip('/')}/{os.path.basename(file.path)}"
+        if place == real or (there and _inode(file.path) == there):
+            return "is", file
+        if _below(real, place):
+            return "lies in", file
     if _below(home, real):
-        return "holds", paths[0]
+        own = next((file for file in files if os.path.basename(file.path) in ADAPTER_FILES), None)
+        return ("is", own) if own and home == real else ("holds", files[0])
     for root in (home, os.path.dirname(home)):
-        owner = _owner(root, home, paths) if _below(real, root) else None
+        owner = _owner(root, home, files) if _below(real, root) else None
         if owner is not None:
-            return "is" if real == root else "lies in the folder of", owner
+            return "lies in the folder of", owner
     return None
 
 
@@ -126,27 +147,17 @@ def _below(path: str, folder: str) -> bool:
     return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
-def _owner(root: str, home: str, paths: Sequence[str]) -> str | None:
+def _owner(root: str, home: str, files: Sequence[Read]) -> Read | None:
     """The first of these files in `home` by which `root` is the folder of a model or adapter, if it is."""
     marks = ("config.json", "model_index.json") if root == home else ("model_index.json",)
     begins = MODEL if any(os.path.exists(f"{root}/{mark}") for mark in marks) else ()
-    own = ADAPTER_FILES if root == home and os.path.exists(f"{root}/adapter_config.json") else ()
-    names = {path: os.path.basename(path) for path in paths}
-    return next((path for path, name in names.items() if name in own or name.startswith(begins)), None)
-
-
-def _meets(path: Path, real: Path, whole: bool) -> str | None:
-    """What OUT has to do with a file that is read; `whole` says that its folder is the adapter."""
-    place = real_path(path)
-    if place == real or (os.path.exists(place) and os.path.exists(real) and os.path.samefile(place, real)):
-        return "is"
-    if place in real.parents:  # a model, or other tables in a folder
-        return "lies in"
-    folder = real_path(path.parent)
-    own = whole or os.path.exists(folder / "adapter_config.json")  # else a file among others, by its own
-    if path.name in ADAPTER_FILES and (folder == real or (own and folder in real.parents)):
-        return "is" if folder == real else "lies in the folder of"
-    return "holds" if {real} & {*place.parents, folder, *folder.parents} else None
+    adapter = root == home and os.path.exists(f"{root}/adapter_config.json")
+    for file in files:
+        name = os.path.basename(file.path)
+        own = name in ADAPTER_FILES and root == home and (adapter or file.whole)
+        if own or name.startswith(begins):
+            return file
+    return None
 
 
 def real_path(out: Path) -> Path:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 MOST = 8_000_000  # instructions: 40 for a tensor, so 200 000 tensors
+LARGEST = 8_000_000  # values, each as often as it is repeated: 30 for a tensor and its name
+TENSOR, LETTERS = 16, 8  # how many values a tensor counts for, and how many letters of a text for one
 LONGEST = 64  # of a tuple: a shape
 NAME = 200  # of a function
 WORDS = {info.code.encode("latin-1"): info.name for info in pickletools.opcodes}
@@ -52,6 +54,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.sizes: dict[int, int] = {}  # of tables, lists and tuples, by their identity
+        self.shared: set[int] = set()  # those that were recalled: what grew now would grow in many places
 
     def take(self, count: int) -> bytes:
         piece = self.data[self.at : self.at + count]
@@ -102,13 +106,39 @@ class _Machine:
     def recall(self, key: int) -> None:
         if key not in self.memo:
             raise ValueError("it recalls what was never kept")
-        self.push(self.memo[key])
+        value = self.memo[key]
+        if type(value) in HOLDERS:
+            self.shared.add(id(value))
+        self.push(value)
+
+    def begin(self, holder: Any) -> None:
+        self.push(holder)
+        self.sizes[id(holder)] = 1
+        self.shared.discard(id(holder))
+
+    def grow(self, holder: Any, values: list[Any]) -> None:
+        """Count what a holder is given: repeated in one another, few bytes would hold more than a disk."""
+        if id(holder) in self.shared:
+            raise ValueError("it adds to what it repeats")
+        size = self.sizes[id(holder)] + sum(map(self.size, values))
+        if size > LARGEST:
+            raise ValueError("it repeats more than any state dict holds")
+        self.sizes[id(holder)] = size
+
+    def size(self, value: Any) -> int:
+        if type(value) in HOLDERS:
+            return self.sizes[id(value)]
+        if type(value) is str:
+            return 1 + len(value) // LETTERS
+        return 1 if type(value) in NUMBERS else TENSOR
 
     def tuple_of(self, values: list[Any]) -> None:
         nested = [each for each in values if type(each) is tuple]
         if len(values) > LONGEST or any(type(each) is tuple for inner in nested for each in inner):
             raise ValueError("it nests tuples as no tensor needs")
-        self.push(tuple(values))
+        made = tuple(values)
+        self.begin(made)
+        self.grow(made, values)
 
     def few(self, count: int) -> None:
         self.tuple_of([self.pop() for _ in range(count)][::-1])
@@ -117,6 +147,7 @@ class _Machine:
         target = self.last(dict, OrderedDict)
         if len(values) % 2 or not all(type(key) is str for key in values[::2]):
             raise ValueError("a name in it is no text")
+        self.grow(target, values)
         target.update(zip(values[::2], values[1::2], strict=True))
 
     def put_one(self) -> None:
@@ -124,13 +155,19 @@ class _Machine:
         self.put([key, value])
 
     def append(self, values: list[Any]) -> None:
-        self.last(list).extend(values)
+        target = self.last(list)
+        self.grow(target, values)
+        target.extend(values)
 
     def call(self) -> None:
         given, function = self.pop(), self.pop()
         if type(given) is not tuple or not isinstance(function, Function):
-            raise ValueError("it calls what is no function")
-        self.push(function.make(*given))
+            raise ValueError("it calls something that is not a function")
+        made = function.make(*given)
+        if type(made) is OrderedDict and not given:  # a new one
+            self.begin(made)
+        else:
+            self.push(made)
 
     def build(self) -> None:
         state = self.pop()
@@ -143,6 +180,10 @@ class _Machine:
 
     def text(self) -> str:
         return self.take(self.number("<I")).decode("utf-8", "surrogatepass")
+
+
+HOLDERS = frozenset({tuple, list, dict, OrderedDict})
+NUMBERS = frozenset({int, float, bool, type(None)})
 
 
 class Function:
@@ -169,15 +210,15 @@ STEPS: dict[bytes, Callable[[_Machine], object]] = {
     pickle.LONG1: lambda m: m.push(m.long()),
     pickle.BINFLOAT: lambda m: m.push(m.number(">d")),
     pickle.BINUNICODE: lambda m: m.push(m.text()),
-    pickle.EMPTY_TUPLE: lambda m: m.push(()),
+    pickle.EMPTY_TUPLE: lambda m: m.begin(()),
     pickle.TUPLE1: lambda m: m.few(1),
     pickle.TUPLE2: lambda m: m.few(2),
     pickle.TUPLE3: lambda m: m.few(3),
     pickle.TUPLE: lambda m: m.tuple_of(m.since_mark()),
-    pickle.EMPTY_LIST: lambda m: m.push([]),
+    pickle.EMPTY_LIST: lambda m: m.begin([]),
     pickle.APPEND: lambda m: m.append([m.pop()]),
     pickle.APPENDS: lambda m: m.append(m.since_mark()),
-    pickle.EMPTY_DICT: lambda m: m.push({}),
+    pickle.EMPTY_DICT: lambda m: m.begin({}),
     pickle.SETITEM: lambda m: m.put_one(),
     pickle.SETITEMS: lambda m: m.put(m.since_mark()),
     pickle.BINPUT: lambda m: m.remember(m.number("<B")),

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.limits import NAME, too_long
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable
@@ -233,13 +234,10 @@ def _legacy(stream: BinaryIO, size: int) -> tuple[Any, Starts]:
 
 
 def _tensors(values: Any, starts: Starts, file: Stored) -> dict[str, Tensor]:
-    items = _items(values)
-    if not items:
-        raise IncompatibleError(
-            f"{printable(file.name)} holds tensors without names, so it is not clear where they belong."
-        )
     found: dict[str, Tensor] = {}
-    for key, value in items:
+    for key, value in _items(values):
+        if len(key) > NAME:
+            raise SourceError(f"{printable(file.name)} is damaged: {too_long(key)}.")
         if type(value) is not Strided:
             raise IncompatibleError(
                 f"{printable(file.name)} holds {printable(key)}, which is not a tensor: it is not an adapter."
@@ -252,17 +250,21 @@ def _tensors(values: Any, starts: Starts, file: Stored) -> dict[str, Tensor]:
                 f"{printable(file.name)} is cut short: numbers of {printable(key)} are missing."
             )
         found[key] = PickledTensor(value, start, file)
+    if not found:
+        raise IncompatibleError(
+            f"{printable(file.name)} holds tensors without names, so it is not clear where they belong."
+        )
     return found
 
 
-def _items(values: Any) -> list[tuple[Any, Any]]:
+def _items(values: Any) -> Iterator[tuple[str, Any]]:
     """Names and values; those of a list are named by their numbers, a state dict may be wrapped once."""
     if type(values) is list:
-        return [(str(number), value) for number, value in enumerate(values)]
+        return ((str(number), value) for number, value in enumerate(values))
     if not isinstance(values, dict):
-        return []
+        return iter(())
     inside = _wrapped(values)
-    return list(values.items()) if inside is values else list(_flat(inside, "", DEEP))
+    return iter(values.items()) if inside is values else _flat(inside, "", DEEP)
 
 
 def _wrapped(values: dict[Any, Any]) -> dict[Any, Any]:
@@ -279,9 +281,9 @@ def _holds(value: Any, deep: int) -> bool:
     return type(value) is Strided
 
 
-def _flat(values: dict[Any, Any], start: str, deep: int) -> Iterator[tuple[Any, Any]]:
+def _flat(values: dict[str, Any], start: str, deep: int) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        name = f"{start}{key}" if start or isinstance(key, str) else key
+        name = f"{start}{key}"
         if isinstance(value, dict) and deep and _holds(value, deep):
             yield from _flat(value, f"{name}.", deep - 1)
         else:
@@ -295,7 +297,7 @@ def _said(values: Any) -> dict[str, str]:
     plain = {str(key): value for key, value in values.items() if not _holds(value, DEEP)}
     found = {}
     for key, value in plain.items():
-        with suppress(TypeError, ValueError):
+        with suppress(TypeError, ValueError, RecursionError):
             found[key] = json.dumps(value, allow_nan=False)
     return found
 

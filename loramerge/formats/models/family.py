@@ -20,7 +20,7 @@ Sizes = Mapping[str, tuple[int, int]]  # name of a module -> (outs, ins)
 Variants = Mapping[str, tuple[tuple[str, str], ...]]  # kind -> (value, pattern)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Family:
     """One family.
 

@@ -64,6 +64,16 @@ _LINES = {
     "Stable Diffusion": "transformer_blocks.* {attn1,attn2}.{to_q,to_k,to_v,to_out.*} ff.net.*.proj ff.net.*",
 }
 
+ENCODED = {
+    "CLIP",
+    "BART or Whisper",
+    "BERT",
+    "DeBERTa",
+    "T5",
+    "ViT",
+    "DINOv2",
+}  # whose layers lie in `encoder`
+
 
 def _modules(line: str) -> frozenset[str]:
     layers, *inside = line.split()

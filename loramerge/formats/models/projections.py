@@ -19,7 +19,7 @@ QKV = ("q_proj", "k_proj", "v_proj")
 GATED = ("gate_proj", "up_proj")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Projection:
     """A fused module by the last of its name, the parts in the order of its rows, and how these lie."""
 

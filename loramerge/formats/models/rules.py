@@ -29,7 +29,7 @@ RATIO = late(r"\d+:\d+(\|\d+:\d+)*")
 Numbers = tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # compared: two namings with equal rules are one
 class Rule:
     """One kind of module: diffusers' names of its rows, its name elsewhere, how the rows lie, outs / ins.
 

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, SourceError, printable, say
+from loramerge.formats.forms.refusals import refuse_settings
 from loramerge.formats.forms.table import TYPES
-from loramerge.formats.forms.unread import refuse_settings
-from loramerge.formats.patterns.rank_patterns import Patterns
-from loramerge.formats.routed import refuse_routed
+from loramerge.formats.peft.patterns import Patterns
+from loramerge.formats.routers import refuse_routed
 
 # lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
@@ -47,7 +47,7 @@ class Rule(Protocol):
     def scale(self, path: str) -> float: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scales:
     """The scale of every module: alpha / r, or alpha / √r for rsLoRA, with PEFT's patterns.
 
@@ -80,37 +80,6 @@ class Scales:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-@dataclass(frozen=True, eq=False)
-class Unscaled:
-    """A type without an alpha: the formula of its form has every number in it."""
-
-    r: int
-
-    def rank(self, path: str) -> int:
-        """The r of the config; 1 where it has none."""
-        return self.r
-
-    def scale(self, path: str) -> float:
-        return 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Adaptive:
-    """AdaLoRA: alpha over the rank that training began with, which PEFT keeps when it prunes."""
-
-    r: int
-    alpha: float
-    ranks: Mapping[str, int]
-
-    def rank(self, path: str) -> int:
-        """What is left of the rank in a module."""
-        return self.ranks.get(path, self.r)
-
-    def scale(self, path: str) -> float:
-        """alpha / (r + 1e-5), as PEFT has it."""
-        return self.alpha / (self.r + 1e-5)
-
-
 def scales(config: Mapping[str, Any], name: str) -> Rule:
     """The scale rule of a config: LoRA's, under the name that its type has for alpha.
 
@@ -123,6 +92,8 @@ def scales(config: Mapping[str, Any], name: str) -> Rule:
     kind = config.get("peft_type")  # of a live config no text, but equal to one
     alpha = next((setting for known, setting in TYPES.items() if known == kind), "lora_alpha")
     if not alpha:
+        from loramerge.formats.peft.rules import Unscaled  # LoRA needs none of it
+
         return Unscaled(_rank(config.get("r") or 1, "r", name))
     ranks = {k: _rank(v, f"rank_pattern of {k}", name) for k, v in _table(config, "rank_pattern", name)}
     alphas = {k: _number(v, f"alpha_pattern of {k}", name) for k, v in _table(config, "alpha_pattern", name)}
@@ -137,7 +108,9 @@ def scales(config: Mapping[str, Any], name: str) -> Rule:
     )
 
 
-def _adaptive(config: Mapping[str, Any], name: str) -> Adaptive:
+def _adaptive(config: Mapping[str, Any], name: str) -> Rule:
+    from loramerge.formats.peft.rules import Adaptive  # LoRA needs none of it
+
     masks = _table(config, "rank_pattern", name)
     for key, mask in masks:
         if not isinstance(mask, list) or not all(isinstance(on, bool) for on in mask):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loramerge.charts.losses import losses as chart
 from loramerge.charts.table import Table, numbers
-from loramerge.errors import LoramergeError
+from loramerge.errors import ChangedError, LoramergeError
 from loramerge.pages.commands import forgone
 from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject
@@ -24,6 +24,8 @@ def losses(subject: Subject) -> Section:
         return Section("losses", title, WORDS, how, notes=[subject.crowd])
     try:
         points = subject.losses
+    except ChangedError:
+        raise
     except LoramergeError as error:
         return Section("losses", title, WORDS, how, notes=[str(error)])
     if not points:

@@ -9,7 +9,7 @@ from loramerge.algorithms.families.size import Ranked
 from loramerge.charts.methods import NUMBERED
 from loramerge.charts.methods import methods as chart
 from loramerge.charts.table import Table, numbers, texts
-from loramerge.errors import LoramergeError
+from loramerge.errors import ChangedError, LoramergeError
 from loramerge.merge.report import Report
 from loramerge.pages.commands import combined
 from loramerge.pages.section import Section
@@ -37,6 +37,8 @@ def methods(subject: Subject) -> Section:
     for name in names:
         try:
             rows.append(_row(name, subject.tried(name)))
+        except ChangedError:
+            raise
         except LoramergeError as error:
             notes.append(f"{name}: {error}")
     if not rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.charts.table import SOURCE, Table, numbers, texts
-from loramerge.errors import LoramergeError
+from loramerge.errors import ChangedError, LoramergeError
 from loramerge.formats.records import find_record
 from loramerge.hub.escape import quoted, shell
 from loramerge.pages.section import How, Section
@@ -29,6 +29,8 @@ def origin(subject: Subject) -> Section | None:
     for name, source in zip(subject.names, subject.named, strict=True):
         try:
             found = list(_rows(name, source))
+        except ChangedError:
+            raise
         except LoramergeError as error:
             notes.append(f"{name}: {error}")
             continue

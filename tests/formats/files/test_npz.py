@@ -57,6 +57,26 @@ HOSTILE = {
     "an expression": header("(__import__('os').system('touch ran'),)"),
     "zeros beyond the limit": header(f"({MOST // 8 + 1},)"),
 }
+LONG = b"\x93NUMPY\x02\x00" + (10**8).to_bytes(4, "little") + b" " * 10**5
+
+
+def test_a_long_description_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", LONG)
+    with pytest.raises(SourceError, match="description of an array of it has 100000000 bytes"):
+        read_npz(tmp_path / "x.npz", "x")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("names", [("a.npy", "a.npy"), ("a.npy", "a")])
+def test_two_arrays_of_one_name_are_refused(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for name in names:
+            archive.writestr(name, header("(0,)"))
+    with pytest.raises(SourceError, match="holds a twice"):
+        read_npz(tmp_path / "x.npz", "x")
+
+
 TRIED = """
 import resource, sys
 from pathlib import Path

@@ -8,6 +8,7 @@ import json
 import math
 from typing import Any, NamedTuple, TypeGuard
 
+from loramerge.adapters.limits import NAME, too_long
 from loramerge.errors import printable
 from loramerge.formats.files.safetensors.dtypes import BITS
 
@@ -41,6 +42,8 @@ def parse(raw: bytes, data_size: int) -> tuple[dict[str, str], list[Entry]]:
     ({}, [Entry(start=0, stop=2, key='a', dtype='U8', shape=(2,))])
     """
     header = _json(raw)
+    if len(longest := max(header, key=len, default="")) > NAME:
+        raise Malformed(too_long(longest))
     metadata = _metadata(header.pop("__metadata__", {}))
     entries = sorted(_entry(key, value) for key, value in header.items())
     _check_cover(entries, data_size)

@@ -21,7 +21,7 @@ MAX_HEADER = 16 * 2**20  # some 100 000 tensors; the format itself allows 100 MB
 Fill = Callable[[memoryview, int], None]  # fills a buffer with the bytes from a place on
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Stored:
     """Where bytes come from: a name for messages, a place, a size, and what fills a buffer from there."""
 

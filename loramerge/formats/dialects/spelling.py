@@ -43,6 +43,7 @@ class Spelled(Dialect):
     def spell(self, own: Spelling, adapters: Sequence[Adapter]) -> None:
         """Write these in this spelling."""
         self.own, self.keeps_alpha = own, type(self).keeps_alpha or own.ends == DOWN_UP
+        self.model = replace(self.model or Model(), namings=own.namings)
         self.second = {t.component for a in adapters for t in a.slots if t.component in PARTS} == {PARTS[1]}
         self.learn(adapters)
 
@@ -63,7 +64,8 @@ class Spelled(Dialect):
     @property
     def naming(self) -> str:
         """The naming in which it writes its model."""
-        return self.own.naming or self.usual
+        known = self.model.families if self.model else ()
+        return (self.own.of(known[0].name) if known else self.own.naming) or self.usual
 
     def holds(self, target: Target) -> bool:
         """Whether a target is a module of its model."""

@@ -1,0 +1,148 @@
+"""docs/quality.md says what the results beside it say: its tables, and the numbers of its sentences."""
+
+import json
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import findings, page, plan
+from benchmarks.quality.page import COUNTS, Column, run
+from benchmarks.quality.report import interval, told
+
+TEXT = page.PAGE.read_text(encoding="utf-8")
+SAID = re.sub(r"\s+", " ", TEXT)
+EASY = run("reporting").easy()
+
+
+def test_the_tables_are_those_of_the_results():
+    made = page.filled(TEXT)
+    stale = [line for line in made.splitlines() if line not in TEXT.splitlines()]
+    assert stale == [], "run python -m benchmarks.quality.page"
+    assert made == TEXT
+
+
+def mean(name, kind, domains=plan.EASY, counts=COUNTS):
+    """In the mean over numbers of adapters, or of the one that is asked for."""
+    each = [Column("", kind, count, domains=domains).values(run("reporting"), name) for count in counts]
+    return f"{np.mean([np.mean(list(one.values())) for one in each]):.3f}"
+
+
+def several(*values):
+    return ", ".join(values)
+
+
+@cache
+def overall(rank):
+    return told(findings.overall(EASY, "level", COUNTS, rank))
+
+
+def both_tuned():
+    """Against the best of PEFT, both tuned, in the mean over numbers of adapters."""
+    found = {}
+    for count in COUNTS:
+        tuned, best = findings.means(EASY, count, 8, "tuned"), findings.against_peft(EASY, "level", count, 8)
+        for place, value in tuned["level"].items():
+            found.setdefault(place, []).append(value - tuned[best["best"]][place])
+    return told(interval({place: float(np.mean(values)) for place, values in found.items()}))
+
+
+def by_place():
+    """Untuned against the best of PEFT tuned, in the mean over numbers of adapters."""
+    found = [findings.against_peft(EASY, "level", count, 8)["by place"] for count in COUNTS]
+    names = {
+        place: f"{np.mean([one[place][0] for one in found]):+.3f} ({', '.join(place.split(', '))})"
+        for place in found[0]
+    }
+    return several(*names.values())
+
+
+def lego():
+    found = [findings.means(EASY, count, 8, "tuned") for count in COUNTS]
+    return "; ".join(told(findings.apart(one["lego"], one["svd"])) for one in found)
+
+
+def beside(key):
+    kept = json.loads((page.PLACE / "reporting.json").read_text())["beside"]
+    return several(*(f"{one[key]:.2f}" for one in kept))
+
+
+def short(name, count):
+    return f"{float(mean(name, 'untuned', counts=(count,))):.2f}"
+
+
+def contenders():
+    """Those with results at rank 8 everywhere, the best first."""
+    each = [Column("", "untuned", count) for count in COUNTS]
+    names = {row["contender"] for row in EASY}
+    some = [name for name in names if all(column.values(run("reporting"), name) for column in each)]
+    return sorted(some, key=lambda name: -float(mean(name, "untuned")))
+
+
+def nearest():
+    """Rounded up, how far these two are below."""
+    first, *_ = names = contenders()
+    assert first == "level"
+    assert {"shrunk_tsv", "pico, both sides"} < set(names)
+    own = float(mean("level", "untuned"))
+    return (
+        np.ceil(100 * max(own - float(mean(n, "untuned")) for n in ("shrunk_tsv", "pico, both sides"))) / 100
+    )
+
+
+def conflicting(name, kind):
+    return f"{float(mean(name, kind, plan.HARD, (2,))):.2f}"
+
+
+def many_seeds():
+    return sorted({row["seed"] for row in run(page.MANY).rows})
+
+
+def many():
+    """How far `level` is below, as it is, with 16 and 32 adapters, and what the sum keeps."""
+    whole = run(page.MANY)
+    apart = [Column("", "untuned", n, to="level", sure=True).cell(whole, "shrunk_tsv") for n in (16, 32)]
+    return f"As it is, `shrunk_tsv` is better: {apart[0]} with 16 adapters, {apart[1]} with 32."
+
+
+SENTENCES = {
+    "the sum": lambda: f"four kept {short('linear', 4)} of what they do alone, eight {short('linear', 8)}.",
+    "the lead": lambda: f"PEFT's types, tuned, is {overall(8)[:6].lstrip('+')}.",
+    "how many": lambda: f"the best of {len(contenders())} contenders",
+    "near": lambda: f"`shrunk_tsv` and `pico --sides both` come within {nearest():.2f} of `level`",
+    "overall": lambda: (
+        f"{overall(8)} at rank 8, {overall(4)} at rank 4, {overall(16)} at rank 16, and "
+        f"{overall(0)} without a limit."
+    ),
+    "both tuned": lambda: f"With both tuned it is {both_tuned()} at rank 8.",
+    "by place": lambda: f"untuned: {by_place()}.",
+    "best strengths": lambda: f"the best strengths were {beside('strength')} (median",
+    "the base": lambda: f"The base alone keeps {beside('base')} (digits",
+    "lego": lambda: f"(both tuned): {lego()}.",
+    "what each part gives": lambda: (
+        f"`svd` {mean('svd', 'tuned')}; with 2 and 3, which is `shrunk_tsv`, "
+        f"{mean('shrunk_tsv', 'tuned')}; with 1 and 3, which is `level` at `--shrink 1`, "
+        f"{mean('level, s 1', 'tuned')}; with all of them {mean('level', 'tuned')}. Untuned, `level` has "
+        f"{mean('level', 'untuned')}, and without whitening {mean('level, s 1', 'untuned')}."
+    ),
+    "fade": lambda: (
+        f"(`--fade 0`) `level` has {mean('level · norm', 'untuned')}, and the plain sum "
+        f"{mean('linear', 'untuned')}."
+    ),
+    "conflicting": lambda: (
+        f"`level` keeps untuned {conflicting('level', 'untuned')}, tuned "
+        f"{conflicting('level', 'tuned')}; the best of PEFT tuned, `ties_svd`, "
+        f"{conflicting('PEFT ties_svd', 'tuned')}."
+    ),
+    "many": many,
+    "seeds of many": lambda: f"reporting seeds {many_seeds()[0]} to {many_seeds()[-1]}. These are the ten",
+    "ridge": lambda: several(
+        *(Column("", "tuned", n, to="wudi").cell(run("reporting"), "wudi, ridge 1") for n in COUNTS)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_sentence_has_the_numbers_of_the_results(name):
+    assert SENTENCES[name]() in SAID

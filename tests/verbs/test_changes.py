@@ -1,0 +1,167 @@
+"""A file that is saved over at any read of any verb: the answer is of one of both, or there is none.
+
+A trainer may save at any moment. So what a verb gives is what it gives before, or what it gives afterwards;
+or a sentence, exit 1, and nothing is left.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import loramerge as lm
+from loramerge.adapters import original
+from tests.helpers.files import content, folder, tensors
+from tests.helpers.models import random_model, save_model
+
+MODULE = "model.layers.0.self_attn.q_proj"
+SHAPES = {MODULE: (16, 16)}
+ADAPTER, CONFIG, WEIGHTS = "adapter_model.safetensors", "adapter_config.json", "model.safetensors"
+
+
+def written(*paths):
+    return lambda _: {path: content(Path(path)) for path in paths}
+
+
+def report(_=None):
+    pytest.importorskip("altair")
+    page = lm.report(["a", "b"], methods=["svd"])
+    return [(s.name, s.notes, s.table and s.table.cells()) for s in page.sections]
+
+
+VERBS = {  # verb -> (what is done, what comes of it, the files that it reads)
+    "inspect": (lambda: lm.inspect("a"), lambda made: made.to_dict(), [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "diff": (lambda: lm.diff("a", "b"), str, [f"a/{ADAPTER}", f"b/{ADAPTER}", f"a/{CONFIG}"]),
+    "check": (lambda: lm.check("a", "vllm"), str, [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "plan": (lambda: lm.plan(["a", "b"], "svd"), str, [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "state dict": (lambda: lm.to_state_dict(lm.load("a")), str, [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "report": (report, str, [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "combine": (
+        lambda: lm.combine(["a", "b"], "svd", rank=1, out="out", threads=1),
+        written("out"),
+        [f"a/{ADAPTER}", f"a/{CONFIG}"],
+    ),
+    "resize": (lambda: lm.resize("a", rank=1, out="out"), written("out"), [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "convert": (lambda: lm.convert("a", "out", "mlx"), written("out"), [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "copy": (lambda: lm.convert("a", "out", "peft"), written("out"), [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "save": (lambda: lm.save(lm.load("a"), "out"), written("out"), [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "route": (
+        lambda: lm.route(["a", "b"], out="out", gate="arrow", threads=1),
+        written("out"),
+        [f"a/{ADAPTER}", f"a/{CONFIG}"],
+    ),
+    "deltas": (
+        lambda: lm.write_deltas(lm.plan(["a", "b"], "svd"), "out.safetensors"),
+        written("out.safetensors"),
+        [f"a/{ADAPTER}", f"a/{CONFIG}"],
+    ),
+    "fuse": (
+        lambda: lm.fuse("a", "base", "out", threads=1),
+        written("out"),
+        [f"a/{ADAPTER}", f"a/{CONFIG}", f"base/{WEIGHTS}", "base/config.json"],
+    ),
+    "extract": (
+        lambda: lm.extract("tuned", "base", "out", rank=2, threads=1),
+        written("out"),
+        [f"tuned/{WEIGHTS}", f"base/{WEIGHTS}", "tuned/config.json"],
+    ),
+    "restore": (lambda: lm.restore("masked", "a", out="out"), written("out"), [f"masked/{ADAPTER}"]),
+    "replay": (
+        lambda: lm.replay("merged", out="out", threads=1),
+        written("out"),
+        ["merged/loramerge.json", f"a/{ADAPTER}"],
+    ),
+}
+PLACES = [(verb, path) for verb, (_, _, paths) in VERBS.items() for path in paths]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What all verbs read, and the same files with other values of the same length."""
+    here = tmp_path_factory.mktemp("made")
+    for seed, name in enumerate("ab"):
+        folder(here / name, tensors(seed, shapes=SHAPES), base_model_name_or_path="base")
+    weights = random_model()
+    save_model(here / "base", weights)
+    save_model(here / "tuned", {**weights, f"{MODULE}.weight": weights[f"{MODULE}.weight"] + 1})
+    lm.combine([here / "a", here / "b"], "svd", rank=1, out=here / "merged")
+    lm.combine([here / "a", here / "b"], "mergevla", rank=1, out=here / "masked")
+    return here
+
+
+def other(path):
+    """Another text of the same length for a file."""
+    if path.suffix == ".json":
+        text = path.read_text()
+        found = text.replace('"lora_alpha": 4', '"lora_alpha": 8').replace('"llama"', '"gemma"')
+        return found.replace('"weight": 1.0', '"weight": 2.0').encode()
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    for at in range(start + 2, len(data), 4):  # an exponent's last bit: half, or twice as much
+        data[at] ^= 0x80
+    return bytes(data)
+
+
+@pytest.fixture
+def place(made, tmp_path, monkeypatch):
+    """A fresh copy of all of it for each run."""
+
+    def fresh(name):
+        shutil.copytree(made, tmp_path / name)
+        monkeypatch.chdir(tmp_path / name)
+
+    return fresh
+
+
+def outcome(verb):
+    act, found, _ = VERBS[verb]
+    there = {*os.listdir()}
+    try:
+        return found(act())
+    except lm.LoramergeError as error:
+        assert {*os.listdir()} == there, "something is left"
+        return error
+
+
+class Reads:
+    """Counts what is read of files, and acts before a read of this number."""
+
+    def __init__(self, monkeypatch):
+        self.count, self.at, self.act = 0, -1, lambda: None
+        for name in ("_fill", "_read", "_settled"):
+            monkeypatch.setattr(original, name, self.counting(getattr(original, name)))
+
+    def counting(self, function):
+        def read(*given):
+            if self.count == self.at:
+                self.act()
+            self.count += 1
+            return function(*given)
+
+        return read
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize(("verb", "path"), PLACES)
+def test_a_file_that_is_saved_over(verb, path, every, place, monkeypatch):
+    place("before")
+    reads = Reads(monkeypatch)
+    before, count = outcome(verb), reads.count
+    assert not isinstance(before, Exception), before
+    place("after")
+    Path(path).write_bytes(text := other(Path(path)))
+    after = outcome(verb)
+    middle = len(verb + path) % count
+    for at in range(count) if every else sorted({0, 1, middle, count - 1}):
+        place(f"run{at}")
+        reads.count, reads.at, reads.act = 0, at, lambda: Path(path).write_bytes(text)
+        found = outcome(verb)
+        reads.at = -1
+        if isinstance(found, lm.SourceError):
+            assert found.exit_code == 1
+        else:
+            same = str(found) if isinstance(found, Exception) else found
+            assert same in (before, str(after) if isinstance(after, Exception) else after), (
+                f"at read {at} of {count}"
+            )
