@@ -21,9 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 _spoken = ["python"]  # the language of the caller; a process has one door
+_called: ContextVar[dict[str, str] | None] = ContextVar("_called", default=None)  # setting -> its name here
 OPTIONS = {  # settings that the shell knows by another name
     "out": "-o",
     "consumer": "--for",
@@ -108,6 +110,7 @@ def say(setting: str, value: Any = None) -> str:
     ...     say("dtype", "float32"), say("overwrite", True), say("out")
     ('--dtype float32', '--overwrite', '-o')
     """
+    setting = (_called.get() or {}).get(setting, setting)
     if _spoken[-1] == "python":
         return f"{setting}={'' if value is None else repr(value)}"
     from shlex import quote
@@ -121,6 +124,21 @@ def say(setting: str, value: Any = None) -> str:
 def spoken() -> str:
     """The language of the caller: ``python`` or ``shell``."""
     return _spoken[-1]
+
+
+@contextmanager
+def calling(**names: str) -> Iterator[None]:
+    """Call settings so while the block runs, as `convert` calls `format` `to`.
+
+    >>> with calling(format="to"):
+    ...     say("format", "comfy")
+    "to='comfy'"
+    """
+    before = _called.set(names)
+    try:
+        yield
+    finally:
+        _called.reset(before)
 
 
 @contextmanager

@@ -161,7 +161,8 @@ def _parts(facts: Facts) -> Iterator[Finding]:
     if key := _first(T5, facts):
         yield DIFFUSERS.ignoring(f"what is of T5, such as {printable(key, 80)}: it loads CLIP only", LEAVE)
     downs = [key for key in facts.tensors if key.endswith(".lora_down.weight")]
-    if _is_flux(facts) and (lost := list(filter(AROUND.match, downs))):
+    flux = _is_flux(facts) or "flux.1" in facts.families  # also of a file without blocks
+    if flux and (lost := list(filter(AROUND.match, downs))):
         yield DIFFUSERS.ignoring(
             f"{len(lost)} of {len(downs)} modules, such as {printable(lost[0], 80)}: of Flux.1 in such "
             "names it loads the blocks only"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from loramerge.adapters.late import late
 from loramerge.consumers import comfy_names
+from loramerge.consumers.wholes import lacking, unsigned
 from loramerge.errors import printable
 from loramerge.formats.models.families import FAMILIES
 from loramerge.formats.models.family import OURS
@@ -155,7 +156,23 @@ def rules(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
         yield consumer.ignoring(what + ASIDE.get((consumer.name, rows[0].spelling), ""))
     if consumer.name == "diffusers":
         yield from _tripped(consumer, facts, rows)
+        yield from _unwhole(consumer, facts, rows)
         yield from _unheard(consumer, facts)
+
+
+def _unwhole(consumer: Consumer, facts: Facts, rows: list[Met]) -> Iterator[Finding]:
+    """What diffusers does not find in a file with chosen modules, where it wants all of a block."""
+    for row in rows if _verdicts("diffusers", rows) == {True} else ():
+        if name := lacking(row, facts.tensors):
+            yield consumer.rejecting(
+                f"of {row.family.title} in such names it reads whole blocks only, and looks in vain for "
+                f"{printable(row.stem(name), 80)}"
+            )
+        if sign := unsigned(row, facts.tensors):
+            yield consumer.ignoring(
+                f"keys such as {printable(facts.example, 80)}: it knows such names of {row.family.title} by "
+                f"their {sign}, and there is none"
+            )
 
 
 def _unheard(consumer: Consumer, facts: Facts) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from loramerge.formats.dialects.model import PARTS, model_of
 from loramerge.formats.dialects.peft import Peft
 from loramerge.formats.dialects.places import located
 from loramerge.formats.dialects.spelling import Spelled
+from loramerge.formats.dialects.unets import unet_of
 from loramerge.formats.models.families import FAMILIES
 from loramerge.formats.models.spellings import MET, Met
 
@@ -78,7 +79,8 @@ class Tool:
             return self._made(adapters, rows[0])
         if not model.families and self.unets and all(_of_unets(target) for target in targets):
             return self._plain(named(self.unets).bound(adapters))
-        titles = " or ".join(family.title for family in model.families) or "a model that is not known here"
+        titles = " or ".join(family.title for family in model.families) or unet_of(adapters[0])
+        titles = titles or "a model that is not known here"
         known = ", ".join([*([UNET] if self.unets else []), *(FAMILIES[name].title for name in self.rows)])
         raise UsageError(
             f"{say('format', self.name)}: {printable(adapters[0].name)} is for {titles}, and how "

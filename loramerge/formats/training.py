@@ -35,8 +35,8 @@ def trained(adapters: Sequence[Adapter]) -> dict[str, str]:
     """
     if len(adapters) == 1:
         said = adapters[0].metadata
-        own = {k: v for k, v in said.items() if k.startswith(TRAINING) and not k.startswith(STALE)}
-        return own | {k: said[k] for k in TOOLKIT if k in said and "training_info" in said}
+        kept = {k: v for k, v in said.items() if k.startswith(TRAINING) and not k.startswith(STALE)}
+        return kept | {k: said[k] for k in TOOLKIT if k in said and "training_info" in said}
     found = {}
     for key, between in JOINED.items():
         values = dict.fromkeys(a.metadata[key] for a in adapters if a.metadata.get(key))

@@ -12,7 +12,7 @@ from loramerge.adapters.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.checkpoints.base import open_base
 from loramerge.checkpoints.loram import scattered
-from loramerge.errors import UsageError, VerificationError, printable, say
+from loramerge.errors import UsageError, VerificationError, calling, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect, named
 from loramerge.formats.dialects.dialect import check_ranks
@@ -87,6 +87,7 @@ class Conversion:
 
 @spelled("convert")
 @checked("to")
+@calling(format="to")
 def convert(
     source: Source,
     out: str | Path,

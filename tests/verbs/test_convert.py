@@ -287,3 +287,15 @@ def test_the_command_says_what_it_did(cli, tmp_path):
     assert cli("convert", "b.safetensors", "c", "--to", "diffusers", "--overwrite", "-q").out == "c\n"
     assert cli("inspect", "b.safetensors", "c").code == 0
     assert "a kohya LoRA" in cli.out
+
+
+def test_its_errors_speak_of_its_own_settings(tmp_path):
+    """What is `format` elsewhere is `to` here; and the model of a U-Net is known."""
+    stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    path = saved(tmp_path / "a.safetensors", pairs({stem: (640, 768)}))
+    with pytest.raises(lm.UsageError, match=r"^to='musubi-tuner': .* is for Stable Diffusion 1, .* to= also"):
+        lm.convert(path, tmp_path / "b.safetensors", "musubi-tuner")
+    with pytest.raises(lm.IncompatibleError, match=r"attn2.to_k has no name in .* another to="):
+        lm.convert(path, tmp_path / "b.safetensors", "bare")
+    with pytest.raises(lm.UsageError, match=r"^format='musubi-tuner'"):
+        lm.combine([path], format="musubi-tuner")

@@ -51,9 +51,14 @@ def _of_family(adapter: Adapter) -> Adapter | None:
 def unnamed(target: Target, words: str) -> IncompatibleError:
     """A module that has no name in a dialect."""
     return IncompatibleError(
-        f"{printable(target)} belongs to an unknown model, so it has no name in {words}: leave it out with "
+        f"{printable(target)} {_why(target)}has no name in {words}: leave it out with "
         f"{say('exclude')}, or write another {say('format')}."
     )
+
+
+def _why(target: Target) -> str:
+    known = target.path in models.known(part(target))
+    return "" if known else "belongs to an unknown model, so it "
 
 
 def moved(adapter: Adapter, old: str, new: str) -> Adapter:
