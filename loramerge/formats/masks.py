@@ -20,7 +20,7 @@ import numpy as np
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.errors import IncompatibleError, SourceError, UsageError, printable, say
+from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import open_file
 
@@ -124,9 +124,7 @@ def open_masks(folder: Path, task: str, shown: str | None = None) -> Masks:
     put_back(folder)
     path, shown = folder / PLACE, printable(folder) if shown is None else printable(shown)
     if not os.path.isfile(path):
-        raise SourceError(
-            f"{shown} has no {PLACE}: only a merge by {say('method', 'mergevla')} can be restored."
-        )
+        raise SourceError(f"{shown} has no {PLACE}: only a merge by mergevla can be restored.")
     name = f"{shown}/{PLACE}"
     file = open_file(path, name)
     ranks, mark = _said(file.metadata, name)

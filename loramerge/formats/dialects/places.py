@@ -52,7 +52,7 @@ def unnamed(target: Target, words: str) -> IncompatibleError:
     """A module that has no name in a dialect."""
     return IncompatibleError(
         f"{printable(target)} belongs to an unknown model, so it has no name in {words}: leave it out with "
-        f"{say('exclude')}, or write another {say('format')}."
+        f"{say('exclude')}, or write another format."
     )
 
 
