@@ -29,6 +29,7 @@ from loramerge.formats.forms.table import FORMS
 from loramerge.formats.models.families import FAMILIES
 from loramerge.formats.models.spellings import AB, DOWN_UP, MET
 from loramerge.formats.tools import SPELLINGS, TOOLS
+from loramerge.request.recipe_text import keys
 from loramerge.routing.gates.gate import DataFree
 from loramerge.routing.gates.names import GATES
 
@@ -276,6 +277,21 @@ def gates_table() -> str:
     return table(["`--gate`", "it takes", "weighs", "goes by", "made of"], rows)
 
 
+def recipe_table() -> str:
+    """Every key of a recipe; most are fields of the request."""
+    fields = ", ".join(code(key) for key in keys() if key != "modules")
+    rows = [
+        ["`sources`", "a list. A source is a path, folder, glob, `@list` or a name on the Hub, or a table of "
+            "`source`, `weight` and `revision` (on the Hub it is fetched, of a local file only recorded). "
+            "A table of `tuned`, `base`, `rank` and `weight` takes an adapter out of a tuned model"],
+        ["`method`, `parameters`", "the name of the method, by default `linear`; a table of its options"],
+        ["`modules`", "a list of rules: `match` (a regular expression searched in names), `weights` (one for "
+            "each source), `rank`"],
+        [fields, "as on the command line"],
+    ]  # fmt: skip
+    return table(["key", "what it holds"], rows)
+
+
 TABLES = {  # page -> name of a table in it -> what writes it
     "README.md": {"formats": formats_list, "consumers": consumers_list},
     "docs/combine.md": {"options": options_table},
@@ -284,6 +300,7 @@ TABLES = {  # page -> name of a table in it -> what writes it
         "families": families_table,
         "tools": tools_table,
         "forms": forms_table,
+        "recipe": recipe_table,
     },
     "docs/gpu.md": {"devices": devices_table, "kernels": kernels_table},
     "docs/routing.md": {"gates": gates_table},

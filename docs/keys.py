@@ -26,7 +26,7 @@ MODULE: Keys = {
     "rounding_error": "‖merge − written‖ / ‖merge‖",
     "cosines": "of the merge with each source there; null above 64 sources",
     "cut_by_rank": "the share of ‖·‖² that the rank cuts off; null where nothing is cut",
-    "scale": "the factor of `--scale norm` or `cosine`; null without one",
+    "scale": "the factor of `--scale norm`, `fade` or `cosine`; null without one",
     "facts?": "what the method says of the module, by name",
     "spread?": "how far the sources of a mixture are apart",
 }

@@ -11,9 +11,7 @@ for share in (0.1, 0.3, 0.5, 0.7, 0.9):
     first, second = report.cosines
     print(f"{share:.1f}  cosine with a {first:.3f}, with b {second:.3f}, lost {report.energy_lost:.2%}")
 
-# %% The one that is as near to both as can be, written with proof, and repeated from its record.
-merge = lm.combine(
-    ["fixtures/a.safetensors", "fixtures/b.safetensors"], "svd", rank=8, scale="cosine", out="notebook"
-)
+# %% The default, which makes both equally strong, written with proof, and repeated from its record.
+merge = lm.combine(["fixtures/a.safetensors", "fixtures/b.safetensors"], rank=8, out="notebook")
 print(merge)
 print(lm.diff(merge.adapter, lm.replay("notebook", folders=["fixtures"]).adapter).error)

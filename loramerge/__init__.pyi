@@ -80,7 +80,7 @@ from loramerge.verbs.check import check as check
 from loramerge.verbs.convert import Conversion as Conversion
 from loramerge.verbs.deltas import write_deltas as write_deltas
 from loramerge.verbs.diff import Difference as Difference
-from loramerge.verbs.extract import Extraction as Extraction
+from loramerge.verbs.extraction import Extraction as Extraction
 from loramerge.verbs.fuse import Fusion as Fusion
 from loramerge.verbs.inspect import Inspection as Inspection
 from loramerge.verbs.inspect import inspect as inspect

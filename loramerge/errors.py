@@ -77,12 +77,14 @@ class VerificationError(LoramergeError):
 def alike(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
     """Those of these names that a mistyped one may have meant, the likeliest first.
 
-    >>> alike("lgeo", ["lego", "ties"])
-    ['lego']
+    >>> alike("lgeo", ["lego", "ties"]), alike("ComfyUI", ["comfy", "comfyui"])
+    (['lego'], ['comfyui'])
     """
     from difflib import get_close_matches  # for those who mistype
 
-    return get_close_matches(name, list(names), most, cutoff)
+    listed = list(names)
+    same = [each for each in listed if each.lower() == name.lower()]
+    return same[:most] or get_close_matches(name, listed, most, cutoff)
 
 
 def printable(text: object, limit: int = 200) -> str:

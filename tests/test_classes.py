@@ -20,7 +20,7 @@ OPEN = {
     ("loramerge.algorithms.families.size.Ranked", name) for name in ("foreseen", "searches", "look", "after")
 }
 OPEN |= {  # names that are only read are adopted as they are
-    ("loramerge.formats.dialects.spelled.Spelled", name) for name in ("learn", "adopt")
+    ("loramerge.formats.dialects.spelling.Spelled", name) for name in ("learn", "adopt")
 }
 OURS = ("__post_init__", "__init__")  # they add to what stands above them
 EXTENDED = {

@@ -84,6 +84,28 @@ def test_at_the_top_are_rooms_and_four_modules() -> None:
     assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(ROOMS) - top
 
 
+IRREGULAR = {"broken", "found", "given", "held", "kept", "known", "made", "said", "shown", "told", "written"}
+TYPED = {"tuned"}  # by the user: TUNED of `extract`, `tuned:` of a recipe, `lm.Tuned`
+
+
+def test_no_file_is_a_participle() -> None:
+    names = {path.stem for path in PACKAGE.rglob("*.py")}
+
+    assert {name for name in names if name.endswith("ed") or name in IRREGULAR} == TYPED
+
+
+BESIDE = {"laws", "fuzz", "parity", "benchmarks"}  # of all methods, hostile input, other programs, scripts
+
+
+def test_the_tests_mirror_the_rooms() -> None:
+    tests = Path(__file__).parent
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")} - {Path()}
+    rooms = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("__init__.py")} - {Path()}
+
+    assert {str(each) for each in folders - rooms} == BESIDE
+    assert {each for each in rooms - folders if len(each.parts) == 1} == set()
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda p: p.parent.name)
 def test_a_room_opens_with_its_sentence(path: Path) -> None:
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

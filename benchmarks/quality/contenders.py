@@ -82,6 +82,9 @@ VARIANTS = {
     "dare_ties, core": ("dare_ties", {"space": "core"}),
     "ctm, sum": ("ctm", {"rule": "sum"}),
     "knots, by shares": ("knots", {"ranking": "shares", "rank_tol": 0.01}),
+    "svd, fade": ("svd", {"scale": "fade"}),
+    "shrunk_tsv, fade": ("shrunk_tsv", {"scale": "fade"}),
+    "pico, both sides, fade": ("pico", {"sides": "both", "scale": "fade"}),
     "svd, cosine": ("svd", {"scale": "cosine"}),
     "level, cosine": ("level", {"scale": "cosine"}),
 }

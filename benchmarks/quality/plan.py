@@ -83,6 +83,10 @@ class Cell:
     def count(self) -> int:
         return len(self.trainings)
 
+    def apart(self) -> tuple[Training, ...]:
+        """One training of each task: the others of it are asked the same."""
+        return tuple({one.task: one for one in reversed(self.trainings)}.values())[::-1]
+
 
 def half(name: str) -> list[int]:
     """The seeds for ``choosing`` or for ``reporting``."""

@@ -73,7 +73,8 @@ class Bench:
         Of a string all letters must be right, as when the model writes on from its own ones. Counted one
         by one, most would be: a true first letter shows which function it is, and the base knows the rest.
         """
-        x, y = _samples(self.cell.trainings, split, self.size)
+        which = self.cell.trainings if self.sources.heads else self.cell.apart()
+        x, y = _samples(which, split, self.size)
         state = dict(self.model.state_dict())
         for path, delta in deltas.items():
             each = torch.tensor(strengths).float()[:, None, None] * torch.tensor(delta).float()
@@ -81,7 +82,9 @@ class Bench:
         whole = forward.joined(state, len(strengths), len(self.model.blocks))
         if not self.sources.heads:
             right = self._right(whole, x, y, len(strengths))
-            return right.view(len(right), self.cell.count, -1).double().mean(dim=2).numpy()
+            shares = right.view(len(right), len(which), -1).double().mean(dim=2).numpy()
+            tasks = [one.task for one in which]
+            return shares[:, [tasks.index(one.task) for one in self.cell.trainings]]
         each = zip(self.sources.heads, x.chunk(self.cell.count), y.chunk(self.cell.count), strict=True)
         right = [
             self._right({**whole, HEAD: head}, some, wanted, len(strengths)) for head, some, wanted in each

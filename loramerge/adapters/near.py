@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 from loramerge.errors import printable
 
 NEAR = 0.75  # likeness from which a name may have been meant
+MOST = 1000  # names in a folder that are looked at
 
 
 def nearby(path: Path) -> str:
@@ -20,7 +22,8 @@ def nearby(path: Path) -> str:
     while not there.is_dir() and there != there.parent:  # the first part that is not there
         path, there = there, there.parent
     try:
-        names = os.listdir(there)
+        with os.scandir(there) as entries:  # every source of thousands may be mistyped
+            names = [entry.name for entry in islice(entries, MOST)]
     except OSError:
         return ""
     likeness = {name: _like(path.name, name) for name in names if not name.startswith(".")}
@@ -33,4 +36,7 @@ def _like(typed: str, name: str) -> float:
     """How like two names are, from 0 to 1."""
     from difflib import SequenceMatcher  # for those who mistype
 
-    return SequenceMatcher(None, name, typed).ratio()
+    found = SequenceMatcher(None, name, typed)
+    if min(found.real_quick_ratio(), found.quick_ratio()) < NEAR:  # bounds that cost little
+        return 0.0
+    return found.ratio()

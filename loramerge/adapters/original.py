@@ -53,7 +53,7 @@ class Original:
     """A file as it was when it was opened.
 
     Args:
-        name: for messages.   identity: of then.   fd: kept open, or None.
+        name: for messages.   identity: when it was opened.   fd: kept open, or None.
         digest: the SHA-256 of its bytes, where they were all read at once.
     """
 

@@ -85,7 +85,7 @@ def solve(matrices: Array, right: Array) -> Array:
 
 
 def _unsolved(matrices: Array, found: Array, right: Array) -> Array:
-    """(N,) whether these are no solutions. NaN is none, unless the system has it."""
+    """(N,) which of these are wrong solutions. NaN is wrong unless the system holds NaN."""
     xp, rows = namespace(matrices), matrices.shape[-1]
     size = rows * _largest(matrices) * _largest(found) + _largest(right)
     off = _largest(matrices @ found - right)

@@ -63,13 +63,14 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.sums = np.zeros(self.columns)
-        self._rows = np.empty((0, self.columns), np.float32)
+        self._rooms: dict[np.dtype[Any], Array] = {}
 
-    def _room(self, count: int) -> Array:
-        """(count, columns) to count in, the same memory every time."""
-        if len(self._rows) < count:
-            self._rows = np.empty((count, self.columns), np.float32)
-        return self._rows[:count]
+    def _room(self, kind: np.dtype[Any], number: int, count: int) -> Array:
+        """(count, columns) to count in, the same memory every time: new pages cost more than to count."""
+        held = self._rooms.get(kind)
+        if held is None or held.shape[1] < count:
+            held = self._rooms[kind] = np.empty((2, count, self.columns), kind)
+        return held[number, :count]
 
     def add(self, rows: Array, others: Array) -> None:
         """Counts in rows (a, b) and those of the other matrix; of each pair of entries the larger one.
@@ -80,11 +81,13 @@ class Tally:
         both = (each if short else each.astype(np.float32, copy=False) for each in (rows, others))
         bits = np.dtype(np.uint16 if short else np.uint32)
         mask: Any = EXPONENT[bits]  # |w| rounded down to a power of two
-        one, other = (np.bitwise_and(each.view(bits), mask) for each in both)
+        one, other = (
+            np.bitwise_and(each.view(bits), mask, out=self._room(bits, number, len(each)))
+            for number, each in enumerate(both)
+        )
         np.maximum(one, other, out=one)
-        spacing = one.view(rows.dtype) if short else one.view(np.float32)
-        squares = self._room(len(rows))
-        np.copyto(squares, spacing)
+        squares = self._room(np.dtype(np.float32), 0, len(one))
+        np.copyto(squares, one.view(rows.dtype if short else np.float32))
         np.square(squares, out=squares)
         self.sums += np.ones(len(squares), np.float32) @ squares
         sums = squares @ np.ones(squares.shape[1], np.float32)

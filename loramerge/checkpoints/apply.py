@@ -11,7 +11,7 @@ from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.lowrank import LowRank
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.checkpoints import quantised
+from loramerge.checkpoints import quantisation
 from loramerge.checkpoints.changes import Change
 from loramerge.checkpoints.checkpoint import Key
 from loramerge.checkpoints.places import Place
@@ -44,11 +44,11 @@ def applied(
     Raises:
         IncompatibleError: a value does not fit the type of the model.
     """
-    scale = None if change.fresh else quantised.scale_of(tensors, change.key)
+    scale = None if change.fresh else quantisation.scale_of(tensors, change.key)
     if scale is not None:
         return _rescaled(change, adapter, tensors, scale)
     kind = numpy_dtype(change.dtype)
-    if kind is None or change.dtype not in (*dtypes.FLOATS, *quantised.FLOAT8):
+    if kind is None or change.dtype not in (*dtypes.FLOATS, *quantisation.FLOAT8):
         raise IncompatibleError(
             f"{printable(change.key[1])} is stored as {change.dtype}, to which nothing can be added."
         )
@@ -122,8 +122,8 @@ def _add(view: Array, left: Array, right: Array, change: Change) -> float:
 
 def _largest(dtype: str, left: Array, right: Array) -> float | None:
     """The largest value of a type, if it has a small range or the update may come near it."""
-    if dtype in quantised.FLOAT8:
-        return quantised.FLOAT8[dtype]
+    if dtype in quantisation.FLOAT8:
+        return quantisation.FLOAT8[dtype]
     most = dtypes.largest(dtype)
     reach = float(abs(left).max(initial=0.0)) * float(abs(right).max(initial=0.0)) * len(right)
     return None if reach < most / 4 and dtype != "F16" else most
@@ -140,7 +140,7 @@ def _rescaled(
     change: Change, adapter: Adapter, tensors: Mapping[Key, Tensor], scale: Key
 ) -> tuple[dict[Key, Array], Fused]:
     """A weight in 8-bit floats with its scales. A scale grows only where the sum does not fit."""
-    before = quantised.numbers(tensors, change.key)
+    before = quantisation.numbers(tensors, change.key)
     after = before.copy()
     for place, left, right in _updates(change, adapter, np.dtype(np.float64)):
         for view, part in _views(after, place, left):
@@ -150,9 +150,9 @@ def _rescaled(
         raise _too_large(change)
     kind = numpy_dtype(change.dtype)
     assert kind is not None
-    scales = quantised.rescaled(after, tensors[scale].read(), change.dtype)
-    factors = quantised.spread(scales.astype(np.float64), after.shape, change.key)
-    most = quantised.FLOAT8[change.dtype]
+    scales = quantisation.rescaled(after, tensors[scale].read(), change.dtype)
+    factors = quantisation.spread(scales.astype(np.float64), after.shape, change.key)
+    most = quantisation.FLOAT8[change.dtype]
     stored = np.clip(after / factors, -most, most).astype(kind)
     off = float(np.square(stored.astype(np.float64) * factors - after).sum())
     return {change.key: stored, scale: scales}, Fused(

@@ -16,7 +16,7 @@ from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import is_conv1d
 from loramerge.checkpoints.open import open_headers
 from loramerge.checkpoints.places import Place, Places, home
-from loramerge.checkpoints.quantised import check_readable, numbers
+from loramerge.checkpoints.quantisation import check_readable, numbers
 from loramerge.formats.forms.form import Base, Layer
 
 NOTHING = Slot(Held(np.empty((0, 0))), Held(np.empty((0, 0))), 1.0)  # what is adapted is not known yet

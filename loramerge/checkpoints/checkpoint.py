@@ -104,7 +104,12 @@ def _single(path: Path, name: str) -> Model:
 def _pipeline(path: Path, name: str) -> dict[str, Model]:
     """The models of a folder of diffusers: every subfolder that has weights."""
     listed = read_object(path / PIPELINE, f"{PIPELINE} of {name}")
-    parts = [part for part in listed if not part.startswith("_") and (path / part).is_dir()]
+    parts = [part for part in listed if not part.startswith("_") and os.path.isdir(path / part)]
+    for part in parts:
+        if os.path.basename(part) != part or part in ("", os.curdir, os.pardir):  # OUT gets the same folders
+            raise SourceError(
+                f"{PIPELINE} of {printable(name, 1000)} names {printable(part)}, which is no folder in it."
+            )
     found = {part: _model(path, part, name) for part in parts if _holds_weights(path / part)}
     if not found:
         raise SourceError(f"{printable(name, 1000)} has no folder with weights that its {PIPELINE} names.")

@@ -10,7 +10,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Computed, Held, Slot, Tensor
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
-from loramerge.checkpoints import quantised, single
+from loramerge.checkpoints import quantisation, single
 from loramerge.checkpoints.checkpoint import Key
 from loramerge.checkpoints.difference import Beside, Pair, name_of
 from loramerge.errors import IncompatibleError, printable, say
@@ -65,7 +65,7 @@ def _place(pair: Pair, key: Key) -> tuple[Target, str] | None:
 
 
 def _difference(pair: Pair, key: Key) -> Array:
-    one, other = (quantised.numbers(each.tensors, key) for each in (pair.tuned, pair.base))
+    one, other = (quantisation.numbers(each.tensors, key) for each in (pair.tuned, pair.base))
     apart: Array = one.astype(np.float64) - other.astype(np.float64)
     return apart.astype(np.float32)
 

@@ -15,7 +15,7 @@ from loramerge.algorithms.families.refit import energy
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.noise import Noise, rounding
-from loramerge.checkpoints import quantised
+from loramerge.checkpoints import quantisation
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
 from loramerge.checkpoints.subtract import Apart, Room, subtracted
@@ -23,7 +23,7 @@ from loramerge.errors import IncompatibleError, printable
 
 PAIRED: tuple[Kind, ...] = ("linear", "conv", "expert")  # embeddings are taken whole, if at all
 EXACT = 1e-12  # of ‖ΔW‖², that a fit may lose more than the best: planted differences come back
-OF_LOST = 3e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
+OF_LOST = 4e-4  # the same, of what the best fit loses; by a bound that may be off by less than twice
 ROUGH = 0.05  # enough to see whether there is more than rounding
 FIRST = 16  # units, where a share of the energy says how many
 CLEAR = 1e-2  # of ‖ΔW‖²: more that is lost is known from what is kept
@@ -95,7 +95,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         for each in (self.tuned, self.base):
-            quantised.check_readable(each)
+            quantisation.check_readable(each)
         if missing := sorted(self._needed - self.tuned.tensors.keys()):
             raise IncompatibleError(
                 f"{printable(self.tuned.name)} has no {printable(missing[0][1])}, which "
@@ -107,7 +107,9 @@ class Pair:
     def _needed(self) -> set[Key]:
         """The tensors of the base, without heads that the tuned model has tied to its embedding."""
         tied = {part for part in self.tuned.models if self.tuned.config(part).get("tie_word_embeddings")}
-        scales = {each for key in self.base.tensors if (each := quantised.scale_of(self.base.tensors, key))}
+        scales = {
+            each for key in self.base.tensors if (each := quantisation.scale_of(self.base.tensors, key))
+        }
         return {k for k in self.base.tensors if not (k[0] in tied and k[1].startswith("lm_head."))} - scales
 
     @cached_property
@@ -151,7 +153,9 @@ class Pair:
     def beside(self, chosen: Chosen) -> Iterator[Beside]:
         """The tensors that differ and of which no update is made."""
         paired = {tuned.key for tuned, _ in self.weights}
-        scales = {each for key in self.tuned.tensors if (each := quantised.scale_of(self.tuned.tensors, key))}
+        scales = {
+            each for key in self.tuned.tensors if (each := quantisation.scale_of(self.tuned.tensors, key))
+        }
         for key, tensor in self.tuned.tensors.items():
             if key in paired or key in scales or not chosen(name_of(key)):
                 continue
@@ -223,7 +227,7 @@ def _apart(one: Tensor, other: Tensor) -> tuple[float, float]:
     first, second = np.atleast_1d(one.read()), np.atleast_1d(other.read())
     if first.dtype == second.dtype and np.array_equal(first.view(np.uint8), second.view(np.uint8)):
         return 0.0, 0.0
-    if not {one.dtype, other.dtype} <= dtypes.FLOATS.keys() | quantised.FLOAT8.keys():
+    if not {one.dtype, other.dtype} <= dtypes.FLOATS.keys() | quantisation.FLOAT8.keys():
         return float(not np.array_equal(first, second)), 0.0
     apart = noise = 0.0
     for top in range(0, len(first), ROWS):

@@ -10,7 +10,7 @@ import numpy as np
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.target import Kind, Target
 from loramerge.arrays.backend import Array
-from loramerge.checkpoints import kinds, quantised, single
+from loramerge.checkpoints import kinds, quantisation, single
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.formats.files.safetensors import TensorRef
 
@@ -37,11 +37,11 @@ class Weight:
             IncompatibleError: it is stored as no float, or with scales of a shape that is not known.
         """
         tensor, (count, wide) = tensors[self.key], self.stored
-        quantised.check_float(tensors, self.key)
-        if isinstance(tensor, TensorRef) and not self.rows and not quantised.scale_of(tensors, self.key):
+        quantisation.check_float(tensors, self.key)
+        if isinstance(tensor, TensorRef) and not self.rows and not quantisation.scale_of(tensors, self.key):
             first = self._expert * count
             return lambda top, stop: tensor.part((first + top) * wide, (stop - top, wide))
-        array = quantised.numbers(tensors, self.key)
+        array = quantisation.numbers(tensors, self.key)
         flat = (array[self._expert] if self.target.kind == "expert" else array).reshape(-1, wide)
         if self.rows:
             flat = np.concatenate([flat[rows] for rows in self.rows])

@@ -10,8 +10,8 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.target import Target
 from loramerge.checkpoints import kinds, single
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
+from loramerge.checkpoints.grain import Piece, others, pieces
 from loramerge.checkpoints.modules import is_conv1d
-from loramerge.checkpoints.regrained import Piece, others, pieces
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located

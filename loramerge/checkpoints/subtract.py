@@ -58,15 +58,15 @@ def subtracted(after: Rows, before: Rows, shape: tuple[int, int], room: Room) ->
     kind = np.dtype(np.float64 if np.dtype(np.float64) in kinds else np.float32)
     step = min(max(1, ENTRIES // wide), count)
     found, tally = room.of(shape, kind), Tally(wide)
-    sketch, rooms = Sketch(shape, step, found), np.empty((2, step, wide), kind)
+    sketch, spare = Sketch(shape, step, found), np.empty((step, wide), kind)
     for top in range(0, count, step):
         rows = found[top : top + step]
         stored = [each(top, top + len(rows)) for each in (after, before)]
-        one, other = rooms[:, : len(rows)]
+        other = spare[: len(rows)]
         with np.errstate(invalid="ignore", over="ignore"):
-            np.copyto(one, stored[0])  # twice as fast as a cast, whose memory is new every time
+            np.copyto(rows, stored[0])  # twice as fast as a cast, whose memory is new every time
             np.copyto(other, stored[1])
-            np.subtract(one, other, out=rows)
-            tally.add(*(stored if all(map(dtypes.is_bfloat16, stored)) else (one, other)))
+            tally.add(*(stored if all(map(dtypes.is_bfloat16, stored)) else (rows, other)))
+            np.subtract(rows, other, out=rows)
             sketch.add(rows, top)
     return Apart(found, sketch.energy, sketch, tally)

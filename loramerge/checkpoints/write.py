@@ -15,7 +15,7 @@ from loramerge.checkpoints.apply import Fused, applied
 from loramerge.checkpoints.changes import Changes
 from loramerge.checkpoints.checkpoint import CONFIG, INDEX, PICKLES, Checkpoint, Key, Model
 from loramerge.checkpoints.copy import Copy, nbytes
-from loramerge.checkpoints.quantised import scale_of
+from loramerge.checkpoints.quantisation import scale_of
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats.files.atomic import check_output, new_file, new_folder, writing
 from loramerge.formats.files.destination import real_path

@@ -27,7 +27,7 @@ COMMANDS = {  # name -> one line for --help; the module and the function have th
     "diff": "Compare two adapters module by module.",
     "check": "Find out what other programs would do with an adapter.",
     "inspect": "Show modules, ranks, scales and spectra of adapters.",
-    "report": "Write a page to look at: overlaps, spectra, methods.",
+    "report": "Write a page about adapters: overlaps, spectra, methods.",
     "push": "Upload an adapter to the Hub, with a card.",
     "resize": "Make one adapter smaller, losing as little as possible.",
     "restore": "Bring one task back from a merge with masks.",

@@ -37,7 +37,7 @@ MEND = f"{MARGIN}mend: "
 @click.option("--for", "consumers", multiple=True, type=Word(list(CONSUMERS)),
     help="The program to ask about; repeat it for several.  [default: all that the adapter may be "
     "meant for]")  # fmt: skip
-@click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that you let the "
+@click.option("--max-rank", type=click.IntRange(min=1), help="The largest rank that the "
     "program load.  [default: the program's own; 16 for vLLM]")  # fmt: skip
 @asks("combine", "allow_pickle", "base")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
@@ -54,8 +54,8 @@ def check(
     """Find out what the programs that load adapters would do with yours, and how to mend it.
 
     A program may refuse an adapter. It may also scale it wrongly, or ignore a part of it, and say nothing.
-    Only headers are read, also on the Hub. The exit code is 3 if a program would not load one as it is
-    meant, and 5 if that cannot be told.
+    Only headers are read, also on the Hub. The exit code is 3 if a program would not load an adapter as
+    it is meant, and 5 if that cannot be told.
 
     \b
     Example:

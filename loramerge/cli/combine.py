@@ -18,17 +18,17 @@ from loramerge.request.default import SHOWN
 @click.option("--method", metavar="NAME", type=METHOD,
     help=f"{', '.join(METHODS)}; see `loramerge methods`.  [default: {SHOWN}]")  # fmt: skip
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
-@click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file that says sources, weights, "
-    "method, parameters, and weights or ranks by module. Options given here come first.")  # fmt: skip
+@click.option("--recipe", type=click.Path(path_type=Path), help="A YAML file with sources, "
+    "weights, method, parameters, and weights or ranks by module. Options here override it.")  # fmt: skip
 @click.option("--print-recipe", is_flag=True, help="Print this command as a recipe; merge nothing.")
 @asks("command")
-@click.option("--spread", type=click.Path(path_type=Path), metavar="FILE", help="Write how far sources of "
-    "sg or average are apart, entry by entry of ΔW, as a dense .safetensors: 4 bytes a weight.")  # fmt: skip
-@click.option("--report", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page to "
-    "look at about this merge, as `loramerge report` does of sources.")  # fmt: skip
-@click.option("--push", "repo", metavar="ORG/NAME", help="Put the merge on the Hub too, with a card, as "
-    "`loramerge push` does.")  # fmt: skip
-@click.option("--private", is_flag=True, help="Make the repository of --push a private one.")
+@click.option("--spread", type=click.Path(path_type=Path), metavar="FILE", help="Write how far sources "
+    "of sg or average are apart in each entry of ΔW, as a dense .safetensors: 4 bytes a weight.")  # fmt: skip
+@click.option("--report", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page about "
+    "this merge, as `loramerge report` does about sources.")  # fmt: skip
+@click.option("--push", "repo", metavar="ORG/NAME", help="Also upload the merge to the Hub, with a card, "
+    "as `loramerge push` does.")  # fmt: skip
+@click.option("--private", is_flag=True, help="Make the repository of --push private.")
 @click.option("--dense-delta", is_flag=True, help="Write full matrices ΔW instead of an adapter: one "
     "tensor for each parameter, in one .safetensors; as .diff in the formats kohya and comfy.")  # fmt: skip
 @click.option("--fuse", "whole_model", metavar="BASE", type=SOURCE, help="Write a whole model instead of an "
@@ -42,10 +42,10 @@ def combine(ctx: click.Context, /, **given: Any) -> None:
     """Merge adapters into one adapter.
 
     A SOURCE is a folder or a .safetensors file, in any format that loramerge reads. It may stand for many:
-    a folder of adapters, a quoted glob, or @FILE with a source on each line and maybe its weight after it.
-    A name that is not a path here is a repository on the Hub: org/name, org/name@revision,
-    hf://org/name@revision/path, hf://collections/owner/slug. Methods have options of
-    their own: `loramerge combine --method lego --help` shows those of lego.
+    a folder of adapters, a quoted glob, or @FILE with a source on each line, and perhaps its weight. If a
+    path does not exist here, it is the name of a repository on the Hub: org/name, org/name@revision,
+    hf://org/name@revision/path, hf://collections/owner/slug. Methods have options of their own:
+    `loramerge combine --method lego --help` shows those of lego.
 
     \b
     Example:

@@ -22,8 +22,8 @@ from loramerge.verbs.convert import convert as convert_adapter
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--to", type=Word(WORDS["format"], ALSO["format"]), help="The format of OUT, the program that "
     "will read it, or a spelling of docs/formats.md.  [default: that of SOURCE]")  # fmt: skip
-@click.option("--pruned", type=click.Path(path_type=Path), metavar="DIR", help="Indices by which LoRAM "
-    "pruned the model named by --base: the adapter gets the sizes of that.")  # fmt: skip
+@click.option("--pruned", type=click.Path(path_type=Path), metavar="DIR", help="The indices by which "
+    "LoRAM pruned the model; the adapter gets the sizes of the whole model, which --base names.")  # fmt: skip
 @asks("convert")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")

@@ -25,8 +25,8 @@ from loramerge.verbs.inspect import Inspection, measured
 @click.command(cls=Command)
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=SOURCE)
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
-@click.option("--download", is_flag=True, help="Download adapters from the Hub, and show their spectra too.")
-@click.option("--groups", is_flag=True, help="Show the norm of the factors of every block too.")
+@click.option("--download", is_flag=True, help="Download adapters from the Hub, to show their spectra too.")
+@click.option("--groups", is_flag=True, help="Also show the norm of the factors of every block.")
 @asks("combine", "alpha", "allow_pickle", "base")
 @click.option("--blocks", "by_block", is_flag=True, help="List the blocks of the model with their energy.")
 @click.option("--json", "as_json", is_flag=True, help="Print every module with its spectrum as JSON.")
@@ -44,9 +44,9 @@ def inspect(
     """Show what is in adapters: modules, ranks, scales, spectra, base model, oddities.
 
     The table has one row for each kind of module. `energy` is the share of ‖ΔW‖² in the strongest units. If
-    a source cannot be read, stderr says why, and the others are still shown. Of one that cannot be merged,
-    such as DoRA, its tensors are listed, with the reason. On the Hub only the header is
-    read, so there are no spectra unless you add --download.
+    a source cannot be read, stderr says why, and the others are still shown. If one cannot be merged, its
+    tensors are listed, with the reason. On the Hub only the header is read, so there are no spectra unless
+    you add --download.
 
     \b
     Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,12 +18,13 @@ from loramerge.cli.spec import Spec
 from loramerge.cli.word import Word
 from loramerge.request import kinds
 from loramerge.request.default import DEFAULT
+from loramerge.request.doors import TOLD
 from loramerge.request.entry import taken
 from loramerge.request.field import Field
 
 FILTER_HELP = (
-    "Also the adapters of the Hub that fit: base_model=org/base, author=me, tag=math, search=text, limit=50 "
-    "(20 unless said, the most downloaded first); repeat it to narrow."
+    "Also take the adapters on the Hub that fit: base_model=org/base, author=me, tag=math, search=text, "
+    "limit=50 (default 20, the most downloaded first). Repeat it to narrow the choice."
 )
 Callback = Callable[..., Any]
 Former = Mapping[str, tuple[str, tuple[str, ...]]]  # old name -> (new name, the words that it may be)
@@ -50,17 +52,17 @@ def _weights(*_: object) -> list[click.Option]:
     return [
         click.Option(["-w", "--weight", "each"], type=float, multiple=True,
             help="Weight of a source, in order; once for each.  [default: 1 each]"),
-        click.Option(["--weights", "together"], metavar="W,W,...", help="The weights at once: 0.7,-0.3."),
+        click.Option(["--weights", "together"], metavar="W,W,...", help="All weights at once: 0.7,-0.3."),
     ]  # fmt: skip
 
 
 def _descriptions(*_: object) -> list[click.Option]:
     return [
         click.Option(["--description", "told"], multiple=True, metavar="SOURCE=TEXT", callback=values.pairs,
-            help="What a source is good at, for --method sg; else descriptions.json beside it, or its model "
-            "card, says it."),
+            help="What a source is good at, for --method sg. Without it, descriptions.json beside the source "
+            "says so, or its model card."),
         click.Option(["--descriptions"], type=SOURCE, metavar="FILE",
-            help='A JSON file of that: {"SOURCE": "TEXT"}.'),
+            help='The same for several sources, in a JSON file: {"SOURCE": "TEXT"}.'),
     ]  # fmt: skip
 
 
@@ -71,8 +73,7 @@ def _out(field: Field, door: str) -> list[click.Option]:
         if door in ("restore", "extract", "fuse", "route", "report")
         else f"{name}.safetensors if all sources are bare files, else {name}"
     )
-    words = "The folder to write." if door == "route" else field.help
-    told = f"{words}  [default: {shown}]"
+    told = f"{field.help}  [default: {shown}]"
     return [click.Option(["-o", "--out"], type=click.Path(path_type=Path), help=told)]
 
 
@@ -109,7 +110,8 @@ def asks(door: str, *names: str) -> Callable[[Callback], Callback]:
     fields = [each for each in fields if not isinstance(each.kind, kinds.Progress)]  # which nobody can type
 
     def add(command: Callback) -> Callback:
-        found = [option for field in fields for option in SPELT.get(field.name, _options)(field, door)]
+        told = [_at(door, field) for field in fields]
+        found = [option for field in told for option in SPELT.get(field.name, _options)(field, door)]
         params: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
         params.extend(reversed(found))  # as the decorators of click leave them
         return command
@@ -117,7 +119,13 @@ def asks(door: str, *names: str) -> Callable[[Callback], Callback]:
     return add
 
 
-def _options(field: Field, _: str) -> list[click.Option]:
+def _at(door: str, field: Field) -> Field:
+    """The field as help tells it at a door."""
+    said = TOLD.get((door, field.name))
+    return dataclasses.replace(field, help=said.help, shown=said.shown or field.shown) if said else field
+
+
+def _options(field: Field, door: str) -> list[click.Option]:
     kind, name = field.kind, f"--{field.option.replace('_', '-')}"
     shown = f"  [default: {field.shown}]" if field.shown else ""
     told: dict[str, Any] = {"help": f"{field.help}{shown}", "metavar": kind.metavar}
@@ -131,13 +139,13 @@ def _options(field: Field, _: str) -> list[click.Option]:
     if isinstance(field.default, str):
         told |= {"default": field.default, "show_default": True}
     checked = values.number if isinstance(kind, kinds.Number) else None
-    return [click.Option([name, field.name], type=_click_type(field), callback=checked, **told)]
+    return [click.Option([name, field.name], type=_click_type(field, door), callback=checked, **told)]
 
 
-def _click_type(field: Field) -> click.ParamType[Any]:
-    kind = field.kind
+def _click_type(field: Field, door: str) -> click.ParamType[Any]:
+    kind, told = field.kind, TOLD.get((door, field.name))
     if isinstance(kind, kinds.Choice):
-        return Word(WORDS[field.name], ALSO.get(field.name, ()))
+        return Word((told and told.words) or WORDS[field.name], ALSO.get(field.name, ()))
     if isinstance(kind, kinds.Whole):
         return click.IntRange(min=1)
     if isinstance(kind, kinds.Number):

@@ -16,7 +16,7 @@ from loramerge.verbs.push import push as send
 @click.argument("repo_id", metavar="ORG/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing.")
-@click.option("--revision", metavar="BRANCH", help="The branch to commit to; made if it does not exist.")
+@click.option("--revision", metavar="BRANCH", help="The branch to commit to; created if it does not exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address and the commit as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the address.")
 def push(

@@ -22,17 +22,17 @@ from loramerge.verbs.replay import Replay, Search, done, replayed
 @click.command(cls=Command)
 @click.argument("record", type=click.Path(path_type=Path), metavar="RECORD")
 @click.option("--source", "sources", type=SOURCE, multiple=True, metavar="[NAME=]PATH",
-    help="Where a source lies that is not beside the record or here, or a folder to look in.")  # fmt: skip
+    help="Where a source is, if neither beside the record nor here; or a folder to look in.")  # fmt: skip
 @asks("replay")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
 @click.pass_context
 def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], **given: Any) -> None:
-    """Do a recorded merge again, from the sources of then.
+    """Repeat a recorded merge, from the same sources.
 
-    RECORD is a loramerge.json, the folder it lies in, or a .safetensors written by combine. Every source
-    must have the SHA-256 of then (else exit 3). The tensors have the same bytes on the same platform and
-    versions. A record says what was merged and how; no path or place in it is followed.
+    RECORD is a loramerge.json, the folder that holds it, or a .safetensors written by combine. Every source
+    must have the SHA-256 that the record names (else exit 3). The tensors get the same bytes on the same
+    platform and versions. A record says what was merged and how; no path in it is followed.
 
     \b
     Example:

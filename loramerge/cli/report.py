@@ -20,16 +20,16 @@ from loramerge.pages.section import Section
 @click.command(cls=Command)
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=SOURCE)
 @click.option("--hub-filter", "filters", multiple=True, metavar="KEY=VALUE", help=FILTER_HELP)
-@click.option("--rank", type=click.IntRange(min=1), help="At which methods are compared.  [default: the "
-    "largest of a source]")  # fmt: skip
+@click.option("--rank", type=click.IntRange(min=1), help="The rank at which methods are compared.  [default: "
+    "the largest of a source]")  # fmt: skip
 @click.option("--method", "methods", type=METHOD, multiple=True, metavar="NAME", help="A method to "
-    "compare; once for each.  [default: those that need nothing but Grams]")  # fmt: skip
+    "compare; repeat it for several.  [default: those that need nothing but Grams]")  # fmt: skip
 @asks("report")
 @click.option("--json", "as_json", is_flag=True, help="Print the tables of the page as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the page.")
 @click.pass_context
 def report(ctx: click.Context, /, sources: tuple[str, ...], **given: Any) -> None:
-    """Write a page to look at: one HTML file that opens in a browser without a network.
+    """Write a page about adapters: one HTML file that opens in a browser without a network.
 
     It shows what the adapters are, which programs load them, who overlaps with whom, spectra, effective rank
     over depth, loss against size, and methods side by side. Under each chart are its numbers, and the

@@ -32,8 +32,8 @@ from loramerge.verbs.resize import resized
 def resize(ctx: click.Context, /, source: str, **given: Any) -> None:
     """Make one adapter smaller, losing as little of it as its size allows.
 
-    Give one of --rank, --energy, --energy-per-module, --total-rank and --size. The result is the best
-    of that rank in every module, as `combine --method svd` of this one adapter.
+    Give one of --rank, --energy, --energy-per-module, --total-rank or --size. The result is the best
+    of that rank in every module, the same as `combine --method svd` of this adapter alone.
 
     \b
     Example:

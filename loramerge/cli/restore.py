@@ -19,8 +19,8 @@ from loramerge.verbs.restore import restored
 @click.command(cls=Command)
 @click.argument("merged", metavar="MERGED", type=SOURCE)
 @click.option("--task", metavar="NAME", help="The source to bring back, by its name in the merge.")
-@click.option("--inputs", type=SOURCE, metavar="FILE", help="Instead of a task: a .npz of what goes into "
-    "some modules, by their names; the router of the merge tells which task that is of.")  # fmt: skip
+@click.option("--inputs", type=SOURCE, metavar="FILE", help="Instead of a task: a .npz of the inputs of "
+    "some modules, by module. The router of the merge tells which task they belong to.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(min=1), help="The rank of every module.  [default: the rank that "
     "the task's adapter had]")  # fmt: skip
 @click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,

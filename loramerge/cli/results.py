@@ -20,7 +20,7 @@ from loramerge.merge.tables import counted, fitted, wrapped
 if TYPE_CHECKING:
     from loramerge.hub.commits import Pushed
     from loramerge.merge.curve import Point
-    from loramerge.verbs.extract import Extraction
+    from loramerge.verbs.extraction import Extraction
     from loramerge.verbs.fuse import Fusion
 
 Printed = Literal["words", "json", "path"]

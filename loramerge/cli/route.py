@@ -46,7 +46,7 @@ def _options() -> list[click.Option]:
         defaults = {GATES[gate].__dataclass_fields__[name].default for gate in owners}
         option.default, option.show_default = None, False
         shown = f"  [default: {defaults.pop()}]" if len(defaults) == 1 and defaults != {None} else ""
-        option.help = f"{option.help} Of {', '.join(owners)}.{shown}"
+        option.help = f"{option.help} For {', '.join(owners)}.{shown}"
     return list(found.values())
 
 
@@ -61,7 +61,7 @@ def _flag(name: str, help: str) -> click.Option:
 @click.option("--table", type=click.Path(path_type=Path), metavar="FILE", help="The rows of the gate table: "
     "a .json, .npz or .safetensors with one weight for each source under each name.")  # fmt: skip
 @click.option("--subtract", type=SOURCE, multiple=True, metavar="SOURCE", help="An adapter of what all tasks "
-    "share; the mean of these updates is taken away from every source (GenKnowSub).")  # fmt: skip
+    "share; the mean of these updates is subtracted from every source (GenKnowSub).")  # fmt: skip
 @asks("route")
 @click.option("--json", "as_json", is_flag=True, help="Print what is in the bundle as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the output.")
@@ -71,7 +71,7 @@ def route(ctx: click.Context, /, sources: tuple[str, ...], gate: str, **given: A
 
     The adapters may differ in rank, alpha and target modules. The bundle is a folder: PEFT's
     create_arrow_model loads the adapters in it, and loramerge.routing.torch runs any gate. A SOURCE that
-    brings its own gate (MeteoRA, LoRAMoE, SMoRA, …) stands alone.
+    brings its own gate (MeteoRA, LoRAMoE, SMoRA, …) must be the only one.
 
     \b
     Example:

@@ -19,8 +19,8 @@ from loramerge.consumers.finding import CLOSE, Effect, Finding, strength
 from loramerge.consumers.support import Support
 from loramerge.errors import printable
 from loramerge.formats.dialects import Dialect, named
+from loramerge.formats.peft.exchange import KIND as TURNED
 from loramerge.formats.peft.names import UNKNOWN
-from loramerge.formats.peft.turned import KIND as TURNED
 from loramerge.formats.wrappers import plainly, wrapped
 
 Scale = Callable[[Mapping[str, Any], Module], float]
@@ -63,7 +63,7 @@ class Consumer:
         dialects: the formats whose names it reads.   folder: it wants a folder with a config.
         scale: (config, module) -> the factor of ``up @ down`` that it uses. Its docstring says the rule.
         rules: its own findings, beyond those that all share.   remarks: what they are about, in words.
-        formats: of `combine --format`, those that it loads as they are meant, the best first.
+        formats: of `combine --format`, those that it loads as they are meant, the best first; at least one.
         asked: the formats for which `check` asks it where nobody says whom to ask.
         partly: format -> what it loads of it, in words, where that is not all.
         rejects, heeds: which of `SPECIAL` it refuses, and which it carries out; it ignores the others.
@@ -168,8 +168,8 @@ class Consumer:
     def passing_over(self, keys: Sequence[str]) -> Iterator[Finding]:
         """What it says of tensors that it has no use for, if there are any."""
         if keys:
-            count = "a tensor that is" if len(keys) == 1 else f"{len(keys)} tensors that are"
-            yield self.ignoring(f"{count} no pair ({printable(keys[0])})")
+            count = "a tensor beside" if len(keys) == 1 else f"{len(keys)} tensors beside"
+            yield self.ignoring(f"{count} the pairs ({printable(keys[0])})")
 
     def scaling(self, why: str, factors: Mapping[str, float]) -> Iterator[Finding]:
         """A finding, if one of the factors by which it scales modules otherwise than is meant is not 1."""
@@ -243,7 +243,7 @@ class Consumer:
         said = ["give its training alpha for A, or `rank` if the weights hold the scale"] * facts.asks_alpha
         said += ["its full rank is cut, and the report says how much is lost"] * (facts.full and not foreign)
         if lost := self._lost(facts):
-            said.append(f"leave out what is no pair ({printable(lost[0], 80)} …)")
+            said.append(f"leave out all but the pairs ({printable(lost[0], 80)} …)")
         return "; ".join(said)
 
     def _lost(self, facts: Facts) -> list[str]:

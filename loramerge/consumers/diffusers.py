@@ -148,7 +148,7 @@ def _forms(facts: Facts) -> Iterator[Finding]:
     if facts.dialect != "kohya":
         yield DIFFUSERS.rejecting(f"under its own names it loads pairs only, and no {printable(odd, 80)}")
     elif _is_flux(facts) and (not _is_split(facts) or _forms_of(facts) == {"diff_b"}):
-        yield DIFFUSERS.ignoring(f"what is no pair: {only}")
+        yield DIFFUSERS.ignoring(f"all but the pairs: {only}")
     else:
         yield DIFFUSERS.rejecting(only)
 

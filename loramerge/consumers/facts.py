@@ -11,8 +11,8 @@ from typing import Any
 from loramerge.adapters.target import Kind
 from loramerge.consumers.models import candidates
 from loramerge.formats.files.shards import SHARD
+from loramerge.formats.float8 import ENDS as SCALES
 from loramerge.formats.peft.names import Name, alpha_of, parse
-from loramerge.formats.scaled import ENDS as SCALES
 from loramerge.hub.escape import shell
 
 Shape = tuple[int, ...]

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from loramerge.adapters.late import late
 from loramerge.consumers import comfy_names
 from loramerge.errors import printable
 from loramerge.formats.models.families import FAMILIES
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from loramerge.consumers.facts import Facts
     from loramerge.consumers.finding import Finding
 
+TEXT, NEVER = late(r"text_encoder|lora_te\d?_"), late(r"(?!)")
+HEARD = {"chroma": TEXT, "sd3": late(r"text_encoder(_2)?\.")}  # text encoders that diffusers' loaders take
+DECODED = r"^lora_te_layers_\d"  # language models that encode text, in the names of sd-scripts
 LOADERS, LOADERLESS = "its loaders, run", "it has no loader for the family"
 # families whose adapters no pipeline of diffusers loads
 WITHOUT = frozenset({"pixart", "ace-step-1", "hunyuan-video-1.5"})
@@ -149,6 +153,17 @@ def rules(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
         yield consumer.ignoring(what + ASIDE.get((consumer.name, rows[0].spelling), ""))
     if consumer.name == "diffusers":
         yield from _tripped(consumer, facts, rows)
+        yield from _unheard(consumer, facts)
+
+
+def _unheard(consumer: Consumer, facts: Facts) -> Iterator[Finding]:
+    """What becomes of text encoders for which diffusers' loader of a family has no place."""
+    places = [HEARD.get(name, NEVER) for name in facts.families]
+    texts = [key for key in facts.tensors if TEXT.match(key)]
+    if odd := next((key for key in texts if not any(each.match(key) for each in places)), ""):
+        titles = " or ".join(FAMILIES[name].title for name in facts.families)
+        why = f"its loader of {titles} has no place for them"
+        yield consumer.ignoring(f"modules of a text encoder, such as {printable(odd, 80)}: {why}")
 
 
 def _split(rows: list[Met]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -206,6 +221,8 @@ def untold(consumer: str, facts: Facts) -> str:
     if consumer == "diffusers" and (odd := _in_dispute(facts, rows)):
         titles = " or ".join(dict.fromkeys(row.family.title for row in rows))
         return f"it is for {titles}, and not of all of them it reads {printable(odd, 80)}"
+    if consumer == "comfyui" and (odd := _first(DECODED, facts)):
+        return f"nothing public shows whether it reads {printable(odd, 80)}, of a text encoder, in such names"
     for row in rows if consumer == "comfyui" else ():
         pattern = comfy_names.UNSEEN.get((row.family.name, row.naming))
         if reads(consumer, row) and (odd := _first(pattern, facts)):

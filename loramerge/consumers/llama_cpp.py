@@ -14,7 +14,7 @@ from loramerge.consumers.support import LLAMA_CPP as MODELS
 from loramerge.errors import printable
 from loramerge.formats.dialects import Dialect
 from loramerge.formats.dialects.peft import Peft
-from loramerge.formats.peft.turned import KIND, is_turned, turned_names
+from loramerge.formats.peft.exchange import KIND, is_turned, turned_names
 
 TURNS = {  # the classes whose converter turns layers, and how their names end
     "GPT2LMHeadModel": frozenset({"c_attn", "c_proj", "c_fc"}),

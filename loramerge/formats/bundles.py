@@ -39,7 +39,7 @@ def is_bundle(path: object) -> bool:
 
 
 def record_of(path: object) -> dict[str, Any] | None:
-    """What the folder of a bundle says of itself; None where it is none, or cannot be read as one."""
+    """What the folder of a bundle says of itself; None if it is not one, or cannot be read."""
     if not isinstance(path, str | Path):
         return None
     place = Path(path) / RECORD

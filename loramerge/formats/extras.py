@@ -46,7 +46,7 @@ class Kept:
 def settle(
     adapters: Sequence[Adapter], weights: Iterable[float], policy: str, targets: Iterable[Target]
 ) -> Kept:
-    """Decide about every tensor that is no pair, and sum the biases of ``lora_B``.
+    """Decide about every tensor beside the pairs, and sum the biases of ``lora_B``.
 
     Args:
         weights: (T,) as the method uses them.   policy: one of `POLICIES`.

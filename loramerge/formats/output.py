@@ -47,7 +47,7 @@ class Outline:
         shapes: target -> (out, in).   rank: of every module.   dtype: safetensors name.
         config: adapter_config.json.
         recipe: what a bare file keeps of its making in its header.
-    extras: tensors that are no pair.   apart: (source, key) -> those in a file of their own.
+    extras: tensors beside the pairs.   apart: (source, key) -> those in a file of their own.
     ranks: place of a target -> rank, for those that have another than `rank`.
     profile: `portable` or `compact`.
     masks: those that come with the merge.

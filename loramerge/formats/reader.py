@@ -13,11 +13,11 @@ from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.dialects import FOLDER_FILES, Header, find
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File
+from loramerge.formats.float8 import descaled, folded
 from loramerge.formats.forms.form import NO_AID, Aid
 from loramerge.formats.peft.alpha import Alpha
 from loramerge.formats.peft.read import CONFIG, load_folder, noted, open_weights
 from loramerge.formats.pick import called, picked, split
-from loramerge.formats.scaled import descaled, folded
 from loramerge.formats.wrappers import unwrapped_file
 
 EARLY_MLX = "adapters.npz"  # of mlx-lm, before it wrote safetensors

@@ -19,7 +19,7 @@ from loramerge.formats.dialects.diffusers import Diffusers
 from loramerge.formats.dialects.model import PARTS, model_of
 from loramerge.formats.dialects.peft import Peft
 from loramerge.formats.dialects.places import located
-from loramerge.formats.dialects.spelled import Spelled
+from loramerge.formats.dialects.spelling import Spelled
 from loramerge.formats.models.families import FAMILIES
 from loramerge.formats.models.spellings import MET, Met
 

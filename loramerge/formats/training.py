@@ -12,7 +12,8 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.formats.files.safetensors.write import Layout, header_size
 
-TRAINING = ("ss_", "modelspec.")  # what trainers write begins so
+TRAINING = ("ss_", "modelspec.", "ot_")  # what trainers write begins so
+TOOLKIT = ("name", "software", "training_info", "version")  # what AI-toolkit writes beside
 STALE = (  # it is of the files, or of their factors, and no longer true of others
     "ss_network_", "ss_new_sd_model_hash", "ss_sd_model_hash", "modelspec.hash", "modelspec.thumbnail",
     "modelspec.merged_from", "modelspec.date",
@@ -34,12 +35,13 @@ def trained(adapters: Sequence[Adapter]) -> dict[str, str]:
     """
     if len(adapters) == 1:
         said = adapters[0].metadata
-        return {k: v for k, v in said.items() if k.startswith(TRAINING) and not k.startswith(STALE)}
+        own = {k: v for k, v in said.items() if k.startswith(TRAINING) and not k.startswith(STALE)}
+        return own | {k: said[k] for k in TOOLKIT if k in said and "training_info" in said}
     found = {}
     for key, between in JOINED.items():
-        own = dict.fromkeys(a.metadata[key] for a in adapters if a.metadata.get(key))
-        if own:
-            found[key] = between.join(own)
+        values = dict.fromkeys(a.metadata[key] for a in adapters if a.metadata.get(key))
+        if values:
+            found[key] = between.join(values)
     tags = _tags([adapter.metadata for adapter in adapters])
     return found | ({TAGS: json.dumps(tags, sort_keys=True)} if tags else {})
 

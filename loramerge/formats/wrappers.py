@@ -20,7 +20,10 @@ from loramerge.formats.peft.names import PREFIX
 _SEGMENT = late(r"(?:^|(?<=\.))(?P<name>_[a-z_]*mod(?:ule|el)?_?|_hf_hook|module)\\?\.")
 _FLAT = late(r"^(?P<start>lora_[a-z0-9]+_)_orig_mod_|(?<=_)_orig_mod_")  # kohya writes `_` for dots
 _LORA = late(r"\.lora_(?:up|down)\.weight$|\.alpha$")
-DOUBLED = {PREFIX: PREFIX, "lora_unet_": "unet_"}  # prefixes that some tools write twice
+DOUBLED = late(  # prefixes that some tools write twice, or with the name of their part
+    r"^(?P<once>base_model[.]model[.]|lora_[a-z0-9]+_|lycoris_|(?:unet|text_encoder(?:_\d)?)[.])(?P=once)+"
+    r"|^(?P<own>lora_unet_)(?:unet_)+"
+)
 _PART = late(
     r"^(?:unet|transformer|prior|text_encoder(?:_\d)?)$"
 )  # of a pipeline: each is a model of its own
@@ -42,14 +45,14 @@ def plain(key: str) -> str:
     'base_model.model.layers.0.q.lora_A.weight'
     >>> plain("unet.base_model.model.mid_block.q.lora_A.weight")
     'unet.mid_block.q.lora_A.weight'
+    >>> plain("lycoris_lycoris_layers_0_mlp.alpha"), plain("lora_unet_unet_conv_in.alpha")
+    ('lycoris_layers_0_mlp.alpha', 'lora_unet_conv_in.alpha')
     """
     if any(mark in key for mark in _MARKS) and not _OWN.search(key):
         key = _FLAT.sub(r"\g<start>", _SEGMENT.sub("", key))
     if key.startswith("model.diffusion_model.") and _LORA.search(key):  # AnyRefill's
         key = key.removeprefix("model.")
-    for prefix, part in DOUBLED.items():
-        while key.startswith(prefix + part):
-            key = prefix + key.removeprefix(prefix + part)
+    key = DOUBLED.sub(lambda found: found["once"] or found["own"], key)
     start = _before(key)
     part = key[: max(start - 1, 0)]
     return f"{part}.{key[start:].removeprefix(PREFIX)}" if _PART.search(part) else key[start:]
@@ -119,7 +122,7 @@ def _names(key: str, name: str) -> list[str]:
     found += ["model"] * key.startswith("model.diffusion_model.")
     if (before := key[: _before(key)].rstrip(".")) and not found:
         found = [PREFIX.rstrip(".") if _PART.search(before) else before]
-    found = found or [prefix + part for prefix, part in DOUBLED.items() if key.startswith(prefix + part)]
+    found = found or [twice[0] for twice in DOUBLED.finditer(key)]
     return found or [key[: len(key) - len(name)].rstrip(".") or key.partition(".")[0]]
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
-from loramerge.adapters.late import late
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes, rounding
 from loramerge.arrays.backend import Array
@@ -42,11 +41,6 @@ KEPT = (  # header metadata that says something of the base model, and stays tru
     "modelspec.prediction_type",
     "modelspec.resolution",
     "modelspec.sai_model_spec",
-)
-OWN = late(r"ss_|modelspec\.")
-CHANGED = frozenset(  # by another rank or form; hashes are of the bytes that were
-    "ss_network_dim ss_network_alpha ss_network_args ss_network_module modelspec.hash_sha256 "
-    "modelspec.thumbnail".split()
 )
 
 
@@ -93,7 +87,7 @@ def shared_metadata(adapters: Sequence[Adapter], dialect: Dialect) -> dict[str, 
 
 
 def check_beside(adapters: Sequence[Adapter], dialect: Dialect, keys: Sequence[str]) -> None:
-    """Refuse what is no pair and has no name in the dialect.
+    """Refuse tensors beside the pairs that have no name in the dialect.
 
     Raises:
         IncompatibleError: there is such a tensor.

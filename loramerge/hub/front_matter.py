@@ -76,7 +76,7 @@ class Facts:
 
     @property
     def tag(self) -> str | None:
-        """The library as the Hub shall know it: none loads a bare file of PEFT's."""
+        """The library that the Hub is told; none loads a bare file of PEFT."""
         return None if self.library == "peft" and self.place else self.library
 
     @property

@@ -48,7 +48,7 @@ class Plan:
         work: the sources as they are merged, crowded modules folded (then one more than `sources`).
         method: with every open option settled.   outline: what the output will look like.
         budget: what it may cost.   tailor: the consumer that it is made for.
-        strengths: what ``cosine`` found, by module.   sized: someone said how large it shall be.
+        strengths: what ``cosine`` found, by module.   sized: someone chose its size.
         default: how the method was come by, if nobody named one.
         asked: the recipe as its user gave it, collections expanded; None if nobody knows it.
     """

@@ -17,6 +17,7 @@ from loramerge.merge.tables import as_html, counted, fitted, wrapped
 PAIRS = 64  # sources; of more, nobody reads a table of all pairs, which grows with their square
 ROWS = 20  # of the table
 CANCELLED = 0.1  # of the energy that sources would have side by side: two of a cosine of -0.9 leave less
+FAINT = 1e-6  # of that energy: a merge that has less is rounding, or what hardly anybody sees
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -172,16 +173,20 @@ class Report:
         if not found:
             return None
         where = "every module" if len(found) == len(self.modules) else counted(len(found), "module")
-        rest = (
-            "full strength was given to what is left" if any(m.merged for m in found) else "nothing is left"
-        )
+        told = f"the sources cancel each other in {where}, so that"
+        if not any(module.merged > FAINT * self._apart(module) for module in found):
+            return f"{told} nothing is left: leave one of them out"
         return (
-            f"the sources cancel each other in {where}, so that {rest}: leave one of them out, or see by "
+            f"{told} full strength was given to what is left: leave one of them out, or see by "
             f"{say('method', 'linear')} what their sum is"
         )
 
+    def _apart(self, module: Module) -> float:
+        """‖Σ w_t ΔW_t‖² if the sources had nothing in common."""
+        return float(np.square(self.weights) @ module.squares)
+
     def _undone(self, module: Module) -> bool:
-        apart = float(np.square(self.weights) @ module.squares)  # ‖Σ w_t ΔW_t‖² if they had nothing in common
+        apart = self._apart(module)
         raised = module.merged > 2 * module.wanted or not module.merged
         return module.wanted < CANCELLED * apart and raised
 

@@ -23,7 +23,7 @@ from loramerge.formats.files.safetensors import Writer
 from loramerge.merge.plan import Plan
 from loramerge.request.effort import EFFORT, Effort
 from loramerge.request.progress import Stage
-from loramerge.sources.crowded import weighted_sum
+from loramerge.sources.surplus import weighted_sum
 
 
 def check_mixture(plan: Plan) -> None:

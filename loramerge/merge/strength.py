@@ -2,6 +2,7 @@
 
 λ          the merge times a number
 norm       every module as strong as its sources are on average:  λ_m = mean_t ‖ΔW_t‖ / ‖ΔW‖
+fade       that times T^−0.3 for the T sources that have the module: more of them disturb each other more
 cosine     modules weighed against each other so that the smallest cosine of the whole merge with a
            source is as large as can be; the strength of the whole stays, but where it is more than the
            mean strength of the sources, it becomes that. Records from before it had this bound go without it
@@ -22,23 +23,24 @@ from loramerge.errors import UsageError
 from loramerge.merge.report import Module
 from loramerge.request.rules import UNBOUNDED, Scale
 
+FADE = 0.3  # for most methods the best of five on the seeds for choosing: docs/quality.md
 COSINES = ("cosine", UNBOUNDED)
 NOTHING = 1e-7  # of the strength of the sources: a merge so faint is rounding of what cancels, in its Grams
 
 
 def strength(scale: Scale, fact: Module, found: Mapping[str, float]) -> float:
     """The factor of one module. `found` are those of ``cosine``, by module."""
-    if scale == "norm":
-        return _as_sources(fact)
+    if scale in ("norm", "fade"):
+        return _as_sources(fact, FADE if scale == "fade" else 0.0)
     return found.get(fact.name, 1.0) if isinstance(scale, str) else scale
 
 
-def _as_sources(fact: Module) -> float:
+def _as_sources(fact: Module, fade: float) -> float:
     norms = np.sqrt(np.maximum(fact.squares, 0.0))
     present = norms[norms > 0]
     if not len(present) or fact.merged <= (NOTHING * present.mean()) ** 2:
         return 1.0
-    return float(present.mean()) / fact.merged**0.5
+    return float(present.mean()) / fact.merged**0.5 / len(present) ** fade
 
 
 def best_smallest_cosine(facts: Sequence[Module], scale: Scale = "cosine") -> dict[str, float]:

@@ -22,6 +22,8 @@ PIECE = late(
     rf"(?: *= *(?P<value>{NUMBER}))?"
 )
 TAG = late(r"<(?:lora|lyco):(?P<name>[^:>]+)(?P<rest>[^>]*)>")
+NO_LISTS = ("nan", "inf", "infinity")  # words for numbers that are no strength
+ANOTHER = late(r"[,;][ \w-]*$")  # a block behind others, and no end of the name of a file
 MOST = 10_000  # characters
 WORDS = "a list of strengths such as 1,0,0.5, or blocks such as 'double 3-7' or 'IN04=0.5'"
 
@@ -76,7 +78,7 @@ def strengths(text: str) -> Strengths:
 
 def _named(piece: str, before: str) -> Named:
     found = PIECE.fullmatch(piece)
-    if found is None or not (found["list"] or found["low"]):
+    if found is None or not (found["list"] or found["low"]) or found["list"].lower() in NO_LISTS:
         raise Unfit(f"has {printable(repr(piece), 60)}, which is not {WORDS}")
     if found["word"] and found["word"] != found["list"]:
         raise Unfit(f"has {printable(repr(piece), 60)}, which goes from one list of blocks to another")
@@ -136,6 +138,6 @@ def split(text: str) -> tuple[str, str]:
     try:
         strengths(text)
     except Unfit:
-        if rest and source.strip() != "lbw":
+        if rest and source.strip() != "lbw" and not ANOTHER.search(source):
             return source, rest
     return "", text

@@ -7,6 +7,7 @@ holds each door against this page.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 LIMITS = ("max_error", "max_lost", "min_cosine")  # of what is written
 MERGING = ("combine", "plan", "session")  # functions that take a method with its options, or none
@@ -35,6 +36,49 @@ _COMPARED = "nothing is merged for it: combine first, and compare the merge"
 _WHOLE = "both adapters are compared as a whole"
 _MERGED = "a row of a bundle is a merge of its adapters: combine it first"
 _CONVERTED = "a conversion changes no number: use combine with this one source"
+
+
+class Told(NamedTuple):
+    """What help says of a field at a door where it means less than in a merge.
+
+    Args:
+        shown: the default in words.   words: those of its choices that fit; empty: all do.
+    """
+
+    help: str
+    shown: str | None = None
+    words: tuple[str, ...] = ()
+
+
+TOLD: Mapping[tuple[str, str], Told] = {
+    ("resize", "max_lost"): Told("Fail (exit 4) if it lacks more than this share of the energy of SOURCE."),
+    ("resize", "min_cosine"): Told("Fail (exit 4) if its cosine with SOURCE is below this."),
+    ("report", "out"): Told("The page to write."),
+    ("report", "format"): Told("Compare sources in the modules that this format has."),
+    ("route", "out"): Told("The folder to write."),
+    ("extract", "format"): Told(
+        "How the adapter is written: a format, the program that will read it, or a spelling from "
+        "docs/formats.md.",
+        "that of such models: peft, diffusers or kohya",
+    ),
+    ("extract", "extras"): Told(
+        "What becomes of tensors that differ and have no low rank (heads, norms, biases, new token rows): "
+        "keep them whole (first), or drop them.",
+        words=("refuse", "first", "drop"),
+    ),
+    ("extract", "dtype"): Told("Number type of the output.", "the widest of TUNED"),
+    ("extract", "max_lost"): Told(
+        "Fail (exit 4) if the adapter lacks more than this share of the energy of the difference."
+    ),
+    ("extract", "min_cosine"): Told(
+        "Fail (exit 4) if the cosine of the adapter with the difference is below this."
+    ),
+    ("fuse", "scale"): Told("Strength of the adapter: a number that multiplies its update."),
+    ("restore", "max_lost"): Told(
+        "Fail (exit 4) if the result lacks more than this share of the energy of the task."
+    ),
+    ("restore", "min_cosine"): Told("Fail (exit 4) if the cosine of the result with the task is below this."),
+}
 
 DOORS: Mapping[str, Mapping[str, str]] = {
     "command": {

@@ -21,7 +21,7 @@ class Reader:
     """Takes fields out of tables.
 
     Args:
-        wrong: how its sentences begin, such as ``recipe.yaml is no recipe``.   error: what it raises.
+        wrong: how its sentences begin, such as ``recipe.yaml is not a recipe``.   error: what it raises.
     """
 
     wrong: str

@@ -92,7 +92,7 @@ def read(path: Path) -> Recipe:
 
 def parse(values: Any, where: str) -> Recipe:
     """The recipe that these values are; messages call it `where`."""
-    reader = Reader(f"{where} is no recipe", UsageError)
+    reader = Reader(f"{where} is not a recipe", UsageError)
     if not isinstance(values, dict):
         reader.fail("it is not a table of settings such as `sources:` and `method:`")
     if "schema" in values:
@@ -181,7 +181,7 @@ def _load(path: Path) -> Any:
     name = printable(path, 1000)
     text = read_text(path, str(path), LIMIT)
     if len(text) > LIMIT:
-        raise SourceError(f"{name} has more than 256 KiB: it is no recipe.")
+        raise SourceError(f"{name} has more than 256 KiB: it is not a recipe.")
     refuse_call(text.decode("utf-8", "replace"))
     try:
         return yaml.load(text, Loader=_loader())

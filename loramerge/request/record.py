@@ -62,7 +62,7 @@ class SourceRecord:
 
     @property
     def pinned(self) -> str | None:
-        """Its name on the Hub with the commit of then, if it was from there."""
+        """Its name on the Hub with the commit that was merged, if it came from there."""
         if self.hub is None:
             return None
         return str(replace(parse_name(f"hf://{self.hub}"), revision=self.revision))
@@ -214,7 +214,7 @@ def _source(reader: Reader, value: Any) -> SourceRecord:
     given = next((field for field in ("weight", "similarity") if field in value), "weight")
     weight, alpha = reader.weight(value.get(given), given), _alpha(reader, value)
     if given == "similarity" and not (isinstance(weight, float) and weight > 0):
-        reader.fail(f"similarity of {printable(name)} is none above 0, and only such sources are merged")
+        reader.fail(f"similarity of {printable(name)} is not above 0, and only sources above 0 are merged")
     hub, start = _hub(reader, value, revision), _start(reader, value, marks)
     apart = _apart(reader, value)
     return SourceRecord(name, revision, marks, weight, alpha, scales, hub, given, initial=start, apart=apart)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loramerge.adapters.patterns.search import Found, searcher
+from loramerge.adapters.patterns.search import Found, searchers
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of, not_an_option
 from loramerge.arrays.backend import Array
@@ -95,7 +95,7 @@ class Schedule:
         """
         line = Line.of(weights, count)
         own = tuple(line if r.weights is None else Line.of(r.weights, count) for r in rules)
-        found = tuple(searcher(rule.match, "match") for rule in rules)
+        found = searchers((rule.match for rule in rules), "match")
         whole = list(targets)
         numbers = [n for n in map(_layer, whole) if n is not None]
         layers = (min(numbers, default=0), max(numbers, default=0))

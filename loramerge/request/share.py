@@ -23,7 +23,8 @@ class Share(Kind):
 
     def fit(self, value: Any) -> float | str:
         rule, number = parsed(value)
-        return f"{rule}={number:g}" if rule else number
+        short = f"{number:g}" if float(f"{number:g}") == number else repr(number)
+        return f"{rule}={short}" if rule else number
 
 
 def parsed(value: Any) -> tuple[str, float]:
@@ -34,10 +35,10 @@ def parsed(value: Any) -> tuple[str, float]:
     """
     rule, equals, text = str(value).strip().replace(":", "=", 1).rpartition("=")
     try:
-        number = float(text)
+        number: float | None = float(text)
     except ValueError:
-        number = float("nan")
-    if isinstance(value, bool) or (equals and rule not in RULES):
+        number = None
+    if isinstance(value, bool) or number is None or (equals and rule not in RULES):
         raise Unfit(f"is not a share such as 0.95, nor one of {', '.join(f'{name}=…' for name in RULES)}")
     least, most = (1.0, 1e12) if rule == "sv_ratio" else (0.0, 1.0)
     if not least < number <= most:

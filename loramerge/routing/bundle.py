@@ -21,7 +21,7 @@ from loramerge.routing.bank import Bank, Layout, canonical, stacked
 from loramerge.routing.explanation import Explanation
 from loramerge.routing.gates.gate import DataFree, Gate, Seen, stored_as
 from loramerge.routing.gates.names import make, name_of
-from loramerge.routing.given import NoModule, Rows, prompt_of, rows_of, tokens_of
+from loramerge.routing.inputs import NoModule, Rows, prompt_of, rows_of, tokens_of
 from loramerge.routing.maths import NUMPY
 
 FEW = 20  # experts that a notebook shows
@@ -199,7 +199,7 @@ class Bundle(Mapping[Target, Bank]):
         """One plain adapter that does the same for every token, exactly.
 
         Args:
-            row: of a table or a task.   prompt: hidden states of the one prompt that it shall be for.
+            row: of a table or a task.   prompt: hidden states of the one prompt that it is for.
 
         Raises:
             IncompatibleError: a gate goes by its input, so that no adapter does the same.

@@ -29,7 +29,7 @@ from loramerge.formats.masks import FOLDER
 from loramerge.routing.bank import Bank, Layout, stacked
 from loramerge.routing.gates.names import make, name_of
 from loramerge.routing.gates.smile import Smile
-from loramerge.routing.given import tokens_of
+from loramerge.routing.inputs import tokens_of
 
 PLACE = f"{FOLDER}/{ROUTER}"  # in the folder of the merge
 KEY = "loramerge.router"

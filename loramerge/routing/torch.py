@@ -21,7 +21,7 @@ from loramerge.routing.bundle import Bundle, moved
 from loramerge.routing.gates.arrow import Arrow
 from loramerge.routing.gates.gate import Gate, Seen
 from loramerge.routing.gates.names import name_of
-from loramerge.routing.given import Rows, check_names, check_prompt, rows_of
+from loramerge.routing.inputs import Rows, check_names, check_prompt, rows_of
 
 
 class Torch:

@@ -53,7 +53,7 @@ def _is_fused(target: Target) -> bool:
 
 
 def _switch(target: Target) -> str | None:
-    """The name of mlx-lm's expert as a module of its own; None if it is none."""
+    """The name of mlx-lm's expert as a module of its own; None if it is not an expert."""
     found = SWITCH.fullmatch(target.path) if target.kind == "expert" else None
     return f"{found['home']}.experts.{target.index}.{found['name']}" if found else None
 

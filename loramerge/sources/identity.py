@@ -46,7 +46,7 @@ def united(adapters: Sequence[Adapter], grain: str = "") -> list[Adapter]:
     """
     how, _, what = grain.partition("-")
     ours = {"fused": True, "split": False}.get(how)
-    single = ours if what != "projections" else None  # whether experts shall be one module
+    single = ours if what != "projections" else None  # whether experts become one module
     loose = experts.loosened(adapters, always=single is not None)
     changed = loose is not adapters
     found = _stemmed(_renewed(loose, always=changed and single is True))

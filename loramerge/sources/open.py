@@ -25,8 +25,8 @@ from loramerge.request.progress import Stage, Tell
 from loramerge.request.recipe import Ingredient, Source
 from loramerge.request.request import Request
 from loramerge.sources.aid import aid
-from loramerge.sources.broken import BROKEN, Broken, of_all
 from loramerge.sources.depth import check as check_depth
+from loramerge.sources.failures import BROKEN, Broken, of_all
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -160,7 +160,7 @@ def open_one(
         SourceError, IncompatibleError, UsageError: as `load`.
     """
     if isinstance(source, Tuned):
-        from loramerge.checkpoints.extracted import extracted  # few merges have a model among their sources
+        from loramerge.checkpoints.adapter import extracted  # few merges have a model among their sources
 
         return extracted(source, request.effort.workers, request.extras != "drop")
     alpha: Any = request.alpha

@@ -28,15 +28,15 @@ from loramerge.request.effort import Effort
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
-from loramerge.sources.crowded import crowded, folded
 from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
+from loramerge.sources.links import check_shared
 from loramerge.sources.open import check_together, matched, missing_modules, open_all, open_one
 from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
 from loramerge.sources.select import check_exclude, select
-from loramerge.sources.shared import check_shared
+from loramerge.sources.surplus import crowded, folded
 from loramerge.sources.units import Units, ahead, align, batches, needs, there
 
 
@@ -216,7 +216,7 @@ def prepared(adapters: list[Adapter], request: Request) -> list[Adapter]:
     if request.project_out is None:
         return _blocked(identified(adapters, request), request)
     guard = open_one(request.project_out, replace(request, alpha="rank"))  # its strength does not matter
-    from loramerge.sources.projected import projected  # few merges keep out of another's way
+    from loramerge.sources.safety import projected  # few merges keep out of another's way
 
     *found, safety = identified([*adapters, guard], request)
     return projected(_blocked(found, request), safety)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter, Slot
@@ -162,9 +163,19 @@ def _shown(each: Named) -> str:
 
 
 def _some(own: set[str]) -> str:
-    """The lists of blocks that there are, from the first to the last of each."""
-    ends: dict[str, list[int]] = {}
-    for first, number in map(_apart, own):
-        ends.setdefault(first, []).extend([] if number is None else [number])
-    words = [f"{name} {min(n)}-{max(n)}" if n else name for name, n in sorted(ends.items())]
+    """The lists of blocks that there are, and which of each."""
+    numbers: dict[str, list[int]] = {}
+    for first, number in map(_apart, sorted(own)):
+        numbers.setdefault(first, []).extend([] if number is None else [number])
+    words = [f"{name} {' '.join(_runs(sorted(n)))}".strip() for name, n in sorted(numbers.items())]
     return printable(", ".join(words), 200)
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[str]:
+    """
+    >>> list(_runs([0, 1, 2, 7]))
+    ['0-2', '7']
+    """
+    for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0]):
+        own = [number for _, number in run]
+        yield f"{own[0]}-{own[-1]}" if len(own) > 1 else f"{own[0]}"

@@ -17,7 +17,7 @@ from loramerge.merge.run import Merge, run
 from loramerge.request.recipe import Recipe, Source
 from loramerge.request.rules import Weight
 from loramerge.request.signature import spelled
-from loramerge.sources.broken import OneFrame
+from loramerge.sources.failures import OneFrame
 from loramerge.sources.open import is_of_hub, open_all
 
 

@@ -11,7 +11,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.arrays import dtypes
 from loramerge.checkpoints.base import open_base
-from loramerge.checkpoints.pruned import scattered
+from loramerge.checkpoints.loram import scattered
 from loramerge.errors import UsageError, VerificationError, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.dialects import Dialect, named

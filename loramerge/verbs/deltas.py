@@ -103,7 +103,7 @@ def _check(todo: Plan, out: Path) -> None:
     if todo.budget is not None:
         raise UsageError(f"{todo.budget.name} shares ranks, and dense deltas have none: leave it out.")
     if todo.scale in COSINES:
-        raise UsageError("scale='cosine' is not for dense deltas: give a number, or norm.")
+        raise UsageError("scale='cosine' is not for dense deltas: give a number, norm or fade.")
     for target in todo.sources.signatures:
         if target.layout.blocks > 1 or target.index >= 0:
             raise IncompatibleError(

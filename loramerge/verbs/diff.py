@@ -39,7 +39,7 @@ class ModuleDifference:
     """One module of A and B, as squares and products of Frobenius norms.
 
     Args:
-        name: the module, or the key of a tensor that is no low-rank pair.
+        name: the module, or the key of a tensor beside the pairs.
         first, second: ‖A‖² and ‖B‖².   apart: ‖A − B‖².   inner: ⟨A, B⟩.
         missing: ``A`` or ``B`` where only the other one has it.
         overlap: Σ |Aᵢⱼ Bᵢⱼ|, if it was asked for.

@@ -17,7 +17,7 @@ from loramerge.checkpoints.apply import Fused
 from loramerge.checkpoints.changes import Changes, changes, scaled
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.places import home
-from loramerge.checkpoints.quantised import check_readable
+from loramerge.checkpoints.quantisation import check_readable
 from loramerge.checkpoints.write import check_place, write
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.destination import check_apart

@@ -13,7 +13,7 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.base_models import without_folders
 from loramerge.algorithms import Method, from_record
-from loramerge.checkpoints.extracted import extracted
+from loramerge.checkpoints.adapter import extracted
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError, printable, say
 from loramerge.formats.output import is_bare
@@ -159,7 +159,7 @@ def _check_heads(said: Record, request: Request) -> None:
 
 
 def _method(said: Record, where: str) -> Method:
-    """The method of then. What the record says badly is the record's fault, not the user's."""
+    """The method that was used. What is wrong with a record is the record's fault, not the user's."""
     try:
         return from_record(said.method, said.options)
     except UsageError as error:
@@ -173,7 +173,7 @@ def _not(where: str, error: UsageError) -> SourceError:
 
 
 def _planned(said: Record, method: Method, adapters: Sequence[Adapter], where: str, request: Request) -> Plan:
-    """The plan of then. What the record says badly is the record's fault, not the user's."""
+    """The plan of the recorded merge. What is wrong in it is the record's fault, not the user's."""
     check_patterns(said.request, where)
     here = {each.name: value for each, value in request.given() if each.name != "initial"}
     try:
@@ -303,13 +303,13 @@ def _check_scales(sources: Sequence[SourceRecord], adapters: Sequence[Adapter]) 
     for source, adapter in zip(sources, adapters, strict=True):
         if source.scales is not None and scales_digest(adapter) != source.scales:
             place = adapter.provenance.files[0]
-            raise _other(source, place, "a file beside it gives it another alpha than then")
+            raise _other(source, place, "a file beside it gives it another alpha")
 
 
 def _other(source: SourceRecord, place: str | Path, how: str) -> IncompatibleError:
     return IncompatibleError(
         f"{printable(place)} is not the {printable(source.name)} that was merged: {printable(how)}. Find the "
-        f"one of then, and name it with {say('sources', {printable(source.name): 'PATH'})}."
+        f"one that was, and name it with {say('sources', {printable(source.name): 'PATH'})}."
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.arguments import checked
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats.output import is_bare
 from loramerge.merge.plan import Plan
 from loramerge.merge.planner import planned
@@ -61,9 +61,10 @@ def resized(source: Source, asked: dict[str, Any], bare: bool | None) -> Plan:
     recipe = Recipe.of("resize", [source], "svd", asked)
     given = [name for name in SIZES if asked.get(name) is not None]
     if len(given) != 1 and given != ["rank", "energy_per_module"]:  # whose rank is the most
-        found = f"not {' and '.join(given)}" if given else "and none is given"
-        names = f"{', '.join(SIZES[:-1])} and {SIZES[-1]}"
-        raise UsageError(f"One of {names} says how small it shall be, {found}.")
+        words = {name: say(name).rstrip("=") for name in SIZES}
+        *first, last = words.values()
+        found = f"not {' and '.join(words[name] for name in given)}" if given else "for there is none"
+        raise UsageError(f"Give one of {', '.join(first)} or {last}, {found}.")
     recipe = expanded(recipe)
     if len(recipe.sources) != 1:
         raise UsageError(

@@ -10,7 +10,7 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.target import Target
-from loramerge.algorithms.restored import Restored
+from loramerge.algorithms.entries.restoration import Restored
 from loramerge.arrays.workers import workers
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import load

@@ -264,7 +264,7 @@ def _gate(gate: str | Gate | None, options: Mapping[str, Any], request: Request)
 
 
 def check_beside(adapters: Sequence[Adapter], extras: str) -> None:
-    """Refuse what is no pair, unless it is to be left out.
+    """Refuse tensors beside the pairs, unless they are to be left out.
 
     Raises:
         IncompatibleError: an adapter has a head, a bias, or other tensors of its own.

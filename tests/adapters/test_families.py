@@ -84,9 +84,16 @@ def test_what_one_training_says_of_itself_is_kept(act, tmp_path):
     assert of_both["modelspec.title"] == "Cats"
 
 
-def test_a_prefix_that_is_written_twice_is_written_once(tmp_path):
-    plain, twice = image(tmp_path / "a.safetensors"), image(tmp_path / "b.safetensors", "lora_unet_unet_")
+def test_what_other_trainers_say_is_kept_too(tmp_path):
+    said = {"training_info": '{"step": 500}', "name": "mine", "version": "1.0", "ot_config": "{}"}
+    lm.resize(image(tmp_path / "a.safetensors", **said), rank=1, out=tmp_path / "m.safetensors")
+    assert said.items() <= lm.load(tmp_path / "m.safetensors").metadata.items()
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_unet_", "lora_unet_lora_unet_"])
+def test_a_prefix_that_is_written_twice_is_written_once(prefix, tmp_path):
+    plain, twice = image(tmp_path / "a.safetensors"), image(tmp_path / "b.safetensors", prefix)
     found = lm.load(twice)
     assert found.slots.keys() == lm.load(plain).slots.keys()
-    assert any("lora_unet_unet_" in oddity for oddity in found.oddities)
+    assert any(prefix in oddity for oddity in found.oddities)
     assert lm.diff(plain, twice).largest == 0

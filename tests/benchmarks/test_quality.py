@@ -160,6 +160,18 @@ def test_more_adapters_than_tasks_are_several_of_a_task():
     assert len(set(cell.trainings)) == 16
 
 
+def test_adapters_of_one_task_are_asked_once_and_each_has_its_answer(work):
+    each = [Training("strings", "shared A", 0, task, copy) for copy in (0, 1) for task in (1, 0)]
+    bench = score.Bench.of(Cell("strings", "shared A", 0, tuple(each)), SMALL, work)
+    assert [(one.task, one.copy) for one in bench.cell.apart()] == [(1, 0), (0, 0)]
+    found = bench.accuracy({}, [1.0, 0.5], "test")
+    alone = [
+        score.Bench.of(Cell("strings", "shared A", 0, (one,)), SMALL, work).accuracy({}, [1.0, 0.5], "test")
+        for one in each
+    ]
+    np.testing.assert_array_equal(found, np.hstack(alone))
+
+
 @pytest.mark.parametrize("name", domains.DOMAINS)
 def test_samples_of_the_splits_are_apart(name):
     def seen(split):

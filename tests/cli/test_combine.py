@@ -347,7 +347,7 @@ def test_scale_multiplies_the_merge(cli, tmp_path, scale, factor):
     assert f"scaled by {factor:.3g}" in cli.out
 
 
-@pytest.mark.parametrize("policy", ["norm", "cosine"])
+@pytest.mark.parametrize("policy", ["norm", "fade", "cosine"])
 def test_a_policy_of_strength_is_said_and_can_be_a_recipe(cli, tmp_path, policy):
     words = ("combine", "a", "b", "--method", "linear", "--scale", policy)
     assert cli(*words, "-o", "m").code == 0
@@ -360,4 +360,4 @@ def test_a_policy_of_strength_is_said_and_can_be_a_recipe(cli, tmp_path, policy)
 
 def test_a_scale_that_is_none_is_refused(cli):
     assert cli("combine", "a", "b", "--scale", "strong").code == 2
-    assert "neither a finite number nor one of norm, cosine" in cli.err
+    assert "neither a finite number nor one of norm, fade, cosine" in cli.err

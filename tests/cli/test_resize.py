@@ -107,8 +107,8 @@ def test_a_method_without_a_rank_has_no_curve(cli):
 
 
 WRONG = {
-    "no size": (["a"], "One of rank, energy, total_rank, size and energy_per_module"),
-    "two sizes": (["a", "--rank", 1, "--size", "1MB"], "not rank and size"),
+    "no size": (["a"], "Give one of --rank, --energy, --total-rank, --size or --energy-per-module"),
+    "two sizes": (["a", "--rank", 1, "--size", "1MB"], "not --rank and --size"),
     "two sources": (["a", "a", "--rank", 1], "unexpected extra argument"),
     "a collection": ([".", "--rank", 1], "stands for 2 adapters"),
     "no adapter": (["x", "--rank", 1], "x"),
@@ -127,7 +127,7 @@ def test_what_cannot_be_meant_is_refused(cli, tmp_path, words, sentence):
 
 
 def test_the_library_refuses_the_same():
-    with pytest.raises(UsageError, match="and none is given"):
+    with pytest.raises(UsageError, match="size or energy_per_module, for there is none"):
         lm.resize("a")
 
 

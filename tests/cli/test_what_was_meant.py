@@ -187,12 +187,12 @@ def test_no_sentence_types_an_option_by_hand():
         ("algorithms/names.py", "--concat"),  # of a script of kohya
         ("checkpoints/changes.py", "--extras"),  # `loramerge convert --extras drop`
         ("formats/bundles.py", "--gate"),  # `loramerge route`, as a whole command
-        *(("formats/routed.py", option) for option in ("--allow-pickle", "--alpha")),  # likewise
+        *(("formats/routers.py", option) for option in ("--allow-pickle", "--alpha")),  # likewise
         *(
             ("hub/choice.py", option) for option in ("--local-dir", "--include", "--revision")
         ),  # `hf download`
         ("routing/readme.py", "--row"),  # a README tells how to merge
-        *(("sources/broken.py", option) for option in ("--method", "--keep-form")),  # a whole command
+        *(("sources/failures.py", option) for option in ("--method", "--keep-form")),  # a whole command
         *(("merge/full.py", option) for option in ("--dense-delta", "--fuse")),  # `loramerge combine`
     }
     assert set(typed) - commands == set()

@@ -142,3 +142,45 @@ def test_what_is_offered_is_loaded_as_it_is_meant(consumer, row, tmp_path, capsy
         assert found.keys() == wanted.keys()
         for name, (up, down) in wanted.items():
             np.testing.assert_allclose(found[name][0] @ found[name][1], up @ down, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stem", "effects"),
+    [
+        ("lora_te_layers_0_self_attn_q_proj", {"unknown"}),
+        ("text_encoders.qwen3_06b.transformer.model.layers.0.self_attn.q_proj", set()),
+    ],
+)
+def test_comfyui_reads_a_language_model_that_encodes_text_by_the_names_of_its_tensors(
+    stem, effects, tmp_path
+):
+    kohya = stem.startswith("lora_")
+    met = next(m for m in ROWS.values() if m.family.name == "cosmos" and (m.dialect == "kohya") is kohya)
+    ends = zip(met.ends, ((2, 12), (12, 2)), strict=True)
+    text = {f"{stem}{end}": np.ones(shape, "f4") for end, shape in ends}
+    text |= {f"{stem}.alpha": np.array(1.0, "f4")} if kohya else {}
+    path = bare(tmp_path / "a.safetensors", plain(met) | text, {"modelspec.architecture": "anima"})
+    assert {finding.effect for finding in lm.check(path, "comfyui")} == effects
+
+
+TEXTS = {  # family -> keys of text encoders beside its model, and which of them diffusers takes
+    "cosmos": ("text_encoder.layers.0.self_attn.q_proj",),
+    "lumina-2": ("text_encoder.layers.0.self_attn.q_proj",),
+    "sd3": (
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+        "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_encoders_load_where_diffusers_loader_has_a_place_for_them(name, tmp_path):
+    pipeline = pytest.importorskip("diffusers.loaders.lora_pipeline")
+    loadable = getattr(pipeline, f"{MIXINS[name]}LoraLoaderMixin")._lora_loadable_modules
+    row = next(row for row, met in ROWS.items() if met.family.name == name and met.spelling == "transformer.")
+    for stem in TEXTS[name]:
+        ends = zip(("A", "B"), ((2, 12), (12, 2)), strict=True)
+        text = {f"{stem}.lora_{end}.weight": np.ones(shape, "f4") for end, shape in ends}
+        path = bare(tmp_path / "a.safetensors", plain(ROWS[row]) | text, {"modelspec.architecture": name})
+        ignored = [found for found in lm.check(path, "diffusers") if stem in found.sentence]
+        assert bool(ignored) is (stem.partition(".")[0] not in loadable)

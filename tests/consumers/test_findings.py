@@ -62,9 +62,9 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("sglang", "bdlora"): [("ignores", "the blocks of BD-LoRA")],
     ("sglang", "target_modules as a pattern"): [("rejects", "must be a list of names, and is '.*(proj)'")],
     ("sglang", "without target_modules"): [("rejects", "must be a list of names, and is None")],
-    ("sglang", "a classifier"): [("ignores", "a tensor that is no pair (base_model.model.score.weight)")],
-    ("sglang", "a head"): [("ignores", "a tensor that is no pair (base_model.model.lm_head.weight)")],
-    ("sglang", "a head not listed"): [("ignores", "a tensor that is no pair")],
+    ("sglang", "a classifier"): [("ignores", "a tensor beside the pairs (base_model.model.score.weight)")],
+    ("sglang", "a head"): [("ignores", "a tensor beside the pairs (base_model.model.lm_head.weight)")],
+    ("sglang", "a head not listed"): [("ignores", "a tensor beside the pairs")],
     ("sglang", "q alone"): [("rejects", "model.layers.0.self_attn has q_proj without v_proj")],
     ("sglang", "k and v"): [("rejects", "has k_proj, v_proj without q_proj")],
     ("sglang", "up alone"): [("rejects", "model.layers.0.mlp has up_proj without gate_proj")],
@@ -104,8 +104,8 @@ SAYS = {  # (consumer, folder) -> (effect, words of its sentence) of each findin
     ("diffusers", "plain"): [("rejects", "finds nothing to load: it reads the names of diffusers, k")],
     ("diffusers", "sd15"): [],
     ("diffusers", "sd15 with two answers"): [("rejects", "beside its own names it takes no alpha, such as")],
-    ("diffusers", "sd15 with more"): [("ignores", "a tensor that is no pair (bundle_emb.style.clip_l)")],
-    ("comfyui", "sd15 with more"): [("ignores", "a tensor that is no pair (bundle_emb.style.clip_l)")],
+    ("diffusers", "sd15 with more"): [("ignores", "a tensor beside the pairs (bundle_emb.style.clip_l)")],
+    ("comfyui", "sd15 with more"): [("ignores", "a tensor beside the pairs (bundle_emb.style.clip_l)")],
     ("diffusers", "sd15 with alphas"): [("rejects", "beside its own names it takes no alpha, such as unet.")],
     ("diffusers", "sd15 without a part"): [("ignores", "keys without unet. before them, such as mid_block.")],
     ("diffusers", "sd15 in the way of kohya"): [("rejects", "of a UNet in its own names it reads no unet")],
@@ -180,7 +180,7 @@ def _names(folder):
 
 def test_a_command_that_leaves_something_out_says_so(tmp_path):
     (finding,) = lm.check(HOSTILE["a classifier"](tmp_path / "a"), "llama.cpp")
-    assert finding.mend == "leave out what is no pair (base_model.model.score.weight …)"
+    assert finding.mend == "leave out all but the pairs (base_model.model.score.weight …)"
     assert " --extras drop " in finding.command
     (finding,) = lm.check(HOSTILE["dora"](tmp_path / "b"), "sglang")
     assert finding.mend.startswith("loramerge cannot rewrite it: ")
@@ -210,7 +210,7 @@ def test_pairs_in_other_names_than_those_of_peft_are_pairs(name, tmp_path):
     (finding,) = lm.check(HOSTILE[name](tmp_path / "a"), consumer)
     assert finding.command
     assert "--extras" not in finding.command
-    assert "no pair" not in finding.mend
+    assert "the pairs" not in finding.mend
 
 
 def test_an_npz_of_mlx_is_rewritten_and_no_name_is_changed(tmp_path, capsys, monkeypatch):

@@ -89,6 +89,7 @@ def check_sentences(consumer, found):
 def test_what_a_program_declares_is_of_the_words_that_there_are(name):
     consumer = CONSUMERS[name]
     assert consumer.name == name
+    assert consumer.formats, "what is mended is written in one of them"
     assert set(consumer.formats) <= set(FORMATS) & set(consumer.dialects)
     assert {*consumer.dialects, *consumer.asked, *consumer.partly} <= {UNKNOWN, *ALL}
     assert set(consumer.partly) <= set(consumer.dialects)

@@ -15,7 +15,7 @@ from loramerge.consumers import CONSUMERS
 from loramerge.consumers.check import facts_of
 from loramerge.merge.report import PAIRS
 from loramerge.sources.bundles import members
-from loramerge.sources.shared import check_shared
+from loramerge.sources.links import check_shared
 from loramerge.verbs.inspect import inspect
 from loramerge.verbs.push import card_facts
 from tests.helpers.files import bare

@@ -45,6 +45,15 @@ def test_norm_of_two_updates_at_a_right_angle_by_hand():
     assert merge.report.modules[0].scale == pytest.approx(0.7)
 
 
+@every_method
+def test_fade_is_norm_times_a_power_of_the_number_of_sources_that_have_the_module(method):
+    sources = [*SOURCES, zero(SOURCES[0])]  # one that is not trained disturbs nobody
+    faded, norm = (merged(sources, method, [*WEIGHTS, 1.0], scale=scale) for scale in ("fade", "norm"))
+    assert distance(faded, {path: 3**-0.3 * matrix for path, matrix in norm.items()}) < 1e-14
+    alone, own = merged(SOURCES[:1], method, scale="fade"), merged(SOURCES[:1], method, scale="norm")
+    assert distance(alone, own) == 0
+
+
 def smallest(facts, factors):
     """The smallest cosine with a source of the merge with these factors."""
     overlaps = sum(factors[f.name] * f.overlaps for f in facts)
@@ -92,7 +101,7 @@ def test_cosine_is_refused_where_no_strength_brings_the_merge_nearer():
         combine([a, a], weights=[1, -2], scale="cosine")
 
 
-@pytest.mark.parametrize("scale", ["norm", "cosine", 0.25])
+@pytest.mark.parametrize("scale", ["norm", "fade", "cosine", 0.25])
 def test_the_report_is_that_of_the_scaled_merge(scale):
     merge = combine(SOURCES, "svd", rank=3, scale=scale, dtype="float64")
     written = dense(merge.adapter)
@@ -114,7 +123,7 @@ def test_the_report_says_the_factors():
     assert "scale" not in combine(SOURCES, "linear").report.to_dict()["modules"][0]
 
 
-@pytest.mark.parametrize("scale", ["norm", "cosine", 0.25])
+@pytest.mark.parametrize("scale", ["norm", "fade", "cosine", 0.25])
 def test_opened_adapters_scale_alike(scale):
     opened = open(SOURCES).combine("svd", rank=3, scale=scale)
     fresh = combine(SOURCES, "svd", rank=3, scale=scale, dtype="float64")
@@ -130,7 +139,7 @@ def test_rules_by_module_are_scaled_too():
     assert cosine == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("scale", ["norm", "cosine", 0.25])
+@pytest.mark.parametrize("scale", ["norm", "fade", "cosine", 0.25])
 def test_a_record_replays_the_strength(tmp_path, monkeypatch, scale):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate("ab", 1):
@@ -159,7 +168,8 @@ def test_a_record_with_no_strength_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [(None, 1.0), (2, 2.0), ("-0.5", -0.5), ("norm", "norm"), ("cosine", "cosine")]
+    ("given", "wanted"),
+    [(None, 1.0), (2, 2.0), ("-0.5", -0.5), ("norm", "norm"), ("fade", "fade"), ("cosine", "cosine")],
 )
 def test_what_a_scale_may_be(given, wanted):
     assert Request(scale=given).scale == wanted
@@ -167,7 +177,7 @@ def test_what_a_scale_may_be(given, wanted):
 
 @pytest.mark.parametrize("given", ["nan", "strong", float("inf"), True, [1]])
 def test_what_a_scale_may_not_be(given):
-    with pytest.raises(UsageError, match="neither a finite number nor one of norm, cosine"):
+    with pytest.raises(UsageError, match="neither a finite number nor one of norm, fade, cosine"):
         Request(scale=given)
 
 

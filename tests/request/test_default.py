@@ -184,6 +184,10 @@ def test_sources_that_cancel_are_told():
     nothing = lm.combine([a, turned(a)]).report
     assert "cancel each other in every module, so that nothing is left" in str(nothing)
     assert nothing.cancelling in nothing.to_dict()["notes"]
+    rest = lm.combine([a, turned(a, 1 - 1e-8)], "tsv").report
+    assert 0 < rest.modules[0].merged < 1e-9 * rest.modules[0].squares.sum()
+    assert "so that nothing is left" in str(rest), "not full strength"
+    assert "linear" not in rest.cancelling
     faint = lm.combine([turned(a), b], weights=[1, 0.1]).adapter
     raised = lm.combine([a, faint]).report
     assert "full strength was given to what is left" in str(raised)

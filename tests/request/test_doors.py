@@ -1,5 +1,6 @@
 """Every field of a request is taken at every door, or the door says why not: a new field enters by itself."""
 
+import ast
 import inspect
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import loramerge as lm
 from loramerge.cli import COMMANDS, loramerge
 from loramerge.errors import UsageError
 from loramerge.merge.session import Session
-from loramerge.request.doors import DOORS, why_not
+from loramerge.request import request as written_by
+from loramerge.request.doors import DOORS, TOLD, why_not
 from loramerge.request.entry import taken
 from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.recipe_text import parse, unsaid, written
@@ -110,6 +112,27 @@ def test_every_field_has_an_example_and_every_reason_a_field():
     assert EXAMPLES.keys() == FIELDS.keys()
     parts = {field.part for field in FIELDS.values()}
     assert {name for absent in DOORS.values() for name in absent} <= FIELDS.keys() | parts
+
+
+def test_every_field_is_read_by_the_package():
+    """An option that nothing reads does nothing."""
+    here = Path(written_by.__file__)
+    trees = [
+        ast.parse(path.read_text(encoding="utf-8")) for path in here.parents[1].rglob("*.py") if path != here
+    ]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert FIELDS.keys() - read == set()
+
+
+@pytest.mark.parametrize(("door", "name"), TOLD)
+def test_what_help_says_of_a_field_at_a_door_is_said_there(door, name):
+    told = TOLD[door, name]
+    command = loramerge.get_command(click.Context(loramerge), COMMAND_OF[door])
+    (option,) = (each for each in command.params if each.name == FIELDS[name].name)
+    assert name in taken(door)
+    assert option.help.startswith(told.help)
+    assert set(told.words) <= set(FIELDS[name].kind.words() if told.words else ())
+    assert not told.words or tuple(option.type.choices) == told.words
 
 
 @by_field

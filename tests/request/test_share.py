@@ -5,7 +5,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.errors import UsageError
-from loramerge.request.share import units
+from loramerge.request.share import Share, units
 from tests.helpers.dialects import pairs, saved
 
 SQUARES = np.array([[16.0, 9.0, 4.0, 1.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
@@ -50,12 +50,18 @@ def test_a_rank_beside_it_is_the_most_and_other_sizes_are_refused(tmp_path):
     kept = lm.resize(path, energy_per_module=1.0, rank=2).adapter
     assert {update.rank for update in kept.values()} == {2}
     for other in ({"size": "1MB"}, {"energy": 0.9}, {"total_rank": 3}):
-        with pytest.raises(UsageError, match=r"give one of them|says how small"):
+        with pytest.raises(UsageError, match=r"[Gg]ive one of"):
             lm.resize(path, energy_per_module=0.9, **other)
         with pytest.raises(UsageError, match="both set the size"):
             lm.combine([path], "svd", energy_per_module=0.9, **other)
-    with pytest.raises(UsageError, match="nor one of sv_fro"):
-        lm.resize(path, energy_per_module="sv_what=1")
+    for odd in ("sv_what=1", "sv_fro", "sv_ratio 20", "95%"):
+        with pytest.raises(UsageError, match="nor one of sv_fro"):
+            lm.resize(path, energy_per_module=odd)
+
+
+def test_no_digit_of_a_share_is_lost():
+    assert Share().fit("sv_fro:0.99999999") == "sv_fro=0.99999999"
+    assert Share().fit("sv_ratio=20") == "sv_ratio=20"
 
 
 @pytest.mark.parametrize("format", ["comfy", "diffusers", "kohya", "peft"])

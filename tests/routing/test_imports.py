@@ -9,7 +9,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.formats.files.safetensors import Writer, open_file
-from loramerge.formats.routed import ROUTED
+from loramerge.formats.routers import ROUTED
 from loramerge.routing.imports.names import SYSTEMS
 from tests.routing import files
 from tests.routing.files import INS, OUTS, PATHS, PREFIX, PROMPT

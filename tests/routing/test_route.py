@@ -82,7 +82,10 @@ def test_what_all_share_is_taken_away_from_dw_and_not_from_its_factors(cli):
     [
         (["--gate", "arow"], "Did you mean arrow?"),
         (["--gate", "linear"], "comes with a file"),
-        (["--gate", "arrow", "--directions", 3], "--directions is no option of arrow; it is one of smile."),
+        (
+            ["--gate", "arrow", "--directions", 3],
+            "--directions is not an option of arrow; it is one",
+        ),
         (["--gate", "arrow", "--top-k", 3], "--top-k 3 is more than the 2 experts"),
         (["--gate", "table"], "needs --table FILE: by name one weight"),
         (["--gate", "arrow", "--weights", "1,2"], "--weights is for the gate static"),

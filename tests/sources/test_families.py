@@ -1,5 +1,7 @@
 """Sources of image and video models: one family for all of them together, or a refusal by name."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -37,7 +39,7 @@ def test_sources_of_two_families_are_refused_by_their_names(tmp_path):
         saved(tmp_path / "z.safetensors", pairs({"diffusion_model.layers.0.attention.qkv": (12, 4)}, NEW)),
         saved(tmp_path / "l.safetensors", pairs({"diffusion_model.layers.0.attention.qkv": (20, 12)}, NEW)),
     ]
-    with pytest.raises(lm.IncompatibleError, match=r"z.*Z-Image.*l.*Lumina 2.*allow_base_mismatch=True"):
+    with pytest.raises(lm.IncompatibleError, match=r"z.*Z-Image.*l.*Lumina 2.*has two sizes"):
         lm.combine(paths)
 
 
@@ -527,3 +529,88 @@ DEEP = {  # what is trained of a model -> what is said of it
 def test_blocks_that_are_chosen_are_no_other_model(name, tmp_path):
     shapes, said = DEEP[name]
     assert described(lm.load(saved(tmp_path / "a.safetensors", pairs(shapes, NEW, rank=1)))) == said
+
+
+CROSS = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+LEVEL = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+INNER = "down_blocks.2.attentions.0.transformer_blocks.5.attn1.to_q"
+UNETS = {  # name of a file -> (a module, its size, what the file is called)
+    "one": (CROSS, (640, 768), "Stable Diffusion 1"),
+    "two": (CROSS, (640, 1024), "Stable Diffusion 2"),
+    "early": (LEVEL, (320, 320), "Stable Diffusion 1 or Stable Diffusion 2, the tensors do not tell"),
+    "xl": (CROSS, (640, 2048), "Stable Diffusion XL"),
+    "deep": (INNER, (1280, 1280), "Stable Diffusion XL"),
+    "refiner": (CROSS, (768, 1280), "Stable Diffusion XL's refiner"),
+    "small": (CROSS.replace("attn2.to_k", "attn1.to_q"), (640, 640), ""),
+    "strange": (CROSS, (640, 4096), ""),
+}
+
+
+def unet(tmp_path, name, prefix="unet."):
+    path, size, _ = UNETS[name]
+    return saved(tmp_path / f"{name}.safetensors", pairs({f"{prefix}{path}": size}, NEW, rank=1))
+
+
+@pytest.mark.parametrize("prefix", ["unet.", "base_model.model."])
+@pytest.mark.parametrize("name", UNETS)
+def test_a_unet_is_told_by_the_width_of_what_describes_an_image_and_by_its_blocks(name, prefix, tmp_path):
+    path = unet(tmp_path, name, prefix)
+    assert described(lm.load(path, "rank", optional=True)) == UNETS[name][2]
+
+
+MIXED = {  # names of two files -> how they are refused, or ""
+    "one two": "has two sizes",
+    "one xl": "has two sizes",
+    "early xl": "allow_base_mismatch=True",
+    "two deep": "allow_base_mismatch=True",
+    "early deep": "allow_base_mismatch=True",
+    "one early": "",
+    "deep xl": "",
+    "small xl": "",
+}
+
+
+@pytest.mark.parametrize("names", MIXED)
+def test_unets_of_two_models_are_not_mixed_unasked(names, tmp_path):
+    """Sources that share no module passed for other layers of one model."""
+    paths, words = [unet(tmp_path, name) for name in names.split()], MIXED[names]
+    if not words:
+        assert lm.combine(paths, "cat", allow_disjoint=True).adapter
+        return
+    for order in (paths, paths[::-1]):
+        with pytest.raises(lm.IncompatibleError, match=f"two different models.*{words}"):
+            lm.combine(order, "cat")
+    if "allow" in words:
+        assert lm.combine(paths, "cat", allow_base_mismatch=True).adapter
+
+
+PEFT = {  # what an adapter says of its base -> what it is called; the names could be any model's
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": "Wan 2.2, T2V 14B",
+    "timm/vit_giant": "",
+    None: "",
+}
+
+
+def peft(folder, base):
+    size = {"base_model.model.blocks.0.attn1.to_q": (5120, 5120)}
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["to_q"]}))
+    saved(folder / "adapter_model.safetensors", pairs(size, NEW, rank=1))
+    return folder
+
+
+@pytest.mark.parametrize("base", PEFT)
+def test_a_folder_of_peft_is_of_the_image_model_that_it_names(base, tmp_path):
+    assert described(lm.load(peft(tmp_path / "a", base))) == PEFT[base]
+
+
+def test_folders_of_peft_for_two_models_are_not_mixed_unasked(tmp_path):
+    base = "Wan-AI/Wan2.2-T2V-A14B-Diffusers"
+    high, low = (peft(tmp_path / f"ink_{noise}", base) for noise in ("HN", "LN"))
+    with pytest.raises(lm.IncompatibleError, match=r"high noise.*low noise"):
+        lm.combine([high, low], "cat")
+    comfy = wan(tmp_path, "wan_low_noise", (5120, 5120))
+    with pytest.raises(lm.IncompatibleError, match=r"high noise.*low noise"):
+        lm.combine([high, comfy], "cat", format="comfy")
+    assert lm.combine([low, comfy], "cat", format="comfy", alpha="rank").adapter

@@ -147,7 +147,10 @@ def test_a_smaller_model_of_a_family_takes_as_many_as_it_has_blocks(width, count
     ("asked", "why"),
     {
         "1,0": "has 2 strengths for ink.safetensors: 57 or 58 or 61",
-        "IN04=1": "names IN 4, and ink.safetensors has other blocks: single_transformer_blocks 0-37",
+        "IN04=1": "names IN 4, and ink.safetensors has other blocks: single_transformer_blocks 0 37, ",
+        "double 4-7": "names double 4-7, and .* has other blocks: .*, transformer_blocks 3 18",
+        "double 3, 18=0.3": "gives some blocks a strength and others none",
+        "double=nan": "which is not a list of strengths",
         "single 0=0, double": "gives some blocks a strength and others none",
         "<lora:ink:1:lbw=single:stop=3>": "'stop=3', which means something while an image is made only",
         "single 7-3": "whose end is before its beginning",

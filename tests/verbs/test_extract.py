@@ -66,21 +66,28 @@ def test_a_large_module_is_fitted_within_a_thousandth_of_the_best(tmp_path):
     assert done.modules[0].lost == pytest.approx(lost, rel=1e-4)
 
 
-def test_the_energy_kept_follows_the_spectrum_of_a_dense_update(tmp_path):
+def test_row_33_lisa_is_extracted_along_the_energy_curve_of_its_dense_layers(tmp_path):
     """LISA trains some layers whole and freezes the others: these are extracted, as well as can be."""
     before = random_model()
     after = tuned(before, [Q[1], UP[1]])
     pair = models(tmp_path, after, before)
+    squares = {p: np.linalg.svd(delta(after, before, p), compute_uv=False) ** 2 for p in (Q[1], UP[1])}
+    curves = {path: np.cumsum(each) / each.sum() for path, each in squares.items()}
     for rank in (1, 4, 16):
         done = lm.extract(*pair, rank=rank)
-        assert {target.path for target in done.adapter} == {Q[1], UP[1]}
+        assert {target.path for target in done.adapter} == curves.keys()
         for module in done.changed:
-            sigma = np.linalg.svd(delta(after, before, module.target.path), compute_uv=False)
-            curve = float((sigma[rank:] ** 2).sum() / (sigma**2).sum())
-            assert module.lost / module.energy == pytest.approx(curve, abs=1e-6)
+            kept = curves[module.target.path][rank - 1]
+            assert module.lost / module.energy == pytest.approx(1 - kept, abs=1e-6)
+            up, down = done.adapter[module.target].up, done.adapter[module.target].down
+            matrix = delta(after, before, module.target.path)
+            assert np.allclose(up @ down, truncated(matrix, rank), atol=1e-4)
+    done = lm.extract(*pair, energy=0.7, profile="compact")
+    ranks = {module.target.path: len(module.squares) for module in done.changed}
+    assert ranks == {path: int((curve < 0.7).sum()) + 1 for path, curve in curves.items()}
 
 
-def test_the_layers_of_two_adapters_and_a_dense_residual_add_up(tmp_path):
+def test_row_43_layra_unites_its_layers_and_adds_a_dense_residual(tmp_path):
     """LayRA: adapters of the first and the last layer, and the instruct model's difference beside them."""
     before = random_model()
     after = tuned(before, [*Q, *UP], rank=2, size=0.1)
@@ -91,6 +98,8 @@ def test_the_layers_of_two_adapters_and_a_dense_residual_add_up(tmp_path):
     for path, update in zip(Q, ends, strict=True):
         lm.save(lm.Adapter.of({path: update}), tmp_path / path, format="peft")
     residual = lm.Tuned(tmp_path / "instruct", tmp_path / "base", rank=2)
+    apart = lm.extract(tmp_path / "instruct", tmp_path / "base", rank=1)
+    assert apart.energy_lost > 0.1, "the residual that is truncated says how much it lost"
     merge = lm.combine([tmp_path / Q[0], tmp_path / Q[1], residual], weights=[1, 1, 0.5])
     found = {target.path: merge.adapter[target].dense() for target in merge.adapter}
     assert found.keys() == {*Q, *UP}

@@ -1,1 +1,1 @@
-"""Finding modules by regular expressions of strangers, which cannot hang."""
+"""Regular expressions of strangers, matched in a way that cannot hang."""

@@ -20,7 +20,7 @@ from loramerge.formats.dialects.comfy import BFL, FirstNames
 from loramerge.formats.dialects.dialect import Header
 from loramerge.formats.dialects.model import PARTS
 from loramerge.formats.dialects.places import unnamed
-from loramerge.formats.dialects.spelled import AB, DOWN_UP
+from loramerge.formats.dialects.spelling import AB, DOWN_UP
 from loramerge.formats.forms.parts import taken_apart
 from loramerge.formats.models.families import having
 from loramerge.formats.models.family import OURS

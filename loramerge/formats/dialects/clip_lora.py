@@ -17,7 +17,7 @@ from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.dialects.paired import alpha_scale, once, slots
+from loramerge.formats.dialects.pairs import alpha_scale, once, slots
 
 KEY = re.compile(
     r"(?:weights\.)?layer_(?P<number>\d{1,3})\.(?P<which>[qkvo]_proj|proj)\.w_lora_(?P<side>[AB])"

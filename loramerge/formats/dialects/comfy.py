@@ -22,14 +22,15 @@ from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Header, Names, Scales, Widths
 from loramerge.formats.dialects.diffusers import PUBLISHED, of_authors
 from loramerge.formats.dialects.model import PARTS, Placed, identified, said
-from loramerge.formats.dialects.places import first_name, is_sdxl, is_t5, part, unnamed
+from loramerge.formats.dialects.places import first_name, is_decoder, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
-from loramerge.formats.dialects.spelled import AB, Spelled
+from loramerge.formats.dialects.spelling import AB, Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module, taken_apart
 from loramerge.formats.models.family import FIRST
 
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+DECODERS = {"cosmos": "qwen3_06b", "lumina-2": "gemma2_2b"}  # family -> what ComfyUI calls its text encoder
 
 
 class FirstNames(Spelled):
@@ -84,7 +85,8 @@ class FirstNames(Spelled):
             else _target(component, path, "sd3" in families)
             for module, (component, _, path) in named.items()
         }
-        prefixes = {PARTS[0]: named[next(iter(own))][1]} if families else {}
+        prefixes = {targets[m].component: prefix for m, (_, prefix, _) in named.items() if m not in own}
+        prefixes |= {PARTS[0]: named[next(iter(own))][1]} if families else {}
         return Placed(targets, families, found.spelling(prefixes))
 
     def keys(self, targets: Iterable[Target]) -> Names:
@@ -95,7 +97,8 @@ class FirstNames(Spelled):
 
         def names(target: Target) -> tuple[str, str]:
             path = self.spells(target)
-            prefix = self.own.prefixes.get(target.component) if path else None
+            kept = path or target.component.startswith("text_encoder")
+            prefix = self.own.prefixes.get(target.component) if kept else None
             prefix = self._written(target) if prefix is None else prefix
             module = f"{prefix}{path or first_name(target, xl)}"
             return f"{module}{down}", f"{module}{up}"
@@ -105,10 +108,17 @@ class FirstNames(Spelled):
     def metadata(self, widths: Widths, scales: Scales, kept: Mapping[str, str], bare: bool) -> dict[str, str]:
         return {**kept, **self.told(widths, kept), "format": "pt"}
 
+    def _decoder(self) -> str:
+        """What ComfyUI calls the language model that encodes text for this model; "" where nobody knows."""
+        families = self.model.families if self.model else ()
+        return DECODERS.get(families[0].name, "") if len(families) == 1 else ""
+
     def _written(self, target: Target) -> str:
         """What stands before the name of a module."""
         if not target.component.startswith("text_encoder"):
             return next(iter(self.prefixes))
+        if is_decoder(target.path):
+            return f"text_encoders.{self._decoder()}.transformer.model."
         model = "t5xxl" if is_t5(target.path) else CLIP.get(target.component, "t5xxl")
         return f"text_encoders.{model}.transformer."
 
@@ -128,6 +138,7 @@ class Comfy(FirstNames):
         "text_encoders.clip_h.transformer.": "text_encoder",
         "text_encoders.clip_g.transformer.": "text_encoder_2",
         "text_encoders.t5xxl.transformer.": "text_encoder_3",
+        **{f"text_encoders.{each}.transformer.model.": "text_encoder" for each in DECODERS.values()},
     }
 
     def detects(self, header: Header) -> bool:
@@ -144,6 +155,7 @@ class Comfy(FirstNames):
             return self.settled(target)
         table = models.known(part(target))
         odd = target.kind not in self.kinds or target.layout.blocks > 1
+        odd = odd or (is_decoder(target.path) and not self._decoder())
         if odd or target.path not in table or target.component not in ("unet", *CLIP, "text_encoder_3"):
             raise unnamed(target, self.words)
         return replace(target, path=table[target.path])

@@ -28,7 +28,7 @@ from loramerge.formats.dialects.model import PARTS as MODELS
 from loramerge.formats.dialects.model import Placed, identified, said
 from loramerge.formats.dialects.places import is_flat, unnamed
 from loramerge.formats.dialects.reader import Found, read_modules
-from loramerge.formats.dialects.spelled import AB, Spelled
+from loramerge.formats.dialects.spelling import AB, Spelled
 from loramerge.formats.files.json import parse_object
 from loramerge.formats.forms.checks import missing
 from loramerge.formats.forms.form import Update

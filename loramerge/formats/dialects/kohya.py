@@ -21,9 +21,9 @@ from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.dialect import Header, Names, Scales, Widths
 from loramerge.formats.dialects.model import PARTS, RAW, Identity, Placed, identified, said
-from loramerge.formats.dialects.places import first_name, is_flat, is_sdxl, is_t5, part, unnamed
+from loramerge.formats.dialects.places import first_name, is_decoder, is_flat, is_sdxl, is_t5, part, unnamed
 from loramerge.formats.dialects.reader import read_modules
-from loramerge.formats.dialects.spelled import Spelled
+from loramerge.formats.dialects.spelling import Spelled
 from loramerge.formats.forms.form import Update
 from loramerge.formats.forms.parts import by_module
 from loramerge.formats.models.family import FIRST, OURS
@@ -177,6 +177,7 @@ def _places(said: str, changes: Mapping[str, Update]) -> Placed:
         for module, (prefix, flat) in split.items()
     }
     spelled = {there or part: prefix for part, prefix in prefixes.items() if part in RAW}
+    spelled |= {targets[m].component: prefix for m, (prefix, _) in split.items() if m not in own}
     if known:
         naming = OURS if set(map(models.flat, known)) <= set(own.values()) else FIRST
         return Placed(targets, (), Spelling(naming, spelled))
@@ -204,13 +205,16 @@ def _target(component: str, flat: str, sd3: bool) -> Target:
         return Target(flat, component=component)
     if flat in models.by_flat("t5"):
         return Target(models.by_flat("t5")[flat], component="text_encoder_3" if sd3 else "text_encoder_2")
-    return Target(models.by_flat("text_encoder").get(flat, flat), component=component)
+    decoded = models.by_flat("decoder").get(flat, flat)
+    return Target(models.by_flat("text_encoder").get(flat, decoded), component=component)
 
 
 def _prefix(target: Target, several: bool) -> str:
     """`several`: the pipeline has more text encoders than one."""
     if target.component in PARTS:
         return "lora_transformer"
+    if is_decoder(target.path) and target.component == "text_encoder":
+        return "lora_te"  # as sd-scripts has it
     if target.component.startswith("text_encoder"):
         number = (
             "3" if is_t5(target.path) else target.component.removeprefix("text_encoder").lstrip("_") or "1"

@@ -16,7 +16,7 @@ from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.dialects.paired import alpha_scale, once, slots
+from loramerge.formats.dialects.pairs import alpha_scale, once, slots
 from loramerge.formats.files.views import joined
 from loramerge.formats.peft.alpha import unknown
 

@@ -16,10 +16,10 @@ from loramerge.formats.dialects.grain import regrained
 from loramerge.formats.dialects.model import PARTS, Model, model_of
 from loramerge.formats.dialects.places import is_flat
 from loramerge.formats.models.family import OURS, part_of
+from loramerge.formats.peft.exchange import HEADER, is_turned, marked
 from loramerge.formats.peft.keys import Keys, Shape, laid, shapes
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.read import CONFIG, read_file
-from loramerge.formats.peft.turned import HEADER, is_turned, marked
 
 
 class Peft(Dialect):

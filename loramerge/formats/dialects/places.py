@@ -72,7 +72,7 @@ def moved(adapter: Adapter, old: str, new: str) -> Adapter:
 def part(target: Target) -> str:
     """The table of names that a target is found in."""
     if target.component.startswith("text_encoder"):
-        return "t5" if is_t5(target.path) else "text_encoder"
+        return next((each for each in ("t5", "decoder") if target.path in models.known(each)), "text_encoder")
     return target.component if target.component in models.PARTS else "unet"
 
 
@@ -86,6 +86,11 @@ def is_flat(target: Target) -> bool:
 def is_t5(path: str) -> bool:
     """Whether a text encoder's module is T5's."""
     return path in models.known("t5")
+
+
+def is_decoder(path: str) -> bool:
+    """Whether a text encoder's module is that of a language model."""
+    return path in models.known("decoder")
 
 
 def is_sdxl(targets: Iterable[Target]) -> bool:

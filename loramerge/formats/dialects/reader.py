@@ -96,7 +96,7 @@ def read_modules(
 
     Args:
         place: what the names of the modules mean, given the updates.
-        zero_is_rank: an alpha of 0 is none.
+        zero_is_rank: an alpha of 0 counts as missing.
         settle: sets the scales that the file says elsewhere.
 
     Raises:

@@ -16,7 +16,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import SourceError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.dialects.paired import alpha_scale, once, slots
+from loramerge.formats.dialects.pairs import alpha_scale, once, slots
 from loramerge.formats.files.views import View
 
 KEY = re.compile(r"(?P<path>.+)\.lora\.(?P<part>lora_A|lora_B|gate)", re.DOTALL)

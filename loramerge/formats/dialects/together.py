@@ -15,7 +15,7 @@ from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, called, families_of, model_of, own_sizes, said
 from loramerge.formats.dialects.peft import Peft
-from loramerge.formats.dialects.unets import check_unets, unet_of
+from loramerge.formats.dialects.unets import apart, unet_of
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family, Sizes
 
@@ -23,6 +23,7 @@ UNET = late(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
     r"|(time|add|class)_embed\w*)(\.|$)"
 )
+IMAGE = late(r"\w*blocks\.\d|layers\.\d|(time|text|context|patch|img|txt|x|t|cap)_\w+\.")
 APART = ("name", "noise", "task", "size")  # variants that are different weights
 
 
@@ -32,15 +33,25 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
     Raises:
         IncompatibleError: two are of different families or variants, and that is not allowed.
     """
-    known = [adapter for adapter in adapters if families_of(adapter)]
+    known = [seen for adapter in adapters if families_of(seen := _seen(adapter))]
     for first, other in combinations(known, 2):
         if not allowed:
             _check(first, other)
-    if not allowed:
-        check_unets(adapters)
-    model = model_of(known)
+    for differing in apart(adapters) if not allowed else ():
+        _refuse(*differing)
+    model = model_of(adapter for adapter in adapters if families_of(adapter))
     named = [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
     return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
+
+
+def _seen(adapter: Adapter) -> Adapter:
+    """An adapter of PEFT's names in its place: they can be any model's, so base or name must say which."""
+    some = next(iter(adapter.slots), None)
+    if some is None or some.component != "model" or not IMAGE.match(some.path):
+        return adapter
+    whole, words = placed(adapter), f"{said(adapter.metadata, adapter.base.name)} {called(adapter)}"
+    named = tuple(each.name for each in families_of(whole) if each.means(words))
+    return replace(whole, families=named) if named else adapter
 
 
 def _check(first: Adapter, other: Adapter) -> None:
@@ -98,9 +109,12 @@ def _told(adapter: Adapter, others: Sequence[Adapter]) -> Adapter:
 
 
 def _refuse(first: Adapter, ours: str, other: Adapter, theirs: str) -> None:
+    told = f"{printable(first.name)} is for {ours} and {printable(other.name)} for {theirs}: two different"
+    sizes = ((t, slot.shape, other.slots[t].shape) for t, slot in first.slots.items() if t in other.slots)
+    if odd := next((target for target, mine, its in sizes if mine != its), None):
+        raise IncompatibleError(f"{told} models, in which {printable(odd)} has two sizes.")
     raise IncompatibleError(
-        f"{printable(first.name)} is for {ours} and {printable(other.name)} for {theirs}: two different "
-        f"models. If you want to merge them anyway, add {say('allow_base_mismatch', True)}."
+        f"{told} models. If you want to merge them anyway, add {say('allow_base_mismatch', True)}."
     )
 
 
@@ -127,7 +141,7 @@ def named_family(adapter: Adapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def written_family(dialect: Dialect, targets: Iterable[Target]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The same of what a dialect writes, which knows its model."""
-    from loramerge.formats.dialects.spelled import Spelled  # of merges for a program
+    from loramerge.formats.dialects.spelling import Spelled  # of merges for a program
 
     if not isinstance(dialect, Spelled | Peft) or dialect.model is None or not dialect.model.families:
         return (), ()
@@ -157,6 +171,7 @@ def described(adapter: Adapter) -> str:
 
     `Wan 2.2, low noise, T2V 14B`.
     """
+    adapter = _seen(adapter)
     found = likely(families_of(adapter), own_sizes(adapter.slots))
     if not found:
         return unet_of(adapter)
@@ -178,6 +193,7 @@ def _several(found: Sequence[Family], sizes: Sizes) -> str:
 
 def variant(adapter: Adapter) -> dict[str, str]:
     """What tells its model from others of its family: kind -> value."""
+    adapter = _seen(adapter)
     one = family(adapter)
     if one is None:
         return {}

@@ -1,12 +1,11 @@
-"""Adapters of a U-Net: for which of the known models they are, and whether two are for one."""
+"""Adapters of a U-Net: for which of the known models they are, and which two are for different ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.model import said
 from loramerge.formats.models.unets import ALL, Parts, possible
@@ -25,28 +24,26 @@ def kinds(adapter: Adapter) -> frozenset[str]:
 def unet_of(adapter: Adapter) -> str:
     """The model that the U-Net of an adapter belongs to, in words; "" if it has none, or nothing tells."""
     found = kinds(adapter) if _parts(adapter).unet else frozenset()
-    return " or ".join(sorted(found)) if len(found) < len(ALL) - 1 else ""
+    untold = ", the tensors do not tell" if len(found) > 1 else ""
+    return f"{' or '.join(sorted(found))}{untold}" if len(found) < len(ALL) - 1 else ""
 
 
-def check_unets(adapters: Sequence[Adapter]) -> None:
-    """Raises IncompatibleError: two are for different models. What has other shapes is refused elsewhere."""
-    known = [(each, found) for each in adapters if (found := kinds(each)) != ALL and found]
-    if not any(_parts(each).unet for each, _ in known):
+def apart(adapters: Sequence[Adapter]) -> Iterator[tuple[Adapter, str, Adapter, str]]:
+    """Two adapters that are for different models, each with what its own is called."""
+    known = [(found, each) for each in adapters if (found := kinds(each)) != ALL and found]
+    if not any(_parts(each).unet for _, each in known):
         return  # text encoders are those of many pipelines
-    for (first, ours), (other, theirs) in combinations(known, 2):
-        shared = first.slots.keys() & other.slots.keys()
-        if not ours & theirs and all(first.slots[t].shape == other.slots[t].shape for t in shared):
-            mine, others = (" or ".join(sorted(each)) for each in (ours, theirs))
-            raise IncompatibleError(
-                f"{printable(first.name)} is for {mine} and {printable(other.name)} for {others}: two "
-                f"different models. If you want to merge them anyway, add {say('allow_base_mismatch', True)}."
-            )
+    firsts = dict(reversed(known))  # of each kind: all pairs of thousands would take hours
+    for (ours, first), (theirs, other) in combinations(reversed(firsts.items()), 2):
+        if not ours & theirs:
+            yield first, " or ".join(sorted(ours)), other, " or ".join(sorted(theirs))
 
 
 def _parts(adapter: Adapter) -> Parts:
     found: dict[str, dict[str, tuple[int, int]]] = {UNET: {}, TEXT: {}, SECOND: {}}
     for target, slot in adapter.slots.items():
-        if target.component in found:
-            found[target.component][target.path] = slot.shape
+        named = target.component == "model" and target.path in models.known(UNET)  # as PEFT has them
+        if (part := UNET if named else target.component) in found:
+            found[part][target.path] = slot.shape
     second = any(path in models.known(TEXT) for path in found[SECOND])  # that of others is T5
     return Parts(found[UNET], found[TEXT], second)

@@ -18,9 +18,9 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.dialects.paired import once, slots
+from loramerge.formats.dialects.pairs import once, slots
 from loramerge.formats.files.views import View, transposed
-from loramerge.formats.routed import way
+from loramerge.formats.routers import way
 
 KEY = re.compile(r"(?P<path>.+\.w[qkvo])_lora_(?P<side>[AB])(?:\.weight)?", re.DOTALL)
 GATED = re.compile(r".*scale_fc_\w+.*", re.DOTALL)  # what computes the gate of a prompt

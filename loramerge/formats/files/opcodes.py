@@ -162,7 +162,7 @@ class _Machine:
     def call(self) -> None:
         given, function = self.pop(), self.pop()
         if type(given) is not tuple or not isinstance(function, Function):
-            raise ValueError("it calls what is no function")
+            raise ValueError("it calls something that is not a function")
         made = function.make(*given)
         if type(made) is OrderedDict and not given:  # a new one
             self.begin(made)

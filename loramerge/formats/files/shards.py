@@ -45,7 +45,7 @@ def shards(folder: Path, name: str) -> list[str]:
 
 
 def _check_index(listed: list[str], name: str) -> None:
-    """Raises SourceError: it names what is no shard of this folder, or not all shards that there are."""
+    """Raises SourceError: it names a file that is not a shard of this folder, or leaves one out."""
     for each in listed:
         if not each.endswith(".safetensors") or Path(each).name != each:
             raise SourceError(

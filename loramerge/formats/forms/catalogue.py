@@ -18,7 +18,7 @@ FORMS: Mapping[str, Form] = {
     'merged': Form(
         name='merged', words='MergedLinear',
         formula='`B[part g] @ A[r·g : r·(g+1)]` in part g of the outputs', units='r·k',
-        make=Late('merged.make'),
+        make=Late('merged_linear.make'),
         peft={'down': ('lora_A.weight',), 'up': ('lora_B.weight',), 'bias': ('lora_B.bias',)},
         must=('down', 'up'), types={'LORA': 'lora_alpha'}, setting='enable_lora',
         linear=(('up',), ('down',)), told=False,
@@ -44,7 +44,7 @@ FORMS: Mapping[str, Form] = {
     ),
     'stacked': Form(
         name='stacked', words='stacked pairs', formula='`up.0 @ down.0` above `up.1 @ down.1` …',
-        units='Σ r', make=Late('stacked.make'),
+        units='Σ r', make=Late('stack.make'),
         image={'down.#': ('lora_down.#.weight',), 'up.#': ('lora_up.#.weight',)}, told=False,
     ),
     'loha': Form(

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from loramerge.adapters.adapter import Tensor
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.forms.form import Parts
+from loramerge.formats.forms.refusals import refuse_keys
 from loramerge.formats.forms.table import ALPHA, FORMS
-from loramerge.formats.forms.unread import refuse_keys
 
 MAGNITUDE = ("lora_magnitude_vector", "lora_magnitude_vector.weight")  # PEFT's, of DoRA
 ENDS = {  # what ends a key, with # for a number -> the part of the module that it is

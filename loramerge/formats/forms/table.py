@@ -23,11 +23,11 @@ ROWS: Table[Form] = Table(  # the catalogue is written from these, and loads non
     "loramerge.formats.forms",
     {
         "lora": "lora.LORA",
-        "merged": "merged.MERGED",
+        "merged": "merged_linear.MERGED",
         "embedding": "embedding.EMBEDDING",
         "adalora": "adalora.ADALORA",
         "locon": "locon.LOCON",
-        "stacked": "stacked.STACKED",
+        "stacked": "stack.STACKED",
         "loha": "loha.LOHA",
         "lokr": "lokr.LOKR",
         "peft_lokr": "lokr.PEFT_LOKR",

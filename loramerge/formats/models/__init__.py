@@ -21,7 +21,7 @@ def first_names(part: str) -> Mapping[str, str]:
         return dict(unet.modules())
     if part == "transformer":
         return dict(flux.modules())
-    return {name: name for name in (text.t5() if part == "t5" else text.clip())}
+    return {name: name for name in {"t5": text.t5, "decoder": text.decoder}.get(part, text.clip)()}
 
 
 @cache

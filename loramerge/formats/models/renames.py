@@ -61,7 +61,7 @@ EXPERTS = ("Mixtral", "experts by w1, w2, w3", "experts by lists")  # families t
 
 
 def old(family: tuple[Template, ...], path: str) -> str | None:
-    """The new name of a path of old ones; None if it is none."""
+    """The new name of a path that has an old one; None if it has not."""
     found = (each.rewrite(path) for each in family if each.old != each.new)
     return next((name for name in found if name is not None), None)
 

@@ -1,10 +1,13 @@
-"""The text encoders that adapters are trained on, under transformers' names: CLIP and T5."""
+"""The text encoders that adapters are trained on, under transformers' names: CLIP, T5, and decoders.
+
+Decoders are Qwen3 0.6B of Anima, and Gemma 2 of Lumina 2.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-CLIP_LAYERS, T5_LAYERS = 32, 24  # at most: the larger CLIP of SDXL, T5-XXL
+CLIP_LAYERS, T5_LAYERS, DECODER_LAYERS = 32, 24, 28  # at most: SDXL's larger CLIP, T5-XXL, Qwen3 0.6B
 
 
 def clip() -> Iterator[str]:
@@ -26,3 +29,10 @@ def t5() -> Iterator[str]:
         yield from (f"{here}.0.SelfAttention.{each}" for each in "qkvo")
         yield from (f"{here}.1.DenseReluDense.{each}" for each in ("wi", "wi_0", "wi_1", "wo"))
         yield from (f"{here}.{place}.layer_norm" for place in (0, 1))
+
+
+def decoder() -> Iterator[str]:
+    """The modules of Qwen3 and Gemma 2 without what stands before their layers."""
+    for layer in range(DECODER_LAYERS):
+        yield from (f"layers.{layer}.self_attn.{each}_proj" for each in "qkvo")
+        yield from (f"layers.{layer}.mlp.{each}_proj" for each in ("gate", "up", "down"))

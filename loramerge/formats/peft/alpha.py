@@ -14,10 +14,10 @@ from loramerge.formats.files.json import parse_object, read_object
 from loramerge.formats.files.safetensors import File
 from loramerge.formats.forms.table import TYPES
 from loramerge.formats.peft.config import Rule, check_mergeable, scales
+from loramerge.formats.peft.exchange import plain
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.number import fitting, number, scale
 from loramerge.formats.peft.pairs import Pairs, Stored
-from loramerge.formats.peft.turned import plain
 from loramerge.formats.peft.updates import understood
 
 OURS = "loramerge"  # metadata key of files that loramerge wrote: scales are folded into lora_B

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, SourceError, printable, say
+from loramerge.formats.forms.refusals import refuse_settings
 from loramerge.formats.forms.table import TYPES
-from loramerge.formats.forms.unread import refuse_settings
-from loramerge.formats.patterns.rank_patterns import Patterns
-from loramerge.formats.routed import refuse_routed
+from loramerge.formats.peft.patterns import Patterns
+from loramerge.formats.routers import refuse_routed
 
 # lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights

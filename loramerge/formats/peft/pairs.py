@@ -12,9 +12,9 @@ from loramerge.adapters.target import Target
 from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import Shared, every, rows
 from loramerge.formats.forms.form import Base, Parts
-from loramerge.formats.forms.unread import refuse_keys
+from loramerge.formats.forms.refusals import refuse_keys
 from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, shared_part, unmarked
-from loramerge.formats.routed import refuse_routed
+from loramerge.formats.routers import refuse_routed
 
 ORIGINAL = ".original_module."  # what PEFT keeps of a module that is saved as a whole: the weights before
 

@@ -29,11 +29,11 @@ from loramerge.formats.peft.alpha import (
 )
 from loramerge.formats.peft.beside import label_map
 from loramerge.formats.peft.config import check_mergeable, scales
+from loramerge.formats.peft.exchange import HEADER, KIND, returned
 from loramerge.formats.peft.names import PICKLED, WEIGHTS, check_names
 from loramerge.formats.peft.pairs import Pairs, sort_tensors
-from loramerge.formats.peft.turned import HEADER, KIND, returned
 from loramerge.formats.peft.updates import understood
-from loramerge.formats.routed import marked
+from loramerge.formats.routers import marked
 from loramerge.formats.wrappers import unwrapped_config, unwrapped_file
 from loramerge.hub.escape import shell
 
@@ -89,7 +89,7 @@ def load_folder(
     if config.get("peft_type") == KIND:
         config, file, even = returned(config, file or _weights(folder, name, allow_pickle), name)
     if marked(config):
-        from loramerge.formats.peft.even import evened  # few adapters have a gate
+        from loramerge.formats.peft.open_gates import evened  # few adapters have a gate
 
         config, file, even = evened(config, file or _weights(folder, name, allow_pickle))
     check_mergeable(config, name, known_start)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from loramerge.pages.section import Section
 from loramerge.pages.sections.depth import depth
 from loramerge.pages.sections.losses import losses
-from loramerge.pages.sections.merged import merged
+from loramerge.pages.sections.merge import merged
 from loramerge.pages.sections.methods import methods
 from loramerge.pages.sections.origin import origin
 from loramerge.pages.sections.overlaps import overlaps

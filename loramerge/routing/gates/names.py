@@ -67,5 +67,5 @@ def make(gate: str | Gate, options: Mapping[str, Any]) -> Gate:
     for name in options:
         if name not in cls.names():
             owners = ", ".join(other for other, each in GATES.items() if name in each.names())
-            raise UsageError(f"{say(name)} is no option of {gate}; it is one of {owners or 'no gate'}.")
+            raise UsageError(f"{say(name)} is not an option of {gate}; it is one of {owners or 'no gate'}.")
     return cls(**options)

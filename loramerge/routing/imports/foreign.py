@@ -17,7 +17,7 @@ from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes, rounding
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.raw import Raw, look
-from loramerge.formats.routed import system_of
+from loramerge.formats.routers import system_of
 from loramerge.routing.bank import Bank, Layout
 from loramerge.routing.bundle import Bundle
 from loramerge.routing.gates.gate import Gate, stored_as

@@ -10,7 +10,7 @@ LOW = {DOWN.format(0, 0, "attn1_to_q"): (320, 320)}
 FILES = {  # name -> (modules, the model, metadata)
     "one": (LOW | {DOWN.format(1, 0, "attn2_to_k"): (640, 768)}, "Stable Diffusion 1", None),
     "two": ({DOWN.format(2, 0, "attn2_to_v"): (1280, 1024)}, "Stable Diffusion 2", None),
-    "low": (LOW, "Stable Diffusion 1 or Stable Diffusion 2", None),
+    "low": (LOW, "Stable Diffusion 1 or Stable Diffusion 2, the tensors do not tell", None),
     "said": (LOW, "Stable Diffusion 2", {"ss_base_model_version": "sd_v2"}),
     "large": ({DOWN.format(2, 3, "attn2_to_k"): (1280, 2048)}, "Stable Diffusion XL", None),
     "deep": ({DOWN.format(2, 9, "attn1_to_k"): (1280, 1280)}, "Stable Diffusion XL", None),

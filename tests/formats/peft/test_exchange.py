@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import loramerge as lm
 from loramerge.errors import SourceError
-from loramerge.formats.peft.turned import KIND
+from loramerge.formats.peft.exchange import KIND
 from tests.consumers.turning import SIZES, SQUARE, turning
 from tests.helpers.files import Cli
 

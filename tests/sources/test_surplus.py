@@ -5,7 +5,7 @@ import pytest
 
 from loramerge import combine, open
 from loramerge.adapters.target import Target
-from loramerge.sources.crowded import crowded, weighted_sum
+from loramerge.sources.surplus import crowded, weighted_sum
 from loramerge.verbs.plan import plan
 from tests.helpers.adapters import dense, distance, random_adapters, truncated, weighted
 

@@ -6,7 +6,7 @@ A key is a regular expression, and the first key in the order of the file that m
 
 so that "q_proj" means every module of that name, and "a.b" also means "aXb". Python's matcher
 may take years on a hostile key. Here, keys that are plain names, which nearly all are, are found
-in a table, whatever their number; the others go through the matcher in `regex.py`.
+in a table, whatever their number; the others go through the matcher of `adapters/patterns`.
 """
 
 import re

@@ -47,7 +47,7 @@ def prompt_of(prompt: Any, gate: Gate) -> Array | None:
 
 
 def check_prompt(gate: Gate, shape: Sequence[int] | None) -> None:
-    """Raises UsageError: hidden states of this shape are none for the gate; None where there are none."""
+    """Raises UsageError: hidden states of this shape do not fit the gate; None: there are none."""
     if gate.asks != "prompt":
         return
     if shape is None:
@@ -104,6 +104,6 @@ def _numbers(x: Any, name: str) -> Array:
         fits = False
     if not fits:
         raise UsageError(
-            f"{name} must be an array of finite real numbers, and {printable(repr(x), 60)} is none."
+            f"{name} must be an array of finite real numbers, and {printable(repr(x), 60)} is not."
         )
     return found.astype(np.float64)

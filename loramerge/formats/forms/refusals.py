@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.forms.form import Naming
-from loramerge.formats.routed import RoutedError, way
+from loramerge.formats.routers import RoutedError, way
 
 BASE = "needs the base weights to become an update: merge it into its base model"
 ROUTED = "chooses its units by the input and is no one update"  # `loramerge route` reads it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.routed import RoutedError
+from loramerge.formats.routers import RoutedError
 from loramerge.hub.escape import shell
 
 MOST = 10  # broken sources that are told of one by one

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from loramerge.adapters.patterns.search import searcher
+from loramerge.adapters.patterns.search import searcher, searchers
 from loramerge.errors import IncompatibleError, UsageError
 
 PIECES = [
@@ -74,3 +74,14 @@ def test_no_pattern_hangs(pattern, monkeypatch):
     except IncompatibleError as error:
         assert "takes too long" in str(error)  # noqa: PT017
     assert time.process_time() - begin < 10
+
+
+def test_many_patterns_share_their_steps(monkeypatch):
+    """What one of them may take, a thousand may not take each."""
+    monkeypatch.setattr("loramerge.adapters.patterns.search.ALL", 100_000)
+    name, patterns = "a" * 200 + "c", [f"(a*)*b{i}" for i in range(1000)]
+    assert not searcher(patterns[0], "match")(name)
+    with pytest.raises(IncompatibleError, match="takes too long"):
+        assert not any(found(name) for found in searchers(patterns, "match"))
+    plain = searchers([f"layers.{i}.q" for i in range(1000)], "match")
+    assert [i for i, found in enumerate(plain) if found("layers.3.q")] == [3]

@@ -1,4 +1,4 @@
-"""A gate that lets every unit through alike is none: such a file of SMoRA or FlyLoRA is a plain LoRA."""
+"""A gate that lets every unit through alike does nothing: such a file of SMoRA or FlyLoRA is a plain LoRA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.late import late
 from loramerge.formats.files.safetensors import File
-from loramerge.formats.routed import OWN, system_of
+from loramerge.formats.routers import OWN, system_of
 
 USUAL = 8  # units of a token, where the config does not say it
 CHOSEN = {"smora": "activate_r", "flylora": "top_k"}  # the setting of how many units a token gets

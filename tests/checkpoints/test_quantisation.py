@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 
 import loramerge as lm
 from loramerge.checkpoints.open import open_checkpoint
-from loramerge.checkpoints.quantised import check_readable
+from loramerge.checkpoints.quantisation import check_readable
 from loramerge.errors import IncompatibleError
 from tests.helpers.models import CONFIG, random_model, read_model, save_model
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loramerge.errors import IncompatibleError, SourceError
-from loramerge.formats.patterns.rank_patterns import BUDGET, MAX_KEY, MAX_KEYS, MAX_PATH, Patterns
+from loramerge.formats.peft.patterns import BUDGET, MAX_KEY, MAX_KEYS, MAX_PATH, Patterns
 
 
 def first_match(keys, path):

@@ -1,1 +1,0 @@
-"""Strangers' regular expressions, matched without the power to hang."""
