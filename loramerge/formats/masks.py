@@ -124,7 +124,7 @@ def open_masks(folder: Path, task: str, shown: str | None = None) -> Masks:
     put_back(folder)
     path, shown = folder / PLACE, printable(folder) if shown is None else printable(shown)
     if not os.path.isfile(path):
-        raise SourceError(f"{shown} has no {PLACE}: only a merge by the method mergevla can be restored.")
+        raise SourceError(f"{shown} has no {PLACE}: only a merge by mergevla can be restored.")
     name = f"{shown}/{PLACE}"
     file = open_file(path, name)
     ranks, mark = _said(file.metadata, name)

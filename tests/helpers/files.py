@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from loramerge.algorithms import METHODS
 from loramerge.cli import COMMANDS, loramerge, main
 from loramerge.cli.options import options_of
+from loramerge.request.default import DEFAULT
 
 SHAPES = {"layers.0.q": (6, 5), "layers.0.v": (4, 7), "layers.1.q": (6, 5), "layers.1.v": (4, 7)}
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "tiny"}
@@ -116,11 +117,13 @@ class Cli:
     def _check_advice(self, typed: list[str]) -> None:
         """An error names no option that its command, or another command that it names, does not have."""
         errors = [line for line in self.err.splitlines() if line.startswith("Error: ")]
+        errors = [re.sub(r"`(?!loramerge )[a-z]+ [^`]*`", "", line) for line in errors]  # of other programs
         words = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", "\n".join(errors)))
         strange = {word for word in words if not any(word in arg or arg in word for arg in typed[1:])}
         if strange and typed[0] in COMMANDS:
             said = {word.strip("'\"`,.:;()") for word in " ".join([*typed, *errors]).split()}
-            assert strange <= options({typed[0], *COMMANDS} & said, METHODS.keys() & said), (typed, errors)
+            methods = METHODS.keys() & said or {DEFAULT}  # who names none has the options of the default
+            assert strange <= options({typed[0], *COMMANDS} & said, methods), (typed, errors)
 
     def json(self) -> Any:
         return json.loads(self.out, parse_constant=lambda name: 1 / 0)

@@ -228,7 +228,7 @@ def _in_order(component: str, paths: Sequence[str]) -> Sequence[str]:
         raise IncompatibleError(
             f"A cloneofsimo LoRA numbers all layers of a model, and these {len(paths)} of "
             f"{printable(component)} are not all of one that is known, such as {printable(min(paths))}: "
-            f"write another format with {say('format')}."
+            "write another format."
         )
     return order
 
