@@ -106,9 +106,6 @@ def many():
     return f"As it is, `shrunk_tsv` is better: {apart[0]} with 16 adapters, {apart[1]} with 32."
 
 
-NONE = "no interval is clear of zero"
-
-
 @cache
 def kin():
     """At other ranks: how far `level` is above the best of the others, and in how many columns surely."""
@@ -125,8 +122,9 @@ def kin():
     clear = sum(low > 0 for _, low, _ in found), sum(high < 0 for _, _, high in found)
     least, most = min(found)[0], max(found)[0]
     seeds = sorted({row["seed"] for row in whole.rows})
-    sure = f"{clear[0]} of the 18 intervals are above zero, {clear[1]} below"
-    told = f"it is between {least:+.3f} and {most:+.3f}, and {sure if any(clear) else NONE}"
+    first = f"`level` is the best in {sum(mean > 0 for mean, _, _ in found)} of {len(found)} columns"
+    sure = f"{clear[0]} of these differences is clear of zero above it, and {clear[1]} below"
+    told = f"{first}, and apart from the best of the others by {least:+.3f} to {most:+.3f}; {sure}."
     return f"reporting seeds {seeds[0]} to {seeds[-1]}, rank by rank:", told
 
 
