@@ -155,5 +155,5 @@ def check_rounding(report: Report, max_error: float | None) -> None:
     if (worst.rounding_error or 0.0) > max_error:
         raise VerificationError(
             f"{printable(worst.name)} is off by {worst.rounding_error:.1e} of its norm after rounding, more "
-            f"than {say('max_error', max_error)}: use a wider {say('dtype')}."
+            f"than {say('max_error', max_error)}: a wider dtype rounds less."  # replay has no --dtype
         )
