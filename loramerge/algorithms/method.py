@@ -25,6 +25,7 @@ from loramerge.errors import UsageError, printable
 
 Default = TypeVar("Default")
 Made = TypeVar("Made", bound="Method")
+EXACT = 2**53  # up to here a whole number is a float of float64
 Then = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -264,7 +265,11 @@ def check_options(declared: Any) -> None:
     hints = typing.get_type_hints(type(declared))
     for f in fields(declared):
         if "found" not in f.metadata:
-            _check(f, getattr(declared, f.name), hints[f.name])
+            value, hint = getattr(declared, f.name), hints[f.name]
+            if type(value) is int and EXACT < abs(value) <= WHOLE and not _fits_whole(hint):
+                value = float(value)  # NumPy takes no whole number of more than 64 bits
+                object.__setattr__(declared, f.name, value)
+            _check(f, value, hint)
 
 
 def choices(of: Field[Any], hint: Any) -> list[str]:
@@ -297,6 +302,10 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
 
 def _endless(value: float, interval: Interval | None) -> bool:
     return value == math.inf and interval is not None and interval.endless
+
+
+def _fits_whole(hint: Any) -> bool:
+    return int in (typing.get_args(hint) if _is_union(hint) else (hint,))
 
 
 def _is_union(hint: Any) -> bool:

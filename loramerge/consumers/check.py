@@ -14,6 +14,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.base_models import is_local
+from loramerge.adapters.original import noted
 from loramerge.adapters.target import Target
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import (
@@ -57,10 +58,11 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False, aid: Aid 
     if (record := record_of(source)) is not None:
         return _of_bundle(source, record)
     if (found := hub_name(source)) is None:
-        raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
-        if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
-            path = str(raw.place)  # `load` wants such a file by its name
-        return _of_raw(replace(raw, aid=aid), path, allow_pickle)
+        with noted():  # what is read twice must be one
+            raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
+            if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
+                path = str(raw.place)  # `load` wants such a file by its name
+            return _of_raw(replace(raw, aid=aid), path, allow_pickle)
     # By range, never the whole file.
     from loramerge.formats.remote import look_hub, record_there  # for those who name it
     from loramerge.hub.choice import BundleThere

@@ -31,7 +31,7 @@ def suspects(left: Array, right: Array, scale: Array, owner: Array) -> Iterator[
         scale: (M, R) their scales.   owner: (R,) the source of each.
     """
     factor = abs(scale)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # of ∞ · 0 the ∞ is told
         size = factor * left * right
         most = factor * np.maximum(left, FAINT) * np.maximum(right, FAINT)  # of what squares do not show
         uneven = (factor * left > SIDE) | (right > SIDE)

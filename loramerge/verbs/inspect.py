@@ -78,6 +78,7 @@ class Inspection:
             return {}
         try:
             facts = facts_of(self.adapter)
+            self.adapter.provenance.confirm()  # both are of one state of its files
         except ChangedError:
             raise
         except LoramergeError:

@@ -16,7 +16,7 @@ from tests.helpers.files import Cli, bare, folder, key, tensors
 
 HUGE = [10**12, 2**62, 10**19, 10**400, 1e12, 1e30, 1e308, float("inf")]
 ODD = [-1, 0, -(2**62), -1e308, 5e-324, float("nan"), True, "1" * 400, [10**12], {"from": 10**12, "to": 1}]
-FEW = [10**12, 1e308, 10**400, -1, float("nan")]
+FEW = [10**12, 10**19, 1e308, 10**400, -1, float("nan")]
 MANY = pytest.mark.parametrize(
     "values", [FEW, pytest.param([*HUGE, *ODD], marks=pytest.mark.slow)], ids=["few", "all"]
 )
