@@ -25,6 +25,7 @@ from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
 from loramerge.formats.peft.read import open_weights
+from loramerge.formats.reader import load_path
 from loramerge.formats.training import UNKNOWN, trained
 
 Check = Callable[[Adapter], None]
@@ -192,8 +193,10 @@ def _stored(whole: Adapter, target: Target, outline: output.Outline) -> tuple[Ar
     return rounding.store(up, dtypes.wide(update.down), outline.dtype, width, str(target))
 
 
-def copy(adapter: Adapter, out: Path, overwrite: bool) -> None:
+def copy(adapter: Adapter, out: Path, overwrite: bool, check: Check) -> None:
     """Every tensor of an adapter's files as it is, with all metadata; into a folder, its config too.
+
+    `check` sees what was read back, before `out` appears.
 
     Raises:
         OutputError: `out` cannot be written.   UsageError: the format is not for such an `out`.
@@ -214,6 +217,7 @@ def copy(adapter: Adapter, out: Path, overwrite: bool) -> None:
         _copy(file, where if bare else where / str(dialect.weights))
         for path in () if bare else beside:
             (where / path.name).write_bytes(path.read_bytes())
+        check(load_path(where, str(out)))
 
 
 def _copy(file: File, where: Path) -> None:

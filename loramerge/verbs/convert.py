@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,18 +131,17 @@ def convert(
     dialect = writer.written([adapter], to)
     written = _profile(request.profile, dialect)
     unchanged = not dialect.asked and request.base is None and _changes_nothing(request)
+    seen: list[Difference] = []
     if unchanged and _copies(adapter, dialect, where):
         check_once(adapter)
-        writer.copy(adapter, where, request.overwrite)
-        made = load(where)
-        same = diff(adapter, made, progress=request.progress)
-        return Conversion(adapter, made, where, True, same, tuple(left_behind(adapter)))
+        compare = partial(diff, adapter, progress=request.progress)
+        writer.copy(adapter, where, request.overwrite, lambda made: seen.append(compare(made)))
+        return Conversion(adapter, load(where), where, True, seen[0], tuple(left_behind(adapter)))
     check_exclude([adapter], request.exclude)
     whole = dialect.adopt(select([adapter], request.only, request.exclude)[0])
     if request.extras == "drop":
         whole = replace(whole, extras={})
     kind = whole.dtype if request.dtype is None else dtypes.parse(request.dtype)
-    seen: list[Difference] = []
 
     def check(made: Adapter) -> None:
         again = replace(made, extras=made.extras if whole.extras else {})
