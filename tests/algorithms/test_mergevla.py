@@ -147,7 +147,7 @@ def test_rules_may_take_a_task_out_of_some_modules():
 
 
 def test_a_scale_would_leave_the_masks_behind():
-    with pytest.raises(UsageError, match=r"scale=0\.5 would give the merge of mergevla another strength"):
+    with pytest.raises(UsageError, match=r"scale=0\.5 would give a merge by mergevla another strength"):
         combine(SOURCES, MergeVla(), scale=0.5)
 
 

@@ -141,7 +141,7 @@ WRONG = {
         UsageError,
         "no task nobody; it has source0, source1, source2",
     ),
-    "no masks": (lambda f: restore(f / "plain", "a"), SourceError, "only a merge by the method mergevla"),
+    "no masks": (lambda f: restore(f / "plain", "a"), SourceError, "only a merge by mergevla"),
     "a file": (lambda f: restore("x.safetensors", "a"), UsageError, "name the folder"),
     "two sizes": (lambda f: restore(f / "m", "source0", rank=1, energy=0.5), UsageError, "both set the size"),
     "masks in a file": (

@@ -228,7 +228,7 @@ def _in_order(component: str, paths: Sequence[str]) -> Sequence[str]:
         raise IncompatibleError(
             f"A cloneofsimo LoRA numbers all layers of a model, and these {len(paths)} of "
             f"{printable(component)} are not all of one that is known, such as {printable(min(paths))}: "
-            "write another format."
+            f"write another {say('format')}."
         )
     return order
 

@@ -11,7 +11,7 @@ from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.late import late
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
-from loramerge.errors import IncompatibleError, printable
+from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.models.families import FAMILIES, likely, naming, ours, possible
 from loramerge.formats.models.family import FIRST, Family, Sizes
 
@@ -71,7 +71,7 @@ class Model:
             several = " or ".join(family.title for family in self.families)
             raise IncompatibleError(
                 f"{printable(target)} is a module of {several}, which nothing in the files tells apart, and "
-                f"this format calls it differently in each: write another format."
+                f"this format calls it differently in each: write another {say('format')}."
             )
         return found[0]
 

@@ -58,7 +58,7 @@ class Sam(Dialect):
         if target.component != PART or target.kind != "linear" or not NUMBERED.fullmatch(target.path):
             raise IncompatibleError(
                 f"{self.words} has no name for {printable(target)}: its modules are numbers. Leave it out "
-                f"with {say('exclude')}, or write another format."
+                f"with {say('exclude')}, or write another {say('format')}."
             )
         return replace(target, layout=Layout())
 
