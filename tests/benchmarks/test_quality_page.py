@@ -123,7 +123,7 @@ def kin():
     least, most = min(found)[0], max(found)[0]
     seeds = sorted({row["seed"] for row in whole.rows})
     first = f"`level` is the best in {sum(mean > 0 for mean, _, _ in found)} of {len(found)} columns"
-    sure = f"{clear[0]} of these differences is clear of zero above it, and {clear[1]} below"
+    sure = f"{clear[0]} of these differences are clear of zero above it, and {clear[1]} below"
     told = f"{first}, and apart from the best of the others by {least:+.3f} to {most:+.3f}; {sure}."
     return f"reporting seeds {seeds[0]} to {seeds[-1]}, rank by rank:", told
 
