@@ -126,7 +126,7 @@ class Ranks:
         changed = [module for module in candidates if len(module.squares)]
         if self._cost(changed, budget) > budget.limit:
             raise UsageError(
-                f"{say(budget.name, round(budget.limit))} is too little for rank 1 in the {len(changed)} "
+                f"{budget} is too little for rank 1 in the {len(changed)} "
                 f"modules that differ. Leave modules out with {say('only')} or {say('exclude')}."
             )
         compact = self.draft.profile == "compact"
