@@ -16,6 +16,7 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.noise import Noise, rounding
 from loramerge.checkpoints import quantisation
+from loramerge.checkpoints.alike import aligned, is_buffer, trained
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
 from loramerge.checkpoints.single import is_image
@@ -113,7 +114,8 @@ class Pair:
         scales = {
             each for key in self.base.tensors if (each := quantisation.scale_of(self.base.tensors, key))
         }
-        return {k for k in self.base.tensors if not (k[0] in tied and k[1].startswith("lm_head."))} - scales
+        heads = {k for k in self.base.tensors if k[0] in tied and k[1].startswith("lm_head.")}
+        return trained(self.base) - heads - scales
 
     @cached_property
     def _room(self) -> Room:
@@ -163,6 +165,8 @@ class Pair:
             if key in paired or key in scales or not chosen(name_of(key)):
                 continue
             known = self.base.tensors.get(key)
+            if known is None and is_buffer(key, tensor):
+                continue
             if known is None or known.shape != tensor.shape:
                 yield Beside(key, None)
             elif any(apart := _apart(tensor, known)):
@@ -173,7 +177,7 @@ def paired(tuned: Checkpoint, base: Checkpoint) -> Pair:
     """Both, where one may be a folder and one a file with the names of a folder. Errors as for `Pair`."""
     if tuned.bare != base.bare:
         tuned, base = map(_as_folder, (tuned, base))
-    return Pair(tuned, base)
+    return Pair(*aligned(tuned, base))
 
 
 def _as_folder(checkpoint: Checkpoint) -> Checkpoint:
