@@ -21,7 +21,7 @@ BUFFER = re.compile(
 def is_buffer(key: Key, tensor: Tensor) -> bool:
     """Whether a tensor of this name holds no weights: positions, or the mask that GPT-2 calls a bias."""
     found = BUFFER.fullmatch(key[1])
-    return bool(found) and (found["mask"] != "bias" or len(tensor.shape) == 4)
+    return found is not None and (found["mask"] != "bias" or len(tensor.shape) == 4)
 
 
 def trained(checkpoint: Checkpoint) -> set[Key]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from loramerge.checkpoints import quantisation
 from loramerge.checkpoints.alike import aligned, is_buffer, trained
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
+from loramerge.checkpoints.parts import in_parts
 from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.subtract import Apart, Room, subtracted
 from loramerge.errors import IncompatibleError, printable
@@ -90,17 +91,21 @@ class Pair:
 
     Raises:
         IncompatibleError: they are of different architectures, or quantised in a way that is not read.
+
+    Args:
+        alone: tensors that only one of them names, where one is a file and one a folder of image models.
     """
 
     tuned: Checkpoint
     base: Checkpoint
+    alone: Sequence[Key] = ()
 
     def __post_init__(self) -> None:
         for each in (self.tuned, self.base):
             quantisation.check_readable(each)
         if missing := sorted(self._needed - self.tuned.tensors.keys()):
             why = "they are different models, or named by different versions of a library"
-            if ("file" in self.tuned.models) != ("file" in self.base.models):
+            if self.tuned.bare != self.base.bare:
                 why = "one is a file and one a folder, whose names differ: give two files, or two folders"
             raise IncompatibleError(
                 f"{printable(self.tuned.name)} has no {printable(missing[0][1])}, which "
@@ -177,7 +182,14 @@ def paired(tuned: Checkpoint, base: Checkpoint) -> Pair:
     """Both, where one may be a folder and one a file with the names of a folder. Errors as for `Pair`."""
     if tuned.bare != base.bare:
         tuned, base = map(_as_folder, (tuned, base))
-    return Pair(*aligned(tuned, base))
+    tuned, base = aligned(tuned, base)
+    for each in (tuned, base):
+        quantisation.check_readable(each)
+    if "file" in tuned.models and not base.bare and (found := in_parts(tuned, base)):
+        return Pair(*found)
+    if "file" in base.models and not tuned.bare and (found := in_parts(base, tuned)):
+        return Pair(found[1], found[0], found[2])
+    return Pair(tuned, base)
 
 
 def _as_folder(checkpoint: Checkpoint) -> Checkpoint:
