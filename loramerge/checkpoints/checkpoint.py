@@ -99,10 +99,17 @@ def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
 def _single(path: Path, name: str) -> Model:
     if path.suffix.lower() in PICKLES:
         raise _unsafe(name)
-    file = open_file(path, name)
+    file = _file(path, name)
     if are_factors(file.tensors):
         raise IncompatibleError(no_model(name))
     return Model("", {}, {path.name: file})
+
+
+def _file(path: Path, name: str) -> File:
+    try:
+        return open_file(path, name)
+    except IncompatibleError:  # as it says, a GGUF; its sentence is for adapters
+        raise _gguf(name) from None
 
 
 def _pipeline(path: Path, name: str) -> dict[str, Model]:
@@ -129,7 +136,7 @@ def _model(root: Path, folder: str, name: str) -> Model:
     config = read_object(place / CONFIG, f"{CONFIG} of {shown}") if os.path.lexists(place / CONFIG) else {}
     index = _index(place)
     files = _listed(place / index, shown) if index else [_weights(place, shown)]
-    shards = {file: open_file(place / file, f"{shown}/{file}") for file in files}
+    shards = {file: _file(place / file, f"{shown}/{file}") for file in files}
     if are_factors([key for shard in shards.values() for key in shard.tensors]):
         raise IncompatibleError(no_model(name))
     _check_once(shards, shown)

@@ -257,9 +257,25 @@ def _candidates(path: str, known: set[str]) -> Iterator[tuple[str, str]]:
                 lost = f"{'.'.join(names[:i])}." if i else ""
                 stem = spelling.rpartition(".")[0]
                 if module == spelling or module.endswith(f".{spelling}"):
-                    yield lost, module.removesuffix(spelling)
+                    got = module.removesuffix(spelling)
                 elif f".{stem}.0." in f".{module}" and stem.endswith("experts"):
-                    yield lost, f".{module}".partition(f".{stem}.0.")[0].lstrip(".") + "."
+                    got = f".{module}".partition(f".{stem}.0.")[0].lstrip(".") + "."
+                else:
+                    continue
+                if _is_same_layer(lost, got, spelling):
+                    yield lost, got
+
+
+def _is_same_layer(lost: str, got: str, kept: str) -> bool:
+    """Whether a change of leading names leaves the number of a layer as it is.
+
+    >>> _is_same_layer("model.layers.7.", "model.layers.1.", "self_attn.q_proj")
+    False
+    >>> _is_same_layer("", "0.auto_model.", "encoder.layer.3.output.dense")
+    True
+    """
+    before, after, own = ([each for each in path.split(".") if each.isdigit()] for path in (lost, got, kept))
+    return before == after or bool(own and not (before and after))
 
 
 def _spellings(path: str) -> tuple[str, ...]:
