@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ PIPELINE = "model_index.json"  # of a folder of diffusers
 STEMS = ("model", "diffusion_pytorch_model")  # of the files of weights, by transformers and diffusers
 ADAPTER = "adapter_config.json"
 INDEX = ".safetensors.index.json"
+NUMBERED = re.compile(r".+-\d{5}-of-(\d{5})\.safetensors")  # of how many shards a file is one
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 Key = tuple[str, str]  # (component, name of the tensor); one model alone has the component `model`
@@ -155,6 +157,12 @@ def _listed(path: Path, name: str) -> list[str]:
     if not isinstance(table, dict) or not table or not all(isinstance(each, str) for each in table.values()):
         raise SourceError(f"{path.name} of {printable(name)} has no weight_map of tensors to files.")
     files = sorted(set(table.values()))
+    counts = {found[1] for file in files if (found := NUMBERED.fullmatch(file))}
+    if len(counts) == 1 and all(map(NUMBERED.fullmatch, files)) and len(files) < int(next(iter(counts))):
+        raise SourceError(
+            f"{path.name} of {printable(name)} names {len(files)} of {int(next(iter(counts)))} shards: it is "
+            "cut short. Download or save the model again."
+        )
     for file in files:
         if Path(file).name != file or not file.endswith(".safetensors"):
             raise SourceError(f"{path.name} of {printable(name)} names {printable(file)}, which is no shard.")
