@@ -18,6 +18,9 @@ BUFFER = re.compile(
 )
 
 
+HEADS = {"lm_head", "embed_out", "score", "classifier", "v_head", "cls", "qa_outputs"}
+
+
 def is_buffer(key: Key, tensor: Tensor) -> bool:
     """Whether a tensor of this name holds no weights: positions, or the mask that GPT-2 calls a bias."""
     found = BUFFER.fullmatch(key[1])
@@ -43,7 +46,7 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
     for part in tuned.models.keys() & base.models.keys():
         ours = {key for where, key in tuned.tensors if where == part}
         theirs = {key for where, key in base.tensors if where == part}
-        missing = {key for where, key in trained(base) if where == part and not _is_head(key)} - ours
+        missing = {key for where, key in trained(base) if where == part and not is_head(key)} - ours
         if (start := _start(missing, ours)) is not None:
             base = _renamed(base, part, partial(_begun, start, ours))
         elif (start := _start_of_base(missing, ours)) is not None:
@@ -51,9 +54,9 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
     return tuned, base
 
 
-def _is_head(key: str) -> bool:
-    """Whether it stands beside the model whose names begin in another way."""
-    return key.startswith("lm_head.")
+def is_head(key: str) -> bool:
+    """Whether a tensor is of a head, which a model that was tuned for another task lacks."""
+    return key.partition(".")[0] in HEADS
 
 
 def _start(missing: set[str], ours: set[str]) -> str | None:

@@ -16,7 +16,7 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.noise import Noise, rounding
 from loramerge.checkpoints import quantisation
-from loramerge.checkpoints.alike import aligned, is_buffer, trained
+from loramerge.checkpoints.alike import aligned, is_buffer, is_head, trained
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
 from loramerge.checkpoints.parts import in_parts
@@ -93,7 +93,7 @@ class Pair:
         IncompatibleError: they are of different architectures, or quantised in a way that is not read.
 
     Args:
-        alone: tensors that only one of them names, where one is a file and one a folder of image models.
+        alone: tensors that only one of them names: of a head, or where a file is compared with a folder.
     """
 
     tuned: Checkpoint
@@ -114,13 +114,11 @@ class Pair:
 
     @property
     def _needed(self) -> set[Key]:
-        """The tensors of the base, without heads that the tuned model has tied to its embedding."""
-        tied = {part for part in self.tuned.models if self.tuned.config(part).get("tie_word_embeddings")}
+        """The tensors of the base, without heads: they may be tied to the embedding, or of another task."""
         scales = {
             each for key in self.base.tensors if (each := quantisation.scale_of(self.base.tensors, key))
         }
-        heads = {k for k in self.base.tensors if k[0] in tied and k[1].startswith("lm_head.")}
-        return trained(self.base) - heads - scales
+        return {key for key in trained(self.base) if not is_head(key[1])} - scales
 
     @cached_property
     def _room(self) -> Room:
@@ -189,7 +187,13 @@ def paired(tuned: Checkpoint, base: Checkpoint) -> Pair:
         return Pair(*found)
     if "file" in base.models and not tuned.bare and (found := in_parts(base, tuned)):
         return Pair(found[1], found[0], found[2])
-    return Pair(tuned, base)
+    return Pair(tuned, base, _heads(tuned, base))
+
+
+def _heads(tuned: Checkpoint, base: Checkpoint) -> list[Key]:
+    """The heads of the base that the tuned model has not, and has not tied to its embedding either."""
+    missing = [key for key in trained(base) - tuned.tensors.keys() if is_head(key[1])]
+    return sorted(key for key in missing if not tuned.config(key[0]).get("tie_word_embeddings"))
 
 
 def _as_folder(checkpoint: Checkpoint) -> Checkpoint:

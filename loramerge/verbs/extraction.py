@@ -26,7 +26,7 @@ class Extraction:
         modules: all that both models have.
         beside: tensors that differ, but of which no update is made.   kept: they were kept whole.
         names: of the tuned model and its base.
-        alone: tensors that were not compared: one model is a file, one a folder, and only one has the name.
+        alone: tensors that were not compared, because only one of the models has them.
     """
 
     adapter: Adapter
@@ -72,7 +72,7 @@ class Extraction:
             yield f"{_differ(len(others), 'other tensor')}: {done} ({names})"
         if self.alone:
             yield (
-                f"not compared, because only one of the file and the folder has such names: "
+                "not compared, because only one of the models has such a name: "
                 f"{counted(len(self.alone), 'tensor')} ({told([name_of(key) for key in self.alone])})"
             )
 

@@ -68,6 +68,23 @@ def test_another_model_is_another_model_whatever_stands_before_its_names(tmp_pat
         lm.extract(tmp_path / "t", tmp_path / "b", rank=2)
 
 
+def test_the_head_of_another_task_is_not_compared(tmp_path):
+    before = random_model(0, PLAIN)
+    after, added = tuned(before, "h.0.attn.c_attn.weight")
+    config = {**GPT2, "tie_word_embeddings": False}
+    save_model(tmp_path / "b", {**before, "lm_head.weight": before["wte.weight"]}, config)
+    save_model(
+        tmp_path / "t", {**begun(after, "transformer."), "score.weight": np.ones((2, 16), np.float32)}, config
+    )
+    with pytest.raises(lm.errors.IncompatibleError, match=r"score\.weight"):
+        lm.extract(tmp_path / "t", tmp_path / "b", rank=2)
+    done = lm.extract(tmp_path / "t", tmp_path / "b", rank=2, extras="first")
+    assert "only one of the models has such a name: 1 tensor (lm_head.weight)" in " ".join(done.notes)
+    assert done.adapter.config["modules_to_save"] == ["score"]
+    (target,) = done.adapter
+    np.testing.assert_allclose(done.adapter[target].dense(), added.T, atol=1e-5)
+
+
 def test_a_bias_of_an_attention_is_no_mask(tmp_path):
     before = random_model(0, {"h.0.attn.weight": (8, 8), "h.0.attn.bias": (8,)})
     save_model(tmp_path / "b", before, {})
