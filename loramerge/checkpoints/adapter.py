@@ -51,7 +51,10 @@ def home(checkpoint: Checkpoint) -> str:
 
 
 def _is_image(checkpoint: Checkpoint) -> bool:
-    return (checkpoint.root / PIPELINE).is_file() or is_image(key for _, key in checkpoint.tensors)
+    in_parts = checkpoint.models.keys().isdisjoint(("model", "file"))
+    return (
+        in_parts or (checkpoint.root / PIPELINE).is_file() or is_image(key for _, key in checkpoint.tensors)
+    )
 
 
 def adapter(pair: Pair, modules: Iterable[Module], beside: Sequence[Beside], name: str) -> Adapter:

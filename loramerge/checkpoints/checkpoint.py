@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ PIPELINE = "model_index.json"  # of a folder of diffusers
 STEMS = ("model", "diffusion_pytorch_model")  # of the files of weights, by transformers and diffusers
 ADAPTER = "adapter_config.json"
 INDEX = ".safetensors.index.json"
+NUMBERED = re.compile(r".+-\d{5}-of-(\d{5})\.safetensors")  # of how many shards a file is one
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 Key = tuple[str, str]  # (component, name of the tensor); one model alone has the component `model`
@@ -99,10 +101,17 @@ def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
 def _single(path: Path, name: str) -> Model:
     if path.suffix.lower() in PICKLES:
         raise _unsafe(name)
-    file = open_file(path, name)
+    file = _file(path, name)
     if are_factors(file.tensors):
         raise IncompatibleError(no_model(name))
     return Model("", {}, {path.name: file})
+
+
+def _file(path: Path, name: str) -> File:
+    try:
+        return open_file(path, name)
+    except IncompatibleError:  # as it says, a GGUF; its sentence is for adapters
+        raise _gguf(name) from None
 
 
 def _pipeline(path: Path, name: str) -> dict[str, Model]:
@@ -129,7 +138,7 @@ def _model(root: Path, folder: str, name: str) -> Model:
     config = read_object(place / CONFIG, f"{CONFIG} of {shown}") if os.path.lexists(place / CONFIG) else {}
     index = _index(place)
     files = _listed(place / index, shown) if index else [_weights(place, shown)]
-    shards = {file: open_file(place / file, f"{shown}/{file}") for file in files}
+    shards = {file: _file(place / file, f"{shown}/{file}") for file in files}
     if are_factors([key for shard in shards.values() for key in shard.tensors]):
         raise IncompatibleError(no_model(name))
     _check_once(shards, shown)
@@ -148,6 +157,12 @@ def _listed(path: Path, name: str) -> list[str]:
     if not isinstance(table, dict) or not table or not all(isinstance(each, str) for each in table.values()):
         raise SourceError(f"{path.name} of {printable(name)} has no weight_map of tensors to files.")
     files = sorted(set(table.values()))
+    counts = {found[1] for file in files if (found := NUMBERED.fullmatch(file))}
+    if len(counts) == 1 and all(map(NUMBERED.fullmatch, files)) and len(files) < int(next(iter(counts))):
+        raise SourceError(
+            f"{path.name} of {printable(name)} names {len(files)} of {int(next(iter(counts)))} shards: it is "
+            "cut short. Download or save the model again."
+        )
     for file in files:
         if Path(file).name != file or not file.endswith(".safetensors"):
             raise SourceError(f"{path.name} of {printable(name)} names {printable(file)}, which is no shard.")

@@ -52,7 +52,7 @@ def of_all(pair: Pair) -> Adapter:
 
 def _place(pair: Pair, key: Key) -> tuple[Target, str] | None:
     """The module of a tensor, and which of its parameters it is."""
-    if pair.base.bare:
+    if "file" in pair.base.models:
         parts = single.parts(key[1], pair.base.tensors[key].shape) if key in pair.base.tensors else []
         component, path, parameter = (
             (parts[0].component, parts[0].path, parts[0].parameter) if len(parts) == 1 else ("", "", "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,8 +16,10 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.noise import Noise, rounding
 from loramerge.checkpoints import quantisation
+from loramerge.checkpoints.alike import aligned, is_buffer, is_head, trained
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.modules import Weight, weights
+from loramerge.checkpoints.parts import in_parts
 from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.subtract import Apart, Room, subtracted
 from loramerge.errors import IncompatibleError, printable
@@ -89,17 +91,21 @@ class Pair:
 
     Raises:
         IncompatibleError: they are of different architectures, or quantised in a way that is not read.
+
+    Args:
+        alone: tensors that only one of them names: of a head, or where a file is compared with a folder.
     """
 
     tuned: Checkpoint
     base: Checkpoint
+    alone: Sequence[Key] = ()
 
     def __post_init__(self) -> None:
         for each in (self.tuned, self.base):
             quantisation.check_readable(each)
         if missing := sorted(self._needed - self.tuned.tensors.keys()):
             why = "they are different models, or named by different versions of a library"
-            if ("file" in self.tuned.models) != ("file" in self.base.models):
+            if self.tuned.bare != self.base.bare:
                 why = "one is a file and one a folder, whose names differ: give two files, or two folders"
             raise IncompatibleError(
                 f"{printable(self.tuned.name)} has no {printable(missing[0][1])}, which "
@@ -108,12 +114,11 @@ class Pair:
 
     @property
     def _needed(self) -> set[Key]:
-        """The tensors of the base, without heads that the tuned model has tied to its embedding."""
-        tied = {part for part in self.tuned.models if self.tuned.config(part).get("tie_word_embeddings")}
+        """The tensors of the base, without heads: they may be tied to the embedding, or of another task."""
         scales = {
             each for key in self.base.tensors if (each := quantisation.scale_of(self.base.tensors, key))
         }
-        return {k for k in self.base.tensors if not (k[0] in tied and k[1].startswith("lm_head."))} - scales
+        return {key for key in trained(self.base) if not is_head(key[1])} - scales
 
     @cached_property
     def _room(self) -> Room:
@@ -163,6 +168,8 @@ class Pair:
             if key in paired or key in scales or not chosen(name_of(key)):
                 continue
             known = self.base.tensors.get(key)
+            if known is None and is_buffer(key, tensor):
+                continue
             if known is None or known.shape != tensor.shape:
                 yield Beside(key, None)
             elif any(apart := _apart(tensor, known)):
@@ -173,7 +180,20 @@ def paired(tuned: Checkpoint, base: Checkpoint) -> Pair:
     """Both, where one may be a folder and one a file with the names of a folder. Errors as for `Pair`."""
     if tuned.bare != base.bare:
         tuned, base = map(_as_folder, (tuned, base))
-    return Pair(tuned, base)
+    tuned, base = aligned(tuned, base)
+    for each in (tuned, base):
+        quantisation.check_readable(each)
+    if "file" in tuned.models and not base.bare and (found := in_parts(tuned, base)):
+        return Pair(*found)
+    if "file" in base.models and not tuned.bare and (found := in_parts(base, tuned)):
+        return Pair(found[1], found[0], found[2])
+    return Pair(tuned, base, _heads(tuned, base))
+
+
+def _heads(tuned: Checkpoint, base: Checkpoint) -> list[Key]:
+    """The heads of the base that the tuned model has not, and has not tied to its embedding either."""
+    missing = [key for key in trained(base) - tuned.tensors.keys() if is_head(key[1])]
+    return sorted(key for key in missing if not tuned.config(key[0]).get("tie_word_embeddings"))
 
 
 def _as_folder(checkpoint: Checkpoint) -> Checkpoint:

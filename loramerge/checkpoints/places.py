@@ -15,12 +15,14 @@ from loramerge.checkpoints.modules import is_conv1d
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located
+from loramerge.formats.models.stems import TOWERS, WRAPS
 
 EXPERTS = {  # fused parameter -> its parts as modules of one expert, in the order of the rows
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
     "down_proj": (("down_proj",), ("w2",)),
 }
 OLDER = {"mlp.experts": "block_sparse_moe.experts"}  # transformers 5's name -> that on the disk
+PARTS = TOWERS - WRAPS - {"text_model"}  # which no change of leading names may leave or enter
 LOOSE = 4  # leading names by which the paths of an adapter and of a model may differ
 
 
@@ -257,9 +259,40 @@ def _candidates(path: str, known: set[str]) -> Iterator[tuple[str, str]]:
                 lost = f"{'.'.join(names[:i])}." if i else ""
                 stem = spelling.rpartition(".")[0]
                 if module == spelling or module.endswith(f".{spelling}"):
-                    yield lost, module.removesuffix(spelling)
+                    got = module.removesuffix(spelling)
                 elif f".{stem}.0." in f".{module}" and stem.endswith("experts"):
-                    yield lost, f".{module}".partition(f".{stem}.0.")[0].lstrip(".") + "."
+                    got = f".{module}".partition(f".{stem}.0.")[0].lstrip(".") + "."
+                else:
+                    continue
+                if _is_same_layer(lost, got, spelling) and _is_same_tower(lost, got, spelling):
+                    yield lost, got
+
+
+def _is_same_layer(lost: str, got: str, kept: str) -> bool:
+    """Whether a change of leading names leaves the number of a layer as it is.
+
+    >>> _is_same_layer("model.layers.7.", "model.layers.1.", "self_attn.q_proj")
+    False
+    >>> _is_same_layer("", "0.auto_model.", "encoder.layer.3.output.dense")
+    True
+    """
+    before, after, own = ([each for each in path.split(".") if each.isdigit()] for path in (lost, got, kept))
+    return before == after or bool(own and not (before and after))
+
+
+def _is_same_tower(lost: str, got: str, kept: str) -> bool:
+    """Whether a change of leading names stays in one part of a model: none of vision becomes one of language.
+
+    >>> _is_same_tower("model.vision_tower.", "model.", "layers.0.self_attn.q_proj")
+    False
+    >>> _is_same_tower("vision_tower.vision_model.", "model.visual.", "encoder.layers.0.self_attn.q_proj")
+    True
+    """
+    before, after, own = (
+        {"vision" if "vis" in each or "image" in each else each for each in path.split(".") if each in PARTS}
+        for path in (lost, got, kept)
+    )
+    return before == after or bool(own and not (before and after))
 
 
 def _spellings(path: str) -> tuple[str, ...]:

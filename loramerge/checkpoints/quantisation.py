@@ -27,9 +27,16 @@ MARKS = {  # last part of a tensor's name -> whose quantisation it is of
     "absmax": "bitsandbytes",
     "quant_map": "bitsandbytes",
     "SCB": "bitsandbytes",
+    "wscales": "nunchaku (SVDQuant)",
+    "smooth_factor": "nunchaku (SVDQuant)",
+    "weight_scale_2": "NVFP4",
+    "W_q": "HQQ",
+    "_data": "quanto",
+    "codebooks": "AQLM",
     "weight_packed": "compressed-tensors (packed integers)",
     "blocks": "MXFP4",
 }
+SHARED_MARKS = ("qweight", "qzeros")  # which nunchaku has, too: other marks tell more
 SPELT = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ", "mxfp4": "MXFP4"}
 BLOCK = 128
 
@@ -43,7 +50,7 @@ def check_readable(checkpoint: Checkpoint) -> None:
     for part, model in checkpoint.models.items():
         if (method := _method(model.config)) is not None and method not in READ:
             raise _refused(checkpoint, part, SPELT.get(method, method))
-    for part, key in checkpoint.tensors:
+    for part, key in sorted(checkpoint.tensors, key=lambda key: key[1].endswith(SHARED_MARKS)):
         last = key.rpartition(".")[2]
         if last in MARKS and not (last == "blocks" and not key.endswith("_blocks")):
             raise _refused(checkpoint, part, MARKS[last])

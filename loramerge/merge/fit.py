@@ -35,12 +35,10 @@ def looking(method: Method, budget: Budget) -> Method:
     if not isinstance(method, Ranked):
         able = [name for name, cls in METHODS.items() if issubclass(cls, Ranked)]
         some = f"{', '.join(able[:4])} and others"
-        raise UsageError(f"{budget.name} is for methods with a rank ({some}), not for {name_of(method)}.")
+        raise UsageError(f"{budget} is for methods with a rank ({some}), not for {name_of(method)}.")
     for name in ("rank", "energy"):
         if (value := getattr(method, name)) is not None:
-            raise UsageError(
-                f"{budget.name}={budget.limit:g} and {name}={value} both set the size: give one of them."
-            )
+            raise UsageError(f"{budget} and {say(name, value)} both set the size: give one of them.")
     return replace(method, energy=1.0)
 
 
@@ -77,7 +75,7 @@ class Fitting:
         smallest = self.at(1)
         if (least := self.cost(smallest, budget)) > budget.limit:
             raise UsageError(
-                f"{budget.name}={budget.limit:.0f} is too little: with rank 1 in every module it would be "
+                f"{budget} is too little: with rank 1 in every module it would be "
                 f"{least:.0f}. Give it that much, or leave modules out"
                 + (f", or take a smaller {say('dtype')}." if budget.in_bytes else ".")
             )

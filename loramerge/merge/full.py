@@ -38,7 +38,7 @@ def _remedy(plan: Plan) -> str:
 def sized_by(method: Method, schedule: Schedule, budget: Budget | None) -> str:
     """What the user said of the size, in words; empty if nothing."""
     options = {name: method.options().get(name) for name in ("rank", "energy")}
-    said = [f"{name}={value}" for name, value in options.items() if value is not None]
+    said = [say(name, value) for name, value in options.items() if value is not None]
     said += [f"the rule for {rule.match}" for rule in schedule.rules if rule.rank is not None]
     said += ["the record"] if schedule.ranks else []
-    return ", ".join([*said, *([] if budget is None else [budget.name])])
+    return ", ".join([*said, *([] if budget is None else [str(budget)])])

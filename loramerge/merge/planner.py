@@ -83,7 +83,8 @@ def settle(
     """
     budget, profile = Budget.of(request.total_rank, request.size), _profile(request, sources)
     if budget is not None and request.energy_per_module is not None:
-        raise UsageError(f"{budget.name} and energy_per_module both set the size: give one of them.")
+        both = f"{budget} and {say('energy_per_module', request.energy_per_module)}"
+        raise UsageError(f"{both} both set the size: give one of them.")
     tailor, kind = _tailored(request, sources, profile)
     sources, schedule = _chosen(sources, method, request, known, fold)
 
@@ -218,7 +219,7 @@ class _Sizes:
         """The plan with as many units in every module as it needs; a rank of the method is the most."""
         from loramerge.merge.fit import looking  # few merges size every module
 
-        plan, asked = self.plan, Budget("energy_per_module", parsed(share)[1])
+        plan, asked = self.plan, Budget("energy_per_module", parsed(share)[1], share)
         most = getattr(plan.method, "rank", None)
         free = replace(plan.method, **{"rank": None}) if most else plan.method
         looking(free, asked)  # says what does not go together, before anything is read

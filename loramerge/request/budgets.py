@@ -17,10 +17,15 @@ SLIP = 512  # bytes by which a header may shrink when a module gets one more uni
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a merge may cost: ranks summed over modules, or bytes of the file of weights."""
+    """What a merge may cost: ranks summed over modules, or bytes of the file of weights.
+
+    Args:
+        name: the setting.   limit: what it may cost.   asked: the value as the user wrote it.
+    """
 
     name: str
     limit: float
+    asked: float | str | None = None
 
     @classmethod
     def of(cls, total_rank: int | None, size: float | str | None) -> Budget | None:
@@ -29,14 +34,19 @@ class Budget:
             both = f"{say('total_rank', total_rank)} and {say('size', size)}"
             raise UsageError(f"{both} both set the size: give one of them.")
         if size is not None:
-            return cls("size", in_bytes(size))
+            whole = isinstance(size, float) and size.is_integer()
+            return cls("size", in_bytes(size), int(size) if whole else size)
         if total_rank is None:
             return None
-        return cls("total_rank", total_rank)
+        return cls("total_rank", total_rank, total_rank)
 
     @property
     def in_bytes(self) -> bool:
         return self.name == "size"
+
+    def __str__(self) -> str:
+        """As the user wrote it."""
+        return say(self.name, self.asked)
 
 
 class Market(NamedTuple):

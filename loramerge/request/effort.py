@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from loramerge.charts.facts import fields_html
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, say
 
 if TYPE_CHECKING:
     from loramerge.arrays.workers import Run
@@ -38,9 +38,9 @@ class Effort:
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads={self.threads} must be at least 1.")
+            raise UsageError(f"{say('threads', self.threads)} must be at least 1.")
         if not self.memory > 0:
-            raise UsageError(f"memory={self.memory} must be a number of bytes above 0.")
+            raise UsageError(f"{say('memory', self.memory)} must be a number of bytes above 0.")
 
     def _repr_html_(self) -> str:
         return fields_html(self)

@@ -101,7 +101,7 @@ def _check(todo: Plan, out: Path) -> None:
     if not is_bare(out):
         raise UsageError(f"Dense deltas are one file: {printable(out)} must end in .safetensors.")
     if todo.budget is not None:
-        raise UsageError(f"{todo.budget.name} shares ranks, and dense deltas have none: leave it out.")
+        raise UsageError(f"{todo.budget} shares ranks, and dense deltas have none: leave it out.")
     if todo.scale in COSINES:
         raise UsageError(f"{say('scale', 'cosine')} is not for dense deltas: give a number, norm or fade.")
     for target in todo.sources.signatures:

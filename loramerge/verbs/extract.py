@@ -87,7 +87,7 @@ class _Extractor:
         dialect = draft.dialect(whole)
         whole = dialect.adopt(whole)
         names = pair.tuned.name, pair.base.name
-        found = Extraction(whole, out, tuple(modules), beside, bool(kept), names)
+        found = Extraction(whole, out, tuple(modules), beside, bool(kept), names, pair.alone)
         self._check_limits(found)
         if out is None:
             return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.charts.facts import as_frame
+from loramerge.checkpoints.checkpoint import Key
 from loramerge.checkpoints.difference import Beside, Module, name_of
 from loramerge.errors import printable
 from loramerge.formats.peft.beside import told
@@ -25,6 +26,7 @@ class Extraction:
         modules: all that both models have.
         beside: tensors that differ, but of which no update is made.   kept: they were kept whole.
         names: of the tuned model and its base.
+        alone: tensors that were not compared, because only one of the models has them.
     """
 
     adapter: Adapter
@@ -33,6 +35,7 @@ class Extraction:
     beside: tuple[Beside, ...]
     kept: bool
     names: tuple[str, str]
+    alone: Sequence[Key] = ()
 
     @cached_property
     def changed(self) -> list[Module]:
@@ -67,6 +70,11 @@ class Extraction:
         if others := [name_of(each.key) for each in self.beside if not each.rounded]:
             names, done = told(others), "kept whole" if self.kept else "left out"
             yield f"{_differ(len(others), 'other tensor')}: {done} ({names})"
+        if self.alone:
+            yield (
+                "not compared, because only one of the models has such a name: "
+                f"{counted(len(self.alone), 'tensor')} ({told([name_of(key) for key in self.alone])})"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

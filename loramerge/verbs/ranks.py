@@ -124,10 +124,11 @@ class Ranks:
         candidates = self._looked_at(1, None)
         even = largest(4096, lambda k: self._cost([_sized(m, k) for m in candidates], budget) <= budget.limit)
         changed = [module for module in candidates if len(module.squares)]
-        if self._cost(changed, budget) > budget.limit:
+        if (least := self._cost(changed, budget)) > budget.limit:
             raise UsageError(
-                f"{say(budget.name, round(budget.limit))} is too little for rank 1 in the {len(changed)} "
-                f"modules that differ. Leave modules out with {say('only')} or {say('exclude')}."
+                f"{budget} is too little for rank 1 in the {len(changed)} modules that differ: it would be "
+                f"{least:.0f}. Give it that much, or leave modules out with {say('only')} or {say('exclude')}"
+                + (f", or take a smaller {say('dtype').rstrip('=')}." if budget.in_bytes else ".")
             )
         compact = self.draft.profile == "compact"
         found = self._looked_at(SPARE * even if compact else even, None)

@@ -96,7 +96,7 @@ def test_a_record_of_it_that_makes_no_sense_is_refused(tmp_path, monkeypatch, op
         (lambda: only(Svd(), "q", Svd(energy=0.5)), "give it a rank"),
         (lambda: open(SOURCES).combine(only(Svd(), "q")), "needs loramerge.combine"),
         (lambda: combine(SOURCES, "only"), "made in Python"),
-        (lambda: combine(SOURCES, only(Svd(), "q"), total_rank=9), "total_rank is for methods with a rank"),
+        (lambda: combine(SOURCES, only(Svd(), "q"), total_rank=9), "total_rank=9 is for methods with a rank"),
     ],
 )
 def test_what_it_cannot_do_is_a_sentence(make, sentence):

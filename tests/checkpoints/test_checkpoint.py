@@ -38,11 +38,16 @@ def test_weights_beside_their_variants_are_those_without_a_variant(tmp_path):
 
 def broken(change):
     def prepare(folder):
-        save_model(folder, random_model(), shards=2)
+        save_model(folder, random_model(), shards=3)
         path = folder / "model.safetensors.index.json"
         path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
     return prepare
+
+
+def without_one(index):
+    first = min(index["weight_map"].values())
+    return {**index, "weight_map": {key: file for key, file in index["weight_map"].items() if file != first}}
 
 
 def mapped(name):
@@ -70,6 +75,7 @@ REFUSED = {
     "a shard elsewhere": (mapped("../model.safetensors"), SourceError, "which is no shard"),
     "a shard that is missing": (mapped("x.safetensors"), SourceError, "does not exist"),
     "an index of nothing": (broken(lambda index: {}), SourceError, "has no weight_map"),
+    "an index of some of its shards": (broken(without_one), SourceError, "names 2 of 3 shards"),
     "a tensor twice": (double, SourceError, "is in two files"),
     "pickles": (only("pytorch_model.bin"), IncompatibleError, "in pickles only"),
     "GGUF": (only("model-q4.gguf"), IncompatibleError, "is a GGUF model"),

@@ -98,6 +98,10 @@ I32, F16, U8, I8 = np.int32, np.float16, np.uint8, np.int8
 MADE = {  # as the tools write them, without a config that says so: name -> (tensors, what it is called)
     "gptq": ({"q.qweight": I32, "q.qzeros": I32, "q.scales": F16, "q.g_idx": I32}, "GPTQ or AWQ"),
     "awq": ({"q.qweight": I32, "q.qzeros": I32, "q.scales": F16}, "GPTQ or AWQ"),
+    "nunchaku": ({"q.qweight": I8, "q.wscales": F16, "q.proj_down": F16, "q.smooth_factor": F16}, "nunchaku"),
+    "NVFP4": ({"q.weight": U8, "q.weight_scale": F16, "q.weight_scale_2": F16}, "NVFP4"),
+    "HQQ": ({"q.W_q": U8, "q.scale": F16, "q.zero": F16}, "HQQ"),
+    "quanto": ({"q.weight._data": I8, "q.weight._scale": F16}, "quanto"),
     "bnb, 4 bits": (
         {
             "q.weight": U8,
@@ -137,7 +141,7 @@ def test_gguf_is_refused_by_its_name(tmp_path, name):
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(64))
     base = place if place.parent == tmp_path else place.parent
-    with pytest.raises(lm.errors.LoramergeError, match="GGUF"):
+    with pytest.raises(lm.errors.LoramergeError, match="is a GGUF model: name the model"):
         lm.fuse(lm.Adapter.of({}), base, tmp_path / "f.safetensors")
 
 

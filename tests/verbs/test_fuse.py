@@ -126,8 +126,23 @@ def quant(folder):
     return save_model(folder, random_model(), {**CONFIG, "quantization_config": {"quant_method": "awq"}})
 
 
+LAYER_7, VISION = Q.replace("0", "7"), Q.replace("layers", "vision_tower.layers")
 REFUSED = {
     "another model": (adapter("x", shapes={"x": (4, 4)}), None, {}, IncompatibleError, "has no x"),
+    "a layer that the model lacks": (
+        adapter(LAYER_7, shapes={LAYER_7: (16, 16)}),
+        None,
+        {},
+        IncompatibleError,
+        "has no model.layers.7.self_attn.q_proj",
+    ),
+    "a part that the model lacks": (
+        adapter(VISION, shapes={VISION: (16, 16)}),
+        None,
+        {},
+        IncompatibleError,
+        "has no model.vision_tower.layers.0.self_attn.q_proj",
+    ),
     "another shape": (
         adapter(Q, shapes={Q: (8, 8)}),
         None,

@@ -115,6 +115,28 @@ def test_what_was_fused_is_extracted_in_the_format_of_the_model(place, tmp_path)
     assert lm.diff(tmp_path / "e.safetensors", folder / "kohya.safetensors").largest < 1e-5
 
 
+@pytest.mark.parametrize("whole", ["pipeline", "pipeline/unet"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_is_compared_with_a_folder_of_diffusers(place, tmp_path, whole, turned):
+    folder, _ = place
+    lm.fuse(folder / "peft", folder / whole, tmp_path / "f")
+    lm.fuse(folder / "peft", folder / "one.safetensors", tmp_path / "f.safetensors")
+    pair = (tmp_path / "f", folder / "one.safetensors")
+    pair = (tmp_path / "f.safetensors", folder / whole) if turned else pair
+    done = lm.extract(*pair, tmp_path / "e.safetensors", rank=4)
+    assert lm.diff(tmp_path / "e.safetensors", folder / "kohya.safetensors").largest < 1e-5
+    assert not list(done.notes)
+
+
+def test_a_file_that_lacks_a_module_of_a_folder_is_refused(place, tmp_path):
+    folder, _ = place
+    state = read_model(folder / "one.safetensors")
+    del state["model.diffusion_model.out.2.weight"]
+    save_model(tmp_path / "f.safetensors", state)
+    with pytest.raises(lm.errors.IncompatibleError, match="one is a file and one a folder"):
+        lm.extract(tmp_path / "f.safetensors", folder / "pipeline")
+
+
 WIDE = 16  # of a tiny Flux, whose fused tensors have the proportions of the true one
 
 
@@ -204,6 +226,25 @@ def test_the_second_text_encoder_of_sdxl_keeps_queries_keys_and_values_together(
     assert all(
         np.allclose(read_model(tmp_path / "f.safetensors")[key], after[key], atol=1e-5) for key in after
     )
+
+
+def test_a_file_of_openclip_is_compared_with_what_transformers_makes_of_it(tmp_path):
+    here, layer = "conditioner.embedders.1.model", "text_model.encoder.layers.0.self_attn"
+    qkv = f"{here}.transformer.resblocks.0.attn.in_proj_weight"
+    before = random_model(0, {qkv: (24, 8), f"{here}.text_projection": (8, 4), f"{here}.logit_scale": (1,)})
+    file = save_model(tmp_path / "xl.safetensors", before)
+    parts = np.split(before[qkv], 3)
+    parts[1] = parts[1] + np.float32(1)
+    after = {f"{layer}.{side}_proj.weight": part for side, part in zip("qkv", parts, strict=True)}
+    after["text_projection.weight"] = before[f"{here}.text_projection"].T + np.arange(8, dtype=np.float32)
+    after["text_model.embeddings.position_ids"] = np.arange(4)[None]
+    save_model(tmp_path / "t" / "text_encoder_2", {k: np.ascontiguousarray(a) for k, a in after.items()})
+    (tmp_path / "t" / "model_index.json").write_text(json.dumps({"text_encoder_2": ["a", "b"]}))
+    done = lm.extract(tmp_path / "t", file, rank=1)
+    found = {t.path: done.adapter[t].dense() for t in done.adapter}
+    assert found.keys() == {f"{layer}.k_proj", "text_projection"}
+    np.testing.assert_allclose(found[f"{layer}.k_proj"], np.ones((8, 8)), atol=1e-5)
+    np.testing.assert_allclose(found["text_projection"], np.tile(np.arange(8), (4, 1)), atol=1e-5)
 
 
 def test_the_tables_translate_openclip_as_transformers_names_it():

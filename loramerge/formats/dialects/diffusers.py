@@ -204,7 +204,8 @@ def _projection(module: str, which: str) -> str:
 
 
 def _places(said: str, changes: Mapping[str, Update]) -> Placed:
-    split = {module: module.partition(".") for module in changes}
+    apart = ((module, *module.partition(".")) for module in changes)
+    split = {m: (part, dot, models.of_clip(path) if part in CLIP else path) for m, part, dot, path in apart}
     own = {module: path for module, (part, _, path) in split.items() if part in MODELS}
     own |= {module: module for module, (part, _, _) in split.items() if part in BESIDE}
     sizes = {path: (changes[m].up.shape[0], changes[m].down.shape[1]) for m, path in own.items()}

@@ -59,6 +59,16 @@ def flat(path: str) -> str:
     return path.replace(".", "_")
 
 
+def of_clip(path: str) -> str:
+    """A module of CLIP under its full name: transformers 5 leaves `text_model.` out.
+
+    >>> of_clip("encoder.layers.0.mlp.fc1"), of_clip("encoder.block.0.layer.0.SelfAttention.q")
+    ('text_model.encoder.layers.0.mlp.fc1', 'encoder.block.0.layer.0.SelfAttention.q')
+    """
+    full = f"text_model.{path}"
+    return full if full in known("text_encoder") else path
+
+
 def is_xl(paths: Iterable[str]) -> bool:
     """Whether modules of a U-Net are SDXL's: a second transformer block, or attention in the lowest block."""
     return any(

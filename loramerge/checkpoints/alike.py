@@ -1,0 +1,106 @@
+"""Two copies of one model, although a library has renamed it in between, or saves other buffers now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from loramerge.adapters.adapter import Tensor
+from loramerge.checkpoints.checkpoint import Checkpoint, Key
+from loramerge.checkpoints.single import is_image, parts
+from loramerge.formats.models import of_clip
+
+# What is computed, not trained: older versions of transformers saved it, and newer ones do not.
+BUFFER = re.compile(
+    r"(.+\.)?(position_ids|token_type_ids|inv_freq|(attn|attention)\.(?P<mask>masked_bias|bias))"
+)
+
+
+HEADS = {"lm_head", "embed_out", "score", "classifier", "v_head", "cls", "qa_outputs"}
+
+
+def is_buffer(key: Key, tensor: Tensor) -> bool:
+    """Whether a tensor of this name holds no weights: positions, or the mask that GPT-2 calls a bias."""
+    found = BUFFER.fullmatch(key[1])
+    return found is not None and (found["mask"] != "bias" or len(tensor.shape) == 4)
+
+
+def trained(checkpoint: Checkpoint) -> set[Key]:
+    """Its tensors without buffers, and of an image model in one file those of modules that adapters have."""
+    image = is_image(key for _, key in checkpoint.tensors)
+    return {
+        key
+        for key, tensor in checkpoint.tensors.items()
+        if not is_buffer(key, tensor) and (not image or parts(key[1], tensor.shape))
+    }
+
+
+def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """Both under the same names, the fuller ones: `transformer.h.0` for `h.0`, which is GPT-2's on the Hub.
+
+    They stay as they are if that does not bring together all that the base has.
+    """
+    tuned, base = _with_clip(tuned), _with_clip(base)
+    for part in tuned.models.keys() & base.models.keys():
+        ours = {key for where, key in tuned.tensors if where == part}
+        theirs = {key for where, key in base.tensors if where == part}
+        missing = {key for where, key in trained(base) if where == part and not is_head(key)} - ours
+        if (start := _start(missing, ours)) is not None:
+            base = _renamed(base, part, partial(_begun, start, ours))
+        elif (start := _start_of_base(missing, ours)) is not None:
+            tuned = _renamed(tuned, part, partial(_begun, start, theirs))
+    return tuned, base
+
+
+def is_head(key: str) -> bool:
+    """Whether a tensor is of a head, which a model that was tuned for another task lacks."""
+    return key.partition(".")[0] in HEADS
+
+
+def _start(missing: set[str], ours: set[str]) -> str | None:
+    """What the tuned model puts before the names that the base has; None if that explains nothing."""
+    first = max(missing, key=len, default="")
+    longer = sorted((key.removesuffix(first) for key in ours if key.endswith(f".{first}")), key=len)
+    return next((start for start in longer if all(start + key in ours for key in missing)), None)
+
+
+def _start_of_base(missing: set[str], ours: set[str]) -> str | None:
+    """What the base puts before the names that the tuned model has."""
+    first = max(missing, key=len, default="")
+    longer = sorted((first.removesuffix(key) for key in ours if first.endswith(f".{key}")), key=len)
+
+    def explains(start: str) -> bool:
+        return all(key.startswith(start) and key.removeprefix(start) in ours for key in missing)
+
+    return next(filter(explains, longer), None)
+
+
+def _begun(start: str, there: set[str], key: str) -> str:
+    """A name with its start, if the other model has it so."""
+    return start + key if key not in there and start + key in there else key
+
+
+def _with_clip(checkpoint: Checkpoint) -> Checkpoint:
+    """The text encoders of a pipeline under the names that adapters have, whatever version wrote them."""
+
+    def full(key: str) -> str:
+        path, dot, parameter = key.rpartition(".")
+        return f"{of_clip(path)}{dot}{parameter}"
+
+    for part in checkpoint.models:
+        if part.startswith("text_encoder"):
+            checkpoint = _renamed(checkpoint, part, full)
+    return checkpoint
+
+
+def _renamed(checkpoint: Checkpoint, part: str, name: Callable[[str], str]) -> Checkpoint:
+    """The checkpoint with the tensors of one model under other names, to be read only."""
+    model = checkpoint.models[part]
+
+    shards = {
+        file: replace(shard, tensors={name(key): tensor for key, tensor in shard.tensors.items()})
+        for file, shard in model.shards.items()
+    }
+    return replace(checkpoint, models={**checkpoint.models, part: replace(model, shards=shards)})
