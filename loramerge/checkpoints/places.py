@@ -89,7 +89,7 @@ class Places:
         self._moved = {} if image else self._renaming()
 
     def _renaming(self) -> dict[tuple[str, str], tuple[str, str]]:
-        """(component, what stands before the layers) -> (what such paths lose, what they get in its place)."""
+        """(component, what stands before the layers) -> (what such paths lose, what they get)."""
         paths: dict[str, set[str]] = {}
         for target in self.adapter.slots:
             where = f"{target.path}.{target.parameter}" if target.kind == "expert" else target.path
@@ -97,7 +97,7 @@ class Places:
         return {key: change for part, found in paths.items() for key, change in self._changes(part, found)}
 
     def _changes(self, component: str, paths: set[str]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-        """One change for all paths, or each tower its own: transformers has moved vision and language apart."""
+        """One change for all paths, or each tower its own: transformers has moved vision and language."""
         stems: dict[str, set[str]] = {}
         for path in paths:
             stems.setdefault(parted(path)[0], set()).add(path)
