@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -55,7 +55,7 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
             tuned = _renamed(tuned, part, partial(_begun, start, theirs))
         elif missing:
             names = _by_tower(missing, ours)
-            base = _renamed(base, part, lambda key, names=names: names.get(key, key))
+            base = _renamed(base, part, partial(_moved, names))
     return tuned, base
 
 
@@ -92,6 +92,10 @@ def _by_tower(missing: set[str], ours: set[str]) -> dict[str, str]:
         return {}
     moved = {key: names[0] for key, names in found.items()}
     return moved if len(set(moved.values())) == len(moved) else {}
+
+
+def _moved(names: Mapping[str, str], key: str) -> str:
+    return names.get(key, key)
 
 
 def _in_tower(key: str) -> tuple[tuple[str, ...], str]:
