@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +12,7 @@ from loramerge.adapters.adapter import Tensor
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.single import is_image, parts
 from loramerge.formats.models import of_clip
+from loramerge.formats.models.stems import core, parted
 
 # What is computed, not trained: older versions of transformers saved it, and newer ones do not.
 BUFFER = re.compile(
@@ -51,6 +53,9 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
             base = _renamed(base, part, partial(_begun, start, ours))
         elif (start := _start_of_base(missing, ours)) is not None:
             tuned = _renamed(tuned, part, partial(_begun, start, theirs))
+        elif missing:
+            names = _by_tower(missing, ours)
+            base = _renamed(base, part, partial(_moved, names))
     return tuned, base
 
 
@@ -75,6 +80,28 @@ def _start_of_base(missing: set[str], ours: set[str]) -> str | None:
         return all(key.startswith(start) and key.removeprefix(start) in ours for key in missing)
 
     return next(filter(explains, longer), None)
+
+
+def _by_tower(missing: set[str], ours: set[str]) -> dict[str, str]:
+    """Name in the base -> in the tuned model, where towers moved: `model.visual` for `visual`; or none."""
+    known: dict[tuple[tuple[str, ...], str], list[str]] = defaultdict(list)
+    for key in ours:
+        known[_in_tower(key)].append(key)
+    found = {key: known.get(_in_tower(key), []) for key in missing}
+    if any(len(names) != 1 for names in found.values()):
+        return {}
+    moved = {key: names[0] for key, names in found.items()}
+    return moved if len(set(moved.values())) == len(moved) else {}
+
+
+def _moved(names: Mapping[str, str], key: str) -> str:
+    return names.get(key, key)
+
+
+def _in_tower(key: str) -> tuple[tuple[str, ...], str]:
+    path, _, parameter = key.rpartition(".")
+    stem, rest = parted(path)
+    return core(stem), f"{rest}.{parameter}"
 
 
 def _begun(start: str, there: set[str], key: str) -> str:

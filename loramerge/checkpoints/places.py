@@ -15,7 +15,7 @@ from loramerge.checkpoints.modules import is_conv1d
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located
-from loramerge.formats.models.stems import TOWERS, WRAPS
+from loramerge.formats.models.stems import TOWERS, WRAPS, parted
 
 EXPERTS = {  # fused parameter -> its parts as modules of one expert, in the order of the rows
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
@@ -88,15 +88,24 @@ class Places:
         self._image = single.by_name(names) if image else None
         self._moved = {} if image else self._renaming()
 
-    def _renaming(self) -> dict[str, tuple[str, str]]:
-        """Component -> (what its paths lose, what they get in its place)."""
+    def _renaming(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """(component, what stands before the layers) -> (what such paths lose, what they get)."""
         paths: dict[str, set[str]] = {}
         for target in self.adapter.slots:
             where = f"{target.path}.{target.parameter}" if target.kind == "expert" else target.path
             paths.setdefault(target.component, set()).add(where)
-        return {component: self._affixes(component, found) for component, found in paths.items()}
+        return {key: change for part, found in paths.items() for key, change in self._changes(part, found)}
 
-    def _affixes(self, component: str, paths: set[str]) -> tuple[str, str]:
+    def _changes(self, component: str, paths: set[str]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+        """One change for all paths, or each tower its own: transformers has moved vision and language."""
+        stems: dict[str, set[str]] = {}
+        for path in paths:
+            stems.setdefault(parted(path)[0], set()).add(path)
+        whole = self._affixes(component, paths)
+        for stem, some in stems.items():
+            yield (component, stem), whole or self._affixes(component, some) or ("", "")
+
+    def _affixes(self, component: str, paths: set[str]) -> tuple[str, str] | None:
         part = self.part(component)
         known = {key.rpartition(".")[0] for where, key in self.shapes if where == part}
         known |= {key for (where, key), shape in self.shapes.items() if where == part and len(shape) == 3}
@@ -104,7 +113,7 @@ class Places:
         for old, new in chain.from_iterable(_candidates(each, known) for each in (first, *others(first))):
             if all(self._holds(known, new + path.removeprefix(old)) for path in paths):
                 return old, new
-        return "", ""
+        return None
 
     def _holds(self, known: set[str], path: str) -> bool:
         """Whether a model has a module, or those that a parameter of experts is stored as."""
@@ -133,8 +142,10 @@ class Places:
 
     def path(self, component: str, path: str) -> str:
         """A path of the adapter as the model has it."""
-        old, new = self._moved.get(component, ("", ""))
-        return new + path.removeprefix(old) if path.startswith(old) else path
+        stem = parted(path)[0]
+        known = {its: change for (part, its), change in self._moved.items() if part == component}
+        changes = [known[stem]] if stem in known else sorted(known.values(), key=lambda it: -len(it[0]))
+        return next((new + path.removeprefix(old) for old, new in changes if path.startswith(old)), path)
 
     def tensor(self, component: str, path: str, parameter: str) -> tuple[Key, tuple[slice, ...], bool] | None:
         """(key, rows, whether it is turned) of a parameter; None where the model has none of that name."""

@@ -58,6 +58,31 @@ def test_names_that_begin_differently_are_those_of_one_model(tmp_path, ours, the
     assert {each.key[1] for each in done.beside} <= {"lm_head.weight"}
 
 
+def test_towers_that_a_library_has_moved_are_those_of_one_model(tmp_path):
+    moved = {
+        "visual.blocks.0.attn.proj": "model.visual.blocks.0.attn.proj",
+        "visual.merger.ln_q": "model.visual.merger.ln_q",
+        "model.layers.0.self_attn.q_proj": "model.language_model.layers.0.self_attn.q_proj",
+        "model.embed_tokens": "model.language_model.embed_tokens",
+        "model.norm": "model.language_model.norm",
+    }
+    before = random_model(0, {f"{name}.weight": (8, 8) if "proj" in name else (8,) for name in moved})
+    after, added = tuned(before, "model.layers.0.self_attn.q_proj.weight")
+    after, more = tuned(after, "visual.blocks.0.attn.proj.weight")
+    save_model(tmp_path / "b", before, {})
+    save_model(
+        tmp_path / "t", {f"{moved[k.removesuffix('.weight')]}.weight": a for k, a in after.items()}, {}
+    )
+    done = lm.extract(tmp_path / "t", tmp_path / "b", rank=2)
+    assert {target.path for target in done.adapter} == {name for name in moved.values() if "proj" in name}
+    for target in done.adapter:
+        wanted = more if "visual" in target.path else added
+        np.testing.assert_allclose(done.adapter[target].dense(), wanted, atol=1e-5)
+    lm.save(done.adapter, tmp_path / "e")
+    lm.fuse(tmp_path / "e", tmp_path / "b", tmp_path / "f")
+    assert lm.extract(tmp_path / "f", tmp_path / "b", rank=2).energy_lost < 1e-9
+
+
 def test_another_model_is_another_model_whatever_stands_before_its_names(tmp_path):
     before = random_model(0, PLAIN)
     save_model(

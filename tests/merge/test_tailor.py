@@ -57,7 +57,7 @@ def test_max_rank_says_how_much_it_was_told_to_load(tmp_path):
         ({"method": "cat"}, "cat gives rank 24, and vLLM loads rank 16 at most: give max_rank=24, and "
             "start it with --max-lora-rank 24 or more; or take one with a rank, such as svd"),
         ({"rules": [lm.Rule("q_proj", rank=20)], "rank": 2}, "the rule for q_proj gives rank 20"),
-        ({"total_rank": 24 * len(LAYERS)}, "total_rank gives rank 24"),
+        ({"total_rank": 24 * len(LAYERS)}, "total_rank=192 gives rank 24"),
     ],
 )  # fmt: skip
 def test_a_size_that_was_asked_for_is_not_changed_but_refused(options, words, tmp_path):

@@ -433,3 +433,35 @@ def test_no_model_is_written_into_what_is_read(tmp_path, out):
     if not out.startswith("a"):
         with pytest.raises((OutputError, UsageError)):
             lm.extract(base, base, tmp_path / out, overwrite=True)
+
+
+SIGHT, TALK = "layers.0.self_attn.k_proj", "layers.0.self_attn.q_proj"
+TOWERS = {  # of models that see: path in the adapter -> path on the disk
+    "Qwen2-VL": {
+        "model.visual.blocks.0.attn.proj": "visual.blocks.0.attn.proj",
+        "model.visual.merger.mlp.0": "visual.merger.mlp.0",
+        f"model.language_model.{TALK}": f"model.{TALK}",
+        "lm_head": "lm_head",
+    },
+    "Gemma 3": {
+        f"model.vision_tower.vision_model.encoder.{SIGHT}": f"vision_tower.vision_model.encoder.{SIGHT}",
+        f"model.language_model.{TALK}": f"language_model.model.{TALK}",
+        "model.multi_modal_projector.linear": "multi_modal_projector.linear",
+    },
+    "LLaVA": {
+        f"model.vision_tower.encoder.{SIGHT}": f"vision_tower.vision_model.encoder.{SIGHT}",
+        f"model.language_model.{TALK}": f"language_model.model.{TALK}",
+    },
+    "Whisper": {f"model.encoder.{TALK}": f"encoder.{TALK}", f"model.decoder.{TALK}": f"decoder.{TALK}"},
+}
+
+
+@pytest.mark.parametrize("table", TOWERS.values(), ids=TOWERS)
+def test_every_tower_of_a_model_is_found_under_its_name_on_the_disk(tmp_path, table):
+    base = save_model(
+        tmp_path / "b", random_model(shapes={f"{name}.weight": (8, 8) for name in table.values()})
+    )
+    ones = {path: lm.LowRank(np.full((8, 1), i + 1.0), np.ones((1, 8))) for i, path in enumerate(table)}
+    lm.fuse(lm.Adapter.of(ones), base, tmp_path / "f")
+    for i, name in enumerate(table.values()):
+        np.testing.assert_allclose(moved(tmp_path / "f", base, [name]), i + 1.0, atol=1e-5)
