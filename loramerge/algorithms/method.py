@@ -29,7 +29,7 @@ EXACT = 2**53  # up to here a whole number is a float of float64
 Then = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Traits:
     """What holds for a method; the laws in the tests and the driver read it.
 
@@ -69,7 +69,7 @@ class Traits:
     given: Literal["weight", "similarity"] = "weight"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Interval:
     """The values an option may take; the text is what help and errors show. `endless`: inf too."""
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter, Tensor
-from loramerge.adapters.whole import is_whole, no_adapter
 from loramerge.errors import LoramergeError, SourceError, printable
 from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.dialects import FOLDER_FILES, PEFT, Header, find
@@ -122,8 +121,11 @@ def _weights(place: Path, names: list[str], name: str) -> str:
     """The file of weights among these."""
     known = [each for each in (WEIGHTS, PICKLED, *reversed(FOLDER_FILES), EARLY_MLX) if each in names]
     found = known or [each for each in names if each.endswith(".safetensors")]
-    if is_whole(names) and len(found) != 1:
-        raise SourceError(no_adapter(name))
+    if len(found) != 1:
+        from loramerge.adapters.whole import is_whole, no_adapter  # only an adapter has one
+
+        if is_whole(names):
+            raise SourceError(no_adapter(name))
     if not found:
         if what := instead(place):
             raise SourceError(f"{printable(name)} holds no file of weights: {what}.")

@@ -24,6 +24,7 @@ DOUBLED = late(  # prefixes that some tools write twice, or with the name of the
     r"^(?P<once>base_model[.]model[.]|lora_[a-z0-9]+_|lycoris_|(?:unet|text_encoder(?:_\d)?)[.])(?P=once)+"
     r"|^(?P<own>lora_unet_)(?:unet_)+"
 )
+BEGUN = (2 * PREFIX, "lora_", "lycoris_", "unet.", "text_encoder")  # one of these is in any of them
 _PART = late(
     r"^(?:unet|transformer|prior|text_encoder(?:_\d)?)$"
 )  # of a pipeline: each is a model of its own
@@ -52,7 +53,8 @@ def plain(key: str) -> str:
         key = _FLAT.sub(r"\g<start>", _SEGMENT.sub("", key))
     if key.startswith("model.diffusion_model.") and _LORA.search(key):  # AnyRefill's
         key = key.removeprefix("model.")
-    key = DOUBLED.sub(lambda found: found["once"] or found["own"], key)
+    if key.startswith(BEGUN):
+        key = DOUBLED.sub(lambda found: found["once"] or found["own"], key)
     start = _before(key)
     part = key[: max(start - 1, 0)]
     return f"{part}.{key[start:].removeprefix(PREFIX)}" if _PART.search(part) else key[start:]

@@ -20,7 +20,7 @@ WEIGHTS = {"weights": "weights", "rules": "weights by module"}  # by whatever wa
 SHOWN = f"{DEFAULT}; {SUM} of one source, or with weights"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Default:
     """A method that nobody named.
 

@@ -13,7 +13,7 @@ Part = Literal["sources", "strength", "size", "output", "effort"]  # of the hous
 Default = TypeVar("Default")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Field:
     """What is known of one field.
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.original import read_text
-from loramerge.adapters.whole import is_model_folder
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import SourceError, UsageError, printable, spoken
 from loramerge.formats.bundles import folders, record_of
@@ -182,7 +181,11 @@ def _is_folder(path: Path) -> bool:
 
 def _is_one(path: Path) -> bool:
     """Whether a folder is one adapter, or a model in the place of one, rather than many adapters."""
-    return _is_folder(path) or is_model_folder(path)
+    if _is_folder(path):
+        return True
+    from loramerge.adapters.whole import is_model_folder  # an adapter is none
+
+    return is_model_folder(path)
 
 
 def _visible(folder: str) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,18 +12,11 @@ from loramerge.arrays.backend import Array, positions
 from loramerge.arrays.dtypes import wide
 from loramerge.errors import SourceError, printable
 
-
-class Suspect(NamedTuple):
-    """Some units of a source in a module, refused if one of them holds numbers in both halves."""
-
-    how: str
-    source: int
-    module: int
-    units: Sequence[int]
+Suspect = tuple[str, int, int, Sequence[int]]  # how it is odd, source, module, some units of it there
 
 
 def suspects(left: Array, right: Array, scale: Array, owner: Array) -> Iterator[Suspect]:
-    """What may have to be refused.
+    """What is refused if one of its units holds numbers in both halves.
 
     Args:
         left, right: (M, R) norms of the halves as they are stored, by their squares.
@@ -38,11 +30,11 @@ def suspects(left: Array, right: Array, scale: Array, owner: Array) -> Iterator[
     uneven |= (np.minimum(left, right) < FAINT) & (most > 1 / UNIT)
     for how, found in (("strong", size > UNIT), ("uneven", uneven)):
         for module, unit in np.argwhere(found).tolist():
-            yield Suspect(how, int(owner[unit]), module, [unit])
+            yield how, int(owner[unit]), module, [unit]
     for source in sorted(set(owner.tolist())):
         mine = np.flatnonzero(owner == source)
         for module in positions(size[:, mine].max(axis=1) < 1 / UNIT):
-            yield Suspect("weak", source, module, mine.tolist())
+            yield "weak", source, module, mine.tolist()
 
 
 def check_sizes(name: str, module: str, update: LowRank) -> None:

@@ -11,7 +11,6 @@ from math import prod
 from loramerge.adapters.adapter import Adapter, Slot, Tensor
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Layout, Target
-from loramerge.adapters.whole import no_pair
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects.dialect import Dialect, Header
 from loramerge.formats.dialects.lycoris import leaves_open, whole_scale
@@ -104,6 +103,8 @@ def read_modules(
         SourceError, IncompatibleError: as `table.update`; two modules of one target; an alpha that is none.
     """
     if not found.modules:
+        from loramerge.adapters.whole import no_pair  # an adapter has pairs
+
         raise no_pair(header.name, found.rest)
     shown = {module: f"{printable(module)} in {printable(header.name)}" for module in found.modules}
     changes = {

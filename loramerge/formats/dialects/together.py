@@ -15,7 +15,6 @@ from loramerge.formats.dialects.dialect import Dialect
 from loramerge.formats.dialects.grain import placed
 from loramerge.formats.dialects.model import PARTS, RAW, Model, called, families_of, model_of, own_sizes, said
 from loramerge.formats.dialects.peft import Peft
-from loramerge.formats.dialects.unets import apart, unet_of
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family, Sizes
 
@@ -23,7 +22,8 @@ UNET = late(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
     r"|(time|add|class)_embed\w*)(\.|$)"
 )
-IMAGE = late(r"\w*blocks\.\d|layers\.\d|(time|text|context|patch|img|txt|x|t|cap)_\w+\.")
+UNETS = ("down_block", "mid_block", "up_block", "conv_", "time_", "add_embed", "class_embed", "encoder_hid")
+IMAGE = {"time", "text", "context", "patch", "img", "txt", "x", "t", "cap"}  # with more words, before a dot
 APART = ("name", "noise", "task", "size")  # variants that are different weights
 
 
@@ -37,17 +37,36 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
     for first, other in combinations(known, 2):
         if not allowed:
             _check(first, other)
-    for differing in apart(adapters) if not allowed else ():
-        _refuse(*differing)
+    if not allowed and any(map(_of_pipeline, adapters)):
+        from loramerge.formats.dialects.unets import apart  # language models have none
+
+        for differing in apart(adapters):
+            _refuse(*differing)
     model = model_of(adapter for adapter in adapters if families_of(adapter))
     named = [_renewed(adapter, model) for adapter in adapters] if model.families else list(adapters)
     return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
 
 
+def _of_image(path: str) -> bool:
+    """Whether a name may be an image model's, which none of a language model's begins like.
+
+    >>> _of_image("transformer_blocks.0.attn.to_q"), _of_image("img_in.0"), _of_image("model.layers.0.q_proj")
+    (True, True, False)
+    """
+    first, dot, _ = path.partition(".")
+    word, more, _ = first.partition("_")
+    return bool(dot) and (first.endswith("blocks") or first == "layers" or (bool(more) and word in IMAGE))
+
+
+def _of_pipeline(adapter: Adapter) -> bool:
+    """Whether it has names of a pipeline's parts, or PEFT's names of a U-Net."""
+    return any(target.component != "model" or target.path.startswith(UNETS) for target in adapter.slots)
+
+
 def _seen(adapter: Adapter) -> Adapter:
     """An adapter of PEFT's names in its place: they can be any model's, so base or name must say which."""
     some = next(iter(adapter.slots), None)
-    if some is None or some.component != "model" or not IMAGE.match(some.path):
+    if some is None or some.component != "model" or not _of_image(some.path):
         return adapter
     whole, words = placed(adapter), f"{said(adapter.metadata, adapter.base.name)} {called(adapter)}"
     named = tuple(each.name for each in families_of(whole) if each.means(words))
@@ -174,7 +193,9 @@ def described(adapter: Adapter) -> str:
     adapter = _seen(adapter)
     found = likely(families_of(adapter), own_sizes(adapter.slots))
     if not found:
-        return unet_of(adapter)
+        from loramerge.formats.dialects.unets import unet_of  # most files are of no U-Net
+
+        return unet_of(adapter) if _of_pipeline(adapter) else ""
     if len(found) > 1:
         return _several(found, own_sizes(adapter.slots))
     known = variant(adapter)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from loramerge.adapters.adapter import Slot, Tensor
 from loramerge.adapters.target import Target
-from loramerge.adapters.whole import no_pair
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.files.views import Shared, every, rows
 from loramerge.formats.forms.form import Base, Parts
@@ -113,6 +112,8 @@ def sort_tensors(tensors: Mapping[str, Tensor], name: str, base: Base | None = N
     refuse_keys(extras, "peft", name)
     _refuse(OTHER, extras, name)
     if not modules:
+        from loramerge.adapters.whole import no_pair  # an adapter has pairs
+
         raise no_pair(name, extras)
     oddities = _oddities(names.values())
     if own:

@@ -12,7 +12,6 @@ from typing import Any
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
 from loramerge.adapters.base_models import is_local
 from loramerge.adapters.target import Target
-from loramerge.adapters.whole import is_whole, no_adapter
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.cards.licences import licence_in
 from loramerge.formats.files.json import read_object
@@ -297,6 +296,8 @@ def _refuse_mlx(folder: Path, config: Mapping[str, Any], name: str) -> None:
 
 
 def _no_config(folder: Path, name: str) -> SourceError:
+    from loramerge.adapters.whole import is_whole, no_adapter  # an adapter is none
+
     try:
         with os.scandir(folder) as entries:
             files = sorted(entry.name for entry in entries if entry.is_file())
