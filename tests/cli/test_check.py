@@ -158,7 +158,7 @@ def test_a_recipe_may_name_the_consumer(cli, tmp_path):
 def test_resize_for_a_consumer(cli, tmp_path):
     write(tmp_path / "a", 0, {"r": 24, "lora_alpha": 24}, wide=8)
     assert cli("resize", "a", "--rank", 8, "--for", "vllm", "-o", "m").code == 0
-    cli("resize", "a", "--rank", 20, "--for", "vllm", "-o", "n").refused(2, "rank=20 gives rank 20")
+    cli("resize", "a", "--rank", 20, "--for", "vllm", "-o", "n").refused(2, "--rank 20 gives rank 20")
 
 
 def test_dense_deltas_are_for_no_consumer(cli, tmp_path):

@@ -208,8 +208,6 @@ PYTHON = {  # what only a caller in Python can do wrong, or is offered
     ("formats/state_dict.py", "alpha"),
     ("formats/state_dict.py", "config"),
     ("merge/run.py", "bare"),
-    ("request/effort.py", "memory"),
-    ("request/effort.py", "threads"),
     ("request/entry.py", "method"),
     ("request/recipe.py", "weights"),
     ("request/request.py", "rank"),

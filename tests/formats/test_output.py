@@ -381,7 +381,7 @@ def test_a_module_that_goes_missing_is_found(tmp_path, monkeypatch):
 def test_max_error_holds_every_module_and_leaves_nothing(tmp_path, cli):
     two(tmp_path)
     cli("combine", "a", "b", "--dtype", "bfloat16", "--max-error", "1e-5").refused(
-        4, "--max-error", "wider --dtype"
+        4, "--max-error", "a wider dtype"
     )
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
     assert cli("combine", "a", "b", "--dtype", "bfloat16", "--max-error", "0.01").code == 0
