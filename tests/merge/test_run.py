@@ -244,7 +244,9 @@ def test_tensors_beside_the_pairs_are_refused_not_dropped():
 
 
 def test_an_error_above_the_limit_is_refused():
-    with pytest.raises(VerificationError, match=r"layers.0.. is off by .* more than max_error=1e-06: a wider dtype"):
+    with pytest.raises(
+        VerificationError, match=r"layers.0.. is off by .* more than max_error=1e-06: a wider dtype"
+    ):
         combine([A, B], dtype="bfloat16", max_error=1e-6)
 
 
