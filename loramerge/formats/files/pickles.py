@@ -36,6 +36,7 @@ LEGACY = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 WRAPPERS = ("model_state_dict", "state_dict", "model", "weights", "module", "lora")  # around a state dict
 DEEP = 4  # names of dicts in dicts that become one name
+AGAIN = 8  # times the file's size: tensors may share numbers, as tied weights do, but not without end
 
 STORAGES = {
     "FloatStorage": "F32",
@@ -235,6 +236,7 @@ def _legacy(stream: BinaryIO, size: int) -> tuple[Any, Starts]:
 
 def _tensors(values: Any, starts: Starts, file: Stored) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
+    whole = 0  # bytes
     for key, value in _items(values):
         if len(key) > NAME:
             raise SourceError(f"{printable(file.name)} is damaged: {too_long(key)}.")
@@ -250,6 +252,12 @@ def _tensors(values: Any, starts: Starts, file: Stored) -> dict[str, Tensor]:
                 f"{printable(file.name)} is cut short: numbers of {printable(key)} are missing."
             )
         found[key] = PickledTensor(value, start, file)
+        whole += math.prod(value.shape) * storage.kind.numpy.itemsize
+        if whole > AGAIN * file.size:
+            raise SourceError(
+                f"{printable(file.name)} holds the same numbers under many names: its tensors would take "
+                f"more than {AGAIN} times the size of the file."
+            )
     if not found:
         raise IncompatibleError(
             f"{printable(file.name)} holds tensors without names, so it is not clear where they belong."

@@ -125,6 +125,24 @@ def test_a_forged_tensor_that_tells_the_truth_is_read(tmp_path):
     assert tensor.read().tolist() == [0, 1, 2, 3]
 
 
+def shared(names, size=1000):
+    """As many tensors of one storage."""
+    one = forged(count=size, size=size).removeprefix(b"\x80\x02}").removesuffix(b"s.")
+    start, _, rest = one.partition(b"a")  # its name
+    return b"\x80\x02}" + b"".join(start + bytes([name]) + rest + b"s" for name in names) + b"."
+
+
+@pytest.mark.parametrize(("names", "many"), [(b"ab", False), (range(64, 96), True)])
+def test_numbers_are_shared_by_a_few_tensors_and_not_by_many(names, many, tmp_path):
+    """A merge of a small file would write as many numbers as its tensors have together."""
+    zipped(tmp_path / "x.bin", shared(names), **{"data/0": bytes(4000)})
+    if not many:
+        assert len(open_pickle(tmp_path / "x.bin", "x").tensors) == 2
+        return
+    with pytest.raises(loramerge.SourceError, match="the same numbers under many names"):
+        open_pickle(tmp_path / "x.bin", "x")
+
+
 HOSTILE = {
     "a tensor beyond its storage": forged(offset=1),
     "a negative offset": forged(offset=-1),
