@@ -1,6 +1,7 @@
 """Files whose numbers stand at the ends of float64, through every verb: right or a sentence, never a bug."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,10 @@ def place_of(tmp_path, monkeypatch):
 
 def test_every_verb_runs_where_nothing_is_far(place_of):
     write(PLACES["up"], 1.0)
-    for act in VERBS.values():
-        act()
+    drawn = all(map(find_spec, ("altair", "vl_convert")))
+    for verb, act in VERBS.items():
+        if drawn or verb != "report":  # a page is drawn by libraries that not all have
+            act()
 
 
 FEW = [1e38, 1e75, 1e160, 1e300, 1e-160, 1e-310]
