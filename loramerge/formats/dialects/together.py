@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import combinations
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.adapters.late import late
 from loramerge.adapters.spelling import Spelling
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, printable, say
@@ -18,11 +17,8 @@ from loramerge.formats.dialects.peft import Peft
 from loramerge.formats.models.families import likely, naming, ours
 from loramerge.formats.models.family import Family, Sizes
 
-UNET = late(
-    r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|encoder_hid_proj|time_proj"
-    r"|(time|add|class)_embed\w*)(\.|$)"
-)
-UNETS = ("down_block", "mid_block", "up_block", "conv_", "time_", "add_embed", "class_embed", "encoder_hid")
+UNET = {"down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "conv_norm_out", "encoder_hid_proj"}
+EMBEDS = ("time_embed", "time_proj", "add_embed", "class_embed")  # beginnings of more of its modules
 IMAGE = {"time", "text", "context", "patch", "img", "txt", "x", "t", "cap"}  # with more words, before a dot
 APART = ("name", "noise", "task", "size")  # variants that are different weights
 
@@ -47,6 +43,16 @@ def together(adapters: Sequence[Adapter], allowed: bool = False) -> list[Adapter
     return [_told(adapter, adapters) for adapter in named] if len(known) > 1 else named
 
 
+def _of_unet(path: str) -> bool:
+    """Whether a name is a U-Net's.
+
+    >>> _of_unet("down_blocks.0.attentions.0.proj_in"), _of_unet("time_embedding.linear_1"), _of_unet("q")
+    (True, True, False)
+    """
+    first = path.partition(".")[0]
+    return first in UNET or first.startswith(EMBEDS)
+
+
 def _of_image(path: str) -> bool:
     """Whether a name may be an image model's, which none of a language model's begins like.
 
@@ -60,7 +66,7 @@ def _of_image(path: str) -> bool:
 
 def _of_pipeline(adapter: Adapter) -> bool:
     """Whether it has names of a pipeline's parts, or PEFT's names of a U-Net."""
-    return any(target.component != "model" or target.path.startswith(UNETS) for target in adapter.slots)
+    return any(target.component != "model" or _of_unet(target.path) for target in adapter.slots)
 
 
 def _seen(adapter: Adapter) -> Adapter:
@@ -182,7 +188,7 @@ def side_by_side(adapters: Sequence[Adapter]) -> list[Adapter]:
 def stranger(adapter: Adapter) -> str:
     """A module where image models have theirs, of an adapter without a family, that no U-Net has either."""
     paths = (target.path for target in adapter.slots if target.component in RAW)
-    return next((path for path in paths if not UNET.match(path)), "")
+    return next((path for path in paths if not _of_unet(path)), "")
 
 
 def described(adapter: Adapter) -> str:
