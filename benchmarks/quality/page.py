@@ -50,13 +50,14 @@ class Column:
 
     Args:
         head: above it.   kind: tuned or untuned.   rank: 0 is no limit.
+        count: of adapters; of several the mean over them.
         worst: of the worst task.   domains: whose mean it is.
         to: differences to this contender; told with their interval if `sure`.
     """
 
     head: str
     kind: str
-    count: int
+    count: int | tuple[int, ...]
     rank: int = 8
     worst: bool = False
     domains: tuple[str, ...] = EASY
@@ -64,9 +65,11 @@ class Column:
     sure: bool = False
 
     def values(self, run: Run, name: str) -> dict[Place, float]:
-        """What a contender has in every place."""
-        found = _scores(run, self.domains, self.count, self.rank, self.kind).get(name, {})
-        return {place: pair[self.worst] for place, pair in found.items()}
+        """What a contender has in every place; nothing if a number of adapters is missing."""
+        counts = self.count if isinstance(self.count, tuple) else (self.count,)
+        each = [_scores(run, self.domains, count, self.rank, self.kind).get(name, {}) for count in counts]
+        whole = [place for place in each[0] if all(place in one for one in each)]
+        return {place: float(np.mean([one[place][self.worst] for one in each])) for place in whole}
 
     def cell(self, run: Run, name: str, to: str = "") -> str:
         """As the page has it; empty where nothing was measured."""
@@ -141,12 +144,6 @@ def by(kind: str, counts: Sequence[int], head: str = BY_NUMBER, **more: Any) -> 
     return [Column(head.format(count), kind, count, **more) for count in counts]
 
 
-def sized(kind: str, count: int) -> list[Column]:
-    """One for each rank."""
-    first = [f"{kind} T={count}: 4", "16", "∞"]
-    return [Column(head, kind, count, rank) for head, rank in zip(first, (4, 16, 0), strict=True)]
-
-
 def ordered(run: Run, column: Column) -> list[str]:
     """Names with results there, the best first."""
     means = {name: column.values(run, name) for name in sorted({row["contender"] for row in run.rows})}
@@ -211,19 +208,26 @@ def _lego() -> str:
     return made.replace("| method |", "| clusters, start, strength |", 1)
 
 
-def _ranks(label: str, names: Sequence[str] = ()) -> str:
-    whole = run(label)
-    columns = [column for kind in ("tuned", "untuned") for count in (4, 8) for column in sized(kind, count)]
-    return grid(whole, names or ordered(whole, Column("", "tuned", 8, 4)), columns)
-
-
-ALL_RANKS = (
-    "level", "karcher", "pico", "shrunk_tsv", "iso_c", "average", "PEFT magnitude_prune_svd", "PEFT svd",
-    "wudi, ridge 1", "tsv", "PEFT ties_svd",
-)  # fmt: skip
-RANKS = "the ten best and PEFT at ranks 4, 16 and without a limit"
+WHOLE = "whole"  # the later run of everything
 MANY = "16 and 32 adapters of 8 tasks by the ten best with 8, rank 8"
 GATES = ("smile", "seqr", "arrow", "spectr", "lag", "rank-self", "rank-absproj", "static")
+OWN_HEADS = (
+    "level", "shrunk_tsv", "pico", "iso_c", "PEFT magnitude_prune_svd", "PEFT svd", "svd", "PEFT linear"
+)  # fmt: skip
+
+
+def sized(kind: str) -> list[Column]:
+    """One for each rank, in the mean over 2, 4 and 8 adapters."""
+    return [Column(f"{kind} 4", kind, COUNTS, 4)] + [
+        Column(head, kind, COUNTS, rank) for head, rank in (("8", 8), ("16", 16), ("∞", 0))
+    ]
+
+
+def _ranks() -> str:
+    whole = run(WHOLE)
+    names = [name for name in ordered(whole, Column("", "tuned", COUNTS)) if " · " not in name]
+    sizes = {name for name in names if all(column.values(whole, name) for column in sized("tuned"))}
+    return grid(whole, [name for name in names if name in sizes], [*sized("untuned"), *sized("tuned")])
 
 
 def _many() -> str:
@@ -237,37 +241,28 @@ def _many() -> str:
 
 
 def _routed() -> str:
-    whole = run("routed bundles, seeds 8 to 11")
+    whole, pairs = run(WHOLE), run("routed bundles, seeds 8 to 11")
     names = {f"routed, {gate}": f"gate `{gate}`" for gate in GATES}
     names |= {name: f"`{name}`, untuned" for name in ("level", "linear")}
+    several = by("untuned", COUNTS, rank=0)
     conflict = Column("conflicting, T=2", "untuned", 2, 0, domains=HARD)
     apart = Column("to `level`, T=8", "untuned", 8, 0, to="level", sure=True)
-    return grid(whole, names, [*by("untuned", COUNTS, rank=0), conflict, apart])
-
-
-def _one_head() -> str:
-    own = run("a head of its own for every task, digits, seed 8")
-    same = Run([row for row in run("reporting").rows if row["seed"] == 8 and row["domain"] == "digits"])
-    lines = []
-    for name in ordered(own, Column("", "untuned", 8, domains=HEADS)):
-        cells = [
-            Column("", kind, 8, domains=domains).cell(where, name)
-            for where, domains in ((own, HEADS), (same, EASY))
-            for kind in ("untuned", "tuned")
-        ]
-        lines.append([written(name), *cells])
-    return _table(["method", "own heads, untuned", "tuned", "one head, untuned", "tuned"], lines)
+    lines = [
+        [words, *(each.cell(whole, n) for each in several), conflict.cell(pairs, n), apart.cell(whole, n)]
+        for n, words in names.items()
+    ]
+    return _table(["method", *(each.head for each in (*several, conflict, apart))], lines)
 
 
 def _heads() -> str:
-    whole, columns = run("a head of its own for every task, seeds 8 to 11"), []
-    for domain in HEADS:
-        first = f"{domain.removesuffix('-heads')}, "
+    columns = []
+    for own, one in zip(HEADS, EASY, strict=True):
+        first = f"{one}, "
         for kind in ("untuned", "tuned"):
-            columns.append(Column(f"{first}{kind} T=2", kind, 2, domains=(domain,)))
-            columns.append(Column("T=8", kind, 8, domains=(domain,)))
+            columns.append(Column(f"{first}{kind} T=2", kind, 2, domains=(own,)))
+            columns += [Column("T=8", kind, 8, domains=(own,)), Column("one head", kind, 8, domains=(one,))]
             first = ""
-    return grid(whole, ordered(whole, Column("", "untuned", 2, domains=HEADS)), columns)
+    return grid(run(WHOLE), OWN_HEADS, columns)
 
 
 OPTIONS = {  # what, and to what -> words
@@ -300,12 +295,11 @@ def _options() -> str:
     return _table(["what", *(each.head for each in columns)], lines)
 
 
-RULE = "the rule in T as a policy of strength, seeds 8 to 15"
 FADING = ("svd", "shrunk_tsv", "pico, both sides")
 
 
 def _fade() -> str:
-    whole = run(RULE)
+    whole = run(WHOLE)
     head = ["method", *(f"norm T={n}" if n == 2 else f"T={n}" for n in COUNTS)]
     head += [f"fade T={n}" if n == 2 else f"T={n}" for n in COUNTS]
     head += [f"tuned T={n}" if n == 2 else f"T={n}" for n in COUNTS]
@@ -345,11 +339,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": _methods,
     "apart": _apart,
     "lego": _lego,
-    "ranks": lambda: _ranks(RANKS),
-    "more at ranks": lambda: _ranks("without a limit, seed 8", ALL_RANKS),
+    "ranks": _ranks,
     "many": _many,
     "routed": _routed,
-    "one head": _one_head,
     "heads": _heads,
     "options": _options,
     "powers": _powers,

@@ -20,12 +20,8 @@ def normalised(row: Row, kind: str) -> tuple[float, float]:
     >>> normalised({"own": [1.0, 0.5], "tuned": [0.5, 0.5]}, "tuned")
     (0.75, 0.5)
     """
-    own = np.array(row["own"])
-    learned = own > 0
-    if not learned.any():
-        return 0.0, 0.0
-    shares = np.array(row[kind])[learned] / own[learned]
-    return float(shares.mean()), float(shares.min())
+    shares = [merged / own for merged, own in zip(row[kind], row["own"], strict=True) if own > 0]
+    return (sum(shares) / len(shares), min(shares)) if shares else (0.0, 0.0)
 
 
 def scores(
@@ -53,9 +49,13 @@ def interval(pairs: Mapping[Place, float]) -> tuple[float, float, float]:
         by_domain[domain][seed].append(value)
     rng = np.random.default_rng(0)
     seeds = [np.array([np.mean(values) for values in each.values()]) for each in by_domain.values()]
-    picks = [[rng.integers(0, len(values), len(values)) for values in seeds] for _ in range(DRAWS)]
-    each = zip(seeds, zip(*picks, strict=True), strict=True)
-    drawn = np.mean([values[np.array(some)].mean(axis=1) for values, some in each], axis=0)
+    if len({len(values) for values in seeds}) == 1:  # the same draws at once
+        some = rng.integers(0, len(seeds[0]), (DRAWS, len(seeds), len(seeds[0])))  # (draws, domains, seeds)
+        picks = list(some.swapaxes(0, 1))
+    else:
+        apart = [[rng.integers(0, len(values), len(values)) for values in seeds] for _ in range(DRAWS)]
+        picks = [np.array(each) for each in zip(*apart, strict=True)]
+    drawn = np.mean([v[each].mean(axis=1) for v, each in zip(seeds, picks, strict=True)], axis=0)
     mean = float(np.mean([values.mean() for values in seeds]))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return round(mean, 6), round(float(low), 6), round(float(high), 6)

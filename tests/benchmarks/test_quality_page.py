@@ -95,10 +95,6 @@ def conflicting(name, kind):
     return f"{float(mean(name, kind, plan.HARD, (2,))):.2f}"
 
 
-def many_seeds():
-    return sorted({row["seed"] for row in run(page.MANY).rows})
-
-
 def many():
     """How far `level` is below, as it is, with 16 and 32 adapters, and what the sum keeps."""
     whole = run(page.MANY)
@@ -108,24 +104,44 @@ def many():
 
 @cache
 def kin():
-    """At other ranks: how far `level` is above the best of the others, and in how many columns surely."""
-    whole, found = run(page.RANKS), []
-    names = {row["contender"] for row in whole.rows} - {"level"}
+    """At every rank: how far `level` is above the best of others, and in how many columns surely.
+
+    Others are neither its own variants, nor methods at the strength of a policy.
+    """
+    whole, found = run(page.WHOLE), []
+    names = {row["contender"] for row in whole.rows if not row["contender"].startswith("level")}
+    names = {name for name in names if not name.endswith((" · norm", ", fade"))}
     for kind in ("tuned", "untuned"):
         for count in COUNTS:
-            for rank in (4, 16, 0):
+            for rank in (4, 8, 16, 0):
                 column = Column("", kind, count, rank)
-                means = {name: np.mean(list(column.values(whole, name).values())) for name in names}
-                best = column.values(whole, max(means, key=means.get))
-                level = column.values(whole, "level")
+                every = {name: column.values(whole, name) for name in names}
+                means = {name: np.mean(list(each.values())) for name, each in every.items() if each}
+                best, level = every[max(means, key=means.get)], column.values(whole, "level")
                 found.append(interval({place: level[place] - value for place, value in best.items()}))
     clear = sum(low > 0 for _, low, _ in found), sum(high < 0 for _, _, high in found)
     least, most = min(found)[0], max(found)[0]
-    seeds = sorted({row["seed"] for row in whole.rows})
     first = f"`level` is the best in {sum(mean > 0 for mean, _, _ in found)} of {len(found)} columns"
     sure = f"{clear[0]} of these differences are clear of zero above it, and {clear[1]} below"
-    told = f"{first}, and apart from the best of the others by {least:+.3f} to {most:+.3f}; {sure}."
-    return f"reporting seeds {seeds[0]} to {seeds[-1]}, rank by rank:", told
+    return f"{first}, and apart from the best of the others by {least:+.3f} to {most:+.3f}; {sure}."
+
+
+def repeated():
+    """What the whole run has of the first one: how many results differ, and that no contender does."""
+    first, again = ({_key(row): row for row in run(name).rows} for name in ("reporting", page.WHOLE))
+    both = [key for key in first if key in again and key[0] != "wudi"]
+    other, apart = 0, {}
+    for key in both:
+        kinds = [kind for kind in ("untuned", "tuned") if kind in first[key] and kind in again[key]]
+        other += any(first[key][kind] != again[key][kind] for kind in kinds)
+        for kind in kinds:
+            apart.setdefault((key[0], kind), []).append(np.mean(again[key][kind]) - np.mean(first[key][kind]))
+    assert max(abs(np.mean(each)) for each in apart.values()) < 0.0005
+    return f"{other} of {len(both):,} results differ at all"
+
+
+def _key(row):
+    return tuple(row[name] for name in ("contender", "policy", "domain", "regime", "seed", "count", "rank"))
 
 
 def gains():
@@ -135,7 +151,7 @@ def gains():
         found = {}
         for count in COUNTS:
             faded, norm = (
-                Column("", "untuned", count).values(run(page.RULE), name + end)
+                Column("", "untuned", count).values(run(page.WHOLE), name + end)
                 for end in (", fade", " · norm")
             )
             for place, value in faded.items():
@@ -175,10 +191,9 @@ SENTENCES = {
         f"{conflicting('PEFT ties_svd', 'tuned')}."
     ),
     "many": many,
-    "seeds of many": lambda: f"reporting seeds {many_seeds()[0]} to {many_seeds()[-1]}. These are the ten",
     "fade of any method": gains,
-    "seeds of other ranks": lambda: kin()[0],
-    "other ranks": lambda: kin()[1],
+    "every rank": kin,
+    "the first run again": repeated,
     "ridge": lambda: several(
         *(Column("", "tuned", n, to="wudi").cell(run("reporting"), "wudi, ridge 1") for n in COUNTS)
     ),
