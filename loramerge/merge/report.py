@@ -81,6 +81,7 @@ class Report:
         similarities: (T,) of the sources to what was wanted, if they decided the weights.
         left_out: name -> similarity of sources that were not chosen; their weight is 0.
         default: the method in words, if nobody named one.
+        silent: places of sources that have a weight of 0 in every module.
         remedy: how the sentence about a merge that is too strong ends; empty for one that is not.
     """
 
@@ -91,6 +92,7 @@ class Report:
     similarities: tuple[float, ...] = ()
     left_out: Mapping[str, float] = field(default_factory=dict)
     default: str = ""
+    silent: frozenset[int] = frozenset()
     remedy: str = ""
 
     @property
@@ -153,7 +155,8 @@ class Report:
     @property
     def mean(self) -> float | None:
         """The mean ‖ΔW_t‖ of the sources that have a weight and are not zero; None if there are none."""
-        norms = np.sqrt(np.maximum(self._squares, 0.0)) * (np.asarray(self.weights) != 0)
+        norms = np.sqrt(np.maximum(self._squares, 0.0))
+        norms[list(self.silent)] = 0.0
         return float(norms[norms > 0].mean()) if (norms > 0).any() else None
 
     @property

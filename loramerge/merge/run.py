@@ -134,7 +134,8 @@ def report(plan: Plan, modules: list[Module]) -> Report:
     weights, similarities = (tuple(map(float, each)) for each in (plan.weights, similar))
     left_out = plan.sources.left_out
     chosen = "" if plan.default is None or len(plan.sources.whole) < 2 else str(plan.default)
-    found = Report(names, weights, tuple(ordered), plan.notes, similarities, left_out, chosen)
+    silent = plan.schedule.silent
+    found = Report(names, weights, tuple(ordered), plan.notes, similarities, left_out, chosen, silent)
     return replace(found, remedy=remedy(plan, found))
 
 

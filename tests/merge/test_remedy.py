@@ -100,6 +100,13 @@ def test_a_source_without_a_weight_is_none_of_those_that_it_is_compared_with():
     assert lm.combine([EIGHT[0], faint], weights=[0, 1]).report.strength == pytest.approx(1)
 
 
+def test_a_weight_that_passes_zero_in_the_middle_is_one():
+    ramp = lm.combine(EIGHT[:2], weights=[lm.Ramp(-1, 1), 1]).report
+    assert ramp.weights == (0, 1)
+    norms = [ratio**-1 for ratio in ramp.norm_ratios]
+    assert ramp.strength == pytest.approx(1 / np.mean(norms))
+
+
 def test_more_units_than_level_can_merge_are_not_told_to_take_it():
     many = random_adapters(9, (9,) * 120, {"layers.0.q": (4, 5)})
     report = lm.combine(many, "linear").report
