@@ -180,6 +180,8 @@ class Report:
         told = f"the sources cancel each other in {where}, so that"
         if not any(module.merged > FAINT * self._apart(module) for module in found):
             return f"{told} nothing is left: leave one of them out"
+        if all(module.merged <= 2 * module.wanted * module.scale**2 for module in found):
+            return f"{told} the scale raised what is left: leave one of them out, or the scale"
         return (
             f"{told} full strength was given to what is left: leave one of them out, or see by "
             f"{say('method', 'linear')} what their sum is"
