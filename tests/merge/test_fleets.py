@@ -32,7 +32,7 @@ def test_what_is_held_at_once_stays_limited():
     with pytest.raises(lm.IncompatibleError, match="2400 units for 7×9 weights, and 1024 is the limit"):
         lm.combine(fleet(300), "cat")
     with pytest.raises(
-        lm.IncompatibleError, match="Sums such as method='linear' and method='average' take any"
+        lm.IncompatibleError, match="method='average', or method='linear' with scale='norm'"
     ):
         lm.combine(fleet(300))
 
