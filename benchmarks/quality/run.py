@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.quality import findings, plan, report, score, train
 from benchmarks.quality.contenders import CONTENDERS, FEW, REFERENCE, Contender
-from benchmarks.quality.domains import DOMAINS
+from benchmarks.quality.domains import DOMAINS, base_of
 from benchmarks.quality.plan import BEST, EASY, MANY, Cell, Size, Training
 from benchmarks.quality.store import key, merging
 from benchmarks.quality.train import RANK
@@ -97,7 +97,9 @@ def carried(asked: argparse.Namespace) -> None:
     label = labelled(asked.half, asked.work, f"{asked.size}, {size.seeds} seeds")
     seeds = plan.half(asked.half)
     cells = list(plan.cells(size, seeds, {name: domain.tasks for name, domain in DOMAINS.items()}))
-    each(partial(_train, size=size, work=asked.work), groups(trainings(cells)), asked.jobs)
+    if missing := [one for one in trainings(cells) if not train.place(one, size, asked.work).exists()]:
+        each(partial(_base, size=size, work=asked.work), bases(missing), asked.jobs)
+        each(partial(_train, size=size, work=asked.work), groups(missing), asked.jobs)
     print(f"trained: {time.perf_counter() - start:.0f} s", flush=True)
     if asked.train:
         return
@@ -162,6 +164,11 @@ def trainings(cells: list[Cell]) -> list[Training]:
     return list(dict.fromkeys(one for cell in cells for one in cell.trainings))
 
 
+def bases(each: list[Training]) -> list[str]:
+    """The domains of the bases that they need, which come first: else each process would train its own."""
+    return list(dict.fromkeys(base_of(one.domain) for one in each))
+
+
 def groups(each: list[Training]) -> list[list[Training]]:
     """Those that are trained together: of one seed, domain and regime."""
     found: dict[tuple[object, ...], list[Training]] = {}
@@ -201,6 +208,12 @@ def each(work: Any, things: list[Any], jobs: int) -> list[Any]:
 def _stoppable() -> None:
     """Ctrl-C ends another process at once; what it was making is not there, or whole."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _base(domain: str, size: Size, work: Path) -> list[None]:
+    _one_thread()
+    train.base(domain, size, work)
+    return []
 
 
 def _train(group: list[Training], size: Size, work: Path) -> list[None]:

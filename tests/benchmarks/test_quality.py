@@ -81,6 +81,16 @@ def test_a_run_goes_on_where_it_ended(small, work, monkeypatch, capsys):
     assert lost.exists()
 
 
+def test_a_base_is_trained_once_before_the_adapters_on_it(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(run, "each", lambda made, things, jobs: seen.append((made.func, things)) or [])
+    run.main(["--train", "--seeds", "1", "--work", str(tmp_path)])
+    (first, domains_), (then, groups) = seen
+    assert (first, then) == (run._base, run._train)
+    assert domains_ == ["digits", "strings"]
+    assert {one.domain for group in groups for one in group} == set(plan.FULL.domains)
+
+
 def test_trainings_can_be_made_alone(small, tmp_path, capsys):
     ask(tmp_path, "--train")
     assert len(list((tmp_path / "adapters").iterdir())) == 4
