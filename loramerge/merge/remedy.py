@@ -42,9 +42,9 @@ def _policies(plan: Plan, modules: Sequence[Module], even: float, mean: float) -
     """Settings that make the merge about as strong as its sources, and that this merge can have."""
     if plan.request.keep_form or plan.method.masks:  # a sum of whole sources; masks for a merge as it is
         return
-    level = abs(_factor(plan)) * levelled(plan, modules)
-    if name_of(plan.method) != DEFAULT and level <= STRONG * mean and _takes(plan):
-        yield say("method", DEFAULT)
+    if name_of(plan.method) != DEFAULT and not plan.schedule.rules and _takes(plan):  # rules cost steps
+        if abs(_factor(plan)) * levelled(plan, modules) <= STRONG * mean:
+            yield say("method", DEFAULT)
     if even <= STRONG:
         yield say("scale", "norm")
 
