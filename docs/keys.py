@@ -44,7 +44,7 @@ MERGE: Keys = {
     "energy_lost": "the share of ‖weighted sum‖² that the merge does not have",
     "cut_by_rank": "the share of ‖what the method makes‖² that the rank cuts off; null where nothing is cut",
     "rounding_error": "‖merge − written‖ / ‖merge‖",
-    "strength": "‖merge‖ over the mean norm of the sources",
+    "strength": "‖merge‖ over the mean norm of the sources that have a weight",
     "sources": SOURCE,
     "spread?": "the share of energy in which the sources of a mixture differ",
     "left_out?": "sources that were not chosen: `name`, `weight` 0, `similarity`",

@@ -108,7 +108,8 @@ def page(rows: list[Row], label: str, reference: str) -> str:
                 lines = compared(some, count, rank, kind, reference)
                 parts += [*table(lines, reference, told if several else plainly), ""]
     refused = sorted({(row["contender"], row["refused"]) for row in rows if "refused" in row})
-    parts += ["## Not in the tables\n", *(f"* {name}: {why}" for name, why in refused), ""]
+    if refused:
+        parts += ["## Not in the tables\n", *(f"* {name}: {why}" for name, why in refused), ""]
     return "\n".join(parts)
 
 

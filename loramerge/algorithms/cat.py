@@ -19,7 +19,8 @@ class Cat(Method):
     The rank of the merge is the sum of the ranks. Weights may be negative. Source: the `cat` combination of
     PEFT, which is exact too, except for rsLoRA sources.
 
-    Limits: servers limit the rank (vLLM's default is 16). `linear --rank` and `svd` stay below it.
+    Limits: servers limit the rank (vLLM's default is 16). `linear --rank` and `svd` stay below it. Many at
+    weight 1 are too strong, as in `linear`.
 
     >>> import numpy as np
     >>> import loramerge as lm

@@ -16,6 +16,8 @@ from loramerge.arrays.basis import Basis, directions
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.linalg import svd
 
+FAINT = 0.01  # of the strength of the strongest: whoever has less may not have been trained
+
 
 @dataclass(frozen=True, kw_only=True)
 class Level(Cored):
@@ -36,7 +38,8 @@ class Level(Cored):
     Source: ours; see docs/quality.md for how it was found and what it was measured against.
 
     Limits: two copies of an adapter count twice. An adapter that learned very little is made as strong as
-    the others: give it a small weight, or leave it out. If sources cancel, γ raises what is left.
+    the others: give it a small weight, or leave it out; a note tells of those below a hundredth of the
+    strongest. If sources cancel, γ raises what is left.
 
     >>> import numpy as np
     >>> import loramerge as lm
@@ -66,6 +69,16 @@ class Level(Cored):
     @property
     def traits(self) -> Traits:
         return Traits("spectral", weights="none")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        norms = self.norms or ()
+        faint = [place for place, norm in enumerate(norms, 1) if 0 < norm < FAINT * max(norms)]
+        return tuple(
+            f"source {place} has less than a hundredth of the strength of the strongest, and level lets it "
+            "count as much: leave it out if it has learned nothing, or give it a small weight"
+            for place in faint
+        )
 
     @property
     def searches(self) -> bool:

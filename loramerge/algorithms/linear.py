@@ -19,7 +19,9 @@ class Linear(Sized):
     Weights may be negative, which subtracts a skill. The sum is of ΔW, never of A and B apart, so there are
     no cross terms. Source: task arithmetic, Ilharco et al. 2023, arXiv:2212.04089.
 
-    Limits: the exact sum has the sum of the ranks. With a rank, the report says how much was cut off.
+    Limits: the exact sum has the sum of the ranks. With a rank, the report says how much was cut off. The
+    sum of T unrelated adapters is √T times as strong as one of them, and four or more at weight 1 were worse
+    than none where it was measured (docs/quality.md): take smaller weights, a scale, or `level`.
 
     >>> import numpy as np
     >>> import loramerge as lm

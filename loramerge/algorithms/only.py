@@ -37,9 +37,10 @@ class Only(Method):
     def __post_init__(self) -> None:
         searcher(self.match, "only")
         if self.otherwise.observes:
+            sized = getattr(self.otherwise, "energy", None) is not None
             raise UsageError(
-                "only: the method for the rest must know its size without a look at all modules: give it a "
-                "rank in place of what it has."
+                "only: the method for the rest is not asked to look at all modules first: give it "
+                f"{'a rank in place of its energy' if sized else 'the scope module'}."
             )
 
     @property

@@ -47,8 +47,9 @@ def replay(ctx: click.Context, /, record: Path, sources: tuple[str, ...], **give
         return click.echo(str(out))
     found = todo.compare(merge)
     if printed == "json":
-        told = {"notes": [*todo.notes, *merge.report.notes], "difference": found and found.to_dict()}
-        return show.data({**facts_of(merge, todo.plan, out), **told})
+        facts = facts_of(merge, todo.plan, out)
+        told = {"notes": [*todo.notes, *facts["notes"]], "difference": found and found.to_dict()}
+        return show.data({**facts, **told})
     for note in (*todo.notes, *merge.report.notes):
         show.note(f"note: {note}")
     click.echo(str(merge.report))

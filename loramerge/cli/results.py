@@ -152,8 +152,12 @@ def facts_of(merge: Merge, plan: Plan, out: Path) -> dict[str, Any]:
 
 def _told(report: Report) -> dict[str, Any]:
     """Its plain values, and among the notes that the merge is too strong; a record has the number alone."""
-    said = report.to_dict()
-    return {**said, "notes": [*said["notes"], *filter(None, [report.too_strong])]}
+    return {**report.to_dict(), "notes": notes_of(report)}
+
+
+def notes_of(report: Report) -> list[str]:
+    """All that is to be said of a merge, where its table is not shown."""
+    return [*report.to_dict()["notes"], *filter(None, [report.too_strong])]
 
 
 def what(plan: Plan, out: Path) -> str:

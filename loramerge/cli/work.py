@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from loramerge.cli.request import asked
 from loramerge.cli.results import (
     Printed,
     check_printed,
+    notes_of,
     show_deltas,
     show_done,
     show_merge,
@@ -126,7 +128,10 @@ def _fuse(given: dict[str, Any], recipe: Recipe, printed: Printed) -> None:
     here = Request(
         overwrite=request.overwrite, threads=request.threads, memory=request.memory, progress=show.bar()
     )
-    show_done(fused(merge.adapter, base, out, here), printed)
+    done = fused(merge.adapter, base, out, here)
+    if printed == "json":  # in words the merge has told it above
+        done = replace(done, said=(*notes_of(merge.report), *done.said))
+    show_done(done, printed)
 
 
 def _check_fuse(given: dict[str, Any], recipe: Recipe) -> None:

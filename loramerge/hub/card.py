@@ -94,9 +94,7 @@ def _figures(facts: Facts) -> str:
     if (strength := number(said.get("strength"))) is not None:
         lines.append(f"* strength, of the mean of its sources: {strength:.3g}")
         if strength > STRONG:
-            lines[-1] += (
-                ". That is much: `--method level` or `--scale norm` makes a merge as strong as its sources"
-            )
+            lines[-1] += f". That is much: it is as strong as they are if it is loaded at {1 / strength:.2g}"
     sources = [each for each in _list(said.get("sources")) if isinstance(each, dict)]
     rows = [
         f"| {markdown(each.get('name'))} | {_three(each.get('cosine'))} | {_three(each.get('norm_ratio'))} |"

@@ -157,8 +157,8 @@ def _check_units(work: Sources, method: Method) -> None:
     except IncompatibleError as error:
         if method.traits.sums:
             raise
-        rest = f"{say('method', 'linear')} and {say('method', 'average')} take any number."
-        raise IncompatibleError(f"{error} Sums such as {rest}") from None
+        sums = f"{say('method', 'average')}, or {say('method', 'linear')} with {say('scale', 'norm')}"
+        raise IncompatibleError(f"{error} Sums take any number: {sums}.") from None
 
 
 def _check_strength(plan: Plan) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapters.limits import STRONG
 from loramerge.arrays.backend import Array
 from loramerge.charts.facts import as_frame
 from loramerge.errors import printable, say
@@ -82,6 +81,8 @@ class Report:
         similarities: (T,) of the sources to what was wanted, if they decided the weights.
         left_out: name -> similarity of sources that were not chosen; their weight is 0.
         default: the method in words, if nobody named one.
+        silent: places of sources that have a weight of 0 in every module.
+        remedy: how the sentence about a merge that is too strong ends; empty for one that is not.
     """
 
     sources: tuple[str, ...]
@@ -91,6 +92,8 @@ class Report:
     similarities: tuple[float, ...] = ()
     left_out: Mapping[str, float] = field(default_factory=dict)
     default: str = ""
+    silent: frozenset[int] = frozenset()
+    remedy: str = ""
 
     @property
     def energy_lost(self) -> float | None:
@@ -146,22 +149,23 @@ class Report:
 
     @property
     def strength(self) -> float | None:
-        """‖merge‖ over the mean ‖ΔW_t‖ of the sources that are not zero: 1 is as strong as they are."""
+        """‖merge‖ over `mean`: 1 is as strong as the sources are."""
+        return None if self.mean is None else self._sum("merged") ** 0.5 / self.mean
+
+    @property
+    def mean(self) -> float | None:
+        """The mean ‖ΔW_t‖ of the sources that have a weight and are not zero; None if there are none."""
         norms = np.sqrt(np.maximum(self._squares, 0.0))
-        present = norms[norms > 0]
-        return self._sum("merged") ** 0.5 / float(present.mean()) if len(present) else None
+        norms[list(self.silent)] = 0.0
+        return float(norms[norms > 0].mean()) if (norms > 0).any() else None
 
     @property
     def too_strong(self) -> str | None:
-        """What a merge that is much stronger than its sources is told, and the remedy; None if it is not."""
-        found = self.strength
-        if found is None or found <= STRONG:
+        """What is told of a merge that is much stronger than its sources; None if it is not."""
+        if not self.remedy:
             return None
-        return (
-            f"the merge is {found:.3g} times as strong as its sources are on average, which often does more "
-            f"harm than good: {say('method', 'level')} and {say('scale', 'norm')} make it about as strong as "
-            "they are, and smaller weights do too"
-        )
+        sources = "its source is" if len(self.sources) == 1 else "its sources are on average"
+        return f"the merge is {self.strength:.3g} times as strong as {sources}, {self.remedy}"
 
     @property
     def cancelling(self) -> str | None:
@@ -176,6 +180,8 @@ class Report:
         told = f"the sources cancel each other in {where}, so that"
         if not any(module.merged > FAINT * self._apart(module) for module in found):
             return f"{told} nothing is left: leave one of them out"
+        if all(module.merged <= 2 * module.wanted * module.scale**2 for module in found):
+            return f"{told} the scale raised what is left: leave one of them out, or the scale"
         return (
             f"{told} full strength was given to what is left: leave one of them out, or see by "
             f"{say('method', 'linear')} what their sum is"

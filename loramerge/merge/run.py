@@ -24,6 +24,7 @@ from loramerge.merge.measure import measure, measure_fit, unfolded
 from loramerge.merge.plan import Plan
 from loramerge.merge.prove import check_honest, check_limits, check_something, check_written, fingerprint
 from loramerge.merge.record import hashing, record, unhashed
+from loramerge.merge.remedy import remedy
 from loramerge.merge.report import Module, Report
 from loramerge.merge.strength import COSINES, best_smallest_cosine, rescaled, strength
 from loramerge.request.progress import Stage
@@ -133,7 +134,9 @@ def report(plan: Plan, modules: list[Module]) -> Report:
     weights, similarities = (tuple(map(float, each)) for each in (plan.weights, similar))
     left_out = plan.sources.left_out
     chosen = "" if plan.default is None or len(plan.sources.whole) < 2 else str(plan.default)
-    return Report(names, weights, tuple(ordered), plan.notes, similarities, left_out, chosen)
+    silent = plan.schedule.silent
+    found = Report(names, weights, tuple(ordered), plan.notes, similarities, left_out, chosen, silent)
+    return replace(found, remedy=remedy(plan, found))
 
 
 def _spread(module: Module, shares: Array) -> float:

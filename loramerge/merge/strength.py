@@ -60,9 +60,9 @@ def best_smallest_cosine(facts: Sequence[Module], scale: Scale = "cosine") -> di
     sources = np.sqrt(np.sum([fact.squares for fact in facts], axis=0))  # (T,)
     trained = sources > 0
     whole = float(np.linalg.norm(lengths))
-    overlaps = np.array([fact.overlaps for fact in alive]).reshape(len(alive), -1).T  # (T, M)
     if not alive or not trained.any():
         return {}
+    overlaps = np.array([fact.overlaps for fact in alive]).T  # (T, M)
     directions = overlaps[trained] / lengths / sources[trained, None]
     strength = whole if scale == UNBOUNDED else min(whole, sources[trained].mean())
     factors = _shortest(directions) * strength / lengths

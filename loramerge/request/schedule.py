@@ -120,6 +120,12 @@ class Schedule:
         return self.lines[0].at(0.5)
 
     @property
+    def silent(self) -> frozenset[int]:
+        """The places of the sources that have a weight of 0 in every module."""
+        heard = np.any([end != 0 for line in self.lines for end in line], axis=0)
+        return frozenset(np.flatnonzero(~heard).tolist())
+
+    @property
     def uniform(self) -> bool:
         """Whether all modules are merged alike."""
         return (

@@ -103,3 +103,18 @@ def test_a_weight_gives_an_adapter_a_larger_share():
         for w in (0.5, 1, 2)
     ]
     assert shares == sorted(shares)
+
+
+def test_an_adapter_that_learned_next_to_nothing_is_told_of():
+    """It would be a half of the merge; with a weight of 0 it is none of it."""
+    faint = Adapter.of({target.path: 1e-4 * THREE[0][target] for target in THREE[0]}, "faint")
+    told = [note for note in lm.combine([THREE[1], faint]).report.notes if "hundredth" in note]
+    assert told
+    assert told[0].startswith("source 2 has less than a hundredth")
+    for quiet in (
+        lm.combine([THREE[1], faint], "level", weights=[1, 0]),
+        lm.combine([THREE[1], faint], "linear"),
+        lm.combine(THREE),
+        lm.combine(UNEVEN[1:]),
+    ):
+        assert not any("hundredth" in note for note in quiet.report.notes)

@@ -3,7 +3,22 @@
 import numpy as np
 import pytest
 
-from loramerge import Average, IsoC, Lego, Linear, MergeVla, Rule, Svd, combine, load, only, open, replay
+from loramerge import (
+    Average,
+    IsoC,
+    Lego,
+    Level,
+    Linear,
+    MergeVla,
+    Rule,
+    Svd,
+    Ties,
+    combine,
+    load,
+    only,
+    open,
+    replay,
+)
 from loramerge.errors import SourceError, UsageError
 from tests.helpers.adapters import dense, distance, merged, random_adapters
 from tests.helpers.files import bare, tensors
@@ -35,6 +50,20 @@ def test_every_part_uses_the_weights_as_its_method_does():
     for path, matrix in whole.items():
         total = sum(w * dense(source)[path] for w, source in zip([1, 1, 2], SOURCES, strict=True))
         np.testing.assert_allclose(matrix, total / (4 if path.endswith("q") else 1), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rest", "remedy", "mended"),
+    [
+        (Level(), "the scope module", Level(scope="module")),
+        (Ties(scope="adapter"), "the scope module", Ties(scope="module")),
+        (Svd(energy=0.9), "a rank in place of its energy", Svd(rank=2)),
+    ],
+)
+def test_a_rest_that_must_see_all_modules_is_told_what_would_do(rest, remedy, mended):
+    with pytest.raises(UsageError, match=remedy):
+        only(Lego(rank=1), "q$", rest)
+    assert merged(SOURCES, only(Lego(rank=1), "q$", mended))
 
 
 def test_a_match_of_nothing_leaves_the_rest():

@@ -81,10 +81,67 @@ def test_a_run_goes_on_where_it_ended(small, work, monkeypatch, capsys):
     assert lost.exists()
 
 
+def test_a_base_is_trained_once_before_the_adapters_on_it(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(run, "each", lambda made, things, jobs: seen.append((made.func, things)) or [])
+    run.main(["--train", "--seeds", "1", "--work", str(tmp_path)])
+    (first, domains_), (then, groups) = seen
+    assert (first, then) == (run._base, run._train)
+    assert domains_ == ["digits", "strings"]
+    assert {one.domain for group in groups for one in group} == set(plan.FULL.domains)
+
+
 def test_trainings_can_be_made_alone(small, tmp_path, capsys):
     ask(tmp_path, "--train")
     assert len(list((tmp_path / "adapters").iterdir())) == 4
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    {
+        ("--seeds", "0"): "0 is below 1",
+        ("--seeds", "9"): "the choosing half has 8",
+        ("--counts", "1"): "1 is below 2",
+        ("--ranks", "-1"): "-1 is below 0",
+        ("--jobs", "0"): "0 is below 1",
+        ("--only", "lgeo"): "invalid choice: 'lgeo'",
+        ("--json", "no/rows.json"): "a file in a folder that is there",
+        ("--page", "."): "a file in a folder that is there",
+        ("--work", "file"): "it is not a folder",
+        ("--pictures", "file"): "it is not a folder",
+    }.items(),
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_what_cannot_be_meant_or_written_is_said_before_the_work(typed, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(run, "carried", None)
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--size", "toy", *typed])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_who_stops_it_is_told_that_it_goes_on(tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "each", stopped)
+    with pytest.raises(SystemExit) as stop:
+        ask(tmp_path)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "Stopped. The same command goes on from here.\n"
+
+
+def test_what_is_named_twice_is_measured_once(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(run, "measured", lambda cells, size, *_: seen.append((cells, size, _[-1])) or [])
+    monkeypatch.setattr(run, "each", lambda *_: [])
+    ask(tmp_path, "--counts", "2", "2", "--ranks", "8", "8", "--only", "svd", "svd")
+    ((cells, size, names),) = seen
+    assert (size.counts, size.ranks, names) == ((2,), (8,), ["svd"])
+    assert len(cells) == len(set(cells))
 
 
 def test_many_adapters_are_merged_by_the_best_with_eight(monkeypatch):

@@ -31,9 +31,7 @@ def test_sums_of_any_number_of_sources_are_merged_and_exact(method):
 def test_what_is_held_at_once_stays_limited():
     with pytest.raises(lm.IncompatibleError, match="2400 units for 7×9 weights, and 1024 is the limit"):
         lm.combine(fleet(300), "cat")
-    with pytest.raises(
-        lm.IncompatibleError, match="Sums such as method='linear' and method='average' take any"
-    ):
+    with pytest.raises(lm.IncompatibleError, match="method='average', or method='linear' with scale='norm'"):
         lm.combine(fleet(300))
 
 

@@ -187,3 +187,11 @@ def test_what_cancels_is_not_scaled_up(method):
     found = combine([a, a], method, weights=[1, -1], scale="norm", dtype="float64")
     assert max(np.abs(matrix).max() for matrix in dense(found.adapter).values()) < 1e-6
     assert found.report.scales == (1.0, 1.0)
+
+
+def test_where_sources_cancel_to_the_last_digit_there_is_nothing_to_weigh():
+    there = Adapter.of({"q": LowRank(np.array([[2.0], [0.0]]), np.array([[1.0, 0.0]]))}, "there")
+    back = Adapter.of({"q": LowRank(np.array([[-2.0], [0.0]]), np.array([[1.0, 0.0]]))}, "back")
+    report = combine([there, back], "average", scale="cosine").report
+    assert report.strength == 0
+    assert "cancel each other in every module" in str(report)

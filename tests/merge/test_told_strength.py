@@ -20,7 +20,8 @@ def norm(adapter):
 
 def test_strength_is_the_norm_of_the_merge_over_the_mean_of_its_sources():
     merge = lm.combine(EIGHT, weights=[1, -2, 3, 1, 1, 0, 1, 1])
-    wanted = norm(merge.adapter) / np.mean([norm(each) for each in EIGHT])
+    heard = EIGHT[:5] + EIGHT[6:]
+    wanted = norm(merge.adapter) / np.mean([norm(each) for each in heard])
     assert merge.report.strength == pytest.approx(wanted)
     assert merge.report.to_dict()["strength"] == merge.report.strength
 
@@ -74,7 +75,19 @@ def test_the_command_says_it_in_its_own_words(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("strength", "told"), [(1.4, False), (2.5, True)])
-def test_the_card_says_it(strength, told):
+def test_the_card_says_it_and_at_what_strength_to_load_it(strength, told):
     said = card._figures(card.Facts("a/b", modules=1, rank=1, dtype="F32", report={"strength": strength}))
     assert f"{strength:.3g}" in said
-    assert ("--scale norm" in said) == told
+    assert ("if it is loaded at 0.4" in said) == told
+
+
+def test_a_replay_says_it_too(tmp_path, monkeypatch, capsys):
+    from tests.helpers.files import Cli
+
+    monkeypatch.chdir(tmp_path)
+    for n in range(4):
+        folder(tmp_path / f"a{n}", tensors(n))
+    cli = Cli(capsys)
+    cli("combine", "a0", "a1", "a2", "a3", "--method", "linear", "-o", "m")
+    assert WORDS in cli("replay", "m", "-o", "again").out
+    assert any(WORDS in note for note in cli("replay", "m", "-o", "json", "--json").json()["notes"])

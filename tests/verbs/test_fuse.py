@@ -269,6 +269,9 @@ def test_the_commands_fuse_a_merge_and_an_adapter(tmp_path, capsys):
     for name in ("merged", "doubled"):
         found = read_model(tmp_path / name)
         assert all(np.allclose(found[key], wanted[key], atol=1e-5) for key in wanted)
+    strong = ["--method", "linear", "--scale", "2", "--fuse", str(base), "--json"]
+    run(main, ["combine", *paths, *strong, "-o", str(tmp_path / "strong")])
+    assert "4 times as strong as its sources" in " ".join(json.loads(capsys.readouterr().out)["notes"])
     run(main, ["combine", *paths, "--fuse", str(base), "--dry-run", "-o", str(tmp_path / "z")], 2)
     assert "--dry-run is not for --fuse" in capsys.readouterr().err
     run(main, ["fuse", paths[0], str(base), "--scale", "norm", "-o", str(tmp_path / "z")], 2)

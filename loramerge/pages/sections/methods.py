@@ -17,8 +17,8 @@ from loramerge.pages.subject import Subject, several
 
 WORDS = (
     "The same sources, merged by each method at one rank. To the right a method keeps more of a source. "
-    "Strength is ‖merge‖ over the mean ‖ΔW‖ of the sources; energy lost counts against the weighted sum, "
-    "which some methods do not aim at."
+    "Strength is ‖merge‖ over the mean ‖ΔW‖ of the sources, and much above 1 often does more harm than good; "
+    "energy lost counts against the weighted sum, which some methods do not aim at."
 )
 FAMILIES = ("linear", "clustering", "coefficients", "spectral")  # which need the Grams only
 OTHERS = "Other methods, such as ties, take longer: name those that you want, with --method or methods=[...]."
