@@ -43,7 +43,6 @@ class Sketch:
         xp = namespace(like)
         self._high = min(self.places * rows, shape[0])
         self._held = xp.empty((self._high + min(HEAVIEST, shape[0]), shape[1]), like.dtype)
-        self._held[: self._high] = 0
         self.squares = xp.zeros(shape[0], like.dtype)
 
     @property
@@ -63,7 +62,10 @@ class Sketch:
         there = self._held[start : start + count]
         add = xp.add if self._adds[number] else xp.subtract
         for here, rows in ((there[turn:], piece[: count - turn]), (there[:turn], piece[count - turn :])):
-            add(here, rows, out=here)
+            if number < self.places:  # the first there
+                here[:] = rows
+            else:
+                add(here, rows, out=here)
 
     @property
     def energy(self) -> float:
