@@ -339,3 +339,19 @@ def test_a_file_under_first_names_and_a_folder_are_two_spellings(tmp_path):
     folder = save_model(tmp_path / "b", random_model(0, {"down_blocks.0.weight": (4, 4)}))
     with pytest.raises(IncompatibleError, match=r"names differ: give two files, or two folders\."):
         lm.extract(file, folder)
+
+
+@pytest.mark.parametrize("key", ["model.norm.weight", "model.layers.0.mlp.up_proj.weight"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_tensor_that_is_no_number_is_told_wherever_it_is(tmp_path, key, value):
+    before = random_model()
+    after = {**tuned(before, Q), key: np.full_like(before[key], value)}
+    with pytest.raises(IncompatibleError, match=f"{key.removesuffix('.weight')}.* no finite numbers"):
+        lm.extract(*models(tmp_path, after, before), rank=2, extras="first")
+
+
+def test_shards_without_their_index_are_told_as_such(tmp_path):
+    pair = models(tmp_path, random_model(), random_model(1), shards=2)
+    (tmp_path / "t" / "model.safetensors.index.json").unlink()
+    with pytest.raises(SourceError, match="2 shards and no index"):
+        lm.extract(*pair)
