@@ -115,6 +115,37 @@ def test_a_head_that_is_tied_gets_weights_of_its_own_only_if_it_must(tmp_path):
     assert index["metadata"]["total_size"] == sum(array.nbytes for array in after.values())
 
 
+def test_an_update_that_depends_on_the_weights_before_it_is_not_taken_out(tmp_path):
+    from safetensors.numpy import save_file
+
+    rng, start = np.random.default_rng(0), f"base_model.model.{Q}"
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "use_dora": True}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    parts = {"lora_A.weight": (2, 16), "lora_B.weight": (16, 2), "lora_magnitude_vector": (16,)}
+    tensors = {f"{start}.{k}": rng.random(shape).astype(np.float32) for k, shape in parts.items()}
+    save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
+    base = save_model(tmp_path / "b", random_model())
+    lm.fuse(tmp_path / "a", base, tmp_path / "f")
+    with pytest.raises(IncompatibleError, match="cannot be taken out again"):
+        lm.fuse(tmp_path / "a", tmp_path / "f", tmp_path / "u", subtract=True)
+    assert not (tmp_path / "u").exists()
+
+
+@pytest.mark.parametrize("who", ["model", "adapter"])
+def test_what_is_no_number_is_told_and_not_written(tmp_path, who):
+    before, update = random_model(), adapter(Q)
+    if who == "model":
+        before[f"{Q}.weight"][0, 0] = np.nan
+    else:
+        key = lm.Target(Q)
+        update = lm.Adapter.of({Q: lm.LowRank(np.nan * update[key].up, update[key].down)})
+    base = save_model(tmp_path / "b", before)
+    with pytest.raises(IncompatibleError, match="the model or the adapter is damaged"):
+        lm.fuse(update, base, tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
 TIED = {**CONFIG, "tie_word_embeddings": True}
 
 
