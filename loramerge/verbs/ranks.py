@@ -16,7 +16,7 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.adapter import adapter as adapter_of
 from loramerge.checkpoints.deltas import of_all
-from loramerge.checkpoints.difference import Module, Pair
+from loramerge.checkpoints.difference import Module, Pair, name_of
 from loramerge.checkpoints.tuned import RANK
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats import writer
@@ -184,7 +184,8 @@ def _chosen(pair: Pair, request: Request) -> list[Any]:
     names, chosen = [str(tuned.target) for tuned, _ in pair.weights], chooser(request)
     found = [each for each, name in zip(pair.weights, names, strict=True) if chosen(name)]
     some, exclude = printable(min(names, default="none")), request.exclude
-    if exclude is not None and not any(map(searcher(exclude, say("exclude")), names)):
+    others = map(name_of, pair.tuned.tensors)  # norms, biases, embeddings
+    if exclude is not None and not any(map(searcher(exclude, say("exclude")), (*names, *others))):
         raise UsageError(f"{say('exclude', exclude)} matches no module; one here is called {some}.")
     if not found:
         ways = f"{say('only')} and {say('exclude')}"

@@ -123,6 +123,8 @@ def test_a_recipe_names_a_tuned_model_and_its_base(tmp_path, monkeypatch):
     assert all(np.abs(update.dense()).max() < 1e-5 for update in merge.adapter.values())
     with pytest.raises(UsageError, match="rank=0 of a tuned model"):
         parse({"sources": [{"tuned": "t", "base": "b", "rank": 0}]}, "recipe")
+    with pytest.raises(UsageError, match="a tuned model and no base"):
+        parse({"sources": [{"tuned": "t"}]}, "recipe")
     with pytest.raises(UsageError, match="a source has the key 'revision'"):
         parse({"sources": [{"tuned": "t", "base": "b", "revision": "x"}]}, "recipe")
 
@@ -355,3 +357,11 @@ def test_shards_without_their_index_are_told_as_such(tmp_path):
     (tmp_path / "t" / "model.safetensors.index.json").unlink()
     with pytest.raises(SourceError, match="2 shards and no index"):
         lm.extract(*pair)
+
+
+def test_what_is_beside_the_modules_can_be_excluded_alone(tmp_path):
+    before = random_model()
+    after = {**tuned(before, Q, rank=2), "model.norm.weight": before["model.norm.weight"] + 1}
+    done = lm.extract(*models(tmp_path, after, before), rank=2, extras="first", exclude="norm")
+    assert not done.beside
+    assert len(done.adapter) == len(Q)
