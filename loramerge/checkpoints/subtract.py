@@ -58,11 +58,11 @@ def subtracted(after: Rows, before: Rows, shape: tuple[int, int], room: Room) ->
     step = min(max(1, ENTRIES // wide), count)
     found, tally = room.of(shape, kind), Tally(wide)
     sketch, spare = Sketch(shape, step, found), np.empty((step, wide), kind)
-    for top in range(0, count, step):
-        rows = found[top : top + step]
-        stored = [each(top, top + len(rows)) for each in (after, before)]
-        other = spare[: len(rows)]
-        with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        for top in range(0, count, step):
+            rows = found[top : top + step]
+            stored = [each(top, top + len(rows)) for each in (after, before)]
+            other = spare[: len(rows)]
             np.copyto(rows, stored[0])  # twice as fast as a cast, whose memory is new every time
             np.copyto(other, stored[1])
             del stored  # the next ones come to the same memory, which is in cache

@@ -204,7 +204,7 @@ class Basis:
 
     def grow(self, z: Array) -> bool:
         """Add what the leading ones leave the span by; false where that is nothing."""
-        new = _orthonormal(self.leaving, self.least, self.v)
+        new = _upright(_without(_upright(self.leaving, self.least), self.v), 0.5)
         if self.v.shape[1] + new.shape[1] > BLOCKS * (most := max(self.block, self.looked)):
             self.v, self.product = (each @ z[:, :most] for each in (self.v, self.product))
         return self._join(new)
