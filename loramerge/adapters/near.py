@@ -23,7 +23,7 @@ def nearby(path: Path) -> str:
         path, there = there, there.parent
     try:
         with os.scandir(there) as entries:  # every source of thousands may be mistyped
-            names = [entry.name for entry in islice(entries, MOST)]
+            names = [entry.name for entry in islice(entries, MOST) if entry.name != path.name]  # a dead link
     except OSError:
         return ""
     likeness = {name: _like(path.name, name) for name in names if not name.startswith(".")}

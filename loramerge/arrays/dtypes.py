@@ -43,11 +43,6 @@ WORDS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64
 WORDS |= {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "fp64": "F64"}
 
 
-def is_bfloat16(array: Array) -> bool:
-    """Whether its numbers are the upper halves of float32."""
-    return array.dtype == FLOATS["BF16"]
-
-
 def parse(word: str) -> str:
     """The safetensors name of a float type as users write it.
 

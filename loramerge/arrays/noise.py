@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 import numpy as np
 
-from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 
 EPSILON = {  # safetensors name -> spacing at 1
@@ -20,10 +18,8 @@ EPSILON = {  # safetensors name -> spacing at 1
     "F8_E5M2": 2.0**-2,
 }
 TWICE = 2.0  # both sides of a difference may have been rounded
-EXPONENT: dict[np.dtype[Any], np.uint16 | np.uint32] = {
-    np.dtype(np.uint16): np.uint16(0x7F80),
-    np.dtype(np.uint32): np.uint32(0x7F800000),
-}
+EXPONENT = np.uint32(0x7F800000)  # of a float32: without the rest, |w| rounded down to a power of two
+SHARE = 4  # a part in so many of ‖W‖², at least, is looked at entry by entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,52 +48,47 @@ class Noise:
 
 @dataclass
 class Tally:
-    """The rounding of two matrices that are seen some rows at a time.
+    """The rounding of a matrix that is seen some rows at a time.
+
+    The length of a row tells its rounding, up to a factor between 1/4 and 1. That factor, and the share of
+    each column, are taken from rows with a quarter of the energy.
 
     Args:
-        columns: how many it has.
+        columns: how many it has.   energy: ‖·‖² of the rows so far.   largest: that of the longest.
     """
 
     columns: int
+    energy: float = 0.0
     largest: float = 0.0
 
     def __post_init__(self) -> None:
-        self.sums = np.zeros(self.columns)
-        self._rooms: dict[np.dtype[Any], Array] = {}
+        self.sums, self._seen = np.zeros(self.columns), 0.0
+        self._room = np.empty((0, self.columns), np.float32)
 
-    def _room(self, kind: np.dtype[Any], number: int, count: int) -> Array:
-        """(count, columns) to count in, the same memory every time: new pages cost more than to count."""
-        held = self._rooms.get(kind)
-        if held is None or held.shape[1] < count:
-            held = self._rooms[kind] = np.empty((2, count, self.columns), kind)
-        return held[number, :count]
-
-    def add(self, rows: Array, others: Array) -> None:
-        """Counts in rows (a, b) and those of the other matrix; of each pair of entries the larger one.
-
-        Both are bfloat16, which has the exponents of float32, or else turned into that.
-        """
-        short = all(map(dtypes.is_bfloat16, (rows, others)))
-        both = (each if short else each.astype(np.float32, copy=False) for each in (rows, others))
-        bits = np.dtype(np.uint16 if short else np.uint32)
-        mask: Any = EXPONENT[bits]  # |w| rounded down to a power of two
-        one, other = (
-            np.bitwise_and(each.view(bits), mask, out=self._room(bits, number, len(each)))
-            for number, each in enumerate(both)
-        )
-        np.maximum(one, other, out=one)
-        squares = self._room(np.dtype(np.float32), 0, len(one))
-        np.copyto(squares, one.view(rows.dtype if short else np.float32))
-        np.square(squares, out=squares)
-        self.sums += np.ones(len(squares), np.float32) @ squares
-        sums = squares @ np.ones(squares.shape[1], np.float32)
-        self.largest = max(self.largest, float(sums.max(initial=0.0)))
+    def add(self, rows: Array) -> None:
+        """Counts in rows, as float32 or float64."""
+        squares = np.vecdot(rows, rows)
+        energy = float(squares.sum(dtype=np.float64))
+        self.energy += energy
+        self.largest = max(self.largest, float(squares.max(initial=0.0)))
+        if SHARE * self._seen >= self.energy:
+            return
+        self._seen += energy
+        if len(self._room) < len(rows):  # the same memory every time: new pages cost more than to count
+            self._room = np.empty(rows.shape, np.float32)
+        bits, powers = rows.astype(np.float32, copy=False).view(np.uint32), self._room[: len(rows)]
+        np.bitwise_and(bits, EXPONENT, out=powers.view(np.uint32))
+        np.square(powers, out=powers)
+        self.sums += np.ones(len(rows), np.float32) @ powers
 
     def noise(self, *dtypes: str) -> Noise:
         """What rounding to the coarsest of these types adds to it."""
         unit = max(EPSILON[dtype] for dtype in dtypes) ** 2 / 12
-        edge = (sqrt(self.largest) + sqrt(self.sums.max(initial=0.0))) ** 2
-        return Noise(float(self.sums.sum()) * unit, edge * unit)
+        if not self._seen:
+            return Noise(0.0, 0.0)
+        factor, rest = float(self.sums.sum()) / self._seen, self.energy / self._seen
+        edge = (sqrt(factor * self.largest) + sqrt(rest * float(self.sums.max(initial=0.0)))) ** 2
+        return Noise(factor * self.energy * unit, edge * unit)
 
 
 def rounding(matrix: Array, *dtypes: str) -> Noise:
@@ -110,5 +101,5 @@ def rounding(matrix: Array, *dtypes: str) -> Noise:
     True
     """
     tally = Tally(matrix.shape[1])
-    tally.add(matrix.astype(np.float32), matrix.astype(np.float32))
+    tally.add(matrix.astype(np.float32))
     return tally.noise(*dtypes)

@@ -15,6 +15,7 @@ from loramerge.checkpoints.deltas import deltas, without_place
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.single import is_image
+from loramerge.checkpoints.tie import HEAD, embedding, is_tied
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.dialects.kohya import KOHYA
@@ -106,6 +107,10 @@ def _beside(
             heads.add(path)
     if homeless:
         raise without_place(pair, homeless)
+    source = embedding(pair.base)
+    if source is not None and PREFIX + source[1] in extras and is_tied(pair.base) and is_tied(pair.tuned):
+        extras[PREFIX + HEAD] = pair.tuned.tensors[source]  # PEFT gives it to the embedding alone
+        heads.add("lm_head")
     config = {"modules_to_save": sorted(heads)} if heads else {}
     return extras, {**config, **({"bias": "all"} if biased else {})}
 

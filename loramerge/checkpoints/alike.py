@@ -10,6 +10,7 @@ from functools import partial
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
+from loramerge.checkpoints.names import inside, newer
 from loramerge.checkpoints.single import is_image, parts
 from loramerge.formats.models import of_clip
 from loramerge.formats.models.stems import core, parted
@@ -44,7 +45,7 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
 
     They stay as they are if that does not bring together all that the base has.
     """
-    tuned, base = _with_clip(tuned), _with_clip(base)
+    tuned, base = (_with_clip(_newer(each)) for each in (tuned, base))
     for part in tuned.models.keys() & base.models.keys():
         ours = {key for where, key in tuned.tensors if where == part}
         theirs = {key for where, key in base.tensors if where == part}
@@ -56,7 +57,31 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
         elif missing:
             names = _by_tower(missing, ours)
             base = _renamed(base, part, partial(_moved, names))
+    before = of_class(base)
+    if before is None:
+        before = of_class(tuned)
+    if before and "model" in tuned.models:
+        tuned, base = (_renamed(each, "model", partial(_within, before)) for each in (tuned, base))
     return tuned, base
+
+
+def of_class(checkpoint: Checkpoint) -> str | None:
+    """What the class of a model puts before all names that it has on the disk; None where that is unknown."""
+    if "model" not in checkpoint.models:
+        return ""
+    return inside(checkpoint.config("model"), (key for part, key in checkpoint.tensors if part == "model"))
+
+
+def _within(start: str, key: str) -> str:
+    return key if is_head(key) or key.startswith(start) else start + key
+
+
+def _newer(checkpoint: Checkpoint) -> Checkpoint:
+    """Under the names that the newest transformers gives its parameters."""
+    for part in checkpoint.models:
+        if any(newer(key) != key for where, key in checkpoint.tensors if where == part):
+            checkpoint = _renamed(checkpoint, part, newer)
+    return checkpoint
 
 
 def is_head(key: str) -> bool:

@@ -111,12 +111,14 @@ def _add(view: Array, left: Array, right: Array, change: Change) -> float:
         np.copyto(known, rows)
         total += known
         if most is not None and not max(total.max(initial=0.0), -total.min(initial=0.0)) <= most:
-            raise _too_large(change)
+            raise _too_large(change, total)
         rows[...] = total
         if piece % every == 0:
             np.copyto(known, rows)
             total -= known
             off, seen = off + float(np.vdot(total, total)), seen + len(rows)
+    if not off < np.inf:  # of a model whose numbers need no look at their size
+        raise _too_large(change, np.array(np.nan))
     return off * len(view) / max(seen, 1)
 
 
@@ -129,7 +131,12 @@ def _largest(dtype: str, left: Array, right: Array) -> float | None:
     return None if reach < most / 4 and dtype != "F16" else most
 
 
-def _too_large(change: Change) -> IncompatibleError:
+def _too_large(change: Change, total: Array) -> IncompatibleError:
+    if np.isnan(total).any():
+        return IncompatibleError(
+            f"{printable(change.key[1])} with the update holds values that are no numbers: the model or the "
+            "adapter is damaged."
+        )
     return IncompatibleError(
         f"{printable(change.key[1])} with the update does not fit {dtypes.word(change.dtype)}, the type of "
         "the model."
@@ -147,7 +154,7 @@ def _rescaled(
             with np.errstate(over="ignore", invalid="ignore"):
                 view += part @ right
     if not np.isfinite(after).all():
-        raise _too_large(change)
+        raise _too_large(change, after)
     kind = numpy_dtype(change.dtype)
     assert kind is not None
     scales = quantisation.rescaled(after, tensors[scale].read(), change.dtype)

@@ -17,19 +17,24 @@ from loramerge.checkpoints.modules import is_conv1d
 from loramerge.checkpoints.open import open_headers
 from loramerge.checkpoints.places import Place, Places, home
 from loramerge.checkpoints.quantisation import check_readable, numbers
+from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.forms.form import Base, Layer
 
 NOTHING = Slot(Held(np.empty((0, 0))), Held(np.empty((0, 0))), 1.0)  # what is adapted is not known yet
 
 
 class Known(Base):
-    """A checkpoint, whose layers are found by the names that an adapter has for them."""
+    """A checkpoint, whose layers are found by the names that an adapter has for them.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.name, self.checkpoint = checkpoint.name, checkpoint
+    Args:
+        changed: the adapter is in its weights already, so that they are not those that it was trained on.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, changed: bool = False) -> None:
+        self.name, self.checkpoint, self.changed = checkpoint.name, checkpoint, changed
 
     def layers(self, paths: Collection[str]) -> Mapping[str, Layer]:
-        return Layers(self.checkpoint, paths)
+        return Layers(self.checkpoint, paths, self.changed)
 
     def weights(self, sizes: Mapping[Target, tuple[int, int]]) -> Mapping[Target, Tensor]:
         check_readable(self.checkpoint)
@@ -41,7 +46,8 @@ class Known(Base):
                 own = up if place.outs is None else up[place.outs]
                 pieces.setdefault(int(up[0, 0]), []).append((own[:, 1], place))
         tensors = self.checkpoint.tensors
-        return {t: _joined(tensors, pieces[i], size) for i, (t, size) in enumerate(sizes.items())}
+        found = {t: _joined(tensors, pieces[i], size) for i, (t, size) in enumerate(sizes.items())}
+        return {t: _gone(self.name, each) for t, each in found.items()} if self.changed else found
 
 
 Piece = tuple[Array, Place]  # rows of a matrix, and where in a model they lie
@@ -57,6 +63,18 @@ def _marked(sizes: Mapping[Target, tuple[int, int]]) -> dict[Target, Slot]:
         )
         for i, (target, (outs, ins)) in enumerate(sizes.items())
     }
+
+
+def _gone(name: str, weight: Tensor) -> Tensor:
+    """A weight of which only the size is known, as an adapter has changed it since."""
+
+    def read() -> Array:
+        raise IncompatibleError(
+            f"What the adapter adds depends on the weights that {printable(name)} had before, so it cannot "
+            "be taken out again: keep the model without it."
+        )
+
+    return Computed(weight.shape, read, weight.dtype)
 
 
 def _joined(tensors: Mapping[Key, Tensor], pieces: Sequence[Piece], size: tuple[int, int]) -> Tensor:
@@ -78,8 +96,8 @@ def _joined(tensors: Mapping[Key, Tensor], pieces: Sequence[Piece], size: tuple[
 class Layers(Mapping[str, Layer]):
     """The layers of some modules; nothing is looked up before one of them is asked for."""
 
-    def __init__(self, checkpoint: Checkpoint, paths: Collection[str]) -> None:
-        self.checkpoint, self.paths = checkpoint, paths
+    def __init__(self, checkpoint: Checkpoint, paths: Collection[str], changed: bool) -> None:
+        self.checkpoint, self.paths, self.changed = checkpoint, paths, changed
 
     @cached_property
     def found(self) -> dict[str, Layer]:
@@ -118,7 +136,8 @@ class Layers(Mapping[str, Layer]):
             return np.ascontiguousarray(array.T) if turned else array
 
         kind = "F64" if tensors[key].dtype not in ("F32", "BF16", "F16") else tensors[key].dtype
-        return Computed(shape[::-1] if turned else shape, read, kind)
+        found = Computed(shape[::-1] if turned else shape, read, kind)
+        return _gone(self.checkpoint.name, found) if self.changed else found
 
     def __getitem__(self, path: str) -> Layer:
         return self.found[path]

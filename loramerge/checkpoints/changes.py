@@ -13,17 +13,13 @@ from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.places import Place, Places
+from loramerge.checkpoints.tie import HEAD, INPUTS, TYING, embedding, same
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.kohya import COMPONENTS
 from loramerge.formats.dialects.kohya import KEY as FLAT
-from loramerge.formats.models.architectures import architectures
 from loramerge.formats.peft import beside
 from loramerge.formats.peft.names import PREFIX, unmarked
-
-INPUTS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "wemb")
-HEAD = "lm_head.weight"
-TYING = "tie_word_embeddings"
 
 
 @dataclass(eq=False)
@@ -53,6 +49,7 @@ class Changes:
 
     Args:
         tensors: by key.   configs: component -> settings to replace.   notes: what the user should read.
+        kept_tied: the head gets what its embedding gets, and stays tied to it.
     """
 
     checkpoint: Checkpoint
@@ -60,6 +57,7 @@ class Changes:
     tensors: dict[Key, Change] = field(default_factory=dict)
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kept_tied: bool = False
 
     def of(self, key: Key) -> Change:
         """The change of a tensor that the base has."""
@@ -88,6 +86,8 @@ def changes(checkpoint: Checkpoint, adapter: Adapter) -> Changes:
         _whole(found, places, key, tensor)
     for target, bias in adapter.biases.items():
         _bias(found, places, target, bias)
+    if untied is not None:
+        _check_rows(found, untied)
     return found
 
 
@@ -99,8 +99,11 @@ def _untie(found: Changes) -> Key | None:
     """
     if "model" not in found.checkpoint.models or (key := ("model", HEAD)) in found.checkpoint.tensors:
         return None
-    source = _input(found.checkpoint)
+    source = embedding(found.checkpoint)
     if source is None or not _alone(found.adapter, source[1]):
+        return None
+    if _both(found.adapter, source[1]):
+        found.kept_tied = True
         return None
     tensor = found.checkpoint.tensors[source]
     if found.checkpoint.config("model").get("is_encoder_decoder"):
@@ -116,20 +119,29 @@ def _untie(found: Changes) -> Key | None:
     return key
 
 
-def _input(checkpoint: Checkpoint) -> Key | None:
-    """The input embedding that a head is tied to; None if there is no head, or it has weights of its own."""
-    config = checkpoint.config("model")
-    speaks = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
-    if not any(each.endswith(speaks) for each in architectures(config)):
-        return None
-    ends = tuple(f"{name}.weight" for name in INPUTS)
-    found = [key for key in checkpoint.tensors if key[1].rpartition(".")[0].rpartition(".")[2] in INPUTS]
-    return next((key for key in found if key[1].endswith(ends)), None)
+def _check_rows(found: Changes, untied: Key) -> None:
+    """Raises IncompatibleError: the embedding gets other tokens than the head that was tied to it."""
+    source = embedding(found.checkpoint)
+    head, new = found.tensors[untied], found.tensors.get(source) if source else None
+    if source and new is not None and new.shape != head.shape:
+        raise IncompatibleError(
+            f"{printable(found.adapter.name)} gives {printable(source[1])} {new.shape[0]} tokens, and holds "
+            f"no head with as many: the head that {printable(found.checkpoint.name)} ties to it has "
+            f"{head.shape[0]}. Save the adapter with its head, too: save_embedding_layers=True in PEFT."
+        )
 
 
-def _alone(adapter: Adapter, embedding: str) -> bool:
+def _both(adapter: Adapter, name: str) -> bool:
+    """Whether the embedding and the head become the same tensor, which can stay one."""
+    ends = f".{HEAD}", f".{'.'.join(name.split('.')[-2:])}"
+    one, other = (next((t for k, t in adapter.extras.items() if f".{k}".endswith(e)), None) for e in ends)
+    updated = {f".{target.path.rpartition('.')[2]}.weight" for target in adapter.slots}
+    return one is not None and other is not None and updated.isdisjoint(ends) and same(one, other)
+
+
+def _alone(adapter: Adapter, name: str) -> bool:
     """Whether an adapter changes the embedding, or the head, by an update of its own or as a whole."""
-    ours = {embedding.removesuffix(".weight").rpartition(".")[2], "lm_head"}
+    ours = {name.removesuffix(".weight").rpartition(".")[2], "lm_head"}
     if any(target.path.rpartition(".")[2] in ours for target in adapter.slots):
         return True
     owners = (
@@ -160,6 +172,8 @@ def _whole(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
 def _replaced(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
     name = unmarked(key).removeprefix(PREFIX).replace(".base_layer.", ".")
     path, _, parameter = name.rpartition(".")
+    if name == HEAD and found.kept_tied:
+        return
     if path == "lm_head" and ("model", HEAD) in found.tensors:
         there: Key = "model", HEAD
     elif (known := places.tensor("model", path, parameter)) is not None:

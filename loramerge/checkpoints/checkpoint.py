@@ -176,6 +176,11 @@ def _weights(place: Path, name: str) -> str:
     known = next((file for file in plain if file in found), None) or (found[0] if len(found) == 1 else None)
     if known is not None:
         return known
+    if found and all(map(NUMBERED.fullmatch, found)):
+        raise SourceError(
+            f"{printable(name)} has {len(found)} shards and no index, which says what is in them: add the "
+            f"{STEMS[0]}{INDEX} that belongs to them."
+        )
     if found:
         some = ", ".join(map(printable, found[:4]))
         raise SourceError(f"{printable(name)} has several files of weights ({some}): name one of them.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from loramerge.checkpoints.modules import Weight, weights
 from loramerge.checkpoints.parts import in_parts
 from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.subtract import Apart, Room, subtracted
+from loramerge.checkpoints.tie import HEAD, TYING, embedding, is_tied
 from loramerge.errors import IncompatibleError, printable
 
 PAIRED: tuple[Kind, ...] = ("linear", "conv", "expert")  # embeddings are taken whole, if at all
@@ -147,10 +149,7 @@ class Pair:
         rows = tuned.rows_of(self.tuned.tensors), base.rows_of(self.base.tensors)
         apart = subtracted(*rows, tuned.stored, self._room)
         if not apart.energy <= STRONG:
-            raise IncompatibleError(
-                f"{printable(tuned.target)} holds values that are no finite numbers, or differs by more than "
-                "float32 holds: one of the models is damaged."
-            )
+            raise _damaged(str(tuned.target))
         if apart.energy == 0.0:
             return _nothing(tuned, 0.0, 0.0)
         noise = apart.tally.noise(self.tuned.tensors[tuned.key].dtype, self.base.tensors[base.key].dtype)
@@ -168,11 +167,17 @@ class Pair:
             if key in paired or key in scales or not chosen(name_of(key)):
                 continue
             known = self.base.tensors.get(key)
+            if known is None and key == ("model", HEAD) and is_tied(self.base):
+                if is_tied(self.tuned):  # then the embedding says all
+                    continue
+                known = self.base.tensors[cast(Key, embedding(self.base))]
             if known is None and is_buffer(key, tensor):
                 continue
             if known is None or known.shape != tensor.shape:
                 yield Beside(key, None)
             elif any(apart := _apart(tensor, known)):
+                if not apart[0] <= STRONG:
+                    raise _damaged(name_of(key))
                 yield Beside(key, apart[0], apart[0] <= apart[1])
 
 
@@ -193,7 +198,7 @@ def paired(tuned: Checkpoint, base: Checkpoint) -> Pair:
 def _heads(tuned: Checkpoint, base: Checkpoint) -> list[Key]:
     """The heads of the base that the tuned model has not, and has not tied to its embedding either."""
     missing = [key for key in trained(base) - tuned.tensors.keys() if is_head(key[1])]
-    return sorted(key for key in missing if not tuned.config(key[0]).get("tie_word_embeddings"))
+    return sorted(key for key in missing if not tuned.config(key[0]).get(TYING))
 
 
 def _as_folder(checkpoint: Checkpoint) -> Checkpoint:
@@ -201,6 +206,13 @@ def _as_folder(checkpoint: Checkpoint) -> Checkpoint:
     if not checkpoint.bare or is_image(key for _, key in checkpoint.tensors):
         return checkpoint
     return replace(checkpoint, models={"model": checkpoint.models["file"]})
+
+
+def _damaged(name: str) -> IncompatibleError:
+    return IncompatibleError(
+        f"{printable(name)} holds values that are no finite numbers, or differs by more than float32 holds: "
+        "one of the models is damaged."
+    )
 
 
 def name_of(key: Key) -> str:

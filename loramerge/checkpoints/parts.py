@@ -15,17 +15,15 @@ from loramerge.checkpoints import single
 from loramerge.checkpoints.alike import trained
 from loramerge.checkpoints.checkpoint import Checkpoint, Key, Model
 from loramerge.checkpoints.modules import weights
-from loramerge.checkpoints.quantisation import scale_of
+from loramerge.checkpoints.quantisation import unscaled
 
 
 def in_parts(file: Checkpoint, folder: Checkpoint) -> tuple[Checkpoint, Checkpoint, list[Key]] | None:
     """Both with the tensors that both name, to be read only, and the tensors that only one of them names.
 
-    None if the file has not every matrix of the parts that both have, or is quantised with scales.
+    None if the file has not every matrix of the parts that both have.
     """
-    if any(scale_of(file.tensors, key) for key in file.tensors):  # whose rows would have to be found, too
-        return None
-    found = _of_file(file)
+    found, folder = _of_file(file), _unscaled(folder)
     if folder.models.keys() == {"model"}:  # one model of a pipeline: that which holds its tensors
         ours = {key for _, key in trained(folder)}
         found = {"model": max(found.values(), key=lambda own: len(ours & own.keys()), default={})}
@@ -46,7 +44,7 @@ def in_parts(file: Checkpoint, folder: Checkpoint) -> tuple[Checkpoint, Checkpoi
 def _of_file(file: Checkpoint) -> dict[str, dict[str, Tensor]]:
     """Part of a pipeline -> the tensors of the file that belong to it, under diffusers' names."""
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for (_, key), tensor in file.tensors.items():
+    for (_, key), tensor in unscaled(file.tensors).items():
         several = single.parts(key, tensor.shape)
         for part in several[1:] if len(several) > 1 and not several[0].rows else several:
             found[part.component][f"{part.path}.{part.parameter}"] = _piece(tensor, part)
@@ -67,17 +65,29 @@ def _read(tensor: Tensor, part: single.Part) -> Array:
     return array.T if part.turned else array
 
 
+def _unscaled(folder: Checkpoint) -> Checkpoint:
+    found = unscaled(folder.tensors)
+    return folder if len(found) == len(folder.tensors) else _with(folder, found)
+
+
 def _restricted(folder: Checkpoint, both: set[Key]) -> Checkpoint:
+    models = {part: model for part, model in folder.models.items() if any(where == part for where, _ in both)}
+    return _with(replace(folder, models=models), {key: folder.tensors[key] for key in both})
+
+
+def _with(folder: Checkpoint, tensors: Mapping[Key, Tensor]) -> Checkpoint:
+    """The folder with these tensors in the place of its own of the same names, and no others."""
     models = {
         part: replace(
             model,
             shards={
-                name: replace(shard, tensors=_only(shard.tensors, part, both))
+                name: replace(
+                    shard, tensors={k: tensors[part, k] for k in shard.tensors if (part, k) in tensors}
+                )
                 for name, shard in model.shards.items()
             },
         )
         for part, model in folder.models.items()
-        if any(where == part for where, _ in both)
     }
     return replace(folder, models=models)
 

@@ -12,6 +12,7 @@ from loramerge.checkpoints import kinds, single
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.grain import Piece, others, pieces
 from loramerge.checkpoints.modules import is_conv1d
+from loramerge.checkpoints.names import older
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located
@@ -154,7 +155,8 @@ class Places:
             return None if found is None else (("file", found[0]), found[1].rows, found[1].turned)
         part = self.part(component)
         name = self.path(component, path)
-        key = part, f"{name}.{parameter}" if name else parameter
+        full = f"{name}.{parameter}" if name else parameter
+        key = part, full if (part, full) in self.shapes else older(full)
         return (key, (), False) if key in self.shapes else None
 
     def of(self, target: Target) -> Iterator[Place]:

@@ -7,11 +7,12 @@ of 128 × 128. Products of q and s are exact in float64.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.adapter import Computed, Tensor
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
@@ -79,6 +80,17 @@ def scale_of(tensors: Mapping[Key, Tensor], key: Key) -> Key | None:
         return None
     stem = name.removesuffix("weight")
     return next(((part, stem + last) for last in SCALES if (part, stem + last) in tensors), None)
+
+
+def unscaled(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """The same weights with their scales multiplied in, to be read only, and without the scales."""
+    scales = {key: scale for key in tensors if (scale := scale_of(tensors, key)) is not None}
+    alone = set(scales.values())
+    return {
+        key: Computed(each.shape, partial(numbers, tensors, key), each.dtype) if key in scales else each
+        for key, each in tensors.items()
+        if key not in alone
+    }
 
 
 def check_float(tensors: Mapping[Key, Tensor], key: Key) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from loramerge.algorithms.families.krylov import Sketch
-from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
 from loramerge.arrays.noise import Tally
 
@@ -42,7 +41,7 @@ class Apart:
     Args:
         matrix: the difference, until the next one is made in the same room.
         energy: ‖·‖² of it.   sketch: of it.
-        tally: the rounding of the larger of both.
+        tally: the rounding of what it was taken from.
     """
 
     matrix: Array
@@ -59,14 +58,15 @@ def subtracted(after: Rows, before: Rows, shape: tuple[int, int], room: Room) ->
     step = min(max(1, ENTRIES // wide), count)
     found, tally = room.of(shape, kind), Tally(wide)
     sketch, spare = Sketch(shape, step, found), np.empty((step, wide), kind)
-    for top in range(0, count, step):
-        rows = found[top : top + step]
-        stored = [each(top, top + len(rows)) for each in (after, before)]
-        other = spare[: len(rows)]
-        with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        for top in range(0, count, step):
+            rows = found[top : top + step]
+            stored = [each(top, top + len(rows)) for each in (after, before)]
+            other = spare[: len(rows)]
             np.copyto(rows, stored[0])  # twice as fast as a cast, whose memory is new every time
             np.copyto(other, stored[1])
-            tally.add(*(stored if all(map(dtypes.is_bfloat16, stored)) else (rows, other)))
+            del stored  # the next ones come to the same memory, which is in cache
+            tally.add(rows)
             np.subtract(rows, other, out=rows)
             sketch.add(rows, top)
     return Apart(found, sketch.energy, sketch, tally)

@@ -143,6 +143,8 @@ def _ingredient(reader: Reader, value: Any) -> Ingredient:
 
 def _tuned(reader: Reader, given: Mapping[str, Any]) -> Ingredient:
     """``{tuned: PATH, base: PATH, rank: 16}``"""
+    if "base" not in given:
+        reader.fail("a source has a tuned model and no base, the model that it was before")
     tuned, base = (reader.typed(given, key, str) for key in ("tuned", "base"))
     rank = reader.typed(given, "rank", int) if "rank" in given else RANK
     weight = reader.weight(given["weight"]) if "weight" in given else None

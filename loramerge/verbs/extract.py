@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.adapters.arguments import checked
 from loramerge.checkpoints.adapter import adapter as adapter_of
+from loramerge.checkpoints.alike import of_class
 from loramerge.checkpoints.difference import Beside, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.write import check_outside
@@ -86,8 +87,8 @@ class _Extractor:
         whole = adapter_of(pair, modules, kept, draft.name)
         dialect = draft.dialect(whole)
         whole = dialect.adopt(whole)
-        names = pair.tuned.name, pair.base.name
-        found = Extraction(whole, out, tuple(modules), beside, bool(kept), names, pair.alone)
+        names, classless = (pair.tuned.name, pair.base.name), of_class(pair.base) is None
+        found = Extraction(whole, out, tuple(modules), beside, bool(kept), names, pair.alone, classless)
         self._check_limits(found)
         if out is None:
             return found

@@ -14,8 +14,9 @@ from loramerge.adapters.original import noted
 from loramerge.arrays.workers import workers
 from loramerge.charts.facts import as_frame
 from loramerge.checkpoints.apply import Fused
+from loramerge.checkpoints.base import Known
 from loramerge.checkpoints.changes import Changes, changes, scaled
-from loramerge.checkpoints.open import open_checkpoint
+from loramerge.checkpoints.open import open_checkpoint, open_headers
 from loramerge.checkpoints.places import home
 from loramerge.checkpoints.quantisation import check_readable
 from loramerge.checkpoints.write import check_place, write
@@ -125,7 +126,8 @@ def fuse(
         raise UsageError("fuse writes a model: say where, by out.")
     if isinstance(request.scale, str):
         raise UsageError(f"{say('scale', request.scale)} is for merges of several adapters: give a number.")
-    (found,) = identified([open_one(adapter, request, base=base)], request)
+    trained_on = Known(open_headers(base), changed=True) if subtract else base
+    (found,) = identified([open_one(adapter, request, base=trained_on)], request)
     factor = float(request.scale) * (-1.0 if subtract else 1.0)
     return fused(found, base, where, request, factor)
 

@@ -16,13 +16,14 @@ from loramerge.arrays import dtypes
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints.adapter import adapter as adapter_of
 from loramerge.checkpoints.deltas import of_all
-from loramerge.checkpoints.difference import Module, Pair
+from loramerge.checkpoints.difference import Module, Pair, name_of
 from loramerge.checkpoints.tuned import RANK
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import Dialect
 from loramerge.formats.output import Outline, file_size
 from loramerge.formats.peft.profiles import Profile, check_profile
+from loramerge.merge.tables import counted
 from loramerge.request.budgets import Budget, Market, largest, share, share_bytes
 from loramerge.request.progress import Stage
 from loramerge.request.request import Request
@@ -125,9 +126,11 @@ class Ranks:
         even = largest(4096, lambda k: self._cost([_sized(m, k) for m in candidates], budget) <= budget.limit)
         changed = [module for module in candidates if len(module.squares)]
         if (least := self._cost(changed, budget)) > budget.limit:
+            size = f"{least:.0f}{' bytes' if budget.in_bytes else ''}"
             raise UsageError(
-                f"{budget} is too little for rank 1 in the {len(changed)} modules that differ: it would be "
-                f"{least:.0f}. Give it that much, or leave modules out with {say('only')} or {say('exclude')}"
+                f"{budget} is too little for rank 1 in {counted(len(changed), 'module')}, all that differ: "
+                f"it would be {size}. Give it that much, or leave modules out with {say('only')} or "
+                f"{say('exclude')}"
                 + (f", or take a smaller {say('dtype').rstrip('=')}." if budget.in_bytes else ".")
             )
         compact = self.draft.profile == "compact"
@@ -171,8 +174,8 @@ def check_size(request: Request, rank: int | None, energy: float | None) -> None
 
 def chooser(request: Request) -> Callable[[str], bool]:
     """Whether a name is taken, by `only` and `exclude`."""
-    only = searcher(request.only, "only") if request.only is not None else None
-    exclude = searcher(request.exclude, "exclude") if request.exclude is not None else None
+    only = searcher(request.only, say("only")) if request.only is not None else None
+    exclude = searcher(request.exclude, say("exclude")) if request.exclude is not None else None
     return lambda name: (only is None or bool(only(name))) and not (exclude is not None and exclude(name))
 
 
@@ -181,7 +184,8 @@ def _chosen(pair: Pair, request: Request) -> list[Any]:
     names, chosen = [str(tuned.target) for tuned, _ in pair.weights], chooser(request)
     found = [each for each, name in zip(pair.weights, names, strict=True) if chosen(name)]
     some, exclude = printable(min(names, default="none")), request.exclude
-    if exclude is not None and not any(map(searcher(exclude, "exclude"), names)):
+    others = map(name_of, pair.tuned.tensors)  # norms, biases, embeddings
+    if exclude is not None and not any(map(searcher(exclude, say("exclude")), (*names, *others))):
         raise UsageError(f"{say('exclude', exclude)} matches no module; one here is called {some}.")
     if not found:
         ways = f"{say('only')} and {say('exclude')}"

@@ -181,7 +181,6 @@ CASES = {
         for kind in ("F16", "BF16")
     ],
     "rounding.bound": [(lambda u, d: rounding.bound(*stored(u, d, "BF16"), "BF16"), *FACTORS)],
-    "dtypes.is_bfloat16": [],  # of files, which are read on the host
     "dtypes.wide": [(dtypes.wide, FACTORS[0].astype(ml_dtypes.bfloat16))],
 }
 NUMBERS_OF_PYTHON = {"rounding.error", "rounding.bound"}  # one for a module, for its report

@@ -8,7 +8,7 @@ import pytest
 import loramerge as lm
 from loramerge.checkpoints.difference import paired
 from loramerge.checkpoints.open import open_checkpoint
-from tests.helpers.models import random_model, save_model
+from tests.helpers.models import random_model, read_model, save_model
 
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": True}
 PLAIN = {
@@ -56,6 +56,63 @@ def test_names_that_begin_differently_are_those_of_one_model(tmp_path, ours, the
     assert target.path == f"{wanted}h.0.attn.c_attn"
     np.testing.assert_allclose(done.adapter[target].dense(), added.T, atol=1e-5)
     assert {each.key[1] for each in done.beside} <= {"lm_head.weight"}
+
+
+CLASSES = {  # of a base whose names begin with its layers -> how the adapter's do
+    "GPT2LMHeadModel": "transformer.",
+    "GPT2ForSequenceClassification": "transformer.",
+    "GPT2Model": "",
+    None: "",
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_adapter_has_the_names_of_the_class_of_its_base(tmp_path, name):
+    before = random_model(0, PLAIN)
+    after, added = tuned(before, "h.0.attn.c_attn.weight")
+    head = {"lm_head.weight": before["wte.weight"]} if name == "GPT2LMHeadModel" else {}
+    config = {"model_type": "gpt2", **({"architectures": [name]} if name else {})}
+    save_model(tmp_path / "b", {**before, **head}, config)
+    save_model(tmp_path / "t", {**after, **head}, config)
+    done = lm.extract(tmp_path / "t", tmp_path / "b", tmp_path / "e", rank=2)
+    (target,) = lm.load(tmp_path / "e")
+    assert target.path == f"{CLASSES[name]}h.0.attn.c_attn"
+    assert ("names no class" in " ".join(done.notes)) == (name is None)
+    lm.fuse(tmp_path / "e", tmp_path / "b", tmp_path / "f")
+    assert read_model(tmp_path / "f").keys() == {*before, *head}
+    np.testing.assert_allclose(
+        read_model(tmp_path / "f")["h.0.attn.c_attn.weight"],
+        before["h.0.attn.c_attn.weight"] + added,
+        atol=1e-5,
+    )
+
+
+NORM = "bert.encoder.layer.0.output.LayerNorm"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(("gamma", "beta"), ("weight", "bias")), (("weight", "bias"), ("gamma", "beta"))]
+)
+def test_norms_have_the_names_of_today_whatever_version_wrote_them(tmp_path, ours, theirs):
+    """BERT was first saved with TensorFlow's names."""
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    before = random_model(0, {query: (8, 8)})
+    after, added = tuned(before, query)
+    norms = np.ones(8, np.float32), np.zeros(8, np.float32)
+    trained = norms[0], np.full(8, 0.5, np.float32)
+    save_model(
+        tmp_path / "t", {**after, **{f"{NORM}.{n}": a for n, a in zip(ours, trained, strict=True)}}, {}
+    )
+    save_model(
+        tmp_path / "b", {**before, **{f"{NORM}.{n}": a for n, a in zip(theirs, norms, strict=True)}}, {}
+    )
+    done = lm.extract(tmp_path / "t", tmp_path / "b", tmp_path / "e", rank=2, extras="first")
+    assert [each.key[1] for each in done.beside] == [f"{NORM}.bias"]
+    np.testing.assert_allclose(next(iter(done.adapter.values())).dense(), added, atol=1e-5)
+    lm.fuse(tmp_path / "e", tmp_path / "b", tmp_path / "f")
+    found = read_model(tmp_path / "f")
+    assert found.keys() == {query, *(f"{NORM}.{each}" for each in theirs)}
+    assert found[f"{NORM}.{theirs[1]}"][0] == 0.5
 
 
 def test_towers_that_a_library_has_moved_are_those_of_one_model(tmp_path):

@@ -98,3 +98,9 @@ def test_a_gguf_file_is_refused_as_a_model_not_as_an_adapter(tmp_path):
     file.write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(IncompatibleError, match="is a GGUF model: name the model that it was made from"):
         open_checkpoint(file)
+
+
+def test_a_link_to_nothing_is_not_offered_in_its_own_place(tmp_path):
+    (tmp_path / "model").symlink_to("nowhere")
+    with pytest.raises(SourceError, match=r"does not exist\. Check the path"):
+        open_checkpoint(tmp_path / "model")

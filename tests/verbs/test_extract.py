@@ -123,6 +123,8 @@ def test_a_recipe_names_a_tuned_model_and_its_base(tmp_path, monkeypatch):
     assert all(np.abs(update.dense()).max() < 1e-5 for update in merge.adapter.values())
     with pytest.raises(UsageError, match="rank=0 of a tuned model"):
         parse({"sources": [{"tuned": "t", "base": "b", "rank": 0}]}, "recipe")
+    with pytest.raises(UsageError, match="a tuned model and no base"):
+        parse({"sources": [{"tuned": "t"}]}, "recipe")
     with pytest.raises(UsageError, match="a source has the key 'revision'"):
         parse({"sources": [{"tuned": "t", "base": "b", "revision": "x"}]}, "recipe")
 
@@ -339,3 +341,27 @@ def test_a_file_under_first_names_and_a_folder_are_two_spellings(tmp_path):
     folder = save_model(tmp_path / "b", random_model(0, {"down_blocks.0.weight": (4, 4)}))
     with pytest.raises(IncompatibleError, match=r"names differ: give two files, or two folders\."):
         lm.extract(file, folder)
+
+
+@pytest.mark.parametrize("key", ["model.norm.weight", "model.layers.0.mlp.up_proj.weight"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_tensor_that_is_no_number_is_told_wherever_it_is(tmp_path, key, value):
+    before = random_model()
+    after = {**tuned(before, Q), key: np.full_like(before[key], value)}
+    with pytest.raises(IncompatibleError, match=f"{key.removesuffix('.weight')}.* no finite numbers"):
+        lm.extract(*models(tmp_path, after, before), rank=2, extras="first")
+
+
+def test_shards_without_their_index_are_told_as_such(tmp_path):
+    pair = models(tmp_path, random_model(), random_model(1), shards=2)
+    (tmp_path / "t" / "model.safetensors.index.json").unlink()
+    with pytest.raises(SourceError, match="2 shards and no index"):
+        lm.extract(*pair)
+
+
+def test_what_is_beside_the_modules_can_be_excluded_alone(tmp_path):
+    before = random_model()
+    after = {**tuned(before, Q, rank=2), "model.norm.weight": before["model.norm.weight"] + 1}
+    done = lm.extract(*models(tmp_path, after, before), rank=2, extras="first", exclude="norm")
+    assert not done.beside
+    assert len(done.adapter) == len(Q)

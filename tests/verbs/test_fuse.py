@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,90 @@ def test_a_head_that_is_tied_gets_weights_of_its_own_only_if_it_must(tmp_path):
     index = json.loads((tmp_path / "f" / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == after.keys()
     assert index["metadata"]["total_size"] == sum(array.nbytes for array in after.values())
+
+
+def test_an_update_that_depends_on_the_weights_before_it_is_not_taken_out(tmp_path):
+    from safetensors.numpy import save_file
+
+    rng, start = np.random.default_rng(0), f"base_model.model.{Q}"
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "use_dora": True}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    parts = {"lora_A.weight": (2, 16), "lora_B.weight": (16, 2), "lora_magnitude_vector": (16,)}
+    tensors = {f"{start}.{k}": rng.random(shape).astype(np.float32) for k, shape in parts.items()}
+    save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
+    base = save_model(tmp_path / "b", random_model())
+    lm.fuse(tmp_path / "a", base, tmp_path / "f")
+    with pytest.raises(IncompatibleError, match="cannot be taken out again"):
+        lm.fuse(tmp_path / "a", tmp_path / "f", tmp_path / "u", subtract=True)
+    assert not (tmp_path / "u").exists()
+
+
+@pytest.mark.parametrize("who", ["model", "adapter"])
+def test_what_is_no_number_is_told_and_not_written(tmp_path, who):
+    before, update = random_model(), adapter(Q)
+    if who == "model":
+        before[f"{Q}.weight"][0, 0] = np.nan
+    else:
+        key = lm.Target(Q)
+        update = lm.Adapter.of({Q: lm.LowRank(np.nan * update[key].up, update[key].down)})
+    base = save_model(tmp_path / "b", before)
+    with pytest.raises(IncompatibleError, match="the model or the adapter is damaged"):
+        lm.fuse(update, base, tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
+TIED = {**CONFIG, "tie_word_embeddings": True}
+
+
+@pytest.mark.parametrize("more", [0, 3])
+@pytest.mark.parametrize("written", [False, True])
+def test_an_embedding_that_was_trained_with_its_head_comes_back_tied(tmp_path, more, written):
+    before = random_model()
+    del before["lm_head.weight"]
+    base = save_model(tmp_path / "b", before, TIED)
+    embedding = np.ones((24 + more, 16), np.float32)
+    q = "model.layers.0.self_attn.q_proj.weight"
+    after = {**before, "model.embed_tokens.weight": embedding, q: before[q] + 1}
+    save_model(tmp_path / "t", {**after, **({"lm_head.weight": embedding} if written else {})}, TIED)
+    lm.extract(tmp_path / "t", base, tmp_path / "e", rank=1, extras="first")
+    extras = lm.load(tmp_path / "e").extras
+    assert {key.removeprefix("base_model.model.") for key in extras} == {
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+    }
+    lm.fuse(tmp_path / "e", base, tmp_path / "f")
+    found = read_model(tmp_path / "f")
+    assert found.keys() == before.keys()
+    assert np.array_equal(found["model.embed_tokens.weight"], embedding)
+    alone = {key: tensor for key, tensor in extras.items() if "embed" in key}
+    kept = replace(lm.load(tmp_path / "e"), extras=alone)
+    if more:
+        with pytest.raises(lm.errors.IncompatibleError, match="holds no head with as many"):
+            lm.fuse(kept, base, tmp_path / "g")
+    else:
+        lm.fuse(kept, base, tmp_path / "g")
+        assert np.array_equal(
+            read_model(tmp_path / "g")["lm_head.weight"], before["model.embed_tokens.weight"]
+        )
+
+
+def test_a_head_that_was_written_although_it_is_tied_is_its_embedding(tmp_path):
+    before = random_model()
+    head = before.pop("lm_head.weight")
+    q = "model.layers.0.self_attn.q_proj.weight"
+    after = {**before, q: before[q] + 1}
+    base = save_model(tmp_path / "b", before, TIED)
+    tuned = save_model(tmp_path / "t", {**after, "lm_head.weight": before["model.embed_tokens.weight"]}, TIED)
+    assert not lm.extract(tuned, base, rank=1).beside
+    other = save_model(
+        tmp_path / "o", {**after, "lm_head.weight": head}, {**TIED, "tie_word_embeddings": False}
+    )
+    (beside,) = lm.extract(other, base, rank=1, extras="first").beside
+    assert beside.key[1] == "lm_head.weight"
+    assert beside.energy == pytest.approx(
+        np.square(head - before["model.embed_tokens.weight"]).sum(), rel=1e-5
+    )
 
 
 def test_a_bare_file_becomes_a_file_with_the_same_header(tmp_path):

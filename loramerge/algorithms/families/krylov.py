@@ -43,7 +43,6 @@ class Sketch:
         xp = namespace(like)
         self._high = min(self.places * rows, shape[0])
         self._held = xp.empty((self._high + min(HEAVIEST, shape[0]), shape[1]), like.dtype)
-        self._held[: self._high] = 0
         self.squares = xp.zeros(shape[0], like.dtype)
 
     @property
@@ -63,7 +62,10 @@ class Sketch:
         there = self._held[start : start + count]
         add = xp.add if self._adds[number] else xp.subtract
         for here, rows in ((there[turn:], piece[: count - turn]), (there[:turn], piece[count - turn :])):
-            add(here, rows, out=here)
+            if number < self.places:  # the first there
+                here[:] = rows
+            else:
+                add(here, rows, out=here)
 
     @property
     def energy(self) -> float:
@@ -202,7 +204,7 @@ class Basis:
 
     def grow(self, z: Array) -> bool:
         """Add what the leading ones leave the span by; false where that is nothing."""
-        new = _orthonormal(self.leaving, self.least, self.v)
+        new = _upright(_without(_upright(self.leaving, self.least), self.v), 0.5)
         if self.v.shape[1] + new.shape[1] > BLOCKS * (most := max(self.block, self.looked)):
             self.v, self.product = (each @ z[:, :most] for each in (self.v, self.product))
         return self._join(new)
