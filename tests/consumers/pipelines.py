@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from tests.helpers.tiny_models import LoraLayer, base, transformers
@@ -77,8 +79,8 @@ def pipeline(model: str):
 def layers(pipe):
     """Component.path -> layer with factors of every part. CLIP's paths have text_model, as files have."""
     found = {}
-    for part in ("unet", "transformer", "text_encoder"):
-        for path, layer in getattr(pipe, part, base(clip)).named_modules():
+    for part in pipe.components.keys() & {"unet", "transformer", "text_encoder"}:
+        for path, layer in getattr(pipe, part).named_modules():
             if isinstance(layer, LoraLayer) and layer.lora_A:
                 start = f"{part}.text_model." if part == "text_encoder" else f"{part}."
                 found[start + path.removeprefix("text_model.")] = layer
@@ -100,6 +102,11 @@ def delta(layer):
 
 def shapes(model: str, chosen: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Module with its component -> shape of its weight, of those that end in one of these names."""
+    return dict(_shapes(model, chosen))
+
+
+@cache
+def _shapes(model, chosen):
     found = {}
     part = model.removesuffix("_xl")
     for start, module in ((part, base(MODELS[model])), ("text_encoder.text_model", base(clip))):
