@@ -1,5 +1,6 @@
 """Helpers of the tests hold no tests and no doctests; some need torch, which is optional."""
 
+import gc
 import os
 import sys
 
@@ -7,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores: a B
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it: a width that no test has asked for
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # many processes are started: each would compile the package
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.hub import loopback  # noqa: F401  before anything imports huggingface_hub: no test reaches the network
@@ -16,6 +18,18 @@ shared = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  
 settings.register_profile("few", shared)
 settings.register_profile("many", shared, max_examples=400)  # --hypothesis-profile many
 settings.load_profile("few")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Tests and libraries live to the end: to look for garbage among them takes seconds, each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
 
 collect_ignore = [
     "fuzz/against_atheris.py",

@@ -12,9 +12,11 @@ diffusers = pytest.importorskip("diffusers", reason="diffusers comes with the ex
 
 
 def unet():
-    """The blocks of Stable Diffusion 1.5."""
+    """The blocks of Stable Diffusion 1.5, of each kind one less."""
     return diffusers.UNet2DConditionModel(
-        block_out_channels=(8, 16, 16, 16),
+        block_out_channels=(8, 16, 16),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=16,
         attention_head_dim=4,
