@@ -262,7 +262,7 @@ def recorded(then: Then) -> Callable[[type[Made]], type[Made]]:
 
 def check_options(declared: Any) -> None:
     """Raises UsageError: a field made by `option` has a value that its type or interval does not allow."""
-    hints = _hints(type(declared))
+    hints = _hints(declared.__class__)
     for f in fields(declared):
         if "found" not in f.metadata:
             value, hint = getattr(declared, f.name), hints[f.name]
