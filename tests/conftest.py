@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from inspect import isfunction
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores: a BLAS with threads takes theirs
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it: a width that no test has asked for
@@ -29,6 +30,28 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_pycollect_makeitem(collector, name, obj):
+    """Cases that are slow are not even made where they are left out: they are more than half of all."""
+    marks = getattr(obj, "pytestmark", ())
+    if isfunction(obj) and marks and "not slow" in collector.config.option.markexpr:
+        obj.pytestmark = [_quick(mark) if mark.name == "parametrize" else mark for mark in marks]
+
+
+def _quick(mark):
+    """A parametrisation without its slow cases, unless all are."""
+    names, values = mark.args[0], list(mark.args[1])
+    quick = [i for i, value in enumerate(values) if "slow" not in _names(getattr(value, "marks", ()))]
+    ids, given = mark.kwargs.get("ids"), dict(mark.kwargs)
+    if ids is not None and not callable(ids):
+        ids = list(ids)
+        given["ids"] = [ids[i] for i in quick] if quick else ids
+    return pytest.mark.parametrize(names, [values[i] for i in quick] or values, *mark.args[2:], **given).mark
+
+
+def _names(marks):
+    return {mark.name for mark in marks}
 
 
 collect_ignore = [
