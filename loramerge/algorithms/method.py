@@ -9,7 +9,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
@@ -262,7 +262,7 @@ def recorded(then: Then) -> Callable[[type[Made]], type[Made]]:
 
 def check_options(declared: Any) -> None:
     """Raises UsageError: a field made by `option` has a value that its type or interval does not allow."""
-    hints = typing.get_type_hints(type(declared))
+    hints = _hints(declared.__class__)
     for f in fields(declared):
         if "found" not in f.metadata:
             value, hint = getattr(declared, f.name), hints[f.name]
@@ -270,6 +270,12 @@ def check_options(declared: Any) -> None:
                 value = float(value)  # NumPy takes no whole number of more than 64 bits
                 object.__setattr__(declared, f.name, value)
             _check(f, value, hint)
+
+
+@cache
+def _hints(declared: type) -> Mapping[str, Any]:
+    """Field -> its type: to read them takes as long as a small merge."""
+    return typing.get_type_hints(declared)
 
 
 def choices(of: Field[Any], hint: Any) -> list[str]:

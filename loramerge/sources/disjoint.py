@@ -241,7 +241,7 @@ def _nameless(group: Group) -> str:
 
 def _tabled(target: Target) -> bool:
     parts = [target.component] if target.component in models.PARTS else models.PARTS
-    return any(target.path in models.known(part).values() for part in parts)
+    return any(target.path in models.ours(part) for part in parts)
 
 
 def _reason(first: Group, other: Group) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from tests.helpers.tiny_models import LoraLayer, base, transformers
@@ -10,9 +12,11 @@ diffusers = pytest.importorskip("diffusers", reason="diffusers comes with the ex
 
 
 def unet():
-    """The blocks of Stable Diffusion 1.5."""
+    """The blocks of Stable Diffusion 1.5, of each kind one less."""
     return diffusers.UNet2DConditionModel(
-        block_out_channels=(8, 16, 16, 16),
+        block_out_channels=(8, 16, 16),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=16,
         attention_head_dim=4,
@@ -77,8 +81,8 @@ def pipeline(model: str):
 def layers(pipe):
     """Component.path -> layer with factors of every part. CLIP's paths have text_model, as files have."""
     found = {}
-    for part in ("unet", "transformer", "text_encoder"):
-        for path, layer in getattr(pipe, part, base(clip)).named_modules():
+    for part in pipe.components.keys() & {"unet", "transformer", "text_encoder"}:
+        for path, layer in getattr(pipe, part).named_modules():
             if isinstance(layer, LoraLayer) and layer.lora_A:
                 start = f"{part}.text_model." if part == "text_encoder" else f"{part}."
                 found[start + path.removeprefix("text_model.")] = layer
@@ -100,6 +104,11 @@ def delta(layer):
 
 def shapes(model: str, chosen: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Module with its component -> shape of its weight, of those that end in one of these names."""
+    return dict(_shapes(model, chosen))
+
+
+@cache
+def _shapes(model, chosen):
     found = {}
     part = model.removesuffix("_xl")
     for start, module in ((part, base(MODELS[model])), ("text_encoder.text_model", base(clip))):

@@ -1,6 +1,7 @@
 """diffusers' own code on tiny pipelines: the strength of what we write, whoever says its scale."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,9 +30,17 @@ INPUTS = {
 }
 
 
-def source(place, part, seed, name):
-    config = {"r": 4, "lora_alpha": 8, "target_modules": TARGETS[part]} | INPUTS[name]
-    return save_adapter(place, MODELS[part], seed, config)
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A PEFT folder for a part of a pipeline, which is made once and only read."""
+    place = tmp_path_factory.mktemp("sources")
+
+    @cache
+    def made(part, seed, name):
+        config = {"r": 4, "lora_alpha": 8, "target_modules": TARGETS[part]} | INPUTS[name]
+        return save_adapter(place / f"{part} {name} {seed}", MODELS[part], seed, config)
+
+    return made
 
 
 def names_of_kohya(found):
@@ -69,8 +78,8 @@ def same(found, adapter, factors=None):
 @pytest.mark.parametrize("profile", ["portable", "compact"])
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("part", ["unet", "transformer"])
-def test_a_merge_of_peft_adapters_acts_as_it_is_meant(part, name, profile, tmp_path):
-    places, weights = [source(tmp_path / n, part, i, name) for i, n in enumerate("ab")], [0.7, -0.3]
+def test_a_merge_of_peft_adapters_acts_as_it_is_meant(source, part, name, profile, tmp_path):
+    places, weights = [source(part, seed, name) for seed in (0, 1)], [0.7, -0.3]
     out = tmp_path / "m.safetensors"
     merge = lm.combine(places, weights=weights, profile=profile, format="diffusers", out=out)
     assert not lm.check(out, "diffusers")
@@ -188,8 +197,8 @@ def scaling(layer):
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("part", ["unet", "transformer"])
-def test_with_the_config_in_the_header_it_scales_as_peft_does(part, name, tmp_path):
-    place = source(tmp_path / "a", part, 1, name)
+def test_with_the_config_in_the_header_it_scales_as_peft_does(source, part, name, tmp_path):
+    place = source(part, 1, name)
     said = peft.LoraConfig.from_pretrained(place).to_dict()
     kept = {f"{part}.{field}": sorted(v) if isinstance(v, set) else v for field, v in said.items()}
     kept = {field: value for field, value in kept.items() if field.split(".", 1)[1] not in DERIVED}
@@ -205,8 +214,8 @@ def test_with_the_config_in_the_header_it_scales_as_peft_does(part, name, tmp_pa
 DERIVED = ("peft_type", "auto_mapping")  # set by PEFT itself
 
 
-def test_an_alpha_of_a_module_is_divided_by_its_rank(tmp_path):
-    place = source(tmp_path / "a", "unet", 1, "mixed ranks")
+def test_an_alpha_of_a_module_is_divided_by_its_rank(source, tmp_path):
+    place = source("unet", 1, "mixed ranks")
     file = as_diffusers(place, tmp_path / "d.safetensors", "unet")
     modules = facts_of(place).modules
     alphas = {f"unet.{m.place}.alpha": 3.0 + i for i, m in enumerate(modules)}
@@ -218,8 +227,8 @@ def test_an_alpha_of_a_module_is_divided_by_its_rank(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["unet", "transformer"])
-def test_a_peft_folder_is_nothing_to_it_as_we_say(part, tmp_path):
-    place = source(tmp_path / "a", part, 1, "plain")
+def test_a_peft_folder_is_nothing_to_it_as_we_say(source, part):
+    place = source(part, 1, "plain")
     (finding,) = lm.check(place, "diffusers")
     assert finding.effect == "rejects"
     assert "finds nothing to load" in finding.sentence

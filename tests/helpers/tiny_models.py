@@ -1,6 +1,7 @@
 """Tiny random base models, and adapters on them as PEFT makes, saves and runs them. No network."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -84,6 +85,20 @@ def load_adapters(make, folders, dtype=torch.float32):
         model.load_adapter(folder, adapter_name=name)
     model.base_model.set_adapter(names)
     return model.eval()
+
+
+@contextmanager
+def noting():
+    """What PEFT finds when it loads an adapter, for each that it loads: the keys it misses, or cannot use."""
+    found, load = [], peft.PeftModel.load_adapter
+
+    def noted(*args, **options):
+        found.append(load(*args, **options))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peft.PeftModel, "load_adapter", noted)
+        yield found
 
 
 def with_state(make, config, state):

@@ -28,6 +28,7 @@ class Failure(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: the second would wait 40 ms for an answer
     hub: Hub
 
     def log_message(self, *_: Any) -> None: ...

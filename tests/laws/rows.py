@@ -7,6 +7,7 @@ in every run; each method on each merge, and more of their variants, with `-m sl
 
 import hashlib
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ from loramerge import (
 )
 from loramerge.algorithms.families.size import Ranked
 from loramerge.algorithms.table import RULES
-from tests.helpers.adapters import changed, random_adapters
+from tests.helpers.adapters import changed, merged, random_adapters
 
 ROWS = {
     "linear": Linear(),
@@ -319,6 +320,7 @@ every_pair = pytest.mark.parametrize(
 )
 
 
+@cache
 def alike(sources, shared):
     """The adapters at one rank in every module, and with one A there if it is to be shared."""
     had = {target: [s[target] for s in sources if target in s] for source in sources for target in source}
@@ -327,15 +329,31 @@ def alike(sources, shared):
         rank = min(each.rank for each in had[target])
         return LowRank(u.up[:, :rank], (had[target][0] if shared else u).down[:rank], u.scale)
 
-    return [Adapter.of({t.path: cut(t, s[t]) for t in s}, s.name) for s in sources]
+    return tuple(Adapter.of({t.path: cut(t, s[t]) for t in s}, s.name) for s in sources)
 
 
 def taken(method, sources, weights):
     """As many of the sources as the method takes, of ranks that it takes, at weights that it knows."""
     traits = method.traits
     sources, weights = sources[: traits.most], weights[: traits.most]
-    sources = sources if traits.units == "any" else alike(sources, traits.units == "shared")
+    sources = sources if traits.units == "any" else list(alike(tuple(sources), traits.units == "shared"))
     return sources, weights if traits.negative else [abs(weight) for weight in weights]
+
+
+def plain(sources, method, weights):
+    """The merge of sources as they are, with which many laws compare another: each is made once.
+
+    That it would be the same if it were made again is a law of its own, in test_bytes.
+    """
+    return _plain(tuple(sources), method, tuple(weights))
+
+
+@cache
+def _plain(sources, method, weights):
+    made = merged(sources, method, weights)
+    for matrix in made.values():
+        matrix.flags.writeable = False
+    return made
 
 
 def merges_for(method, declared, chosen):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import loramerge as lm
 from loramerge import METHODS, LowRank
 from loramerge.errors import LoramergeError
 from tests.helpers.adapters import dense, distance, merged, random_adapters
-from tests.laws.rows import TIGHT, every_kind, every_method, taken
+from tests.laws.rows import TIGHT, every_kind, every_method, plain, taken
 
 FARS = [1e30, 1e38, 1e75, 1e160, 1e308, 5e-324, 1e-160, 1e-75, 1e-38, 1e-30]
 PLACES = {  # where the number stands -> (the update, the position of its source, the number) -> the update
@@ -41,13 +42,14 @@ TIMES = {  # place -> (the traits, the number) -> how many times as large the me
 NARROW = {"float16": 2**-7, "bfloat16": 2**-5, "float32": 1e-5}  # how far a merge of ten entries may be off
 
 
+@cache
 def sources(place, far):
     change = PLACES[place]
     with np.errstate(all="ignore"):
-        return [
+        return tuple(
             lm.Adapter.of({t.path: change(a[t], i, far) for t in a}, a.name)
             for i, a in enumerate(random_adapters(0, (2, 2)))
-        ]
+        )
 
 
 def right_or_refused(method, adapters, weights, dtype=None):
@@ -69,7 +71,7 @@ def far_merge(method, place, far, dtype=None):
     found = right_or_refused(method, *taken(method, sources(place, far), weights(far)), dtype)
     times = TIMES.get(place, lambda *_: None)(method.traits, far)
     if found and times:
-        near = merged(*taken(method, sources(place, 1.0), weights(1.0))[:1], method, weights(1.0))
+        near = plain(*taken(method, sources(place, 1.0), weights(1.0))[:1], method, weights(1.0))
         apart = distance({path: matrix / times for path, matrix in found.items()}, near)
         assert apart < NARROW.get(dtype, TIGHT), f"{far:g}: {apart:.1e} off"
     return found

@@ -13,6 +13,7 @@ from tests.laws.rows import (
     every_method,
     every_pair,
     merges_for,
+    plain,
     taken,
     with_room,
 )
@@ -24,7 +25,7 @@ def copies(method, merges, weight_of_each):
     turned, signed = -0.8, method.traits.negative and method.traits.given == "weight"
     for sources, _ in merges:
         for weight in (1.7, turned if signed else 0.8):
-            one = merged(sources[:1], method, [weight])
+            one = plain(sources[:1], method, [weight])
             yield distance(merged(sources[:1] * count, method, [weight_of_each(weight, count)] * count), one)
 
 
@@ -58,7 +59,7 @@ def test_all_sources_times_a_number_give_the_merge_times_it(method, chosen):
     def apart(sources, weights, c):
         larger = merged(each(sources, lambda u: u * c), method, weights)
         return distance(
-            {path: matrix / c for path, matrix in larger.items()}, merged(sources, method, weights)
+            {path: matrix / c for path, matrix in larger.items()}, plain(sources, method, weights)
         )
 
     merges = merges_for(method, declared, chosen)
@@ -69,7 +70,7 @@ def test_all_sources_times_a_number_give_the_merge_times_it(method, chosen):
 def test_all_weights_times_a_number_do_what_the_method_declares(method, chosen):
     def apart(sources, weights, c, times):
         more = merged(sources, method, [c * weight for weight in weights])
-        return distance({path: x / times for path, x in more.items()}, merged(sources, method, weights))
+        return distance({path: x / times for path, x in more.items()}, plain(sources, method, weights))
 
     for common, times in (("times", lambda c: c), ("same", lambda c: 1.0)):
         declared = method.traits.common == common
@@ -85,7 +86,7 @@ def test_an_untrained_adapter_adds_nothing(method, sources, weights, weight, len
     untrained = changed(zero(sources[0]), lambda u: LowRank(u.up, u.down * length, u.scale))
     sources, weights = (list(all_)[: (method.traits.most or 0) - 1 or None] for all_ in (sources, weights))
     more = merged([*sources, untrained], method, [*weights, weight])
-    before = merged(sources, method, weights)
+    before = plain(sources, method, weights)
     something = any(matrix.any() for matrix in before.values())  # nothing cannot be diluted
     shares, alone = (method.weights(np.array(each)) for each in ([*weights, weight], weights))
     shifted = method.traits.given == "similarity" and np.abs(shares[:-1] - alone).max() > LOOSE
@@ -97,7 +98,7 @@ def test_an_adapter_of_weight_zero_adds_nothing(method, sources, weights):
     sources, weights = taken(method, sources, weights)
     strong = changed(sources[0], lambda u: u * 1e8)
     more = merged([*sources, strong], method, [*weights, 0.0])
-    claim(True, [distance(more, merged(sources, method, weights))])
+    claim(True, [distance(more, plain(sources, method, weights))])
 
 
 @every_method
@@ -108,7 +109,7 @@ def test_a_negative_number_is_as_good_as_zero_only_if_numbers_are_similarities(m
 
     def apart(sources, weights):
         none, negative = ([*weights[:-1], last] for last in (0.0, -0.7))
-        return distance(merged(sources, method, negative), merged(sources, method, none))
+        return distance(merged(sources, method, negative), plain(sources, method, none))
 
     declared = method.traits.given == "similarity"
     merges = chosen(MERGES.values()) if declared else MERGES.values()

@@ -5,8 +5,10 @@ A child process is forked for each; in it the n-th call is the last, or fails.
 
 import errno
 import os
+import shutil
 import traceback
 import warnings
+from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,12 +38,30 @@ HANDS = {  # files that change the disk themselves: all but the last two below a
 }
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """The inputs of all writers, made once."""
+    place = tmp_path_factory.mktemp("inputs")
+    with chdir(place):
+        make_inputs(place)
+    return place
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(inputs, tmp_path, monkeypatch):
+    """A folder with the inputs, which are of this test alone."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # that it is asked for is what counts
-    make_inputs(tmp_path)
+    copied(inputs, tmp_path)
     return tmp_path
+
+
+def copied(source, to):
+    """A file, or what is in a folder, in another place."""
+    if source.is_dir():
+        shutil.copytree(source, to, symlinks=True, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, to)
 
 
 def child(act, at, before, error=None):
@@ -120,7 +140,7 @@ class Cases:
             place.mkdir()
             out = place / self.name
             if self.overwriting:
-                self.write(out, 0)
+                copied(self.here / "whole0" / self.name, out)
             status = child(lambda out=out: self.write(out, 1), n, before, error)
             left = {f".{self.name}.loramerge-{role}" for role in ("lock", "new", "old")}
             assert {*os.listdir(place)} <= {self.name, *left}, f"call {n}: something else is left"

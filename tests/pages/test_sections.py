@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,24 @@ alt = pytest.importorskip("altair")
 vl = pytest.importorskip("vl_convert")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The page on a subject, made once."""
+    return cache(lambda name: SUBJECTS[name](tmp_path_factory.mktemp(name)))
+
+
 @pytest.fixture(scope="module", params=SUBJECTS)
-def page(request, tmp_path_factory):
-    return SUBJECTS[request.param](tmp_path_factory.mktemp(request.param))
+def page(request, made):
+    return made(request.param)
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    return SUBJECTS["pair"](tmp_path_factory.mktemp("pair"))
+def pair(made):
+    return made("pair")
 
 
-def test_every_section_is_on_some_page(tmp_path):
-    found = [SUBJECTS[name](tmp_path / name) for name in ("merge", "merged_source")
-             if (tmp_path / name).mkdir() is None]  # fmt: skip
+def test_every_section_is_on_some_page(made):
+    found = [made(name) for name in ("merge", "merged_source")]
     assert {section.name for page in found for section in page.sections} == set(SECTIONS)
     assert all(page.names == [name for name in SECTIONS if name in page.names] for page in found)
 
@@ -54,17 +60,17 @@ def test_a_page_shows_the_numbers_of_its_tables(page):
 
 
 @pytest.mark.parametrize("name", ["merge", "many", "zero"])
-def test_a_chart_is_valid_vega_lite_of_the_columns_of_its_table(name, tmp_path):
-    for section in SUBJECTS[name](tmp_path).sections:
+def test_a_chart_is_valid_vega_lite_of_the_columns_of_its_table(name, made):
+    for section in made(name).sections:
         if section.chart is None or section.table is None:
             continue
-        made = spec(section.chart, section.table)
-        assert made["data"] == {"name": TABLE}
+        chart = spec(section.chart, section.table)
+        assert chart["data"] == {"name": TABLE}
         if name == "merge":
-            alt.Chart.from_dict(made)  # held against the schema, which takes long
-        svg = vl.vegalite_to_svg({**made, "width": 300, "data": {"values": section.table.records()}})
+            alt.Chart.from_dict(chart)  # held against the schema, which takes long
+        svg = vl.vegalite_to_svg({**chart, "width": 300, "data": {"values": section.table.records()}})
         assert "<svg" in svg
-        assert "http" not in json.dumps(made)
+        assert "http" not in json.dumps(chart)
 
 
 def test_what_can_be_singled_out_can_be_in_the_chart(page):
@@ -188,9 +194,8 @@ def test_the_report_of_a_merge_is_that_of_the_merge(tmp_path):
     assert table.column("cos(2)") == [module.cosines[1] for module in made.report.modules]
 
 
-def test_a_source_that_is_a_merge_tells_where_it_comes_from(tmp_path):
-    page = SUBJECTS["merged_source"](tmp_path)
-    rows = page["origin"].table.records()
+def test_a_source_that_is_a_merge_tells_where_it_comes_from(made):
+    rows = made("merged_source")["origin"].table.records()
     assert [(row["source"], row["method"], row["of"]) for row in rows] == [
         ("1 both", "svd", "a.safetensors"), ("1 both", "svd", "b.safetensors"),
     ]  # fmt: skip

@@ -24,7 +24,7 @@ def located(adapter: Adapter) -> Adapter:
     loose = {target.path for target in adapter.slots if target.component == "model"}
     if not loose:
         return adapter
-    part = next((part for part in PARTS if loose <= set(models.known(part).values())), None)
+    part = next((part for part in PARTS if loose <= models.ours(part)), None)
     if part is None and (known := _of_family(adapter)) is not None:
         return known
     if part is None:

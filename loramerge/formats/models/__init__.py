@@ -45,6 +45,12 @@ def known(part: str) -> Mapping[str, str]:
 
 
 @cache
+def ours(part: str) -> frozenset[str]:
+    """The names that we use."""
+    return frozenset(known(part).values())
+
+
+@cache
 def by_flat(part: str) -> Mapping[str, str]:
     """A flat name of any spelling -> the name that we use.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from loramerge.adapters.table import Table
 from loramerge.formats.models.family import Family, Sizes
@@ -50,8 +51,15 @@ def possible(names: Sizes, said: str = "") -> tuple[Family, ...]:
     """
     if not names or any(name.startswith(LANGUAGE) for name in names):
         return ()
-    found = tuple(family for family in FAMILIES.values() if _has(family, names))
+    found = _all_of(tuple(names.items()))
     return tuple(family for family in found if said and family.means(said)) or found
+
+
+@lru_cache(maxsize=64)
+def _all_of(names: tuple[tuple[str, tuple[int, int]], ...]) -> tuple[Family, ...]:
+    """The families that have all these modules. One merge asks it of every source, several times."""
+    sizes = dict(names)
+    return tuple(family for family in FAMILIES.values() if _has(family, sizes))
 
 
 def having(names: Iterable[str]) -> tuple[Family, ...]:

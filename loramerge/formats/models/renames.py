@@ -7,6 +7,7 @@ such a new name and nothing more. Experts are told apart here as modules: `exper
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from loramerge.formats.models.templates import Template, templates
 
@@ -66,6 +67,7 @@ def old(family: tuple[Template, ...], path: str) -> str | None:
     return next((name for name in found if name is not None), None)
 
 
+@lru_cache(maxsize=1 << 13)
 def is_new(family: tuple[Template, ...], path: str) -> bool:
     """Whether a path has a new name of a family."""
     return any(each.made(path) for each in family) and old(family, path) is None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -101,12 +101,11 @@ class Naming:
 
     def find(self, path: str) -> Place | None:
         """What a name means, dotted or with `_` for every dot."""
-        table = self._dotted if "." in path else self._flat
-        found = _runs(path)
-        for rule, runs in table.get(skeleton(path), ()):
-            if all(run in ("*", own) for run, own in zip(runs, found, strict=True)):
-                return Place(rule, -1, tuple(own for run, own in zip(runs, found, strict=True) if run == "*"))
-        return None
+        return _found(self, path)
+
+    def candidates(self, path: str) -> Sequence[tuple[Rule, Numbers]]:
+        """The rules for names like this one but for their numbers, with the numbers of each, or stars."""
+        return (self._dotted if "." in path else self._flat).get(skeleton(path), ())
 
     def of(self, ours: tuple[str, ...]) -> Rule | None:
         """The rule for these modules of diffusers."""
@@ -123,6 +122,16 @@ class Naming:
     @cached_property
     def _flat(self) -> Mapping[str, list[tuple[Rule, Numbers]]]:
         return _table(self.rules, lambda name: name.replace(".", "_"))
+
+
+@lru_cache(maxsize=1 << 15)
+def _found(naming: Naming, path: str) -> Place | None:
+    """What a name means. Reading, comparing and writing ask it again and again."""
+    found = _runs(path)
+    for rule, runs in naming.candidates(path):
+        if all(run in ("*", own) for run, own in zip(runs, found, strict=True)):
+            return Place(rule, -1, tuple(own for run, own in zip(runs, found, strict=True) if run == "*"))
+    return None
 
 
 def skeleton(path: str) -> str:

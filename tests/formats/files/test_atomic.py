@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -218,35 +220,37 @@ def test_threads_that_fight_for_an_output_never_hold_it_together(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-# Every call that changes the disk is counted, and the process dies just before the n-th.
-CRASH = """
-import os, shutil, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_atomic import fill
-out, kind, overwrite, left = Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "True", int(sys.argv[5])
+def counting(left):
+    """Every call that changes the disk is counted, and the process dies just before the n-th."""
 
-def counted(call):
-    def wrapper(*args, **kwargs):
-        global left
-        left -= 1
-        if left < 0:
-            os._exit(9)
-        return call(*args, **kwargs)
-    return wrapper
+    def counted(call):
+        def wrapper(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return call(*args, **kwargs)
 
-for module, names in ((os, "mkdir rename replace fsync unlink rmdir"), (shutil, "rmtree")):
-    for name in names.split():
-        setattr(module, name, counted(getattr(module, name)))
-fill(out, "new", kind, overwrite)
-"""
+        return wrapper
+
+    for module, names in ((os, "mkdir rename replace fsync unlink rmdir"), (shutil, "rmtree")):
+        for name in names.split():
+            setattr(module, name, counted(getattr(module, name)))
 
 
 def crash_at(n, out, kind, overwrite):
-    """Whether the process died, in the n-th call."""
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", CRASH, here, str(out), kind, str(overwrite), str(n)]
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    """Whether a process that writes died, in the n-th call."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the threads that this one has
+        child = os.fork()
+    if not child:
+        try:
+            counting(n)
+            fill(out, "new", kind, overwrite)
+            os._exit(0)
+        finally:  # a child never goes on with the tests of its parent
+            os._exit(70)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, 9)
     return code == 9
 
