@@ -2,7 +2,8 @@
 
 What expressions begin with alike is one path of a tree. The places in the tree that a text may have
 reached are a state of one automaton for all of them. States are made as texts reach them, so a text
-costs its length, and only what no text before it did costs more.
+costs its length, and only what no text before it did costs more. Where one expression is left, and wants
+characters alone, they are compared at once.
 """
 
 from __future__ import annotations
@@ -14,18 +15,51 @@ from dataclasses import dataclass, field
 from loramerge.adapters.patterns.terms import NOTHING, Term, Terms, kind
 
 KEPT = 500_000  # places and nodes that are kept, of some 200 bytes each: then they are made anew
+MANY = 16  # expressions, from which on their ends are compared at once
 Row = tuple[int, tuple[Term, ...]]  # the number of an expression, and what it wants
+_Rows = Sequence[tuple[tuple[int, ...], tuple[Term, ...]]]  # the numbers of all that want the same
 
 
 @dataclass(eq=False, slots=True)
 class Node:
     """A place in the tree: rows that begin alike up to `depth` terms. Its children are made when needed."""
 
-    rows: Sequence[Row]
+    rows: _Rows
     depth: int = 0
+    tail: Tail | None = None  # what the only row still wants, if it is characters alone
     ends: tuple[int, ...] | None = None  # the expressions that are whole here
     letters: dict[str, Node] = field(default_factory=dict)
     others: list[tuple[Term, Node]] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class Tail:
+    """Characters that are left: words and their places, and where any character does."""
+
+    words: list[tuple[int, str]]
+    anywhere: list[int]
+    length: int
+    last: bool  # nothing follows them
+
+    @classmethod
+    def of(cls, terms: Sequence[Term]) -> Tail | None:
+        """None: they want something else, too."""
+        last = bool(terms) and terms[-1].source == "$" and terms[-1].kind == "anchor"
+        body = terms[:-1] if last else terms
+        if not all(term.kind == "character" or (term.kind, term.source) == ("class", ".") for term in body):
+            return None
+        anywhere = [at for at, term in enumerate(body) if term.kind == "class"]
+        bounds = zip([-1, *anywhere], [*anywhere, len(body)], strict=True)
+        words = [(a + 1, "".join(term.source for term in body[a + 1 : b])) for a, b in bounds]
+        return cls(words, anywhere, len(body), last)
+
+    def fits(self, text: str, at: int) -> bool:
+        end = at + self.length
+        return (
+            (end == len(text) if self.last else end <= len(text))
+            and all(text.startswith(word, at + place) for place, word in self.words)
+            and all(text[at + place] != "\n" for place in self.anywhere)
+        )
 
 
 Where = tuple[Term, Node]  # what is wanted before a node is reached
@@ -53,7 +87,11 @@ class Automaton:
     """
 
     def __init__(self, rows: Iterable[Row], terms: Terms) -> None:
-        self._rows, self._terms, self._budget = list(rows), terms, terms.budget
+        alike: dict[tuple[Term, ...], list[int]] = defaultdict(list)
+        for number, wanted in rows:
+            alike[wanted].append(number)
+        self._rows: _Rows = [(tuple(numbers), wanted) for wanted, numbers in alike.items()]
+        self._terms, self._budget = terms, terms.budget
         self._nodes, self._root = 0, Node(self._rows)
         self._forget()
 
@@ -70,14 +108,17 @@ class Automaton:
         """The nodes reached in a text at which an expression ends."""
         self._budget.spend(1 + len(text) // 8)
         state, ended = self._start, set[Node]()
-        for character in text:
+        for at, character in enumerate(text):
             state, met = state.moves.get(character) or self._move(state, character)
             if met:
-                self._budget.spend(len(met))
-                ended |= met
+                ended |= self._fitting(met, text, at)
         if state.last is None:
             state.last = self._reached(state, None)[1]
-        return ended | state.last
+        return ended | self._fitting(state.last, text, len(text))
+
+    def _fitting(self, met: _Nodes, text: str, at: int) -> set[Node]:
+        self._budget.spend(len(met))
+        return {node for node in met if node.tail is None or node.tail.fits(text, at)}
 
     def _forget(self) -> None:
         """What has been made is dropped, so that memory does not grow with the texts."""
@@ -140,11 +181,17 @@ class Automaton:
         """Make the children of a node: rows that go on alike stay together."""
         if node.ends is not None:
             return
-        depth, ends = node.depth, []
-        going: dict[Term, list[Row]] = defaultdict(list)
+        depth, ends = node.depth, list[int]()
+        if len(node.rows) == 1 and len(self._rows) > MANY:
+            (numbers, wanted) = node.rows[0]
+            node.tail = Tail.of(wanted[depth:])
+            if node.tail is not None:
+                node.ends = numbers
+                return
+        going: dict[Term, list[tuple[tuple[int, ...], tuple[Term, ...]]]] = defaultdict(list)
         for row in node.rows:
             if len(row[1]) == depth:
-                ends.append(row[0])
+                ends += row[0]
             else:
                 going[row[1][depth]].append(row)
         node.ends = tuple(sorted(ends))

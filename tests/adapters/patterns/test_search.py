@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from loramerge.adapters.patterns import automaton
 from loramerge.adapters.patterns.search import Search, searcher
 from loramerge.errors import IncompatibleError, UsageError
 
@@ -87,9 +88,17 @@ def test_many_patterns_share_their_steps(monkeypatch):
 
 @given(
     st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), max_size=6),
-    st.lists(st.sampled_from(NAMES), min_size=1, max_size=3),
+    st.lists(st.sampled_from([*NAMES, "q\nv", "q\n"]), min_size=1, max_size=3),
+    st.sampled_from([0, automaton.MANY]),
 )
-def test_many_patterns_are_found_as_one_by_one(patterns, names):
+def test_many_patterns_are_found_as_one_by_one(patterns, names, many):
+    assume("\n" not in "".join(names) or "$" not in "".join(patterns))  # that is the end alone
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automaton, "MANY", many)
+        found_as_by_python(patterns, names)
+
+
+def found_as_by_python(patterns, names):
     for pattern in patterns:
         try:
             re.compile(pattern)
