@@ -18,6 +18,7 @@ from benchmarks.speed.measure import Cost, call
 from benchmarks.speed.sections import Row
 from loramerge.verbs.push import card_facts
 
+RULES = (100, 1_000, 10_000)
 MODULES = (1_000, 3_000, 10_000)
 SOURCES = (100, 1_000, 10_000)
 KEYS = (1_000, 10_000, 100_000)
@@ -27,14 +28,17 @@ PREFIX = "base_model.model"
 
 def rows(work: Path) -> Iterator[Row]:
     """The curves, each from its smallest size on."""
-    for name, act in VERBS.items():
-        yield from curve(name, MODULES, lambda n, act=act: act(adapter(work / f"modules{n}", n)))
+    for verb, act in VERBS.items():
+        yield from curve(verb, MODULES, lambda n, act=act: act(adapter(work / f"modules{n}", n)))
     yield from curve("merge of sources", SOURCES, fleet)
-    for name, act in HEADERS.items():
-        yield from curve(name, KEYS, lambda n, act=act: act(adapter(work / f"keys{n}", 20, n)))
+    yield from curve(
+        "plan of 10,000 modules by rules", RULES, lambda n: ruled(adapter(work / "modules10000", 10_000), n)
+    )
+    for verb, act in HEADERS.items():
+        yield from curve(verb, KEYS, lambda n, act=act: act(adapter(work / f"keys{n}", 20, n)))
 
 
-def curve(name: str, sizes: tuple[int, ...], make: Callable[[int], Callable[[], object]]) -> Iterator[Row]:
+def curve(what: str, sizes: tuple[int, ...], make: Callable[[int], Callable[[], object]]) -> Iterator[Row]:
     """A row for each size; what is made beforehand is not timed."""
     before: tuple[int, Cost] | None = None
     make(sizes[0])()  # everything is imported
@@ -43,7 +47,7 @@ def curve(name: str, sizes: tuple[int, ...], make: Callable[[int], Callable[[], 
         exponent = None
         if before is not None:
             exponent = math.log(cost.cpu / before[1].cpu) / math.log(size / before[0])
-        yield Row(f"{name}, {size:,}", cost, "exponent" if exponent is not None else "", exponent, GOAL)
+        yield Row(f"{what}, {size:,}", cost, "exponent" if exponent is not None else "", exponent, GOAL)
         before = size, cost
 
 
@@ -54,7 +58,7 @@ def adapter(folder: Path, modules: int, extras: int = 0) -> Path:
     folder.mkdir(parents=True)
     values, patterns = {}, {}
     for i in range(modules):
-        path, rank = f"model.layers.{i // 7}.self_attn.{'qkvoabc'[i % 7]}_proj", 1 + i % 3
+        path, rank = name(i), 1 + i % 3
         values[f"{PREFIX}.{path}.lora_A.weight"] = np.full((rank, 4), 0.5, np.float32)
         values[f"{PREFIX}.{path}.lora_B.weight"] = np.full((4, rank), 0.5, np.float32)
         patterns["^" + path.replace(".", r"\.")] = rank
@@ -64,6 +68,17 @@ def adapter(folder: Path, modules: int, extras: int = 0) -> Path:
     save_file(values, folder / "adapter_model.safetensors", {"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+def name(number: int) -> str:
+    return f"model.layers.{number // 7}.self_attn.{'qkvoabc'[number % 7]}_proj"
+
+
+def ruled(place: Path, count: int) -> Callable[[], object]:
+    """A plan by so many rules, each for a module of its own and no plain name."""
+    names = ["(self_attn|attn)".join(path.split("self_attn")) for path in map(name, range(count))]
+    rules = [lm.Rule(f"^{each}$", rank=2) for each in names]
+    return lambda: lm.plan([place], "svd", rank=1, rules=rules)
 
 
 def fleet(count: int) -> Callable[[], object]:

@@ -39,7 +39,11 @@ def is_bundle(path: object) -> bool:
 
 
 def record_of(path: object) -> dict[str, Any] | None:
-    """What the folder of a bundle says of itself; None if it is not one, or cannot be read."""
+    """What the folder of a bundle says of itself; None if it is not one.
+
+    Raises:
+        SourceError: there is a router, and beside it a record that cannot be read.
+    """
     if not isinstance(path, str | Path):
         return None
     place = Path(path) / RECORD
@@ -49,6 +53,8 @@ def record_of(path: object) -> dict[str, Any] | None:
             return None
         said = read_object(place, str(place))
     except (LoramergeError, OSError, ValueError):  # whoever needs the record says what is wrong with it
+        if os.path.isfile(place.with_name(ROUTER)):
+            raise  # without its record it would be a folder of adapters, all of one weight
         return None
     return said if said.get("kind") == KIND else None
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from loramerge.errors import UsageError, printable
+from loramerge.errors import UsageError, printable, say, spoken
 from loramerge.request.kinds import Kind, Unfit
 
 Part = Literal["sources", "strength", "size", "output", "effort"]  # of the house, that reads it
@@ -47,7 +47,16 @@ class Field:
         try:
             return self.kind.fit(value)
         except Unfit as error:
-            raise UsageError(f"{self.name}={_shown(value)} {error}.") from None
+            raise UsageError(f"{_said(self.name, value)} {error}.") from None
+
+
+def _said(name: str, value: Any) -> str:
+    """A setting with its value, as the caller wrote it."""
+    if spoken() == "python":
+        return f"{name}={_shown(value)}"
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    return printable(say(name, value))
 
 
 def _shown(value: Any) -> str:

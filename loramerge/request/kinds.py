@@ -93,13 +93,13 @@ class Number(Kind):
 
 def factor(value: Any) -> float:
     """A number that something is multiplied by. Raises Unfit."""
-    found = number(value)
+    found = number(value, -math.inf, math.inf)
     if beyond(found):
         raise Unfit(f"must be 0, or from {1 / FACTOR:g} to {FACTOR:g} in size")
     return found
 
 
-def number(value: Any, low: float = -LARGEST) -> float:
+def number(value: Any, low: float = -LARGEST, high: float = LARGEST) -> float:
     """A finite number in float64. Raises Unfit."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise Unfit("is not a finite number")
@@ -107,8 +107,10 @@ def number(value: Any, low: float = -LARGEST) -> float:
         found = float(value)
     except (OverflowError, TypeError, ValueError):
         raise Unfit("is not a finite number") from None
-    if not abs(found) <= LARGEST:
+    if not math.isfinite(found):
         raise Unfit("is not a finite number")
+    if abs(found) > high:
+        raise Unfit(f"must be at most {high:g} in size")
     if found < low:
         raise Unfit(f"must be a number from {low:g} on")
     return found

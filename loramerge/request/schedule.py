@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from loramerge.adapters.patterns.search import Matcher, searchers
+from loramerge.adapters.patterns.search import Search
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method, name_of, not_an_option
 from loramerge.arrays.backend import Array
@@ -21,6 +21,7 @@ from loramerge.formats.dialects.blocks import called
 from loramerge.request.kinds import Unfit, factor
 from loramerge.request.rules import Ramp, Rule, Weight
 
+SHOWN = 50  # rules that are told of one by one
 LAYER = re.compile(r"(?:^|\.)(\d{1,9})(?=\.|$)")  # the first number in a path counts the layers
 
 
@@ -70,7 +71,7 @@ class Schedule:
 
     Args:
         weights: one for each source, as given.   rules: as given.
-        lines: of the weights, then of every rule.   found: whether a rule fits a name.
+        lines: of the weights, then of every rule.   search: which rule fits a name first.
         layers: the lowest and the highest number.
         ranks: place of a target -> rank, where no rule gives one.
         names: all names of a module that a rule is held against.
@@ -79,7 +80,7 @@ class Schedule:
     weights: tuple[Weight, ...]
     rules: tuple[Rule, ...]
     lines: tuple[Line, ...]
-    found: tuple[Matcher, ...]
+    search: Search | None
     layers: tuple[int, int]
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     names: Mapping[Target, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -95,24 +96,24 @@ class Schedule:
         """
         line = Line.of(weights, count)
         own = tuple(line if r.weights is None else Line.of(r.weights, count) for r in rules)
-        found = searchers((rule.match for rule in rules), "match")
+        search = Search([rule.match for rule in rules], "match") if rules else None
         whole = list(targets)
         numbers = [n for n in map(_layer, whole) if n is not None]
         layers = (min(numbers, default=0), max(numbers, default=0))
         given = tuple(np.ones(count).tolist()) if weights is None else tuple(weights)
         names = called(whole) if rules else {}
-        return cls(given, tuple(rules), (line, *own), found, layers, names=names)
+        return cls(given, tuple(rules), (line, *own), search, layers, names=names)
 
     def check_rules(self, targets: Iterable[Target]) -> None:
         """Raises UsageError: a rule fits no module."""
         whole = list(targets)
-        names = sorted(map(str, whole))
-        for rule, found in zip(self.rules, self.found, strict=True):
-            if not any(found(name) for target in whole for name in self._names(target)):
-                raise UsageError(
-                    f"The rule for '{printable(rule.match)}' fits no module; a module here is called "
-                    f"{printable(names[0])}."
-                )
+        names = [name for target in whole for name in self._names(target)]
+        unmet = None if self.search is None else self.search.unmet(names)
+        if unmet is not None:
+            raise UsageError(
+                f"The rule for '{printable(self.rules[unmet].match)}' fits no module; a module here is "
+                f"called {printable(min(map(str, whole)))}."
+            )
 
     @property
     def typical(self) -> Array:
@@ -153,7 +154,7 @@ class Schedule:
     def notes(self, names: Sequence[str], targets: Sequence[Target]) -> list[str]:
         """Sentences about what is not the same in all modules."""
         ramps = [(n, w) for n, w in zip(names, self.weights, strict=True) if isinstance(w, Ramp)]
-        at = [self._rule(target) for target in targets] if self.rules else []
+        follow = Counter(map(self._rule, targets)) if self.rules else Counter[int]()
         return [
             *(
                 f"the weight of {printable(name)} goes from {ramp.first:g} in layer {self.layers[0]} to "
@@ -161,17 +162,22 @@ class Schedule:
                 for name, ramp in ramps
             ),
             *(
-                f"{_modules(at.count(i))} the rule for '{printable(rule.match)}'"
-                for i, rule in enumerate(self.rules, 1)
+                f"{_modules(follow[i])} the rule for '{printable(rule.match)}'"
+                for i, rule in enumerate(self.rules[:SHOWN], 1)
+            ),
+            *(
+                [f"{_modules(sum(n for i, n in follow.items() if i > SHOWN))} the {more} other rules"]
+                if (more := len(self.rules) - SHOWN) > 0
+                else []
             ),
         ]
 
     def _rule(self, target: Target) -> int:
         """1 for the first rule …, 0 if none fits."""
-        if not self.found:
+        if self.search is None:
             return 0
-        names = self._names(target)
-        return next((i for i, found in enumerate(self.found, 1) if any(map(found, names))), 0)
+        fitting = (self.search.first(name) for name in self._names(target))
+        return min((first + 1 for first in fitting if first is not None), default=0)
 
     def _names(self, target: Target) -> tuple[str, ...]:
         return (str(target), *self.names.get(target, ())[1:])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields
 
-from loramerge.adapters.patterns.search import searcher
+from loramerge.adapters.patterns.search import Search, searcher
 from loramerge.algorithms import Method, name_of
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.request.request import Request
 
-MOST_RULES = 1000
+MOST_RULES = 100_000
 TENFOLD = 10  # of what is done by default
 
 
@@ -21,16 +20,16 @@ def check_patterns(request: Request, where: str) -> None:
             f"{printable(where)} has {len(request.rules)} rules for modules, and {MOST_RULES} is the limit: "
             "put modules that are merged alike into one."
         )
-    for option, pattern in patterns_of(request):
-        searcher(pattern, option, trusted=False)
+    read_patterns(request, trusted=False)
 
 
-def patterns_of(request: Request) -> Iterator[tuple[str, str]]:
-    """Its regular expressions, each with the name of its option."""
-    found = [("only", request.only), ("exclude", request.exclude)]
-    for option, pattern in [*found, *(("match", rule.match) for rule in request.rules)]:
+def read_patterns(request: Request, trusted: bool) -> None:
+    """Raises UsageError or IncompatibleError, as `Search` does: one of its regular expressions is none."""
+    for option, pattern in (("only", request.only), ("exclude", request.exclude)):
         if pattern is not None:
-            yield option, pattern
+            searcher(pattern, option, trusted)
+    if request.rules:
+        Search([rule.match for rule in request.rules], "match", trusted)
 
 
 def work_of(method: Method) -> dict[str, tuple[float, float]]:

@@ -110,6 +110,21 @@ def test_errors_speak_the_language_of_their_caller(cli, tmp_path):
         lm.combine([A], only="zz")
 
 
+UNFIT = {  # words -> how the sentence begins
+    ("--weights", "nan,1"): "--weights nan,1.0 has the weight nan, which is not a finite number.",
+    ("--weights", "1e308,1"): "--weights 1e+308,1.0 has the weight 1e+308, which must be 0, or from 1e-30 ",
+    ("--alpha", "a=1e300"): "--alpha a=1e+300 is neither a number",
+    ("--max-lost", "1e308"): "--max-lost 1e+308 must be at most 1e+300 in size.",
+}
+
+
+@pytest.mark.parametrize(("words", "said"), UNFIT.items(), ids=" ".join)
+def test_a_value_that_does_not_fit_is_shown_as_it_was_typed(cli, tmp_path, words, said):
+    for name in "ab":
+        folder(tmp_path / name, tensors(1))
+    cli("combine", "a", "b", *words).refused(2, said)
+
+
 @pytest.mark.parametrize("verb", [lm.combine, lm.plan, lm.open, lm.route])
 def test_leaving_out_what_is_not_there_is_refused(verb):
     with pytest.raises(lm.UsageError, match=r"exclude='zz' matches no module; one here is called"):

@@ -1,6 +1,7 @@
 """Work grows with what there is, not with its square: calls are counted, so that no clock decides."""
 
 import json
+import re
 import sys
 import threading
 
@@ -9,6 +10,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapters.adapter import Adapter, Held, Slot
+from loramerge.adapters.patterns.search import Search
 from loramerge.adapters.target import Target
 from loramerge.algorithms.entries.chance import own_names
 from loramerge.consumers import CONSUMERS
@@ -70,6 +72,38 @@ def written(folder, count, ranks=True):
     config |= {"base_model_name_or_path": "tiny", "target_modules": ["q_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+def _name(number):
+    return f"model.layers.{number // 7}.self_attn.{'qkvoabc'[number % 7]}_proj"
+
+
+RULES = {
+    "whole names": _name,
+    "whole names, escaped": lambda i: "^" + re.escape(_name(i)) + "$",
+    "ends": lambda i: rf"\.{i // 7}\.self_attn\.{'qkvoabc'[i % 7]}_proj$",
+    "any of some": lambda i: rf"(layers|x{i}).{i // 7}\..*\.({'qkvoabc'[i % 7]}|z{i})_",
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_rules_grow_with_themselves_and_the_modules(tmp_path, rule):
+    def make(count):
+        place = written(tmp_path / str(count), count)
+        rules = [lm.Rule(rule(i), rank=1 + i % 3) for i in range(count)]
+        return lambda: lm.plan([place], "svd", rules=rules)
+
+    grows_evenly(make, 60)
+
+
+def test_many_rules_for_many_modules_are_within_the_budget(monkeypatch):
+    """A tenth of what there is; each name is held against all rules at once."""
+    monkeypatch.setattr("loramerge.adapters.patterns.search.BUDGET", 1_000_000)
+    names = [_name(i) for i in range(3_000)]
+    for rule in RULES.values():
+        search = Search([rule(i) for i in range(1000)], "match")
+        assert [search.first(name) for name in names[:1000]] == [*range(1000)]
+        assert search.unmet(names) is None
 
 
 @pytest.mark.parametrize("consumer", CONSUMERS)

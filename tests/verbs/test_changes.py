@@ -66,7 +66,21 @@ VERBS = {  # verb -> (what is done, what comes of it, the files that it reads)
         written("out"),
         [f"tuned/{WEIGHTS}", f"base/{WEIGHTS}", "tuned/config.json"],
     ),
-    "restore": (lambda: lm.restore("masked", "a", out="out"), written("out"), [f"masked/{ADAPTER}"]),
+    "fuse of shards": (
+        lambda: lm.fuse("a", "shards", "out", threads=1),
+        written("out"),
+        [f"shards/{WEIGHTS}.index.json", "shards/model-00002-of-00002.safetensors"],
+    ),
+    "bundle": (
+        lambda: lm.combine(["bundle"], "linear", out="out", row="a", threads=1),
+        written("out"),
+        ["bundle/loramerge.json", f"bundle/task_0/{ADAPTER}"],
+    ),
+    "restore": (
+        lambda: lm.restore("masked", "a", out="out"),
+        written("out"),
+        [f"masked/{ADAPTER}", "masked/masks/masks.safetensors"],
+    ),
     "replay": (
         lambda: lm.replay("merged", out="out", threads=1),
         written("out"),
@@ -84,9 +98,11 @@ def made(tmp_path_factory):
         folder(here / name, tensors(seed, shapes=SHAPES), base_model_name_or_path="base")
     weights = random_model()
     save_model(here / "base", weights)
+    save_model(here / "shards", weights, shards=2)
     save_model(here / "tuned", {**weights, f"{MODULE}.weight": weights[f"{MODULE}.weight"] + 1})
     lm.combine([here / "a", here / "b"], "svd", rank=1, out=here / "merged")
     lm.combine([here / "a", here / "b"], "mergevla", rank=1, out=here / "masked")
+    lm.route([here / "a", here / "b"], gate="task", out=here / "bundle")
     return here
 
 
@@ -95,6 +111,7 @@ def other(path):
     if path.suffix == ".json":
         text = path.read_text()
         found = text.replace('"lora_alpha": 4', '"lora_alpha": 8').replace('"llama"', '"gemma"')
+        found = found.replace("00001-of", "00002-of").replace('"tasks": [', '"tusks": [')
         return found.replace('"weight": 1.0', '"weight": 2.0').encode()
     data = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")

@@ -108,8 +108,10 @@ def tiles(grams: Grams, module: int, by_rows: bool = False) -> Tiles | None:
     """
     assert grams.read is not None
     up, down = grams.read(module)  # (out, R), (R, in) float64
-    left, right = grams.lift.P[module].diagonal(), grams.lift.Q[module].diagonal()
-    return of_units(grams, module, (up * left, right[:, None] * down), is_single(up, down), by_rows)
+    single = is_single(up, down)
+    up = up * grams.lift.P[module].diagonal()
+    down = grams.lift.Q[module].diagonal()[:, None] * down
+    return of_units(grams, module, (up, down), single, by_rows)
 
 
 def of_units(
@@ -123,11 +125,12 @@ def of_units(
     present = tuple(t for t, units in mine.items() if len(units))
     if not present:
         return None
-    sides = [(up[:, mine[t]], down[mine[t]]) for t in present]
-    peaks = [float(abs(u).max() * abs(d).max()) for u, d in sides]
+    # one source after the other: all at once would be several copies of what may be far wider than the merge
+    peaks = [float(abs(up[:, mine[t]]).max() * abs(down[mine[t]]).max()) for t in present]
     peaks += [peak * abs(float(weights[t])) for t, peak in zip(present, peaks, strict=True)]
     kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
-    ups, downs = zip(*[(u.astype(kind), d.astype(kind)) for u, d in sides], strict=True)
+    ups = tuple(up[:, mine[t]].astype(kind, copy=False) for t in present)
+    downs = tuple(down[mine[t]].astype(kind, copy=False) for t in present)
     strengths = [float(grams.kernel[module][np.ix_(mine[t], mine[t])].sum()) for t in present]
     names = tuple(own_names([grams.sources[t] for t in present], strengths))
     grid = (max(TILE[0] * TILE[1] // shape[1], 1), shape[1]) if by_rows else TILE

@@ -6,22 +6,28 @@ A key is a regular expression, and the first key in the order of the file that m
 
 so that "q_proj" means every module of that name, and "a.b" also means "aXb". Python's matcher
 may take years on a hostile key. Here, keys that are plain names, which nearly all are, are found
-in a table, whatever their number; the others go through the matcher of `adapters/patterns`.
+in a table, whatever their number; the others go through the automaton of `adapters/patterns`.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from loramerge.adapters.late import late
-from loramerge.adapters.patterns.positions import Budget, Exhausted, Step, Text
+from loramerge.adapters.patterns.steps import Budget, Exhausted
 from loramerge.errors import IncompatibleError, SourceError, printable
+
+if TYPE_CHECKING:
+    from loramerge.adapters.patterns.automaton import Automaton
+    from loramerge.adapters.patterns.terms import Term, Terms
 
 MAX_KEYS = 100_000  # a large mixture of experts has 50 000 modules, each with a key if we wrote it
 MAX_KEY = 1000
 MAX_TEXT = 4 * 2**20  # characters of all keys together
 MAX_PATH = 4096
 BUDGET = 5_000_000  # steps for all keys and paths of one adapter: a few seconds at worst
-PARSING = 30  # steps for a character of a key that is not plain
 
 _PLAIN = late(r"(\^?)((?:[A-Za-z0-9_.-]|\\[^A-Za-z0-9])*)(\$?)", re.DOTALL)
 _UNIT = late(r"\\?(.)", re.DOTALL)
@@ -52,10 +58,8 @@ class Patterns:
         self._budget = Budget(BUDGET)
         self._known: dict[str, str | None] = {}
         self._plain = _PlainKeys()
-        self._others: list[tuple[int, Step]] = []
-        for index, key in enumerate(self._keys):
-            if not self._plain.add(index, key):
-                self._others.append((index, self._parse(key)))
+        others = [(i, key) for i, key in enumerate(self._keys) if not self._plain.add(i, key)]
+        self._others = self._automaton(others) if others else None
 
     def first_match(self, path: str) -> str | None:
         """The key that governs a module path (without `base_model.model.`), or None.
@@ -84,23 +88,27 @@ class Patterns:
 
     def _first(self, path: str) -> int | None:
         plain = self._plain.first(path, self._budget)
-        if not self._others:
-            return plain
-        text = Text(path, self._budget)
-        starts = 1 | text.where(".") << 1
-        for index, step in self._others:
-            if plain is not None and index > plain:
-                break
-            if step(text, starts) & text.end:
-                return index
-        return plain
+        other = None if self._others is None else self._others.first(path)
+        return min((found for found in (plain, other) if found is not None), default=None)
 
-    def _parse(self, key: str) -> Step:
-        from loramerge.adapters.patterns import regex  # most keys are plain names
+    def _automaton(self, keys: Sequence[tuple[int, str]]) -> Automaton:
+        from loramerge.adapters.patterns.automaton import Automaton  # most keys are plain names
+        from loramerge.adapters.patterns.terms import Terms
+
+        terms, rows = Terms(self._budget), []
+        stem = terms.pair(terms.repeat(terms.one_of("."), 0, None), terms.letter("."))
+        for index, key in keys:
+            rows += [
+                (index, (terms.repeat(stem, 0, 1), *wanted, terms.anchor("$")))
+                for wanted in self._parse(key, terms)
+            ]
+        return Automaton(rows, terms)
+
+    def _parse(self, key: str, terms: Terms) -> list[tuple[Term, ...]]:
+        from loramerge.adapters.patterns import regex
 
         try:
-            self._budget.spend(PARSING * len(key))
-            return regex.parse(key)
+            return regex.parse(key, terms)
         except Exhausted:
             raise self._too_slow() from None
         except regex.Unread as used:

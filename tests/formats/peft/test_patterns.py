@@ -136,6 +136,7 @@ CATASTROPHES = {
     "huge counts": "((a{0,999999999}){0,999999999}){999999999}",
     "huge counts of nothing": "((){999999999}){999999999}",
     "huge counts of an anchor": "((^){999999999}){999999999}b",
+    "nested counts of optionals": "(" * 40 + "a?" + "){2,}" * 40,
 }
 
 
@@ -146,15 +147,17 @@ def test_hostile_keys_are_decided_within_the_budget(key, path):
     assert patterns.first_match(path) in (key, None)
 
 
-def test_a_key_that_would_exceed_the_budget_is_refused():
-    patterns = Patterns("rank_pattern", ["(" * 40 + "a?" + "){2,}" * 40], "x")
+def test_a_key_that_would_exceed_the_budget_is_refused(monkeypatch):
+    monkeypatch.setattr("loramerge.formats.peft.patterns.BUDGET", 300_000)
+    patterns = Patterns("rank_pattern", ["((a|b){1,500}c?){1,500}"], "x")
     with pytest.raises(IncompatibleError, match="rank_pattern keys of x take too long"):
-        patterns.first_match("a" * MAX_PATH)
+        patterns.first_match("ab" * (MAX_PATH // 2))
 
 
-def test_the_budget_is_shared_by_all_paths_of_an_adapter():
+def test_the_budget_is_shared_by_all_paths_of_an_adapter(monkeypatch):
+    monkeypatch.setattr("loramerge.formats.peft.patterns.BUDGET", 300_000)
     patterns = Patterns("rank_pattern", ["(a|b|c)+d"], "x")
-    paths = ("abc" * 300 + str(i) for i in range(BUDGET))
+    paths = ("abc" * 300 + str(i) for i in range(300_000))
     with pytest.raises(IncompatibleError, match="take too long"):
         all(patterns.first_match(path) is None for path in paths)
 
@@ -164,7 +167,16 @@ def test_a_path_is_decided_once_however_often_it_is_asked_for():
     assert {patterns.first_match("abc" * 300) for _ in range(BUDGET // 900)} == {None}
 
 
-def test_keys_that_would_take_long_to_parse_are_refused():
+def test_keys_that_begin_alike_are_parted_once():
+    """Two thousand that are no plain names are far within the budget; once each was paid for by itself."""
+    keys = [rf"layers\.{i // 100}\.experts\.{i % 100}\.(up|gate)_proj" for i in range(2_000)]
+    patterns = Patterns("rank_pattern", keys, "x")
+    paths = [f"model.layers.{i // 100}.experts.{i % 100}.up_proj" for i in range(0, 2_000, 7)]
+    assert [patterns.first_match(path) for path in paths] == keys[::7]
+
+
+def test_keys_that_would_take_long_to_parse_are_refused(monkeypatch):
+    monkeypatch.setattr("loramerge.formats.peft.patterns.BUDGET", 300_000)
     with pytest.raises(IncompatibleError, match="take too long"):
         Patterns("rank_pattern", ("a+" * 450 + str(i) for i in range(4_000)), "x")
     with pytest.raises(IncompatibleError, match=r"more than .* characters together"):
