@@ -111,14 +111,15 @@ def _add(view: Array, left: Array, right: Array, change: Change) -> float:
         np.copyto(known, rows)
         total += known
         if most is not None and not max(total.max(initial=0.0), -total.min(initial=0.0)) <= most:
-            raise _too_large(change, total)
+            damaged = any(bool(np.isnan(each).any()) for each in (known, left, right))  # ∞ - ∞ is none, too
+            raise _too_large(change, damaged)
         rows[...] = total
         if piece % every == 0:
             np.copyto(known, rows)
             total -= known
             off, seen = off + float(np.vdot(total, total)), seen + len(rows)
     if not off < np.inf:  # of a model whose numbers need no look at their size
-        raise _too_large(change, np.array(np.nan))
+        raise _too_large(change, damaged=True)
     return off * len(view) / max(seen, 1)
 
 
@@ -131,8 +132,8 @@ def _largest(dtype: str, left: Array, right: Array) -> float | None:
     return None if reach < most / 4 and dtype != "F16" else most
 
 
-def _too_large(change: Change, total: Array) -> IncompatibleError:
-    if np.isnan(total).any():
+def _too_large(change: Change, damaged: bool) -> IncompatibleError:
+    if damaged:
         return IncompatibleError(
             f"{printable(change.key[1])} with the update holds values that are no numbers: the model or the "
             "adapter is damaged."
@@ -154,7 +155,7 @@ def _rescaled(
             with np.errstate(over="ignore", invalid="ignore"):
                 view += part @ right
     if not np.isfinite(after).all():
-        raise _too_large(change, after)
+        raise _too_large(change, damaged=bool(np.isnan(before).any() or np.isnan(after).any()))
     kind = numpy_dtype(change.dtype)
     assert kind is not None
     scales = quantisation.rescaled(after, tensors[scale].read(), change.dtype)

@@ -292,8 +292,13 @@ KINDS = {  # what is written -> (its bytes, its name, what reads it)
 }
 
 
-NEVER_FINE = {"headers", "pickles", "zipped pickles", "records"}  # of so few tries
-EITHER = {"spoilt zips"}  # it depends on what a version of Hypothesis draws
+SELDOM_FINE = {
+    "headers",
+    "pickles",
+    "zipped pickles",
+    "records",
+    "spoilt zips",
+}  # it depends on what is drawn
 
 
 def tried(tmp_path, kind, count, number=None):
@@ -327,8 +332,7 @@ def tried(tmp_path, kind, count, number=None):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_hundred(tmp_path, kind):
     count = tried(tmp_path, kind, 150)
-    if kind not in EITHER:
-        assert bool(count["fine"]) == (kind not in NEVER_FINE), "what is right is reached, too"
+    assert count["fine"] or kind in SELDOM_FINE, "what is right is reached, too"
 
 
 @pytest.mark.slow
