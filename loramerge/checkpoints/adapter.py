@@ -10,12 +10,13 @@ from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slo
 from loramerge.adapters.base_models import without_folders
 from loramerge.adapters.target import Target
 from loramerge.arrays.workers import workers
+from loramerge.checkpoints import quantisation
 from loramerge.checkpoints.checkpoint import PIPELINE, Checkpoint
 from loramerge.checkpoints.deltas import deltas, without_place
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.single import is_image
-from loramerge.checkpoints.tie import HEAD, embedding, is_tied
+from loramerge.checkpoints.tie import HEAD, embedding, is_plain, is_tied
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.dialects.kohya import KOHYA
@@ -95,7 +96,7 @@ def _beside(
     for each in beside:
         name = each.key[1]
         path, _, parameter = name.rpartition(".")
-        if each.key[0] not in ("model", "file"):
+        if each.key[0] not in ("model", "file") or quantisation.scale_of(pair.tuned.tensors, each.key):
             homeless.append(name_of(each.key))
         elif parameter == "bias" and path in adapted:
             extras[f"{PREFIX}{path}.base_layer.bias"] = pair.tuned.tensors[each.key]
@@ -108,7 +109,8 @@ def _beside(
     if homeless:
         raise without_place(pair, homeless)
     source = embedding(pair.base)
-    if source is not None and PREFIX + source[1] in extras and is_tied(pair.base) and is_tied(pair.tuned):
+    tied = source is not None and is_plain(pair.base, source) and is_tied(pair.base) and is_tied(pair.tuned)
+    if source is not None and tied and PREFIX + source[1] in extras:
         extras[PREFIX + HEAD] = pair.tuned.tensors[source]  # PEFT gives it to the embedding alone
         heads.add("lm_head")
     config = {"modules_to_save": sorted(heads)} if heads else {}

@@ -79,9 +79,15 @@ def _within(start: str, key: str) -> str:
 def _newer(checkpoint: Checkpoint) -> Checkpoint:
     """Under the names that the newest transformers gives its parameters."""
     for part in checkpoint.models:
-        if any(newer(key) != key for where, key in checkpoint.tensors if where == part):
-            checkpoint = _renamed(checkpoint, part, newer)
+        own = {key for where, key in checkpoint.tensors if where == part}
+        if any(newer(key) not in own for key in own):
+            checkpoint = _renamed(checkpoint, part, partial(_unless_there, own))
     return checkpoint
+
+
+def _unless_there(own: set[str], key: str) -> str:
+    """The newer name of a tensor, unless the model has another of that name."""
+    return key if newer(key) in own else newer(key)
 
 
 def is_head(key: str) -> bool:

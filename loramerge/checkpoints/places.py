@@ -13,6 +13,7 @@ from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.grain import Piece, others, pieces
 from loramerge.checkpoints.modules import is_conv1d
 from loramerge.checkpoints.names import older
+from loramerge.checkpoints.tie import HEAD, head
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located
@@ -157,6 +158,8 @@ class Places:
         name = self.path(component, path)
         full = f"{name}.{parameter}" if name else parameter
         key = part, full if (part, full) in self.shapes else older(full)
+        if full == HEAD and key not in self.shapes:
+            key = head(self.checkpoint) or key
         return (key, (), False) if key in self.shapes else None
 
     def of(self, target: Target) -> Iterator[Place]:

@@ -115,6 +115,18 @@ def test_norms_have_the_names_of_today_whatever_version_wrote_them(tmp_path, our
     assert found[f"{NORM}.{theirs[1]}"][0] == 0.5
 
 
+def test_a_norm_under_both_names_is_two_tensors(tmp_path):
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    before = random_model(0, {query: (8, 8), f"{NORM}.gamma": (8,), f"{NORM}.weight": (8,)})
+    save_model(tmp_path / "b", before, {})
+    save_model(tmp_path / "t", {**before, query: before[query] + 1, f"{NORM}.weight": np.ones(8, "f4")}, {})
+    done = lm.extract(tmp_path / "t", tmp_path / "b", rank=1, extras="drop")
+    assert [each.key[1] for each in done.beside] == [f"{NORM}.weight"]
+    save_model(tmp_path / "u", {**before, query: before[query] + 1, f"{NORM}.gamma": np.ones(8, "f4")}, {})
+    done = lm.extract(tmp_path / "u", tmp_path / "b", rank=1, extras="drop")
+    assert [each.key[1] for each in done.beside] == [f"{NORM}.gamma"]
+
+
 def test_towers_that_a_library_has_moved_are_those_of_one_model(tmp_path):
     moved = {
         "visual.blocks.0.attn.proj": "model.visual.blocks.0.attn.proj",
