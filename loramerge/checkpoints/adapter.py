@@ -16,7 +16,7 @@ from loramerge.checkpoints.deltas import deltas, without_place
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.single import is_image
-from loramerge.checkpoints.tie import HEAD, embedding, is_plain, is_tied
+from loramerge.checkpoints.tie import copies, embedding
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.dialects.kohya import KOHYA
@@ -28,6 +28,7 @@ TASKS = {  # how the class of a model ends -> PEFT's name of its task; those of 
     "LMHeadModel": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
 }
+SHARED = "shared.weight"  # the embedding of models that read one text and write another
 
 
 def extracted(model: Tuned, threads: int, whole: bool) -> Adapter:
@@ -84,6 +85,10 @@ def adapter(pair: Pair, modules: Iterable[Module], beside: Sequence[Beside], nam
 
 def _task(base: Checkpoint) -> str | None:
     first = next(iter(architectures(base.config("model"))), "")
+    if first.endswith("ForConditionalGeneration") and not any(
+        key.endswith(SHARED) for _, key in base.tensors
+    ):
+        return None  # it sees or hears: PEFT's class for texts would give it what it does not take
     return next((task for end, task in TASKS.items() if first.endswith(end)), None)
 
 
@@ -109,10 +114,10 @@ def _beside(
     if homeless:
         raise without_place(pair, homeless)
     source = embedding(pair.base)
-    tied = source is not None and is_plain(pair.base, source) and is_tied(pair.base) and is_tied(pair.tuned)
-    if source is not None and tied and PREFIX + source[1] in extras:
-        extras[PREFIX + HEAD] = pair.tuned.tensors[source]  # PEFT gives it to the embedding alone
-        heads.add("lm_head")
+    if source is not None and PREFIX + source[1] in extras:
+        for name in set(copies(pair.base)) & set(copies(pair.tuned)):  # PEFT gives it to one of them alone
+            extras[PREFIX + name] = pair.tuned.tensors[source]
+            heads.add(name.removesuffix(".weight"))
     config = {"modules_to_save": sorted(heads)} if heads else {}
     return extras, {**config, **({"bias": "all"} if biased else {})}
 

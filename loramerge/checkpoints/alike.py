@@ -10,6 +10,7 @@ from functools import partial
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
+from loramerge.checkpoints.names import HEADS as OWN
 from loramerge.checkpoints.names import inside, newer
 from loramerge.checkpoints.single import is_image, parts
 from loramerge.formats.models import of_clip
@@ -80,6 +81,9 @@ def _newer(checkpoint: Checkpoint) -> Checkpoint:
     """Under the names that the newest transformers gives its parameters."""
     for part in checkpoint.models:
         own = {key for where, key in checkpoint.tensors if where == part}
+        before, after = OWN.get(str(checkpoint.config(part).get("model_type")), ("", ""))
+        if before in own and after not in own:
+            checkpoint = _renamed(checkpoint, part, partial(_moved, {before: after}))
         if any(newer(key) not in own for key in own):
             checkpoint = _renamed(checkpoint, part, partial(_unless_there, own))
     return checkpoint

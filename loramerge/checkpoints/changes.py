@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,18 @@ from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.places import Place, Places
-from loramerge.checkpoints.tie import HEAD, INPUTS, TYING, embedding, head, is_plain, is_tied, same
+from loramerge.checkpoints.tie import (
+    HEAD,
+    INPUTS,
+    TYING,
+    copies,
+    embedding,
+    head,
+    head_name,
+    is_plain,
+    is_tied,
+    same,
+)
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.kohya import COMPONENTS
@@ -59,6 +71,11 @@ class Changes:
     notes: list[str] = field(default_factory=list)
     kept_tied: bool = False
 
+    @cached_property
+    def copies(self) -> list[str]:
+        """Tensors that are the embedding once more."""
+        return copies(self.checkpoint)
+
     def of(self, key: Key) -> Change:
         """The change of a tensor that the base has."""
         if key not in self.tensors:
@@ -101,7 +118,7 @@ def _untie(found: Changes) -> Key | None:
     if source is None or not is_tied(found.checkpoint) or not _alone(found.adapter, source[1]):
         return None
     own, name = head(found.checkpoint), source[1].removesuffix(".weight")
-    if _both(found.adapter, source[1]):
+    if _both(found.adapter, source[1], head_name(found.checkpoint)):
         found.kept_tied = own is None
         return None
     plain = is_plain(found.checkpoint, source)
@@ -135,9 +152,9 @@ def _check_rows(found: Changes, untied: Key) -> None:
         )
 
 
-def _both(adapter: Adapter, name: str) -> bool:
+def _both(adapter: Adapter, name: str, own: str) -> bool:
     """Whether the embedding and the head become the same tensor, which can stay one."""
-    ends = f".{HEAD}", f".{'.'.join(name.split('.')[-2:])}"
+    ends = f".{own}", f".{'.'.join(name.split('.')[-2:])}"
     one, other = (next((t for k, t in adapter.extras.items() if f".{k}".endswith(e)), None) for e in ends)
     updated = {f".{target.path.rpartition('.')[2]}.weight" for target in adapter.slots}
     return one is not None and other is not None and updated.isdisjoint(ends) and same(one, other)
@@ -176,7 +193,7 @@ def _whole(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
 def _replaced(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
     name = unmarked(key).removeprefix(PREFIX).replace(".base_layer.", ".")
     path, _, parameter = name.rpartition(".")
-    if name == HEAD and found.kept_tied:
+    if name in found.copies and _is_copy(found, name, tensor):
         return
     if path == "lm_head" and ("model", HEAD) in found.tensors:
         there: Key = "model", HEAD
@@ -192,6 +209,15 @@ def _replaced(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
     if change.shape != tensor.shape:
         _resized(found, change, tensor)
     change.start, change.shape = tensor, tensor.shape
+
+
+def _is_copy(found: Changes, name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is the embedding once more, which the model takes from there."""
+    source = embedding(found.checkpoint)
+    if name == head_name(found.checkpoint) or source is None:
+        return found.kept_tied
+    own = found.adapter.extras.get(PREFIX + source[1])
+    return own is not None and same(own, tensor)
 
 
 def _labels(found: Changes, path: str, tensor: Tensor) -> None:

@@ -48,6 +48,25 @@ def is_tied(checkpoint: Checkpoint) -> bool:
     return _says(checkpoint) and same(checkpoint.tensors[own], checkpoint.tensors[source])
 
 
+def copies(checkpoint: Checkpoint) -> list[str]:
+    """What else a model gives its embedding to: a tied head, and the towers that share it."""
+    source = embedding(checkpoint)
+    if source is None:
+        return []
+    start = source[1].removesuffix("shared.weight")
+    towers = [f"{start}{each}.embed_tokens.weight" for each in ("encoder", "decoder") if start != source[1]]
+    found = [name for name in towers if ("model", name) not in checkpoint.tensors]
+    return [*found, head_name(checkpoint)] if is_tied(checkpoint) and is_plain(checkpoint, source) else found
+
+
+def head_name(checkpoint: Checkpoint) -> str:
+    """What its head is called, or would be if it were not tied."""
+    own = head(checkpoint)
+    if own is not None:
+        return own[1]
+    return "proj_out.weight" if checkpoint.config("model").get("model_type") == "whisper" else HEAD
+
+
 def is_plain(checkpoint: Checkpoint, source: Key) -> bool:
     """Whether a head is its embedding and no more: those of BERT also have layers and a bias of their own."""
     masked = any(each.endswith("MaskedLM") for each in architectures(checkpoint.config("model")))

@@ -150,3 +150,52 @@ def test_an_update_of_an_embedding_whose_head_is_more_is_refused(tmp_path, name)
     adapter = lm.Adapter("a", {target: slot})
     with pytest.raises(IncompatibleError, match="which is more than this embedding"):
         lm.fuse(adapter, base, tmp_path / "f")
+
+
+COPIES = {  # (class, type, embedding) -> what PEFT needs beside it to compute the same
+    "T5ForConditionalGeneration": (
+        "t5",
+        "shared",
+        ["encoder.embed_tokens", "decoder.embed_tokens", "lm_head"],
+    ),
+    "BartForConditionalGeneration": (
+        "bart",
+        "model.shared",
+        ["model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"],
+    ),
+    "WhisperForConditionalGeneration": ("whisper", "model.decoder.embed_tokens", ["proj_out"]),
+    "LlamaForCausalLM": ("llama", "model.embed_tokens", ["lm_head"]),
+    "LlamaModel": ("llama", "embed_tokens", []),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_an_embedding_that_is_kept_is_kept_wherever_the_model_has_it(tmp_path, name):
+    kind, table, more = COPIES[name]
+    config = {"model_type": kind, "architectures": [name], "tie_word_embeddings": True}
+    before = random_model(0, {f"{table}.weight": (24, 16), "layers.0.q.weight": (16, 16)})
+    after = {key: array + 1 for key, array in before.items()}
+    base, tuned = save_model(tmp_path / "b", before, config), save_model(tmp_path / "t", after, config)
+    done = lm.extract(tuned, base, tmp_path / "e", rank=1, extras="first")
+    assert done.adapter.config["modules_to_save"] == sorted([table, *more])
+    extras = {key.removeprefix("base_model.model."): each.read() for key, each in done.adapter.extras.items()}
+    assert extras.keys() == {f"{each}.weight" for each in (table, *more)}
+    assert all(np.array_equal(array, after[f"{table}.weight"]) for array in extras.values())
+    task = "SEQ_2_SEQ_LM" if "shared" in table else "CAUSAL_LM" if name.endswith("LM") else None
+    assert done.adapter.config["task_type"] == task
+    lm.fuse(tmp_path / "e", base, tmp_path / "f")
+    found = read_model(tmp_path / "f")
+    assert found.keys() == after.keys()
+    assert all(np.allclose(found[key], after[key], atol=1e-5) for key in after)
+
+
+def test_the_head_of_pythia_has_its_name_of_today(tmp_path):
+    config = {"model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"]}
+    before = random_model(0, {"gpt_neox.embed_in.weight": (24, 16), "embed_out.weight": (24, 16)})
+    after = {**before, "embed_out.weight": before["embed_out.weight"] + 1}
+    base, tuned = save_model(tmp_path / "b", before, config), save_model(tmp_path / "t", after, config)
+    assert [target.path for target in lm.extract(tuned, base, tmp_path / "e", rank=1).adapter] == ["lm_head"]
+    lm.fuse(tmp_path / "e", base, tmp_path / "f")
+    found = read_model(tmp_path / "f")
+    assert found.keys() == before.keys()
+    np.testing.assert_allclose(found["embed_out.weight"], after["embed_out.weight"], atol=1e-5)
