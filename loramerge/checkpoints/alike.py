@@ -22,7 +22,10 @@ BUFFER = re.compile(
 )
 
 
-HEADS = {"lm_head", "embed_out", "score", "classifier", "v_head", "cls", "qa_outputs"}
+HEADS = set(
+    "lm_head embed_out score classifier v_head cls qa_outputs "
+    "pre_classifier vocab_transform vocab_layer_norm vocab_projector".split()
+)
 
 
 def is_buffer(key: Key, tensor: Tensor) -> bool:

@@ -48,9 +48,9 @@ def _ended(key: str, ends: Mapping[str, str]) -> str:
     return key
 
 
-def _is_bare(key: str) -> bool:
+def _is_bare(key: str, name: str) -> bool:
     """Whether a name begins with a list of layers, or with the tower that it is in; or is of none."""
-    return not layered(key) or parted(key)[0] in ("", "encoder", "decoder")
+    return not layered(key) or parted(key)[0] in {"", "encoder", "decoder", "transformer"} - {name}
 
 
 def inside(config: Mapping[str, Any], keys: Iterable[str]) -> str | None:
@@ -63,7 +63,7 @@ def inside(config: Mapping[str, Any], keys: Iterable[str]) -> str | None:
     """
     kind = config.get("model_type")
     name = BY_TYPE.get(kind) if isinstance(kind, str) else None
-    if name is None or not all(map(_is_bare, keys)):
+    if name is None or not all(_is_bare(key, name) for key in keys):
         return ""
     classes = architectures(config)
     if not classes:

@@ -87,6 +87,19 @@ def test_an_adapter_has_the_names_of_the_class_of_its_base(tmp_path, name):
     )
 
 
+def test_the_layers_of_distilbert_are_in_a_tower_inside_the_model(tmp_path):
+    config = {"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]}
+    query = "transformer.layer.0.attention.q_lin"
+    before = random_model(0, {f"{query}.weight": (8, 8), "pre_classifier.weight": (8, 8)})
+    save_model(tmp_path / "b", before, config)
+    save_model(tmp_path / "t", {key: array + 1 for key, array in before.items()}, config)
+    found = lm.extract(tmp_path / "t", tmp_path / "b", tmp_path / "e", rank=1).adapter
+    assert {target.path for target in found} == {f"distilbert.{query}", "pre_classifier"}
+    lm.fuse(tmp_path / "e", tmp_path / "b", tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    assert all(np.allclose(after[key], before[key] + 1, atol=1e-5) for key in before)
+
+
 NORM = "bert.encoder.layer.0.output.LayerNorm"
 
 
