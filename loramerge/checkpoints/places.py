@@ -123,7 +123,7 @@ class Places:
         return None
 
     def _renamed(self, part: str) -> dict[str, str]:
-        """Module as transformers has it now -> as it is on the disk, where these differ in more than a start."""
+        """Module as transformers has it now -> as it is on the disk, where more than its start differs."""
         if part not in self._newer:
             paths = {key.rpartition(".")[0] for where, key in self.shapes if where == part}
             found = ((new, path) for path in paths if ".experts." not in path for new in newer(path))
