@@ -171,8 +171,8 @@ class Places:
         name = self.path(component, path)
         full = f"{name}.{parameter}" if name else parameter
         key = part, full if (part, full) in self.shapes else older(full)
-        if key not in self.shapes and name in self._newer.get(part, {}):
-            key = part, f"{self._newer[part][name]}.{parameter}"
+        if key not in self.shapes and (there := self._renamed(part).get(name)) is not None:
+            key = part, f"{there}.{parameter}"
         if full == HEAD and key not in self.shapes:
             key = head(self.checkpoint) or key
         return (key, (), False) if key in self.shapes else None

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.adapters.adapter import Held
 from loramerge.checkpoints import write
 from loramerge.checkpoints.copy import Copy
 from loramerge.errors import IncompatibleError, OutputError, SourceError, UsageError
@@ -577,3 +578,17 @@ def test_modules_that_transformers_has_renamed_are_found_in_older_files(tmp_path
         np.testing.assert_allclose(
             after[f"{there}.weight"], before[f"{there}.weight"] + updates[name].dense(), atol=1e-4
         )
+
+
+def test_a_router_that_is_kept_whole_is_found_under_its_older_name(tmp_path):
+    names = "model.layers.0.mlp.gate.weight", "model.layers.0.block_sparse_moe.gate.weight"
+    q = "model.layers.0.self_attn.q_proj"
+    before = random_model(0, {names[1]: (4, 8), f"{q}.weight": (8, 8)})
+    save_model(tmp_path / "b", before, {"model_type": "mixtral"})
+    trained = {f"base_model.model.{names[0]}": Held(np.ones((4, 8), np.float32))}
+    update = lm.Adapter.of({q: lm.LowRank(np.ones((8, 1)), np.ones((1, 8)))})
+    kept = replace(update, extras=trained, config={"modules_to_save": ["mlp.gate"]})
+    lm.fuse(kept, tmp_path / "b", tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    assert after.keys() == before.keys()
+    assert np.array_equal(after[names[1]], np.ones((4, 8)))
