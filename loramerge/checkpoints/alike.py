@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,8 +13,9 @@ from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.names import HEADS as OWN
 from loramerge.checkpoints.names import inside, newer
 from loramerge.checkpoints.single import is_image, parts
+from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.models import of_clip
-from loramerge.formats.models.stems import core, parted
+from loramerge.formats.models.stems import core, layered, parted
 
 # What is computed, not trained: older versions of transformers saved it, and newer ones do not.
 BUFFER = re.compile(
@@ -54,7 +55,11 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
         ours = {key for where, key in tuned.tensors if where == part}
         theirs = {key for where, key in base.tensors if where == part}
         missing = {key for where, key in trained(base) if where == part and not is_head(key)} - ours
-        if (start := _start(missing, ours)) is not None:
+        starts = _starts(missing, ours)
+        if len(starts) > 1 and any(layered(key) for key in missing):
+            raise _several(tuned, base, starts)
+        if starts:
+            start = starts[0]
             base = _renamed(base, part, partial(_begun, start, ours))
         elif (start := _start_of_base(missing, ours)) is not None:
             tuned = _renamed(tuned, part, partial(_begun, start, theirs))
@@ -102,11 +107,19 @@ def is_head(key: str) -> bool:
     return key.partition(".")[0] in HEADS
 
 
-def _start(missing: set[str], ours: set[str]) -> str | None:
-    """What the tuned model puts before the names that the base has; None if that explains nothing."""
+def _starts(missing: set[str], ours: set[str]) -> list[str]:
+    """What the tuned model puts before the names that the base has, the shortest first."""
     first = max(missing, key=len, default="")
     longer = sorted((key.removesuffix(first) for key in ours if key.endswith(f".{first}")), key=len)
-    return next((start for start in longer if all(start + key in ours for key in missing)), None)
+    return [start for start in longer if all(start + key in ours for key in missing)]
+
+
+def _several(tuned: Checkpoint, base: Checkpoint, starts: Sequence[str]) -> IncompatibleError:
+    return IncompatibleError(
+        f"{printable(tuned.name)} has all that {printable(base.name)} has more than once (under "
+        f"{' and '.join(map(printable, starts[:2]))}), and which of them is the tuned one cannot be told: "
+        "save the one that you mean as a model of its own."
+    )
 
 
 def _start_of_base(missing: set[str], ours: set[str]) -> str | None:

@@ -192,6 +192,14 @@ def test_the_head_of_another_task_is_not_compared(tmp_path):
     np.testing.assert_allclose(done.adapter[target].dense(), added.T, atol=1e-5)
 
 
+def test_a_base_that_was_copied_into_two_towers_is_not_taken_for_one(tmp_path):
+    before = random_model(0, PLAIN)
+    save_model(tmp_path / "b", before, {})
+    save_model(tmp_path / "t", {**begun(before, "query."), **begun(before, "answer.")}, {})
+    with pytest.raises(lm.errors.IncompatibleError, match=r"more than once \(under query\. and answer\.\)"):
+        lm.extract(tmp_path / "t", tmp_path / "b", rank=2, extras="drop")
+
+
 def test_a_bias_of_an_attention_is_no_mask(tmp_path):
     before = random_model(0, {"h.0.attn.weight": (8, 8), "h.0.attn.bias": (8,)})
     save_model(tmp_path / "b", before, {})
