@@ -59,8 +59,7 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
         if len(starts) > 1 and any(layered(key) for key in missing):
             raise _several(tuned, base, starts)
         if starts:
-            start = starts[0]
-            base = _renamed(base, part, partial(_begun, start, ours))
+            base = _renamed(base, part, partial(_begun, starts[0], ours))
         elif (start := _start_of_base(missing, ours)) is not None:
             tuned = _renamed(tuned, part, partial(_begun, start, theirs))
         elif missing:
