@@ -10,12 +10,13 @@ from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slo
 from loramerge.adapters.base_models import without_folders
 from loramerge.adapters.target import Target
 from loramerge.arrays.workers import workers
+from loramerge.checkpoints import quantisation
 from loramerge.checkpoints.checkpoint import PIPELINE, Checkpoint
 from loramerge.checkpoints.deltas import deltas, without_place
 from loramerge.checkpoints.difference import Beside, Module, Pair, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.single import is_image
-from loramerge.checkpoints.tie import HEAD, embedding, is_tied
+from loramerge.checkpoints.tie import copies, embedding
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.dialects.kohya import KOHYA
@@ -27,6 +28,7 @@ TASKS = {  # how the class of a model ends -> PEFT's name of its task; those of 
     "LMHeadModel": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
 }
+SHARED = "shared.weight"  # the embedding of models that read one text and write another
 
 
 def extracted(model: Tuned, threads: int, whole: bool) -> Adapter:
@@ -83,6 +85,10 @@ def adapter(pair: Pair, modules: Iterable[Module], beside: Sequence[Beside], nam
 
 def _task(base: Checkpoint) -> str | None:
     first = next(iter(architectures(base.config("model"))), "")
+    if first.endswith("ForConditionalGeneration") and not any(
+        key.endswith(SHARED) for _, key in base.tensors
+    ):
+        return None  # it sees or hears: PEFT's class for texts would give it what it does not take
     return next((task for end, task in TASKS.items() if first.endswith(end)), None)
 
 
@@ -95,7 +101,7 @@ def _beside(
     for each in beside:
         name = each.key[1]
         path, _, parameter = name.rpartition(".")
-        if each.key[0] not in ("model", "file"):
+        if each.key[0] not in ("model", "file") or quantisation.scale_of(pair.tuned.tensors, each.key):
             homeless.append(name_of(each.key))
         elif parameter == "bias" and path in adapted:
             extras[f"{PREFIX}{path}.base_layer.bias"] = pair.tuned.tensors[each.key]
@@ -108,9 +114,10 @@ def _beside(
     if homeless:
         raise without_place(pair, homeless)
     source = embedding(pair.base)
-    if source is not None and PREFIX + source[1] in extras and is_tied(pair.base) and is_tied(pair.tuned):
-        extras[PREFIX + HEAD] = pair.tuned.tensors[source]  # PEFT gives it to the embedding alone
-        heads.add("lm_head")
+    if source is not None and PREFIX + source[1] in extras:
+        for name in set(copies(pair.base)) & set(copies(pair.tuned)):  # PEFT gives it to one of them alone
+            extras[PREFIX + name] = pair.tuned.tensors[source]
+            heads.add(name.removesuffix(".weight"))
     config = {"modules_to_save": sorted(heads)} if heads else {}
     return extras, {**config, **({"bias": "all"} if biased else {})}
 

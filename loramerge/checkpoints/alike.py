@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
+from loramerge.checkpoints.names import HEADS as OWN
 from loramerge.checkpoints.names import inside, newer
 from loramerge.checkpoints.single import is_image, parts
+from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.models import of_clip
-from loramerge.formats.models.stems import core, parted
+from loramerge.formats.models.stems import core, layered, parted
 
 # What is computed, not trained: older versions of transformers saved it, and newer ones do not.
 BUFFER = re.compile(
@@ -21,7 +23,10 @@ BUFFER = re.compile(
 )
 
 
-HEADS = {"lm_head", "embed_out", "score", "classifier", "v_head", "cls", "qa_outputs"}
+HEADS = set(
+    "lm_head embed_out score classifier v_head cls qa_outputs "
+    "pre_classifier vocab_transform vocab_layer_norm vocab_projector".split()
+)
 
 
 def is_buffer(key: Key, tensor: Tensor) -> bool:
@@ -50,8 +55,11 @@ def aligned(tuned: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, Checkpoint
         ours = {key for where, key in tuned.tensors if where == part}
         theirs = {key for where, key in base.tensors if where == part}
         missing = {key for where, key in trained(base) if where == part and not is_head(key)} - ours
-        if (start := _start(missing, ours)) is not None:
-            base = _renamed(base, part, partial(_begun, start, ours))
+        starts = _starts(missing, ours)
+        if len(starts) > 1 and any(layered(key) for key in missing):
+            raise _several(tuned, base, starts)
+        if starts:
+            base = _renamed(base, part, partial(_begun, starts[0], ours))
         elif (start := _start_of_base(missing, ours)) is not None:
             tuned = _renamed(tuned, part, partial(_begun, start, theirs))
         elif missing:
@@ -79,9 +87,18 @@ def _within(start: str, key: str) -> str:
 def _newer(checkpoint: Checkpoint) -> Checkpoint:
     """Under the names that the newest transformers gives its parameters."""
     for part in checkpoint.models:
-        if any(newer(key) != key for where, key in checkpoint.tensors if where == part):
-            checkpoint = _renamed(checkpoint, part, newer)
+        own = {key for where, key in checkpoint.tensors if where == part}
+        before, after = OWN.get(str(checkpoint.config(part).get("model_type")), ("", ""))
+        if before in own and after not in own:
+            checkpoint = _renamed(checkpoint, part, partial(_moved, {before: after}))
+        if any(newer(key) not in own for key in own):
+            checkpoint = _renamed(checkpoint, part, partial(_unless_there, own))
     return checkpoint
+
+
+def _unless_there(own: set[str], key: str) -> str:
+    """The newer name of a tensor, unless the model has another of that name."""
+    return key if newer(key) in own else newer(key)
 
 
 def is_head(key: str) -> bool:
@@ -89,11 +106,19 @@ def is_head(key: str) -> bool:
     return key.partition(".")[0] in HEADS
 
 
-def _start(missing: set[str], ours: set[str]) -> str | None:
-    """What the tuned model puts before the names that the base has; None if that explains nothing."""
+def _starts(missing: set[str], ours: set[str]) -> list[str]:
+    """What the tuned model puts before the names that the base has, the shortest first."""
     first = max(missing, key=len, default="")
     longer = sorted((key.removesuffix(first) for key in ours if key.endswith(f".{first}")), key=len)
-    return next((start for start in longer if all(start + key in ours for key in missing)), None)
+    return [start for start in longer if all(start + key in ours for key in missing)]
+
+
+def _several(tuned: Checkpoint, base: Checkpoint, starts: Sequence[str]) -> IncompatibleError:
+    return IncompatibleError(
+        f"{printable(tuned.name)} has all that {printable(base.name)} has more than once (under "
+        f"{' and '.join(map(printable, starts[:2]))}), and which of them is the tuned one cannot be told: "
+        "save the one that you mean as a model of its own."
+    )
 
 
 def _start_of_base(missing: set[str], ours: set[str]) -> str | None:

@@ -161,7 +161,8 @@ def _rescaled(
     scales = quantisation.rescaled(after, tensors[scale].read(), change.dtype)
     factors = quantisation.spread(scales.astype(np.float64), after.shape, change.key)
     most = quantisation.FLOAT8[change.dtype]
-    stored = np.clip(after / factors, -most, most).astype(kind)
+    shares = np.divide(after, factors, out=np.zeros_like(after), where=factors != 0)
+    stored = np.clip(shares, -most, most).astype(kind)
     off = float(np.square(stored.astype(np.float64) * factors - after).sum())
     return {change.key: stored, scale: scales}, Fused(
         change.key[1], float(np.square(after - before).sum()), off

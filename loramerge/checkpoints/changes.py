@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,18 @@ from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.places import Place, Places
-from loramerge.checkpoints.tie import HEAD, INPUTS, TYING, embedding, same
+from loramerge.checkpoints.tie import (
+    HEAD,
+    INPUTS,
+    TYING,
+    copies,
+    embedding,
+    head,
+    head_name,
+    is_plain,
+    is_tied,
+    same,
+)
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats import models
 from loramerge.formats.dialects.kohya import COMPONENTS
@@ -59,6 +71,11 @@ class Changes:
     notes: list[str] = field(default_factory=list)
     kept_tied: bool = False
 
+    @cached_property
+    def copies(self) -> list[str]:
+        """Tensors that are the embedding once more."""
+        return copies(self.checkpoint)
+
     def of(self, key: Key) -> Change:
         """The change of a tensor that the base has."""
         if key not in self.tensors:
@@ -97,43 +114,47 @@ def _untie(found: Changes) -> Key | None:
     transformers ties the head to the input embedding. An update of one of them was trained while the other
     stayed as it was; what becomes of token rows, PEFT itself gives to both.
     """
-    if "model" not in found.checkpoint.models or (key := ("model", HEAD)) in found.checkpoint.tensors:
-        return None
     source = embedding(found.checkpoint)
-    if source is None or not _alone(found.adapter, source[1]):
+    if source is None or not is_tied(found.checkpoint) or not _alone(found.adapter, source[1]):
         return None
-    if _both(found.adapter, source[1]):
-        found.kept_tied = True
+    own, name = head(found.checkpoint), source[1].removesuffix(".weight")
+    if _both(found.adapter, source[1], head_name(found.checkpoint)):
+        found.kept_tied = own is None
         return None
-    tensor = found.checkpoint.tensors[source]
-    if found.checkpoint.config("model").get("is_encoder_decoder"):
+    plain = is_plain(found.checkpoint, source)
+    last = name.rpartition(".")[2]
+    if not plain and all(target.path.rpartition(".")[2] != last for target in found.adapter):
+        found.notes.append(f"the head changes with {printable(name)}, to which it is tied")
+        return None
+    if not plain or found.checkpoint.config("model").get("is_encoder_decoder"):
         raise IncompatibleError(
             f"{printable(found.adapter.name)} changes an embedding that {printable(found.checkpoint.name)} "
-            f"ties to its head, with a factor of its own: leave it out with {say('exclude')}."
+            f"ties to its head, which is more than this embedding: leave it out with {say('exclude')}."
         )
-    found.tensors[key] = Change(key, tensor.dtype, tensor.shape, tensor, fresh=True)
     found.configs["model"] = {TYING: False}
-    found.notes.append(
-        f"the head is no longer tied to {source[1].removesuffix('.weight')}, as only one of them changes"
-    )
+    found.notes.append(f"the head is no longer tied to {printable(name)}, as only one of them changes")
+    if own is not None:  # in the file, too
+        return None
+    tensor, key = found.checkpoint.tensors[source], ("model", HEAD)
+    found.tensors[key] = Change(key, tensor.dtype, tensor.shape, tensor, fresh=True)
     return key
 
 
 def _check_rows(found: Changes, untied: Key) -> None:
     """Raises IncompatibleError: the embedding gets other tokens than the head that was tied to it."""
     source = embedding(found.checkpoint)
-    head, new = found.tensors[untied], found.tensors.get(source) if source else None
-    if source and new is not None and new.shape != head.shape:
+    own, new = found.tensors[untied], found.tensors.get(source) if source else None
+    if source and new is not None and new.shape != own.shape:
         raise IncompatibleError(
             f"{printable(found.adapter.name)} gives {printable(source[1])} {new.shape[0]} tokens, and holds "
             f"no head with as many: the head that {printable(found.checkpoint.name)} ties to it has "
-            f"{head.shape[0]}. Save the adapter with its head, too: save_embedding_layers=True in PEFT."
+            f"{own.shape[0]}. Save the adapter with its head, too: save_embedding_layers=True in PEFT."
         )
 
 
-def _both(adapter: Adapter, name: str) -> bool:
+def _both(adapter: Adapter, name: str, own: str) -> bool:
     """Whether the embedding and the head become the same tensor, which can stay one."""
-    ends = f".{HEAD}", f".{'.'.join(name.split('.')[-2:])}"
+    ends = f".{own}", f".{'.'.join(name.split('.')[-2:])}"
     one, other = (next((t for k, t in adapter.extras.items() if f".{k}".endswith(e)), None) for e in ends)
     updated = {f".{target.path.rpartition('.')[2]}.weight" for target in adapter.slots}
     return one is not None and other is not None and updated.isdisjoint(ends) and same(one, other)
@@ -172,7 +193,7 @@ def _whole(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
 def _replaced(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
     name = unmarked(key).removeprefix(PREFIX).replace(".base_layer.", ".")
     path, _, parameter = name.rpartition(".")
-    if name == HEAD and found.kept_tied:
+    if name in found.copies and _is_copy(found, name, tensor):
         return
     if path == "lm_head" and ("model", HEAD) in found.tensors:
         there: Key = "model", HEAD
@@ -188,6 +209,15 @@ def _replaced(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
     if change.shape != tensor.shape:
         _resized(found, change, tensor)
     change.start, change.shape = tensor, tensor.shape
+
+
+def _is_copy(found: Changes, name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is the embedding once more, which the model takes from there."""
+    source = embedding(found.checkpoint)
+    if name == head_name(found.checkpoint) or source is None:
+        return found.kept_tied
+    own = found.adapter.extras.get(PREFIX + source[1])
+    return own is not None and same(own, tensor)
 
 
 def _labels(found: Changes, path: str, tensor: Tensor) -> None:
@@ -235,6 +265,10 @@ def _tokens(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
     if tensor.shape[1:] != change.shape[1:] or not all(0 <= i < change.shape[0] for i in said):
         raise IncompatibleError(f"The token rows of {printable(path)} do not fit the embedding of the model.")
     change.rows = (said, tensor)
+    if known[0] == embedding(found.checkpoint) and is_tied(found.checkpoint):
+        own = head(found.checkpoint)
+        if own is not None:  # the same tensor, which the file holds twice
+            found.of(own).rows = (said, tensor)
 
 
 def _delta(found: Changes, places: Places, key: str, tensor: Tensor) -> None:

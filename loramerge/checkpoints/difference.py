@@ -23,8 +23,9 @@ from loramerge.checkpoints.modules import Weight, weights
 from loramerge.checkpoints.parts import in_parts
 from loramerge.checkpoints.single import is_image
 from loramerge.checkpoints.subtract import Apart, Room, subtracted
-from loramerge.checkpoints.tie import HEAD, TYING, embedding, is_tied
+from loramerge.checkpoints.tie import TYING, embedding, head, is_tied
 from loramerge.errors import IncompatibleError, printable
+from loramerge.formats import vocabulary
 
 PAIRED: tuple[Kind, ...] = ("linear", "conv", "expert")  # embeddings are taken whole, if at all
 EXACT = 1e-12  # of ‖ΔW‖², that a fit may lose more than the best: planted differences come back
@@ -135,6 +136,7 @@ class Pair:
         """
         theirs = {w.target: w for w in weights(self.base) if w.target.kind in PAIRED}
         ours = [w for w in weights(self.tuned) if w.target.kind in PAIRED and w.target in theirs]
+        ours = [w for w in ours if w.key != self._twice and not _is_longer(w, theirs[w.target])]
         for weight in ours:
             if (other := theirs[weight.target]).shape != weight.shape:
                 raise IncompatibleError(
@@ -142,6 +144,11 @@ class Pair:
                     f"{list(other.shape)} in {printable(self.base.name)}: they are different models."
                 )
         return [(weight, theirs[weight.target]) for weight in ours]
+
+    @cached_property
+    def _twice(self) -> Key | None:
+        """The head of the tuned model, if it is the embedding in both: what becomes of that says all."""
+        return head(self.tuned) if is_tied(self.tuned) and is_tied(self.base) else None
 
     def module(self, pair: tuple[Weight, Weight], rank: int | None, share: float | None) -> Module:
         """How one module differs, with so many units, or as many as hold this share of its energy."""
@@ -160,17 +167,13 @@ class Pair:
     def beside(self, chosen: Chosen) -> Iterator[Beside]:
         """The tensors that differ and of which no update is made."""
         paired = {tuned.key for tuned, _ in self.weights}
-        scales = {
-            each for key in self.tuned.tensors if (each := quantisation.scale_of(self.tuned.tensors, key))
-        }
-        for key, tensor in self.tuned.tensors.items():
-            if key in paired or key in scales or not chosen(name_of(key)):
+        ours, theirs = (quantisation.unscaled(each.tensors) for each in (self.tuned, self.base))
+        for key, tensor in ours.items():
+            if key in paired or key == self._twice or not chosen(name_of(key)):
                 continue
-            known = self.base.tensors.get(key)
-            if known is None and key == ("model", HEAD) and is_tied(self.base):
-                if is_tied(self.tuned):  # then the embedding says all
-                    continue
-                known = self.base.tensors[cast(Key, embedding(self.base))]
+            known = theirs.get(key)
+            if known is None and key == head(self.tuned) and is_tied(self.base):
+                known = theirs[cast(Key, embedding(self.base))]
             if known is None and is_buffer(key, tensor):
                 continue
             if known is None or known.shape != tensor.shape:
@@ -196,9 +199,15 @@ def paired(tuned: Checkpoint, base: Checkpoint) -> Pair:
 
 
 def _heads(tuned: Checkpoint, base: Checkpoint) -> list[Key]:
-    """The heads of the base that the tuned model has not, and has not tied to its embedding either."""
+    """The heads of the base that the tuned model has not, unless both tie them to the embedding."""
     missing = [key for key in trained(base) - tuned.tensors.keys() if is_head(key[1])]
-    return sorted(key for key in missing if not tuned.config(key[0]).get(TYING))
+    return sorted(key for key in missing if not (tuned.config(key[0]).get(TYING) and is_tied(base)))
+
+
+def _is_longer(weight: Weight, other: Weight) -> bool:
+    """Whether two heads are over different numbers of tokens: no update adds rows, as of an embedding."""
+    (high, wide), (before, ins) = weight.shape, other.shape
+    return vocabulary.named(weight.target.path) and wide == ins and high != before
 
 
 def _as_folder(checkpoint: Checkpoint) -> Checkpoint:

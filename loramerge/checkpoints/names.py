@@ -23,6 +23,7 @@ INSIDE = {  # what a class with a head calls the model inside it -> types of mod
     **{each: [each] for each in ("albert", "bert", "distilbert", "electra", "esm", "mpnet", "vit")},
 }
 BY_TYPE = {each: name for name, types in INSIDE.items() for each in types}
+HEADS = {"gpt_neox": ("embed_out.weight", "lm_head.weight")}  # type -> its head in files, in the model
 WITH_HEAD = ("LMHeadModel", "DoubleHeadsModel", "ForPreTraining")
 
 
@@ -47,9 +48,9 @@ def _ended(key: str, ends: Mapping[str, str]) -> str:
     return key
 
 
-def _is_bare(key: str) -> bool:
+def _is_bare(key: str, name: str) -> bool:
     """Whether a name begins with a list of layers, or with the tower that it is in; or is of none."""
-    return not layered(key) or parted(key)[0] in ("", "encoder", "decoder")
+    return not layered(key) or parted(key)[0] in {"", "encoder", "decoder", "transformer"} - {name}
 
 
 def inside(config: Mapping[str, Any], keys: Iterable[str]) -> str | None:
@@ -62,7 +63,7 @@ def inside(config: Mapping[str, Any], keys: Iterable[str]) -> str | None:
     """
     kind = config.get("model_type")
     name = BY_TYPE.get(kind) if isinstance(kind, str) else None
-    if name is None or not all(map(_is_bare, keys)):
+    if name is None or not all(_is_bare(key, name) for key in keys):
         return ""
     classes = architectures(config)
     if not classes:

@@ -13,9 +13,11 @@ from loramerge.checkpoints.checkpoint import Checkpoint, Key
 from loramerge.checkpoints.grain import Piece, others, pieces
 from loramerge.checkpoints.modules import is_conv1d
 from loramerge.checkpoints.names import older
+from loramerge.checkpoints.tie import HEAD, head
 from loramerge.errors import IncompatibleError, printable, say
 from loramerge.formats.dialects.grain import split
 from loramerge.formats.dialects.places import located
+from loramerge.formats.models.renames import newer
 from loramerge.formats.models.stems import TOWERS, WRAPS, parted
 
 EXPERTS = {  # fused parameter -> its parts as modules of one expert, in the order of the rows
@@ -86,6 +88,7 @@ class Places:
         self.shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
         image = is_image(checkpoint)
         names = {key: shape for (_, key), shape in self.shapes.items()} if image else {}
+        self._newer: dict[str, dict[str, str]] = {}
         self._image = single.by_name(names) if image else None
         self._moved = {} if image else self._renaming()
 
@@ -110,11 +113,22 @@ class Places:
         part = self.part(component)
         known = {key.rpartition(".")[0] for where, key in self.shapes if where == part}
         known |= {key for (where, key), shape in self.shapes.items() if where == part and len(shape) == 3}
+        return self._change(paths, known) or self._change(paths, known | self._renamed(part).keys())
+
+    def _change(self, paths: set[str], known: set[str]) -> tuple[str, str] | None:
         first = min(paths)
         for old, new in chain.from_iterable(_candidates(each, known) for each in (first, *others(first))):
             if all(self._holds(known, new + path.removeprefix(old)) for path in paths):
                 return old, new
         return None
+
+    def _renamed(self, part: str) -> dict[str, str]:
+        """Module as transformers has it now -> as it is on the disk, where more than its start differs."""
+        if part not in self._newer:
+            paths = {key.rpartition(".")[0] for where, key in self.shapes if where == part}
+            found = ((new, path) for path in paths if ".experts." not in path for new in newer(path))
+            self._newer[part] = {new: path for new, path in found if new not in paths}
+        return self._newer[part]
 
     def _holds(self, known: set[str], path: str) -> bool:
         """Whether a model has a module, or those that a parameter of experts is stored as."""
@@ -157,6 +171,10 @@ class Places:
         name = self.path(component, path)
         full = f"{name}.{parameter}" if name else parameter
         key = part, full if (part, full) in self.shapes else older(full)
+        if key not in self.shapes and (there := self._renamed(part).get(name)) is not None:
+            key = part, f"{there}.{parameter}"
+        if full == HEAD and key not in self.shapes:
+            key = head(self.checkpoint) or key
         return (key, (), False) if key in self.shapes else None
 
     def of(self, target: Target) -> Iterator[Place]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from loramerge.formats.files.safetensors.dtypes import numpy_dtype
 FLOAT8 = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}  # safetensors name -> the largest value
 READ = ("fp8", "fbgemm_fp8", "compressed-tensors")
 SCALES = ("weight_scale_inv", "weight_scale", "scale_weight")  # DeepSeek's, vLLM's, ComfyUI's
+OF_PARAMETERS = ("_scale_inv", "_scale")  # of the tensor that holds all experts
 MARKS = {  # last part of a tensor's name -> whose quantisation it is of
     "qweight": "GPTQ or AWQ",
     "qzeros": "GPTQ or AWQ",
@@ -76,10 +78,11 @@ def _refused(checkpoint: Checkpoint, part: str, method: str) -> IncompatibleErro
 def scale_of(tensors: Mapping[Key, Tensor], key: Key) -> Key | None:
     """The scales of a weight in 8-bit floats; None where it has none, which is a scale of 1."""
     part, name = key
-    if tensors[key].dtype not in FLOAT8 or not name.endswith("weight"):
+    if tensors[key].dtype not in FLOAT8:
         return None
     stem = name.removesuffix("weight")
-    return next(((part, stem + last) for last in SCALES if (part, stem + last) in tensors), None)
+    ends = SCALES if stem != name else OF_PARAMETERS
+    return next(((part, stem + last) for last in ends if (part, stem + last) in tensors), None)
 
 
 def unscaled(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
@@ -113,16 +116,28 @@ def numbers(tensors: Mapping[Key, Tensor], key: Key) -> Array:
     return array.astype(np.float64) * spread(tensors[scale].read().astype(np.float64), array.shape, key)
 
 
+def grain(scale: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """What each scale is for: "whole", "row" or "block"; "" if that is not known.
+
+    >>> grain((56, 128), (7168, 16384)), grain((7168, 1), (7168, 16384)), grain((1, 8), (8, 8))
+    ('block', 'row', '')
+    """
+    if prod(scale) == 1:
+        return "whole"
+    if len(shape) == 2 and scale == (-(-shape[0] // BLOCK), -(-shape[1] // BLOCK)):
+        return "block"
+    return "row" if scale[0] == shape[0] == prod(scale) else ""
+
+
 def spread(scale: Array, shape: tuple[int, ...], key: Key) -> Array:
     """Scales in a shape that multiplies a weight: of the whole, of rows, or of blocks of 128 × 128."""
-    if scale.size == 1:
-        return scale.reshape(())
-    rows, columns = shape[0], int(np.prod(shape[1:]))
-    if scale.size == rows:
-        return scale.reshape(rows, *(1 for _ in shape[1:]))
-    blocks = -(-rows // BLOCK), -(-columns // BLOCK)
-    if scale.shape == blocks and len(shape) == 2:
-        return np.repeat(np.repeat(scale, BLOCK, 0)[:rows], BLOCK, 1)[:, :columns]
+    match grain(scale.shape, shape):
+        case "whole":
+            return scale.reshape(())
+        case "row":
+            return scale.reshape(shape[0], *(1 for _ in shape[1:]))
+        case "block":
+            return np.repeat(np.repeat(scale, BLOCK, 0)[: shape[0]], BLOCK, 1)[:, : shape[1]]
     raise IncompatibleError(
         f"The scales of {printable(key[1])} have shape {list(scale.shape)} for a weight of {list(shape)}, "
         "which is neither one, one a row, nor one a block of 128 × 128."
@@ -133,9 +148,10 @@ def rescaled(weight: Array, scale: Array, dtype: str) -> Array:
     """The scales with which a changed weight is stored: its own, larger only where its values do not fit."""
     shape, most = weight.shape, FLOAT8[dtype]
     peak = np.abs(weight)
-    if scale.size == 1:
+    kind = grain(scale.shape, shape)
+    if kind == "whole":
         needed = peak.max(initial=0.0).reshape(scale.shape)
-    elif scale.size == shape[0]:
+    elif kind == "row":
         needed = peak.reshape(shape[0], -1).max(axis=1, initial=0.0).reshape(scale.shape)
     else:
         tall, wide = (size * BLOCK for size in scale.shape)

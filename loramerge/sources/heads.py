@@ -22,8 +22,8 @@ from loramerge.arrays.backend import Array
 from loramerge.checkpoints.checkpoint import Checkpoint
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.places import Places
+from loramerge.checkpoints.tie import embedding, is_plain, is_tied
 from loramerge.errors import IncompatibleError, printable, say
-from loramerge.formats.models.architectures import architectures
 from loramerge.formats.peft import beside
 from loramerge.formats.peft.names import PREFIX, unmarked
 from loramerge.formats.vocabulary import INPUTS
@@ -131,10 +131,8 @@ class _Heads:
     def _everywhere(self, path: str, rows: Rows) -> Iterator[tuple[Target, Rows]]:
         """Token rows change a head too, if it is tied to the embedding."""
         yield _target(path), rows
-        config = self.base.config("model")
-        speaks = any(each.endswith(("CausalLM", "LMHeadModel")) for each in architectures(config))
-        own = ("model", "lm_head.weight") in self.base.tensors
-        if speaks and not own and config.get("tie_word_embeddings", True):
+        source, reads = embedding(self.base), self.base.config("model").get("is_encoder_decoder")
+        if source is not None and not reads and is_plain(self.base, source) and is_tied(self.base):
             yield Target("lm_head"), rows
 
     def _check_alone(self, target: Target) -> None:

@@ -87,6 +87,19 @@ def test_an_adapter_has_the_names_of_the_class_of_its_base(tmp_path, name):
     )
 
 
+def test_the_layers_of_distilbert_are_in_a_tower_inside_the_model(tmp_path):
+    config = {"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]}
+    query = "transformer.layer.0.attention.q_lin"
+    before = random_model(0, {f"{query}.weight": (8, 8), "pre_classifier.weight": (8, 8)})
+    save_model(tmp_path / "b", before, config)
+    save_model(tmp_path / "t", {key: array + 1 for key, array in before.items()}, config)
+    found = lm.extract(tmp_path / "t", tmp_path / "b", tmp_path / "e", rank=1).adapter
+    assert {target.path for target in found} == {f"distilbert.{query}", "pre_classifier"}
+    lm.fuse(tmp_path / "e", tmp_path / "b", tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    assert all(np.allclose(after[key], before[key] + 1, atol=1e-5) for key in before)
+
+
 NORM = "bert.encoder.layer.0.output.LayerNorm"
 
 
@@ -113,6 +126,18 @@ def test_norms_have_the_names_of_today_whatever_version_wrote_them(tmp_path, our
     found = read_model(tmp_path / "f")
     assert found.keys() == {query, *(f"{NORM}.{each}" for each in theirs)}
     assert found[f"{NORM}.{theirs[1]}"][0] == 0.5
+
+
+def test_a_norm_under_both_names_is_two_tensors(tmp_path):
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    before = random_model(0, {query: (8, 8), f"{NORM}.gamma": (8,), f"{NORM}.weight": (8,)})
+    save_model(tmp_path / "b", before, {})
+    save_model(tmp_path / "t", {**before, query: before[query] + 1, f"{NORM}.weight": np.ones(8, "f4")}, {})
+    done = lm.extract(tmp_path / "t", tmp_path / "b", rank=1, extras="drop")
+    assert [each.key[1] for each in done.beside] == [f"{NORM}.weight"]
+    save_model(tmp_path / "u", {**before, query: before[query] + 1, f"{NORM}.gamma": np.ones(8, "f4")}, {})
+    done = lm.extract(tmp_path / "u", tmp_path / "b", rank=1, extras="drop")
+    assert [each.key[1] for each in done.beside] == [f"{NORM}.gamma"]
 
 
 def test_towers_that_a_library_has_moved_are_those_of_one_model(tmp_path):
@@ -165,6 +190,14 @@ def test_the_head_of_another_task_is_not_compared(tmp_path):
     assert done.adapter.config["modules_to_save"] == ["score"]
     (target,) = done.adapter
     np.testing.assert_allclose(done.adapter[target].dense(), added.T, atol=1e-5)
+
+
+def test_a_base_that_was_copied_into_two_towers_is_not_taken_for_one(tmp_path):
+    before = random_model(0, PLAIN)
+    save_model(tmp_path / "b", before, {})
+    save_model(tmp_path / "t", {**begun(before, "query."), **begun(before, "answer.")}, {})
+    with pytest.raises(lm.errors.IncompatibleError, match=r"more than once \(under query\. and answer\.\)"):
+        lm.extract(tmp_path / "t", tmp_path / "b", rank=2, extras="drop")
 
 
 def test_a_bias_of_an_attention_is_no_mask(tmp_path):

@@ -70,6 +70,49 @@ def test_scales_of_a_shape_that_is_not_known_are_refused(tmp_path):
     assert not (tmp_path / "f").exists()
 
 
+def test_as_many_blocks_as_rows_are_blocks_still(tmp_path):
+    """So it is in the attention of DeepSeek-V3: 7168 rows, and 56 × 128 blocks."""
+    rng = np.random.default_rng(0)
+    weight, scales = rng.standard_normal((3, 384)).astype(FP8), np.float32([[1.0, 2.0, 4.0]])
+    save_model(tmp_path / "m", {"q.weight": weight, "q.weight_scale_inv": scales})
+    wide = weight.astype(np.float64) * scales.astype(np.float64).repeat(128, axis=1)
+    save_model(tmp_path / "t", {"q.weight": (wide + 1).astype(np.float32)})
+    (module,) = lm.extract(tmp_path / "t", tmp_path / "m", rank=1).modules
+    assert module.energy == pytest.approx(3 * 384, rel=1e-5)
+    update = lm.LowRank(np.ones((3, 1)), 100 * np.ones((1, 384)))
+    lm.fuse(lm.Adapter.of({"q": update}), tmp_path / "m", tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    found = after["q.weight"].astype(np.float64) * after["q.weight_scale_inv"].repeat(128, axis=1)
+    assert np.allclose(found, wide + 100, rtol=0.1)
+
+
+def test_a_row_of_zeros_stays_one(tmp_path):
+    weight, scales = np.ones((4, 8), FP8), np.float32([[1], [0], [0], [2]])
+    save_model(tmp_path / "m", {"q.weight": weight, "q.weight_scale": scales})
+    update = lm.LowRank(np.float32([[0], [0], [1], [0]]), np.ones((1, 8), np.float32))
+    done = lm.fuse(lm.Adapter.of({"q": update}), tmp_path / "m", tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    found = after["q.weight"].astype(np.float64) * after["q.weight_scale"]
+    assert np.allclose(found, np.float32([[1], [0], [1], [2]]), rtol=0.1)
+    assert done.rounding < 0.1
+
+
+WITH_SCALES = {  # a weight, its scales, and why nothing is known of them
+    "of columns": ("q.weight", (8, 8), "q.weight_scale", (1, 8)),
+    "of experts": ("mlp.experts.down_proj", (2, 8, 8), "mlp.experts.down_proj_scale", (2, 1, 8)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_SCALES)
+def test_scales_that_could_be_of_something_else_are_refused(tmp_path, name):
+    key, shape, scale, count = WITH_SCALES[name]
+    before = {key: np.ones(shape, FP8), scale: np.full(count, 0.5, np.float32)}
+    save_model(tmp_path / "b", before)
+    save_model(tmp_path / "t", {**before, scale: np.full(count, 0.25, np.float32)})
+    with pytest.raises(IncompatibleError, match="neither one, one a row"):
+        lm.extract(tmp_path / "t", tmp_path / "b", rank=1)
+
+
 BY_CONFIG = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ", "hqq": "hqq", "mxfp4": "MXFP4"}
 BY_NAME = {
     "q.qweight": "GPTQ or AWQ",

@@ -7,7 +7,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import loramerge as lm
+from loramerge.adapters.adapter import Held
+from loramerge.sources.heads import as_pairs
 from tests.helpers.files import Cli
+from tests.helpers.models import random_model, save_model
 from tests.helpers.tiny_models import (
     FLIPPED,
     QUIET,
@@ -147,3 +150,28 @@ def test_another_size_is_another_base(tmp_path):
     adapter.save_pretrained(tmp_path / "a", save_embedding_layers=False)
     with pytest.raises(lm.IncompatibleError, match="no pair adds rows"):
         lm.combine([tmp_path / "a"], heads_as_lora=tmp_path / "base")
+
+
+HEADS = {  # what a file calls the head, and what is said of it -> whether token rows are rows of it, too
+    ("language_model.lm_head", None): False,
+    ("embed_out", None): False,
+    ("lm_head", False): False,
+    ("lm_head", True): True,  # the file holds it twice
+    (None, True): True,
+    (None, None): True,
+    (None, False): False,
+}
+
+
+@pytest.mark.parametrize(("name", "says"), HEADS)
+def test_token_rows_are_those_of_the_head_where_it_is_the_embedding(tmp_path, name, says):
+    table = "model.embed_tokens"
+    before = random_model(0, {f"{table}.weight": (24, 16)})
+    if name:
+        before[f"{name}.weight"] = before[f"{table}.weight"] + (not says)
+    config = {"architectures": ["LlavaForConditionalGeneration"], "tie_word_embeddings": says}
+    model = save_model(tmp_path / "b", before, {k: v for k, v in config.items() if v is not None})
+    rows = {f"base_model.model.{table}.token_adapter.trainable_tokens_delta": Held(np.ones((1, 16), "f4"))}
+    source = lm.Adapter("a", {}, extras=rows, config={"trainable_token_indices": [3]})
+    (found,) = as_pairs([source], model)
+    assert {target.path for target in found} == {table, *(["lm_head"] if HEADS[name, says] else [])}

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.adapters.adapter import Held
 from loramerge.checkpoints import write
 from loramerge.checkpoints.copy import Copy
 from loramerge.errors import IncompatibleError, OutputError, SourceError, UsageError
@@ -553,3 +554,41 @@ def test_every_tower_of_a_model_is_found_under_its_name_on_the_disk(tmp_path, ta
     lm.fuse(lm.Adapter.of(ones), base, tmp_path / "f")
     for i, name in enumerate(table.values()):
         np.testing.assert_allclose(moved(tmp_path / "f", base, [name]), i + 1.0, atol=1e-5)
+
+
+RENAMED = {  # as transformers 5 has it -> as files have it still
+    "vit.layers.0.attention.q_proj": "vit.encoder.layer.0.attention.attention.query",
+    "vit.layers.0.attention.o_proj": "vit.encoder.layer.0.attention.output.dense",
+    "vit.layers.0.mlp.fc1": "vit.encoder.layer.0.intermediate.dense",
+    "vit.layers.0.mlp.fc2": "vit.encoder.layer.0.output.dense",
+}
+
+
+def test_modules_that_transformers_has_renamed_are_found_in_older_files(tmp_path):
+    before = random_model(0, {f"{name}.weight": (8, 8) for name in RENAMED.values()})
+    save_model(tmp_path / "b", before, {"model_type": "vit"})
+    updates = {
+        name: lm.LowRank(*np.random.default_rng(i).standard_normal((2, 8, 8)))
+        for i, name in enumerate(RENAMED)
+    }
+    lm.fuse(lm.Adapter.of(updates), tmp_path / "b", tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    assert after.keys() == before.keys()
+    for name, there in RENAMED.items():
+        np.testing.assert_allclose(
+            after[f"{there}.weight"], before[f"{there}.weight"] + updates[name].dense(), atol=1e-4
+        )
+
+
+def test_a_router_that_is_kept_whole_is_found_under_its_older_name(tmp_path):
+    names = "model.layers.0.mlp.gate.weight", "model.layers.0.block_sparse_moe.gate.weight"
+    q = "model.layers.0.self_attn.q_proj"
+    before = random_model(0, {names[1]: (4, 8), f"{q}.weight": (8, 8)})
+    save_model(tmp_path / "b", before, {"model_type": "mixtral"})
+    trained = {f"base_model.model.{names[0]}": Held(np.ones((4, 8), np.float32))}
+    update = lm.Adapter.of({q: lm.LowRank(np.ones((8, 1)), np.ones((1, 8)))})
+    kept = replace(update, extras=trained, config={"modules_to_save": ["mlp.gate"]})
+    lm.fuse(kept, tmp_path / "b", tmp_path / "f")
+    after = read_model(tmp_path / "f")
+    assert after.keys() == before.keys()
+    assert np.array_equal(after[names[1]], np.ones((4, 8)))

@@ -145,6 +145,45 @@ def test_norms_and_biases_that_are_kept_are_loaded_by_peft(tmp_path):
     assert distance(logits(reopened(tmp_path / "f")), logits(model)) < 1e-4
 
 
+def t5():
+    sizes = {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 1,
+        "num_heads": 4,
+        "decoder_start_token_id": 0,
+    }
+    return transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=32, **sizes))
+
+
+def neox():
+    sizes = {name: size for name, size in SIZE.items() if name != "num_key_value_heads"}
+    return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes))
+
+
+@pytest.mark.parametrize("make", [t5, neox])
+def test_whole_models_come_back_from_adapters_that_keep_what_is_no_matrix(tmp_path, make):
+    """An embedding that encoder, decoder and head share; a head that files call otherwise than the model."""
+
+    def seen(model):
+        given = torch.arange(8)[None]
+        with torch.no_grad():
+            return model(given, **({"decoder_input_ids": given} if make is t5 else {})).logits
+
+    base(make).save_pretrained(tmp_path / "base")
+    model, randomness = base(make), torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=randomness)
+    model.save_pretrained(tmp_path / "tuned")
+    lm.extract(tmp_path / "tuned", tmp_path / "base", tmp_path / "e", rank=32, extras="first")
+    again = peft.PeftModel.from_pretrained(reopened(tmp_path / "base"), tmp_path / "e").eval()
+    assert distance(seen(again), seen(model)) < 1e-4
+    assert distance(seen(reopened(tmp_path / "base")), seen(model)) > 1e-2
+    lm.fuse(tmp_path / "e", tmp_path / "base", tmp_path / "f")
+    assert distance(seen(reopened(tmp_path / "f")), seen(model)) < 1e-4
+
+
 def test_peft_loads_what_is_extracted_from_gpt2_as_it_is_on_the_hub(tmp_path):
     """Names without `transformer.`, and the class with a head in the config."""
     model = base(tiny_models.gpt2)

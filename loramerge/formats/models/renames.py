@@ -67,6 +67,15 @@ def old(family: tuple[Template, ...], path: str) -> str | None:
     return next((name for name in found if name is not None), None)
 
 
+def newer(path: str) -> set[str]:
+    """What an old path may be called now: families differ in that.
+
+    >>> sorted(newer("encoder.layer.0.attention.attention.query"))
+    ['encoder.layer.0.attention.q_proj', 'layers.0.attention.q_proj']
+    """
+    return {name for family in FAMILIES.values() if (name := old(family, path)) is not None}
+
+
 @lru_cache(maxsize=1 << 13)
 def is_new(family: tuple[Template, ...], path: str) -> bool:
     """Whether a path has a new name of a family."""
