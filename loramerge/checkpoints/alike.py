@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +27,9 @@ HEADS = set(
     "lm_head embed_out score classifier v_head cls qa_outputs "
     "pre_classifier vocab_transform vocab_layer_norm vocab_projector".split()
 )
+
+
+RENAMED = set("vit dinov2 swin segformer detr llava llava_next qwen2_vl".split())  # by transformers 5
 
 
 def is_buffer(key: Key, tensor: Tensor) -> bool:
@@ -78,6 +81,20 @@ def of_class(checkpoint: Checkpoint) -> str | None:
     if "model" not in checkpoint.models:
         return ""
     return inside(checkpoint.config("model"), (key for part, key in checkpoint.tensors if part == "model"))
+
+
+def doubts(base: Checkpoint) -> Iterator[str]:
+    """What cannot be told of the names of modules: whether a program that loads the model has the same."""
+    if of_class(base) is None:
+        yield (
+            f"config.json of {printable(base.name)} names no class, so the modules are named as in a "
+            "model without a head; for one with a head, add its beginning with loramerge convert --rename"
+        )
+    if str(base.config("model").get("model_type")) in RENAMED:
+        yield (
+            "transformers 5 calls modules of such a model otherwise than its files do, and PEFT there may "
+            "leave them out; loramerge fuse finds them by either name"
+        )
 
 
 def _within(start: str, key: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from loramerge.adapters.arguments import checked
 from loramerge.checkpoints.adapter import adapter as adapter_of
-from loramerge.checkpoints.alike import of_class
+from loramerge.checkpoints.alike import doubts
 from loramerge.checkpoints.difference import Beside, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.write import check_outside
@@ -87,8 +87,8 @@ class _Extractor:
         whole = adapter_of(pair, modules, kept, draft.name)
         dialect = draft.dialect(whole)
         whole = dialect.adopt(whole)
-        names, classless = (pair.tuned.name, pair.base.name), of_class(pair.base) is None
-        found = Extraction(whole, out, tuple(modules), beside, bool(kept), names, pair.alone, classless)
+        names, said = (pair.tuned.name, pair.base.name), tuple(doubts(pair.base))
+        found = Extraction(whole, out, tuple(modules), beside, bool(kept), names, pair.alone, said)
         self._check_limits(found)
         if out is None:
             return found

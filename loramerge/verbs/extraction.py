@@ -27,7 +27,7 @@ class Extraction:
         beside: tensors that differ, but of which no update is made.   kept: they were kept whole.
         names: of the tuned model and its base.
         alone: tensors that were not compared, because only one of the models has them.
-        classless: no config says what the class of the models puts before their names.
+        doubts: what cannot be told of the names of the modules.
     """
 
     adapter: Adapter
@@ -37,7 +37,7 @@ class Extraction:
     kept: bool
     names: tuple[str, str]
     alone: Sequence[Key] = ()
-    classless: bool = False
+    doubts: Sequence[str] = ()
 
     @cached_property
     def changed(self) -> list[Module]:
@@ -72,11 +72,7 @@ class Extraction:
         if others := [name_of(each.key) for each in self.beside if not each.rounded]:
             names, done = told(others), "kept whole" if self.kept else "left out"
             yield f"{_differ(len(others), 'other tensor')}: {done} ({names})"
-        if self.classless:
-            yield (
-                f"config.json of {printable(self.names[1])} names no class, so the modules are named as in a "
-                "model without a head; for one with a head, add its beginning with loramerge convert --rename"
-            )
+        yield from self.doubts
         if self.alone:
             yield (
                 "not compared, because only one of the models has such a name: "

@@ -87,6 +87,17 @@ def test_an_adapter_has_the_names_of_the_class_of_its_base(tmp_path, name):
     )
 
 
+@pytest.mark.parametrize("kind", ["vit", "opt"])
+def test_who_extracts_from_a_model_that_is_called_otherwise_once_loaded_is_told(tmp_path, kind):
+    path = "encoder.layer.0.attention.attention.query" if kind == "vit" else "decoder.layers.0.fc1"
+    before = random_model(0, {f"{path}.weight": (8, 8)})
+    after, _ = tuned(before, f"{path}.weight")
+    for name, tensors in (("b", before), ("t", after)):
+        save_model(tmp_path / name, tensors, {"model_type": kind, "architectures": ["AModel"]})
+    done = lm.extract(tmp_path / "t", tmp_path / "b", rank=2)
+    assert ("otherwise than its files do" in " ".join(done.notes)) == (kind == "vit")
+
+
 def test_the_layers_of_distilbert_are_in_a_tower_inside_the_model(tmp_path):
     config = {"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]}
     query = "transformer.layer.0.attention.q_lin"

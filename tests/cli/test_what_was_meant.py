@@ -212,7 +212,7 @@ def test_no_sentence_types_an_option_by_hand():
         *(
             ("hub/choice.py", option) for option in ("--local-dir", "--include", "--revision")
         ),  # `hf download`
-        ("verbs/extraction.py", "--rename"),  # `loramerge convert`, as a whole command
+        ("checkpoints/alike.py", "--rename"),  # `loramerge convert`, as a whole command
         ("routing/readme.py", "--row"),  # a README tells how to merge
         *(("sources/failures.py", option) for option in ("--method", "--keep-form")),  # a whole command
         *(("merge/full.py", option) for option in ("--dense-delta", "--fuse")),  # `loramerge combine`
