@@ -13,6 +13,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.sources.units import asked, needs
+from tests.helpers.adapters import random_adapters
 from tests.helpers.files import bare
 from tests.laws.rows import FIRST, ROWS, every_kind
 
@@ -22,7 +23,7 @@ FARTHEST = {"tall": (120000, 48), "wide": (48, 120000), "row": (1, 400000)}
 FEW = 8  # the rank there
 SIZE, LARGE = 200, 1200  # LARGE: more than a tile of any method
 SPARE = 3 << 20  # of Python's own, and of what is the same for all
-PAGES = 16 << 20  # of a process, which the allocator keeps
+PAGES = 24 << 20  # of a process, which the allocator keeps
 ONE = 1.0  # byte: a module at a time, whatever it takes
 
 
@@ -125,8 +126,8 @@ def grown(name, files, out):
     method = ROWS[name]
     sources = files[method.traits.units == "shared"][: method.traits.most]
     weights = np.linspace(1, 0.5, len(sources)).tolist()
-    small = [lm.Adapter.of({"q": lm.LowRank(np.eye(4, 2), np.eye(2, 4))}, n) for n in "ab"]
-    lm.combine(small, method)  # everything is imported
+    small = random_adapters(0, (4, 4), {"q": (30, 40)})
+    lm.combine(small, method, weights=weights[:2])  # everything is imported
     plan = lm.plan(sources, method, weights=weights, alpha="rank", threads=1, memory=ONE)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     lm.merge.run.run(replace(plan, request=replace(plan.request, out=out)))

@@ -118,8 +118,8 @@ class Dense(Space):
     def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         """While the factors are read and measured, while the matrix is made, fitted, or stored."""
         width, units, matrix = self.width(signature, shape), sum(signature), 4 * shape[0] * shape[1]
-        start = 4 * units * shape[1]
-        made = 4 * units * sum(shape) + start + matrix + looked(self.rule, signature, shape)
+        start = 4 * units * (sum(shape) + shape[1])  # an allocator keeps what the tiles were made of
+        made = start + matrix + looked(self.rule, signature, shape)
         fit = start + matrix + fitting(shape, width, units)
         if self.energy is not None:  # all σ² are looked for
             fit = max(fit, start + matrix + fitting(shape, min(shape) // 8, units) + 24 * min(shape) ** 2)
