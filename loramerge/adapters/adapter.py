@@ -48,11 +48,16 @@ class Held:
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Computed:
-    """A tensor that is computed, in float64, each time it is read."""
+    """A tensor that is computed, in float64, each time it is read.
+
+    Args:
+        held: bytes that this takes beside what it gives.
+    """
 
     shape: tuple[int, ...]
     compute: Callable[[], Array]
     dtype: str = "F64"
+    held: int = 0
 
     def read(self) -> Array:
         return self.compute()

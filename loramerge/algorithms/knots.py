@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 
 from loramerge.algorithms.entries.choice import chosen
-from loramerge.algorithms.entries.dense import merged
+from loramerge.algorithms.entries.dense import looked, merged
 from loramerge.algorithms.entries.options import SHARE
 from loramerge.algorithms.entries.rows import Rows, energies, fitted, rows, shares_merged
 from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.families.size import Ranked, squares, truncate
 from loramerge.algorithms.families.span import RANK_TOL, tolerance
+from loramerge.algorithms.memory import factors, stored
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.algorithms.table import RULES
 from loramerge.arrays.backend import Array
@@ -24,6 +25,7 @@ from loramerge.arrays.gram import Grams, weigh
 from loramerge.arrays.remix import Fit, Fitted, Result
 from loramerge.errors import UsageError
 
+TURNED = 2.0  # copies of the factors: as they are, and as rows
 DENSITIES: Mapping[str, float] = {"ties": 0.2, "dare_ties": 0.9}  # as published
 
 
@@ -148,6 +150,16 @@ class Knots(Ranked):
         if self.rule == "linear":
             return truncate(_summed(grams), self.rank)
         return Fitted(partial(self._fit, grams))
+
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        width, units, (high, wide) = self.width(signature, shape), sum(signature), shape
+        least = max(factors(signature, shape, width, TURNED), stored(shape, width))
+        if self.rule == "linear":
+            return least
+        rows = min(units, high)
+        held = 8 * units * high + 4 * (units + rows) * wide
+        made = held + looked(self.chosen(), signature, (rows, wide))
+        return max(least, made, held + 8 * rows * wide + 16 * width * sum(shape))
 
     def _fit(self, grams: Grams, module: int) -> Fit:
         made = self.merged(grams, module)

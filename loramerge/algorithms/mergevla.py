@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from loramerge.algorithms.entries.masks import HELD, Masks, Pair, masked, masks, wanted_by, weighted_sources
-from loramerge.algorithms.families.refit import refit
+from loramerge.algorithms.entries.masks import Masks, Pair, masked, masks, strip, wanted_by, weighted_sources
+from loramerge.algorithms.families.refit import fitting, refit
 from loramerge.algorithms.families.size import Ranked
+from loramerge.algorithms.memory import factors, stored
 from loramerge.algorithms.method import Interval, Traits, formerly, option, recorded
 from loramerge.algorithms.table import METHODS, RULES
 from loramerge.algorithms.ties import Ties
@@ -21,6 +22,7 @@ from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted, Remix, Result
 from loramerge.errors import UsageError
 
+WEIGHED = 2.0  # copies of the factors: as they are, and times their weights
 SHARED = ("linear", *RULES, "tsv", "wudi")
 
 
@@ -141,11 +143,14 @@ class MergeVla(Ranked):
     def batched(self) -> bool:
         return False  # masks are made of entries, from factors on the host
 
-    def held(self, shape: tuple[int, int], sources: int) -> int:
-        """The shared merge, a bit for each task in every entry, and what a consensus leaves of the merge."""
-        entries = shape[0] * shape[1]
-        agreed = 3 * 8 * entries if self.consensus else 0
-        return self.shared.held(shape, sources) + agreed + sources * entries // 4 + HELD
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        """The shared merge; a bit for each task in every entry; and what a consensus leaves of the merge."""
+        width, entries = self.width(signature, shape), shape[0] * shape[1]
+        bits = sum(rank > 0 for rank in signature) * shape[0] * -(-shape[1] // 8)
+        made = factors(signature, shape, width, WEIGHED) + 2 * bits
+        agreed = 20 * entries + 2 * fitting(shape, width, width) if self.consensus else 0
+        masked = made + max(strip(shape[1]), agreed)
+        return max(self.shared.needs(signature, shape), masked, stored(shape, width) + 2 * bits)
 
     def squares(self, sources: int) -> int:
         return self.shared.squares(sources)

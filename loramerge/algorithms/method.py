@@ -16,6 +16,7 @@ import numpy as np
 
 from loramerge.adapters.arguments import WORDS
 from loramerge.adapters.limits import FACTOR, WHOLE, beyond
+from loramerge.algorithms.memory import factors, stored
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams, weigh
@@ -181,6 +182,12 @@ class Method(ABC):
     def held(self, shape: tuple[int, int], sources: int) -> int:
         """Bytes that a worker holds for one module (out, in) of so many sources, beside factors and Grams."""
         return 0
+
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        """The most bytes that a worker holds for one module (out, in) at once, with factors of float32 and
+        beside what `squares` counts."""
+        width, own = self.width(signature, shape), self.held(shape, sum(rank > 0 for rank in signature))
+        return max(factors(signature, shape, width), stored(shape, width)) + own
 
     def squares(self, sources: int) -> int:
         """(R, R) arrays of float64 alive at once while a module with R units of so many sources is merged."""

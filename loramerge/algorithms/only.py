@@ -87,8 +87,8 @@ class Only(Method):
     def batched(self) -> bool:
         return self.method.batched or self.otherwise.batched  # each batch asks its own
 
-    def held(self, shape: tuple[int, int], sources: int) -> int:
-        return max(self.method.held(shape, sources), self.otherwise.held(shape, sources))
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        return max(self.method.needs(signature, shape), self.otherwise.needs(signature, shape))
 
     def squares(self, sources: int) -> int:
         return max(self.method.squares(sources), self.otherwise.squares(sources))

@@ -152,10 +152,13 @@ def decided(plan: Plan, units: Units, grams: Grams) -> Remix | Fitted:
 
 def _merge(plan: Plan, put: Put, keep: Keep, stage: Stage, units: Units) -> list[Module]:
     facts = []
-    for target, (fact, factors, masks) in zip(units.targets, _made(plan, units), strict=True):
+    targets = iter(units.targets)  # zip would hold one module while the next is made
+    for fact, factors, masks in _made(plan, units):
+        target = next(targets)
         facts.append(_emit(plan, target, fact, factors, put))
         keep(target, masks)
         stage.step()
+        del factors, masks
     return facts
 
 
@@ -168,6 +171,7 @@ def _made(plan: Plan, units: Units) -> Iterator[tuple[Module, Factors, Mapping[s
         for m in range(len(units.targets)):
             fit = made.make(m)
             yield measure_fit(plain, m, fit, weights, units.signature), partial(_held, fit), fit.masks
+            del fit
     else:
         facts = measure(plain, made, weights, units.signature)
         facts = unfolded(facts, units, plan.sources.adapters, made) if plan.folds else facts

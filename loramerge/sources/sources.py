@@ -37,7 +37,7 @@ from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
 from loramerge.sources.select import check_exclude, select
 from loramerge.sources.surplus import crowded, folded
-from loramerge.sources.units import Units, ahead, align, batches, needs, there
+from loramerge.sources.units import Asked, Units, ahead, align, asked, batches, needs, there
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,18 +113,23 @@ class Sources:
 
     def held(self, method: Method) -> int:
         """Bytes that a worker needs for the most demanding module."""
-        found = {(signature, self.shape(target)) for target, signature in self.signatures.items()}
-        least = max((sum(needs(*each, method)) for each in found), default=0)
+        found = {(s, self.shape(target), self._asked(target)) for target, s in self.signatures.items()}
+        least = max((sum(needs(s, shape, method, more)) for s, shape, more in found), default=0)
         device = self.request.device
         if device == "cpu" or not method.batched or (device == "auto" and self.request.effort.gpu is None):
             return least
         from loramerge.cuda import workspace_by_rule  # most merges are made on the host
 
-        def on_gpu(signature: Signature, shape: tuple[int, int]) -> int:
+        def on_gpu(signature: Signature, shape: tuple[int, int], more: Asked) -> int:
             units = sum(signature)
-            return sum(needs(signature, shape, method)) + workspace_by_rule(units) + there(units, shape, 8)
+            return (
+                sum(needs(signature, shape, method, more)) + workspace_by_rule(units) + there(units, shape, 8)
+            )
 
         return max((on_gpu(*each) for each in found), default=0)
+
+    def _asked(self, target: Target) -> Asked:
+        return asked(a.slots[target] for a in self.adapters if target in a.slots)
 
     def check_units(self) -> None:
         """Raises IncompatibleError: a module has more units than are merged at once."""

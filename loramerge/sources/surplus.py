@@ -38,7 +38,10 @@ def _sum_slot(adapters: Sequence[Adapter], weights: Array, target: Target) -> Sl
     units = min(outs, ins)
     total, one = partial(weighted_sum, adapters, weights, target), partial(np.eye, units)
     up, down = (one, total) if outs < ins else (total, one)
-    return Slot(Computed((outs, units), up), Computed((units, ins), down), 1.0)
+    ranks = [a.slots[target].rank for a in adapters if target in a.slots]
+    # the sum so far and one more; all factors, and two in float64, where each source is counted again
+    held = 16 * outs * ins + 8 * (sum(ranks) + 2 * max(ranks)) * (outs + ins)
+    return Slot(Computed((outs, units), up, held=held), Computed((units, ins), down, held=held), 1.0)
 
 
 def weighted_sum(adapters: Sequence[Adapter], weights: Array, target: Target) -> Array:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter, Slot
+from loramerge.adapters.adapter import Adapter, Computed, Slot
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 BATCH = 16  # modules that hide Python's own time where units are many
 NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
 PIECES = 4  # of the modules on a GPU, which likes large batches: one is computed while the next is read
+Asked = tuple[int, int]  # times what factors of float32 take, and bytes while they are computed
 Side = Callable[[int], Array]  # up (m, out, R) of some modules, of 0, and down (m, R, in), of 1
 SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged, if no method says otherwise
 
@@ -338,7 +339,7 @@ def _that_fit(
     """Modules a batch: what all of them take, and what the largest takes by itself, must fit."""
     slots = [a.slots[t] for t in targets for a in adapters if t in a.slots]
     shape = _largest([slot.shape for slot in slots])
-    apart, each = needs(signature, shape, method)
+    apart, each = needs(signature, shape, method, asked(slots))
     if gpu is not None:
         width = max(_width(slot) for slot in slots)
         each += gpu.workspace(sum(signature)) + there(sum(signature), shape, width)
@@ -357,13 +358,23 @@ def _largest(shapes: list[tuple[int, int]]) -> tuple[int, int]:
     return max(outs for outs, _ in shapes), max(ins for _, ins in shapes)
 
 
-def needs(signature: Signature, shape: tuple[int, int], method: Method | None) -> tuple[int, int]:
+def asked(slots: Iterable[Slot]) -> Asked:
+    """What factors take beside their number: of float64 twice as much as of float32, and what is computed
+    when it is read."""
+    sides = [side for slot in slots for side in (slot.up, slot.down)]
+    computed = max((side.held for side in sides if isinstance(side, Computed)), default=0)
+    return 2 if any(side.dtype == "F64" for side in sides) else 1, computed
+
+
+def needs(
+    signature: Signature, shape: tuple[int, int], method: Method | None, asked: Asked = (1, 0)
+) -> tuple[int, int]:
     """Bytes that one module at a time takes, and those that each module of a batch takes besides."""
     units, sources = sum(signature), sum(rank > 0 for rank in signature)
-    factors = 2 * 8 * units * sum(shape)  # float64, as they are and mixed
     if method is None:
-        return factors, 8 * SQUARES * units**2
-    return factors + method.held(shape, sources), 8 * method.squares(sources) * units**2
+        return 2 * 8 * units * sum(shape), 8 * SQUARES * units**2  # float64, as they are and mixed
+    times, computed = asked
+    return times * method.needs(signature, shape) + computed, 8 * method.squares(sources) * units**2
 
 
 def there(units: int, shape: tuple[int, int], width: int) -> int:

@@ -1,42 +1,56 @@
 """What each method says that it holds is what it holds, and batches follow it: `--memory` is kept."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.sources.units import needs
+from loramerge.sources.units import asked, needs
+from tests.helpers.adapters import random_adapters
 from tests.helpers.files import bare
-from tests.laws.rows import every_kind
+from tests.laws.rows import FIRST, ROWS, every_kind, taken
 
 RANK, MODULES, SOURCES = 32, 2, 6
+FAR = {"tall": (12000, 16), "wide": (16, 12000), "row": (1, 30000)}  # of the factors alone 5 to 12 MB
+FARTHEST = {"tall": (120000, 48), "wide": (48, 120000), "row": (1, 400000)}
+FEW = 8  # the rank there
 SIZE, LARGE = 200, 1200  # LARGE: more than a tile of any method
 SPARE = 3 << 20  # of Python's own, and of what is the same for all
+PAGES = 40 << 20  # of a process, which the allocator keeps
 ONE = 1.0  # byte: a module at a time, whatever it takes
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("memory"), SIZE)
+    return made(tmp_path_factory.mktemp("memory"), (SIZE, SIZE))
 
 
 @pytest.fixture(scope="module")
 def large_files(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("large"), LARGE)
+    return made(tmp_path_factory.mktemp("large"), (LARGE, LARGE))
 
 
-def made(folder, size):
+@pytest.fixture(scope="module", params=FAR)
+def far(request, tmp_path_factory):
+    return FAR[request.param], made(tmp_path_factory.mktemp("far"), FAR[request.param], FEW)
+
+
+def made(folder, shape, rank=RANK):
     """Sources on the disk, so that neither they nor the merge are held: some with one A, as `ffa` wants."""
     rng = np.random.default_rng(0)
-    one = rng.standard_normal((RANK, size)).astype(np.float32)
+    one = rng.standard_normal((rank, shape[1])).astype(np.float32)
 
     def values(shared):
         for m in range(MODULES):
-            down = one if shared else rng.standard_normal((RANK, size)).astype(np.float32)
+            down = one if shared else rng.standard_normal((rank, shape[1])).astype(np.float32)
             yield f"base_model.model.layers.{m}.q.lora_A.weight", down
-            up = rng.standard_normal((size, RANK)).astype(np.float32)
+            up = rng.standard_normal((shape[0], rank)).astype(np.float32)
             yield f"base_model.model.layers.{m}.q.lora_B.weight", up
 
     return {
@@ -61,31 +75,81 @@ def peak(plan, out):
 
 @every_kind
 def test_a_method_holds_what_it_says(method, files, tmp_path):
-    check(method, files, SIZE, tmp_path, (1, MODULES))
+    check(method, files, (SIZE, SIZE), tmp_path, (1, MODULES))
 
 
 @pytest.mark.slow
 @every_kind
 def test_a_method_holds_what_it_says_of_a_large_module(method, large_files, tmp_path):
-    check(method, large_files, LARGE, tmp_path, (1,))
+    check(method, large_files, (LARGE, LARGE), tmp_path, (1,))
 
 
 def test_masks_of_a_large_module_are_made_in_tiles(large_files, tmp_path):
-    check(lm.MergeVla(), large_files, LARGE, tmp_path, (1,))
+    check(lm.MergeVla(), large_files, (LARGE, LARGE), tmp_path, (1,))
 
 
-def check(method, files, size, tmp_path, counts):
+@every_kind
+def test_a_method_holds_what_it_says_of_a_module_far_from_square(method, far, tmp_path):
+    shape, files = far
+    check(method, files, shape, tmp_path, (1,))
+
+
+@pytest.fixture(scope="module", params=FARTHEST)
+def farthest(request, tmp_path_factory):
+    return made(tmp_path_factory.mktemp("farthest"), FARTHEST[request.param], FEW)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are counted otherwise there")
+@pytest.mark.parametrize("name", FIRST.values())
+def test_a_process_takes_no_more_than_its_method_says(name, farthest, tmp_path):
+    """With what libraries hold in C, which nobody counts inside of Python."""
+    grown, said = process(name, farthest, tmp_path / "out")
+    assert grown <= said + PAGES, f"{grown / 1e6:.0f} MB, and {said / 1e6:.0f} MB were said"
+
+
+def process(name, files, out):
+    """By how many bytes a process grows while it merges, and what its method says."""
+    files = {shared: [str(file) for file in some] for shared, some in files.items()}
+    words = f"{name!r}, {files!r}, {str(out)!r}"
+    script = f"from tests.laws.test_memory import grown; print(*grown({words}))"
+    where, env = Path(__file__).parents[2], {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = subprocess.run([sys.executable, "-c", script], cwd=where, env=env, check=True, capture_output=True)
+    grown, said = map(int, told.stdout.split())
+    return grown, said
+
+
+def grown(name, files, out):
+    method = ROWS[name]
+    sources = files[method.traits.units == "shared"][: method.traits.most]
+    weights = np.linspace(1, 0.5, len(sources)).tolist()
+    small, some = taken(method, random_adapters(0, (4, 4), {"q": (30, 40)}), weights[:2])
+    lm.combine(small, method, weights=some)  # everything is imported
+    plan = lm.plan(sources, method, weights=weights, alpha="rank", threads=1, memory=ONE)
+    before = most()
+    lm.merge.run.run(replace(plan, request=replace(plan.request, out=out)))
+    return most() - before, plan.work.held(plan.method)
+
+
+def most():
+    """The most bytes that this process has taken; `ru_maxrss` would count those of its parent, too."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def check(method, files, shape, tmp_path, counts):
     sources = files[method.traits.units == "shared"][: method.traits.most]
     weights = np.linspace(1, 0.5, len(sources)).tolist()
     lm.combine(sources[:1], "svd", alpha="rank")  # everything is imported
     plan = lm.plan(sources, method, weights=weights, alpha="rank", threads=1)
     signature = next(iter(plan.work.signatures.values()))
-    apart, each = needs(signature, (size, size), plan.method)
+    slots = [slot for adapter in plan.work.adapters for slot in adapter.slots.values()]
+    apart, each = needs(signature, shape, plan.method, asked(slots))
     for modules in counts:
         memory = ONE if modules == 1 else apart + modules * each
-        asked = replace(plan, request=replace(plan.request, memory=memory))
-        assert max(len(batch.targets) for batch in asked.batches(asked.effort)) == modules
-        found = peak(asked, tmp_path / str(modules))
+        few = replace(plan, request=replace(plan.request, memory=memory))
+        assert max(len(batch.targets) for batch in few.batches(few.effort)) == modules
+        found = peak(few, tmp_path / str(modules))
         assert found <= apart + modules * each + SPARE, f"{found / 1e6:.1f} MB"
 
 

@@ -14,6 +14,7 @@ from loramerge.algorithms.entries.limits import Limits, Ranked
 from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.entries.space import Space
 from loramerge.algorithms.entries.sparsity import Trim
+from loramerge.algorithms.memory import factors, stored
 from loramerge.arrays.backend import Array, host, like, namespace
 from loramerge.arrays.basis import Basis, basis
 from loramerge.arrays.frames import Frame
@@ -85,8 +86,9 @@ class Cores(Space):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return min(self.rank or sum(signature), sum(signature))
 
-    def held(self, shape: tuple[int, int], sources: int) -> int:
-        return 0
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        width = self.width(signature, shape)
+        return max(factors(signature, shape, width), stored(shape, width))
 
     def alive(self, sources: int) -> int:
         return held(sources)

@@ -13,13 +13,17 @@ from loramerge.algorithms.entries.limits import Limits, Ranked
 from loramerge.algorithms.entries.rule import Rule
 from loramerge.algorithms.entries.space import Space
 from loramerge.algorithms.entries.sparsity import Trim
-from loramerge.algorithms.entries.thresholds import largest
-from loramerge.algorithms.entries.tiles import Tiles, tiles
-from loramerge.algorithms.families.refit import refit, squares
+from loramerge.algorithms.entries.thresholds import COLLECT, largest
+from loramerge.algorithms.entries.tiles import TILE, Tiles, sampled, tiles
+from loramerge.algorithms.families.refit import fitting, refit, squares
+from loramerge.algorithms.memory import factors, stored
 from loramerge.arrays.backend import Array, namespace
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Fit, Fitted
+
+TILED = 96  # bytes of an entry of a source in a tile: as it is, its size, its chance, its rank in a row
+RANKED = 24  # bytes of a size among those from which a limit is chosen
 
 
 def merged(rule: Rule, entries: Tiles, known: Limits | None = None) -> Array:
@@ -62,6 +66,18 @@ def rankings(trim: Trim, entries: Tiles) -> Iterator[Ranked]:
         yield Ranked(0 if trim.together else entries.present[s], entries.count, sample, pieces)
 
 
+def looked(rule: Rule, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+    """Bytes while a rule goes through the tiles of entries of float32, or ranks them."""
+    entries, sources = shape[0] * shape[1], sum(rank > 0 for rank in signature)
+    tile = min(max(TILE[0] * TILE[1], shape[1] if rule.by_rows else 0), entries)
+    passes = TILED * sources * tile
+    if rule.trim is None or rule.trim.idle:
+        return passes
+    some = 8 * sampled(entries) * (max(signature) + 2 * sources)
+    each = RANKED * (2 if rule.trim.outliers else 1)
+    return max(passes, some) + each * min(entries * (sources if rule.together else 1), COLLECT)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Dense(Space):
@@ -99,10 +115,15 @@ class Dense(Space):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return min(self.rank or max(signature), *shape)
 
-    def held(self, shape: tuple[int, int], sources: int) -> int:
-        """The merged matrix in float32, and 64 MB for tiles, limits and the refit; all its σ² take more."""
-        gram = 0 if self.energy is None else 3 * 8 * min(shape) ** 2
-        return 4 * shape[0] * shape[1] + gram + (64 << 20)
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        """While the factors are read and measured, while the matrix is made, fitted, or stored."""
+        width, units, matrix = self.width(signature, shape), sum(signature), 4 * shape[0] * shape[1]
+        start = 4 * units * (sum(shape) + shape[1])  # an allocator keeps what the tiles were made of
+        made = start + matrix + looked(self.rule, signature, shape)
+        fit = start + matrix + fitting(shape, width, units)
+        if self.energy is not None:  # all σ² are looked for
+            fit = max(fit, start + matrix + fitting(shape, min(shape) // 8, units) + 24 * min(shape) ** 2)
+        return max(factors(signature, shape, width), made, fit, stored(shape, width))
 
     def alive(self, sources: int) -> int:
         return 16

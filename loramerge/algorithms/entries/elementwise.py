@@ -97,8 +97,8 @@ class Elementwise(Ranked):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return self.place.width(signature, shape)
 
-    def held(self, shape: tuple[int, int], sources: int) -> int:
-        return self.place.held(shape, sources)
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        return self.place.needs(signature, shape)
 
     def squares(self, sources: int) -> int:
         return self.place.alive(sources)

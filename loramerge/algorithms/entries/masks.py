@@ -14,7 +14,7 @@ from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
 
 ROWS = 1 << 17  # entries of one source held at once
-HELD = 64 * ROWS  # bytes while they are: the merge, the source, what they differ by, in float64
+HELD = 64  # bytes of one of them: the merge, the source, what they differ by, in float64
 
 Pair = tuple[Array, Array]  # up (out, r), down (r, in)
 
@@ -48,7 +48,9 @@ def weighted_sources(grams: Grams, module: int) -> dict[int, Pair]:
         own = grams.of(source)
         if weight and len(mine):
             block = np.ix_(own, mine)
-            found[source] = weight * (up[:, own] @ P[block]), Q[np.ix_(mine, own)] @ down[own]
+            high = up[:, own] @ P[block]
+            high *= weight
+            found[source] = high, Q[np.ix_(mine, own)] @ down[own]
     return found
 
 
@@ -57,6 +59,11 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
     step = max(ROWS // columns, 1)
     for top in range(0, rows, step):
         yield slice(top, min(top + step, rows))
+
+
+def strip(columns: int) -> int:
+    """Bytes while a few rows are looked at; a row is not cut."""
+    return HELD * max(ROWS, columns)
 
 
 def masks(merged: Pair, sources: list[Pair], strictness: float, within: Array | None = None) -> Masks:

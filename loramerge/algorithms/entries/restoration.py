@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from loramerge.algorithms.entries.masks import masked, weighted_sources
-from loramerge.algorithms.families.refit import refit, squares
+from loramerge.algorithms.entries.masks import masked, strip, weighted_sources
+from loramerge.algorithms.families.refit import fitting, refit, squares
 from loramerge.algorithms.families.size import Ranked
+from loramerge.algorithms.memory import factors, stored
 from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Grams
@@ -47,8 +48,11 @@ class Restored(Ranked):
     def width(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
         return min(self.rank or sum(signature), *shape)
 
-    def held(self, shape: tuple[int, int], sources: int) -> int:
-        return 4 * 8 * shape[0] * shape[1]
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        width, entries = self.width(signature, shape), shape[0] * shape[1]
+        made = factors(signature, shape, width, 2.0) + 9 * entries
+        fit = max(strip(shape[1]), 2 * fitting(shape, width, width))  # in float64
+        return max(made + fit, stored(shape, width))
 
     def weigh(self, grams: Grams, weights: Array) -> Grams:
         return replace(grams, weights=weights)

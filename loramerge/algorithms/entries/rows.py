@@ -57,10 +57,15 @@ def rows(grams: Grams, module: int, rank_tol: float, by_rows: bool = False) -> R
     x, sigma, yt = svd(up * length)
     kept = sigma > rank_tol * sigma[0]
     lift = length[:, None] * yt[kept].T / sigma[kept]  # U in units
-    stored = grams.read(module)
-    units = x[:, kept].T @ up, grams.lift.Q[module] @ stored[1]  # Uᵀ up (ρ, R) and down (R, in)
-    made = of_units(grams, module, units, is_single(*stored), by_rows)
-    return None if made is None else Rows(stored[0], grams.lift.P[module] @ lift, made)
+    stored, wide = grams.read(module)
+    single = is_single(stored, wide)
+    high, wide = x[:, kept].T @ up, grams.lift.Q[module] @ wide  # Uᵀ up (ρ, R) and down (R, in)
+
+    def units(mine: Array) -> tuple[Array, Array]:
+        return high[:, mine], wide[mine]
+
+    made = of_units(grams, module, (units, (len(high), wide.shape[1])), single, by_rows)
+    return None if made is None else Rows(stored, grams.lift.P[module] @ lift, made)
 
 
 def shares_merged(rule: Rule, entries: Tiles) -> Array:

@@ -57,8 +57,8 @@ class Space(ABC):
         """The most units a merged module (out, in) has."""
 
     @abstractmethod
-    def held(self, shape: tuple[int, int], sources: int) -> int:
-        """Bytes that a worker holds for one module (out, in)."""
+    def needs(self, signature: tuple[int, ...], shape: tuple[int, int]) -> int:
+        """The most bytes that a worker holds for one module (out, in) at once."""
 
     @abstractmethod
     def alive(self, sources: int) -> int:

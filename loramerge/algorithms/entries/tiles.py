@@ -6,7 +6,8 @@ numbers, in every pass, whatever else is merged at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,11 @@ from loramerge.arrays.workers import go_on
 
 TILE = 64, 512  # entries of one source stay in cache
 SAMPLE = 1 << 15
+PART = 1 << 16  # numbers of a factor that are looked at together
 SAFE = 1e-15, 1e15  # sizes of entries whose squares too neither overflow nor lose digits in float32
 
 Tile = tuple[slice, slice]
+Units = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,13 +92,18 @@ class Tiles:
     def sample(self, only: int | None = None) -> Array:
         """(T, 1, 1, n) some entries, or (1, 1, 1, n) of one source, at the same places in all."""
         rng, xp = np.random.default_rng(0), namespace(self.ups[0])
-        some = min(self.count, SAMPLE, max(1 << 12, self.count >> 6))  # a larger one costs more than it saves
+        some = sampled(self.count)
         i, j = (rng.integers(0, size, some) for size in self.shape)
         made = [xp.einsum("nr,rn->n", self.ups[t][i], self.downs[t][:, j]) for t in self._which(only)]
         return xp.stack(made)[:, None, None]
 
     def _which(self, only: int | None) -> Sequence[int]:
         return range(len(self.ups)) if only is None else (only,)
+
+
+def sampled(count: int) -> int:
+    """How many of so many entries are a sample: a larger one costs more than it saves."""
+    return min(count, SAMPLE, max(1 << 12, count >> 6))
 
 
 def tiles(grams: Grams, module: int, by_rows: bool = False) -> Tiles | None:
@@ -108,36 +116,55 @@ def tiles(grams: Grams, module: int, by_rows: bool = False) -> Tiles | None:
     """
     assert grams.read is not None
     up, down = grams.read(module)  # (out, R), (R, in) float64
-    single = is_single(up, down)
-    up = up * grams.lift.P[module].diagonal()
-    down = grams.lift.Q[module].diagonal()[:, None] * down
-    return of_units(grams, module, (up, down), single, by_rows)
+    lifts = grams.lift.P[module].diagonal(), grams.lift.Q[module].diagonal()
+
+    def units(mine: Array) -> tuple[Array, Array]:
+        left, right = up[:, mine], down[mine]  # copies: no second one of all sources
+        left *= lifts[0][mine]
+        right *= lifts[1][mine, None]
+        return left, right
+
+    return of_units(grams, module, (units, (len(up), down.shape[1])), is_single(up, down), by_rows)
 
 
 def of_units(
-    grams: Grams, module: int, units: tuple[Array, Array], single: bool, by_rows: bool = False
+    grams: Grams, module: int, given: tuple[Units, tuple[int, int]], single: bool, by_rows: bool = False
 ) -> Tiles | None:
-    """The same from the units themselves, up (out, R) and down (R, in), in whatever basis of the outputs."""
-    up, down = units
-    shape = up.shape[0], down.shape[1]
+    """The same from the units themselves, in whatever basis of the outputs.
+
+    Args:
+        given: the halves up (out, r) and down (r, in) of some units, each time as new arrays; (out, in).
+    """
+    units, shape = given
     weights = np.ones(len(grams.sources)) if grams.weights is None else grams.weights
     mine = {t: grams.of(t)[grams.live[module, grams.of(t)]] for t in np.flatnonzero(weights).tolist()}
-    present = tuple(t for t, units in mine.items() if len(units))
+    present = tuple(t for t, own in mine.items() if len(own))
     if not present:
         return None
     # one source after the other: all at once would be several copies of what may be far wider than the merge
-    peaks = [float(abs(up[:, mine[t]]).max() * abs(down[mine[t]]).max()) for t in present]
+    peaks = [math.prod(map(_peak, units(mine[t]))) for t in present]
     peaks += [peak * abs(float(weights[t])) for t, peak in zip(present, peaks, strict=True)]
     kind = np.float32 if single and SAFE[0] < min(peaks) and max(peaks) < SAFE[1] else np.float64
-    ups = tuple(up[:, mine[t]].astype(kind, copy=False) for t in present)
-    downs = tuple(down[mine[t]].astype(kind, copy=False) for t in present)
+    pairs = [tuple(half.astype(kind, copy=False) for half in units(mine[t])) for t in present]
+    ups, downs = zip(*pairs, strict=True)
     strengths = [float(grams.kernel[module][np.ix_(mine[t], mine[t])].sum()) for t in present]
     names = tuple(own_names([grams.sources[t] for t in present], strengths))
     grid = (max(TILE[0] * TILE[1] // shape[1], 1), shape[1]) if by_rows else TILE
     return Tiles(ups, downs, present, weights[list(present)], names, grams.labels[module], shape, grid)
 
 
+def _peak(half: Array) -> float:
+    return max(float(half.max()), -float(half.min()))  # without a copy
+
+
 def is_single(*factors: Array) -> bool:
     """Whether all numbers are those of float32, which a source in float32, bfloat16 or float16 has."""
     with np.errstate(over="ignore"):
-        return all(bool((factor.astype(np.float32) == factor).all()) for factor in factors)
+        parts = (part for factor in factors for part in _parts(factor))
+        return all(bool((part.astype(np.float32) == part).all()) for part in parts)
+
+
+def _parts(factor: Array) -> Iterator[Array]:
+    """Its rows, some at a time."""
+    step = max(PART // max(factor.shape[1], 1), 1)
+    return (factor[top : top + step] for top in range(0, len(factor), step))

@@ -17,6 +17,8 @@ GUARD = 8  # vectors more than asked for, which make the others converge
 # all rows that sources span, cut to the rank at the end: random adapters have many nearly equal σ, which a
 # block of just the rank tells apart in 16 rounds instead of 3 to 4
 WIDEST = 256  # rows of a start that are all used: what it spans is strong, and told apart in one round
+WHOLE = 32  # bytes of an entry while a whole SVD is made: in float64, its copy, singular vectors and theirs
+ITERATED = 24  # bytes of a number of the block: old and new vectors, what they come to, and copies for QR
 PATIENCE = 8  # rounds, before twice as many vectors are used
 
 
@@ -47,6 +49,14 @@ def refit(matrix: Array, rank: int, start: Array, excess: float = EXCESS) -> Fit
     up, down, kept = u[:, :rank], vt[:rank], sigma[:rank]
     root = xp.sqrt(kept.astype(np.float64))
     return Fit(up * root, root[:, None] * down, whole, max(whole - float((kept**2).sum(dtype=float)), 0.0))
+
+
+def fitting(shape: tuple[int, int], rank: int, units: int) -> int:
+    """Bytes beside a matrix (out, in) of float32 while factors of that rank are found, from so many rows."""
+    if min(shape) <= SMALL:
+        return WHOLE * shape[0] * shape[1]
+    block = 2 * max(rank + max(GUARD, rank // 2), min(units, WIDEST))  # twice as many where it takes long
+    return ITERATED * min(block, *shape) * sum(shape)
 
 
 def whole_svd(matrix: Array) -> tuple[Array, Array, Array]:

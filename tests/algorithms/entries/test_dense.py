@@ -116,8 +116,8 @@ def test_large_modules_need_one_matrix_and_little_more(method):
 
 def test_no_more_workers_than_there_is_memory_for():
     todo = plan(random_adapters(1, (3, 4), {"q": (4000, 4000)}), "ties")
-    each = 4 * 4000 * 4000 + (64 << 20)
-    found = [Effort(8, n * each).holding(todo.work.held(todo.method)).workers for n in (0.5, 1, 2.9, 20)]
+    each = todo.work.held(todo.method)
+    found = [Effort(8, n * each).holding(each).workers for n in (0.5, 1, 2.9, 20)]
     assert found == [1, 1, 2, 8]
     core = replace(todo.method, space="core")
     assert Effort(8, each).holding(todo.work.held(core)).workers == 8
