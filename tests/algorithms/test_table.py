@@ -10,7 +10,7 @@ from loramerge.algorithms.entries.elementwise import Elementwise
 from loramerge.algorithms.table import RULES
 
 FOLDER = Path(loramerge.__file__).parent / "algorithms"
-OTHERS = {"__init__", "names", "method", "only", "plugins", "table"}  # no methods of the table
+OTHERS = {"__init__", "memory", "names", "method", "only", "plugins", "table"}  # no methods of the table
 
 
 def test_a_file_of_algorithms_is_a_method():
