@@ -10,8 +10,7 @@ from functools import partial
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.checkpoints.checkpoint import Checkpoint, Key
-from loramerge.checkpoints.names import HEADS as OWN
-from loramerge.checkpoints.names import inside, newer
+from loramerge.checkpoints.names import RENAMED_HEADS, inside, newer
 from loramerge.checkpoints.single import is_image, parts
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.models import of_clip
@@ -21,14 +20,10 @@ from loramerge.formats.models.stems import core, layered, parted
 BUFFER = re.compile(
     r"(.+\.)?(position_ids|token_type_ids|inv_freq|(attn|attention)\.(?P<mask>masked_bias|bias))"
 )
-
-
 HEADS = set(
     "lm_head embed_out score classifier v_head cls qa_outputs "
     "pre_classifier vocab_transform vocab_layer_norm vocab_projector".split()
 )
-
-
 RENAMED = set("vit dinov2 swin segformer detr llava llava_next qwen2_vl".split())  # by transformers 5
 
 
@@ -105,7 +100,7 @@ def _newer(checkpoint: Checkpoint) -> Checkpoint:
     """Under the names that the newest transformers gives its parameters."""
     for part in checkpoint.models:
         own = {key for where, key in checkpoint.tensors if where == part}
-        before, after = OWN.get(str(checkpoint.config(part).get("model_type")), ("", ""))
+        before, after = RENAMED_HEADS.get(str(checkpoint.config(part).get("model_type")), ("", ""))
         if before in own and after not in own:
             checkpoint = _renamed(checkpoint, part, partial(_moved, {before: after}))
         if any(newer(key) not in own for key in own):

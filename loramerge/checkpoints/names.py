@@ -23,7 +23,8 @@ INSIDE = {  # what a class with a head calls the model inside it -> types of mod
     **{each: [each] for each in ("albert", "bert", "distilbert", "electra", "esm", "mpnet", "vit")},
 }
 BY_TYPE = {each: name for name, types in INSIDE.items() for each in types}
-HEADS = {"gpt_neox": ("embed_out.weight", "lm_head.weight")}  # type -> its head in files, in the model
+# Type -> its head in files, and in the model.
+RENAMED_HEADS = {"gpt_neox": ("embed_out.weight", "lm_head.weight")}
 WITH_HEAD = ("LMHeadModel", "DoubleHeadsModel", "ForPreTraining")
 
 
