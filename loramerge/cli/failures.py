@@ -42,6 +42,7 @@ def ended_by_signals() -> Iterator[None]:
     if not _main():
         yield
         return
+    _ended.clear()
     ours = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
     for each in ours:
         signal.signal(each, _end)
@@ -59,7 +60,6 @@ def interrupted_once() -> Iterator[None]:
     Who presses on for seconds, because a disk hangs, gets out as well.
     """
     _placed().clear()
-    _ended.clear()
     if (before := signal.getsignal(signal.SIGINT)) is not signal.default_int_handler or not _main():
         yield
         return
@@ -68,6 +68,7 @@ def interrupted_once() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        _ended.clear()
 
 
 def _main() -> bool:

@@ -120,15 +120,10 @@ def writing(out: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _meant(path: Path | str) -> Path:
+def _meant(path: Path | str) -> Path | str:
     """What the user knows of a path: OUT, where it lies in the work that will be OUT."""
-    parts = Path(path).parts
-    return Path(
-        *(
-            part[1:].removesuffix(NEW) if part.startswith(".") and part.endswith(NEW) else part
-            for part in parts
-        )
-    )
+    new = [part for part in Path(path).parts if part.startswith(".") and part.endswith(NEW)]
+    return str(path).replace(new[-1], new[-1][1:].removesuffix(NEW)) if new else path
 
 
 @contextmanager
