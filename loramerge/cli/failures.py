@@ -25,6 +25,9 @@ LONG = 5.0  # seconds after which a clean end is not waited for
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # by the system, not by a mistake of ours
 
 
+_ended: list[int] = []  # the exit code that a signal asked for, as what it raised may come as another error
+
+
 class Ended(BaseException):
     """The system asked this process to end."""
 
@@ -39,6 +42,7 @@ def ended_by_signals() -> Iterator[None]:
     if not _main():
         yield
         return
+    _ended.clear()
     ours = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
     for each in ours:
         signal.signal(each, _end)
@@ -64,6 +68,7 @@ def interrupted_once() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        _ended.clear()
 
 
 def _main() -> bool:
@@ -83,6 +88,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 def _not_again(code: int) -> None:
     """One signal is enough; a second one, of whichever kind, must not disturb the cleaning."""
+    _ended.append(code)
     began = time.monotonic()
 
     def again(*_: object) -> None:
@@ -106,6 +112,9 @@ def _left() -> str:
 
 def exit_code(error: BaseException) -> int:
     """Say what went wrong; the exit code of the process."""
+    if _ended and not isinstance(error, Ended | KeyboardInterrupt | click.Abort):
+        # Python 3.11 turns what is raised while a class is made into a RuntimeError, and others do likewise.
+        error = Ended(_ended[0] - 128) if _ended[0] != INTERRUPTED else KeyboardInterrupt()
     match error:
         case click.exceptions.Exit():
             return error.exit_code
@@ -125,9 +134,20 @@ def exit_code(error: BaseException) -> int:
             return _say(f"Error: {error}", error.exit_code)
         case OSError() if error.errno in REFUSED:
             return _say(f"Error: the system refuses to go on: {error.strerror}.", 1)
+        case FileNotFoundError() if _gone():
+            return _say("Error: the folder in which this runs does not exist any more: change to another.", 1)
         case MemoryError():
             return _say("Error: there is not enough memory for this merge.", 1)
     return _say(_bug(error), BUG)
+
+
+def _gone() -> bool:
+    """Whether the working folder was removed, so that no path in it has a name."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _bug(error: BaseException) -> str:

@@ -16,13 +16,12 @@ from typing import Any
 from loramerge.adapters.late import late
 from loramerge.errors import IncompatibleError, LoramergeError, printable, say, spoken
 from loramerge.formats.files.atomic import put_back
-from loramerge.formats.files.destination import RECORD
+from loramerge.formats.files.destination import RECORD, ROUTER
 from loramerge.formats.files.json import read_object
 from loramerge.formats.peft.names import WEIGHTS
 from loramerge.formats.peft.read import CONFIG
 
 KIND = "bundle"
-ROUTER = "router.safetensors"
 README = "README.md"
 TASK = "task_"
 OWN = late(rf"{TASK}\d+/({CONFIG}|{WEIGHTS}|{README})|{ROUTER}|{RECORD}|{README}")

@@ -65,6 +65,15 @@ def test_every_error_has_its_exit_code_and_sentence(capsys, monkeypatch, error, 
     assert (exit_code(error), capsys.readouterr().err) == expected
 
 
+def test_a_working_folder_that_is_gone_is_no_bug(cli, tmp_path, monkeypatch):
+    folder(tmp_path / "a")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    cli("combine", tmp_path / "a", "-o", "out").refused(1, "the folder in which this runs does not exist")
+    assert cli("combine", tmp_path / "a", "-o", tmp_path / "out").code == 0
+
+
 def test_an_unexpected_exception_is_our_bug_with_the_trace_in_a_file(cli, tmp_path, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("of our own\nmaking")

@@ -1,6 +1,7 @@
 """Two signals, the second while the first is cleaned up after: no command that writes leaves anything."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -99,3 +100,67 @@ def test_a_second_signal_disturbs_no_cleaning(place, first, second):
         assert said.strip().endswith("no output was changed."), (name, said)
         assert left == ["M", "T", "a", "b", "m", "said"], name
     assert content(place) == before
+
+
+# A signal on one side of the n-th rename, and one where Python turns what is raised into another error.
+RENAMED = """
+import json, os, signal, sys
+from loramerge.cli import main
+import loramerge.verbs.combine
+class Field:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+found = []
+for place, at, before in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        sys.stderr = os.fdopen(os.open("said", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), "w")
+        sys.stdout = open(os.devnull, "w")
+        count = 0
+        def counted(real, call):
+            def act(*args, **named):
+                global count
+                count += 1
+                now = count == at or call == "fsync"
+                if now and call == "fsync":
+                    at or type("Made", (), {"field": Field()})
+                elif now and before:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                try:
+                    return real(*args, **named)
+                finally:
+                    if now and call != "fsync" and not before:
+                        os.kill(os.getpid(), signal.SIGTERM)
+            return act
+        os.rename, os.replace = counted(os.rename, "rename"), counted(os.replace, "replace")
+        if not at:
+            os.fsync = counted(os.fsync, "fsync")
+        try:
+            main(["combine", "a", "b", "-o", place, "--overwrite"])
+        except SystemExit as stop:
+            sys.stderr.flush()
+            os._exit(stop.code)
+    _, status = os.waitpid(child, 0)
+    found.append((os.waitstatus_to_exitcode(status), open("said").read(), sorted(os.listdir())))
+    os.unlink("said")
+print(json.dumps(found))
+"""
+
+
+def test_a_signal_at_a_rename_tells_what_is_there(place, tmp_path):
+    for name in "ab":
+        shutil.copytree(place / name, tmp_path / name)
+    cases = [("out", 1, True), ("out", 1, False), ("out", 2, True), ("out", 2, False), ("new", 0, True)]
+    for folder_, at, before in cases:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        shutil.copytree(tmp_path / "b", tmp_path / "out")
+        old = content(tmp_path / "out")
+        done = subprocess.run(
+            [sys.executable, "-c", RENAMED], input=json.dumps([(folder_, at, before)]), cwd=tmp_path,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        [(code, said, left)] = json.loads(done.stdout)
+        assert (code, left) == (143, ["a", "b", "out", "said"]), (at, before, said)
+        told = "out was complete by then." if at else "no output was changed."
+        assert said.strip().endswith(told), (at, before)
+        assert (content(tmp_path / "out") == old) == (not at), (at, before)

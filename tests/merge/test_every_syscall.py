@@ -1,11 +1,13 @@
-"""Death and errors at every call that renames, removes, links or flushes: old or new, never half.
+"""Death, errors and interrupts at every call that renames, removes, links or flushes: old or new, never half.
 
 A child process is forked for each; in it the n-th call is the last, or fails.
 """
 
 import errno
+import fcntl
 import os
 import shutil
+import signal
 import traceback
 import warnings
 from contextlib import chdir
@@ -21,7 +23,7 @@ from tests.helpers.files import content
 from tests.helpers.writers import WRITERS, hands, make_inputs, noting, places
 
 CALLS = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "fsync")
-DEAD, REFUSED, BUG = 9, 1, 70
+DEAD, REFUSED, BUG, INTERRUPTED = 9, 1, 70, 130
 FULL = [errno.ENOSPC, errno.EIO]
 HANDS = {  # files that change the disk themselves: all but the last two below an output that is to appear
     "formats/files/atomic.py": "",
@@ -64,8 +66,8 @@ def copied(source, to):
         shutil.copy2(source, to)
 
 
-def child(act, at, before, error=None):
-    """Act in a child that ends, or fails, at its n-th call; its exit status."""
+def child(act, at, before, error=None, interrupt=False):
+    """Act in a child that ends, fails, or is interrupted at its n-th call; its exit status."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pid = os.fork()
@@ -81,6 +83,8 @@ def child(act, at, before, error=None):
                 return real(*args, **kwargs)
             if error is not None:
                 raise OSError(error, os.strerror(error))
+            if interrupt:
+                return interrupted(real, before, args, kwargs)
             try:
                 return None if before else real(*args, **kwargs)
             finally:
@@ -94,17 +98,32 @@ def child(act, at, before, error=None):
         os._exit(BUG)
 
 
+def interrupted(real, before, args, kwargs):
+    """The call, with a Ctrl-C on one side of it."""
+    if before:
+        os.kill(os.getpid(), signal.SIGINT)
+    try:
+        return real(*args, **kwargs)
+    finally:
+        if not before:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def _acted(act, counted, count):
     """What became of it, with every call counted."""
     status = 0
     try:
         Path("count").write_text("")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        fcntl.flock = counted(fcntl.flock)  # the lock has a file by then
         for name in CALLS:
             setattr(os, name, counted(getattr(os, name)))
         act()
     except LoramergeError as found:
         status = REFUSED
         Path("said").write_text(str(found))
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     except BaseException:
         status = BUG
         Path("said").write_text(traceback.format_exc())
@@ -133,7 +152,7 @@ class Cases:
         self.write(place / self.name, new)
         return content(place / self.name)
 
-    def at_every_call(self, before=True, error=None):
+    def at_every_call(self, before=True, error=None, interrupt=False):
         """The exit status of each child, after its output was looked at and written once more."""
         for n in range(1, 200):
             place = self.here / f"{n}"
@@ -141,9 +160,10 @@ class Cases:
             out = place / self.name
             if self.overwriting:
                 copied(self.here / "whole0" / self.name, out)
-            status = child(lambda out=out: self.write(out, 1), n, before, error)
+            status = child(lambda out=out: self.write(out, 1), n, before, error, interrupt)
             left = {f".{self.name}.loramerge-{role}" for role in ("lock", "new", "old")}
-            assert {*os.listdir(place)} <= {self.name, *left}, f"call {n}: something else is left"
+            possible = {self.name} if status == INTERRUPTED else {self.name, *left}
+            assert {*os.listdir(place)} <= possible, f"call {n}: something else is left"
             atomic.put_back(out)  # as every reader does
             there = content(out) if out.exists() else None
             possible = [self.new, self.old if self.overwriting else None]
@@ -177,6 +197,16 @@ def test_an_error_at_every_call(here, kind, overwriting, error):
         pytest.skip("pages are not installed")
     for n, status in Cases(here, kind, overwriting).at_every_call(error=error):
         assert status in (0, REFUSED), f"call {n}: {(here / 'said').read_text()}"
+
+
+@KINDS
+@CASES
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_an_interrupt_at_every_call_leaves_nothing_aside(here, kind, overwriting, before):
+    if kind == "a page" and not pages_are_drawn():
+        pytest.skip("pages are not installed")
+    for n, status in Cases(here, kind, overwriting).at_every_call(before, interrupt=True):
+        assert status == INTERRUPTED, f"call {n}: {(here / 'said').read_text()}"
 
 
 def test_every_writer_is_in_the_table_and_flushes_what_it_wrote(here, monkeypatch):

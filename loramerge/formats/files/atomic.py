@@ -8,6 +8,7 @@ All work happens in a temporary beside OUT, which is flushed to the disk and the
 
 The kernel replaces a file, an absent or an empty folder in one step. A folder with content needs
 two, so a crash exactly between them leaves OUT absent; the next run that reads or writes OUT puts it back.
+Signals that can be held are held from the first rename until the lock is gone.
 """
 
 import errno
@@ -20,10 +21,11 @@ from pathlib import Path
 from loramerge.adapters.reading import made
 from loramerge.errors import OutputError, printable, say
 from loramerge.formats.files.destination import check_output, real_path
+from loramerge.formats.files.signals import Signals
 
 __all__ = ["check_output", "locked", "new_file", "new_folder", "writing"]
 
-OLD = ".loramerge-old"
+OLD, NEW = ".loramerge-old", ".loramerge-new"
 Confirm = Callable[[], object]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -39,11 +41,12 @@ def new_file(out: Path, overwrite: bool = False, confirm: Confirm = lambda: None
     Raises:
         OutputError: `check_output` refuses OUT, another process writes it, or the disk refuses.
     """
-    with _work(out, overwrite, folder=False) as new:
+    with _work(out, overwrite, folder=False) as (new, signals):
         yield new
         with writing(out):
             _flush(new)
         confirm()
+        signals.hold()
         with writing(out):
             os.replace(new, real_path(out))
             PLACED.append(out)
@@ -60,7 +63,7 @@ def new_folder(
     Files in folders below it must be flushed by those who write them. Symlinks, `confirm` and errors are
     as for `new_file`; `own` as for `check_output`.
     """
-    with _work(out, overwrite, folder=True, own=own) as new:
+    with _work(out, overwrite, folder=True, own=own) as (new, signals):
         with writing(out):
             os.mkdir(new)
         yield new
@@ -69,29 +72,36 @@ def new_folder(
                 _flush(new / name)
             _flush(new)
         confirm()
+        signals.hold()
         with writing(out):
             _replace_folder(new, real_path(out))
             made(out)
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[Signals]:
     """Keep every other process, and thread, from writing OUT.
+
+    Yields what can hold signals; those that are still held at the end act when the lock is gone.
 
     Raises:
         OutputError: another one is writing it.
     """
-    with writing(out):
-        lock = _beside(out, "lock")
-        fd = _lock(lock, out)
-    try:
-        yield
-    finally:
+    with Signals() as signals:
+        signals.hold()
+        with writing(out):
+            lock = _beside(out, "lock")
+            fd = _lock(lock, out)
         try:
-            with writing(out), suppress(FileNotFoundError):
-                os.unlink(lock)  # before the lock is let go: see _lock
+            signals.release()
+            yield signals
         finally:
-            os.close(fd)
+            signals.hold()
+            try:
+                with writing(out), suppress(FileNotFoundError):
+                    os.unlink(lock)  # before the lock is let go: see _lock
+            finally:
+                os.close(fd)
 
 
 @contextmanager
@@ -100,7 +110,7 @@ def writing(out: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = printable(out, limit=1000)
+        name = printable(_meant(out), limit=1000)
         if error.errno in _FULL:
             raise OutputError(
                 f"There is no space left while writing {name}. Free some, or choose another {say('out')}."
@@ -110,20 +120,31 @@ def writing(out: Path | str) -> Iterator[None]:
         ) from error
 
 
+def _meant(path: Path | str) -> Path | str:
+    """What the user knows of a path: OUT, where it lies in the work that will be OUT."""
+    new = [part for part in Path(path).parts if part.startswith(".") and part.endswith(NEW)]
+    return str(path).replace(new[-1], new[-1][1:].removesuffix(NEW)) if new else path
+
+
 @contextmanager
-def _work(out: Path, overwrite: bool, folder: bool, own: Collection[str] = ()) -> Iterator[Path]:
+def _work(
+    out: Path, overwrite: bool, folder: bool, own: Collection[str] = ()
+) -> Iterator[tuple[Path, Signals]]:
     check_output(out, overwrite, folder, own)
     new = _beside(out, "new")
-    with locked(out):
+    with locked(out) as signals:
+        signals.hold()
         with writing(out):
             _recover(out)
+        signals.release()
         check_output(out, overwrite, folder, own)  # again: recovery may have put the former OUT back
         try:
             with _filling(out):
-                yield new
+                yield new, signals
         finally:
+            signals.hold()
             with writing(out):
-                _surely(new)
+                _remove(new)
 
 
 @contextmanager
@@ -138,15 +159,6 @@ def _filling(out: Path) -> Iterator[None]:
             raise
 
 
-def _surely(new: Path) -> None:
-    """Take the work away, also where a second interrupt comes while that is done."""
-    try:
-        _remove(new)
-    except KeyboardInterrupt:
-        _remove(new)
-        raise
-
-
 def put_back(path: Path) -> None:
     """Put a folder back that a crash left aside, between the two renames of an overwrite, if one did.
 
@@ -157,7 +169,8 @@ def put_back(path: Path) -> None:
         return
     for place in (path, path.parent):
         if not os.path.lexists(place) and os.path.lexists(_beside(place, "old")):
-            with locked(place), writing(place):
+            with locked(place) as signals, writing(place):
+                signals.hold()
                 _recover(place)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from loramerge.adapters.reading import files_read
 from loramerge.errors import OutputError, UsageError, printable, say
 
 RECORD = "loramerge.json"  # how a merge or a bundle was made
+ROUTER = "router.safetensors"  # beside the record: a bundle, whose adapters lie in folders of it
 ADAPTER_FILES = frozenset(
     {
         "adapter_config.json",
@@ -93,7 +94,7 @@ def check_apart(out: Path, adapters: Iterable[Adapter] = (), others: Iterable[Pa
     read = {path: Read(path, adapter.name, "merged", not adapter.bare) for path, adapter in files}
     for path in map(os.fspath, (*files_read(), *others)):
         read.setdefault(path, Read(path, path))
-    there = _inode(real)
+    there = {each: how for path, how in (*_members(real), *_above(real)) if (each := _inode(path))}
     for home, held in _by_folder(read.values()).items():
         if found := _meets(real, there, home, held):
             how, file = found
@@ -115,21 +116,42 @@ def _by_folder(read: Iterable[Read]) -> dict[str, list[Read]]:
     return real
 
 
+def _members(folder: str) -> list[tuple[str, str]]:
+    """A path, and what lies in it if it is a folder: hard links, or files by another name of the folder."""
+    try:
+        return [*((f"{folder}/{name}", "holds") for name in os.listdir(folder)), (folder, "is")]
+    except OSError:
+        return [(folder, "is")]
+
+
+def _above(path: str) -> list[tuple[str, str]]:
+    """The folders that a path lies in; mounts give them other names, and disks where case does not count."""
+    return [(str(parent), "lies in") for parent in Path(path).parents]
+
+
 def _meets(
-    real: str, there: tuple[int, int] | None, home: str, files: Sequence[Read]
+    real: str, there: Mapping[tuple[int, int], str], home: str, files: Sequence[Read]
 ) -> tuple[str, Read] | None:
-    """What OUT has to do with files in one folder, and with which; None if nothing."""
+    """What OUT has to do with files in one folder, and with which; None if nothing.
+
+    Args:
+        there: what lies at OUT, and how it would be told.
+    """
     for file in files:
         place = f"{home.rstrip('/')}/{os.path.basename(file.path)}"
-        if place == real or (there and _inode(file.path) == there):
+        if place == real:
             return "is", file
         if _below(real, place):
             return "lies in", file
     if _below(home, real):
         own = next((file for file in files if os.path.basename(file.path) in ADAPTER_FILES), None)
         return ("is", own) if own and home == real else ("holds", files[0])
+    for file in files:
+        if (inode := _inode(file.path)) and inode in there:
+            return there[inode], file
     for root in (home, os.path.dirname(home)):
-        owner = _owner(root, home, files) if _below(real, root) else None
+        below = _below(real, root) or there.get(_inode(root) or (0, 0)) == "lies in"
+        owner = _owner(root, home, files) if below else None
         if owner is not None:
             return "lies in the folder of", owner
     return None
@@ -148,7 +170,9 @@ def _below(path: str, folder: str) -> bool:
 
 
 def _owner(root: str, home: str, files: Sequence[Read]) -> Read | None:
-    """The first of these files in `home` by which `root` is the folder of a model or adapter, if it is."""
+    """The first of these files in `home` by which `root` is the folder of a model, adapter or bundle."""
+    if all(os.path.exists(f"{root}/{name}") for name in (RECORD, ROUTER)):  # a bundle is whole
+        return files[0]
     marks = ("config.json", "model_index.json") if root == home else ("model_index.json",)
     begins = MODEL if any(os.path.exists(f"{root}/{mark}") for mark in marks) else ()
     adapter = root == home and os.path.exists(f"{root}/adapter_config.json")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loramerge.errors import OutputError
-from loramerge.formats.files.atomic import check_output, locked, new_file, new_folder
+from loramerge.formats.files.atomic import check_output, locked, new_file, new_folder, writing
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("adapter_config.json", "adapter_model.safetensors")
@@ -196,6 +196,16 @@ def test_a_second_process_is_refused_until_the_first_one_ends(tmp_path, kind):
     fill(out, "new", kind)
     assert content(out) == "new"
     assert os.listdir(tmp_path) == ["OUT"]
+
+
+def test_what_fails_in_the_work_is_told_by_the_name_of_the_output(tmp_path):
+    with (
+        pytest.raises(OutputError, match=r"writing .*/OUT/x\. Free some") as told,
+        new_folder(tmp_path / "OUT") as new,
+        writing(new / "x"),
+    ):
+        raise OSError(28, "No space left on device")
+    assert "loramerge-new" not in str(told.value)
 
 
 def test_threads_that_fight_for_an_output_never_hold_it_together(tmp_path):

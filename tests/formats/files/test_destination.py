@@ -24,6 +24,8 @@ def runs(tmp_path):
     os.link(tmp_path / "e.safetensors", tmp_path / "hard.safetensors")
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "adapter_model.safetensors").symlink_to(tmp_path / "e.safetensors")
+    (tmp_path / "hard").mkdir()
+    os.link(tmp_path / "a" / "adapter_model.safetensors", tmp_path / "hard" / "adapter_model.safetensors")
     return tmp_path
 
 
@@ -44,6 +46,7 @@ REFUSED = {  # sources, OUT -> words
     "holding": (["runs/c", "runs/d"], "runs", "runs holds c"),
     "holding all": (["runs"], "runs", "runs holds c"),
     "a member": (["runs"], "runs/c", "runs/c is c"),
+    "holding a hard link": (["a", "b"], "hard", "hard holds a"),
     "holding a link": (["links/adapter_model.safetensors", "a"], "links", "links is adapter_model"),
 }  # fmt: skip
 
@@ -107,3 +110,25 @@ def test_what_a_crash_left_aside_is_put_back_when_it_is_a_source(tmp_path, monke
     assert len(merge.plan.sources.whole) == (1 if "/" in ask[0] else 2)
     assert content(tmp_path / "m") == before
     assert sorted(os.listdir()) == ["b", "m"]
+
+
+@pytest.mark.parametrize("out", ["other", "other/merged", "other/merged.safetensors"])
+def test_another_name_of_the_folder_of_a_source_is_no_way_around(runs, monkeypatch, out):
+    """As by a mount, or on a disk where case does not count: nothing but the inodes is the same."""
+    monkeypatch.chdir(runs)
+    (runs / "other").symlink_to("a")
+    monkeypatch.setattr(os.path, "realpath", lambda path, **_: os.path.abspath(path))
+    before = content(runs)
+    with pytest.raises(OutputError, match=f"{out} (is|holds|lies in).* a, which is merged"):
+        lm.combine(["a", "b"], out=out, overwrite=True, threads=1)
+    assert content(runs) == before
+
+
+def test_a_bundle_is_the_folder_of_its_adapters(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    lm.route(["a", "b"], gate="static", out="bundle", threads=1)
+    before = content(runs)
+    for sources in (["bundle"], ["bundle/task_0", "a"]):
+        with pytest.raises(OutputError, match=r"bundle/merged lies in the folder of task_0"):
+            lm.combine(sources, out="bundle/merged", threads=1)
+    assert content(runs) == before
