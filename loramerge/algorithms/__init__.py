@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loramerge.adapters.patterns.search import searcher
 from loramerge.algorithms import names, plugins
 from loramerge.algorithms.method import Method, Traits
 from loramerge.algorithms.only import Only, only
@@ -92,7 +91,6 @@ def _wrapped(options: Mapping[str, Any]) -> Method:
     """`only`, from the plain values of its options."""
     if options.keys() != {"method", "match", "otherwise"} or not isinstance(options["match"], str):
         raise UsageError("`only` is made in Python, with loramerge.only(method, match).")
-    searcher(options["match"], "only", trusted=False)  # only a record says it so
     inner = [options["method"], options["otherwise"]]
     if not all(isinstance(v, Mapping) and isinstance(v.get("options"), Mapping) for v in inner):
         raise UsageError("only holds two methods, each with a name and options.")

@@ -14,22 +14,17 @@ TENFOLD = 10  # of what is done by default
 
 
 def check_patterns(request: Request, where: str) -> None:
-    """Raises IncompatibleError: a pattern may not end in time, or there are too many."""
+    """Raises UsageError or IncompatibleError, as `Search` does, or because there are too many patterns."""
     if len(request.rules) > MOST_RULES:
         raise IncompatibleError(
             f"{printable(where)} has {len(request.rules)} rules for modules, and {MOST_RULES} is the limit: "
             "put modules that are merged alike into one."
         )
-    read_patterns(request, trusted=False)
-
-
-def read_patterns(request: Request, trusted: bool) -> None:
-    """Raises UsageError or IncompatibleError, as `Search` does: one of its regular expressions is none."""
     for option, pattern in (("only", request.only), ("exclude", request.exclude)):
         if pattern is not None:
-            searcher(pattern, option, trusted)
+            searcher(pattern, option)
     if request.rules:
-        Search([rule.match for rule in request.rules], "match", trusted)
+        Search([rule.match for rule in request.rules], "match")
 
 
 def work_of(method: Method) -> dict[str, tuple[float, float]]:

@@ -174,9 +174,9 @@ def _not(where: str, error: UsageError) -> SourceError:
 
 def _planned(said: Record, method: Method, adapters: Sequence[Adapter], where: str, request: Request) -> Plan:
     """The plan of the recorded merge. What is wrong in it is the record's fault, not the user's."""
-    check_patterns(said.request, where)
     here = {each.name: value for each, value in request.given() if each.name != "initial"}
     try:
+        check_patterns(said.request, where)
         recipe = Recipe(tuple(map(Ingredient, adapters)), method, request=replace(said.request, **here))
         default = Default(said.method) if said.default else None  # the new record says so again
         return planned(recipe, Known(said.ranks, said.left_out)).by(default)

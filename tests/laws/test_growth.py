@@ -83,6 +83,7 @@ RULES = {
     "whole names": _name,
     "whole names, escaped": lambda i: "^" + re.escape(_name(i)) + "$",
     "ends": lambda i: rf"\.{i // 7}\.self_attn\.{'qkvoabc'[i % 7]}_proj$",
+    "what looks around": lambda i: rf"(?!.*vision)\.{i // 7}\..*(?<=_attn)\.{'qkvoabc'[i % 7]}_(?=proj)",
     "any of some": lambda i: rf"(layers|x{i}).{i // 7}\..*\.({'qkvoabc'[i % 7]}|z{i})_",
 }
 

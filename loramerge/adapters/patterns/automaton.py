@@ -9,10 +9,10 @@ characters alone, they are compared at once.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from loramerge.adapters.patterns.terms import NOTHING, Term, Terms, kind
+from loramerge.adapters.patterns.terms import NONE, NOTHING, Term, Terms, kind
 
 KEPT = 500_000  # places and nodes that are kept, of some 200 bytes each: then they are made anew
 MANY = 16  # expressions, from which on their ends are compared at once
@@ -63,6 +63,8 @@ class Tail:
 
 
 Where = tuple[Term, Node]  # what is wanted before a node is reached
+Next = str | tuple[str, frozenset[Term]]  # a character, "" at the end, and the looks that find something
+Looks = Callable[[str], Sequence[frozenset[Term]]]
 _Nodes = frozenset[Node]
 
 
@@ -72,12 +74,15 @@ class State:
 
     places: frozenset[Where]
     before: str
-    moves: dict[str, tuple[State, _Nodes]] = field(default_factory=dict)
-    last: _Nodes | None = None
+    moves: dict[Next, tuple[State, _Nodes]] = field(default_factory=dict)
 
 
 class Automaton:
     """Expressions that begin where a text begins; each row has the number of its expression.
+
+    Args:
+        looks: which look-arounds find something at each place of a text, if there are any in the rows.
+        tails: an end of characters alone is compared at once; where expressions end is not told.
 
     >>> from loramerge.adapters.patterns.steps import Budget
     >>> terms = Terms(Budget(1000))
@@ -86,12 +91,16 @@ class Automaton:
     [0, 1, None]
     """
 
-    def __init__(self, rows: Iterable[Row], terms: Terms) -> None:
+    def __init__(
+        self, rows: Iterable[Row], terms: Terms, looks: Looks | None = None, tails: bool = True
+    ) -> None:
         alike: dict[tuple[Term, ...], list[int]] = defaultdict(list)
         for number, wanted in rows:
             alike[wanted].append(number)
         self._rows: _Rows = [(tuple(numbers), wanted) for wanted, numbers in alike.items()]
         self._terms, self._budget = terms, terms.budget
+        self._looks = looks
+        self._tails = tails and len(self._rows) > MANY
         self._nodes, self._root = 0, Node(self._rows)
         self._forget()
 
@@ -104,17 +113,24 @@ class Automaton:
         ended = {node for text in texts for node in self._ended(text)}
         return {number for node in ended for number in node.ends or ()}
 
+    def ends(self, text: str) -> Iterator[tuple[int, set[int]]]:
+        """Each place of the text at which expressions end, and their numbers; made without `tails`."""
+        for at, met in self._steps(text):
+            self._budget.spend(len(met))
+            yield at, {number for node in met for number in node.ends or ()}
+
     def _ended(self, text: str) -> set[Node]:
         """The nodes reached in a text at which an expression ends."""
+        return {node for at, met in self._steps(text) for node in self._fitting(met, text, at)}
+
+    def _steps(self, text: str) -> Iterator[tuple[int, _Nodes]]:
         self._budget.spend(1 + len(text) // 8)
-        state, ended = self._start, set[Node]()
-        for at, character in enumerate(text):
-            state, met = state.moves.get(character) or self._move(state, character)
+        state, coming = self._start, (*text, "")
+        keys: Iterable[Next] = coming if self._looks is None else zip(coming, self._looks(text), strict=True)
+        for at, key in enumerate(keys):
+            state, met = state.moves.get(key) or self._move(state, key)
             if met:
-                ended |= self._fitting(met, text, at)
-        if state.last is None:
-            state.last = self._reached(state, None)[1]
-        return ended | self._fitting(state.last, text, len(text))
+                yield at, met
 
     def _fitting(self, met: _Nodes, text: str, at: int) -> set[Node]:
         self._budget.spend(len(met))
@@ -123,30 +139,33 @@ class Automaton:
     def _forget(self) -> None:
         """What has been made is dropped, so that memory does not grow with the texts."""
         self._made = 0
-        self._known: dict[tuple[Where, str, str | None], tuple[frozenset[Where], _Nodes]] = {}
+        self._known: dict[tuple[Where, str, str, frozenset[Term]], tuple[frozenset[Where], _Nodes]] = {}
         self._states: dict[tuple[frozenset[Where], str], State] = {}
         self._terms.forget()
         if self._nodes > KEPT:  # rows that begin alike are parted once, as a rule
             self._nodes, self._root = 0, Node(self._rows)
         self._start = State(frozenset({(NOTHING, self._root)}), "start")
 
-    def _move(self, state: State, character: str) -> tuple[State, _Nodes]:
+    def _move(self, state: State, key: Next) -> tuple[State, _Nodes]:
         if max(self._made, self._nodes) > KEPT:
             self._forget()
-        places, met = self._reached(state, character)
-        key = places, kind(character)
-        if key not in self._states:
-            self._states[key] = State(*key)
-        found = state.moves[character] = self._states[key], met
+        character, looks = (key, NONE) if isinstance(key, str) else key
+        places, met = self._reached(state, character, looks)
+        after = places, kind(character)
+        if after not in self._states:
+            self._states[after] = State(*after)
+        found = state.moves[key] = self._states[after], met
         return found
 
-    def _reached(self, state: State, character: str | None) -> tuple[frozenset[Where], _Nodes]:
+    def _reached(
+        self, state: State, character: str, looks: frozenset[Term]
+    ) -> tuple[frozenset[Where], _Nodes]:
         """The places behind a character, or behind none at the end, and the nodes that end before it."""
-        places, met, before, steps = set[Where](), set[Node](), state.before, 8
+        places, met, before, steps = set[Where](), set[Node](), state.before, 8 + len(looks)
         for place in state.places:
-            key = place, before, character
+            key = place, before, character, looks
             if key not in self._known:
-                self._known[key] = self._walk(place, before, character)
+                self._known[key] = self._walk(*key)
             more, ended = self._known[key]
             places |= more
             met |= ended
@@ -154,9 +173,11 @@ class Automaton:
         self._spend(steps + len(places))
         return frozenset(places), frozenset(met)
 
-    def _walk(self, where: Where, before: str, character: str | None) -> tuple[frozenset[Where], _Nodes]:
+    def _walk(
+        self, where: Where, before: str, character: str, looks: frozenset[Term]
+    ) -> tuple[frozenset[Where], _Nodes]:
         """All that a place leads to, over what wants nothing."""
-        place = before, "end" if character is None else kind(character)
+        place = before, kind(character), looks
         places, met = set[Where](), set[Node]()
         stack, seen = [where], {where}
         while stack:
@@ -168,8 +189,8 @@ class Automaton:
                     places.add((NOTHING, node.letters[character]))
                 further = node.others
             else:
-                if character is not None:
-                    places |= {(left, node) for left in self._terms.after(term, character, before)}
+                if character:
+                    places |= {(left, node) for left in self._terms.after(term, character, before, looks)}
                 further = [(NOTHING, node)] if self._terms.empty(term, place) else []
             self._spend(5 + len(further))
             stack += [each for each in further if each not in seen]
@@ -182,7 +203,7 @@ class Automaton:
         if node.ends is not None:
             return
         depth, ends = node.depth, list[int]()
-        if len(node.rows) == 1 and len(self._rows) > MANY:
+        if len(node.rows) == 1 and self._tails:
             (numbers, wanted) = node.rows[0]
             node.tail = Tail.of(wanted[depth:])
             if node.tail is not None:

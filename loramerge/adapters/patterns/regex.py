@@ -1,27 +1,30 @@
 """Reading regular expressions from files that we do not trust, into terms that cannot hang.
 
-What people write in module patterns is read: literals, `.`, classes, groups, alternation,
-quantifiers (lazy ones too), `^`, `$` and `\\b`, and `\\d \\w \\s \\D \\W \\S`, all as Python has them.
+What people write in module patterns is read: literals, `.`, classes, groups (with names, and with flags),
+alternation, quantifiers (lazy ones too), look-around, `^`, `$`, `\\A`, `\\Z`, `\\b` and `\\B`, and
+`\\d \\w \\s \\D \\W \\S`, all as Python has them. What is not regular, as `(a)\\1` and `(?>a)`, is not read.
 Texts must have no newline; then `.` is any character, and `$` is the end alone.
 """
 
 import re
 import string
-from collections.abc import Iterator
 from functools import reduce
 
 from loramerge.adapters.late import late
-from loramerge.adapters.patterns.terms import NOTHING, Term, Terms, belonging
+from loramerge.adapters.patterns.terms import NOTHING, Term, Terms, belonging, flat
 
 MAX_DEPTH = 50
 SPREAD = 16
 READING = 2  # steps for a character
+ANCHORS = ("^", "$", r"\b", r"\B", r"\A", r"\Z")
 
 # A brace that does not read as a quantifier is a literal brace; so Python has it.
 _QUANTIFIER = late(r"[*+?]|\{(?:([0-9]+)|([0-9]*),([0-9]*))\}")
 _CLASS = late(r"\[\^?+(?:\]|[^\]\\]|\\.)(?:[^\]\\]|\\.)*\]", re.DOTALL)
 _PLAIN = late(r"(?:[^\\|*+?()\[\]{}]|\\[^A-Za-z0-9])*", re.DOTALL)
 _UNIT = late(r"\\.|.", re.DOTALL)
+_OPENING = late(r"(?:\?(?:(?P<look><?[=!])|P<(?P<name>[^>]*)>|(?P<flags>[A-Za-z-]*):))?")
+_GLOBAL = late(r"\(\?([A-Za-z]+)\)")
 _SET_OPERATION = late(r"\[|--|&&|~~|\|\|")  # Python warns that it may come to read these
 
 
@@ -33,8 +36,11 @@ class Invalid(ValueError):
     """The text is no regular expression at all; the message says why."""
 
 
-def parse(pattern: str, terms: Terms) -> list[tuple[Term, ...]]:
+def parse(pattern: str, terms: Terms, whole: bool = True) -> list[tuple[Term, ...]]:
     """What a pattern wants: any of these, each one term after the other.
+
+    Args:
+        whole: it will stand alone; flags for all of it are at the start of such a one only.
 
     Raises:
         Unread: it uses something outside the subset.
@@ -51,6 +57,8 @@ def parse(pattern: str, terms: Terms) -> list[tuple[Term, ...]]:
         return [tuple([terms.units.get(unit) or _plain(unit, terms) for unit in units])]
     terms.budget.spend(READING * len(pattern))
     parser = _Parser(pattern, terms)
+    if whole:
+        parser.settings()
     sequences = parser.choice(depth=0)
     if parser.at < len(pattern):
         raise Invalid("an unbalanced parenthesis")
@@ -62,15 +70,8 @@ def _spread(sequence: tuple[Term, ...]) -> list[tuple[Term, ...]]:
     rows: list[tuple[Term, ...]] = [()]
     for term in sequence:
         parts = term.parts if term.kind == "choice" and len(term.parts) * len(rows) <= SPREAD else (term,)
-        rows = [(*row, *_flat(part)) for row in rows for part in parts]
+        rows = [(*row, *flat(part)) for row in rows for part in parts]
     return rows
-
-
-def _flat(term: Term) -> Iterator[Term]:
-    while term.kind == "pair":
-        first, term = term.parts
-        yield first
-    yield term
 
 
 def _plain(unit: str, terms: Terms) -> Term:
@@ -85,6 +86,14 @@ def _plain(unit: str, terms: Terms) -> Term:
 class _Parser:
     def __init__(self, pattern: str, terms: Terms) -> None:
         self.pattern, self.terms, self.at = pattern, terms, 0
+        self.either_case = False
+        self.names: set[str] = set()
+
+    def settings(self) -> None:
+        """Flags for the whole pattern."""
+        while found := _GLOBAL.match(self.pattern, self.at):
+            self._set(found[1])
+            self.at = found.end()
 
     def choice(self, depth: int) -> list[tuple[Term, ...]]:
         if depth > MAX_DEPTH:
@@ -97,7 +106,7 @@ class _Parser:
     def _sequence(self, depth: int) -> tuple[Term, ...]:
         found: list[Term] = []
         while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
-            anchor = self.pattern[self.at] in "^$" or self.pattern.startswith("\\b", self.at)
+            anchor = self.pattern.startswith(ANCHORS, self.at)
             atom = self._atom(depth)
             bounds = self._quantifier()
             if anchor and bounds:
@@ -120,15 +129,57 @@ class _Parser:
                 return self.terms.one_of(".")
             case "^" | "$":
                 return self.terms.anchor(character)
+        return self._letter(character)
+
+    def _letter(self, character: str) -> Term:
+        if self.either_case and character.isalpha():
+            return self.terms.one_of(f"(?i:{character})")
         return self.terms.letter(character)
 
     def _group(self, depth: int) -> Term:
-        if self._take("?") and not self._take(":"):
-            raise Unread(f"(?{self.pattern[self.at : self.at + 1]}…)")
+        opening = self._opening()
+        outside = self.either_case
+        if opening["flags"]:
+            self._set(opening["flags"])
         sequences = self.choice(depth + 1)
         if not self._take(")"):
             raise Invalid("an unbalanced parenthesis")
-        return self.terms.choice([self._whole(each) for each in sequences])
+        self.either_case = outside
+        found = self.terms.choice([self._whole(each) for each in sequences])
+        return self._look(opening["look"], found) if opening["look"] else found
+
+    def _opening(self) -> re.Match[str]:
+        """What follows the parenthesis of a group."""
+        found = _OPENING.match(self.pattern, self.at)
+        assert found is not None, "it may be empty"
+        if not found[0] and self.pattern.startswith("?", self.at):
+            if _GLOBAL.match(self.pattern, self.at - 1):
+                raise Invalid("flags for all of it that do not stand at its start")
+            raise Unread(f"(?{self.pattern[self.at + 1 : self.at + 2]}…)")
+        if (name := found["name"]) is not None:
+            if not name.isidentifier() or name in self.names:
+                raise Invalid("a group whose name is none, or is given twice")
+            self.names.add(name)
+        self.at = found.end()
+        return found
+
+    def _set(self, flags: str) -> None:
+        """Texts are Unicode and have no newlines: of the flags only `i` changes what is found."""
+        try:
+            re.compile(f"(?{flags}:)")
+        except re.error as error:
+            raise Invalid(f"the flags {flags} ({error.msg})") from None
+        if set(flags) & set("ax"):
+            raise Unread(f"the flags {flags}")
+        on, _, off = flags.partition("-")
+        self.either_case = "i" in on or (self.either_case and "i" not in off)
+
+    def _look(self, which: str, body: Term) -> Term:
+        where = "behind" if which[0] == "<" else "ahead"
+        if where == "behind" and width(body) is None:
+            raise Invalid("a look-behind that has no one length")
+        look = self.terms.look(where, body)
+        return self.terms.unless(look) if which[-1] == "!" else look
 
     def _whole(self, sequence: tuple[Term, ...]) -> Term:
         return reduce(lambda rest, term: self.terms.pair(term, rest), reversed(sequence), NOTHING)
@@ -144,14 +195,16 @@ class _Parser:
             belonging(source)
         except re.error as error:
             raise Invalid(f"the class {source} ({error.msg})") from None
-        return self.terms.one_of(source)
+        return self.terms.one_of(f"(?i:{source})" if self.either_case else source)
 
     def _escape(self) -> Term:
         character = self._next() if self.at < len(self.pattern) else ""
         if not character:
             raise Invalid("a lone backslash at its end")
-        if character == "b":
-            return self.terms.anchor("\\b")
+        if character in "bB":
+            return self.terms.anchor("\\" + character)
+        if character in "AZ":
+            return self.terms.anchor("^" if character == "A" else "$")
         if character in "dDsSwW":
             return self.terms.one_of("\\" + character)
         if character in string.ascii_letters + string.digits:
@@ -181,6 +234,27 @@ class _Parser:
         taken = self.pattern.startswith(character, self.at)
         self.at += taken
         return taken
+
+
+def width(term: Term) -> int | None:
+    """How many characters a term takes; None: not always as many."""
+    widths = [_width(part) for part in flat(term)]
+    return None if None in widths else sum(filter(None, widths))
+
+
+def _width(term: Term) -> int | None:
+    match term.kind:
+        case "character" | "class":
+            return 1
+        case "pair":
+            return width(term)
+        case "choice":
+            (one, *others) = {width(part) for part in term.parts}
+            return None if others else one
+        case "repeat":
+            one = width(term.parts[0])
+            return 0 if one == 0 else one * term.low if one and term.low == term.high else None
+    return 0
 
 
 def _bounds(found: re.Match[str]) -> tuple[int, int | None]:

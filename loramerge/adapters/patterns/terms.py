@@ -7,7 +7,7 @@ that never backtracks. Equal terms are one object, so that sets of them stay sma
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,9 +21,9 @@ class Term:
     """What is wanted next. A term is made by `Terms`, and equal to itself alone.
 
     Args:
-        kind: nothing, character, class, anchor, pair, choice or repeat.
-        source: the character, the class as `re` writes it, or the anchor.
-        parts: of a pair the first and the rest, of a choice all, of a repeat its body.
+        kind: nothing, character, class, anchor, look, not, pair, choice or repeat.
+        source: the character, the class as `re` writes it, the anchor, or where is looked: ahead or behind.
+        parts: of a pair the first and the rest, of a choice all, of a repeat and a look the body.
         low, high: how often the body is wanted; without `high` as often as there is.
         empty: whether it takes nothing, too; None: that depends on the place.
         blank: whether it takes no character ever.
@@ -39,7 +39,9 @@ class Term:
 
 
 NOTHING = Term("nothing", empty=True, blank=True)
-Place = tuple[str, str]  # what stands before ("start", "word" or "other") and after ("end" …)
+NONE: frozenset[Term] = frozenset()
+# What stands before ("start", "word" or "other"), what after ("end" …), and the looks that find something.
+Place = tuple[str, str, frozenset[Term]]
 
 
 class Terms:
@@ -60,7 +62,7 @@ class Terms:
 
     def forget(self) -> None:
         self._terms: dict[object, Term] = {}
-        self._after: dict[tuple[Term, str, str], tuple[Term, ...]] = {}
+        self._after: dict[tuple[Term, str, str, frozenset[Term]], tuple[Term, ...]] = {}
         self._empty: dict[tuple[Term, Place], bool] = {}
 
     def letter(self, character: str) -> Term:
@@ -72,8 +74,17 @@ class Terms:
         return self._one(("class", source), lambda: Term("class", source))
 
     def anchor(self, source: str) -> Term:
-        """A place: `^`, `$` or `\\b`; texts have no newlines."""
+        """A place: `^`, `$`, `\\b` or `\\B`; texts have no newlines."""
         return self._one(("anchor", source), lambda: Term("anchor", source, empty=None, blank=True))
+
+    def look(self, where: str, body: Term) -> Term:
+        """A place at which the body begins (`ahead`) or ends (`behind`); who asks knows the places."""
+        key = ("look", where, body)
+        return self._one(key, lambda: Term("look", where, (body,), empty=None, blank=True))
+
+    def unless(self, look: Term) -> Term:
+        """A place at which a look finds nothing."""
+        return self._one(("not", look), lambda: Term("not", parts=(look,), empty=None, blank=True))
 
     def pair(self, first: Term, rest: Term) -> Term:
         """One after the other."""
@@ -115,18 +126,20 @@ class Terms:
 
         return self._one(("repeat", body, low, high), make)
 
-    def after(self, term: Term, character: str, before: str) -> tuple[Term, ...]:
+    def after(
+        self, term: Term, character: str, before: str, looks: frozenset[Term] = NONE
+    ) -> tuple[Term, ...]:
         """What may be left of a term after a character, which stands behind one of kind `before`."""
-        key = (term, character, before)
+        key = (term, character, before, looks)
         if key not in self._after:
-            found = tuple(self._left(term, character, before))
+            found = tuple(self._left(term, character, before, looks))
             self.budget.spend(3 + len(found))
             self._after[key] = found
         return self._after[key]
 
-    def _left(self, term: Term, character: str, before: str) -> dict[Term, None]:
+    def _left(self, term: Term, character: str, before: str, looks: frozenset[Term]) -> dict[Term, None]:
         left: dict[Term, None] = {}
-        place = before, kind(character)
+        place = before, kind(character), looks
         while True:
             match term.kind:
                 case "character" if term.source == character:
@@ -135,14 +148,14 @@ class Terms:
                     left[NOTHING] = None
                 case "choice":
                     for part in term.parts:
-                        left.update(dict.fromkeys(self.after(part, character, before)))
+                        left.update(dict.fromkeys(self.after(part, character, before, looks)))
                 case "repeat":
                     more = self._more(term, place)
-                    for each in self.after(term.parts[0], character, before):
+                    for each in self.after(term.parts[0], character, before, looks):
                         left[self.pair(each, more)] = None
                 case "pair":
                     first, rest = term.parts
-                    for each in self.after(first, character, before):
+                    for each in self.after(first, character, before, looks):
                         left[self.pair(each, rest)] = None
                     if self.empty(first, place):
                         term = rest
@@ -170,8 +183,13 @@ class Terms:
             first, term = term.parts
             if not self.empty(first, place):
                 return False
-        if term.kind == "anchor":
-            return anchored(term.source, place)
+        match term.kind:
+            case "anchor":
+                return anchored(term.source, place)
+            case "look":
+                return term in place[2]
+            case "not":
+                return not self.empty(term.parts[0], place)
         return any(self.empty(part, place) for part in term.parts) if term.empty is None else term.empty
 
     def _one(self, key: object, make: Callable[[], Term]) -> Term:
@@ -181,16 +199,28 @@ class Terms:
         return known
 
 
+def flat(term: Term) -> Iterator[Term]:
+    """What stands one after the other."""
+    while term.kind == "pair":
+        first, term = term.parts
+        yield first
+    yield term
+
+
 def kind(character: str) -> str:
-    return KIND[belonging(r"\w")(character) is not None]
+    """What stands at a place; no character is the end."""
+    return "end" if not character else KIND[belonging(r"\w")(character) is not None]
 
 
 def anchored(source: str, place: Place) -> bool:
     """Whether an anchor holds at a place."""
-    before, after = place
-    if source == "^":
-        return before == "start"
-    return after == "end" if source == "$" else (before == "word") != (after == "word")
+    before, after, _ = place
+    match source:
+        case "^":
+            return before == "start"
+        case "$":
+            return after == "end"
+    return ((before == "word") != (after == "word")) == (source == r"\b")
 
 
 @lru_cache(maxsize=4096)

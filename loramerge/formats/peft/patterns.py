@@ -42,8 +42,8 @@ class Patterns:
 
     Raises:
         SourceError: a key is no regular expression.
-        IncompatibleError: a key uses what loramerge does not read (look-around, back-references,
-            flags …), or there are too many or too long keys.
+        IncompatibleError: a key uses what loramerge does not read (back-references, possessive
+            quantifiers …), or there are too many or too long keys.
 
     >>> ranks = Patterns("rank_pattern", ["^layers.0.q_proj", "q_proj"], source="adapter")
     >>> ranks.first_match("layers.0.q_proj"), ranks.first_match("model.layers.0.q_proj")
@@ -92,7 +92,7 @@ class Patterns:
         return min((found for found in (plain, other) if found is not None), default=None)
 
     def _automaton(self, keys: Sequence[tuple[int, str]]) -> Automaton:
-        from loramerge.adapters.patterns.automaton import Automaton  # most keys are plain names
+        from loramerge.adapters.patterns.looks import automaton  # most keys are plain names
         from loramerge.adapters.patterns.terms import Terms
 
         terms, rows = Terms(self._budget), []
@@ -102,13 +102,13 @@ class Patterns:
                 (index, (terms.repeat(stem, 0, 1), *wanted, terms.anchor("$")))
                 for wanted in self._parse(key, terms)
             ]
-        return Automaton(rows, terms)
+        return automaton(rows, terms)
 
     def _parse(self, key: str, terms: Terms) -> list[tuple[Term, ...]]:
         from loramerge.adapters.patterns import regex
 
         try:
-            return regex.parse(key, terms)
+            return regex.parse(key, terms, whole=False)
         except Exhausted:
             raise self._too_slow() from None
         except regex.Unread as used:
