@@ -101,6 +101,29 @@ def printable(text: object, limit: int = 200) -> str:
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 
+def word(text: object, limit: int = 1000) -> str:
+    r"""Text as one word of a command for bash or zsh, which is shown to be pasted and harms no terminal.
+
+    >>> print(word("a; rm b"), word("it's\x1b[31m"), word("\udcff"))
+    'a; rm b' $'it\'s\x1b[31m' $'\xff'
+    """
+    import shlex
+
+    whole = str(text)
+    whole = whole if len(whole) <= limit else f"{whole[: limit - 1]}…"
+    return shlex.quote(whole) if whole.isprintable() else f"$'{''.join(map(_typed, whole))}'"
+
+
+def _typed(char: str) -> str:
+    """A character between `$'` and `'`."""
+    code = ord(char)
+    if char.isprintable():
+        return f"\\{char}" if char in "\\'" else char
+    if 0xDC80 <= code <= 0xDCFF or code < 0x80:  # a byte of a name that is no UTF-8; a control character
+        return f"\\x{code & 0xFF:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def say(setting: str, value: Any = None) -> str:
     """A setting as the caller writes it: in Python, or inside `speaking("shell")` on the command line.
 
@@ -113,12 +136,12 @@ def say(setting: str, value: Any = None) -> str:
     setting = (_called.get() or {}).get(setting, setting)
     if _spoken[-1] == "python":
         return f"{setting}={'' if value is None else repr(value)}"
-    from shlex import quote
-
     option = OPTIONS.get(setting) or f"--{setting.replace('_', '-')}"
     if isinstance(value, Mapping):
-        return " ".join(f"{option} {quote(str(name))}={each}" for name, each in value.items())
-    return option if value is None or value is True else f"{option} {quote(str(value))}"
+        return " ".join(
+            f"{option} {word(name)}={each if each == '…' else word(each)}" for name, each in value.items()
+        )
+    return option if value is None or value is True else f"{option} {word(value)}"
 
 
 def spoken() -> str:

@@ -45,6 +45,18 @@ def too_long(name: str) -> str:
     return f"the name of its tensor {printable(name, 40)} has {len(name)} letters, and {NAME} is the limit"
 
 
+def sized(value: float, low: float | None = None, low_open: bool = False) -> str:
+    """What is wrong with the size of a factor that begins at `low`, as the end of a sentence; or ``""``.
+
+    >>> sized(1e160), sized(1e-160, 0, low_open=True), sized(0.5)
+    ('must be 0, or from 1e-30 to 1e+30 in size', 'must be from 1e-30 to 1e+30 in size', '')
+    """
+    if not beyond(value):
+        return ""
+    none = low is None or low < 0 or (low == 0 and not low_open)
+    return f"must be {'0, or ' if none else ''}from {1 / FACTOR:g} to {FACTOR:g} in size"
+
+
 def beyond(value: float, limit: float = FACTOR) -> bool:
     """Whether a number is too large or too small for squares of its squares.
 

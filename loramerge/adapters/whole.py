@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from shlex import quote
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.late import late
-from loramerge.errors import EmptyError, printable, spoken
+from loramerge.errors import EmptyError, printable, spoken, word
 
 CONFIG, PIPELINE = "config.json", "model_index.json"  # the second one of a folder of diffusers
 STEM = r"(model|pytorch_model|diffusion_pytorch_model|consolidated|tf_model)"
@@ -48,18 +47,16 @@ def are_factors(keys: Collection[str]) -> bool:
 def no_adapter(name: str, what: str = "is a whole model, not an adapter") -> str:
     """That a model stands in the place of an adapter, and what makes one of it."""
     shown = printable(name, 1000)
-    how = (
-        f"`loramerge extract {quote(shown)} BASE`" if spoken() == "shell" else f"lm.extract({shown!r}, base)"
-    )
+    how = f"`loramerge extract {word(name)} BASE`" if spoken() == "shell" else f"lm.extract({name!r}, base)"
     return f"{shown} {what}: {how} takes an adapter out of it, given the model that it was trained from."
 
 
 def no_model(name: str) -> str:
     """That an adapter stands in the place of a model, and what is done with it."""
     shown = printable(name, 1000)
-    ways = f"lm.fuse({shown!r}, base, out)", "lm.combine"
+    ways = f"lm.fuse({name!r}, base, out)", "lm.combine"
     if spoken() == "shell":
-        ways = f"`loramerge fuse {quote(shown)} BASE -o MODEL`", "`loramerge combine`"
+        ways = f"`loramerge fuse {word(name)} BASE -o MODEL`", "`loramerge combine`"
     return (
         f"{shown} is an adapter, and a whole model is asked for: {ways[0]} adds it to the model that it was "
         f"trained on, and {ways[1]} merges it with others."

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from loramerge.algorithms.families.span import Cored, strengths
+from loramerge.algorithms.families.span import Cored, strengths, tolerance
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, like, namespace, ratio
 from loramerge.arrays.basis import Basis, directions
@@ -37,6 +37,8 @@ class DcMerge(Cored):
     Limits: one adapter does not come back as itself, because its spectrum is evened out. Units of one
     strength within a source have no direction of their own, and entries depend on them. With smooth=mean
     the units of a source are all equal, so a rank that cuts them has no reason to keep this one or that.
+    Directions nearer than rank_tol, the spacing of bfloat16, are one, as for `tsv`: near copies come out as
+    copies do.
 
     >>> import numpy as np
     >>> import loramerge as lm
@@ -48,6 +50,7 @@ class DcMerge(Cored):
            [0., 0., 1.]])
     """
 
+    rank_tol: float = tolerance(2.0**-8)
     smooth: Literal["line", "mean"] = option(
         "line", "How the spectrum of a source is evened out: falling along a line, or all their mean."
     )

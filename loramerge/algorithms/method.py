@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 
 from loramerge.adapters.arguments import WORDS
-from loramerge.adapters.limits import FACTOR, WHOLE, beyond
+from loramerge.adapters.limits import WHOLE, sized
 from loramerge.algorithms.memory import factors, stored
 from loramerge.arrays.backend import Array
 from loramerge.arrays.frames import Frame
@@ -309,8 +309,10 @@ def _check(of: Field[Any], value: Any, hint: Any) -> None:
         raise UsageError(f"{name} is empty.")
     elif interval is not None and value not in interval:
         raise UsageError(f"{name}={shown} is not in the range {interval}.")
-    elif isinstance(value, float) and beyond(value) and not _endless(value, interval):
-        raise UsageError(f"{name}={value!r} must be 0, or from {1 / FACTOR:g} to {FACTOR:g}.")
+    elif isinstance(value, float) and not _endless(value, interval):
+        low, low_open = (None, False) if interval is None else (interval.low, interval.low_open)
+        if wrong := sized(value, low, low_open):
+            raise UsageError(f"{name}={value!r} {wrong}.")
 
 
 def _endless(value: float, interval: Interval | None) -> bool:

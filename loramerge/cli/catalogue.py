@@ -101,7 +101,7 @@ METHODS: Mapping[str, Entry] = {
     'dc_merge': Entry('spectral', 'none', 'Every source gets an even spectrum; then entries are elected in a basis that covers all sources.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
-        Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
+        Spec(name='rank_tol', type='float', default=0.00390625, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
         Spec(name='smooth', type='int', default='line', help='How the spectrum of a source is evened out: falling along a line, or all their mean.', choices=('line', 'mean')),
         Spec(name='density', type='float', default=None, help='The share of entries that a source keeps [default: as many as it has units].', low=0, high=1, low_open=True),
     )),
@@ -243,6 +243,6 @@ METHODS: Mapping[str, Entry] = {
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
         Spec(name='describe', type='str', default=None, help='What the merge should be good at, in words; compared with a description of each source.'),
         Spec(name='top_k', type='int', default=4, help='How many of the nearest sources are mixed.', low=1),
-        Spec(name='temperature', type='float', default=0.05, help='How even the mixture is: 0 takes the nearest alone, inf all top k alike.', low=0),
+        Spec(name='temperature', type='float', default=0.05, help='How even the mixture is: 0 takes the nearest alone, inf all top k alike.', low=0, endless=True),
     )),
 }

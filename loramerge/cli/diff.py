@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from loramerge.cli import show, values
+from loramerge.cli import show
 from loramerge.cli.groups import SOURCE, Command
+from loramerge.cli.number import Number
 from loramerge.cli.options import asks, typed
 from loramerge.verbs.diff import diff as compare
 
@@ -17,8 +18,7 @@ from loramerge.verbs.diff import diff as compare
 @click.argument("b", metavar="B", type=SOURCE)
 @click.option(
     "--max-error",
-    type=click.FloatRange(min=0),
-    callback=values.number,
+    type=Number(0),
     help="Fail (exit 4) if a module is missing or differs by more than this share of its norm in A.",
 )
 @asks("diff")

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from loramerge.arrays.backend import keep_freed_memory
-from loramerge.cli import show, values
+from loramerge.cli import show
 from loramerge.cli.groups import SOURCE, Command
+from loramerge.cli.number import Number
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed, show_done
 from loramerge.verbs.extract import extract as extract_adapter
@@ -19,7 +20,7 @@ from loramerge.verbs.extract import extract as extract_adapter
 @click.argument("tuned", metavar="TUNED", type=SOURCE)
 @click.argument("base", metavar="BASE", type=SOURCE)
 @click.option("--rank", type=click.IntRange(min=1), help="Units in every module.  [default: 32]")
-@click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
+@click.option("--energy", type=Number(0, 1, low_open=True),
     help="Instead of a rank: as many units as keep this share of ‖ΔW‖² in every module.")  # fmt: skip
 @asks("extract")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")

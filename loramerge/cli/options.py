@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from loramerge.cli import values
 from loramerge.cli.catalogue import ALSO, METHODS, WORDS
 from loramerge.cli.groups import SOURCE, Command, Offered
+from loramerge.cli.number import Number
 from loramerge.cli.spec import Spec
 from loramerge.cli.word import Word
 from loramerge.request import kinds
@@ -138,8 +139,7 @@ def _options(field: Field, door: str) -> list[click.Option]:
         ]
     if isinstance(field.default, str):
         told |= {"default": field.default, "show_default": True}
-    checked = values.number if isinstance(kind, kinds.Number) else None
-    return [click.Option([name, field.name], type=_click_type(field, door), callback=checked, **told)]
+    return [click.Option([name, field.name], type=_click_type(field, door), **told)]
 
 
 def _click_type(field: Field, door: str) -> click.ParamType[Any]:
@@ -149,7 +149,7 @@ def _click_type(field: Field, door: str) -> click.ParamType[Any]:
     if isinstance(kind, kinds.Whole):
         return click.IntRange(min=1)
     if isinstance(kind, kinds.Number):
-        return click.FloatRange(min=0)
+        return Number(0, kind.high)
     return Typed(kind)
 
 

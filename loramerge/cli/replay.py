@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from loramerge.arrays.backend import keep_freed_memory
-from loramerge.cli import show
+from loramerge.cli import show, values
 from loramerge.cli.groups import SOURCE, Command
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed, facts_of, what
@@ -62,8 +62,8 @@ def _places(texts: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
     """`NAME=PATH` and folders to look in."""
     named, folders = {}, []
     for text in texts:
-        name, equals, path = text.partition("=")
-        if equals and name and path:
+        name, path = values.named_path(text)
+        if name and path:
             named[name] = path
         elif os.path.isdir(text):
             folders.append(text)

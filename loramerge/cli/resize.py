@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from loramerge.arrays.backend import keep_freed_memory
-from loramerge.cli import show, values
+from loramerge.cli import show
 from loramerge.cli.groups import SOURCE, Command
+from loramerge.cli.number import Number
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed, show_merge, show_plan
 from loramerge.formats import output
@@ -20,7 +21,7 @@ from loramerge.verbs.resize import resized
 @click.command(cls=Command)
 @click.argument("source", metavar="SOURCE", type=SOURCE)
 @click.option("--rank", type=click.IntRange(min=1), help="Units in every module.")
-@click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
+@click.option("--energy", type=Number(0, 1, low_open=True),
     help="The smallest common rank that keeps this share of ‖ΔW‖² in every module.")  # fmt: skip
 @asks("resize")
 @click.option(

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from loramerge.arrays.backend import keep_freed_memory
-from loramerge.cli import show, values
+from loramerge.cli import show
 from loramerge.cli.groups import SOURCE, Command
+from loramerge.cli.number import Number
 from loramerge.cli.options import asks, typed
 from loramerge.cli.results import check_printed, show_merge
 from loramerge.merge.run import run
@@ -23,7 +24,7 @@ from loramerge.verbs.restore import restored
     "some modules, by module. The router of the merge tells which task they belong to.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(min=1), help="The rank of every module.  [default: the rank that "
     "the task's adapter had]")  # fmt: skip
-@click.option("--energy", type=click.FloatRange(0, 1, min_open=True), callback=values.number,
+@click.option("--energy", type=Number(0, 1, low_open=True),
     help="Instead of a rank: the smallest that keeps this share of ‖S ∘ ΔW‖² in every module.")  # fmt: skip
 @asks("restore")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
+from loramerge.cli.number import Number
 from loramerge.cli.word import Word
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Spec(NamedTuple):
     low: float | None = None
     high: float | None = None
     low_open: bool = False
+    endless: bool = False
 
     def option(self) -> click.Option:
         return click.Option(
@@ -40,7 +42,8 @@ class Spec(NamedTuple):
         if self.type == "str":
             return click.STRING
         if self.type == "float":
-            return click.FloatRange(self.low, self.high, min_open=self.low_open)
+            endless, low_open = self.endless, self.low_open
+            return Number(self.low, self.high, low_open=low_open, endless=endless, factor=True)
         low, high = (None if bound is None else int(bound) for bound in (self.low, self.high))
         return click.IntRange(low, high)
 
@@ -78,5 +81,5 @@ def _spec(field: Any, hint: Any) -> Spec:
     kinds = typing.get_args(hint) or (hint,)
     kind: Literal["int", "float", "str"] = "str" if str in kinds else "float" if float in kinds else "int"
     told, within = field.metadata, field.metadata.get("interval")
-    bounds = {} if within is None else {n: getattr(within, n) for n in ("low", "high", "low_open")}
+    bounds = {} if within is None else {n: getattr(within, n) for n in ("low", "high", "low_open", "endless")}
     return Spec(field.name, kind, field.default, told["help"], tuple(choices(field, hint)), **bounds)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,8 @@ from loramerge.request.blocks import Blocks
 if TYPE_CHECKING:
     from loramerge.formats import Alpha
     from loramerge.sources.open import Alphas
+
+MOST_SIGNS = 20  # that are tried, each by a look at the disk
 
 
 def alphas(_: click.Context | None, __: click.Parameter | None, texts: tuple[str, ...]) -> Alphas:
@@ -42,13 +44,6 @@ def _alpha(value: str, text: str) -> Alpha:
         return float(value)
     except ValueError:
         raise click.UsageError(f"--alpha {text}: {value!r} is neither a number nor 'rank'.") from None
-
-
-def number(_: click.Context, __: click.Parameter, value: Any) -> Any:
-    """A limit must be a number: every comparison with nan is false, so nothing would be checked."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is not a number.")
-    return value
 
 
 def weights(each: tuple[float, ...], together: str | None) -> list[float] | None:
@@ -83,12 +78,24 @@ def descriptions(told: dict[str, str], file: str | None) -> dict[str, str] | str
     return told or file
 
 
+def named_path(text: str) -> tuple[str, str]:
+    """`NAME=PATH`, apart; names and paths may have a `=` of their own, and then a path that is there counts.
+
+    >>> named_path("a=runs/a"), named_path("a"), named_path("a=b=.")
+    (('a', 'runs/a'), ('a', ''), ('a=b', '.'))
+    """
+    signs = [place for place, char in enumerate(text) if char == "="]
+    ways = [(text[:place], text[place + 1 :]) for place in signs[:MOST_SIGNS]]
+    here = (way for way in ways if way[1] and os.path.exists(way[1]))
+    return next(here, ways[0] if ways else (text, ""))
+
+
 def pairs(_: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
     """`SOURCE=PATH`, repeatable."""
     found = {}
     for text in texts:
-        source, equals, path = text.partition("=")
-        if not (equals and source and path):
+        source, path = named_path(text)
+        if not (source and path):
             raise click.BadParameter(f"{printable(repr(text))} is not {parameter.metavar}.")
         if source in found:
             raise click.BadParameter(f"{printable(source)} is given twice.")

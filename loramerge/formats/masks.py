@@ -154,10 +154,25 @@ def planned(
 
     Args:
         names: (T,) of sources.   ranks: of each source in a module, 0 where it has none.
+
+    Raises:
+        IncompatibleError: a name is no UTF-8, as all names of tensors must be.
     """
+    if strange := next((name for name in names if not _is_utf8(name)), None):
+        raise IncompatibleError(
+            f"The masks of {printable(strange)} would have its name, which is no UTF-8: "
+            "give its file or folder another."
+        )
     tasks = {
         name: {target: signature[t] for target, signature in ranks.items() if signature[t]}
         for t, name in enumerate(names)
         if weighted[t]
     }
     return MaskPlan(tasks, shapes)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode()) or not name
+    except UnicodeEncodeError:
+        return False

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 
 from loramerge.adapters.late import late
-from loramerge.errors import printable
+from loramerge.errors import printable, word
 
 HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 MARKED = late(r"[\\`*_{}\[\]()#+!|~$^=:@\"']")
@@ -47,9 +46,9 @@ def code(text: object, limit: int = 200) -> str:
 
 
 def shell(text: object, limit: int = 1000) -> str:
-    """Text as one word of a command that is shown to be pasted.
+    r"""Text as one word of a command that is shown to be pasted.
 
-    >>> shell("a; rm b"), shell("a\x1b[31m")
-    ("'a; rm b'", "'a\\\\x1b[31m'")
+    >>> print(shell("a; rm b"), shell("a\x1b[31m"))
+    'a; rm b' $'a\x1b[31m'
     """
-    return shlex.quote(printable(text, limit))
+    return word(text, limit)

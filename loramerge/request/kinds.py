@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapters.limits import FACTOR, WHOLE, beyond
+from loramerge.adapters.limits import WHOLE, sized
 from loramerge.errors import SourceError, printable
 from loramerge.request.progress import Bar, Tell
 
@@ -85,17 +85,24 @@ class Whole(Kind):
 
 
 class Number(Kind):
-    """A finite number from 0 on."""
+    """A finite number from 0 on, and at most `high`."""
+
+    def __init__(self, *, high: float | None = None, metavar: str | None = None) -> None:
+        super().__init__(metavar=metavar)
+        self.high = high
 
     def fit(self, value: Any) -> float:
-        return number(value, low=0)
+        found = number(value, low=0)
+        if self.high is not None and found > self.high:
+            raise Unfit(f"must be a number from 0 to {self.high:g}")
+        return found
 
 
 def factor(value: Any) -> float:
     """A number that something is multiplied by. Raises Unfit."""
     found = number(value, -math.inf, math.inf)
-    if beyond(found):
-        raise Unfit(f"must be 0, or from {1 / FACTOR:g} to {FACTOR:g} in size")
+    if wrong := sized(found):
+        raise Unfit(wrong)
     return found
 
 
@@ -203,7 +210,7 @@ class Strength(Kind):
             if value in (*self.policies, *self.former):
                 return value
             value = _float(value)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
             raise Unfit(f"is neither a finite number nor one of {', '.join(self.policies)}")
         return factor(value)
 

@@ -23,6 +23,7 @@ from loramerge.request.strangers import check_patterns
 
 LIMIT = 2**18
 DIGITS = 24  # of a whole number
+TAG = "tag:yaml.org,2002:"  # before the names that YAML itself gives to kinds
 SOURCE = ("source", "weight", "revision")
 TUNED = ("tuned", "base", "rank", "weight")  # a tuned model in the place of an adapter
 OWN = ("sources", "method", "parameters")  # keys that are no field of the request
@@ -163,15 +164,38 @@ def _loader() -> Any:
                 raise yaml.constructor.ConstructorError(problem="a number in it is too large")
             return super().construct_scalar(node)
 
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+                fault = f"{printable(repr(node.value), 60)} is no !!{str(node.tag).removeprefix(TAG)}"
+                raise yaml.constructor.ConstructorError(problem=fault, problem_mark=node.start_mark) from None
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: set[str] = set()
-            for key, _ in node.value:
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.constructor.ConstructorError(
+                        problem="a key is a list or a table", problem_mark=key.start_mark
+                    )
                 if str(key.value) in seen:
                     raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} is there twice")
                 seen.add(str(key.value))
             return super().construct_mapping(node, deep)
 
+    for kind in ("binary", "set", "omap", "pairs"):  # of Python more than of recipes
+        Loader.add_constructor(f"{TAG}{kind}", _refused)
+    Loader.add_constructor(
+        f"{TAG}timestamp", Loader.construct_scalar
+    )  # a date may be a name, such as a revision
     return Loader
+
+
+def _refused(_: Any, node: Any) -> Any:
+    import yaml
+
+    problem = f"!!{node.tag.removeprefix(TAG)} means nothing in a recipe"
+    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
 
 def _load(path: Path) -> Any:
@@ -184,11 +208,14 @@ def _load(path: Path) -> Any:
     refuse_call(text.decode("utf-8", "replace"))
     try:
         return yaml.load(text, Loader=_loader())
-    except Exception as error:  # a tag such as !!bool fails in its own way on what it does not fit
+    except RecursionError:
+        raise SourceError(f"{name} is not valid YAML: it is nested too deeply.") from None
+    except yaml.YAMLError as error:
         raise SourceError(f"{name} is not valid YAML: {_fault(error)}.") from None
 
 
 def _fault(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     line = f" in line {mark.line + 1}" if mark else ""
-    return printable(f"{getattr(error, 'problem', None) or error}{line}")
+    told = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    return printable(f"{told}{line}")

@@ -146,7 +146,7 @@ class Request:
     max_lost: float | None = ask(None, "Fail (exit 4) if the merge lacks more than this share of the energy "
         "of the weighted sum.", "output", kinds.Number())  # fmt: skip
     min_cosine: float | None = ask(None, "Fail (exit 4) if the cosine of the merge with a source of positive "
-        "weight is below this.", "output", kinds.Number())  # fmt: skip
+        "weight is below this.", "output", kinds.Number(high=1))  # fmt: skip
     out: Path | None = ask(None, "Where to write: NAME.safetensors for one file, another name for a folder.",
         "output", kinds.Place())  # fmt: skip
     bare: bool | None = ask(None, "Whether it will be written as one file, which a `size` must know.",

@@ -258,7 +258,7 @@ def _reason(first: Group, other: Group) -> str:
         new, old = sorted((max(first.stems), max(other.stems)), key=lambda stem: len(core(stem)))
         return (
             f"one calls a module {first.some}, the other {other.some}. If these are the same layers, add "
-            f"{say('rename', {printable(old): printable(new)})}. {_anyway()}"
+            f"{say('rename', {old: new})}. {_anyway()}"
         )
     ours, theirs = known(first.rests), known(other.rests)
     if ours and theirs:

@@ -83,7 +83,7 @@ def renamed(adapters: Sequence[Adapter], names: Mapping[str, str]) -> list[Adapt
     for number, rule in enumerate(rules):
         if number not in used:
             some = next(iter(paths), "none")
-            asked = say("rename", {printable(rule.old): printable(rule.new)})
+            asked = say("rename", {rule.old: rule.new})
             raise UsageError(
                 f"{asked} matches no module: no name begins with it; one here is called {printable(some)}."
             )

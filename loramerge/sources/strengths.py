@@ -36,7 +36,10 @@ def strengthened(adapters: Sequence[Adapter], asked: str | Mapping[str, str]) ->
     """
     if isinstance(asked, str):
         return [_strengthened(adapter, asked) for adapter in adapters]
-    found = {name: [a for a in adapters if name in _names(a)] for name in asked}
+    found: dict[str, list[Adapter]] = {name: [] for name in asked}
+    for adapter in adapters:
+        for name in _names(adapter) & found.keys():
+            found[name].append(adapter)
     if strange := next((name for name, own in found.items() if not own), None):
         raise UsageError(f"{say('blocks')} names {printable(strange)}, which is not one of the sources.")
     texts = {id(adapter): asked[name] for name, own in found.items() for adapter in own}
@@ -122,11 +125,16 @@ def _count(own: set[str], name: str) -> int:
 def _by_name(adapter: Adapter, said: Strengths) -> Strength:
     """Strengths of blocks by their names: the last that fits counts."""
     own = sorted(set(blocks_of(adapter).values()))
-    names = {"M": {"MID"}}
-    names |= {name: words for family in families_of(adapter) for name, words in lists(family).items()}
+    known = {"M": {"MID"}}
+    known |= {name: words for family in families_of(adapter) for name, words in lists(family).items()}
+    here: dict[str, list[tuple[int | None, str]]] = {}  # list -> its blocks, with their numbers
+    for name in own:
+        first, number = _apart(name)
+        here.setdefault(first, []).append((number, name))
+    words = {first: {word.lower() for word in (first, *known.get(first, ()))} for first in here}
     found: dict[str, float] = {}
     for each in said.named:
-        meant = [name for name in own if _means(each, name, names, own)]
+        meant = [name for first in _lists(each, words) for n, name in here[first] if _inside(each, n)]
         if not meant:
             raise UsageError(
                 f"{say('blocks')} names {printable(_shown(each), 60)}, and {printable(adapter.name)} has "
@@ -137,16 +145,18 @@ def _by_name(adapter: Adapter, said: Strengths) -> Strength:
     return lambda name: found.get(name, rest)
 
 
-def _means(each: Named, name: str, names: Mapping[str, set[str]], blocks: Sequence[str]) -> bool:
-    """Whether a block is one of those that are named."""
-    first, number = _apart(name)
-    every = {_apart(other)[0] for other in blocks}
-    lists = {other: {word.lower() for word in (other, *names.get(other, ()))} for other in every}
-    word = each.list.lower()
-    exact = any(word in words for words in lists.values())
-    fits = word in lists[first] if exact else any(own.startswith(word) for own in lists[first])
-    inside = each.low is None or (number is not None and each.low <= number <= (each.high or each.low))
-    return fits and inside if word else inside and number is not None
+def _lists(each: Named, words: Mapping[str, set[str]]) -> list[str]:
+    """The lists that are named: by their whole name, else by its beginning; without a name all."""
+    named = each.list.lower()
+    exact = [first for first, own in words.items() if named in own]
+    return exact or [first for first, own in words.items() if any(word.startswith(named) for word in own)]
+
+
+def _inside(each: Named, number: int | None) -> bool:
+    """Whether the block of this number in a list is one of those that are named."""
+    if each.low is None:
+        return bool(each.list)
+    return number is not None and each.low <= number <= (each.high or each.low)
 
 
 def _apart(name: str) -> tuple[str, int | None]:

@@ -263,8 +263,7 @@ def _starts(source: SourceRecord, search: Search, request: Request) -> list[str 
 
 def _absent(what: str, name: str) -> str:
     return (
-        f"{what} is neither beside the record nor here. Say where it lies: "
-        f"{say('sources', {printable(name): 'PATH'})}."
+        f"{what} is neither beside the record nor here. Say where it lies: {say('sources', {name: 'PATH'})}."
     )
 
 
@@ -309,7 +308,7 @@ def _check_scales(sources: Sequence[SourceRecord], adapters: Sequence[Adapter]) 
 def _other(source: SourceRecord, place: str | Path, how: str) -> IncompatibleError:
     return IncompatibleError(
         f"{printable(place)} is not the {printable(source.name)} that was merged: {printable(how)}. Find the "
-        f"one that was, and name it with {say('sources', {printable(source.name): 'PATH'})}."
+        f"one that was, and name it with {say('sources', {source.name: 'PATH'})}."
     )
 
 

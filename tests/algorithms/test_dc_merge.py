@@ -45,3 +45,19 @@ def test_a_share_of_entries_keeps_the_largest():
     few, all_ = merged(sources, DcMerge(density=0.02)), merged(sources, DcMerge(density=1.0))
     assert np.linalg.matrix_rank(few["q"]) == 2
     assert distance(few, all_) > 0.1
+
+
+@pytest.mark.parametrize("apart", [1e-4, 1e-3])
+def test_near_copies_come_out_as_copies_do(apart):
+    rng = np.random.default_rng(65)
+    up, down = rng.standard_normal((96, 8)) * np.geomspace(1, 0.2, 8), rng.standard_normal((8, 64))
+
+    def copies(apart):
+        def near(matrix):
+            return matrix + apart * rng.standard_normal(matrix.shape)
+
+        return [Adapter.of({"q": LowRank(near(up), near(down))}) for _ in range(5)]
+
+    exact = merged(copies(0), DcMerge())
+    assert distance(merged(copies(apart), DcMerge()), exact) < 0.1
+    assert distance(merged(copies(apart), DcMerge(rank_tol=1e-5)), exact) > 0.5

@@ -18,6 +18,7 @@ from loramerge.consumers.check import facts_of
 from loramerge.merge.report import PAIRS
 from loramerge.sources.bundles import members
 from loramerge.sources.links import check_shared
+from loramerge.sources.strengths import strengthened
 from loramerge.verbs.inspect import inspect
 from loramerge.verbs.push import card_facts
 from tests.helpers.files import bare
@@ -205,6 +206,40 @@ def test_facts_grow_with_tensors_that_are_no_pair(tmp_path):
         pairs = {k: np.ones(t.shape, np.float32) for k, t in lm.load(place).extras.items()}
         bare(place / "adapter_model.safetensors", {**heads, **pairs, **_factors(count)}, {"format": "pt"})
         return lambda: (lm.check(place, "vllm"), facts_of(place).example)
+
+    grows_evenly(make, 40)
+
+
+def test_tensors_beside_the_pairs_grow_with_the_heads_of_a_config(tmp_path):
+    """Comparisons inside `any` are resumed generators, which a count of calls sees."""
+
+    def make(count):
+        place = written(tmp_path / str(count), 7)
+        path = place / "adapter_config.json"
+        heads = [f"model.norms.{i}" for i in range(count)]
+        path.write_text(json.dumps({**json.loads(path.read_text()), "modules_to_save": heads}))
+        extras = {f"base_model.model.{head}.weight": np.ones(2, np.float32) for head in heads}
+        bare(place / "adapter_model.safetensors", {**extras, **_factors(7)}, {"format": "pt"})
+        return lambda: lm.load(place)
+
+    grows_evenly(make, 300)
+
+
+def test_blocks_of_many_sources_grow_with_them():
+    def make(count):
+        slots = Adapter.of({"model.layers.0.q": lm.LowRank(np.ones((2, 1)), np.ones((1, 2)))}).slots
+        sources = [Adapter(f"s{i}", slots) for i in range(count)]
+        asked = {f"s{i}": "layers=0.5" for i in range(count)}
+        return lambda: strengthened(sources, asked)
+
+    grows_evenly(make, 40)
+
+
+def test_blocks_that_are_named_grow_with_those_of_the_model():
+    def make(count):
+        delta = lm.LowRank(np.ones((2, 1)), np.ones((1, 2)))
+        source = Adapter.of({f"model.layers.{i}.q": delta for i in range(count)}, "s")
+        return lambda: strengthened([source], "layers 0-3=0.5, layers 5=2")
 
     grows_evenly(make, 40)
 

@@ -58,7 +58,7 @@ def unknown(file: File) -> IncompatibleError:
     """The alpha of a file is not known."""
     return IncompatibleError(
         f"{printable(file.name)} does not say its alpha, and the strength of a LoRA depends on it. Add "
-        f"{say('alpha', {printable(file.path.name): 16})} (with its training alpha; rslora:16 if it was "
+        f"{say('alpha', {file.path.name: 16})} (with its training alpha; rslora:16 if it was "
         f"trained with rsLoRA), or {say('alpha', 'rank')} if the scale is already in the weights."
     )
 
