@@ -25,6 +25,10 @@ class Tensor(Protocol):
     def dtype(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def held(self) -> int:
+        """Bytes that reading takes at most, beside what it gives."""
+
     def read(self) -> Array: ...
 
 
@@ -41,6 +45,10 @@ class Held:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.array.shape)
+
+    @property
+    def held(self) -> int:
+        return 0
 
     def read(self) -> Array:
         return self.array

@@ -23,14 +23,13 @@ def store(up: Array, down: Array, dtype: str, rank: int, name: str) -> tuple[Arr
         split = _split(up, down)
         up, down = up * split, down / split[:, None]
     with np.errstate(over="ignore", under="ignore"):
-        stored = _padded(up, 1, rank).astype(dtypes.FLOATS[dtype])
-        pair = stored, _padded(down, 0, rank).astype(dtypes.FLOATS[dtype])
+        pair = up.astype(dtypes.FLOATS[dtype]), down.astype(dtypes.FLOATS[dtype])
     if not all(namespace(half).isfinite(wide(half)).all() for half in pair):
         raise IncompatibleError(
             f"The merge of {printable(name)} does not fit {dtypes.word(dtype)} (largest value "
             f"{dtypes.largest(dtype):.3g}): use {say('dtype', 'bfloat16')} or float32."
         )
-    return pair
+    return _padded(pair[0], 1, rank), _padded(pair[1], 0, rank)
 
 
 def _split(up: Array, down: Array) -> Array:
@@ -55,15 +54,15 @@ def error(up: Array, down: Array, stored_up: Array, stored_down: Array) -> float
     As (up − up') down + up' (down − down'), whose Grams hold no large terms that cancel.
     """
     k = up.shape[1]
-    kept_up, kept_down = wide(stored_up), wide(stored_down)
+    kept_up, kept_down = wide(stored_up[:, :k]), wide(stored_down[:k])
     if stored_up.dtype == np.float16:  # undo the exact balancing, so that equal halves are compared
         split = _split(up, down)
         up, down = up * split, down / split[:, None]
-    off_up, off_down = up - kept_up[:, :k], down - kept_down[:k]
+    off_up, off_down = up - kept_up, down - kept_down
     total = _product(off_up, off_up, down, down) if off_up.any() else 0.0
     if off_down.any():
-        total += 2 * _product(off_up, kept_up[:, :k], down, off_down) if off_up.any() else 0.0
-        total += _product(kept_up[:, :k], kept_up[:, :k], off_down, off_down)
+        total += 2 * _product(off_up, kept_up, down, off_down) if off_up.any() else 0.0
+        total += _product(kept_up, kept_up, off_down, off_down)
     return max(total, 0.0)
 
 

@@ -90,7 +90,7 @@ def _joined(tensors: Mapping[Key, Tensor], pieces: Sequence[Piece], size: tuple[
             whole[own] = flat.T if place.turned else flat
         return whole
 
-    return Computed(size, read)
+    return Computed(size, read, held=3 * 8 * prod(size))  # a piece as it is stored, turned and in float64
 
 
 class Layers(Mapping[str, Layer]):
@@ -136,7 +136,7 @@ class Layers(Mapping[str, Layer]):
             return np.ascontiguousarray(array.T) if turned else array
 
         kind = "F64" if tensors[key].dtype not in ("F32", "BF16", "F16") else tensors[key].dtype
-        found = Computed(shape[::-1] if turned else shape, read, kind)
+        found = Computed(shape[::-1] if turned else shape, read, kind, 2 * 8 * prod(shape))
         return _gone(self.checkpoint.name, found) if self.changed else found
 
     def __getitem__(self, path: str) -> Layer:

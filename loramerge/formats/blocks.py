@@ -13,25 +13,15 @@ import numpy as np
 from loramerge.adapters.adapter import Slot, Tensor
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.formats.files.views import Shared, View, transposed
+from loramerge.formats.files.views import Shared, View, some_rows, transposed
 
 Spans = Sequence[slice]  # rows of a matrix, in this order
 
 
 def cut(slot: Slot, parts: Sequence[Spans]) -> list[Slot]:
     """The update of each part, which has these rows."""
-    up, down = Shared(slot.up), Shared(slot.down)
-    return [Slot(_rows(up, spans), down, slot.scale) for spans in parts]
-
-
-def _rows(tensor: Tensor, spans: Spans) -> Tensor:
-    outs = tensor.shape[0]
-    height = sum(len(range(*span.indices(outs))) for span in spans)
-
-    def some(array: Array) -> Array:
-        return array[spans[0]] if len(spans) == 1 else np.concatenate([array[span] for span in spans])
-
-    return View((tensor,), (height, tensor.shape[1]), tensor.dtype, some)
+    down = Shared(slot.down)
+    return [Slot(some_rows(slot.up, spans), down, slot.scale) for spans in parts]
 
 
 def joined(given: Sequence[tuple[Spans, Slot]], outs: int) -> Slot:
@@ -59,7 +49,8 @@ def joined(given: Sequence[tuple[Spans, Slot]], outs: int) -> Slot:
         return np.concatenate([array.astype(dtypes.FLOATS[kind]) for array in arrays])
 
     ups, ins = tuple(slot.up for _, slot in given), downs[0].shape[1]
-    return Slot(View(ups, (outs, rank), kind, up), View(tuple(downs), (rank, ins), kind, down), scale)
+    left, right = View(ups, (outs, rank), kind, up), View(tuple(downs), (rank, ins), kind, down)
+    return Slot(left, right, scale)
 
 
 def _full(span: slice, outs: int) -> slice:

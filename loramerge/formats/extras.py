@@ -188,7 +188,7 @@ def _sum(parts: tuple[Tensor, ...], factors: Sequence[float], dtype: str) -> Ten
         wide = (factor * dtypes.wide(array) for factor, array in zip(factors, arrays, strict=True))
         return np.asarray(sum(wide)).astype(FLOATS[dtype])
 
-    return View(parts, parts[0].shape, dtype, total)
+    return View(parts, parts[0].shape, dtype, total, 4 * 8 * math.prod(parts[0].shape), alike=True)
 
 
 def _biases(weighed: Sequence[tuple[Adapter, float]], targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ A factor is then the stored one times its scale. Scales of inputs (`scale_input`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.errors import IncompatibleError, printable
 from loramerge.formats.files.safetensors import File
-from loramerge.formats.files.views import SMALL_FLOATS, View, widened
+from loramerge.formats.files.views import SMALL_FLOATS, View, nbytes, widened
 
 ENDS = ("scale_weight", "weight_scale", "weight_scale_inv")  # ComfyUI's, vLLM's, DeepSeek's
 INPUTS = late(r"(?s)(?:.*\.)?(?:scale_input|input_scale|scaled_fp8)")
@@ -47,6 +48,10 @@ class Scaled:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
+
+    @property
+    def held(self) -> int:
+        return nbytes(self.tensor) + self.tensor.held + 2 * 8 * prod(self.shape)
 
     def read(self) -> Array:
         return (wide(self.tensor.read()) * self.factor).astype(np.float32)
@@ -85,7 +90,11 @@ def _scaled(tensors: Mapping[str, Tensor], key: str, scale: str) -> Tensor:
             "one for each row, is read."
         )
     rows = found.reshape(-1, *[1] * (len(stored.shape) - 1))
-    return View((stored,), stored.shape, "F32", lambda array: (wide(array) * rows).astype(np.float32))
+    return View((stored,), stored.shape, "F32", _times(rows), 2 * 8 * prod(stored.shape))
+
+
+def _times(rows: Array) -> Callable[[Array], Array]:
+    return lambda array: (wide(array) * rows).astype(np.float32)
 
 
 def folded(adapter: Adapter) -> Adapter:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from loramerge.formats.files.destination import RECORD
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.files.safetensors import file_size as container_size
 from loramerge.formats.files.safetensors.dtypes import BITS
+from loramerge.formats.files.views import in_pieces, pieces
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.alpha import OURS, SCHEMA
 from loramerge.formats.peft.keys import Shelf, width
@@ -91,6 +94,22 @@ class Outline:
         """The units that a target is stored with."""
         return width(target, self.ranks.get(target.place, self.rank))
 
+    def blocks(self) -> Counter[str]:
+        """Place of the targets that share one pair of tensors -> how many of them there are."""
+        return Counter(target.place for target in self.shapes if target.layout.blocks > 1)
+
+    def held(self, target: Target) -> int:
+        """Bytes of a target as it is stored; of one that shares its tensors, with these whole."""
+        whole = target.layout.blocks if target.layout.blocks > 1 else 0
+        return (1 + whole) * self.width(target) * sum(self.shapes[target]) * BITS[self.dtype] // 8
+
+    def held_beside(self) -> dict[str, int]:
+        """Key -> bytes that are held while a tensor that is no factor is written."""
+        return {key: in_pieces(tensor) for key, tensor in {**self.extras, **self._apart()}.items()}
+
+    def _apart(self) -> dict[str, Tensor]:
+        return {f"{key} of {source}": tensor for (source, key), tensor in self.apart.items()}
+
     def scale(self, target: Target) -> float:
         """That of the factors as they are stored."""
         return self.scales.get(target, 1.0)
@@ -130,7 +149,7 @@ class Draft:
     writer: Writer
     shelf: Shelf
     bare: bool
-    marks: dict[str, bytes] = field(default_factory=dict)
+    marks: dict[str, int] = field(default_factory=dict)
     masks: Writer | None = None
 
     @property
@@ -171,15 +190,18 @@ class Draft:
             self.writer.amend(said.metadata(bare=True))
         elif recipe is not None:
             _write_json(self.where / RECORD, {**recipe, "report": report})
-        self.shelf.finish()
         for key, tensor in self.outline.beside().items():
-            array = np.asarray(tensor.read())
-            self.marks[key] = array.tobytes()
-            self.writer.write(key, array)
+            self.marks[key] = 0
+            self.writer.write_pieces(key, self._marked(key, tensor))
         if HASHED in self.outline.kept:
             told = said.metadata(self.bare)
             self.writer.amend(told | hashes(self.weights, self.outline.layout(), told))
         self.writer.close()
+
+    def _marked(self, key: str, tensor: Tensor) -> Iterator[Array]:
+        for some in pieces(tensor):
+            self.marks[key] = crc32(np.ascontiguousarray(some).view(np.uint8).data, self.marks[key])
+            yield some
 
     def reread(self) -> Adapter:
         """What now lies on the disk, read as any user's adapter is.
@@ -197,7 +219,10 @@ class Draft:
     def _check_extras(self) -> None:
         written = open_file(self.weights, str(self.out)).tensors
         for key, mark in self.marks.items():
-            if written[key].read().tobytes() != mark:
+            found = 0
+            for some in pieces(written[key]):
+                found = crc32(some.view(np.uint8).data, found)
+            if found != mark:
                 raise VerificationError(f"{printable(key)} was read back with other values. Run it again.")
 
 
@@ -229,7 +254,12 @@ def create(
         weights = where if bare else where / (dialect.weights or WEIGHTS)
         with Writer(weights, outline.layout(), outline.metadata(bare), name=str(out)) as writer:
             shelf = Shelf(
-                dialect.keys(outline.shapes), writer.write, dialect.lay, dialect.shapes, dialect.within
+                dialect.keys(outline.shapes),
+                writer.write,
+                outline.blocks(),
+                dialect.lay,
+                dialect.shapes,
+                dialect.within,
             )
             draft = Draft(out, where, outline, writer, shelf, bare)
             with _masks(where, outline, bare) as beside:
@@ -282,7 +312,7 @@ def _write_apart(path: Path, tensors: Mapping[tuple[str, str], Tensor]) -> None:
     named = {f"{source}/{key}": tensor for (source, key), tensor in tensors.items()}
     with Writer(path, {key: (t.dtype, t.shape) for key, t in named.items()}, {}) as writer:
         for key, tensor in named.items():
-            writer.write(key, tensor.read())
+            writer.write_pieces(key, pieces(tensor))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -129,10 +130,10 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
         raise UsageError(f"framework={framework!r} is not one of 'numpy', 'torch'.")
     adapter = PEFT.adopt(adapter)
     state: dict[str, Array] = {}
-    shelf = Shelf(Keys(adapter).of, state.__setitem__)
+    blocks = Counter(target.place for target in adapter if target.layout.blocks > 1)
+    shelf = Shelf(Keys(adapter).of, state.__setitem__, blocks)
     for target, update in adapter.items():
         shelf.put(target, _folded(update, target), np.asarray(update.down))
-    shelf.finish()
     for key, tensor in settle([adapter], [1.0], "first", adapter).tensors.items():
         state[key] = np.asarray(tensor.read())
     return state if framework == "numpy" else {k: to_torch(v.copy()) for k, v in state.items()}

@@ -6,6 +6,7 @@ A token that an adapter does not know has a row of zeros in its update, which is
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 
 import numpy as np
 
@@ -59,4 +60,4 @@ def mean(parts: Sequence[Tensor], weights: Sequence[float], kind: str) -> Tensor
             shares[: len(array)] += weight
         return np.asarray(total / shares).astype(dtypes.FLOATS[kind])
 
-    return View(tuple(parts), shape, kind, make)
+    return View(tuple(parts), shape, kind, make, 3 * 8 * prod(shape))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.target import Target
@@ -21,6 +19,7 @@ from loramerge.formats.extras import settle
 from loramerge.formats.files.atomic import new_file, new_folder
 from loramerge.formats.files.destination import a_path, check_apart
 from loramerge.formats.files.safetensors import File, Writer
+from loramerge.formats.files.views import pieces
 from loramerge.formats.peft import portable
 from loramerge.formats.peft.beside import told
 from loramerge.formats.peft.profiles import Profile, arranged, patterns
@@ -224,4 +223,4 @@ def _copy(file: File, where: Path) -> None:
     layout = {key: (tensor.dtype, tensor.shape) for key, tensor in file.tensors.items()}
     with Writer(where, layout, file.metadata) as writer:
         for key, tensor in file.tensors.items():
-            writer.write(key, np.asarray(tensor.read()))
+            writer.write_pieces(key, pieces(tensor))

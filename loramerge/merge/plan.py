@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loramerge.algorithms import Method, name_of
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array
-from loramerge.errors import UsageError, say
+from loramerge.errors import UsageError, printable, say
 from loramerge.formats import writer
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.dialects.dialect import check_place
@@ -108,7 +109,12 @@ class Plan:
     def effort(self) -> Effort:
         """How much of the machine it may use: as many workers as can each hold what the method needs."""
         effort = self.request.effort.on_gpu() if self.method.batched else self.request.effort
-        return effort.holding(self.work.held(self.method))
+        return effort.holding(self.held)
+
+    @property
+    def held(self) -> int:
+        """Bytes that a worker takes for the most demanding module."""
+        return self.work.held(self.method, self.outline)
 
     def asking(self, **fields: Any) -> Plan:
         """The same plan with other fields of output or effort, which change no decision."""
@@ -205,14 +211,20 @@ class Plan:
 
     @property
     def above_memory(self) -> tuple[str, ...]:
-        """What is to be said where a single module takes more than there may be; the merge is the same."""
-        held, memory = self.work.held(self.method), self.request.effort.memory
-        if held <= memory:
-            return ()
-        return (
-            f"{name_of(self.method)} takes about {size(held)} for its largest module, which is more than "
-            f"{say('memory', size(memory).replace(' ', ''))}: modules are merged one at a time",
-        )
+        """What is to be said where a module or tensor takes more than there may be; the merge is the same."""
+        held, memory = self.held, self.request.effort.memory
+        said, told = say("memory", size(memory).replace(" ", "")), []
+        if held > memory:
+            told.append(
+                f"{name_of(self.method)} takes about {size(held)} for its largest module, which is more "
+                f"than {said}: modules are merged one at a time"
+            )
+        key, held = max(self.outline.held_beside().items(), key=itemgetter(1), default=("", 0))
+        if held > memory:
+            told.append(
+                f"{printable(key)} takes about {size(held)} while it is written, which is more than {said}"
+            )
+        return tuple(told)
 
     @property
     def folds(self) -> bool:
@@ -221,7 +233,7 @@ class Plan:
 
     def batches(self, effort: Effort) -> list[Units]:
         """The work in pieces that are merged alike and that one worker can hold."""
-        return self.work.batches(effort, self.schedule, self.method)
+        return self.work.batches(effort, self.schedule, self.method, self.outline)
 
 
 def _bias_notes(sources: Sources, method: Method) -> list[str]:

@@ -21,7 +21,6 @@ from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import new_file
 from loramerge.formats.files.safetensors import Writer
 from loramerge.merge.plan import Plan
-from loramerge.request.effort import EFFORT, Effort
 from loramerge.request.progress import Stage
 from loramerge.sources.surplus import weighted_sum
 
@@ -41,7 +40,7 @@ def check_mixture(plan: Plan) -> None:
             )
 
 
-def write_spread(plan: Plan, out: Path, overwrite: bool = False, effort: Effort = EFFORT) -> None:
+def write_spread(plan: Plan, out: Path, overwrite: bool = False) -> None:
     """σ*² of every entry of ΔW, by module name, as a .safetensors of float32.
 
     It is dense: 4 bytes for every weight of every merged module. It is the spread of the mixture itself,
@@ -63,7 +62,7 @@ def write_spread(plan: Plan, out: Path, overwrite: bool = False, effort: Effort 
             writer.write(str(target), found)
 
         entries = max(outs * ins for outs, ins in map(plan.sources.shape, plan.sources.signatures))
-        count = effort.holding(4 * 8 * entries).workers  # four matrices of float64
+        count = plan.request.effort.holding(4 * 8 * entries).workers  # four matrices of float64
         with (
             Stage(plan.request.tell, "spread", len(layout)) as stage,
             workers(count, stage.tick) as run,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,7 @@ def write_router(adapters: Sequence[Adapter], tasks: Sequence[str], where: Path)
     metadata = {KEY: json.dumps(said, sort_keys=True)}
     with Writer(where / FOLDER / ROUTER, shapes, metadata) as writer:
         for target, layout in layouts.items():
-            up, down = stacked([_update(each, target, layout) for each in sources])
-            keys = gate.keys(Bank(layout, up, down))["directions"]
-            writer.write(f"{target}.directions", keys.astype(np.float32))
+            writer.write_pieces(f"{target}.directions", _directions(gate, sources, target, layout))
 
 
 @checked("folder", "name")
@@ -150,6 +148,13 @@ def read_inputs(inputs: Inputs) -> Mapping[str, Any]:
 def _layout(sources: Sequence[Adapter], target: Target) -> Layout:
     shape = next(each.slots[target].shape for each in sources if target in each.slots)
     return Layout(shape, tuple(each.slots[target].rank if target in each.slots else 0 for each in sources))
+
+
+def _directions(gate: Smile, sources: Sequence[Adapter], target: Target, layout: Layout) -> Iterator[Array]:
+    """Those of each source, which do not depend on the others: so no more than one is held."""
+    for source, rank in zip(sources, layout.ranks, strict=True):
+        own = Bank(Layout(layout.shape, (rank,)), *stacked([_update(source, target, layout)]))
+        yield gate.keys(own)["directions"].astype(np.float32).reshape(-1)
 
 
 def _update(adapter: Adapter, target: Target, layout: Layout) -> LowRank:

@@ -15,7 +15,8 @@ from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import spectrum
 from loramerge.arrays.workers import workers
 from loramerge.request.progress import Stage, Tell
-from loramerge.sources.units import Units, align, batches
+from loramerge.sources.batches import batches
+from loramerge.sources.units import Units, align
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -53,10 +54,11 @@ def _projected(target: Target, slot: Slot, safety: Adapter) -> Slot:
         left = wide(array)
         return left - basis @ (basis.T @ left)
 
+    numbers = 3 * (prod(guard.up.shape) + prod(guard.down.shape)) + 3 * prod(slot.up.shape)
     kind = (
         "F64" if slot.up.dtype == "F64" else "F32"
     )  # what is written without a word is no wider than before
-    return replace(slot, up=View((slot.up, guard.up, guard.down), slot.up.shape, kind, up))
+    return replace(slot, up=View((slot.up, guard.up, guard.down), slot.up.shape, kind, up, 8 * numbers))
 
 
 def span(up: Array, down: Array) -> Array:

@@ -28,6 +28,7 @@ from loramerge.request.effort import Effort
 from loramerge.request.recipe import Recipe
 from loramerge.request.request import Request
 from loramerge.request.schedule import Schedule
+from loramerge.sources.batches import Asked, ahead, asked, batches, needs, stack_by_stack, there
 from loramerge.sources.expand import as_a_shell_sorts
 from loramerge.sources.identity import identified
 from loramerge.sources.labels import check_labels
@@ -37,7 +38,7 @@ from loramerge.sources.projections import check as check_grain
 from loramerge.sources.second import check as check_names
 from loramerge.sources.select import check_exclude, select
 from loramerge.sources.surplus import crowded, folded
-from loramerge.sources.units import Asked, Units, ahead, align, asked, batches, needs, there
+from loramerge.sources.units import Units, align
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,9 +112,9 @@ class Sources:
         """(out, in) of a module."""
         return next(a.slots[target].shape for a in self.adapters if target in a.slots)
 
-    def held(self, method: Method) -> int:
-        """Bytes that a worker needs for the most demanding module."""
-        found = {(s, self.shape(target), self._asked(target)) for target, s in self.signatures.items()}
+    def held(self, method: Method, outline: Outline | None = None) -> int:
+        """Bytes that a worker needs for the most demanding module, written as the outline has it."""
+        found = {(s, self.shape(t), self._asked(t, outline)) for t, s in self.signatures.items()}
         least = max((sum(needs(s, shape, method, more)) for s, shape, more in found), default=0)
         device = self.request.device
         if device == "cpu" or not method.batched or (device == "auto" and self.request.effort.gpu is None):
@@ -128,8 +129,8 @@ class Sources:
 
         return max((on_gpu(*each) for each in found), default=0)
 
-    def _asked(self, target: Target) -> Asked:
-        return asked(a.slots[target] for a in self.adapters if target in a.slots)
+    def _asked(self, target: Target, outline: Outline | None) -> Asked:
+        return asked((a.slots[target] for a in self.adapters if target in a.slots), [target], outline)
 
     def check_units(self) -> None:
         """Raises IncompatibleError: a module has more units than are merged at once."""
@@ -165,7 +166,11 @@ class Sources:
         return all(adapter.bare for adapter in self.adapters)
 
     def batches(
-        self, effort: Effort, schedule: Schedule | None = None, method: Method | None = None
+        self,
+        effort: Effort,
+        schedule: Schedule | None = None,
+        method: Method | None = None,
+        outline: Outline | None = None,
     ) -> list[Units]:
         """The work, in pieces that one worker can hold and, by schedule and method, that are merged alike."""
         groups: list[Mapping[Target, Signature]] = [self.signatures]
@@ -177,7 +182,8 @@ class Sources:
         for group in groups:
             ways = [] if schedule is None or method is None else [schedule.way(method, next(iter(group)))[0]]
             place = gpu if all(way.batched for way in ways) else None
-            made += batches(self.adapters, group, share, workers, place, method)
+            made += batches(self.adapters, group, share, workers, place, method, outline)
+        made = stack_by_stack(made)
         ahead(made, workers)
         return made
 

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter, Computed, Slot
+from loramerge.adapters.adapter import Adapter, Computed, Slot, Tensor
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.gram import Signature
@@ -41,7 +41,12 @@ def _sum_slot(adapters: Sequence[Adapter], weights: Array, target: Target) -> Sl
     ranks = [a.slots[target].rank for a in adapters if target in a.slots]
     # the sum so far and one more; all factors, and two in float64, where each source is counted again
     held = 16 * outs * ins + 8 * (sum(ranks) + 2 * max(ranks)) * (outs + ins)
+    held += max(side.held for a in adapters if target in a.slots for side in _sides(a.slots[target]))
     return Slot(Computed((outs, units), up, held=held), Computed((units, ins), down, held=held), 1.0)
+
+
+def _sides(slot: Slot) -> tuple[Tensor, Tensor]:
+    return slot.up, slot.down
 
 
 def weighted_sum(adapters: Sequence[Adapter], weights: Array, target: Target) -> Array:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter, Computed, Slot
+from loramerge.adapters.adapter import Adapter, Slot
 from loramerge.adapters.limits import check_units
 from loramerge.adapters.target import Target
-from loramerge.algorithms import Method
 from loramerge.arrays.backend import Array, host, namespace, positions, ratio
-from loramerge.arrays.dtypes import FLOATS, wide
+from loramerge.arrays.dtypes import wide
 from loramerge.arrays.frames import Frame, framed
 from loramerge.arrays.gram import Grams, Signature
 from loramerge.arrays.remix import Fitted, PeakRescaled, Remix, Result
 from loramerge.arrays.workers import go_on
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.vocabulary import named
-from loramerge.request.effort import MEMORY
 from loramerge.sources.extremes import refusal, suspects
 from loramerge.sources.labels import has_labels
 
@@ -30,12 +27,7 @@ if TYPE_CHECKING:
     from loramerge.cuda import Gpu
     from loramerge.cuda.batch import Batch
 
-BATCH = 16  # modules that hide Python's own time where units are many
-NUMBERS = 1 << 17  # in one (M, R, R): few units make larger batches, as far as they stay in cache
-PIECES = 4  # of the modules on a GPU, which likes large batches: one is computed while the next is read
-Asked = tuple[int, int]  # times what factors of float32 take, and bytes while they are computed
 Side = Callable[[int], Array]  # up (m, out, R) of some modules, of 0, and down (m, R, in), of 1
-SQUARES = 24  # (R, R) float64 arrays alive at once while a module is merged, if no method says otherwise
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
@@ -296,91 +288,3 @@ def _agree(target: Target, adapters: Sequence[Adapter]) -> None:
 
 def _by(shape: tuple[int, int]) -> str:
     return f"{shape[0]}×{shape[1]}"
-
-
-def batches(
-    adapters: Sequence[Adapter],
-    signatures: Mapping[Target, Signature],
-    memory: float = MEMORY,
-    workers: int = 1,
-    gpu: Gpu | None = None,
-    method: Method | None = None,
-) -> Iterator[Units]:
-    """The modules in batches of one rank signature, each small enough to be merged by `method` within
-    `memory` bytes and to leave some for every one of the `workers`."""
-    groups: dict[Signature, list[Target]] = defaultdict(list)
-    for target, signature in signatures.items():
-        groups[signature].append(target)
-    for signature, targets in groups.items():
-        place = gpu if gpu and sum(signature) >= gpu.least else None
-        pieces = 2 * workers if place is None else PIECES
-        even = max(BATCH, len(targets) // pieces)
-        count = min(_that_fit(signature, targets, adapters, memory, method, place), even)
-        for start in range(0, len(targets), count):
-            units = Units(tuple(targets[start : start + count]), tuple(adapters), signature)
-            yield units if place is None else units.on(place)
-
-
-def ahead(units: Sequence[Units], workers: int) -> None:
-    """Let each batch on a GPU have the one that its worker takes next read and sent while it is computed."""
-    there = [each.gpu for each in units if each.gpu is not None]
-    for batch, after in zip(there, there[workers:], strict=False):
-        batch.after = after
-
-
-def _that_fit(
-    signature: Signature,
-    targets: list[Target],
-    adapters: Sequence[Adapter],
-    memory: float,
-    method: Method | None,
-    gpu: Gpu | None,
-) -> int:
-    """Modules a batch: what all of them take, and what the largest takes by itself, must fit."""
-    slots = [a.slots[t] for t in targets for a in adapters if t in a.slots]
-    shape = _largest([slot.shape for slot in slots])
-    apart, each = needs(signature, shape, method, asked(slots))
-    if gpu is not None:
-        width = max(_width(slot) for slot in slots)
-        each += gpu.workspace(sum(signature)) + there(sum(signature), shape, width)
-    fit = (memory - apart) / each
-    cached = max(BATCH, NUMBERS // sum(signature) ** 2) if gpu is None else gpu.most(sum(signature))
-    return int(min(max(fit, 1), cached))
-
-
-def _width(slot: Slot) -> int:
-    """Bytes of a number on its way to the GPU."""
-    kinds = [FLOATS.get(side.dtype) for side in (slot.up, slot.down)]
-    return max(8 if kind is None or kind.itemsize == 1 else kind.itemsize for kind in kinds)
-
-
-def _largest(shapes: list[tuple[int, int]]) -> tuple[int, int]:
-    return max(outs for outs, _ in shapes), max(ins for _, ins in shapes)
-
-
-def asked(slots: Iterable[Slot]) -> Asked:
-    """What factors take beside their number: of float64 twice as much as of float32, and what is computed
-    when it is read."""
-    sides = [side for slot in slots for side in (slot.up, slot.down)]
-    computed = max((side.held for side in sides if isinstance(side, Computed)), default=0)
-    return 2 if any(side.dtype == "F64" for side in sides) else 1, computed
-
-
-def needs(
-    signature: Signature, shape: tuple[int, int], method: Method | None, asked: Asked = (1, 0)
-) -> tuple[int, int]:
-    """Bytes that one module at a time takes, and those that each module of a batch takes besides."""
-    units, sources = sum(signature), sum(rank > 0 for rank in signature)
-    if method is None:
-        return 2 * 8 * units * sum(shape), 8 * SQUARES * units**2  # float64, as they are and mixed
-    times, computed = asked
-    return times * method.needs(signature, shape) + computed, 8 * method.squares(sources) * units**2
-
-
-def there(units: int, shape: tuple[int, int], width: int) -> int:
-    """Bytes of a module's factors on a GPU.
-
-    They are those of this batch and the next as stored; one side in float64, with the turned copy that a
-    strided-batched product takes; and the merged ones, of as many units at most.
-    """
-    return 2 * (width + 4) * units * sum(shape) + 2 * 8 * units * max(shape)

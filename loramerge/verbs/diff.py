@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
 from loramerge.adapters.target import Target
@@ -21,6 +21,7 @@ from loramerge.charts.facts import as_frame
 from loramerge.errors import SourceError, VerificationError, printable, say
 from loramerge.formats.dialects.grain import comparable
 from loramerge.formats.dialects.together import side_by_side
+from loramerge.formats.files.views import pieces
 from loramerge.merge.tables import as_html, counted, fitted, wrapped
 from loramerge.request.entry import part
 from loramerge.request.progress import Stage
@@ -298,18 +299,27 @@ def _same(first: LowRank, second: LowRank) -> bool:
 def _extras(first: Adapter, second: Adapter, overlap: bool) -> Iterable[ModuleDifference]:
     """The tensors that are no low-rank pair: heads, biases, whatever was kept."""
     for key in sorted(first.extras.keys() | second.extras.keys()):
-        found = _extra(key, [wide(s.extras[key].read()) for s in (first, second) if key in s.extras], first)
+        found = _extra(key, [s.extras[key] for s in (first, second) if key in s.extras], first)
         yield replace(found, overlap=found.overlap or 0.0) if overlap else replace(found, overlap=None)
 
 
-def _extra(key: str, held: Sequence[Array], first: Adapter) -> ModuleDifference:
+def _extra(key: str, there: Sequence[Tensor], first: Adapter) -> ModuleDifference:
     with np.errstate(over="ignore", invalid="ignore"):  # NaN stays NaN: a head may hold it
-        if len(held) == 1:
-            return _lonely(key, _energy(held[0]), in_first=key in first.extras)
-        if held[0].shape != held[1].shape:
-            one, other = map(_energy, held)
+        if len(there) == 1:
+            return _lonely(key, _energy_of(there[0]), in_first=key in first.extras)
+        if there[0].shape != there[1].shape:
+            one, other = map(_energy_of, there)
             return ModuleDifference(key, one, other, one + other, 0.0)
-        return replace(_pair(key, *held), overlap=float(np.abs(held[0] * held[1]).sum()))
+        sums = np.zeros(5)  # a head is large: no more of it is held than a piece
+        for left, right in zip(*map(pieces, there), strict=True):
+            a, b = wide(left), wide(right)
+            sums += _energy(a), _energy(b), _energy(a - b), (a * b).sum(), np.abs(a * b).sum()
+        one, other, apart, inner, overlap = sums.tolist()
+        return ModuleDifference(key, one, other, apart, inner, overlap=overlap)
+
+
+def _energy_of(tensor: Tensor) -> float:
+    return sum((_energy(wide(each)) for each in pieces(tensor)), 0.0)
 
 
 def _lonely(name: str, energy: float, in_first: bool) -> ModuleDifference:

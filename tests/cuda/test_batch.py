@@ -11,7 +11,8 @@ from loramerge.arrays import workers
 from loramerge.cuda.batch import Batch, Staging
 from loramerge.cuda.gpu import workspace_by_rule
 from loramerge.request.effort import Effort
-from loramerge.sources.units import Units, needs, there
+from loramerge.sources.batches import needs, there
+from loramerge.sources.units import Units
 from tests.cuda.stand_in import CUPY, installed
 from tests.helpers.adapters import random_adapters
 from tests.helpers.device import AWAY, CALLS, STREAMS, down

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from loramerge import Adapter, LowRank, combine
-from loramerge.sources.units import Units, align, batches
+from loramerge.sources.batches import batches
+from loramerge.sources.units import Units, align
 
 SHAPES = {"layers.0.q": (7, 9), "layers.0.v": (8, 6)}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
-from loramerge.sources.units import asked, needs
+from loramerge.sources.batches import asked, needs
 from tests.helpers.adapters import random_adapters
 from tests.helpers.files import bare
 from tests.laws.rows import FIRST, ROWS, every_kind, taken
@@ -128,7 +128,7 @@ def grown(name, files, out):
     plan = lm.plan(sources, method, weights=weights, alpha="rank", threads=1, memory=ONE)
     before = most()
     lm.merge.run.run(replace(plan, request=replace(plan.request, out=out)))
-    return most() - before, plan.work.held(plan.method)
+    return most() - before, plan.held
 
 
 def most():

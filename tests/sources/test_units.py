@@ -10,7 +10,8 @@ from loramerge import Adapter, LowRank, Target, combine
 from loramerge.adapters.adapter import Held, Slot
 from loramerge.errors import IncompatibleError, SourceError
 from loramerge.merge.measure import measure
-from loramerge.sources.units import BATCH, SQUARES, Units, align, batches
+from loramerge.sources.batches import BATCH, SQUARES, batches
+from loramerge.sources.units import Units, align
 from tests.helpers.adapters import cast, changed, random_adapters, units_of, update
 
 
@@ -212,14 +213,15 @@ class Once:
     """A tensor that counts how often it is read."""
 
     def __init__(self, array):
-        self.held, self.reads = Held(array), 0
+        self.tensor, self.reads = Held(array), 0
 
-    dtype = property(lambda self: self.held.dtype)
-    shape = property(lambda self: self.held.shape)
+    dtype = property(lambda self: self.tensor.dtype)
+    shape = property(lambda self: self.tensor.shape)
+    held = 0
 
     def read(self):
         self.reads += 1
-        return self.held.read()
+        return self.tensor.read()
 
 
 def test_aligning_reads_no_numbers_and_merging_reads_each_for_its_gram_and_for_its_remix():

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.dialects.dialect import Dialect, Header
-from loramerge.formats.files.views import View
+from loramerge.formats.files.views import Reshaped
 from loramerge.formats.peft.alpha import check_tensors, given, of_bare_file
 from loramerge.formats.peft.beside import EMBEDDINGS
 from loramerge.formats.peft.names import PREFIX, parse
@@ -109,4 +109,4 @@ def _check_place(path: str, tensors: Mapping[str, Tensor], name: str) -> None:
 
 def _grouped(up: Tensor) -> Tensor:
     """The factor of a MergedLinear: a convolution in groups, as PEFT's first versions stored it."""
-    return View((up,), (*up.shape, 1), up.dtype, lambda array: array[..., None])
+    return Reshaped(up, (*up.shape, 1))

@@ -24,7 +24,7 @@ from loramerge.arrays.backend import Array
 from loramerge.errors import EmptyError, IncompatibleError, SourceError, printable, say
 from loramerge.formats.dialects import mlx_config
 from loramerge.formats.dialects.dialect import Dialect, Header, Widths
-from loramerge.formats.files.views import Shared, View, rows, transposed, widened
+from loramerge.formats.files.views import Reshaped, rows, transposed, widened
 from loramerge.formats.forms.checks import check_blocks, check_float, check_full, missing
 from loramerge.formats.forms.dora import DORA, stretched
 from loramerge.formats.forms.table import NEEDS, counted, whole
@@ -241,15 +241,11 @@ def _experts(
     if tuple(down.shape) not in ((experts, rank, ins), (experts * rank, ins)):
         raise _unlike(path, down, up, name)
     check_blocks(experts, f"{printable(path)} in {printable(name)}")
-    downs, ups = Shared(_flat(down, (experts * rank, ins))), Shared(_flat(up, (experts * outs, rank)))
+    downs, ups = Reshaped(down, (experts * rank, ins)), Reshaped(up, (experts * outs, rank))
     layout, scale = Layout(blocks=experts), scale_of(rank)
     for index in range(experts):
         target = Target(path, kind="expert", index=index, layout=layout)
         yield target, Slot(rows(ups, index, experts), rows(downs, index, experts), scale)
-
-
-def _flat(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-    return View((tensor,), shape, tensor.dtype, lambda array: array.reshape(shape))
 
 
 def _unlike(path: str, down: Tensor, up: Tensor, name: str) -> SourceError:

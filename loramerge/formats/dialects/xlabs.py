@@ -92,8 +92,8 @@ def _cut(slots: Mapping[Target, Slot]) -> list[tuple[Target, Slot]]:
         if len(names) != 4:
             found.append((target, slot))
             continue
-        up, down = Shared(slot.up), Shared(slot.down)
+        down = Shared(slot.down)
         for number, name in enumerate(names[:3]):
             part = Target(name, component="transformer")
-            found.append((part, Slot(rows(up, number, 3), down, slot.scale)))
+            found.append((part, Slot(rows(slot.up, number, 3), down, slot.scale)))
     return found

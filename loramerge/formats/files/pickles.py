@@ -96,6 +96,10 @@ class PickledTensor:
     def shape(self) -> tuple[int, ...]:
         return self.strided.shape
 
+    @property
+    def held(self) -> int:
+        return _extent(self.strided) * self.strided.storage.kind.numpy.itemsize
+
     def read(self) -> Array:
         tensor, kind = self.strided, self.strided.storage.kind.numpy
         count = _extent(tensor)

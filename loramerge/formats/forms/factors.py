@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from loramerge.arrays.backend import Array
 from loramerge.formats.files.views import View
 
 Pair = tuple[Array, Array]
+WIDE, TIMES = 2, 6  # copies in float64 that are alive at once of all tensors, and of what is made of them
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -24,6 +26,7 @@ class Product:
         size: (out, in · Π kernel).   units: the rank that it has at most.
         pair: its factors (out, units) and (units, in · Π kernel), from the arrays of the tensors.
         whole: itself, from the same.
+        numbers: that are made on the way to the pair, where they are more than it has.
     """
 
     tensors: Sequence[Tensor]
@@ -31,6 +34,7 @@ class Product:
     units: int
     pair: Callable[..., Pair]
     whole: Callable[..., Array]
+    numbers: int = 0
 
     @classmethod
     def full(cls, tensors: Sequence[Tensor], size: tuple[int, int], whole: Callable[..., Array]) -> Product:
@@ -41,14 +45,21 @@ class Product:
         """Its factors; or itself beside an identity, where that has no more units."""
         (outs, ins), units = self.size, self.units
         if units < min(outs, ins):
-            up = made(self.tensors, (outs, units), lambda *arrays: self.pair(*arrays)[0])
-            return up, made(self.tensors, (units, ins), lambda *arrays: self.pair(*arrays)[1])
+            numbers = max(self.numbers, units * (outs + ins))  # both sides are made for each of them
+            up = made(self.tensors, (outs, units), lambda *arrays: self.pair(*arrays)[0], numbers)
+            return up, made(self.tensors, (units, ins), lambda *arrays: self.pair(*arrays)[1], numbers)
         matrix = made(self.tensors, self.size, self.whole)
         return (matrix, identity(ins)) if ins <= outs else (identity(outs), matrix)
 
 
-def made(tensors: Sequence[Tensor], shape: tuple[int, ...], make: Callable[..., Array]) -> Tensor:
-    """A factor that is computed in float64 and handed over as float32, or wider as its tensors are."""
+def made(
+    tensors: Sequence[Tensor], shape: tuple[int, ...], make: Callable[..., Array], numbers: int = 0
+) -> Tensor:
+    """A factor that is computed in float64 and handed over as float32, or wider as its tensors are.
+
+    Args:
+        numbers: that are made on the way to it, where they are more than it has.
+    """
     floats = [tensor.dtype for tensor in tensors if tensor.dtype in dtypes.FLOATS]
     kind = dtypes.widest([*floats, "F32"])
 
@@ -56,12 +67,14 @@ def made(tensors: Sequence[Tensor], shape: tuple[int, ...], make: Callable[..., 
         with np.errstate(over="ignore", invalid="ignore"):  # blamed on its source where it is used
             return make(*(dtypes.wide(array) for array in arrays)).astype(dtypes.FLOATS[kind])
 
-    return View(tuple(tensors), shape, kind, computed)
+    given = sum(prod(tensor.shape) for tensor in tensors)
+    work = 8 * (WIDE * given + TIMES * max(numbers, prod(shape)))
+    return View(tuple(tensors), shape, kind, computed, work)
 
 
 def identity(size: int) -> Tensor:
     """The identity matrix, made when it is read."""
-    return View((), (size, size), "F32", lambda: np.eye(size, dtype=np.float32))
+    return View((), (size, size), "F32", lambda: np.eye(size, dtype=np.float32), 0)
 
 
 def split(matrix: Array) -> Pair:

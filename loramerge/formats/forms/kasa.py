@@ -45,7 +45,7 @@ def make(parts: Parts, given: Given) -> Update:
         return left @ right
 
     tensors = [up, down, middle, given.layer.weight]
-    return Update(*Product(tensors, (outs, ins), rank + cut, pair, whole).factors(), None)
+    return Update(*Product(tensors, (outs, ins), rank + cut, pair, whole, outs * ins).factors(), None)
 
 
 KASA = Form(

@@ -45,8 +45,8 @@ def make(parts: Parts, given: Given) -> Update:
         return span(weight, rank, power, given.where)[1]
 
     outs, ins = given.layer.size
-    left = made([stored, weight, *vectors.values()], (outs, rank), up)
-    return Update(left, made([weight], (rank, ins), down), None)
+    left = made([stored, weight, *vectors.values()], (outs, rank), up, outs * ins)
+    return Update(left, made([weight], (rank, ins), down, outs * ins), None)
 
 
 def span(weight: Array, rank: int, power: float, where: str) -> Pair:

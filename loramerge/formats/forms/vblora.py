@@ -10,6 +10,8 @@ since they add up to 1. (arXiv:2405.15179)
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from loramerge.adapters.adapter import Tensor
@@ -74,7 +76,12 @@ def _mixtures(name: str, parts: Parts, bank: Tensor, given: Given) -> Tensor:
         shares = np.concatenate([weights, 1 - weights.sum(axis=-1, keepdims=True)], axis=-1)
         return np.einsum("xyk,xykb->xyb", shares, bank[within(indices, len(bank), given.where)])
 
-    return made([indices, weights, bank], (*indices.shape[:2], bank.shape[1]), mixed)
+    return made(
+        [indices, weights, bank],
+        (*indices.shape[:2], bank.shape[1]),
+        mixed,
+        prod(indices.shape) * bank.shape[1],
+    )
 
 
 def _of_logits(name: str, parts: Parts, bank: Tensor, given: Given) -> Tensor:
@@ -92,7 +99,12 @@ def _of_logits(name: str, parts: Parts, bank: Tensor, given: Given) -> Tensor:
         shares = np.exp(chosen - chosen.max(axis=-1, keepdims=True))
         return np.einsum("xyk,xykb->xyb", shares / shares.sum(axis=-1, keepdims=True), bank[indices])
 
-    return made([logits, bank], (*logits.shape[:2], bank.shape[1]), mixed)
+    return made(
+        [logits, bank],
+        (*logits.shape[:2], bank.shape[1]),
+        mixed,
+        prod(logits.shape[:2]) * best * bank.shape[1],
+    )
 
 
 VBLORA = Form(

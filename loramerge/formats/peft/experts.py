@@ -10,7 +10,7 @@ from typing import Any
 from loramerge.adapters.late import late
 from loramerge.adapters.target import Layout, Target
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.files.views import View, widened
+from loramerge.formats.files.views import Reshaped, View, widened
 from loramerge.formats.forms.checks import check_blocks, check_float, check_full, unlike
 from loramerge.formats.forms.form import Parts
 from loramerge.formats.peft.names import WRAPPED
@@ -154,6 +154,6 @@ def stacked(path: str, parts: Parts, where: str) -> Pair | None:
     return Pair(
         target,
         View((wide,), left, wide.dtype, lambda array: array.transpose(order).reshape(left)),
-        View((tall,), right, tall.dtype, lambda array: array.reshape(right)),
+        Reshaped(tall, right),
         rank,
     )

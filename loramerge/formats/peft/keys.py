@@ -98,13 +98,18 @@ def within(target: Target, down: Array, up: Array) -> tuple[Array, Array]:
 
 @dataclass(eq=False, repr=False)
 class Shelf:
-    """Factors on their way out: each tensor is handed to `done` once all blocks of it are there.
+    """Factors on their way out: each tensor is handed to `done` once all blocks are there that will come.
 
-    Threads may put different targets at once.
+    Others stay zero: no source has them, or they were not selected. Threads may put different targets at
+    once.
+
+    Args:
+        blocks: place of the targets that share one pair of tensors -> how many of them will come.
     """
 
     keys: Callable[[Target], tuple[str, str]]
     done: Callable[[str, Array], None]
+    blocks: Mapping[str, int]
     lay: Callable[[Target, Array, Array], tuple[Array, Array]] = laid
     shapes: Callable[[Target, tuple[int, int], int], tuple[Shape, Shape]] = shapes
     within: Callable[[Target, Array, Array], tuple[Array, Array]] = within
@@ -126,10 +131,9 @@ class Shelf:
     def _place(
         self, target: Target, names: tuple[str, str], sizes: tuple[Shape, Shape], up: Array, down: Array
     ) -> None:
-        blocks = target.layout.blocks
         for name, size, dtype in zip(names, sizes, (down.dtype, up.dtype), strict=True):
             if name not in self._open:
-                self._open[name], self._left[name] = np.zeros(size, dtype), blocks
+                self._open[name], self._left[name] = np.zeros(size, dtype), self.blocks[target.place]
         there = self.within(target, *(self._open[name] for name in names))
         for place, factor in zip(there, (down, up), strict=True):
             place[...] = factor
@@ -137,12 +141,6 @@ class Shelf:
             self._left[name] -= 1
             if not self._left[name]:
                 self.done(name, self._open.pop(name))
-
-    def finish(self) -> None:
-        """Hand over what lacks blocks, which stay zero: no source has them, or they were not selected."""
-        for name, whole in sorted(self._open.items()):
-            self.done(name, whole)
-        self._open.clear()
 
 
 def _block(whole: Array, index: int, blocks: int) -> Array:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from loramerge.adapters.adapter import Slot, Tensor
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable
-from loramerge.formats.files.views import Shared, every, rows
+from loramerge.formats.files.views import every, rows
 from loramerge.formats.forms.form import Base, Parts
 from loramerge.formats.forms.refusals import refuse_keys
 from loramerge.formats.peft.names import FOREIGN, OTHER, PREFIX, Name, alpha_of, parse, shared_part, unmarked
@@ -44,10 +44,9 @@ class Pair:
         if blocks == 1:
             yield whole, Slot(self.up, self.down, scale)
             return
-        up, down = Shared(self.up), Shared(self.down)
         for block in range(blocks):
-            left = every(up, block, blocks) if whole.kind == "expert" else rows(up, block, blocks)
-            yield replace(whole, index=block), Slot(left, rows(down, block, blocks), scale)
+            left = every(self.up, block, blocks) if whole.kind == "expert" else rows(self.up, block, blocks)
+            yield replace(whole, index=block), Slot(left, rows(self.down, block, blocks), scale)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

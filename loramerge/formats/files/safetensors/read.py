@@ -48,6 +48,10 @@ class TensorRef:
     nbytes: int
     file: Stored
 
+    @property
+    def held(self) -> int:
+        return 0
+
     def read(self) -> Array:
         """The tensor, in an array of its own. Any number of threads may read at once.
 

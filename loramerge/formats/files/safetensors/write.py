@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,8 +61,20 @@ class Writer:
         wanted = self._layout.get(key)
         if wanted != (array.dtype, array.shape) or key in self._written:
             raise ValueError(f"{key}: {array.dtype}{array.shape} given, {wanted} wanted once")
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        self._put(data, self._starts[key])
+        self._put(_bytes(array), self._starts[key])
+        self._written.add(key)
+
+    def write_pieces(self, key: str, pieces: Iterable[Array]) -> None:
+        """The same of a tensor whose entries (n,) come in their order, some at a time."""
+        dtype, shape = self._layout[key]
+        at, count = self._starts[key], 0
+        for piece in pieces:
+            if piece.dtype != dtype or key in self._written:
+                raise ValueError(f"{key}: {piece.dtype} given, {dtype} wanted once")
+            self._put(_bytes(piece), at + count * dtype.itemsize)
+            count += piece.size
+        if count != math.prod(shape):
+            raise ValueError(f"{key}: {count} entries given, {math.prod(shape)} wanted")
         self._written.add(key)
 
     def amend(self, metadata: Mapping[str, str]) -> None:
@@ -110,6 +122,10 @@ class Writer:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _bytes(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def file_size(layout: Layout, metadata: Mapping[str, str]) -> int:
