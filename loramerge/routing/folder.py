@@ -18,10 +18,10 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.workers import go_on, workers
 from loramerge.errors import UsageError, VerificationError, printable, say
-from loramerge.formats.bundles import README, ROUTER, Files, task
+from loramerge.formats.bundles import README, Files, task
 from loramerge.formats.dialects import PEFT
 from loramerge.formats.files.atomic import Confirm, new_folder, writing
-from loramerge.formats.files.destination import RECORD, a_path
+from loramerge.formats.files.destination import RECORD, ROUTER, a_path
 from loramerge.formats.files.safetensors import Writer
 from loramerge.formats.output import is_bare
 from loramerge.formats.peft import portable

@@ -15,9 +15,9 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide, widest
 from loramerge.errors import SourceError, UsageError, printable
-from loramerge.formats.bundles import KIND, ROUTER, Files, record_of, task
+from loramerge.formats.bundles import KIND, Files, record_of, task
 from loramerge.formats.files.atomic import put_back
-from loramerge.formats.files.destination import RECORD
+from loramerge.formats.files.destination import RECORD, ROUTER
 from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.masks import FOLDER
 from loramerge.formats.reader import load_path

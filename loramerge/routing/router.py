@@ -21,8 +21,8 @@ from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
 from loramerge.errors import SourceError, UsageError, printable
-from loramerge.formats.bundles import ROUTER
 from loramerge.formats.files.atomic import put_back
+from loramerge.formats.files.destination import ROUTER
 from loramerge.formats.files.npz import read_npz
 from loramerge.formats.files.safetensors import Writer, open_file
 from loramerge.formats.masks import FOLDER

@@ -13,8 +13,9 @@ from loramerge.adapters.adapter import Tensor
 from loramerge.arrays import dtypes
 from loramerge.charts.facts import as_frame
 from loramerge.errors import ChangedError, LoramergeError, printable
-from loramerge.formats.bundles import ROUTER, folders, record_of
+from loramerge.formats.bundles import folders, record_of
 from loramerge.formats.dialects import named
+from loramerge.formats.files.destination import ROUTER
 from loramerge.formats.files.safetensors import open_file
 from loramerge.formats.peft.names import UNKNOWN, WEIGHTS
 from loramerge.formats.raw import Raw, look

@@ -14,8 +14,8 @@ from loramerge.adapters.patterns.search import searcher
 from loramerge.arrays import dtypes
 from loramerge.errors import IncompatibleError, UsageError, printable, say
 from loramerge.formats import load
-from loramerge.formats.bundles import ROUTER, is_bundle
-from loramerge.formats.files.destination import check_apart
+from loramerge.formats.bundles import is_bundle
+from loramerge.formats.files.destination import ROUTER, check_apart
 from loramerge.formats.peft import portable
 from loramerge.hub.choice import BundleThere
 from loramerge.hub.fetch import fetch
