@@ -94,7 +94,7 @@ if way == "atheris":
 else:
     files = {
         "headers": HEADERS.map(lambda h: safetensors(h, bytes(32))) | spoilt(honest()),
-        "pickles": PROGRAMS,
+        "pickles": PROGRAMS | spoilt(PROGRAMS),
     }
     for number in range(10**6):  # Hypothesis ends a run that finds nothing new
         settings(

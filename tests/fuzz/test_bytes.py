@@ -270,7 +270,7 @@ KINDS = {  # what is written -> (its bytes, its name, what reads it)
     ),
     "bodies": (honest(), "x.safetensors", merged),
     "spoilt files": (spoilt(honest()), "x.safetensors", merged),
-    "pickles": (PROGRAMS, "x.pt", lambda path: open_pickle(path, "x")),
+    "pickles": (PROGRAMS | spoilt(PROGRAMS), "x.pt", lambda path: open_pickle(path, "x")),
     "zipped pickles": (PROGRAMS.map(zipped), "x.bin", lambda path: open_pickle(path, "x")),
     "spoilt zips": (spoilt(PROGRAMS.map(zipped)), "x.bin", lambda path: open_pickle(path, "x")),
     "npz": (
