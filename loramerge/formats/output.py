@@ -99,7 +99,12 @@ class Outline:
         return Counter(target.place for target in self.shapes if target.layout.blocks > 1)
 
     def held(self, target: Target) -> int:
-        """Bytes of a target as it is stored; of one that shares its tensors, with these whole."""
+        """Bytes of a target as it is stored; of one that shares its tensors, with these whole.
+
+        One that keeps the form of its sources is stored in tensors beside the pairs, and has none of its own.
+        """
+        if target not in self.shapes:
+            return 0
         whole = target.layout.blocks if target.layout.blocks > 1 else 0
         return (1 + whole) * self.width(target) * sum(self.shapes[target]) * BITS[self.dtype] // 8
 

@@ -144,7 +144,7 @@ def check(method, files, shape, tmp_path, counts):
     plan = lm.plan(sources, method, weights=weights, alpha="rank", threads=1)
     signature = next(iter(plan.work.signatures.values()))
     slots = [slot for adapter in plan.work.adapters for slot in adapter.slots.values()]
-    apart, each = needs(signature, shape, plan.method, asked(slots))
+    apart, each = needs(signature, shape, plan.method, asked(slots, plan.work.signatures, plan.outline))
     for modules in counts:
         memory = ONE if modules == 1 else apart + modules * each
         few = replace(plan, request=replace(plan.request, memory=memory))

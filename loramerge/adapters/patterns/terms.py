@@ -220,6 +220,8 @@ def anchored(source: str, place: Place) -> bool:
             return before == "start"
         case "$":
             return after == "end"
+        case r"\B" if (before, after) == ("start", "end"):
+            return False  # of no characters at all, as Python had it until 3.14
     return ((before == "word") != (after == "word")) == (source == r"\b")
 
 

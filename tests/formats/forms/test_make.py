@@ -56,7 +56,8 @@ def test_a_module_is_read_as_its_oracle_says(form):
         given = Given("m in f", said["config"], said["rank"], said["scale"], "m", shared, known, "base")
         found = dense(update(held(under(tensors, "part")), given, said["naming"]))
         wanted = tensors["wanted"]
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max(), err_msg=word)
+        within = 1e-5 if form == "psoft" else 1e-6  # a float32 SVD is another one on another processor
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=within * np.abs(wanted).max(), err_msg=word)
 
 
 @pytest.mark.parametrize("form", SAMPLES)

@@ -41,7 +41,9 @@ def test_what_peft_saves_is_what_it_merges(saved, name):
     assert {target.path for target in adapter} == set(wanted)
     for target, update in adapter.items():
         theirs = wanted[target.path]
-        np.testing.assert_allclose(update.dense(), theirs, rtol=0, atol=2e-6 * max(1, np.abs(theirs).max()))
+        within = 1e-5 if name == "PSOFT" else 2e-6  # a float32 SVD is another one on another processor
+        atol = within * max(1, np.abs(theirs).max())
+        np.testing.assert_allclose(update.dense(), theirs, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("name", sorted(TYPES.keys() - ALONE))
