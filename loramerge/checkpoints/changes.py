@@ -254,7 +254,7 @@ def _resized(found: Changes, change: Change, tensor: Tensor) -> None:
 
 def _tokens(found: Changes, places: Places, key: str, tensor: Tensor) -> None:
     path = unmarked(key).removeprefix(PREFIX).removesuffix(f".{beside.TOKENS}").removesuffix(".token_adapter")
-    said = beside.token_ids(found.adapter.config, path)
+    said = beside.token_ids(found.adapter, path)
     known = places.tensor("model", path, "weight")
     if not said or len(said) != tensor.shape[0] or known is None:
         raise IncompatibleError(

@@ -9,6 +9,7 @@ from typing import Any
 from loramerge.adapters.arguments import checked
 from loramerge.algorithms import find
 from loramerge.errors import UsageError
+from loramerge.formats.files.destination import check_apart
 from loramerge.merge.run import Merge
 from loramerge.pages.page import Page, check_page, write_page
 from loramerge.pages.sections.table import SECTIONS
@@ -16,6 +17,7 @@ from loramerge.pages.subject import Subject, subject_of
 from loramerge.request.recipe import Recipe, Source
 from loramerge.request.signature import spelled
 from loramerge.sources.expand import expanded
+from loramerge.verbs.inspect import Inspection
 
 
 @spelled("report")
@@ -59,6 +61,8 @@ def report(
     if out is not None:
         check_page(out, overwrite)
     subject = Subject(expanded(recipe.asking(out=None, overwrite=False)), rank, given)
+    if out is not None:  # what the sections show takes a while
+        check_apart(out, [each.adapter for each in subject.looked if isinstance(each, Inspection)])
     page = page_of(subject)
     if out is not None:
         write_page(page, out, overwrite, subject.confirm)

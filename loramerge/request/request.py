@@ -154,8 +154,9 @@ class Request:
     overwrite: bool = ask(False, "Replace an existing output.", "output", kinds.Flag())  # fmt: skip
     threads: int | None = ask(None, "How many workers; they do not change the result.", "effort",
         kinds.Whole(), shown="one per core, up to 8")  # fmt: skip
-    memory: float | str = ask(float(MEMORY), "Memory for all workers, such as 500MB; it does not change the "
-        "result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
+    memory: float | str = ask(float(MEMORY), "Memory for what all workers merge at a time, such as 500MB, "
+        "beside some 50 MB of the program. A module that needs more is merged alone, and a note tells so. It "
+        "does not change the result.", "effort", kinds.Size(metavar="SIZE"), shown="1GB")  # fmt: skip
     device: str = ask("cpu", "Where to compute: `cpu`; `cuda`, a GPU; `cuda:1`, the second GPU; `auto`, a "
         "GPU if one answers, for modules that are large enough to be faster there.", "effort",
         kinds.Device(metavar="DEVICE"))  # fmt: skip

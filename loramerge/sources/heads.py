@@ -122,7 +122,7 @@ class _Heads:
         return Rows(numbers, change[numbers], len(change))
 
     def _tokens(self, path: str, tensor: Tensor, before: Tensor) -> Rows:
-        ids = beside.token_ids(self.adapter.config, path)
+        ids = beside.token_ids(self.adapter, path)
         inside = all(i < before.shape[0] for i in ids) and len(set(ids)) == tensor.shape[0] == len(ids)
         if not inside or before.shape[1:] != tensor.shape[1:]:
             raise self._resized(path, tensor, before)

@@ -123,6 +123,13 @@ def test_report_writes_where_it_is_told(tmp_path):
         lm.report([tmp_path / "nothing"], out=tmp_path / "page.html")
 
 
+def test_a_page_in_the_folder_of_a_source_is_refused_before_it_is_made(tmp_path, monkeypatch):
+    where = folder(tmp_path / "a", tensors())
+    monkeypatch.setattr("loramerge.pages.report.page_of", lambda subject: pytest.fail("it was made"))
+    with pytest.raises(lm.OutputError, match=r"lies in the folder of .*a, which is merged"):
+        lm.report([where], methods=["svd"], out=where / "page.html")
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from loramerge.adapters.adapter import Adapter, Scaled, Tensor
 from loramerge.adapters.target import Target
@@ -15,28 +16,54 @@ from loramerge.formats.peft.names import PREFIX, parse
 
 Role = Literal["head", "bias", "embedding", "tokens", "delta", "unknown"]
 
-TOKENS = "trainable_tokens_delta"
+TOKENS, TOKENS_OF = "trainable_tokens_delta", "trainable_token_indices"
 EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings", "wte")  # saved whole, without any setting
 LABELS = ("id2label", "label2id", "num_labels")
 BASE = ".base_layer"  # what PEFT puts between a module that it adapts and its own tensors
 
 
-def heads(adapter: Adapter) -> list[str]:
+class Listed:
+    """Names that a config lists, each for all modules whose path ends so; found at once, however many.
+
+    >>> Listed(["head", "a.norm"]).named("model.a.norm"), Listed(["head"]).named("ahead")
+    ('a.norm', None)
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        texts = dict.fromkeys(name for name in names if isinstance(name, str))
+        self._places = {name: place for place, name in enumerate(texts)}
+        self._lengths = sorted({name.count(".") + 1 for name in self._places})
+
+    def named(self, path: str) -> str | None:
+        """The first of them that a path ends with."""
+        parts = path.split(".")
+        ends = (".".join(parts[-length:]) for length in self._lengths if length <= len(parts))
+        found = (end for end in ends if end in self._places)
+        return min(found, key=self._places.__getitem__, default=None)
+
+
+_LISTED: WeakKeyDictionary[Adapter, dict[str, Listed]] = WeakKeyDictionary()
+
+
+def _listed(adapter: Adapter, setting: str) -> Listed:
+    known = _LISTED.setdefault(adapter, {})
+    if setting not in known:
+        said = adapter.config.get(setting)
+        known[setting] = Listed(said if isinstance(said, list | set | tuple | Mapping) else ())
+    return known[setting]
+
+
+def heads(adapter: Adapter) -> Listed:
     """What its config lists as trained whole."""
-    listed = adapter.config.get("modules_to_save")
-    if not isinstance(listed, list | set | tuple):  # a live config may hold a set
-        return []
-    return [name for name in listed if isinstance(name, str)]
+    return _listed(adapter, "modules_to_save")
 
 
 def owner(key: str, adapter: Adapter) -> str:
     """The module that a tensor is a part of: the whole head, where the config lists it."""
     path = key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(BASE)
     parts = path.split(".")
-    for end in range(len(parts), 0, -1):
-        if any(f".{'.'.join(parts[:end])}".endswith(f".{name}") for name in heads(adapter)):
-            return ".".join(parts[:end])
-    return path
+    wholes = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((whole for whole in wholes if heads(adapter).named(whole) is not None), path)
 
 
 def role(key: str, adapter: Adapter) -> Role:
@@ -48,7 +75,7 @@ def role(key: str, adapter: Adapter) -> Role:
     module = owner(key, adapter)
     if not module or not key.startswith(PREFIX):
         return "unknown"
-    if any(f".{module}".endswith(f".{name}") for name in heads(adapter)):
+    if heads(adapter).named(module) is not None:
         return "head"
     if module.rpartition(".")[2] in EMBEDDINGS:
         return "embedding"
@@ -67,24 +94,27 @@ def meaning(adapter: Adapter, what: Role, module: str = "") -> Any:
 
 def _token_ids(adapter: Adapter, module: str) -> Any:
     """A list, or one for each embedding; an adapter may list embeddings that others do not."""
-    said = adapter.config.get("trainable_token_indices")
+    said = adapter.config.get(TOKENS_OF)
     if not isinstance(said, Mapping):
         return said
     module = module.removesuffix(".token_adapter")
-    return next((ids for name, ids in said.items() if f".{module}".endswith(f".{name}")), said)
+    name = _listed(adapter, TOKENS_OF).named(module)
+    return said if name is None else said[name]
 
 
-def token_ids(config: Mapping[str, Any], path: str) -> list[int]:
+def token_ids(adapter: Adapter, path: str) -> list[int]:
     """The tokens whose rows an embedding has of its own; none where the config does not say them.
 
-    >>> token_ids({"trainable_token_indices": {"embed_tokens": [3, 5]}}, "model.embed_tokens")
+    >>> said = Adapter("a", {}, config={"trainable_token_indices": {"embed_tokens": [3, 5]}})
+    >>> token_ids(said, "model.embed_tokens")
     [3, 5]
-    >>> token_ids({"trainable_token_indices": ["x"]}, "model.embed_tokens")
+    >>> token_ids(Adapter("a", {}, config={"trainable_token_indices": ["x"]}), "model.embed_tokens")
     []
     """
-    said = config.get("trainable_token_indices")
+    said = adapter.config.get(TOKENS_OF)
     if isinstance(said, Mapping):
-        said = next((ids for name, ids in said.items() if f".{path}".endswith(f".{name}")), None)
+        name = _listed(adapter, TOKENS_OF).named(path)
+        said = None if name is None else said[name]
     if isinstance(said, list) and all(type(each) is int and each >= 0 for each in said):
         return said
     return []
@@ -155,17 +185,13 @@ def settings(kept: Mapping[str, Adapter]) -> dict[str, Any]:
     for key, adapter in kept.items():
         match role(key, adapter):
             case "head":
-                modules.add(_listed(owner(key, adapter), adapter))
+                module = owner(key, adapter)
+                modules.add(heads(adapter).named(module) or module)
             case "tokens":
-                found["trainable_token_indices"] = adapter.config.get("trainable_token_indices")
+                found[TOKENS_OF] = adapter.config.get(TOKENS_OF)
             case "bias":
                 found["bias"] = adapter.config["bias"]
     return {**found, **({"modules_to_save": sorted(modules)} if modules else {})}
-
-
-def _listed(module: str, adapter: Adapter) -> str:
-    """How the config names a head; its full path where it does not."""
-    return next((name for name in heads(adapter) if f".{module}".endswith(f".{name}")), module)
 
 
 def parted(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
