@@ -17,6 +17,9 @@ from typing import Any
 MOST = 8_000_000  # instructions: 40 for a tensor, so 200 000 tensors
 LARGEST = 8_000_000  # values, each as often as it is repeated: 30 for a tensor and its name
 TENSOR, LETTERS = 16, 8  # how many values a tensor counts for, and how many letters of a text for one
+MADE = 1_600_000  # tables, lists and tuples: 8 for a tensor. One byte of a file makes 400 of memory
+KEPT = 2_400_000  # values to recall: 12 for a tensor
+NESTED = 1_000  # pieces begun and not ended
 LONGEST = 64  # of a tuple: a shape
 NAME = 200  # of a function
 WORDS = {info.code.encode("latin-1"): info.name for info in pickletools.opcodes}
@@ -55,6 +58,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.sizes: dict[int, int] = {}  # of tables, lists and tuples, by their identity
+        self.made = 0  # tables, lists and tuples
         self.shared: set[int] = set()  # those that were recalled: what grew now would grow in many places
 
     def take(self, count: int) -> bytes:
@@ -102,6 +106,8 @@ class _Machine:
         value = self.pop()
         self.push(value)
         self.memo[key] = value
+        if len(self.memo) > KEPT:
+            raise ValueError("it keeps more values than any state dict has")
 
     def recall(self, key: int) -> None:
         if key not in self.memo:
@@ -111,7 +117,15 @@ class _Machine:
             self.shared.add(id(value))
         self.push(value)
 
+    def mark(self) -> None:
+        self.marks.append(len(self.stack))
+        if len(self.marks) > NESTED:
+            raise ValueError("it nests deeper than any state dict")
+
     def begin(self, holder: Any) -> None:
+        self.made += holder != ()  # which is but one in all of Python
+        if self.made > MADE:
+            raise ValueError("it makes more tables, lists and tuples than any state dict has")
         self.push(holder)
         self.sizes[id(holder)] = 1
         self.shared.discard(id(holder))
@@ -166,6 +180,8 @@ class _Machine:
         made = function.make(*given)
         if type(made) is OrderedDict and not given:  # a new one
             self.begin(made)
+        elif type(made) in HOLDERS:  # one that is held already, which could then be put into itself
+            raise ValueError("it calls a function for a table that it has")
         else:
             self.push(made)
 
@@ -200,7 +216,7 @@ def _protocol(machine: _Machine) -> None:
 
 STEPS: dict[bytes, Callable[[_Machine], object]] = {
     pickle.PROTO: _protocol,
-    pickle.MARK: lambda m: m.marks.append(len(m.stack)),
+    pickle.MARK: lambda m: m.mark(),
     pickle.NONE: lambda m: m.push(None),
     pickle.NEWTRUE: lambda m: m.push(True),
     pickle.NEWFALSE: lambda m: m.push(False),

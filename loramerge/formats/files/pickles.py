@@ -165,7 +165,9 @@ def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> St
     return tensor
 
 
-def _parameter(tensor: Any, *_: Any) -> Any:
+def _parameter(tensor: Any, *_: Any) -> Strided:
+    if type(tensor) is not Strided:
+        raise ValueError("a parameter is not described as torch does")
     return tensor
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import loramerge
 from loramerge.errors import LoramergeError
+from loramerge.formats.files import opcodes
 from loramerge.formats.files.opcodes import STEPS
 from loramerge.formats.files.pickles import open_pickle
 from tests.helpers.files import folder, tensors
@@ -244,6 +245,11 @@ BOMBS = {
     "INST": b"(ios\nsystem\n.",
     "a stack that is empty": b"\x80\x02" + b"t" * 5 + b".",
     "marks": b"\x80\x02" + b"(" * CHAIN + b".",
+    "a table that a function hands back, put into itself three hundred times": (
+        b"\x80\x02ctorch._utils\n_rebuild_parameter\nq\x02}\x85q\x01R("
+        + b"".join(text(b"%d" % i if i else b"model") + b"h\x02h\x01R" for i in range(300))
+        + b"u."
+    ),
     "one mark too many": b"\x80\x02(}u.",
     "names that are lists": b"\x80\x02}]]s.",
     "a persistent storage of nothing": b"\x80\x02NQ.",
@@ -281,6 +287,31 @@ def test_no_bomb_goes_off(tmp_path):
     assert done.returncode == 0, (done.stderr[-500:], done.returncode, list(BOMBS)[len(said) // 2 :][:1])
     wrong = [(list(BOMBS)[i // 2], line) for i, line in enumerate(said) if line not in ("1", "3")]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "program", "said"),
+    [
+        ("MADE", 100, b"]" * 101, "makes more tables, lists and tuples"),
+        ("MADE", 100, b"ccollections\nOrderedDict\nq\x00" + b"h\x00)R" * 101, "makes more tables"),
+        ("MADE", 100, b"N\x85" * 101, "makes more tables"),
+        ("KEPT", 100, b"N" + b"".join(b"q" + bytes([i]) for i in range(101)), "keeps more values"),
+        ("NESTED", 1000, b"(" * 1001, "nests deeper"),
+    ],
+)
+def test_a_pickle_makes_no_more_than_a_state_dict(monkeypatch, limit, most, program, said):
+    """One byte of a file made hundreds of memory, up to the number of instructions: 2 GB."""
+    monkeypatch.setattr(opcodes, limit, most, raising=False)
+    with pytest.raises(ValueError, match=said):
+        opcodes.run(b"\x80\x02" + program + b".", 0, lambda *_: opcodes.Function(OrderedDict), print)
+
+
+def test_two_hundred_thousand_tensors_are_within_the_limits(monkeypatch, saved):
+    """What each of them needs, with a margin for what a file says once."""
+    each = {f"layer.{i}.weight": torch.ones(2, 3) for i in range(200)}
+    for limit in ("MOST", "MADE", "KEPT"):
+        monkeypatch.setattr(opcodes, limit, getattr(opcodes, limit) // 1000)
+    assert len(open_pickle(saved(each), "x").tensors) == 200
 
 
 def entry_lies(data, **lies):
