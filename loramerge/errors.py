@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+LONGEST = 200  # characters of a name that someone may have mistyped
 _spoken = ["python"]  # the language of the caller; a process has one door
 _called: ContextVar[dict[str, str] | None] = ContextVar("_called", default=None)  # setting -> its name here
 OPTIONS = {  # settings that the shell knows by another name
@@ -84,6 +85,8 @@ def alike(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -
     """
     from difflib import get_close_matches  # for those who mistype
 
+    if len(name) > LONGEST:  # it was not mistyped, and to compare it takes long
+        return []
     listed = list(names)
     same = [each for each in listed if each.lower() == name.lower()]
     return same[:most] or get_close_matches(name, listed, most, cutoff)

@@ -14,15 +14,16 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from loramerge.adapters.near import nearby
 from loramerge.adapters.reading import note_read
-from loramerge.errors import ChangedError, SourceError, printable
+from loramerge.errors import ChangedError, LoramergeError, SourceError, printable
 
 MOST = 256  # descriptors that are kept; beyond them a file is opened for each read
 CHUNK = 2**20
@@ -179,6 +180,30 @@ def noted() -> Iterator[dict[Path, Original]]:
         _noted.reset(token)
     if (outer := _noted.get()) is not None:
         outer |= found
+
+
+@contextmanager
+def one_state(known: Mapping[Path, Original] = MappingProxyType({})) -> Iterator[None]:
+    """For an answer that looks at files more than once: those known, and all read within, stay as they were.
+
+    A descriptor that was kept still reads what was replaced, so each is also looked for where it lay.
+
+    Raises:
+        ChangedError: one is not there any more, or another; also in place of what was made of that.
+    """
+    with noted() as found:
+        found |= known
+        try:
+            yield
+        except LoramergeError:
+            _confirm_places(found)
+            raise
+        _confirm_places(found)
+
+
+def _confirm_places(found: Mapping[Path, Original]) -> None:
+    for each in found.values():
+        each.confirm_place()
 
 
 def _note(found: Original) -> Original:

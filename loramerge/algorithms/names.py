@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from loramerge.errors import alike, say
+from loramerge.errors import alike, printable, say
 
 ALIASES = {  # another name of the same merge, with the options that we have by default
     "linear": ("task_arithmetic", "ta", "weighted_sum", "weight_sum", "sum", "lincomb"),
@@ -171,9 +171,9 @@ def unknown(name: str, names: Collection[str]) -> str:
     for other, told in OTHERWISE.items():
         if plain(other) == wanted:
             ours = re.sub(r"(\w+)=(\w+)", lambda found: say(found[1], found[2]), told)
-            return f"There is no method {name!r} here: {ours}."
+            return f"There is no method {printable(repr(name))} here: {ours}."
     spelt = {plain(each): each for each in names}
     spelt |= {plain(other): own for own, others in ALIASES.items() for other in others}
     near = list(dict.fromkeys(spelt[each] for each in alike(wanted, spelt, 2, 0.7)))
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return f"There is no method {name!r}.{hint} There are: {', '.join(names)}."
+    return f"There is no method {printable(repr(name))}.{hint} There are: {', '.join(names)}."

@@ -14,7 +14,7 @@ import numpy as np
 
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.base_models import is_local
-from loramerge.adapters.original import noted
+from loramerge.adapters.original import one_state
 from loramerge.adapters.target import Target
 from loramerge.consumers.facts import SPECIAL, Facts, Module
 from loramerge.errors import (
@@ -58,7 +58,7 @@ def facts_of(source: str | Path | Adapter, allow_pickle: bool = False, aid: Aid 
     if (record := record_of(source)) is not None:
         return _of_bundle(source, record)
     if (found := hub_name(source)) is None:
-        with noted():  # what is read twice must be one
+        with one_state():
             raw, path = look(Path(source), str(source) or ".", allow_pickle), str(source) or "."
             if os.path.isdir(path) and not raw.folder and raw.weights not in FOLDER_FILES:
                 path = str(raw.place)  # `load` wants such a file by its name
@@ -114,7 +114,8 @@ def _of_adapter(adapter: Adapter) -> Facts:
     if not known.files:
         return _of_memory(adapter)
     place = known.files[0] if len(known.files) == 1 else known.files[0].parent
-    return _of_raw(look(place, str(place), allow_pickle=True), str(place), allow_pickle=True)
+    with one_state(known.originals):
+        return _of_raw(look(place, str(place), allow_pickle=True), str(place), allow_pickle=True)
 
 
 def of_outline(outline: Outline, path: str) -> Facts:
