@@ -117,9 +117,13 @@ def test_an_interrupt_of_the_library_waits_for_nobody_and_leaves_nothing(
         over.wait(30)  # as a long call of LAPACK
 
     monkeypatch.setattr("loramerge.sources.units.Units._gram", computing)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        combine([A, B], out=tmp_path / name, threads=threads)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            combine([A, B], out=tmp_path / name, threads=threads)
+    finally:
+        signal.signal(signal.SIGINT, before)
     took = time.monotonic() - began
     over.set()
 
