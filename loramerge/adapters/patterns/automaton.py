@@ -64,7 +64,7 @@ class Tail:
 
 Where = tuple[Term, Node]  # what is wanted before a node is reached
 Next = str | tuple[str, frozenset[Term]]  # a character, "" at the end, and the looks that find something
-Looks = Callable[[str], Sequence[frozenset[Term]]]
+Around = Callable[[str], Sequence[frozenset[Term]]]
 _Nodes = frozenset[Node]
 
 
@@ -92,7 +92,7 @@ class Automaton:
     """
 
     def __init__(
-        self, rows: Iterable[Row], terms: Terms, looks: Looks | None = None, tails: bool = True
+        self, rows: Iterable[Row], terms: Terms, looks: Around | None = None, tails: bool = True
     ) -> None:
         alike: dict[tuple[Term, ...], list[int]] = defaultdict(list)
         for number, wanted in rows:

@@ -41,6 +41,12 @@ class Listed:
         found = (end for end in ends if end in self._places)
         return min(found, key=self._places.__getitem__, default=None)
 
+    def holder(self, path: str) -> str | None:
+        """The longest beginning of a path that one of them names: the module that a part of it is in."""
+        parts = path.split(".")
+        wholes = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+        return next((whole for whole in wholes if self.named(whole) is not None), None)
+
 
 _LISTED: WeakKeyDictionary[Adapter, dict[str, Listed]] = WeakKeyDictionary()
 
@@ -61,9 +67,7 @@ def heads(adapter: Adapter) -> Listed:
 def owner(key: str, adapter: Adapter) -> str:
     """The module that a tensor is a part of: the whole head, where the config lists it."""
     path = key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(BASE)
-    parts = path.split(".")
-    wholes = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-    return next((whole for whole in wholes if heads(adapter).named(whole) is not None), path)
+    return heads(adapter).holder(path) or path
 
 
 def role(key: str, adapter: Adapter) -> Role:

@@ -17,6 +17,7 @@ from loramerge.formats.forms.form import Given, Update
 from loramerge.formats.forms.table import FORMS, count, counted, update
 from loramerge.formats.forms.table import whole as whole_forms
 from loramerge.formats.models import unet
+from loramerge.formats.peft.beside import Listed
 from loramerge.formats.peft.config import Scaling
 from loramerge.formats.peft.experts import stacked, unfold
 from loramerge.formats.peft.names import PREFIX, WRAPPED
@@ -65,21 +66,12 @@ def _check_extras(stored: Stored, config: Mapping[str, Any], name: str) -> None:
         IncompatibleError: one has, or nobody knows.
     """
     heads = config.get("modules_to_save") or []
-    listed = {str(head) for head in heads} if isinstance(heads, list | set | tuple) else set()
+    listed = Listed(map(str, heads) if isinstance(heads, list | set | tuple) else ())
     modules = {PREFIX + path.replace(WRAPPED, "") for path in stored.modules}
     refuse_inside(stored.extras, modules, name)
     extras = stored.extras.items()
-    lengths = {head.count(".") + 1 for head in listed}
-    unlisted = {key: t for key, t in extras if listed.isdisjoint(_inside(key, lengths))}
+    unlisted = {key: t for key, t in extras if listed.holder(key.rpartition(".")[0]) is None}
     refuse_around(unlisted, modules, name, biased=config.get("bias", "none") != "none")
-
-
-def _inside(key: str, lengths: set[int]) -> Iterator[str]:
-    """The modules that a tensor is in, by every run of so many parts of its name."""
-    *parts, _ = key.split(".")
-    for length in lengths:
-        for start in range(len(parts) - length + 1):
-            yield ".".join(parts[start : start + length])
 
 
 def _pairs(changes: Mapping[str, Update]) -> dict[str, Pair]:
