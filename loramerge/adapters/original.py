@@ -2,7 +2,8 @@
 
 A trainer may save over its checkpoint while it is merged. So the identity of a file is held from opening
 to the end, and compared at every read. While few files are open, so is the descriptor: a file that is
-*replaced* goes on being read as it was.
+*replaced* goes on being read as it was. Times can be set back, all but that of the last change of any kind;
+where this one moved, what was read is read again, and compared by its sums.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -23,10 +25,12 @@ from typing import NamedTuple
 
 from loramerge.adapters.near import nearby
 from loramerge.adapters.reading import note_read
+from loramerge.adapters.spans import Spans
 from loramerge.errors import ChangedError, LoramergeError, SourceError, printable
 
 MOST = 256  # descriptors that are kept; beyond them a file is opened for each read
 CHUNK = 2**20
+AGAIN = 8  # times that a file may be touched while it is confirmed
 BLOCK = 1 << 16  # bytes that are asked for of a file that may still grow
 TICK = 20  # milliseconds, more than any kernel's
 COARSE = 5 if sys.platform == "linux" else time.CLOCK_REALTIME  # the clock of file times
@@ -61,8 +65,10 @@ class Original:
     def __init__(
         self, path: Path, name: str, identity: Identity, fd: int | None = None, digest: str | None = None
     ):
-        self.path, self.name, self.identity, self._fd, self._whole = path, name, identity, fd, digest
-        self._hashed: tuple[Identity, str] | None = None
+        self.path, self.name, self.identity, self._fd = path, name, identity, fd
+        self._hashed, self._held = digest, digest is not None
+        self._spans = Spans()
+        self._seen = identity.changed  # until then, what was read is known to be of one state
         if fd is not None:
             weakref.finalize(self, _release, fd)
 
@@ -78,33 +84,36 @@ class Original:
         """
         with self._opened() as fd:
             _fill(self.name, fd, buffer, start)
+        self._spans.note(buffer, start)
 
     def sha256(self) -> str:
         """The SHA-256 of its bytes as they are merged, in hexadecimal. Errors as for `read_into`."""
-        if self._whole is not None:
-            return self._whole
         if self._hashed is None:
             with self._opened() as fd:
-                self._hashed = Identity.of(os.fstat(fd)), self._hash(fd)
-        return self._hashed[1]
+                self._hashed = self._hash(fd)
+        return self._hashed
 
     def confirm(self) -> None:
         """Raises SourceError: it is no longer what was opened, neither there nor in what is kept of it."""
-        if self._whole is not None:  # its bytes are held; only one that is being written is no whole
-            now = _state(self.path)
-            if now is not None and now[:2] == self.identity[:2] and not now.same_bytes(self.identity):
-                raise changed(self.name, "was changed")
-            return
+        if self._held:  # only one that is being written is no whole
+            there = _state(self.path)
+            if there is None or there[:2] != self.identity[:2]:
+                return
         with self._opened() as fd:
-            now = Identity.of(os.fstat(fd))
-            if self._hashed and now.changed != self._hashed[0].changed and self._hash(fd) != self._hashed[1]:
-                raise changed(self.name, "was changed")
+            for _ in range(AGAIN):
+                if (now := Identity.of(os.fstat(fd)).changed) == self._seen:
+                    return
+                if not self._is_as_read(fd):
+                    break
+                self._seen = now  # unless it moved meanwhile
+        raise changed(self.name, "was changed")
 
     def confirm_place(self) -> None:
         """Raises SourceError: what lies at its path is no longer what was opened."""
         now = _state(self.path)
         if now is None or not now.same_bytes(self.identity):
             raise changed(self.name, "was changed" if now else "was removed")
+        self.confirm()
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -119,13 +128,30 @@ class Original:
             how = "was replaced" if now[:2] != self.identity[:2] else "was changed"
             raise changed(self.name, how)
 
+    def _is_as_read(self, fd: int) -> bool:
+        """Whether all that was read is still there."""
+        if self._hashed is not None and self._hash(fd) != self._hashed:
+            return False
+        for start, size, said in sorted(set(self._spans)):
+            found = 0
+            for piece in self._pieces(fd, start, start + size):
+                found = zlib.crc32(piece, found)
+            if found != said:
+                return False
+        return True
+
     def _hash(self, fd: int) -> str:
-        digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK))
-        for start in range(0, self.size, CHUNK):
-            piece = buffer[: min(CHUNK, self.size - start)]
-            _fill(self.name, fd, piece, start)
+        digest = hashlib.sha256()
+        for piece in self._pieces(fd, 0, self.size):
             digest.update(piece)
         return digest.hexdigest()
+
+    def _pieces(self, fd: int, start: int, stop: int) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(min(CHUNK, stop - start)))
+        for at in range(start, stop, CHUNK):
+            piece = buffer[: min(CHUNK, stop - at)]
+            _fill(self.name, fd, piece, at)
+            yield piece
 
 
 def open_original(path: Path, name: str) -> Original:
@@ -196,12 +222,34 @@ def one_state(known: Mapping[Path, Original] = MappingProxyType({})) -> Iterator
         try:
             yield
         except LoramergeError:
-            _confirm_places(found)
+            confirm_places(found)
             raise
-        _confirm_places(found)
+        confirm_places(found)
 
 
-def _confirm_places(found: Mapping[Path, Original]) -> None:
+@contextmanager
+def unchanged(*known: Mapping[Path, Original]) -> Iterator[None]:
+    """For an answer that is made of several reads of files that are open: all are of one state.
+
+    Raises:
+        ChangedError: they are not; also in place of what was made of that.
+    """
+    try:
+        yield
+    except LoramergeError:
+        _confirm(known)
+        raise
+    _confirm(known)
+
+
+def _confirm(known: Iterable[Mapping[Path, Original]]) -> None:
+    for originals in known:
+        for each in originals.values():
+            each.confirm()
+
+
+def confirm_places(found: Mapping[Path, Original]) -> None:
+    """Raises ChangedError: one is not there any more, or another."""
     for each in found.values():
         each.confirm_place()
 
@@ -212,6 +260,8 @@ def _note(found: Original) -> Original:
         first = seen.setdefault(found.path, found)
         if not first.identity.same_bytes(found.identity):  # read twice, as a config is
             raise changed(found.name, "was changed")
+        if first.identity.changed != found.identity.changed:
+            first.confirm()
     return found
 
 
@@ -255,7 +305,8 @@ def _settled(fd: int) -> Identity:
     """
     now = Identity.of(os.fstat(fd))
     for _ in range(TICK):
-        if not 0 <= now.modified - time.clock_gettime_ns(COARSE) < TICK * 10**6:
+        newest = max(now.modified, now.changed)
+        if not 0 <= newest - time.clock_gettime_ns(COARSE) < TICK * 10**6:
             break
         time.sleep(0.001)
         now = Identity.of(os.fstat(fd))

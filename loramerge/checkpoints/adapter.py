@@ -79,7 +79,8 @@ def adapter(pair: Pair, modules: Iterable[Module], beside: Sequence[Beside], nam
         extras, settings = _beside(pair, slots, beside)
     config = {**settings, "task_type": _task(pair.base)}
     base = BaseModel(pair.base.hub or without_folders(pair.base.name), pair.base.commit)
-    provenance = Provenance(name, files=(*pair.tuned.files, *pair.base.files))
+    originals = {**pair.base.originals, **pair.tuned.originals}
+    provenance = Provenance(name, files=(*pair.tuned.files, *pair.base.files), originals=originals)
     return Adapter(name, slots, base, extras, config, provenance, dialect=dialect, bare=pair.base.bare)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.near import nearby
+from loramerge.adapters.original import Original, noted
 from loramerge.adapters.whole import are_factors, no_model
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.bundles import refuse_bundle
@@ -57,6 +58,7 @@ class Checkpoint:
         name: how messages call it.   root: the folder, or the file.   bare: it is one file.
         models: component -> model.
         hub: its place on the Hub, if it came from there.   commit: the 40 digits.
+        originals: its files as they were when they were opened, by path.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Checkpoint:
     models: Mapping[str, Model]
     hub: str | None = None
     commit: str | None = None
+    originals: Mapping[Path, Original] = field(default_factory=dict, repr=False)
     tensors: Mapping[Key, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,22 +83,33 @@ class Checkpoint:
         """Its files of weights."""
         return tuple(file.path for model in self.models.values() for file in model.shards.values())
 
+    def confirm(self) -> None:
+        """Raises SourceError: a file is no longer as it was when it was opened."""
+        for original in self.originals.values():
+            original.confirm()
 
-def opened(path: Path, name: str, **origin: str | None) -> Checkpoint:
-    """The model at a path; `origin` is where it came from. Errors as for `open_checkpoint`."""
+
+def opened(path: Path, name: str) -> Checkpoint:
+    """The model at a path. Errors as for `open_checkpoint`."""
+    with noted() as originals:
+        found = _opened(path, name)
+    return replace(found, originals=originals)
+
+
+def _opened(path: Path, name: str) -> Checkpoint:
     put_back(path)
     if not os.path.lexists(path):
         raise SourceError(f"{printable(name, 1000)} does not exist.{nearby(path) or ' Check the path.'}")
     if path.suffix == ".gguf" and not path.is_dir():
         raise _gguf(name)
     if not path.is_dir():
-        return Checkpoint(name, path, True, {"file": _single(path, name)}, **origin)
+        return Checkpoint(name, path, True, {"file": _single(path, name)})
     refuse_bundle(path, name)
     if (path / ADAPTER).is_file():
         raise IncompatibleError(no_model(name))
     if (path / PIPELINE).is_file():
-        return Checkpoint(name, path, False, _pipeline(path, name), **origin)
-    return Checkpoint(name, path, False, {"model": _model(path, "", name)}, **origin)
+        return Checkpoint(name, path, False, _pipeline(path, name))
+    return Checkpoint(name, path, False, {"model": _model(path, "", name)})
 
 
 def _single(path: Path, name: str) -> Model:

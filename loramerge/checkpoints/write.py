@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapters.original import Original, opened
+from loramerge.adapters.original import opened
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.apply import Fused, applied
 from loramerge.checkpoints.changes import Changes
@@ -103,21 +103,21 @@ def _small(checkpoint: Checkpoint) -> list[str]:
     return found
 
 
-def write(todo: Changes, out: Path, overwrite: bool, run: Run, read: Iterable[Original] = ()) -> list[Fused]:
+def write(todo: Changes, out: Path, overwrite: bool, run: Run) -> list[Fused]:
     """Write the model; OUT appears whole, or not at all.
 
     Args:
-        run: a `map`, maybe over threads.   read: the files that the model was opened from.
+        run: a `map`, maybe over threads.
 
     Raises:
-        SourceError: one of them changed meanwhile.
+        SourceError: a file of the model or of the adapter changed meanwhile.
         OutputError, IncompatibleError, VerificationError: a sentence each.
     """
     base = todo.checkpoint
     if base.bare:
         with new_file(out, overwrite) as where:
             done = _model(todo, base.models["file"], "file", where, True, run)
-            _confirm(read)
+            _confirm(todo)
             return done
     with new_folder(out, overwrite, own=files(base)) as where:
         for path in _small(base):
@@ -130,16 +130,17 @@ def write(todo: Changes, out: Path, overwrite: bool, run: Run, read: Iterable[Or
         with writing(out):
             for model in base.models.values():
                 _flush(where / model.folder)
-        _confirm(read)
+        _confirm(todo)
     return done
 
 
-def _confirm(read: Iterable[Original]) -> None:
+def _confirm(todo: Changes) -> None:
     """Weights were read as they were opened; configs and indices are copied from their places."""
-    for file in read:
-        file.confirm()
+    todo.checkpoint.confirm()
+    for file in todo.checkpoint.originals.values():
         if file.path.suffix == ".json":
             file.confirm_place()
+    todo.adapter.provenance.confirm()
 
 
 def _carry(todo: Changes, path: str, where: Path) -> None:

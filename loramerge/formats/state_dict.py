@@ -12,6 +12,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Tensor
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
+from loramerge.adapters.original import unchanged
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes
 from loramerge.arrays.backend import Array, from_torch, to_torch
@@ -132,10 +133,11 @@ def to_state_dict(adapter: Adapter, framework: str = "numpy") -> dict[str, Any]:
     state: dict[str, Array] = {}
     blocks = Counter(target.place for target in adapter if target.layout.blocks > 1)
     shelf = Shelf(Keys(adapter).of, state.__setitem__, blocks)
-    for target, update in adapter.items():
-        shelf.put(target, _folded(update, target), np.asarray(update.down))
-    for key, tensor in settle([adapter], [1.0], "first", adapter).tensors.items():
-        state[key] = np.asarray(tensor.read())
+    with unchanged(adapter.provenance.originals):
+        for target, update in adapter.items():
+            shelf.put(target, _folded(update, target), np.asarray(update.down))
+        for key, tensor in settle([adapter], [1.0], "first", adapter).tensors.items():
+            state[key] = np.asarray(tensor.read())
     return state if framework == "numpy" else {k: to_torch(v.copy()) for k, v in state.items()}
 
 

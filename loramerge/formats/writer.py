@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
+from loramerge.adapters.original import noted
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes, rounding
 from loramerge.arrays.backend import Array
@@ -204,13 +205,13 @@ def copy(adapter: Adapter, out: Path, overwrite: bool, check: Check) -> None:
     check_place(dialect, bare, out)
     check_apart(out, [adapter])
     weights, *beside = adapter.provenance.files
-    file = open_weights(weights, adapter.name, allow_pickle=False)
-    originals = [adapter.provenance.originals.get(path) for path in (weights, *beside)]
+    known = adapter.provenance.originals
+    with noted() as again:
+        file = open_weights(weights, adapter.name, allow_pickle=False)
 
     def confirm() -> None:
-        for original in originals:
-            if original is not None:
-                original.confirm_place()
+        for original in (*(known[path] for path in (weights, *beside) if path in known), *again.values()):
+            original.confirm_place()
 
     with (new_file if bare else new_folder)(out, overwrite, confirm) as where:
         _copy(file, where if bare else where / str(dialect.weights))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from loramerge.adapters.arguments import checked
+from loramerge.adapters.original import confirm_places, noted, one_state
 from loramerge.algorithms import find
 from loramerge.errors import UsageError
 from loramerge.formats.files.destination import check_apart
@@ -60,18 +61,22 @@ def report(
     out, overwrite = recipe.request.out, recipe.request.overwrite
     if out is not None:
         check_page(out, overwrite)
-    subject = Subject(expanded(recipe.asking(out=None, overwrite=False)), rank, given)
-    if out is not None:  # what the sections show takes a while
-        check_apart(out, [each.adapter for each in subject.looked if isinstance(each, Inspection)])
-    page = page_of(subject)
-    if out is not None:
-        write_page(page, out, overwrite, subject.confirm)
+    with noted() as read:
+        with one_state():  # programs and sections look at the same files again
+            subject = Subject(expanded(recipe.asking(out=None, overwrite=False)), rank, given)
+            if out is not None:  # what the sections show takes a while
+                check_apart(out, [each.adapter for each in subject.looked if isinstance(each, Inspection)])
+            page = page_of(subject)
+        if out is not None:
+            write_page(page, out, overwrite, lambda: confirm_places(read))
     return page
 
 
 def page_of(subject: Subject) -> Page:
     """The page about a subject: every section that has something to do with it."""
-    made = (section(subject) for section in SECTIONS.values())
+    with noted() as read:
+        read |= subject.originals
+        made = [section(subject) for section in SECTIONS.values()]
     names = ", ".join(name.partition(" ")[2] for name in subject.names[:4])
     more = len(subject.names) - 4
     title = f"{names} and {more} more" if more > 0 else names

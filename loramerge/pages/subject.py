@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.original import Original
 from loramerge.algorithms.families.size import Ranked
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.consumers.check import facts_of
@@ -85,6 +86,12 @@ class Subject:
             if isinstance(each, Inspection):
                 each.adapter.provenance.confirm()
         return None
+
+    @property
+    def originals(self) -> dict[Path, Original]:
+        """The files that its merge was read from; none where it looks at sources itself."""
+        whole = self.merge.plan.sources.whole if self.merge is not None else ()
+        return {path: file for each in whole for path, file in each.provenance.originals.items()}
 
     @cached_property
     def names(self) -> list[str]:

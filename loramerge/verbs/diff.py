@@ -13,6 +13,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
+from loramerge.adapters.original import unchanged
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
@@ -225,6 +226,7 @@ def diff(
         return found
 
     with (
+        unchanged(*(each.provenance.originals for each in opened)),
         Stage(request.tell, "comparing", len(targets)) as stage,
         workers(request.effort.workers, stage.tick) as run,
     ):

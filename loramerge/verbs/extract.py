@@ -12,7 +12,7 @@ from loramerge.checkpoints.alike import doubts
 from loramerge.checkpoints.difference import Beside, name_of, paired
 from loramerge.checkpoints.open import open_checkpoint
 from loramerge.checkpoints.write import check_outside
-from loramerge.errors import IncompatibleError, UsageError, VerificationError, printable, say
+from loramerge.errors import IncompatibleError, LoramergeError, UsageError, VerificationError, printable, say
 from loramerge.formats import load, writer
 from loramerge.formats.files.atomic import check_output
 from loramerge.formats.output import is_bare
@@ -64,7 +64,12 @@ def extract(
     bare = request.bare if where is None else is_bare(where)
     name = Path(str(tuned)).name or str(tuned)
     draft = Draft(paired(open_checkpoint(tuned), open_checkpoint(base)), request, name)
-    return _Extractor(draft, Ranks(draft, rank, energy, bool(bare))).run(where)
+    try:
+        return _Extractor(draft, Ranks(draft, rank, energy, bool(bare))).run(where)
+    except LoramergeError:
+        for model in (draft.pair.tuned, draft.pair.base):
+            model.confirm()  # what was found in a mixture of two states says nothing
+        raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +96,7 @@ class _Extractor:
         found = Extraction(whole, out, tuple(modules), beside, bool(kept), names, pair.alone, said)
         self._check_limits(found)
         if out is None:
+            whole.provenance.confirm()
             return found
         writer.write(
             whole,

@@ -10,7 +10,6 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
-from loramerge.adapters.original import noted
 from loramerge.arrays.workers import workers
 from loramerge.charts.facts import as_frame
 from loramerge.checkpoints.apply import Fused
@@ -134,8 +133,7 @@ def fuse(
 
 def fused(adapter: Adapter, base: str | Path, out: Path, request: Request, factor: float = 1.0) -> Fusion:
     """The same for an adapter that is read, at a strength."""
-    with noted() as read:
-        model = open_checkpoint(base)
+    model = open_checkpoint(base)
     check_readable(model)
     check_place(model, out, request.overwrite)
     check_apart(out, [adapter])
@@ -152,7 +150,7 @@ def fused(adapter: Adapter, base: str | Path, out: Path, request: Request, facto
                 stage.step()
                 yield each
 
-        done = write(todo, out, request.overwrite, counted, read.values())
+        done = write(todo, out, request.overwrite, counted)
     return Fusion(out, tuple(done), (*adapter.oddities, *todo.notes))
 
 

@@ -99,13 +99,69 @@ def test_other_rights_or_one_more_name_are_no_change(found, change):
     found.confirm()
 
 
-def test_a_change_that_hides_its_time_is_found_by_hashing_again(found):
-    assert found.sha256() == hashlib.sha256(BEFORE).hexdigest()
-    then = os.stat(found.path)
-    in_place(found.path)
-    os.utime(found.path, ns=(then.st_atime_ns, then.st_mtime_ns))
+def part(found, start, size):
+    found.read_into(memoryview(bytearray(size)), start)
+
+
+def hidden(change, path):
+    """A change that sets the time of writing back."""
+    then = os.stat(path)
+    change(path)
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+
+
+@pytest.mark.parametrize("act", [lambda f: f.sha256(), lambda f: part(f, 90, 20), whole])
+@pytest.mark.parametrize("change", [in_place, one_byte], **{"ids": lambda change: change.__name__})
+def test_a_change_that_hides_its_time_is_found_by_reading_again(found, change, act):
+    act(found)
+    mode(found.path)
+    found.confirm()  # which read all of it again
+    hidden(change, found.path)
     with pytest.raises(SourceError, match="was changed"):
         found.confirm()
+
+
+def test_of_a_hidden_change_only_what_was_read_before_it_counts(found):
+    part(found, 0, 50)
+    hidden(one_byte, found.path)  # the hundredth
+    found.confirm()
+    part(found, 90, 20)
+    found.confirm()
+    assert len(found._spans) == 2
+    hidden(in_place, found.path)
+    part(found, 90, 20)  # now with two contents
+    with pytest.raises(SourceError, match="was changed"):
+        found.confirm()
+
+
+def test_a_file_that_is_touched_again_and_again_is_confirmed_at_last_or_refused(found, monkeypatch):
+    whole(found)
+    fill, left = original._fill, [3]
+
+    def touching(*given):
+        if left[0]:
+            left[0] -= 1
+            mode(found.path)
+        fill(*given)
+
+    monkeypatch.setattr(original, "_fill", touching)
+    mode(found.path)
+    found.confirm()
+    left[0] = -1
+    mode(found.path)
+    with pytest.raises(SourceError, match="was changed"):
+        found.confirm()
+
+
+def test_a_held_file_that_hides_a_change_is_found(tmp_path):
+    (tmp_path / "config").write_bytes(BEFORE)
+    with noted() as seen:
+        read_whole(tmp_path / "config", "config", 10**6)
+        hidden(in_place, tmp_path / "config")
+        with pytest.raises(SourceError, match="config was changed"):  # read twice, with two contents
+            read_whole(tmp_path / "config", "config", 10**6)
+    with pytest.raises(SourceError, match="config was changed"):
+        seen[tmp_path / "config"].confirm()
 
 
 def test_a_change_while_bytes_are_read_spoils_them(found, monkeypatch):

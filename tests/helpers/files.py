@@ -103,6 +103,12 @@ class Cli:
 
     def __init__(self, capsys) -> None:
         self._capsys = capsys
+        self.code, self.out, self.err = None, "", ""
+
+    def __repr__(self) -> str:
+        """What pytest shows beside a failing assertion: how the last command ended."""
+        logs = [Path(each) for each in re.findall(r"/\S+/loramerge-\w+\.log", self.err)]
+        return f"exit {self.code}: {self.err}" + "".join(each.read_text() for each in logs if each.exists())
 
     def __call__(self, *args) -> Cli:
         self._capsys.readouterr()

@@ -1,4 +1,4 @@
-"""A file that is saved over at any read of any verb: the answer is of one of both, or there is none.
+"""A file that changes at any read of any verb: the answer is of one of both, or there is none.
 
 A trainer may save at any moment. So what a verb gives is what it gives before, or what it gives afterwards;
 or a sentence, exit 1, and nothing is left.
@@ -24,9 +24,9 @@ def written(*paths):
     return lambda _: {path: content(Path(path)) for path in paths}
 
 
-def report(_=None):
+def report(**out):
     pytest.importorskip("altair")
-    page = lm.report(["a", "b"], methods=["svd"])
+    page = lm.report(["a", "b"], methods=["svd"], **out)
     return [(s.name, s.notes, s.table and s.table.cells()) for s in page.sections]
 
 
@@ -37,6 +37,11 @@ VERBS = {  # verb -> (what is done, what comes of it, the files that it reads)
     "plan": (lambda: lm.plan(["a", "b"], "svd"), str, [f"a/{ADAPTER}", f"a/{CONFIG}"]),
     "state dict": (lambda: lm.to_state_dict(lm.load("a")), str, [f"a/{ADAPTER}", f"a/{CONFIG}"]),
     "report": (report, str, [f"a/{ADAPTER}", f"a/{CONFIG}"]),
+    "page": (
+        lambda: report(out="page.html"),
+        written("page.html"),
+        [f"a/{ADAPTER}", f"a/{CONFIG}"],
+    ),
     "combine": (
         lambda: lm.combine(["a", "b"], "svd", rank=1, out="out", threads=1),
         written("out"),
@@ -159,9 +164,21 @@ class Reads:
         return read
 
 
+def saved_over(path, text):
+    path.write_bytes(text)
+
+
+def hidden(path, text):
+    """The same, but the time of writing is set back."""
+    then = os.stat(path)
+    path.write_bytes(text)
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+
+
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("act", [saved_over, hidden], ids=lambda act: act.__name__)
 @pytest.mark.parametrize(("verb", "path"), PLACES)
-def test_a_file_that_is_saved_over(verb, path, every, place, monkeypatch):
+def test_a_file_that_changes(verb, path, act, every, place, monkeypatch):
     place("before")
     reads = Reads(monkeypatch)
     before, count = outcome(verb), reads.count
@@ -170,9 +187,10 @@ def test_a_file_that_is_saved_over(verb, path, every, place, monkeypatch):
     Path(path).write_bytes(text := other(Path(path)))
     after = outcome(verb)
     middle = len(verb + path) % count
-    for at in range(count) if every else sorted({0, 1, middle, count - 1}):
+    some = {0, 1, middle, count - 1} if act is saved_over else {middle, count - 1}
+    for at in range(count) if every else sorted(some):
         place(f"run{at}")
-        reads.count, reads.at, reads.act = 0, at, lambda: Path(path).write_bytes(text)
+        reads.count, reads.at, reads.act = 0, at, lambda: act(Path(path), text)
         found = outcome(verb)
         reads.at = -1
         if isinstance(found, lm.SourceError):
