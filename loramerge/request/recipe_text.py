@@ -212,6 +212,10 @@ def _load(path: Path) -> Any:
         raise SourceError(f"{name} is not valid YAML: it is nested too deeply.") from None
     except yaml.YAMLError as error:
         raise SourceError(f"{name} is not valid YAML: {_fault(error)}.") from None
+    except (ValueError, OverflowError):  # PyYAML asks Python for the character, whatever its number
+        raise SourceError(
+            f"{name} is not valid YAML: an escape such as \\U00110000 stands for no character."
+        ) from None
 
 
 def _fault(error: Exception) -> str:
