@@ -204,13 +204,21 @@ def _zipped(stream: BinaryIO, _: int) -> tuple[Any, Starts]:
         if entries[pickles[0]].file_size > LIMIT:
             raise ValueError("its description is larger than 64 MiB")
         values, _ = run(archive.read(pickles[0]), 0, _named, _persistent)
-    starts = {}
-    for name, entry in entries.items():
-        if name.startswith(f"{root}data/"):
-            stream.seek(entry.header_offset + 26)
-            head = int.from_bytes(stream.read(2), "little") + int.from_bytes(stream.read(2), "little")
-            starts[name.removeprefix(f"{root}data/")] = entry.header_offset + 30 + head, entry.file_size
+        starts = {
+            name.removeprefix(f"{root}data/"): (_begin(archive, entry), entry.file_size)
+            for name, entry in entries.items()
+            if name.startswith(f"{root}data/")
+        }
     return values, starts
+
+
+def _begin(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of a part begin: behind its own head, which must be one, and of this name."""
+    with archive.open(entry):  # looks at the head
+        stream: Any = archive.fp
+        stream.seek(entry.header_offset + 26)
+        head = int.from_bytes(stream.read(2), "little") + int.from_bytes(stream.read(2), "little")
+    return entry.header_offset + 30 + head
 
 
 def _legacy(stream: BinaryIO, size: int) -> tuple[Any, Starts]:
@@ -234,6 +242,10 @@ def _legacy(stream: BinaryIO, size: int) -> tuple[Any, Starts]:
     keys, at = run(data, at, _named, _persistent)
     starts = {}
     for key in keys:
+        stream.seek(at)
+        said = stream.read(8)
+        if len(said) == 8 and int.from_bytes(said, "little") != seen[key].size:
+            raise ValueError("a storage is not as long as its description says")
         nbytes = seen[key].size * seen[key].kind.numpy.itemsize
         starts[key] = at + 8, nbytes
         at += 8 + nbytes

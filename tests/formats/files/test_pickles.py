@@ -344,3 +344,27 @@ def test_a_storage_lies_within_its_own_part_of_the_file(tmp_path):
     zipped(tmp_path / "x.bin", forged(), **{"data/0": bytes(12), "more": bytes(100)})
     with pytest.raises(LoramergeError, match="cut short"):
         open_pickle(tmp_path / "x.bin", "x")
+
+
+@pytest.mark.parametrize(("before", "after"), [(b"PK\x03\x04", b"PK\x03\x05"), (b"x/data/0", b"x/data/1")])
+def test_numbers_are_taken_from_a_part_that_says_it_is_theirs(tmp_path, before, after):
+    """The directory may point anywhere; torch refuses such a file as well."""
+    zipped(tmp_path / "x.bin", forged(), **{"data/0": bytes(16)})
+    data = (tmp_path / "x.bin").read_bytes()
+    at = data.index(before, data.index(b"PK\x03\x04", 1))  # the head of the second part
+    (tmp_path / "x.bin").write_bytes(data[:at] + after + data[at + len(after) :])
+    with pytest.raises(LoramergeError, match="damaged"):
+        open_pickle(tmp_path / "x.bin", "x")
+
+
+def test_a_storage_of_an_older_file_is_as_long_as_it_says(tmp_path):
+    path, said = tmp_path / "x.bin", struct.pack("<Q", 4)
+    torch.save({"a": torch.arange(4.0)}, path, _use_new_zipfile_serialization=False)
+    assert len(open_pickle(path, "x").tensors) == 1
+    data = path.read_bytes()
+    assert data[-24:-16] == said
+    path.write_bytes(data[:-24] + struct.pack("<Q", 5) + data[-16:])
+    with pytest.raises(LoramergeError, match="not as long as its description"):
+        open_pickle(path, "x")
+    with pytest.raises(RuntimeError):
+        torch.load(path, weights_only=True)
