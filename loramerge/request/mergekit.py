@@ -7,6 +7,7 @@ from typing import Any
 
 from loramerge.algorithms import find, name_of_class
 from loramerge.errors import UsageError, printable
+from loramerge.request.yaml import as_yaml
 
 SAME = ("density", "gamma", "epsilon")  # parameters that have one name here and there
 READ = ("merge_method", "base_model", "models", "parameters")
@@ -20,8 +21,6 @@ def is_mergekit(values: Mapping[Any, Any]) -> bool:
 
 def translated(values: Mapping[Any, Any]) -> str:
     """How it reads here, as a sentence and YAML. Base models are no sources: adapters need none."""
-    import yaml  # only for those who have a recipe
-
     name, told = _method(printable(values["merge_method"], 60))
     models = [each for each in _of(list, values, "models") if isinstance(each, dict)]
     shared = _of(dict, values, "parameters")
@@ -34,7 +33,7 @@ def translated(values: Mapping[Any, Any]) -> str:
     known = options | ({"lambda": shared["lambda"]} if "scale" in here else {})
     left = [*_left(tables, known), *(key for key in map(str, values) if key not in READ)]
     lost = f"# without: {printable(', '.join(dict.fromkeys(left)))}\n" if left else ""
-    return f"{HEAD}\n\n{yaml.safe_dump(here, sort_keys=False, allow_unicode=True)}{lost}{told}"
+    return f"{HEAD}\n\n{as_yaml(here)}{lost}{told}"
 
 
 def _left(tables: Iterable[Mapping[Any, Any]], here: Mapping[str, Any]) -> Iterator[str]:

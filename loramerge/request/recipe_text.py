@@ -20,6 +20,7 @@ from loramerge.request.recipe import Ingredient, Recipe
 from loramerge.request.request import FIELDS, Request
 from loramerge.request.rules import Rule, plain
 from loramerge.request.strangers import check_patterns
+from loramerge.request.yaml import as_yaml
 
 LIMIT = 2**18
 DIGITS = 24  # of a whole number
@@ -36,8 +37,6 @@ def keys() -> dict[str, str]:
 
 def written(recipe: Recipe) -> str:
     """The recipe as YAML; reading it gives the same recipe."""
-    import yaml  # only for those who have a recipe
-
     named = keys().values()
     given = {each.key: _plain(value) for each, value in recipe.request.given() if each.name in named}
     method: str | Method = recipe.named()[0].method or SUM
@@ -51,11 +50,7 @@ def written(recipe: Recipe) -> str:
         sources = [_source(each) for each in recipe.sources]
     values: dict[str, Any] = {"sources": sources, "method": name}
     values |= {"parameters": parameters} if parameters else {}
-    whole = {**values, **given}
-    text = str(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=110))
-    if text.replace("\n", "").isprintable():
-        return text
-    return str(yaml.safe_dump(whole, sort_keys=False, width=110))  # what a terminal would obey is escaped
+    return as_yaml({**values, **given})
 
 
 def unsaid(recipe: Recipe) -> list[str]:

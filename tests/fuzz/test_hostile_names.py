@@ -72,6 +72,8 @@ def test_what_check_says(hostile, consumer):
 def test_every_command_of_the_terminal(hostile, capsys, tmp_path):
     from loramerge.cli import main
 
+    theirs = {"merge_method": "ties", "models": [{"model": HOSTILE, "parameters": {HOSTILE: 1}}], HOSTILE: 1}
+    (tmp_path / "mergekit.yaml").write_text(json.dumps(theirs))
     commands = [
         ["inspect", NAME],
         ["check", NAME],
@@ -84,6 +86,7 @@ def test_every_command_of_the_terminal(hostile, capsys, tmp_path):
         ["replay", "m"],
         ["inspect", f"{NAME}x"],
         ["combine", f"@{NAME}"],
+        ["combine", "--recipe", "mergekit.yaml"],
         ["combine", NAME, "--only", HOSTILE],
         ["combine", NAME, "--alpha", f"{HOSTILE}=1"],
         ["methods", HOSTILE],
