@@ -234,10 +234,10 @@ class Alphas(Kind):
 
 
 def _alpha(value: Any) -> float | str:
-    from loramerge.formats.peft.number import fitting
+    from loramerge.formats.peft.number import NO_ALPHA, fitting
 
     if (alpha := fitting(value)) is None:
-        raise Unfit("is neither a number above 0 nor 'rank' or 'rslora:A'")
+        raise Unfit(NO_ALPHA)
     return alpha
 
 

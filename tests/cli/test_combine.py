@@ -162,9 +162,10 @@ ALPHAS = {
     "one for all and one by name": (["16", "d.safetensors=8"], "--alpha SOURCE=A for each"),
     "no number": (["d.safetensors=x"], "neither a number nor 'rank'"),
     "empty": ([""], "followed by an empty word"),
-    "nan": (["nan"], "neither a number above 0 nor 'rank'"),
-    "infinite": (["d.safetensors=inf"], "neither a number above 0 nor 'rank'"),
-    "0": (["0"], "neither a number above 0 nor 'rank'"),
+    "nan": (["nan"], "neither a number from 1e-30 to 1e+30 nor 'rank'"),
+    "infinite": (["d.safetensors=inf"], "neither a number from 1e-30 to 1e+30 nor 'rank'"),
+    "denormal": (["5e-324"], "neither a number from 1e-30 to 1e+30 nor 'rank'"),
+    "0": (["0"], "neither a number from 1e-30 to 1e+30 nor 'rank'"),
 }
 
 

@@ -16,7 +16,7 @@ from loramerge.formats.forms.table import TYPES
 from loramerge.formats.peft.config import Scaling, check_mergeable, scales
 from loramerge.formats.peft.exchange import plain
 from loramerge.formats.peft.names import WEIGHTS
-from loramerge.formats.peft.number import fitting, number, scale
+from loramerge.formats.peft.number import NO_ALPHA, fitting, number, scale
 from loramerge.formats.peft.pairs import Pairs, Stored
 from loramerge.formats.peft.updates import understood
 
@@ -90,7 +90,7 @@ def check_alpha(alpha: Alpha | None) -> None:
         UsageError: it is none of a number above 0, ``"rank"`` and ``"rslora:16"``.
     """
     if alpha is not None and fitting(alpha) is None:
-        raise UsageError(f"{say('alpha', alpha)} is neither a number above 0 nor 'rank' or 'rslora:A'.")
+        raise UsageError(f"{say('alpha', alpha)} {NO_ALPHA}.")
 
 
 def check_tensors(scale_of: ScaleOf, pairs: Pairs, name: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from loramerge.adapters.late import late
+from loramerge.adapters.limits import FACTOR, beyond
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.forms.refusals import refuse_settings
 from loramerge.formats.forms.table import TYPES
@@ -16,7 +17,6 @@ from loramerge.formats.routers import refuse_routed
 
 # lora_ga too: its init takes s·BA out of the base weights, and a reload does not
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")  # inits that take their factors out of the base weights
-LARGEST = 1e30  # of an alpha: far above any real one, and its square times four factors fits float64
 ROUTED = "A router chooses among its adapters at run time: name these adapters instead, to merge or to route."
 ROUTED_TYPES = ("XLORA", "POLY", "LILY", "SRMOLE", "ARROW", "METEORA", "LORAMOE")
 CONVERTS = "PEFT's save_as_lora converts it to LoRA."
@@ -130,7 +130,12 @@ def check_mergeable(config: Mapping[str, Any], name: str, known_start: bool = Fa
 
     Raises:
         IncompatibleError: a PEFT type that is not read, or a setting under which its form is not the update.
+        SourceError: a setting of how it is stored, or for which base, is of another type than it must be.
     """
+    _flag(config.get("fan_in_fan_out"), "fan_in_fan_out", name)
+    for field in ("base_model_name_or_path", "revision"):
+        if not isinstance(config.get(field), str | None):  # taken for none, it would fit every base
+            raise SourceError(_expected(config[field], field, name, "a text"))
     kind = config.get("peft_type", "LORA")
     refuse_routed((), name, config)
     if kind not in tuple(TYPES):
@@ -182,7 +187,7 @@ def _rank(value: Any, field: str, name: str) -> int:
 
 def _number(value: Any, field: str, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not plausible(value):
-        raise SourceError(_expected(value, field, name, f"a number of at most {LARGEST:g}"))
+        raise SourceError(_expected(value, field, name, f"0, or from {1 / FACTOR:g} to {FACTOR:g} in size"))
     return float(value)
 
 
@@ -193,8 +198,8 @@ def _flag(value: Any, field: str, name: str) -> bool:
 
 
 def plausible(alpha: int | float) -> bool:
-    """Whether an alpha can be meant: no NaN, and small enough to compute with."""
-    return -LARGEST <= alpha <= LARGEST
+    """Whether an alpha can be meant: no NaN, and of a size that leaves a scale to compute with."""
+    return not beyond(alpha)
 
 
 def _expected(value: Any, field: str, name: str, what: str) -> str:

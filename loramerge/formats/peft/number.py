@@ -6,11 +6,13 @@ from math import isfinite, prod, sqrt
 from typing import Any
 
 from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.limits import FACTOR
 from loramerge.errors import SourceError
 from loramerge.formats.peft.config import plausible
 
 RSLORA = "rslora:"  # before an alpha that is divided by the root of the rank
 NONE = ("BOOL", "C64")  # types that hold no number to multiply by
+NO_ALPHA = f"is neither a number from {1 / FACTOR:g} to {FACTOR:g} nor 'rank' or 'rslora:A'"
 
 
 def number(tensor: Tensor, where: str) -> float:

@@ -14,12 +14,13 @@ from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import common_base
 from loramerge.adapters.target import Target
 
-COPIED = ("auto_mapping", "peft_version", "revision", "task_type")
+COPIED = {"auto_mapping": dict, "peft_version": str, "revision": str, "task_type": str}
 
 
 def config(adapters: Sequence[Adapter], targets: Iterable[Target], rank: int) -> dict[str, Any]:
     """adapter_config.json of the merge. What describes the base is copied where the sources agree."""
-    copied = {key: _agreed([a.config.get(key) for a in adapters]) for key in COPIED}
+    agreed = {key: _agreed([a.config.get(key) for a in adapters]) for key in COPIED}
+    copied = {key: each if isinstance(each, COPIED[key]) else None for key, each in agreed.items()}
     if copied["peft_version"] is None:
         del copied["peft_version"]
     return {

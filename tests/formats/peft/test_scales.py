@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from loramerge import load
+from loramerge import combine, load
 from loramerge.errors import IncompatibleError, LoramergeError, SourceError, UsageError
 from loramerge.formats.state_dict import from_state_dict
 from tests.helpers.files import SHAPES, bare, dense, folder, key, tensors
@@ -192,11 +192,11 @@ def test_alpha_tensors_that_agree_with_what_else_is_said_are_welcome(tmp_path):
         load(folder(tmp_path / "g", agreeing, lora_alpha=8))
 
 
-@pytest.mark.parametrize("alpha", [0, -1, math.nan, math.inf, 10**400, "16", "Rank", True])
+@pytest.mark.parametrize("alpha", [0, -1, math.nan, math.inf, 10**400, 1e160, 5e-324, "16", "Rank", True])
 def test_an_alpha_is_a_number_above_0_or_rank(tmp_path, alpha):
-    with pytest.raises(UsageError, match="neither a number above 0 nor 'rank'"):
+    with pytest.raises(UsageError, match="neither a number from 1e-30 to .* nor 'rank'"):
         load(bare(tmp_path / "x.safetensors"), alpha=alpha)
-    with pytest.raises(UsageError, match="neither a number above 0 nor 'rank'"):
+    with pytest.raises(UsageError, match="neither a number from 1e-30 to .* nor 'rank'"):
         from_state_dict(tensors(), alpha=alpha)
 
 
@@ -214,3 +214,31 @@ def test_a_state_dict_says_its_scale_by_config_or_alpha():
             from_state_dict(tensors(), **both_or_none)
     with pytest.raises(LoramergeError, match="missing"):
         from_state_dict({key("layers.0.q", "A"): np.ones((2, 3))}, config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("fan_in_fan_out", 1),
+        ("fan_in_fan_out", "true"),
+        ("base_model_name_or_path", ["org/base"]),
+        ("base_model_name_or_path", 5),
+        ("revision", {}),
+        ("lora_alpha", 5e-324),  # half of it is 0
+        ("lora_alpha", -1e160),
+    ],
+)
+def test_a_setting_of_another_type_is_not_taken_for_none(tmp_path, field, value):
+    """PEFT takes 1 for true; and an adapter without a base would fit every other."""
+    with pytest.raises(SourceError, match=f"{field} of .* must be"):
+        load(folder(tmp_path / "a", tensors(), **{field: value}))
+    with pytest.raises(SourceError, match=f"{field} of .* must be"):
+        from_state_dict(tensors(), {"r": 2, "lora_alpha": 2, field: value})
+
+
+def test_what_is_copied_to_a_merge_is_of_its_type(tmp_path):
+    odd = {"task_type": {"a": 1}, "peft_version": 5, "auto_mapping": "x"}
+    pair = [folder(tmp_path / name, tensors(i), **odd) for i, name in enumerate("ab")]
+    combine(pair, out=tmp_path / "m")
+    written = json.loads((tmp_path / "m/adapter_config.json").read_text())
+    assert (written["task_type"], written["auto_mapping"], "peft_version" in written) == (None, None, False)
