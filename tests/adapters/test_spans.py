@@ -24,7 +24,9 @@ def test_many_ranges_are_put_together_seldom(monkeypatch):
     monkeypatch.setattr(spans, "FEW", 4)
     found, seen = Spans(), []
     found._most = 4
-    monkeypatch.setattr(spans, "sorted", lambda rows: (seen.append(len(rows)), sorted(rows))[1], raising=False)
+    monkeypatch.setattr(
+        spans, "sorted", lambda rows: (seen.append(len(rows)), sorted(rows))[1], raising=False
+    )
     for start in range(1000):
         found.note(memoryview(b"x"), start)
     assert len(found) == len(set(found)) == 1000
