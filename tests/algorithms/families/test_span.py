@@ -154,7 +154,7 @@ all_of_them = pytest.mark.parametrize("method", ALL.values(), ids=ALL)
 
 @pytest.mark.parametrize("method", [ALL[name] for name in ALL if name != "wudi, hard"])  # it asks for that
 def test_near_copies_come_out_as_copies_do(method):
-    """A step of training that bfloat16 hardly sees is no direction, whatever a method does with directions."""
+    """A step of training that bfloat16 hardly sees is no direction."""
     rng = np.random.default_rng(56)
     (whole,) = random_adapters(56, (6,), LARGE)
 
