@@ -10,7 +10,7 @@ def test_a_range_is_kept_once_with_each_content_that_it_had(monkeypatch):
     monkeypatch.setattr(spans, "FEW", 4)
     found = Spans()
     found._most = 4
-    for turn in range(100):
+    for _ in range(100):
         for start in range(3):
             found.note(memoryview(b"abc"), start)
         assert len(found) <= 8
