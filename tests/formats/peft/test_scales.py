@@ -194,9 +194,9 @@ def test_alpha_tensors_that_agree_with_what_else_is_said_are_welcome(tmp_path):
 
 @pytest.mark.parametrize("alpha", [0, -1, math.nan, math.inf, 10**400, 1e160, 5e-324, "16", "Rank", True])
 def test_an_alpha_is_a_number_above_0_or_rank(tmp_path, alpha):
-    with pytest.raises(UsageError, match="neither a number from 1e-30 to .* nor 'rank'"):
+    with pytest.raises(UsageError, match=r"neither a number from 1e-30 to .* nor 'rank'"):
         load(bare(tmp_path / "x.safetensors"), alpha=alpha)
-    with pytest.raises(UsageError, match="neither a number from 1e-30 to .* nor 'rank'"):
+    with pytest.raises(UsageError, match=r"neither a number from 1e-30 to .* nor 'rank'"):
         from_state_dict(tensors(), alpha=alpha)
 
 
@@ -230,9 +230,9 @@ def test_a_state_dict_says_its_scale_by_config_or_alpha():
 )
 def test_a_setting_of_another_type_is_not_taken_for_none(tmp_path, field, value):
     """PEFT takes 1 for true; and an adapter without a base would fit every other."""
-    with pytest.raises(SourceError, match=f"{field} of .* must be"):
+    with pytest.raises(SourceError, match=rf"{field} of .* must be"):
         load(folder(tmp_path / "a", tensors(), **{field: value}))
-    with pytest.raises(SourceError, match=f"{field} of .* must be"):
+    with pytest.raises(SourceError, match=rf"{field} of .* must be"):
         from_state_dict(tensors(), {"r": 2, "lora_alpha": 2, field: value})
 
 
