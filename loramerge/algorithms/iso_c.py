@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loramerge.algorithms.families.span import RANK_TOL, Span, heard, tolerance
+from loramerge.algorithms.families.span import RANK_TOL, Directed, heard
 from loramerge.algorithms.method import Traits
 from loramerge.arrays.backend import Array, namespace
-from loramerge.arrays.basis import Basis, directions
+from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.linalg import svd
 
 
 @dataclass(frozen=True, kw_only=True)
-class IsoC(Span):
+class IsoC(Directed):
     """The isotropic merge in a common space: no direction of the sum outweighs another.
 
         ΔW = σ̄ U Vᵀ        of Σ_t w_t ΔW_t = U Σ Vᵀ,  σ̄ = mean of the σᵢ that are not zero
@@ -39,14 +39,9 @@ class IsoC(Span):
            [0., 2.]])
     """
 
-    rank_tol: float = tolerance(2.0**-8)
-
     @property
     def traits(self) -> Traits:
         return Traits("spectral", weights="additive", identity=False)
-
-    def bases(self, grams: Grams) -> Basis:
-        return directions(grams, heard(grams, self.rank_tol) != 0, self.rank_tol)
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         weighted = heard(grams, self.rank_tol)[:, None, :]

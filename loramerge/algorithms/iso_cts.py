@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramerge.algorithms.families.span import RANK_TOL, Span, heard, lengths, tolerance
+from loramerge.algorithms.families.span import RANK_TOL, Directed, heard, lengths
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, host, like
-from loramerge.arrays.basis import Basis, directions
+from loramerge.arrays.basis import Basis
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.linalg import svd
 from loramerge.arrays.polar import nearest, singular
@@ -20,7 +20,7 @@ Parts = tuple[Array, Array, Array]  # columns (R, k), σ (k,), columns (R, k)
 
 
 @dataclass(frozen=True, kw_only=True)
-class IsoCTS(Span):
+class IsoCTS(Directed):
     """The isotropic merge in common and task-specific subspaces: weak skills of single sources have a place.
 
         Σ_t w_t ΔW_t = U Σ Vᵀ; its first c units are kept, U_c Σ_c V_cᵀ
@@ -51,14 +51,9 @@ class IsoCTS(Span):
         0.8, "Share of the directions that are taken from the sum.", Interval(low=0, high=1)
     )
 
-    rank_tol: float = tolerance(2.0**-8)
-
     @property
     def traits(self) -> Traits:
         return Traits("spectral", weights="none", identity=False)
-
-    def bases(self, grams: Grams) -> Basis:
-        return directions(grams, heard(grams, self.rank_tol) != 0, self.rank_tol)
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         assert grams.weights is not None

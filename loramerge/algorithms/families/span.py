@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from loramerge.algorithms.families.size import Ranked
 from loramerge.algorithms.method import Interval, option
 from loramerge.arrays.backend import Array, like, namespace
-from loramerge.arrays.basis import Basis, basis
+from loramerge.arrays.basis import Basis, basis, directions
 from loramerge.arrays.frames import Frame
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.remix import Result
@@ -83,6 +83,19 @@ class Span(Cored):
         return basis(grams, self.rank_tol)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Directed(Cored):
+    """A method with cores in the directions of the units, of which near ones are one."""
+
+    rank_tol: float = tolerance(2.0**-8)
+
+    def weigh(self, grams: Grams, weights: Array) -> Grams:
+        return replace(grams, weights=weights)
+
+    def bases(self, grams: Grams) -> Basis:
+        return directions(grams, heard(grams, self.rank_tol) != 0, self.rank_tol)
+
+
 def lengths(grams: Grams) -> Array:
     """(M, T) ‖ΔW_t‖ of canonical sources, with the weights that are folded in; 0 at a weight of 0."""
     squares = grams.kernel.diagonal(axis1=1, axis2=2) * grams.live  # units of a source are orthogonal
@@ -90,17 +103,6 @@ def lengths(grams: Grams) -> Array:
     heard = 1.0 if grams.weights is None else like(grams.weights != 0, squares)
     xp = namespace(squares)
     return xp.sqrt(xp.maximum(xp.stack(each, axis=1), 0.0)) * heard
-
-
-def heard(grams: Grams, rank_tol: float) -> Array:
-    """(M, R) w σ of every unit; 0 where it is rounding beside the strongest of all.
-
-    How near two directions may be is another question: weak skills count, down to rounding.
-    """
-    xp, noise = namespace(grams.up), min(rank_tol, RANK_TOL)
-    weighted = strengths(grams, rank_tol) * grams.unit_weights
-    size = xp.abs(weighted)
-    return weighted * (size > noise * size.max(axis=1, keepdims=True))
 
 
 def strengths(grams: Grams, rank_tol: float) -> Array:
@@ -114,3 +116,14 @@ def strengths(grams: Grams, rank_tol: float) -> Array:
         own = sigma[:, mine]
         sigma[:, mine] = own * (own > noise * own.max(axis=1, keepdims=True))
     return sigma
+
+
+def heard(grams: Grams, rank_tol: float) -> Array:
+    """(M, R) w σ of every unit; 0 where it is rounding beside the strongest of all.
+
+    How near two directions may be is another question: weak skills count, down to rounding.
+    """
+    xp, noise = namespace(grams.up), min(rank_tol, RANK_TOL)
+    weighted = strengths(grams, rank_tol) * grams.unit_weights
+    size = xp.abs(weighted)
+    return weighted * (size > noise * size.max(axis=1, keepdims=True))
