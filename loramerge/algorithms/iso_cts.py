@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loramerge.algorithms.families.span import Span, lengths
+from loramerge.algorithms.families.span import RANK_TOL, Span, heard, lengths, tolerance
 from loramerge.algorithms.method import Interval, Traits, option
 from loramerge.arrays.backend import Array, host, like
-from loramerge.arrays.basis import Basis
+from loramerge.arrays.basis import Basis, directions
 from loramerge.arrays.gram import Grams
 from loramerge.arrays.linalg import svd
 from loramerge.arrays.polar import nearest, singular
@@ -32,6 +32,7 @@ class IsoCTS(Span):
     Source: Iso-CTS, Marczak et al. 2025, arXiv:2502.04959, as in their code. There n = min(out, in), far more
     than the directions of LoRA, most of them made up; here n is what the adapters span, on the side where
     that is less. A source that has fewer than s directions of its own, above rank_tol, gives those.
+    Directions nearer than rank_tol are one, as for Iso-C.
 
     Limits: one adapter does not come back as itself, because its spectrum is flattened, as by Iso-C. For
     few or small sources s is often 0, and the merge is Iso-C. A rank keeps directions by the σ they had
@@ -50,15 +51,21 @@ class IsoCTS(Span):
         0.8, "Share of the directions that are taken from the sum.", Interval(low=0, high=1)
     )
 
+    rank_tol: float = tolerance(2.0**-8)
+
     @property
     def traits(self) -> Traits:
         return Traits("spectral", weights="none", identity=False)
+
+    def bases(self, grams: Grams) -> Basis:
+        return directions(grams, heard(grams, self.rank_tol) != 0, self.rank_tol)
 
     def units(self, grams: Grams, bases: Basis) -> tuple[Array, Array, Array]:
         assert grams.weights is not None
         # On the host: spectra say how many directions a module keeps, so its factorisations have sizes of
         # their own and no batch.
-        ups, downs, ranks = map(host, (bases.reach_up * grams.unit_weights, bases.reach_down, bases.ranks))
+        weighted = heard(grams, self.rank_tol)[:, None, :]
+        ups, downs, ranks = map(host, (bases.reach_up * weighted, bases.reach_down, bases.ranks))
         norms = host(lengths(grams)) * np.abs(grams.weights)
         x, y = np.zeros_like(ups), np.zeros_like(ups)
         sigma = np.zeros(ups.shape[:2])
@@ -84,7 +91,8 @@ class IsoCTS(Span):
         own = min(round((room - int(room * self.common)) / len(sides)), room // len(sides))
         up, down = (np.concatenate([side[n] for side in sides], axis=1) for n in (0, 1))
         u, sigma, vt = svd(up @ down.T)
-        count = min(room - own * len(sides), int((sigma > self.rank_tol * sigma[0]).sum()))
+        noise = min(self.rank_tol, RANK_TOL)  # a weak skill of the sum counts
+        count = min(room - own * len(sides), int((sigma > noise * sigma[0]).sum()))
         shared = u[:, :count], sigma[:count], vt[:count].T
         kept = [shared, *self._own(sides, shared[0], own)]
         left, strength, right = zip(*kept, strict=True)

@@ -68,12 +68,12 @@ METHODS: Mapping[str, Entry] = {
     'iso_c': Entry('spectral', 'additive', 'The isotropic merge in a common space: no direction of the sum outweighs another.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
-        Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
+        Spec(name='rank_tol', type='float', default=0.00390625, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
     )),
     'iso_cts': Entry('spectral', 'none', 'The isotropic merge in common and task-specific subspaces: weak skills of single sources have a place.', (
         Spec(name='rank', type='int', default=None, help='Units in every merged module [default: the largest source rank; all in linear, average, sg and methods in the span].', low=1),
         Spec(name='energy', type='float', default=None, help='Instead of a rank: the smallest at which the best merge keeps this share of ‖ΔW‖² in every module.', low=0, high=1, low_open=True),
-        Spec(name='rank_tol', type='float', default=1e-05, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
+        Spec(name='rank_tol', type='float', default=0.00390625, help='Directions weaker than this share of the strongest are noise: neither whitened nor counted.', low=1e-07, high=0.1),
         Spec(name='common', type='float', default=0.8, help='Share of the directions that are taken from the sum.', low=0, high=1),
     )),
     'tsv': Entry('spectral', 'consensus', 'Task singular vectors: the interference between sources is whitened away; no unit loses strength.', (

@@ -46,7 +46,7 @@ def iso_c(updates, tol=1e-5):
 
 
 @over_modules
-def iso_cts(updates, common=0.8, tol=1e-5):
+def iso_cts(updates, common=0.8, tol=1e-5, near=2**-8):
     total = sum(update for update, _ in updates)
     wide = rank_of(np.hstack([update for update, _ in updates]), 1e-9)
     high = rank_of(np.vstack([update for update, _ in updates]), 1e-9)
@@ -56,11 +56,11 @@ def iso_cts(updates, common=0.8, tol=1e-5):
     shared = us[0]
     for update, _ in updates:
         left = update - shared @ (shared.T @ update)
-        has = int((np.linalg.svd(left, compute_uv=False) > tol * np.linalg.norm(update)).sum())
+        has = int((np.linalg.svd(left, compute_uv=False) > near * np.linalg.norm(update)).sum())
         u, sigma, v = svd(left, min(own, has))
         us, sigmas, vs = [*us, u], [*sigmas, sigma], [*vs, v]
     mean = np.concatenate(sigmas).mean()
-    return mean * polar(np.hstack(us), tol) @ polar(np.hstack(vs), tol).T
+    return mean * polar(np.hstack(us), near) @ polar(np.hstack(vs), near).T
 
 
 @over_modules

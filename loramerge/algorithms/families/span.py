@@ -92,6 +92,17 @@ def lengths(grams: Grams) -> Array:
     return xp.sqrt(xp.maximum(xp.stack(each, axis=1), 0.0)) * heard
 
 
+def heard(grams: Grams, rank_tol: float) -> Array:
+    """(M, R) w σ of every unit; 0 where it is rounding beside the strongest of all.
+
+    How near two directions may be is another question: weak skills count, down to rounding.
+    """
+    xp, noise = namespace(grams.up), min(rank_tol, RANK_TOL)
+    weighted = strengths(grams, rank_tol) * grams.unit_weights
+    size = xp.abs(weighted)
+    return weighted * (size > noise * size.max(axis=1, keepdims=True))
+
+
 def strengths(grams: Grams, rank_tol: float) -> Array:
     """(M, R) σ of every unit whose source has a weight; 0 where it is noise beside the strongest there."""
     xp = namespace(grams.up)
