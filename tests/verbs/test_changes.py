@@ -12,6 +12,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapters import original
+from loramerge.formats import writer
 from tests.helpers.files import content, folder, tensors
 from tests.helpers.models import random_model, save_model
 
@@ -256,4 +257,17 @@ def test_a_small_file_of_a_model_is_copied_whole(act, place, monkeypatch):
     with pytest.raises(lm.SourceError, match=r"merges.txt of base was changed while it was read"):
         lm.fuse("a", "base", "out")
     assert len(fills) > 1
+    assert not Path("out").exists()
+
+
+GONE = {"gone": os.unlink, "a folder": lambda path: (os.unlink(path), os.mkdir(path))}
+
+
+@pytest.mark.parametrize("act", GONE.values(), ids=GONE)
+def test_a_config_that_goes_before_it_is_copied(act, place, monkeypatch):
+    place("here")
+    real = writer._copy
+    monkeypatch.setattr(writer, "_copy", lambda *given: (real(*given), act(f"a/{CONFIG}")))
+    with pytest.raises(lm.SourceError, match=rf"^{CONFIG} (does not exist|is not a file)"):
+        lm.convert("a", "out", "peft")
     assert not Path("out").exists()
