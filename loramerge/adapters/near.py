@@ -19,7 +19,7 @@ def nearby(path: Path) -> str:
     ' Did you mean fixtures/a.safetensors?'
     """
     there = path.parent
-    while not there.is_dir() and there != there.parent:  # the first part that is not there
+    while not os.path.isdir(there) and there != there.parent:  # the first part that is not there
         path, there = there, there.parent
     try:
         with os.scandir(there) as entries:  # every source of thousands may be mistyped

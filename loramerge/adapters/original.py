@@ -86,6 +86,14 @@ class Original:
             _fill(self.name, fd, buffer, start)
         self._spans.note(buffer, start)
 
+    def pieces(self) -> Iterator[memoryview]:
+        """All its bytes; a piece is overwritten by the next. Errors as for `read_into`."""
+        buffer = memoryview(bytearray(min(CHUNK, self.size)))
+        for at in range(0, self.size, CHUNK):
+            piece = buffer[: min(CHUNK, self.size - at)]
+            self.read_into(piece, at)
+            yield piece
+
     def sha256(self) -> str:
         """The SHA-256 of its bytes as they are merged, in hexadecimal. Errors as for `read_into`."""
         if self._hashed is None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.near import nearby
-from loramerge.adapters.original import Original, noted
+from loramerge.adapters.original import Original, noted, one_state
+from loramerge.adapters.presence import is_file, is_folder, names_in
 from loramerge.adapters.whole import are_factors, no_model
 from loramerge.errors import IncompatibleError, SourceError, printable
 from loramerge.formats.bundles import refuse_bundle
@@ -91,7 +92,7 @@ class Checkpoint:
 
 def opened(path: Path, name: str) -> Checkpoint:
     """The model at a path. Errors as for `open_checkpoint`."""
-    with noted() as originals:
+    with noted() as originals, one_state():  # its shards must be those of its index
         found = _opened(path, name)
     return replace(found, originals=originals)
 
@@ -100,14 +101,14 @@ def _opened(path: Path, name: str) -> Checkpoint:
     put_back(path)
     if not os.path.lexists(path):
         raise SourceError(f"{printable(name, 1000)} does not exist.{nearby(path) or ' Check the path.'}")
-    if path.suffix == ".gguf" and not path.is_dir():
+    if path.suffix == ".gguf" and not is_folder(path):
         raise _gguf(name)
-    if not path.is_dir():
+    if not is_folder(path):
         return Checkpoint(name, path, True, {"file": _single(path, name)})
     refuse_bundle(path, name)
-    if (path / ADAPTER).is_file():
+    if is_file(path / ADAPTER):
         raise IncompatibleError(no_model(name))
-    if (path / PIPELINE).is_file():
+    if is_file(path / PIPELINE):
         return Checkpoint(name, path, False, _pipeline(path, name))
     return Checkpoint(name, path, False, {"model": _model(path, "", name)})
 
@@ -131,26 +132,26 @@ def _file(path: Path, name: str) -> File:
 def _pipeline(path: Path, name: str) -> dict[str, Model]:
     """The models of a folder of diffusers: every subfolder that has weights."""
     listed = read_object(path / PIPELINE, f"{PIPELINE} of {name}")
-    parts = [part for part in listed if not part.startswith("_") and os.path.isdir(path / part)]
+    parts = [part for part in listed if not part.startswith("_") and is_folder(path / part)]
     for part in parts:
         if os.path.basename(part) != part or part in ("", os.curdir, os.pardir):  # OUT gets the same folders
             raise SourceError(
                 f"{PIPELINE} of {printable(name, 1000)} names {printable(part)}, which is no folder in it."
             )
-    found = {part: _model(path, part, name) for part in parts if _holds_weights(path / part)}
+    found = {part: _model(path, part, name) for part in parts if _holds_weights(path / part, name)}
     if not found:
         raise SourceError(f"{printable(name, 1000)} has no folder with weights that its {PIPELINE} names.")
     return found
 
 
-def _holds_weights(folder: Path) -> bool:
-    return any(file.suffix in (".safetensors", *PICKLES) for file in folder.iterdir())
+def _holds_weights(folder: Path, name: str) -> bool:
+    return any(each.endswith((".safetensors", *PICKLES)) for each in names_in(folder, name))
 
 
 def _model(root: Path, folder: str, name: str) -> Model:
     place, shown = root / folder, f"{name}/{folder}" if folder else name
     config = read_object(place / CONFIG, f"{CONFIG} of {shown}") if os.path.lexists(place / CONFIG) else {}
-    index = _index(place)
+    index = _index(place, shown)
     files = _listed(place / index, shown) if index else [_weights(place, shown)]
     shards = {file: _file(place / file, f"{shown}/{file}") for file in files}
     if are_factors([key for shard in shards.values() for key in shard.tensors]):
@@ -159,8 +160,8 @@ def _model(root: Path, folder: str, name: str) -> Model:
     return Model(folder, config, shards, index)
 
 
-def _index(place: Path) -> str | None:
-    found = sorted(file.name for file in place.glob(f"*{INDEX}"))
+def _index(place: Path, name: str) -> str | None:
+    found = [each for each in names_in(place, name) if each.endswith(INDEX)]
     ours = [f"{stem}{INDEX}" for stem in STEMS]
     return next((file for file in (*ours, *found) if file in found), None)
 
@@ -185,7 +186,8 @@ def _listed(path: Path, name: str) -> list[str]:
 
 def _weights(place: Path, name: str) -> str:
     """The one file of weights of a folder without an index."""
-    found = sorted(file.name for file in place.glob("*.safetensors"))
+    there = names_in(place, name)
+    found = [each for each in there if each.endswith(".safetensors")]
     plain = [f"{stem}.safetensors" for stem in STEMS]
     known = next((file for file in plain if file in found), None) or (found[0] if len(found) == 1 else None)
     if known is not None:
@@ -198,9 +200,9 @@ def _weights(place: Path, name: str) -> str:
     if found:
         some = ", ".join(map(printable, found[:4]))
         raise SourceError(f"{printable(name)} has several files of weights ({some}): name one of them.")
-    if any(file.suffix == ".gguf" for file in place.iterdir()):
+    if any(each.endswith(".gguf") for each in there):
         raise _gguf(name)
-    if any(file.suffix in PICKLES for file in place.iterdir()):
+    if any(each.endswith(PICKLES) for each in there):
         raise _unsafe(name)
     raise SourceError(f"{printable(name)} has no .safetensors: it is no model that can be read.")
 

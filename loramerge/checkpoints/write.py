@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from loramerge.adapters.original import opened
+from loramerge.adapters.original import open_original
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.apply import Fused, applied
 from loramerge.checkpoints.changes import Changes
@@ -154,11 +153,13 @@ def _carry(todo: Changes, path: str, where: Path) -> None:
         return _write_json(out, _configured(read_object(source, path), todo.configs[part]))
     if part is not None and name == todo.checkpoint.models[part].index and _grown(todo, part):
         return _write_json(out, _indexed(todo, part, read_object(source, path)))
-    with opened(source, f"{path} of {todo.checkpoint.name}") as fd, writing(out), out.open("xb") as made:
-        with open(fd, "rb", closefd=False) as stream:
-            shutil.copyfileobj(stream, made)
+    whole = open_original(source, f"{path} of {todo.checkpoint.name}")
+    with writing(out), out.open("xb") as made:
+        for piece in whole.pieces():
+            made.write(piece)
         made.flush()
         os.fsync(made.fileno())
+    whole.confirm()
     return None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.adapters.adapter import Tensor
+from loramerge.adapters.presence import is_file
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.errors import IncompatibleError, SourceError, UsageError, printable
@@ -123,7 +124,7 @@ def open_masks(folder: Path, task: str, shown: str | None = None) -> Masks:
     """
     put_back(folder)
     path, shown = folder / PLACE, printable(folder) if shown is None else printable(shown)
-    if not os.path.isfile(path):
+    if not is_file(path):
         raise SourceError(f"{shown} has no {PLACE}: only a merge by mergevla can be restored.")
     name = f"{shown}/{PLACE}"
     file = open_file(path, name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.presence import is_file
 from loramerge.formats.bundles import refuse_bundle
 from loramerge.formats.dialects import FOLDER_FILES, Header, find
 from loramerge.formats.files.json import read_object
@@ -72,7 +73,7 @@ def _read(header: Header) -> Adapter:
 def _foreign(folder: Path, name: str) -> tuple[Path | None, Mapping[str, Any]]:
     """The weights of a folder that is not PEFT's, and its config."""
     config: Mapping[str, Any] = {}
-    if os.path.isfile(folder / CONFIG):
+    if is_file(folder / CONFIG):
         config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
         if "peft_type" in config:
             return None, config

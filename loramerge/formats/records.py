@@ -72,7 +72,7 @@ def left_behind(adapter: Adapter, rewritten: bool = False) -> Iterator[str]:
     weights = adapter.provenance.files[0]
     if not adapter.bare or weights.name in ADAPTER_FILES:
         for name, meaning in LEFT.items():
-            if (weights.parent / name).exists():
+            if os.path.exists(weights.parent / name):
                 yield f"{name} ({meaning}) is left behind"
 
 

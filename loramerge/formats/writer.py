@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
-from loramerge.adapters.original import noted
+from loramerge.adapters.original import noted, open_original
 from loramerge.adapters.target import Target
 from loramerge.arrays import dtypes, rounding
 from loramerge.arrays.backend import Array
@@ -216,7 +216,8 @@ def copy(adapter: Adapter, out: Path, overwrite: bool, check: Check) -> None:
     with (new_file if bare else new_folder)(out, overwrite, confirm) as where:
         _copy(file, where if bare else where / str(dialect.weights))
         for path in () if bare else beside:
-            (where / path.name).write_bytes(path.read_bytes())
+            with (where / path.name).open("xb") as made:
+                made.writelines(open_original(path, path.name).pieces())
         check(load_path(where, str(out)))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from loramerge.adapters.adapter import Adapter
+from loramerge.adapters.original import Original
 from loramerge.algorithms import Method, make
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import UsageError, printable
@@ -22,11 +23,15 @@ Source = str | Path | Adapter | Tuned
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """One source; `revision` is that to fetch from the Hub, and only recorded of a local file."""
+    """One source; `revision` is that to fetch from the Hub, and only recorded of a local file.
+
+    `told`: the files that named it, such as the record of its bundle; these must be of one state with it.
+    """
 
     source: Source
     weight: Weight | None = None
     revision: str | None = None
+    told: Mapping[Path, Original] = field(default_factory=dict, compare=False, repr=False)
 
 
 # no place to write to: a recipe can be passed on, and running it replaces nobody's file. Its paths are those

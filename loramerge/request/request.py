@@ -6,6 +6,7 @@ command line, recipes and records know it. `doors` says which verb takes it.
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ class Request:
             for each, value in self.given()
             if getattr(each.kind, "path", False) and not _is_table(value)
         ]
-        return [path for path in map(Path, named) if path.exists()]
+        return [path for path in map(Path, named) if os.path.exists(path)]
 
 
 def _is_table(value: Any) -> bool:

@@ -6,7 +6,6 @@ It lies beside the masks, with the tensors and the gate of a bundle: `restore` a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter, Tensor
 from loramerge.adapters.arguments import checked
 from loramerge.adapters.lowrank import LowRank
+from loramerge.adapters.presence import is_file
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.arrays.dtypes import wide
@@ -119,7 +119,7 @@ def load_router(folder: str | Path, name: str | None = None) -> Router:
     """
     place, shown = Path(folder), printable(folder if name is None else name)
     put_back(place)
-    if not os.path.isfile(place / PLACE):
+    if not is_file(place / PLACE):
         raise SourceError(f"{shown} has no {PLACE}: name the task, or merge it again with mergevla.")
     file = open_file(place / PLACE, f"{shown}/{PLACE}")
     try:

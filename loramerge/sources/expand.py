@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapters.adapter import Adapter
-from loramerge.adapters.original import read_text
+from loramerge.adapters.original import noted, read_text
+from loramerge.adapters.presence import is_file, is_folder
 from loramerge.checkpoints.tuned import Tuned
 from loramerge.errors import SourceError, UsageError, printable, spoken
 from loramerge.formats.bundles import folders, record_of
@@ -38,10 +39,15 @@ def expanded(recipe: Recipe) -> Recipe:
         SourceError: a list cannot be read, or a glob finds nothing.
     """
     row = recipe.request.row
-    records = [_record(source) for source in recipe.sources]
+    with noted() as read:
+        records = [_record(source) for source in recipe.sources]
     check_row(row, recipe.request.weights, records)
     both = zip(recipe.sources, records, strict=True)
-    found = tuple(each for pair in both for each in _members_of(*pair, row))
+    found = tuple(
+        each if record is None else replace(each, told=read)
+        for source, record in both
+        for each in _members_of(source, record, row)
+    )
     return replace(recipe, sources=found, request=replace(recipe.request, row=None))
 
 
@@ -167,16 +173,16 @@ def _is_collection(name: str) -> bool:
     if not os.path.isdir(name) or _is_one(Path(name)):
         return False
     inside = [path for path in _visible(name) if _is_adapter(path)]
-    return len(inside) > 1 or any(path.is_dir() for path in inside)
+    return len(inside) > 1 or any(map(is_folder, inside))
 
 
 def _is_adapter(path: Path) -> bool:
-    return _is_folder(path) or (path.suffix == ".safetensors" and path.is_file())
+    return _is_folder(path) or (path.suffix == ".safetensors" and is_file(path))
 
 
 def _is_folder(path: Path) -> bool:
     """Whether a folder holds one adapter, by the names that its files have."""
-    return any((path / name).is_file() for name in (CONFIG, *FOLDER_FILES))
+    return any(is_file(path / name) for name in (CONFIG, *FOLDER_FILES))
 
 
 def _is_one(path: Path) -> bool:

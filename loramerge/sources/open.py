@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import compare_bases
 from loramerge.adapters.late import late
+from loramerge.adapters.original import confirm_places
 from loramerge.adapters.target import Target
 from loramerge.arrays.backend import Array
 from loramerge.checkpoints.tuned import Tuned
@@ -68,7 +69,10 @@ def open_all(
         return _marked(found, each.revision)
 
     with Stage(_told(ingredients, request), "reading", len(sources)) as stage:
-        return _told_apart(opened(ingredients, load, stage.over), sources)
+        found = opened(ingredients, load, stage.over)
+    for told in {id(each.told): each.told for each in ingredients}.values():
+        confirm_places(told)
+    return _told_apart(found, sources)
 
 
 def _told(ingredients: Sequence[Ingredient], request: Request) -> Tell | None:

@@ -135,7 +135,7 @@ READERS = {  # the file -> what reads it
 OWN = {  # what is read by other ways than `opened`, which refuses what is no file: nothing that a user names
     "adapters/original.py": "`opened` itself",
     "checkpoints/remote.py": "the Hub, by range",
-    "checkpoints/write.py": "what it has opened, or has just written",
+    "checkpoints/write.py": "what it has just written",
     "cuda/load.py": "its own kernels",
     "cli/failures.py": "nothing: the null device",
     "formats/files/atomic.py": "what it has just written",
@@ -143,7 +143,6 @@ OWN = {  # what is read by other ways than `opened`, which refuses what is no fi
     "formats/remote.py": "the Hub, by range",
     "formats/output.py": "what it has just written",
     "formats/training.py": "what it has just written",
-    "formats/writer.py": "a config that was opened, and is confirmed after",
     "hub/commits.py": "what the Hub's client has just downloaded",
     "pages/bundle.py": "its own script and style",
 }

@@ -12,6 +12,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapters import original
+from loramerge.formats import writer
 from tests.helpers.files import content, folder, tensors
 from tests.helpers.models import random_model, save_model
 
@@ -93,6 +94,7 @@ VERBS = {  # verb -> (what is done, what comes of it, the files that it reads)
     ),
 }
 PLACES = [(verb, path) for verb, (_, _, paths) in VERBS.items() for path in paths]
+FOLDERS = sorted({(verb, path.partition("/")[0]) for verb, path in PLACES if "/" in path})
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +202,72 @@ def test_a_file_that_changes(verb, path, act, every, place, monkeypatch):
             assert same in (before, str(after) if isinstance(after, Exception) else after), (
                 f"at read {at} of {count}"
             )
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize(("verb", "name"), FOLDERS)
+def test_a_folder_that_is_exchanged(verb, name, every, place, monkeypatch):
+    """Its config is of one state, its weights are of another: each is whole, so no read sees a change."""
+
+    def copied(run):
+        place(run)
+        shutil.copytree(name, there := Path(f"../{run}-{name}"))
+        for path in filter(Path.is_file, there.rglob("*")):
+            if path.suffix in (".json", ".safetensors"):
+                path.write_bytes(other(path))
+        return there
+
+    def exchange(there):
+        os.rename(name, f"{there}-before")
+        os.rename(there, name)
+
+    copied("before")
+    reads = Reads(monkeypatch)
+    before, count = outcome(verb), reads.count
+    exchange(copied("after"))
+    after = outcome(verb)
+    for at in range(count) if every else sorted({1, 2, count // 2}):
+        there = copied(f"run{at}")
+        reads.count, reads.at, reads.act = 0, at, lambda there=there: exchange(there)
+        found = outcome(verb)
+        reads.at = -1
+        if isinstance(found, lm.SourceError):
+            assert found.exit_code == 1
+        else:
+            same = str(found) if isinstance(found, Exception) else found
+            known = (before, str(after) if isinstance(after, Exception) else after)
+            assert same in known, f"at read {at} of {count}"
+
+
+@pytest.mark.parametrize("act", [saved_over, hidden], ids=lambda act: act.__name__)
+def test_a_small_file_of_a_model_is_copied_whole(act, place, monkeypatch):
+    """Beside the weights lie tokenizers of some megabytes; half of an old and half of a new one is none."""
+    place("here")
+    file, real, fills = Path("base/merges.txt"), original._fill, []
+    file.write_bytes(b"old " * original.CHUNK)
+
+    def meddling(name, *given):
+        if name.startswith(file.name):
+            fills.append(name)
+            if len(fills) == 2:
+                act(file, b"new " * original.CHUNK)
+        return real(name, *given)
+
+    monkeypatch.setattr(original, "_fill", meddling)
+    with pytest.raises(lm.SourceError, match=r"merges.txt of base was changed while it was read"):
+        lm.fuse("a", "base", "out")
+    assert len(fills) > 1
+    assert not Path("out").exists()
+
+
+GONE = {"gone": os.unlink, "a folder": lambda path: (os.unlink(path), os.mkdir(path))}
+
+
+@pytest.mark.parametrize("act", GONE.values(), ids=GONE)
+def test_a_config_that_goes_before_it_is_copied(act, place, monkeypatch):
+    place("here")
+    real = writer._copy
+    monkeypatch.setattr(writer, "_copy", lambda *given: (real(*given), act(f"a/{CONFIG}")))
+    with pytest.raises(lm.SourceError, match=rf"^{CONFIG} (does not exist|is not a file)"):
+        lm.convert("a", "out", "peft")
+    assert not Path("out").exists()

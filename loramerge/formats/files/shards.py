@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.late import late
+from loramerge.adapters.presence import is_file
 from loramerge.errors import SourceError, printable
 from loramerge.formats.files.json import read_object
 from loramerge.formats.files.safetensors import File, open_file
@@ -25,7 +26,7 @@ def shards(folder: Path, name: str) -> list[str]:
     Raises:
         SourceError: the index is malformed, or a shard is missing.
     """
-    if (folder / INDEX).is_file():
+    if is_file(folder / INDEX):
         table = read_object(folder / INDEX, f"{INDEX} of {name}").get("weight_map")
         names = set(table.values()) if isinstance(table, dict) and _texts(table.values()) else set()
         if not names:
@@ -37,7 +38,7 @@ def shards(folder: Path, name: str) -> list[str]:
     if len(listed) > MOST:
         raise SourceError(f"{printable(name)} has {len(listed)} shards, and {MOST} is the limit.")
     for each in listed:
-        if not os.path.isfile(folder / each):
+        if not is_file(folder / each):
             raise SourceError(
                 f"{printable(name)} lacks the shard {printable(each)}: the download is incomplete."
             )
@@ -101,7 +102,7 @@ def open_shards(folder: Path, name: str) -> File | None:
 
 
 def _check_listed(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
-    if not (folder / INDEX).is_file():
+    if not is_file(folder / INDEX):
         return
     table = read_object(folder / INDEX, f"{INDEX} of {name}")["weight_map"]
     if lacking := sorted(table.keys() - tensors.keys()):

@@ -11,6 +11,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Provenance, Scaled, Slot
 from loramerge.adapters.base_models import is_local
+from loramerge.adapters.presence import is_file
 from loramerge.adapters.target import Target
 from loramerge.errors import IncompatibleError, SourceError, printable, say
 from loramerge.formats.cards.licences import licence_in
@@ -79,7 +80,7 @@ def load_folder(
         SourceError: a file is missing or malformed.   IncompatibleError: it is no plain LoRA.
         UsageError: an `alpha` is given for it although its config has one, and it is not `optional`.
     """
-    if not os.path.isfile(folder / CONFIG):
+    if not is_file(folder / CONFIG):
         raise _no_config(folder, name)
     config = read_object(folder / CONFIG, f"{CONFIG} of {name}")
     _refuse_mlx(folder, config, name)
@@ -262,7 +263,7 @@ def open_weights(path: Path, name: str, allow_pickle: bool) -> File:
 
 def _weights(folder: Path, name: str, allow_pickle: bool) -> File:
     for weights in (WEIGHTS, PICKLED):
-        if os.path.isfile(folder / weights):
+        if is_file(folder / weights):
             return open_weights(folder / weights, f"{name}/{weights}", allow_pickle)
     if (found := open_shards(folder, name)) is not None:
         return found
