@@ -21,7 +21,7 @@ from loramerge.cli.results import (
     show_plan,
     show_pushed,
 )
-from loramerge.errors import LoramergeError, say
+from loramerge.errors import LoramergeError, calling, say
 from loramerge.formats import output
 from loramerge.formats.files.atomic import check_output
 from loramerge.formats.files.destination import real_path
@@ -60,9 +60,11 @@ def work(ctx: click.Context, given: dict[str, Any]) -> None:
     if not dense:
         plan.check_destination(out)
     if given["spread"] is not None:
-        _check_spread(plan, given["spread"], out)
+        with calling(out="spread"):
+            _check_spread(plan, given["spread"], out)
     if given["page"] is not None:
-        _check_page(plan, given, out)
+        with calling(out="report"):
+            _check_page(plan, given, out)
     if given["dry_run"]:
         _dry(plan, out, given, printed)
     elif dense:
@@ -208,13 +210,14 @@ def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed, recip
         from loramerge.pages.report import page_of
         from loramerge.pages.subject import subject_of
 
-        page_of(subject_of(merge, recipe.sources, str(out))).save(
-            given["page"], overwrite=plan.request.overwrite
-        )
+        page = page_of(subject_of(merge, recipe.sources, str(out)))
+        with calling(out="report"):
+            page.save(given["page"], overwrite=plan.request.overwrite)
     if given["spread"] is not None:
         from loramerge.merge.spread import write_spread
 
-        write_spread(plan, given["spread"], plan.request.overwrite)
+        with calling(out="spread"):
+            write_spread(plan, given["spread"], plan.request.overwrite)
     if repo is None:
         return show_merge(merge, plan, out, printed)
     if printed != "json":

@@ -172,6 +172,11 @@ class Subject:
             return self.merge.report
         return self.tried("linear" if self.crowd else "svd")  # the sum needs no spectra
 
+    def options(self, method: str) -> dict[str, Any]:
+        """What a method is tried with."""
+        ranked = issubclass(_class(method), Ranked) and not self.crowd
+        return {"rank": self.common} if ranked else {}
+
     def tried(self, method: str) -> Report:
         """The report of a method at the common rank; nothing is written.
 
@@ -183,8 +188,7 @@ class Subject:
         return self._reports[method]
 
     def _tried(self, method: str) -> Report:
-        ranked = issubclass(_class(method), Ranked) and not self.crowd
-        options = {"rank": self.common} if ranked else {}
+        options = self.options(method)
         if self.session is not None:
             return self.session.combine(method, weights=self.weights, **options).report
         plan = strengthened(self._planned(method, options))

@@ -52,7 +52,9 @@ def test_where_there_is_no_page_that_is_said_before_anything_is_written(cli, ab,
 
 def test_an_existing_page_is_not_replaced_unasked(cli, ab, tmp_path):
     (tmp_path / "page.html").write_text("mine")
-    cli("combine", "a", "b", "--report", "page.html", "-o", "m").refused(1, "page.html exists")
+    cli("combine", "a", "b", "--report", "page.html", "-o", "m").refused(
+        1, "page.html exists. Choose another --report, or"
+    )
     assert (tmp_path / "page.html").read_text() == "mine"
     assert not (tmp_path / "m").exists()
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.algorithms import find
 from loramerge.charts.draw import PICKED, TABLE, spec
 from loramerge.charts.facts import shown
 from loramerge.cli import main
@@ -165,6 +166,21 @@ def test_a_fleet_is_merged_for_its_page_only_if_methods_are_named(pair, tmp_path
     np.testing.assert_allclose(page["overlaps"].table.rows[0][1:], pair["overlaps"].table.rows[0][1:])
     assert lm.report(sources, methods=["svd"])["methods"].table.column("method") == ["svd"]
     assert lm.report(sources, methods=["svd"])["losses"].table.rows == pair["losses"].table.rows
+
+
+def test_a_method_that_takes_more_than_there_may_be_is_left_out_and_told(pair, tmp_path):
+    sources = [here(tmp_path) / name for name in PAIR]
+    plan = lm.plan(sources, "svd", rank=8)
+    held = {name: plan.sources.held(find(name)(rank=8)) for name in ("svd", "core", "ctm")}
+    memory = held["svd"] * 1.01
+    assert memory < min(held["core"], held["ctm"]), "which hold every source in bases of all"
+    page = lm.report(sources, memory=memory)
+    shown = page["methods"].table.column("method")
+    assert "svd" in shown
+    assert not {"core", "ctm"} & {*shown}
+    (told,) = [note for note in page["methods"].notes if "left out" in note]
+    assert "core, ctm" in told
+    assert lm.report(sources, methods=["core"], memory=memory)["methods"].table.column("method") == ["core"]
 
 
 def test_losses_are_those_of_a_dry_run(pair, tmp_path, capsys, monkeypatch):

@@ -98,7 +98,7 @@ def locked(out: Path) -> Iterator[Signals]:
         finally:
             signals.hold()
             try:
-                with writing(out), suppress(FileNotFoundError):
+                with _removing(lock, out), suppress(FileNotFoundError):
                     os.unlink(lock)  # before the lock is let go: see _lock
             finally:
                 os.close(fd)
@@ -143,8 +143,7 @@ def _work(
                 yield new, signals
         finally:
             signals.hold()
-            with writing(out):
-                _remove(new)
+            _remove(new, out)
 
 
 @contextmanager
@@ -195,12 +194,12 @@ def put_back_members(folder: Path) -> None:
 
 def _recover(out: Path) -> None:
     """Undo what a crash has left beside OUT."""
-    _remove(_beside(out, "new"))
+    _remove(_beside(out, "new"), out)
     old, real = _beside(out, "old"), real_path(out)
     if os.path.lexists(old) and not _has_content(real):
         os.rename(old, real)
         _flush(real.parent)
-    _remove(old)
+    _remove(old, out)
 
 
 def _replace_folder(new: Path, out: Path) -> None:
@@ -215,7 +214,7 @@ def _replace_folder(new: Path, out: Path) -> None:
             os.rename(old, out)
         raise
     _flush(out.parent)
-    _remove(old)
+    _remove(old, out)
 
 
 def _has_content(path: Path) -> bool:
@@ -261,13 +260,27 @@ def _flush(path: Path) -> None:
         os.close(fd)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        import shutil  # it loads compressors
+def _remove(path: Path, out: Path) -> None:
+    with _removing(path, out):
+        if path.is_dir() and not path.is_symlink():
+            import shutil  # it loads compressors
 
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+
+
+@contextmanager
+def _removing(path: Path, out: Path) -> Iterator[None]:
+    """What stays beside OUT is no reason to say that OUT was not written."""
+    try:
+        yield
+    except OSError as error:
+        placed = not {out, real_path(out)}.isdisjoint(PLACED)
+        head = f"{printable(out, limit=1000)} is complete, but " if placed else ""
+        raise OutputError(
+            f"{head}{printable(path, limit=1000)} cannot be removed: {error.strerror}. Remove it by hand."
+        ) from error
 
 
 def _beside(out: Path, role: str) -> Path:

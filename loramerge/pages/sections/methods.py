@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from loramerge.algorithms import METHODS
+from loramerge.algorithms import METHODS, find
 from loramerge.algorithms.families.size import Ranked
 from loramerge.charts.methods import NUMBERED
 from loramerge.charts.methods import methods as chart
 from loramerge.charts.table import Table, numbers, texts
-from loramerge.errors import ChangedError, LoramergeError
+from loramerge.errors import ChangedError, LoramergeError, say
 from loramerge.merge.report import Report
 from loramerge.pages.commands import combined
 from loramerge.pages.section import Section
 from loramerge.pages.subject import Subject, several
+from loramerge.request.kinds import size
 
 WORDS = (
     "The same sources, merged by each method at one rank. To the right a method keeps more of a source. "
@@ -27,13 +28,14 @@ MANY = ("svd", "lego")  # where Grams are not kept
 
 def methods(subject: Subject) -> Section:
     """A row for each method."""
-    names = subject.methods or tuple(compared(subject))
+    found = {name: _above_memory(subject, name) for name in compared(subject)}
+    names = subject.methods or tuple(name for name, above in found.items() if not above)
     rank = subject.common
     how = combined(subject, (*names, *MANY)[0], {"rank": rank}, "-o merged")
     title = f"Methods side by side at rank {rank}"
     if why := [*several(subject), *filter(None, [subject.crowd])]:
         return Section("methods", "Methods side by side", WORDS, how, notes=why)
-    rows, notes = [], [] if subject.methods else [OTHERS]
+    rows, notes = [], [] if subject.methods else [OTHERS, *_large(found)]
     for name in names:
         try:
             rows.append(_row(name, subject.tried(name)))
@@ -59,6 +61,25 @@ def compared(subject: Subject) -> Iterator[str]:
         few = traits.most is None or len(subject.named) <= traits.most
         if issubclass(method, Ranked) and fits and few and name not in ("linear", "average"):
             yield name
+
+
+def _above_memory(subject: Subject, name: str) -> int:
+    """Bytes that a method takes for the largest module, if that is more than there may be; else 0."""
+    if isinstance(subject.together, str):
+        return 0
+    held = subject.together.held(find(name)(**subject.options(name)))
+    return held if held > subject.recipe.request.effort.memory else 0
+
+
+def _large(found: Mapping[str, int]) -> list[str]:
+    names = [name for name, above in found.items() if above]
+    if not names:
+        return []
+    many = "is" if len(names) == 1 else "are"
+    return [
+        f"{', '.join(names)} would take up to {size(max(found.values()))} for a module, more than "
+        f"{say('memory').rstrip('=')} allows, and {many} left out: name those that you want, as above."
+    ]
 
 
 def _row(name: str, report: Report) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loramerge.errors import OutputError
+from loramerge.formats.files import atomic
 from loramerge.formats.files.atomic import check_output, locked, new_file, new_folder, writing
 
 ROOT = Path(__file__).parents[3]
@@ -39,6 +40,30 @@ def content(out):
     assert sorted(os.listdir(out)) == sorted(NAMES)
     (text,) = {(out / name).read_text() for name in NAMES}
     return text
+
+
+def test_a_former_folder_that_cannot_be_removed_is_named_and_the_new_one_is_there(tmp_path, monkeypatch):
+    """As where somebody else owns a folder in it; so does the next run, until it is removed."""
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "adapter_config.json").write_text("former")
+    for before in (r"^\S+/m is complete, but ", "^"):
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", refused)
+            words = r"\S+/\.m\.loramerge-old cannot be removed: Permission denied. Remove it by hand\.$"
+            with (
+                pytest.raises(OutputError, match=before + words),
+                new_folder(tmp_path / "m", overwrite=True) as new,
+            ):
+                (new / "adapter_config.json").write_text("new")
+        assert (tmp_path / "m" / "adapter_config.json").read_text() == "new"
+        atomic.PLACED.clear()  # as a command begins
+    with new_folder(tmp_path / "m", overwrite=True) as new:
+        (new / "adapter_config.json").write_text("newer")
+    assert os.listdir(tmp_path) == ["m"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
