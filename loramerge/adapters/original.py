@@ -94,6 +94,12 @@ class Original:
             self.read_into(piece, at)
             yield piece
 
+    def take(self, other: Original) -> None:
+        """Answer for what was, and will be, read by another one of the same file."""
+        if other._spans is not self._spans:
+            self._spans.take(other._spans)
+            other._spans = self._spans
+
     def sha256(self) -> str:
         """The SHA-256 of its bytes as they are merged, in hexadecimal. Errors as for `read_into`."""
         if self._hashed is None:
@@ -213,7 +219,8 @@ def noted() -> Iterator[dict[Path, Original]]:
     finally:
         _noted.reset(token)
     if (outer := _noted.get()) is not None:
-        outer |= found
+        for each in found.values():
+            _join(outer, each)
 
 
 @contextmanager
@@ -263,14 +270,21 @@ def confirm_places(found: Mapping[Path, Original]) -> None:
 
 
 def _note(found: Original) -> Original:
-    seen = _noted.get()
-    if seen is not None:
-        first = seen.setdefault(found.path, found)
-        if not first.identity.same_bytes(found.identity):  # read twice, as a config is
-            raise changed(found.name, "was changed")
-        if first.identity.changed != found.identity.changed:
-            first.confirm()
+    if (seen := _noted.get()) is not None:
+        _join(seen, found)
     return found
+
+
+def _join(seen: dict[Path, Original], found: Original) -> None:
+    """Of a file that is opened twice, as a config is, the first stands for both."""
+    first = seen.setdefault(found.path, found)
+    if first is found:
+        return
+    if not first.identity.same_bytes(found.identity):
+        raise changed(found.name, "was changed")
+    first.take(found)
+    if first.identity.changed != found.identity.changed:
+        first.confirm()
 
 
 @contextmanager

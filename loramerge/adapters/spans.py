@@ -31,6 +31,11 @@ class Spans:
                 self._rows = array("Q", (value for each in once for value in each))
                 self._most = max(FEW, 2 * len(once))  # so that to keep n of them stays n log n
 
+    def take(self, other: Spans) -> None:
+        """All that the other has, too."""
+        with _one:
+            self._rows.extend(other._rows)
+
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         """(start, size, sum) of each."""
         rows = iter(self._rows)

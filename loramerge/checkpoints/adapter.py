@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Adapter, BaseModel, Held, Provenance, Slot, Tensor
 from loramerge.adapters.base_models import without_folders
+from loramerge.adapters.original import unchanged
 from loramerge.adapters.target import Target
 from loramerge.arrays.workers import workers
 from loramerge.checkpoints import quantisation
@@ -38,10 +39,11 @@ def extracted(model: Tuned, threads: int, whole: bool) -> Adapter:
         whole: tensors that differ, but of which no update is made, are in its extras.
     """
     pair = paired(open_checkpoint(model.tuned), open_checkpoint(model.base))
-    beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
-    with workers(threads) as run:
-        modules = list(run(lambda each: pair.module(each, model.rank, None), pair.weights))
-    found = adapter(pair, modules, beside, str(model))
+    with unchanged(pair.tuned.originals, pair.base.originals):
+        beside = [each for each in pair.beside(lambda _: True) if not each.rounded] if whole else []
+        with workers(threads) as run:
+            modules = list(run(lambda each: pair.module(each, model.rank, None), pair.weights))
+        found = adapter(pair, modules, beside, str(model))
     apart = (pair.tuned.name, pair.base.name, model.rank)
     return replace(found, provenance=replace(found.provenance, apart=apart))
 

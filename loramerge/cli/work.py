@@ -21,7 +21,7 @@ from loramerge.cli.results import (
     show_plan,
     show_pushed,
 )
-from loramerge.errors import LoramergeError, calling, say
+from loramerge.errors import LoramergeError, calling, printable, say
 from loramerge.formats import output
 from loramerge.formats.files.atomic import check_output
 from loramerge.formats.files.destination import real_path
@@ -202,10 +202,8 @@ def _made(plan: Plan) -> Merge:
     return kept(plan)
 
 
-def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed, recipe: Recipe) -> None:
-    check_low(plan)
-    merge, repo = _made(plan), given["repo"]
-    plan = merge.plan if plan.request.keep_form else plan
+def _write_beside(merge: Merge, plan: Plan, out: Path, given: dict[str, Any], recipe: Recipe) -> None:
+    """The page and the spread of a merge that is written."""
     if given["page"] is not None:
         from loramerge.pages.report import page_of
         from loramerge.pages.subject import subject_of
@@ -218,6 +216,16 @@ def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed, recip
 
         with calling(out="spread"):
             write_spread(plan, given["spread"], plan.request.overwrite)
+
+
+def _merge(plan: Plan, out: Path, given: dict[str, Any], printed: Printed, recipe: Recipe) -> None:
+    check_low(plan)
+    merge, repo = _made(plan), given["repo"]
+    plan = merge.plan if plan.request.keep_form else plan
+    try:
+        _write_beside(merge, plan, out, given, recipe)
+    except LoramergeError as error:
+        raise type(error)(f"{error} The merge is written: {printable(out, limit=1000)}.") from error
     if repo is None:
         return show_merge(merge, plan, out, printed)
     if printed != "json":

@@ -12,6 +12,7 @@ import numpy as np
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.base_models import check_depths
 from loramerge.adapters.limits import check_units
+from loramerge.adapters.original import Original, noted
 from loramerge.adapters.reading import files_read
 from loramerge.adapters.target import Target
 from loramerge.algorithms import Method
@@ -52,6 +53,7 @@ class Sources:
         dialect: the format of their merge; they are under the names that it gives to modules.
         left_out: name -> similarity of sources that a method has not chosen; nothing of them is read.
         read: every file that was opened for them, of base models too.
+        originals: those of them that were opened together with them, as they were then.
     """
 
     whole: tuple[Adapter, ...]
@@ -62,6 +64,7 @@ class Sources:
     dialect: Dialect = PEFT
     left_out: Mapping[str, float] = field(default_factory=dict)
     read: tuple[Path, ...] = ()
+    originals: Mapping[Path, Original] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Sources: {self.what}>"
@@ -105,8 +108,9 @@ class Sources:
 
     def confirm(self) -> None:
         """Raises SourceError: a file of them is no longer as it was when it was opened."""
-        for adapter in self.whole:
-            adapter.provenance.confirm()
+        maps = (self.originals, *(adapter.provenance.originals for adapter in self.whole))
+        for original in {id(each): each for files in maps for each in files.values()}.values():
+            original.confirm()
 
     def shape(self, target: Target) -> tuple[int, int]:
         """(out, in) of a module."""
@@ -198,7 +202,8 @@ def open_together(recipe: Recipe, read: Sequence[Adapter] = (), again: bool = Fa
     request = recipe.request
     if not recipe.sources:
         raise UsageError("Give a list of adapters to merge.")
-    found = prepared(_opened(recipe, read), request)
+    with noted() as originals:
+        found = prepared(_opened(recipe, read), request)
     format = request.format
     if request.consumer is not None:
         format = _for(request.consumer, format, found)
@@ -210,7 +215,9 @@ def open_together(recipe: Recipe, read: Sequence[Adapter] = (), again: bool = Fa
     if not again:
         check_exclude(found, request.exclude)
     whole, adapters = alike(found, select(found, request.only, request.exclude), dialect)
-    return replace(Sources.of(whole, adapters, request, dialect), read=tuple(files_read()))
+    return replace(
+        Sources.of(whole, adapters, request, dialect), read=tuple(files_read()), originals=originals
+    )
 
 
 def _opened(recipe: Recipe, read: Sequence[Adapter]) -> list[Adapter]:

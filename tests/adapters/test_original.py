@@ -4,6 +4,7 @@ import gc
 import hashlib
 import os
 import socket
+from contextlib import nullcontext
 
 import pytest
 
@@ -132,6 +133,21 @@ def test_of_a_hidden_change_only_what_was_read_before_it_counts(found):
     part(found, 90, 20)  # now with two contents
     with pytest.raises(SourceError, match="was changed"):
         found.confirm()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in one work", "in a part of it"])
+def test_of_a_file_that_is_opened_twice_the_first_answers_for_both(tmp_path, apart):
+    (tmp_path / "file").write_bytes(BEFORE)
+    with noted() as seen:
+        first = open_original(tmp_path / "file", "file")
+        with noted() if apart else nullcontext():
+            second = open_original(tmp_path / "file", "file")
+            part(second, 0, 50)
+        part(second, 90, 20)
+    assert list(seen.values()) == [first]
+    hidden(one_byte, first.path)
+    with pytest.raises(SourceError, match="was changed"):
+        first.confirm()
 
 
 def test_a_file_that_is_touched_again_and_again_is_confirmed_at_last_or_refused(found, monkeypatch):

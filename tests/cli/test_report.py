@@ -59,6 +59,19 @@ def test_an_existing_page_is_not_replaced_unasked(cli, ab, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
+def test_a_page_that_fails_after_the_merge_says_that_the_merge_is_there(cli, tmp_path, monkeypatch):
+    from loramerge.errors import OutputError
+    from loramerge.pages import page
+
+    def full(*_):
+        raise OutputError("There is no space left while writing page.html.")
+
+    folder(tmp_path / "a", tensors(0))
+    monkeypatch.setattr(page, "write_page", full)
+    cli("combine", "a", "-o", "m", "--report", "page.html").refused(1, "page.html. The merge is written: m.")
+    assert (tmp_path / "m" / "adapter_config.json").exists()
+
+
 def test_a_page_that_is_meant_by_another_name_is_found(cli):
     cli("page", "a")
     assert cli.code == 2

@@ -4,10 +4,12 @@ A trainer may save at any moment. So what a verb gives is what it gives before, 
 or a sentence, exit 1, and nothing is left.
 """
 
+import io
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import loramerge as lm
@@ -47,6 +49,21 @@ VERBS = {  # verb -> (what is done, what comes of it, the files that it reads)
         lambda: lm.combine(["a", "b"], "svd", rank=1, out="out", threads=1),
         written("out"),
         [f"a/{ADAPTER}", f"a/{CONFIG}"],
+    ),
+    "archives": (
+        lambda: lm.combine(["a.npz", "b"], "svd", rank=1, alpha="rank", out="out", threads=1),
+        written("out"),
+        ["a.npz"],
+    ),
+    "tuned": (
+        lambda: lm.combine([lm.Tuned("tuned", "base", 2), "a"], "svd", rank=1, out="out", threads=1),
+        written("out"),
+        [f"tuned/{WEIGHTS}", f"base/{WEIGHTS}"],
+    ),
+    "guarded": (
+        lambda: lm.combine(["a"], "linear", project_out="b", out="out", threads=1),
+        written("out"),
+        [f"b/{ADAPTER}"],
     ),
     "resize": (lambda: lm.resize("a", rank=1, out="out"), written("out"), [f"a/{ADAPTER}", f"a/{CONFIG}"]),
     "convert": (lambda: lm.convert("a", "out", "mlx"), written("out"), [f"a/{ADAPTER}", f"a/{CONFIG}"]),
@@ -103,6 +120,7 @@ def made(tmp_path_factory):
     here = tmp_path_factory.mktemp("made")
     for seed, name in enumerate("ab"):
         folder(here / name, tensors(seed, shapes=SHAPES), base_model_name_or_path="base")
+    np.savez(here / "a.npz", **tensors(0, shapes=SHAPES))
     weights = random_model()
     save_model(here / "base", weights)
     save_model(here / "shards", weights, shards=2)
@@ -120,6 +138,9 @@ def other(path):
         found = text.replace('"lora_alpha": 4', '"lora_alpha": 8').replace('"llama"', '"gemma"')
         found = found.replace("00001-of", "00002-of").replace('"tasks": [', '"tusks": [')
         return found.replace('"weight": 1.0', '"weight": 2.0').encode()
+    if path.suffix == ".npz":
+        np.savez(made := io.BytesIO(), **{key: 2 * value for key, value in np.load(path).items()})
+        return made.getvalue()
     data = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")
     for at in range(start + 2, len(data), 4):  # an exponent's last bit: half, or twice as much
