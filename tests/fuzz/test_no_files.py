@@ -140,6 +140,7 @@ OWN = {  # what is read by other ways than `opened`, which refuses what is no fi
     "cli/failures.py": "nothing: the null device",
     "formats/files/atomic.py": "what it has just written",
     "formats/files/npz.py": "an entry of an archive that was opened",
+    "formats/files/pickles.py": "an entry of an archive that was opened",
     "formats/remote.py": "the Hub, by range",
     "formats/output.py": "what it has just written",
     "formats/training.py": "what it has just written",

@@ -84,7 +84,8 @@ def test_every_command_keeps_its_sources(runs, cli, monkeypatch, command):
     if "--spread" in command:
         command = ("combine", "e.safetensors", *command[2:])
     before = content(runs)
-    cli(*command).refused(1, "which is merged. Choose another -o")
+    option = "--spread" if "--spread" in command else "-o"
+    cli(*command).refused(1, f"which is merged. Choose another {option}.")
     assert content(runs) == before
 
 
