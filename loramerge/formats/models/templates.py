@@ -82,7 +82,8 @@ def _search(template: str, first: bool, path: str) -> re.Match[str] | None:
 
 @cache
 def _longest(template: str) -> str:
-    return max(template.split("*"), key=len).strip(".")
+    whole = ".".join(filter(None, template.split(".")))  # two dots stand for one, as in the pattern
+    return max(whole.split("*"), key=len).strip(".")
 
 
 @cache

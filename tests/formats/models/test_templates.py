@@ -1,6 +1,6 @@
 """Names rewritten by templates: a table of beginnings means what its rows mean one by one."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loramerge.formats.models.templates import Beginnings, Template
@@ -8,6 +8,7 @@ from loramerge.formats.models.templates import Beginnings, Template
 SEGMENTS = st.lists(st.sampled_from(["a", "b", "0", "a*", "*", ""]), max_size=4).map(".".join)
 
 
+@example(["a..a"], "a.a")
 @given(st.lists(SEGMENTS, max_size=6), SEGMENTS)
 def test_beginnings_are_those_that_rewrite(olds, path):
     rules = [Template(old, "new", first=True) for old in olds]
