@@ -16,14 +16,16 @@ import sys
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from loramerge.adapters.near import nearby
+from loramerge.adapters.presence import unreadable
 from loramerge.adapters.reading import note_read
 from loramerge.adapters.spans import Spans
 from loramerge.errors import ChangedError, LoramergeError, SourceError, printable
@@ -88,11 +90,7 @@ class Original:
 
     def pieces(self) -> Iterator[memoryview]:
         """All its bytes; a piece is overwritten by the next. Errors as for `read_into`."""
-        buffer = memoryview(bytearray(min(CHUNK, self.size)))
-        for at in range(0, self.size, CHUNK):
-            piece = buffer[: min(CHUNK, self.size - at)]
-            self.read_into(piece, at)
-            yield piece
+        return _pieces(self.read_into, 0, self.size)
 
     def take(self, other: Original) -> None:
         """Answer for what was, and will be, read by another one of the same file."""
@@ -148,7 +146,7 @@ class Original:
             return False
         for start, size, said in sorted(set(self._spans)):
             found = 0
-            for piece in self._pieces(fd, start, start + size):
+            for piece in _pieces(partial(_fill, self.name, fd), start, start + size):
                 found = zlib.crc32(piece, found)
             if found != said:
                 return False
@@ -156,16 +154,9 @@ class Original:
 
     def _hash(self, fd: int) -> str:
         digest = hashlib.sha256()
-        for piece in self._pieces(fd, 0, self.size):
+        for piece in _pieces(partial(_fill, self.name, fd), 0, self.size):
             digest.update(piece)
         return digest.hexdigest()
-
-    def _pieces(self, fd: int, start: int, stop: int) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(min(CHUNK, stop - start)))
-        for at in range(start, stop, CHUNK):
-            piece = buffer[: min(CHUNK, stop - at)]
-            _fill(self.name, fd, piece, at)
-            yield piece
 
 
 def open_original(path: Path, name: str) -> Original:
@@ -224,8 +215,10 @@ def noted() -> Iterator[dict[Path, Original]]:
 
 
 @contextmanager
-def one_state(known: Mapping[Path, Original] = MappingProxyType({})) -> Iterator[None]:
+def one_state(known: Mapping[Path, Original] = MappingProxyType({})) -> Iterator[dict[Path, Original]]:
     """For an answer that looks at files more than once: those known, and all read within, stay as they were.
+
+    Collects them as `noted` does.
 
     A descriptor that was kept still reads what was replaced, so each is also looked for where it lay.
 
@@ -235,7 +228,7 @@ def one_state(known: Mapping[Path, Original] = MappingProxyType({})) -> Iterator
     with noted() as found:
         found |= known
         try:
-            yield
+            yield found
         except LoramergeError:
             confirm_places(found)
             raise
@@ -301,7 +294,7 @@ def opened(path: Path, name: str) -> Iterator[int]:
     except FileNotFoundError:
         raise SourceError(f"{_shown(name)} does not exist.{nearby(path) or ' Check the path.'}") from None
     except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # it became something else in between
             raise _no_file(name)
@@ -317,7 +310,7 @@ def _same(fd: int, name: str) -> Iterator[int]:
     try:
         yield fd
     except OSError as error:
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
 
 
 def _settled(fd: int) -> Identity:
@@ -333,6 +326,14 @@ def _settled(fd: int) -> Identity:
         time.sleep(0.001)
         now = Identity.of(os.fstat(fd))
     return now
+
+
+def _pieces(read_into: Callable[[memoryview, int], None], start: int, stop: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(CHUNK, stop - start)))
+    for at in range(start, stop, CHUNK):
+        piece = buffer[: min(CHUNK, stop - at)]
+        read_into(piece, at)
+        yield piece
 
 
 def _fill(name: str, fd: int, buffer: memoryview, start: int) -> None:
@@ -375,11 +376,6 @@ def _state(path: Path) -> Identity | None:
 
 def _no_file(name: str) -> SourceError:
     return SourceError(f"{_shown(name)} is not a file. Name a file.")
-
-
-def _unreadable(name: str, error: Exception) -> SourceError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return SourceError(f"{_shown(name)} cannot be read: {reason}. Check the path and its rights.")
 
 
 def changed(name: str, how: str) -> ChangedError:

@@ -35,7 +35,7 @@ def names_in(folder: str | Path, name: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
 
 
 def _mode(path: str | Path) -> int:
@@ -49,9 +49,12 @@ def _mode(path: str | Path) -> int:
             return 0
         # a file need not be readable to have a status: it is its folder that may not be searched
         place = os.path.dirname(path) if error.errno == errno.EACCES else ""
-        raise _unreadable(place or os.fspath(path), error) from error
+        raise unreadable(place or os.fspath(path), error) from error
 
 
-def _unreadable(name: str, error: OSError) -> SourceError:
-    reason = f"{printable(name, limit=1000)} cannot be read: {error.strerror}"
-    return SourceError(f"{reason}. Check the path and its rights.")
+def unreadable(name: str, error: Exception) -> SourceError:
+    """What is there cannot be read."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return SourceError(
+        f"{printable(name, limit=1000)} cannot be read: {reason}. Check the path and its rights."
+    )

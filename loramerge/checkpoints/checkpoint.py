@@ -11,7 +11,7 @@ from typing import Any
 
 from loramerge.adapters.adapter import Tensor
 from loramerge.adapters.near import nearby
-from loramerge.adapters.original import Original, noted, one_state
+from loramerge.adapters.original import Original, one_state
 from loramerge.adapters.presence import is_file, is_folder, names_in
 from loramerge.adapters.whole import are_factors, no_model
 from loramerge.errors import IncompatibleError, SourceError, printable
@@ -92,7 +92,7 @@ class Checkpoint:
 
 def opened(path: Path, name: str) -> Checkpoint:
     """The model at a path. Errors as for `open_checkpoint`."""
-    with noted() as originals, one_state():  # its shards must be those of its index
+    with one_state() as originals:  # its shards must be those of its index
         found = _opened(path, name)
     return replace(found, originals=originals)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loramerge.adapters.adapter import Adapter
 from loramerge.adapters.arguments import checked
-from loramerge.adapters.original import noted, one_state
+from loramerge.adapters.original import one_state
 from loramerge.errors import UsageError, printable, say
 from loramerge.formats.files.atomic import put_back
 from loramerge.formats.files.safetensors import File
@@ -42,7 +42,7 @@ def load(
     if isinstance(source, Adapter):
         return source
     check_alpha(alpha)
-    with noted() as originals, one_state():  # its config must not be older than its weights
+    with one_state() as originals:  # its config must not be older than its weights
         adapter = _load(source, alpha, optional, allow_pickle, initial, peeking, aid)
     return replace(adapter, provenance=replace(adapter.provenance, originals=originals))
 

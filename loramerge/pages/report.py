@@ -61,14 +61,13 @@ def report(
     out, overwrite = recipe.request.out, recipe.request.overwrite
     if out is not None:
         check_page(out, overwrite)
-    with noted() as read:
-        with one_state():  # programs and sections look at the same files again
-            subject = Subject(expanded(recipe.asking(out=None, overwrite=False)), rank, given)
-            if out is not None:  # what the sections show takes a while
-                check_apart(out, [each.adapter for each in subject.looked if isinstance(each, Inspection)])
-            page = page_of(subject)
-        if out is not None:
-            write_page(page, out, overwrite, lambda: confirm_places(read))
+    with one_state() as read:  # programs and sections look at the same files again
+        subject = Subject(expanded(recipe.asking(out=None, overwrite=False)), rank, given)
+        if out is not None:  # what the sections show takes a while
+            check_apart(out, [each.adapter for each in subject.looked if isinstance(each, Inspection)])
+        page = page_of(subject)
+    if out is not None:
+        write_page(page, out, overwrite, lambda: confirm_places(read))
     return page
 
 
@@ -83,5 +82,6 @@ def page_of(subject: Subject) -> Page:
     if subject.merge is not None:
         title = f"A merge of {title}"
     page = Page(title, tuple(section for section in made if section is not None))
-    subject.confirm()
+    if subject.merge is not None:
+        subject.merge.plan.sources.confirm()
     return page

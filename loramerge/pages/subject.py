@@ -78,15 +78,6 @@ class Subject:
         (chosen,) = select([adapter], request.only, request.exclude)
         return Inspection(adapter, modules(chosen, request.tell))
 
-    def confirm(self) -> None:
-        """Raises SourceError: a source is no longer what was looked at, so the page would be of two."""
-        if self.merge is not None:
-            return self.merge.plan.sources.confirm()
-        for each in self.looked:
-            if isinstance(each, Inspection):
-                each.adapter.provenance.confirm()
-        return None
-
     @property
     def originals(self) -> dict[Path, Original]:
         """The files that its merge was read from; none where it looks at sources itself."""
